@@ -1,0 +1,30 @@
+"""Augmentation: the paper's methods 1..6 as albumentations pipelines."""
+
+import os
+
+# albumentations asks the network for a newer version when it is imported.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+from revt_hf.augment.methods import (  # noqa: E402
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    METHODS,
+    Method,
+    Pipeline,
+    PipelineSpec,
+    augment,
+    build_pipeline,
+    method,
+)
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "METHODS",
+    "Method",
+    "Pipeline",
+    "PipelineSpec",
+    "augment",
+    "build_pipeline",
+    "method",
+]

@@ -1,0 +1,235 @@
+"""PixMix: mix a picture, in a few rounds, with distorted copies of itself and with a fractal.
+
+Hendrycks et al., "PixMix: Dreamlike Pictures Comprehensively Improve Safety Measures", CVPR 2022.
+The published ReVT runs differ from that paper; ``published=True`` does as they did:
+
+* powers are taken on the 0..255 scale, not on 0..1;
+* 8-bit operands wrap modulo 256 when they are doubled (200 * 2 gives 144);
+* the mixing picture enters as 0..1 (nearly black) and with its channels reversed.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.augment.mixing import MixingPictures
+from revt_hf.augment.photometric import PhotometricDraws, apply_photometric, draw_photometric
+from revt_hf.errors import UserError
+
+Picture = NDArray[Any]  # uint8 or float32, 0..255
+FloatPicture = NDArray[np.float32]
+Operation = Literal["add", "multiply"]
+
+# What the paper puts in the place of a zero so that its power exists.
+_TINY = 1e-37
+# The power of that number is a visible grey level only for exponents below this.
+_FLOOR_SHOWS = 0.07
+# Logarithms of a level too dark to matter, and of 255 less a rounding error.
+_LOG_MIN, _LOG_MAX = -20.0, float(np.nextafter(np.float32(np.log(255)), np.float32(0)))
+# Rows that are mixed at a time: float32 strips of this height stay in the processor's cache.
+_STRIP = 64
+
+
+def mix_add(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
+    """The paper's sum: pictures moved to -1..1, ``a * x + b * y``, moved back and clipped.
+
+    Args:
+        x: (H, W, 3), uint8 or float32, 0..255.
+        y: as ``x``.
+        a: weight of ``x``.
+        b: weight of ``y``.
+
+    Returns:
+        (H, W, 3), float32, 0..255.
+    """
+    mixed = cv2.addWeighted(_float(x), a, _float(y), b, (1 - a - b) * 127.5)
+    return np.clip(mixed, 0, 255, out=mixed)
+
+
+def mix_multiply(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
+    """The paper's product: pictures on 0..2, ``x ** a * y ** b / 2`` and clipped.
+
+    Arguments and result as in ``mix_add``. The power of a zero is 0 in ``x``, and that of 1e-37
+    in ``y``. Computed as the exponential of a sum of logarithms.
+    """
+    constant = np.log(127.5) + a * np.log(2 / 255)
+
+    def weighted_log(values: NDArray[Any]) -> NDArray[Any]:
+        return b * np.log(np.maximum(values * (2 / 255), _TINY)) + constant
+
+    # Zeros, infinities and denormals are kept out: they make logarithm and exponential 30 times
+    # slower, and bright or dark areas are full of them.
+    logarithm = cv2.log(cv2.max(_float(x), _TINY))
+    exponent = cv2.scaleAdd(logarithm, a, _curve(y, weighted_log))
+    mixed = cv2.exp(np.clip(exponent, _LOG_MIN, _LOG_MAX, out=exponent))
+    if a < _FLOOR_SHOWS:
+        mixed[x == 0] = 0
+    return np.asarray(mixed)
+
+
+def published_add(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
+    """The sum as the published runs computed it; the same for float32, wrapping for uint8.
+
+    Arguments and result as in ``mix_add``.
+    """
+    mixed = np.float32(a) * (x * 2 - 1) + np.float32(b) * (y * 2 - 1)
+    return np.clip((mixed + 1) / 2, 0, 255).astype(np.float32)
+
+
+def published_multiply(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
+    """The product as the published runs computed it: on 0..255, wrapping for uint8.
+
+    Arguments and result as in ``mix_add``.
+    """
+    # A large power overflows to infinity, which the clipping takes back to 255.
+    with np.errstate(over="ignore"):
+        powers = (x * 2).astype(np.float32) ** a * np.maximum(y * 2, np.float32(_TINY)) ** b
+        return np.clip(powers / 2, 0, 255).astype(np.float32)
+
+
+_OPERATIONS: dict[bool, dict[Operation, Callable[..., FloatPicture]]] = {
+    False: {"add": mix_add, "multiply": mix_multiply},
+    True: {"add": published_add, "multiply": published_multiply},
+}
+
+
+def _curve(picture: Picture, function: Callable[[NDArray[Any]], NDArray[Any]]) -> FloatPicture:
+    """A function of each pixel's value: a table for uint8."""
+    if picture.dtype != np.uint8:
+        return np.asarray(function(picture), dtype=np.float32)
+    return np.asarray(cv2.LUT(picture, function(np.arange(256)).astype(np.float32)))
+
+
+def _float(picture: Picture) -> FloatPicture:
+    return picture.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the operand is a distorted copy, or the mixing picture (``None``)."""
+
+    operand: PhotometricDraws | None
+    operation: Operation
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
+class PixMixDraws:
+    """All draws of one picture; it starts from a distorted copy, or from itself (``None``)."""
+
+    start: PhotometricDraws | None
+    rounds: tuple[Round, ...]
+
+    @property
+    def uses_mixing_picture(self) -> bool:
+        """Whether any round needs the mixing picture."""
+        return any(step.operand is None for step in self.rounds)
+
+
+def draw_weights(rng: random.Random, beta: float) -> tuple[float, float]:
+    """The weights a, b of one round (the paper's ``get_ab``)."""
+    if rng.random() < 0.5:
+        return rng.betavariate(beta, 1), rng.betavariate(1, beta)
+    return 1 + rng.betavariate(1, beta), -rng.betavariate(1, beta)
+
+
+def draw_pixmix(rng: random.Random, k: int, beta: float) -> PixMixDraws:
+    """Draw the start, 0..k rounds, and each round's operand, operation and weights."""
+
+    def round_() -> Round:
+        operand = draw_photometric(rng) if rng.random() < 0.5 else None
+        operation: Operation = "add" if rng.random() < 0.5 else "multiply"
+        return Round(operand, operation, *draw_weights(rng, beta))
+
+    start = draw_photometric(rng) if rng.random() < 0.5 else None
+    return PixMixDraws(start, tuple(round_() for _ in range(rng.randint(0, k))))
+
+
+def apply_pixmix(
+    picture: NDArray[np.uint8],
+    draws: PixMixDraws,
+    mixing: NDArray[np.uint8] | None,
+    published: bool = False,
+) -> FloatPicture:
+    """Mix an RGB picture (H, W, 3), uint8, into a float32 picture of that shape, 0..255.
+
+    Args:
+        picture: the original.
+        draws: what to do.
+        mixing: the mixing picture, shape and dtype as ``picture``; may be ``None`` if
+            ``draws.uses_mixing_picture`` is false.
+        published: use the published runs' arithmetic, see the module's text.
+    """
+    mixed = np.empty(picture.shape, dtype=np.float32)
+    # Every step works on single pixels, so any strips give the same result.
+    for top in range(0, picture.shape[0], _STRIP):
+        rows = slice(top, top + _STRIP)
+        strip = None if mixing is None else mixing[rows]
+        mixed[rows] = _mix(picture[rows], draws, strip, published)
+    return mixed
+
+
+def _mix(
+    picture: NDArray[np.uint8],
+    draws: PixMixDraws,
+    mixing: Picture | None,
+    published: bool,
+) -> Picture:
+    if published and mixing is not None:
+        mixing = mixing[..., ::-1].astype(np.float32) / 255
+    mixed: Picture = picture if draws.start is None else apply_photometric(picture, draws.start)
+    for step in draws.rounds:
+        operand = mixing if step.operand is None else apply_photometric(picture, step.operand)
+        mixed = _OPERATIONS[published][step.operation](mixed, operand, step.a, step.b)
+    return mixed
+
+
+class PixMix(A.ImageOnlyTransform):
+    """Mix an RGB picture (H, W, 3), uint8, into float32, 0..255; labels stay as they are.
+
+    Args:
+        mixing: where mixing pictures come from.
+        k: the largest number of rounds.
+        beta: shape of the weights' Beta distributions; larger keeps more of the picture.
+        published: use the published runs' arithmetic instead of the paper's.
+
+    Raises:
+        UserError: a negative ``k``, or a ``beta`` that is not positive.
+    """
+
+    def __init__(
+        self, mixing: MixingPictures, k: int = 4, beta: float = 3.0, published: bool = False
+    ) -> None:
+        super().__init__(p=1.0)
+        if k < 0 or beta <= 0:
+            raise UserError(f"PixMix k {k}, beta {beta}: k must not be negative, beta positive")
+        self.mixing = mixing
+        self.k = k
+        self.beta = beta
+        self.published = published
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        draws = draw_pixmix(self.py_random, self.k, self.beta)
+        height, width = params["shape"][:2]
+        mixing = None
+        if draws.uses_mixing_picture:
+            mixing = self.mixing.draw(height, width, self.py_random)
+        return {"draws": draws, "mixing_picture": mixing}
+
+    def apply(
+        self,
+        img: NDArray[np.uint8],
+        draws: PixMixDraws,
+        mixing_picture: NDArray[np.uint8] | None,
+        **params: Any,
+    ) -> FloatPicture:
+        return apply_pixmix(img, draws, mixing_picture, self.published)

@@ -1,0 +1,1 @@
+"""Tensors in files: names, reading, writing."""

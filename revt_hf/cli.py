@@ -1,0 +1,154 @@
+"""The ``revt`` command: parse, validate, call. Heavy imports stay inside the commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from revt_hf.errors import UserError
+
+EXIT_BAD_INPUT = 2
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write results here.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a SegFormer as a recipe says."""
+    from revt_hf.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import train as run_training
+
+    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    if not quiet:
+        print(f"trained: {done}")
+
+
+@app.command()
+def merge(
+    members: Annotated[list[str], typer.Argument(help="SegFormer folders; the first one's head.")],
+    output: Annotated[Path, typer.Option(help="The folder of the merged SegFormer.")],
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Average the encoders of several SegFormers; keep the first one's decode head."""
+    from revt_hf.merging.average import merge as run_merge
+
+    done = run_merge(members, output, overwrite)
+    if not quiet:
+        print(f"merged {len(members)} encoders, head of {members[0]}: {done}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
+    domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="The folder of the domain's data.")] = None,
+    split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
+    config: Annotated[str | None, typer.Option(help="The domain's configuration.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the domain."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
+    ] = None,
+    bound: Annotated[
+        str | None,
+        typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
+    ] = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on a domain by the original's test protocol."""
+    from revt_hf.evaluation.command import evaluate_command, requested_splits
+    from revt_hf.files import write_json
+
+    splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
+    results = evaluate_command(models, splits, bound, quiet)
+    if json_file is not None:
+        write_json(json_file, [result.to_json() for result in results])
+    from revt_hf.reporting.results import print_scores
+
+    print_scores(results)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, merge and compare on built-in street scenes; writes a page to look at."""
+    from revt_hf.demo.run import run_demo
+
+    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
+    print(f"open {page}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from revt_hf.recipe import recipe_schema as schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
+    """Print a recipe with its parents, overrides and defaults resolved."""
+    from revt_hf.recipe import load_recipe
+
+    print(load_recipe(recipe, overrides or []).to_yaml(), end="")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; user errors are one sentence and exit code 2."""
+    try:
+        status = app(args=arguments, prog_name="revt", standalone_mode=False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_BAD_INPUT
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        status = _INTERRUPTED
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The ``streets`` domain: procedural scenes as a ``datasets`` builder, one config a look."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import datasets
+from pydantic import BaseModel, ConfigDict, Field
+
+from revt_hf.domains.base import FEATURES, Domain, fingerprint
+from revt_hf.domains.streets import LOOKS, render
+from revt_hf.errors import UserError
+from revt_hf.labels import LabelTable, label_table
+
+# First scene seed of each split: far enough apart never to meet.
+_FIRST_SCENE = {"train": 0, "val": 1_000_000}
+_SCENES_PER_SEED = 10_000_000
+_DEFAULT_LOOK = "source"
+
+
+class StreetsOptions(BaseModel):
+    """Options of the ``streets`` domain; ``size`` is (height, width) in pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: Annotated[int, Field(gt=0, le=1_000_000)] = 100
+    size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=128)]] = (128, 256)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class StreetsBuilder(datasets.GeneratorBasedBuilder):
+    """Renders the scenes of one split in one look and keeps them as PNG bytes."""
+
+    BUILDER_CONFIG_CLASS = datasets.BuilderConfig
+
+    def __init__(self, look: str, split: str, options: StreetsOptions, **kwargs: Any) -> None:
+        self._look = look
+        self._split = split
+        self._options = options
+        super().__init__(**kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=FEATURES)
+
+    def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        first = _FIRST_SCENE[self._split] + self._options.seed * _SCENES_PER_SEED
+        scenes = list(range(first, first + self._options.pictures))
+        return [datasets.SplitGenerator(self._split, {"scenes": scenes})]
+
+    def _generate_examples(self, scenes: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        height, width = self._options.size
+        for key, scene in enumerate(scenes):
+            image, label = render(scene, self._look, height, width)
+            yield (
+                key,
+                {
+                    "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
+                    "label": _png(label),
+                    "name": f"{self._look}-{scene:08d}",
+                },
+            )
+
+
+class StreetsDomain(Domain):
+    """See the module; the label and layout of a scene are the same in every look."""
+
+    name = "streets"
+    options_model = StreetsOptions
+    needs_data_dir = False
+
+    def builder(
+        self, split: str, data_dir: Path | None, config: str | None, options: Any, **kwargs: Any
+    ) -> datasets.DatasetBuilder:
+        look = config or _DEFAULT_LOOK
+        if look not in LOOKS:
+            raise UserError(f"unknown look '{look}' of streets: use one of {', '.join(LOOKS)}")
+        if split not in _FIRST_SCENE:
+            raise UserError(f"unknown split '{split}' of streets: use train or val")
+        code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
+        identity = fingerprint([look, split, options.model_dump(), *code])
+        return StreetsBuilder(look, split, options, dataset_name=self.name, hash=identity, **kwargs)
+
+    def table(self, options: Any) -> LabelTable:
+        return label_table("train_ids")
+
+    def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
+        return f"{config or _DEFAULT_LOOK}/{split}"
+
+
+def _png(picture: Any) -> dict[str, Any]:
+    done, data = cv2.imencode(".png", picture)
+    if not done:
+        raise RuntimeError("OpenCV could not encode a PNG")
+    return {"path": None, "bytes": data.tobytes()}

@@ -1,0 +1,93 @@
+"""What ``revt evaluate`` does: named splits, several models, one decode of each picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from revt_hf.domains import load_spec
+from revt_hf.errors import UserError
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
+from revt_hf.modeling import load_model
+from revt_hf.recipe import DomainSpec, load_recipe
+from revt_hf.recorded import recorded_evaluation
+
+
+def requested_splits(
+    recipe: Path | None,
+    domain: str | None,
+    data_dir: Path | None,
+    config: str | None,
+    split: str,
+    options: Sequence[str],
+) -> list[SplitSpec]:
+    """The splits that the command line names: one domain's, or all of a recipe's.
+
+    Raises:
+        UserError: neither or both are given, or an option is not KEY=VALUE.
+    """
+    if (recipe is None) == (domain is None):
+        raise UserError("say what to evaluate on: either --domain NAME or --recipe FILE")
+    if domain is not None:
+        spec = DomainSpec(
+            domain=domain,
+            data_dir=str(data_dir) if data_dir else None,
+            config=config,
+            options=dict(map(_option, options)),
+        )
+        return [SplitSpec(spec, split, is_source=False)]
+    loaded = load_recipe(str(recipe))
+    return [
+        SplitSpec(loaded.source, loaded.source.val, is_source=True),
+        *(SplitSpec(target, target.split, is_source=False) for target in loaded.targets),
+    ]
+
+
+def evaluate_command(
+    models: Sequence[str], splits: Sequence[SplitSpec], bound: str | None, quiet: bool
+) -> list[Evaluated]:
+    """Score models on splits.
+
+    Args:
+        models: folders or Hub ids.
+        splits: what to score on.
+        bound: ``WIDTHxHEIGHT``, ``native``, or None for what the models' folders name.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: a model, a domain or the bound cannot be used.
+    """
+    protocol = Protocol(
+        recorded_evaluation(models).bound if bound is None else parse_bound(bound)
+    )
+    loaded_splits = [(split, load_spec(split.spec, split.split)) for split in splits]
+    loaded = {name: load_model(name) for name in dict.fromkeys(models)}
+    results = []
+    total = sum(len(pictures) for _, pictures in loaded_splits)
+    with tqdm(total=total, unit="picture", desc="evaluate", disable=quiet) as progress:
+        for split, pictures in loaded_splits:
+            results += evaluate_models(loaded, pictures, split, protocol, progress.update)
+    return results
+
+
+def parse_bound(text: str) -> tuple[int, int] | None:
+    """``1024x512`` -> (1024, 512); ``native`` -> None.
+
+    Raises:
+        UserError: neither.
+    """
+    if text == "native":
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--bound {text}: write WIDTHxHEIGHT, such as 1024x512, or native")
+    return int(width), int(height)
+
+
+def _option(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--option {text}: write it as key=value")
+    return key, yaml.safe_load(value)

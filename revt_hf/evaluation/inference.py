@@ -1,0 +1,114 @@
+"""Picture to class map by the original's test protocol.
+
+Resize to a bound (ratio kept, never padded), normalise, network, then the logits are resized
+bilinearly twice, to the network's input size and to the picture's own, and the arg max is taken
+(original: ``test_time_aug.py``, ``encoder_decoder.py``).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.resize import bounded_resize
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures reach the network: ``bound`` is (width, height), None is native size."""
+
+    bound: tuple[int, int] | None = (1024, 512)
+
+
+def prepare(image: NDArray[np.uint8], protocol: Protocol) -> torch.Tensor:
+    """Network input of an RGB picture.
+
+    Args:
+        image: (H, W, 3) uint8.
+        protocol: see :class:`Protocol`.
+
+    Returns:
+        (1, 3, h, w) float32, ImageNet-normalised.
+    """
+    if protocol.bound is not None:
+        image = bounded_resize(image, protocol.bound, cv2.INTER_LINEAR)
+    pixels = (image.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+@torch.inference_mode()
+def predict(
+    model: SegformerForSemanticSegmentation, image: NDArray[np.uint8], protocol: Protocol
+) -> NDArray[np.uint8]:
+    """The class map (H, W), uint8 train ids, of an RGB picture (H, W, 3), uint8."""
+    pixels = prepare(image, protocol)
+    logits = model(pixel_values=pixels.to(model.device)).logits
+    height, width = image.shape[:2]
+    return class_map(logits[0], (pixels.shape[2], pixels.shape[3]), (height, width))
+
+
+def class_map(logits: torch.Tensor, network_size: Size, picture_size: Size) -> NDArray[np.uint8]:
+    """Arg max of logits at the picture's size.
+
+    Args:
+        logits: (C, h, w), C at most 255.
+        network_size: (height, width) of the network's input, the first resize.
+        picture_size: (height, width) of the picture, the second.
+
+    Returns:
+        (height, width) uint8.
+    """
+    if logits.device.type == "cpu":
+        return _class_map_cpu(logits.float().numpy(), network_size, picture_size)
+    return _class_map_torch(logits.float(), network_size, picture_size)
+
+
+def _class_map_cpu(
+    logits: NDArray[np.float32], network_size: Size, picture_size: Size
+) -> NDArray[np.uint8]:
+    # One channel at a time with a running maximum: never more than a few planes in memory.
+    best = _resized(logits[0], network_size, picture_size)
+    classes = np.zeros(picture_size, dtype=np.uint8)
+    for channel in range(1, logits.shape[0]):
+        plane = _resized(logits[channel], network_size, picture_size)
+        higher = cv2.compare(plane, best, cv2.CMP_GT)
+        cv2.max(plane, best, dst=best)
+        # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
+        cv2.max(classes, cv2.min(higher, float(channel)), dst=classes)
+    return classes
+
+
+def _resized(plane: NDArray[np.float32], network_size: Size, picture_size: Size) -> NDArray:
+    for height, width in (network_size, picture_size):
+        if plane.shape != (height, width):
+            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    # A resize to the same size gives the caller's own array, which must not be written to.
+    return plane.copy() if plane.base is not None else plane
+
+
+def _class_map_torch(
+    logits: torch.Tensor, network_size: Size, picture_size: Size
+) -> NDArray[np.uint8]:
+    best: torch.Tensor | None = None
+    classes = torch.zeros(picture_size, dtype=torch.uint8, device=logits.device)
+    for channel in range(logits.shape[0]):
+        plane = logits[None, channel : channel + 1]
+        for size in (network_size, picture_size):
+            plane = functional.interpolate(plane, size=size, mode="bilinear", align_corners=False)
+        plane = plane[0, 0]
+        if best is None:
+            best = plane
+            continue
+        higher = plane > best
+        classes.masked_fill_(higher, channel)
+        best = torch.maximum(plane, best)
+    return classes.cpu().numpy()

@@ -1,0 +1,1 @@
+"""Average the encoders of several checkpoints into one."""

@@ -1,0 +1,167 @@
+"""SegFormer: sizes B0..B5, build from scratch or from a start, load, save.
+
+Plain transformers classes throughout: what is saved here loads anywhere.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+
+from revt_hf.errors import UserError
+from revt_hf.labels import CLASSES
+from revt_hf.recipe import Model
+
+
+@dataclass(frozen=True)
+class Size:
+    """Blocks and widths of the four encoder stages, and the decode head's width."""
+
+    depths: tuple[int, int, int, int]
+    hidden_sizes: tuple[int, int, int, int]
+    decoder_hidden_size: int
+
+
+_WIDE = (64, 128, 320, 512)
+
+# SegFormer (Xie et al., 2021), tables 1 and 6; the original's local_configs/segformer.
+SIZES = {
+    "b0": Size((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b1": Size((2, 2, 2, 2), _WIDE, 256),
+    "b2": Size((3, 4, 6, 3), _WIDE, 768),
+    "b3": Size((3, 4, 18, 3), _WIDE, 768),
+    "b4": Size((3, 8, 27, 3), _WIDE, 768),
+    "b5": Size((3, 6, 40, 3), _WIDE, 768),
+}
+
+
+def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
+    """The network a recipe asks for, in float32 on the CPU, with the 19 classes.
+
+    Args:
+        spec: the recipe's ``model`` section.
+        seed: decides every randomly initialised weight.
+
+    Raises:
+        UserError: the start cannot be read or lacks tensors, or sizes that do not fit together.
+    """
+    torch.manual_seed(seed)
+    if spec.start is None:
+        return _new_model(_config_from_size(spec))
+    config = _load_config(spec.start)
+    _apply_common(config, spec)
+    if spec.head == "start":
+        return _load(SegformerForSemanticSegmentation, spec.start, config)
+    if spec.decoder_hidden_size:
+        config.decoder_hidden_size = spec.decoder_hidden_size
+    model = _new_model(config)
+    model.segformer.load_state_dict(_load(SegformerModel, spec.start, config).state_dict())
+    return model
+
+
+def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
+    """A trained SegFormer from a folder or Hub id (``repo@revision``): float32, eval mode.
+
+    Raises:
+        UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
+    """
+    model = _load(SegformerForSemanticSegmentation, str(source), _load_config(str(source)))
+    if model.config.num_labels != len(CLASSES):
+        raise UserError(
+            f"{source} has {model.config.num_labels} classes, the domains have {len(CLASSES)}"
+        )
+    return model.eval()
+
+
+def _config_from_size(spec: Model) -> SegformerConfig:
+    size = SIZES[spec.size or "b0"]
+    config = SegformerConfig(
+        depths=list(spec.depths or size.depths),
+        hidden_sizes=list(spec.hidden_sizes or size.hidden_sizes),
+        decoder_hidden_size=spec.decoder_hidden_size or size.decoder_hidden_size,
+    )
+    for width, heads in zip(config.hidden_sizes, config.num_attention_heads, strict=True):
+        if width % heads:
+            raise UserError(
+                f"model.hidden_sizes: {width} is not a multiple of its stage's {heads} "
+                "attention heads"
+            )
+    _apply_common(config, spec)
+    return config
+
+
+def _apply_common(config: SegformerConfig, spec: Model) -> None:
+    if spec.head == "fresh":
+        config.id2label = dict(enumerate(CLASSES))
+        config.label2id = {name: train_id for train_id, name in enumerate(CLASSES)}
+    config.drop_path_rate = spec.drop_path
+    config.classifier_dropout_prob = spec.dropout
+
+
+def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
+    config.architectures = [SegformerForSemanticSegmentation.__name__]
+    return SegformerForSemanticSegmentation(config)
+
+
+def _split_revision(source: str) -> tuple[str, str | None]:
+    if Path(source).exists():
+        return source, None
+    repository, _, revision = source.partition("@")
+    return repository, revision or None
+
+
+@contextmanager
+def _hub_errors(source: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if Path(source).exists():
+            reason = "it holds no readable SegFormer (config.json, model.safetensors)"
+        else:
+            reason = "there is no such folder, and no such model could be fetched from the Hub"
+        raise UserError(f"cannot load the model '{source}': {reason}") from error
+
+
+def _load_config(source: str) -> SegformerConfig:
+    name, revision = _split_revision(source)
+    with _hub_errors(source):
+        if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+            raise UserError(f"{name} is not a model folder: config.json is missing")
+        config = SegformerConfig.from_pretrained(name, revision=revision)
+    if config.model_type != "segformer":
+        raise UserError(f"{source} is a {config.model_type} model, not a SegFormer")
+    return config
+
+
+def _load(kind: Any, source: str, config: SegformerConfig) -> Any:
+    name, revision = _split_revision(source)
+    with _hub_errors(source), _quiet_loading():
+        model, report = kind.from_pretrained(
+            name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    if report["missing_keys"] or report["mismatched_keys"]:
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise UserError(
+            f"{source} does not fit its config.json: {len(missing)} tensors are missing or of "
+            f"another shape, {missing[0]} first"
+        )
+    return model
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keys that do not fit are our errors to raise, not warnings among progress bars."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Fine-tuning: parameter groups and schedule, the Accelerate loop, exact resume."""

@@ -1,0 +1,80 @@
+"""What a finished run leaves: an ordinary SegFormer folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import SegformerForSemanticSegmentation
+from transformers.models.segformer.image_processing_pil_segformer import (
+    SegformerImageProcessorPil,
+)
+
+from revt_hf.augment import PipelineSpec
+from revt_hf.files import atomic_folder, write_text
+from revt_hf.recipe import Augmentation, Recipe
+from revt_hf.recorded import RECIPE_FILE
+from revt_hf.resize import bounded_size
+
+EMA_FOLDER = "ema"
+
+
+def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:
+    """The augmentation room's settings of a recipe's section; their fields are the same."""
+    return PipelineSpec(**augmentation.model_dump())
+
+
+def write_recipe(recipe: Recipe, run: Path, writes: bool) -> None:
+    """Put the resolved recipe into the run's folder."""
+    if writes:
+        write_text(run / RECIPE_FILE, recipe.to_yaml())
+
+
+def save_result(
+    model: SegformerForSemanticSegmentation,
+    run: Path,
+    recipe: Recipe,
+    example_size: tuple[int, int],
+    averaged: dict[str, torch.Tensor] | None,
+) -> None:
+    """Save the model (and its moving average) into the run's folder.
+
+    Args:
+        example_size: (height, width) of a source picture; the image processor resizes to what
+            the test protocol makes of it.
+    """
+    _save(model, run, recipe, example_size)
+    if averaged is not None:
+        final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(averaged)
+        _save(model, run / EMA_FOLDER, recipe, example_size)
+        write_recipe(recipe, run / EMA_FOLDER, writes=True)
+        model.load_state_dict(final)
+
+
+def _save(
+    model: SegformerForSemanticSegmentation, folder: Path, recipe: Recipe, size: tuple[int, int]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder / ".result") as scratch:
+        model.save_pretrained(scratch)
+        image_processor(recipe, size).save_pretrained(scratch)
+    # The weights last: a folder with weights is a finished one.
+    for name in ("preprocessor_config.json", "config.json", "model.safetensors"):
+        (folder / ".result" / name).replace(folder / name)
+    (folder / ".result").rmdir()
+
+
+def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
+    """The Hugging Face image processor that prepares pictures as the test protocol does.
+
+    Hugging Face's resize knows one fixed size, so it is exact for pictures of the source's
+    aspect ratio.
+    """
+    height, width = size
+    if recipe.evaluation.bound is not None:
+        height, width = bounded_size(height, width, recipe.evaluation.bound)
+    return SegformerImageProcessorPil(
+        do_resize=recipe.evaluation.bound is not None,
+        size={"height": height, "width": width},
+        do_reduce_labels=False,
+    )

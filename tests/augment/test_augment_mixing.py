@@ -1,0 +1,105 @@
+import random
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import revt_hf.augment  # noqa: F401
+from revt_hf.augment.generated import generate
+from revt_hf.augment.mixing import (
+    FractalFolder,
+    GeneratedPictures,
+    mixing_pictures,
+    random_crop,
+)
+from revt_hf.errors import UserError
+
+
+def test_generated_pictures_are_complex_and_colourful():
+    pictures = [generate(0, index, 288) for index in range(9)]
+    for picture in pictures:
+        assert picture.shape == (288, 288, 3)
+        assert picture.dtype == np.uint8
+        levels = picture.astype(float)
+        assert levels.std() > 30
+        # Colourful: channels differ; structured: neighbours differ but are not noise.
+        assert np.ptp(levels, axis=-1).mean() > 30
+        steps = np.abs(np.diff(levels, axis=1)).mean()
+        assert 1 < steps < levels.std()
+    assert len({picture.tobytes() for picture in pictures}) == 9
+
+
+def test_generated_pictures_depend_on_seed_and_index_only():
+    np.testing.assert_array_equal(generate(0, 1, 64), generate(0, 1, 64))
+    assert not np.array_equal(generate(0, 1, 64), generate(1, 1, 64))
+    code = (
+        "import hashlib, revt_hf.augment; from revt_hf.augment.generated import generate;"
+        "print(hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest())"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(runs) == 1
+
+
+def test_bank_draws_from_all_its_pictures_and_keeps_them():
+    source = GeneratedPictures(count=3, seed=5)
+    first = source.draw(64, 80, random.Random(1))
+    assert first.shape == (64, 80, 3)
+    np.testing.assert_array_equal(first, source.draw(64, 80, random.Random(1)))
+    bases = {id(source.draw(32, 32, random.Random(seed)).base) for seed in range(30)}
+    assert len(bases) == 3
+    with pytest.raises(ValueError, match="read-only"):
+        first[:] = 0
+
+
+@pytest.mark.parametrize("size", [(512, 512), (600, 640), (700, 30), (576, 576)])
+@pytest.mark.parametrize("shape", [(40, 90, 3), (900, 700, 3), (576, 576, 3)])
+def test_crops_cover_any_size(shape, size):
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for seed in range(3):
+        assert random_crop(picture, *size, random.Random(seed)).shape == (*size, 3)
+
+
+def test_crop_scales_the_short_side():
+    picture = np.zeros((100, 300, 3), np.uint8)
+    picture[:, 150:] = 255
+    # Scaled to 576x1728, the right half begins at 864: a window of 576 either sees it or not.
+    columns = {
+        int((random_crop(picture, 576, 576, random.Random(seed))[0, :, 0] > 127).sum())
+        for seed in range(20)
+    }
+    assert len(columns) > 5
+    assert max(columns) <= 576
+
+
+def test_folder_is_searched_recursively_and_gives_rgb(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[..., 2] = 250  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "deep" / "er" / "red.PNG"), red)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    source = FractalFolder(tmp_path)
+    picture = source.draw(32, 48, random.Random(0))
+    assert picture.shape == (32, 48, 3)
+    assert tuple(picture[0, 0]) == (250, 0, 0)
+    cv2.imwrite(str(tmp_path / "blue.png"), red[..., ::-1])
+    source = mixing_pictures(tmp_path)
+    seen = {tuple(source.draw(8, 8, random.Random(seed))[0, 0].tolist()) for seed in range(20)}
+    assert seen == {(250, 0, 0), (0, 0, 250)}
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        mixing_pictures(tmp_path / "missing")
+    with pytest.raises(UserError, match="no picture file"):
+        mixing_pictures(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.png"):
+        FractalFolder(tmp_path).draw(8, 8, random.Random(0))
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"broken\.png"):
+        FractalFolder(tmp_path).draw(8, 8, random.Random(0))

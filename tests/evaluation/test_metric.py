@@ -1,0 +1,99 @@
+"""Running confusion matrix and mean IoU against the original's values and by hand."""
+
+import evaluate
+import numpy as np
+import pytest
+from conftest import golden_file
+
+from revt_hf.evaluation.confusion import confusion_matrix, scores_from
+from revt_hf.evaluation.metric import MeanIoU
+from revt_hf.labels import CLASSES
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(golden_file("metric.npz"))
+
+
+def _pictures(golden):
+    labels, predictions = golden["labels"], golden["predictions"]
+    return [
+        (label.astype(np.uint8), prediction.astype(np.uint8))
+        for label, prediction in zip(labels, predictions, strict=True)
+    ]
+
+
+def test_scores_are_the_originals(golden):
+    metric = MeanIoU()
+    assert isinstance(metric, evaluate.Metric)
+    for label, prediction in _pictures(golden):
+        metric.add(prediction=prediction, reference=label)
+    result = metric.compute()
+    expected = golden["out1"] * 100
+    ours = [np.nan if value is None else value for value in result["IoU"].values()]
+    np.testing.assert_allclose(ours, expected, atol=1e-10, rtol=1e-12)
+    accuracy = [np.nan if value is None else value for value in result["Acc"].values()]
+    np.testing.assert_allclose(accuracy, golden["out2"] * 100, atol=1e-10, rtol=1e-12)
+    assert result["aAcc"] == pytest.approx(float(golden["out0"]) * 100, abs=1e-10)
+    assert result["mIoU"] == pytest.approx(np.nanmean(expected), abs=1e-10)
+
+
+def test_batches_and_single_pictures_count_the_same(golden):
+    pictures = _pictures(golden)
+    single, batch, at_once = MeanIoU(), MeanIoU(), MeanIoU()
+    for label, prediction in pictures:
+        single.add(prediction=prediction, reference=label)
+    labels, predictions = zip(*pictures, strict=True)
+    batch.add_batch(predictions=predictions, references=labels)
+    assert single.compute() == batch.compute()
+    assert at_once.compute(predictions=predictions, references=labels) == MeanIoU().compute(
+        predictions=predictions, references=labels
+    )
+
+
+def test_compute_starts_afresh(golden):
+    metric = MeanIoU()
+    label, prediction = _pictures(golden)[0]
+    metric.add(prediction=prediction, reference=label)
+    metric.compute()
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        metric.compute()
+
+
+def test_absent_classes_by_hand():
+    label = np.array([[0, 0, 1, 255]], dtype=np.uint8)
+    prediction = np.array([[0, 2, 1, 5]], dtype=np.uint8)
+    scores = scores_from(confusion_matrix(label, prediction))
+    # Class 2 is only predicted: IoU 0, counted. Class 5 only on an ignored pixel: no IoU.
+    assert scores.iou[CLASSES[2]] == 0
+    assert scores.iou[CLASSES[5]] is None
+    assert scores.accuracy[CLASSES[2]] is None
+    assert scores.miou == pytest.approx((50 + 100 + 0) / 3)
+    assert scores.aacc == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("value", [19, 100, 254])
+def test_labels_out_of_range_are_refused(value):
+    label = np.full((4, 4), value, dtype=np.uint8)
+    with pytest.raises(ValueError, match=str(value)):
+        confusion_matrix(label, np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize("value", [19, 255])
+def test_predictions_out_of_range_are_refused(value):
+    prediction = np.zeros((4, 4), np.uint8)
+    prediction[0, 0] = value
+    with pytest.raises(ValueError, match=str(value)):
+        confusion_matrix(np.zeros((4, 4), np.uint8), prediction)
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="differ"):
+        confusion_matrix(np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8))
+
+
+def test_counts_stay_exact_beyond_float32():
+    # 2**24 + 8 pixels of one class: a single float32 counter would stop at 2**24.
+    label = np.zeros((4097, 4096), np.uint8)
+    matrix = confusion_matrix(label, label)
+    assert matrix[0, 0] == label.size
