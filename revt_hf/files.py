@@ -37,6 +37,9 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         scratch.chmod(0o777 & ~_umask())
         try:
             yield scratch
+            for path in scratch.rglob("*"):
+                # Some libraries write files that only their owner can read.
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             _replace_folder(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

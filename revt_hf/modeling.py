@@ -3,7 +3,6 @@
 Plain transformers classes throughout: what is saved here loads anywhere.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers.utils import logging as transformers_logging
 
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES
@@ -142,7 +142,7 @@ def _load_config(source: str) -> SegformerConfig:
 
 def _load(kind: Any, source: str, config: SegformerConfig) -> Any:
     name, revision = _split_revision(source)
-    with _hub_errors(source), _quiet_loading():
+    with _hub_errors(source), quiet_transformers():
         model, report = kind.from_pretrained(
             name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
         )
@@ -156,12 +156,15 @@ def _load(kind: Any, source: str, config: SegformerConfig) -> Any:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keys that do not fit are our errors to raise, not warnings among progress bars."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars or key warnings of transformers: what matters is raised by us."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -5,7 +5,7 @@ import os
 # albumentations asks the network for a newer version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-from revt_hf.augment.methods import (  # noqa: E402
+from revt_hf.augment.methods import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     METHODS,

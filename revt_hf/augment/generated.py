@@ -35,9 +35,8 @@ def _colour(value: Field, light: Field, rng: Generator) -> Picture:
     centre, swing = rng.uniform(0.4, 0.6, 3), rng.uniform(0.35, 0.5, 3)
     steps = np.linspace(0, 1, 256)[:, None]
     palette = centre + swing * np.cos(2 * np.pi * (frequency * steps + phase))
-    palette = np.clip(palette * 255, 0, 255).astype(np.float32)[None]
     picture = cv2.remap(
-        palette,
+        np.clip(palette * 255, 0, 255).astype(np.float32)[None],
         np.clip(value * 255, 0, 255).astype(np.float32),
         np.zeros_like(value, dtype=np.float32),
         cv2.INTER_LINEAR,

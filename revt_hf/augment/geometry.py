@@ -30,7 +30,8 @@ class BoundedResize(A.DualTransform):
         return bounded_resize(img, self.bound)
 
     def apply_to_mask(self, mask: NDArray[np.generic], **params: Any) -> NDArray[np.generic]:
-        height, width = bounded_size(*params["shape"][:2], self.bound)
+        picture_height, picture_width = params["shape"][:2]
+        height, width = bounded_size(picture_height, picture_width, self.bound)
         if mask.shape[:2] == (height, width):
             return mask
         return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))

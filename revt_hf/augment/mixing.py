@@ -1,7 +1,7 @@
 """Where PixMix takes its mixing pictures from: a folder, or generated ones."""
 
 import random
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -82,13 +82,11 @@ class GeneratedPictures:
         self.seed = seed
 
     def draw(self, height: int, width: int, rng: random.Random) -> Picture:
-        return random_crop(
-            _generated(self.seed, rng.randrange(self.count)), height, width, rng
-        )
+        return random_crop(_generated(self.seed, rng.randrange(self.count)), height, width, rng)
 
 
 # Kept outside the source, so that a pickled pipeline does not carry the pictures along.
-@lru_cache(maxsize=None)
+@cache
 def _generated(seed: int, index: int) -> Picture:
     picture = generate(seed, index, SHORT_SIDE)
     picture.setflags(write=False)

@@ -25,7 +25,7 @@ HUE = 18
 # OpenCV's 8-bit hue is in units of two degrees.
 HUES = 180
 
-_VALUES = np.arange(256)
+_VALUES = np.arange(256, dtype=np.float32)
 
 
 def _table(values: NDArray[Any]) -> Picture:

@@ -4,7 +4,7 @@ Hendrycks et al., "PixMix: Dreamlike Pictures Comprehensively Improve Safety Mea
 The published ReVT runs differ from that paper; ``published=True`` does as they did:
 
 * powers are taken on the 0..255 scale, not on 0..1;
-* 8-bit operands wrap modulo 256 when they are doubled (200 * 2 gives 144);
+* 8-bit operands wrap modulo 256 when they are doubled (200 * 2 gives 144) and shifted;
 * the mixing picture enters as 0..1 (nearly black) and with its channels reversed.
 """
 
@@ -28,10 +28,9 @@ Operation = Literal["add", "multiply"]
 
 # What the paper puts in the place of a zero so that its power exists.
 _TINY = 1e-37
-# The power of that number is a visible grey level only for exponents below this.
-_FLOOR_SHOWS = 0.07
-# Logarithms of a level too dark to matter, and of 255 less a rounding error.
-_LOG_MIN, _LOG_MAX = -20.0, float(np.nextafter(np.float32(np.log(255)), np.float32(0)))
+# Logarithms of that number, and of 255 less a rounding error.
+_LOG_MIN = float(np.log(_TINY))
+_LOG_MAX = float(np.nextafter(np.float32(np.log(255)), np.float32(0)))
 # Rows that are mixed at a time: float32 strips of this height stay in the processor's cache.
 _STRIP = 64
 
@@ -68,18 +67,20 @@ def mix_multiply(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
     logarithm = cv2.log(cv2.max(_float(x), _TINY))
     exponent = cv2.scaleAdd(logarithm, a, _curve(y, weighted_log))
     mixed = cv2.exp(np.clip(exponent, _LOG_MIN, _LOG_MAX, out=exponent))
-    if a < _FLOOR_SHOWS:
-        mixed[x == 0] = 0
+    # Left alone, the stand-in of a zero in x would come to sight in a later round.
+    zero = x < 2 * _TINY
+    if zero.any():
+        mixed[zero] = 0
     return np.asarray(mixed)
 
 
 def published_add(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:
-    """The sum as the published runs computed it; the same for float32, wrapping for uint8.
+    """The sum as the published runs computed it: as the paper's for float32, wrapping for uint8.
 
     Arguments and result as in ``mix_add``.
     """
-    mixed = np.float32(a) * (x * 2 - 1) + np.float32(b) * (y * 2 - 1)
-    return np.clip((mixed + 1) / 2, 0, 255).astype(np.float32)
+    mixed = np.float32(a) * (x * 2 - 255) + np.float32(b) * (y * 2 - 255)
+    return np.clip((mixed + 255) / 2, 0, 255).astype(np.float32)
 
 
 def published_multiply(x: Picture, y: Picture, a: float, b: float) -> FloatPicture:

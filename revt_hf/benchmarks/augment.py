@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import revt_hf.augment  # noqa: F401  (before albumentations)
 from revt_hf.augment.bilateral import DIAMETERS, PUBLISHED_DIAMETERS, SIGMA
 from revt_hf.augment.geometry import is_balanced
 from revt_hf.augment.mixing import GeneratedPictures

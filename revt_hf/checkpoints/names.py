@@ -13,7 +13,10 @@ HEAD_PREFIX = "decode_head."
 _DISK_RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^segformer\.stages\.(\d)\.patch_embeddings\.", r"segformer.encoder.patch_embeddings.\1."),
+        (
+            r"^segformer\.stages\.(\d)\.patch_embeddings\.",
+            r"segformer.encoder.patch_embeddings.\1.",
+        ),
         (r"^segformer\.stages\.(\d)\.layer_norm\.", r"segformer.encoder.layer_norm.\1."),
         (
             r"^segformer\.stages\.(\d)\.blocks\.(\d+)\.layernorm_before\.",
@@ -45,7 +48,10 @@ _ORIGINAL_RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^backbone\.patch_embed(\d)\.proj\.", r"segformer.stages.{0}.patch_embeddings.proj."),
-        (r"^backbone\.patch_embed(\d)\.norm\.", r"segformer.stages.{0}.patch_embeddings.layer_norm."),
+        (
+            r"^backbone\.patch_embed(\d)\.norm\.",
+            r"segformer.stages.{0}.patch_embeddings.layer_norm.",
+        ),
         (r"^backbone\.norm(\d)\.", r"segformer.stages.{0}.layer_norm."),
         (r"^backbone\.block(\d)\.", r"segformer.stages.{0}.blocks."),
         (r"\.norm1\.", ".layernorm_before."),

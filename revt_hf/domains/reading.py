@@ -75,14 +75,11 @@ def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
     if raw is None:
         raise UserError(f"{_name(cell)}: not a label picture that OpenCV can read")
     if raw.ndim != 2:
-        raise UserError(
-            f"{_name(cell)}: a label picture has one channel, this has {raw.shape[-1]}"
-        )
+        raise UserError(f"{_name(cell)}: a label picture has one channel, this has {raw.shape[-1]}")
     if raw.dtype != np.uint8:
         if raw.max(initial=0) > 255:
             raise UserError(
-                f"{_name(cell)}: label value {int(raw.max())} is not in the encoding "
-                f"'{table.name}'"
+                f"{_name(cell)}: label value {int(raw.max())} is not in the encoding '{table.name}'"
             )
         raw = raw.astype(np.uint8)
     try:

@@ -59,9 +59,7 @@ def evaluate_command(
     Raises:
         UserError: a model, a domain or the bound cannot be used.
     """
-    protocol = Protocol(
-        recorded_evaluation(models).bound if bound is None else parse_bound(bound)
-    )
+    protocol = Protocol(recorded_evaluation(models).bound if bound is None else parse_bound(bound))
     loaded_splits = [(split, load_spec(split.spec, split.split)) for split in splits]
     loaded = {name: load_model(name) for name in dict.fromkeys(models)}
     results = []

@@ -16,8 +16,9 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.resize import bounded_resize
 
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+# ImageNet, RGB, on 0..255.
+_MEAN = np.array((123.675, 116.28, 103.53), dtype=np.float32)
+_STD = np.array((58.395, 57.12, 57.375), dtype=np.float32)
 
 Size = tuple[int, int]
 
@@ -40,8 +41,8 @@ def prepare(image: NDArray[np.uint8], protocol: Protocol) -> torch.Tensor:
         (1, 3, h, w) float32, ImageNet-normalised.
     """
     if protocol.bound is not None:
-        image = bounded_resize(image, protocol.bound, cv2.INTER_LINEAR)
-    pixels = (image.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+        image = bounded_resize(image, protocol.bound, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    pixels = (image.astype(np.float32) - _MEAN) / _STD
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 

@@ -61,7 +61,7 @@ def evaluate_models(
     pictures: Any,
     split: SplitSpec,
     protocol: Protocol,
-    on_picture: Callable[[], None] = lambda: None,
+    on_picture: Callable[[], object] = lambda: None,
 ) -> list[Evaluated]:
     """Score every model on one split.
 

@@ -54,4 +54,3 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
 
 def _complete(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINT_FOLDER).glob(f"{_PREFIX}*"))
-

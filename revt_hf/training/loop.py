@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
@@ -58,6 +59,8 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     _check_output(recipe, run, options)
     check_trackers(recipe.train.trackers)
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
+    # Accelerate keeps the first run's precision for the whole process.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
         gradient_accumulation_steps=recipe.train.gradient_accumulation,
@@ -155,8 +158,11 @@ class _Run:
         if accelerator.is_main_process:
             averaged = average.state_dict() if average is not None else None
             save_result(
-                accelerator.unwrap_model(model), self._folder, self._recipe,
-                self._example_size, averaged,
+                accelerator.unwrap_model(model),
+                self._folder,
+                self._recipe,
+                self._example_size,
+                averaged,
             )
         if settings.trackers:
             accelerator.end_training()
@@ -190,9 +196,7 @@ class _Run:
         for part in range(settings.gradient_accumulation):
             batch = next(batches)
             # Dropout and drop path draw from here: a function of the step, not of the past.
-            torch.manual_seed(
-                derived_seed(settings.seed, step, part, accelerator.process_index)
-            )
+            torch.manual_seed(derived_seed(settings.seed, step, part, accelerator.process_index))
             with accelerator.accumulate(model):
                 logits = model(pixel_values=batch["pixel_values"]).logits
                 loss = segmentation_loss(logits, batch["labels"], settings.loss)
@@ -205,9 +209,7 @@ class _Run:
     def _validate(self, model: SegformerForSemanticSegmentation) -> dict[str, float]:
         accelerator = self._accelerator
         model.eval()
-        indices = range(
-            accelerator.process_index, len(self._held_out), accelerator.num_processes
-        )
+        indices = range(accelerator.process_index, len(self._held_out), accelerator.num_processes)
         matrix = torch.from_numpy(confusion_of(model, self._held_out, indices, self._protocol))
         total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
         scores = scores_from(total.cpu().numpy())
@@ -265,4 +267,3 @@ def _prepare_output(run: Path) -> None:
         shutil.rmtree(run / name, ignore_errors=True)
     for name in ("model.safetensors", "config.json", "preprocessor_config.json", METRICS_FILE):
         (run / name).unlink(missing_ok=True)
-

@@ -25,9 +25,7 @@ def segmentation_loss(
     upsampled = functional.interpolate(
         logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
     )
-    total = functional.cross_entropy(
-        upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    total = functional.cross_entropy(upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     if averaging == "published":
         return total / labels.numel()
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)

@@ -11,6 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 
 from revt_hf.augment import PipelineSpec
 from revt_hf.files import atomic_folder, write_text
+from revt_hf.modeling import quiet_transformers
 from revt_hf.recipe import Augmentation, Recipe
 from revt_hf.recorded import RECIPE_FILE
 from revt_hf.resize import bounded_size
@@ -39,8 +40,11 @@ def save_result(
     """Save the model (and its moving average) into the run's folder.
 
     Args:
-        example_size: (height, width) of a source picture; the image processor resizes to what
-            the test protocol makes of it.
+        model: the trained network.
+        run: the run's folder.
+        recipe: the run's recipe; its test protocol becomes the image processor's size.
+        example_size: (height, width) of a source picture.
+        averaged: the moving average's tensors, if there is one.
     """
     _save(model, run, recipe, example_size)
     if averaged is not None:
@@ -55,7 +59,7 @@ def _save(
     model: SegformerForSemanticSegmentation, folder: Path, recipe: Recipe, size: tuple[int, int]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder / ".result") as scratch:
+    with atomic_folder(folder / ".result") as scratch, quiet_transformers():
         model.save_pretrained(scratch)
         image_processor(recipe, size).save_pretrained(scratch)
     # The weights last: a folder with weights is a finished one.

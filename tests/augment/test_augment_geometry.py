@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from conftest import golden_file
 
-import revt_hf.augment  # noqa: F401
 from revt_hf.augment.geometry import BoundedResize, RandomCropMaxRatio, is_balanced
 from revt_hf.errors import UserError
 from revt_hf.resize import bounded_resize, bounded_size

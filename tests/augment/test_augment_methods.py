@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import multiprocessing
 import pickle
 
@@ -42,8 +43,11 @@ def _results(seeds=SEEDS, sample=(IMAGE, LABEL), **fields):
     return [augment(pipeline, *sample, seed) for seed in seeds]
 
 
-def _bytes(results):
-    return b"".join(r["image"].tobytes() + r["mask"].tobytes() for r in results)
+def _digest(results):
+    digest = hashlib.sha256()
+    for result in results:
+        digest.update(result["image"].tobytes() + result["mask"].tobytes())
+    return digest.hexdigest()
 
 
 def _names(**fields):
@@ -116,7 +120,7 @@ def test_the_seed_alone_decides(number):
     pipeline = build_pipeline(dataclasses.replace(SMALL, method=number))
     forward = [augment(pipeline, IMAGE, LABEL, seed) for seed in SEEDS]
     backward = [augment(pipeline, IMAGE, LABEL, seed) for seed in reversed(SEEDS)][::-1]
-    assert _bytes(forward) == _bytes(backward) == _bytes(_results(method=number))
+    assert _digest(forward) == _digest(backward) == _digest(_results(method=number))
     assert len({r["image"].tobytes() for r in forward}) > 8
 
 
@@ -130,14 +134,14 @@ def test_the_input_is_left_alone():
 
 
 def test_methods_differ():
-    assert len({_bytes(_results(method=m.number)) for m in METHODS}) == len(METHODS)
+    assert len({_digest(_results(method=m.number)) for m in METHODS}) == len(METHODS)
 
 
 @pytest.mark.parametrize(
     ("base", "field", "value"),
     [
         (1, "method", 2),
-        (1, "resize_bound", (150, 90)),
+        (1, "resize_bound", (140, 80)),
         (1, "crop", (64, 60)),
         (3, "cat_max_ratio", 0.3),
         (1, "flip_probability", 0.9),
@@ -154,12 +158,12 @@ def test_methods_differ():
 )
 def test_every_field_changes_the_output(base, field, value):
     changed = _results(**{"method": base, field: value})
-    assert _bytes(changed) != _bytes(_results(method=base))
+    assert _digest(changed) != _digest(_results(method=base))
 
 
 def test_mixing_folder_changes_the_output(tmp_path):
     cv2.imwrite(str(tmp_path / "white.png"), np.full((64, 64, 3), 255, np.uint8))
-    assert _bytes(_results(method=4, mixing=tmp_path)) != _bytes(_results(method=4))
+    assert _digest(_results(method=4, mixing=tmp_path)) != _digest(_results(method=4))
     fields = {field.name for field in dataclasses.fields(PipelineSpec)}
     tested = {args[1] for args in test_every_field_changes_the_output.pytestmark[0].args[1]}
     assert fields == tested | {"mixing"}
@@ -240,7 +244,7 @@ def test_bad_values_are_refused(fields):
 
 
 def _in_worker(pipeline, seed):
-    return _bytes([augment(pipeline, IMAGE, LABEL, seed)])
+    return _digest([augment(pipeline, IMAGE, LABEL, seed)])
 
 
 @pytest.mark.parametrize("number", [m.number for m in METHODS])

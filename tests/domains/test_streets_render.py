@@ -108,14 +108,15 @@ def test_what_marks_the_unseen_looks() -> None:
             values.append({"light": image.mean(), "colour": spread, "grain": grain}[measure])
         return float(np.mean(values))
 
-    assert mean("night", "light") < 0.6 * mean("source", "light")
+    assert mean("night", "light") < 0.65 * mean("source", "light")
     assert mean("overcast", "colour") < 0.7 * mean("source", "colour")
-    assert mean("noise", "grain") > 1.3 * mean("source", "grain")
+    assert mean("noise", "grain") > 1.15 * mean("source", "grain")
     assert mean("pretext", "colour") > 0.8 * mean("source", "colour")
 
 
 def test_fog_hides_far_things_first() -> None:
-    near_loss, far_loss = [], []
+    near_loss: list[float] = []
+    far_loss: list[float] = []
     for seed in range(6):
         image, label = render(seed, "fog", *SIZE)
         clear, _ = render(seed, "source", *SIZE)

@@ -36,9 +36,11 @@ def test_encoder_is_the_mean_and_head_the_first_ones(members, tmp_path):
         if name.startswith("segformer."):
             expected = torch.stack([state[name].double() for state in states]).mean(0)
             torch.testing.assert_close(tensor.double(), expected, atol=1e-7, rtol=2e-7)
-            assert not torch.equal(tensor, states[0][name]) or not states[0][name].any() or (
-                states[0][name] == states[1][name]
-            ).all()
+            assert (
+                not torch.equal(tensor, states[0][name])
+                or not states[0][name].any()
+                or (states[0][name] == states[1][name]).all()
+            )
         else:
             assert torch.equal(tensor, states[0][name]), name
     assert merged["decode_head.batch_norm.num_batches_tracked"] == 5
@@ -56,9 +58,7 @@ def test_the_order_decides_the_head_alone(members, tmp_path):
 
 def test_the_result_is_an_ordinary_segformer(members, tmp_path):
     out = merge(members, tmp_path / "out")
-    model, report = SegformerForSemanticSegmentation.from_pretrained(
-        out, output_loading_info=True
-    )
+    model, report = SegformerForSemanticSegmentation.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 19, 16, 16)
@@ -83,9 +83,7 @@ def test_in_memory_names_and_names_on_disk_mix(members, tmp_path):
     model.config.save_pretrained(tmp_path / "memory")
     merge([members[0], tmp_path / "memory"], tmp_path / "mixed")
     merge(members[:2], tmp_path / "plain")
-    mixed, plain = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("mixed", "plain")
-    )
+    mixed, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("mixed", "plain"))
     assert mixed.keys() == plain.keys()
     assert all(torch.equal(mixed[name], plain[name]) for name in plain)
 

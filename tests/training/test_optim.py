@@ -76,8 +76,6 @@ def test_each_field_changes_the_schedule(field, value):
 
 def test_all_groups_follow_the_schedule():
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW(
-        [{"params": [weight], "lr": 2.0, "base_lr": 2.0}], fused=True
-    )
+    optimizer = torch.optim.AdamW([{"params": [weight], "lr": 2.0, "base_lr": 2.0}], fused=True)
     set_learning_rate(optimizer, 50, 100, Schedule(warmup_steps=0))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)

@@ -193,7 +193,12 @@ class Thing:
         ahead: float = 0.0,
     ) -> None:
         """Rectangle facing the camera."""
-        self.face(material, [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], shade, ahead)
+        z = self.z + ahead
+        scale, column, row = self.canvas.camera.at(z)
+        left, right = (round(column + (self.x + self.sx * x) * scale) for x in (x0, x1))
+        low, high = (round(row - self.sy * y * scale) for y in (y0, y1))
+        surface = self._surface(material, shade, z)
+        cv2.rectangle(self.canvas.surface, (left, low), (right, high), surface, -1)
 
     def disc(
         self, material: str, x: float, y: float, rx: float, ry: float, shade: float = 1.0

@@ -19,7 +19,7 @@ class Look:
         recolour: share of the materials that get any colour at all in a picture; the objects
             made of such a material then differ among themselves as well.
         texture: strength of the surfaces' textures (1: as in the table of materials).
-        any_texture: draw every material's texture anew in each picture.
+        retexture: share of the materials that get another texture in a picture.
         weathering: strength of irregular stains and patches on everything.
         shadow: darkness of the shadows on the ground, 0..1.
         contrast, gain, saturation: tone of the whole picture (1: unchanged).
@@ -39,7 +39,7 @@ class Look:
     scene_jitter: float = 4.0
     recolour: float = 0.0
     texture: float = 1.0
-    any_texture: bool = False
+    retexture: float = 0.0
     weathering: float = 0.0
     shadow: float = 0.45
     contrast: Span = (1.0, 1.0)
@@ -60,11 +60,11 @@ LOOKS: dict[str, Look] = {
     "source": Look(GAME, weathering=0.02),
     "pretext": Look(
         GAME,
-        object_jitter=22.0,
-        scene_jitter=30.0,
-        recolour=0.6,
+        object_jitter=18.0,
+        scene_jitter=24.0,
+        recolour=0.2,
         texture=1.2,
-        any_texture=True,
+        retexture=0.25,
         weathering=0.08,
         shadow=0.35,
         contrast=(0.6, 1.3),
@@ -92,7 +92,7 @@ LOOKS: dict[str, Look] = {
         weathering=0.05,
         shadow=0.1,
         gain=(1.0, 1.15),
-        night=0.68,
+        night=0.72,
         vignette=0.3,
         sensor_noise=(1.5, 4.0),
     ),

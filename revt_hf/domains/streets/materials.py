@@ -123,7 +123,7 @@ _TABLE: dict[str, dict[str, tuple[str, float]]] = {
 # RGB of the light that some materials send out after dark
 _LAMPS = {
     "lit window": (255, 196, 110),
-    "shopfront": (120, 104, 80),
+    "shopfront": (96, 82, 62),
     "lamp": (255, 214, 150),
     "red lamp": (255, 50, 30),
     "green lamp": (40, 255, 130),

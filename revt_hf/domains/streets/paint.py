@@ -178,10 +178,11 @@ def _surface_detail(scene: Scene, at: _Geometry, look: Look, rng: np.random.Gene
     tiles = (fine, _smoothed(fine, 1.2), _smoothed(fine, 2.5))
     u, v = at.u + 512.0, at.v + 512.0
     kinds, strength = _TEXTURE, _AMPLITUDE
-    if look.any_texture:
-        kinds = rng.integers(len(TEXTURES), size=len(MATERIALS))
-        strength = rng.uniform(0.0, 0.3, len(MATERIALS)).astype(np.float32)
-        kinds[_SMOOTH] = 0
+    if look.retexture > 0:
+        fresh = (rng.random(len(MATERIALS)) < look.retexture) & ~_SMOOTH
+        kinds = np.where(fresh, rng.integers(len(TEXTURES), size=len(MATERIALS)), kinds)
+        drawn = rng.uniform(0.0, 0.3, len(MATERIALS)).astype(np.float32)
+        strength = np.where(fresh, drawn, strength)
     material = scene.material.take(scene.coarse)
     kind, detail = kinds[material], np.zeros_like(u)
     for index, name in enumerate(TEXTURES):

@@ -1,0 +1,144 @@
+"""From model folders and splits to a report page: scores, pictures, curves."""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from revt_hf.evaluation.inference import Protocol, predict
+from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
+from revt_hf.labels import colourise
+from revt_hf.modeling import load_model
+from revt_hf.reporting.page import Curve, Model, Panel, Report, Scene
+from revt_hf.reporting.pictures import contact_sheet, overlay
+from revt_hf.reporting.results import scores_of
+from revt_hf.training.tracking import read_metrics
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "revt_hf",
+)
+_CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the report: how it is called, what it is, and its folder."""
+
+    model: Model
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report is made from."""
+
+    report: Report
+    results: list[Evaluated]
+
+
+def compare(
+    title: str,
+    intro: str,
+    entries: Sequence[Entry],
+    splits: Sequence[tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    details: dict[str, str],
+    on_picture: Callable[[], object] = lambda: None,
+) -> Comparison:
+    """Score all models on all splits and draw one scene of every unseen one.
+
+    Args:
+        title: of the page.
+        intro: one paragraph.
+        entries: the models; the first ReVT is the headline's.
+        splits: what to score on with its pictures; one is the source's, the others are unseen.
+        protocol: see :class:`Protocol`.
+        details: headings and texts on how the models were made.
+        on_picture: called after each picture, for a progress bar.
+    """
+    networks = {entry.model.name: load_model(entry.folder) for entry in entries}
+    results: list[Evaluated] = []
+    scenes = []
+    for split, pictures in splits:
+        results += evaluate_models(networks, pictures, split, protocol, on_picture)
+        if not split.is_source:
+            row = pictures[len(pictures) // 2]
+            scenes.append(_scene(split.label, row, entries, networks, protocol))
+    report = Report(
+        title=title,
+        intro=intro,
+        models=[entry.model for entry in entries],
+        source_domain=next(split.label for split, _ in splits if split.is_source),
+        targets=[split.label for split, _ in splits if not split.is_source],
+        scores=scores_of(results),
+        scenes=scenes,
+        curves=_curves(entries),
+        details={**details, "Protocol": _protocol_text(protocol), "Versions": _versions()},
+    )
+    return Comparison(report, results)
+
+
+def write_sheet(report: Report, path: Path) -> None:
+    """Write the report's scenes as one PNG for a README."""
+    titles = [panel.title for panel in report.scenes[0].panels]
+    classes = report.board().classes(report.targets[0])
+    contact_sheet(
+        [scene.panels for scene in report.scenes],
+        titles,
+        [scene.domain for scene in report.scenes],
+        sorted(classes),
+        path,
+        panel_width=300,
+    )
+
+
+def _scene(
+    domain: str, row: Any, entries: Sequence[Entry], networks: dict[str, Any], protocol: Protocol
+) -> Scene:
+    image = row["image"]
+    shown = [entry for entry in entries if entry.model.kind != "start"]
+    # One head is enough to look at.
+    first_revt = next((entry for entry in shown if entry.model.kind == "revt"), None)
+    panels = [Panel("input", image), Panel("ground truth", colourise(row["label"]))]
+    for entry in shown:
+        if entry.model.kind == "member" or entry is first_revt:
+            name = entry.model.name
+            panels.append(Panel(name, overlay(image, predict(networks[name], image, protocol))))
+    return Scene(domain, row["name"], panels)
+
+
+def _curves(entries: Sequence[Entry]) -> list[Curve]:
+    curves = []
+    for entry in entries:
+        rows = read_metrics(entry.folder)
+        for key, name in _CURVES.items():
+            points = [(int(row["step"]), float(row[key])) for row in rows if key in row]
+            if points and entry.model.kind == "member":
+                curves.append(Curve(entry.model.name, name, points))
+    return curves
+
+
+def _protocol_text(protocol: Protocol) -> str:
+    size = "native size"
+    if protocol.bound is not None:
+        size = f"resized (ratio kept) to {protocol.bound[0]}x{protocol.bound[1]}"
+    return (
+        f"Pictures {size}, no flip; logits resized bilinearly to the network's input, then to the "
+        "picture; arg max. IoU over all pixels of a domain at the label's own size; classes that "
+        "are neither labelled nor predicted are left out of the mean."
+    )
+
+
+def _versions() -> str:
+    lines = [f"Python {platform.python_version()} on {platform.machine()}"]
+    return "\n".join([*lines, *(f"{name} {version(name)}" for name in _LIBRARIES)])

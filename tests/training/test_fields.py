@@ -1,0 +1,97 @@
+"""Every recipe field does something: change it and the run changes."""
+
+import json
+
+import pytest
+from pydantic import BaseModel
+from tiny import run, same_weights, tiny_recipe
+
+from revt_hf.recipe import Recipe
+
+# section, field, a value other than the tiny recipe's
+CHANGES_WEIGHTS = [
+    ("model", "depths", [2, 1, 1, 1]),
+    ("model", "hidden_sizes", [8, 16, 20, 64]),
+    ("model", "decoder_hidden_size", 8),
+    ("model", "drop_path", 0.9),
+    ("model", "dropout", 0.9),
+    ("source", "config", "night"),
+    ("source", "options", {"pictures": 4, "size": [64, 128]}),
+    ("source", "train", "val"),
+    ("augmentation", "method", 1),
+    ("augmentation", "resize_bound", None),
+    ("augmentation", "crop", 32),
+    ("augmentation", "cat_max_ratio", 0.2),
+    ("augmentation", "flip_probability", 1.0),
+    ("augmentation", "flip_first", False),
+    ("augmentation", "photometric", True),
+    ("augmentation", "bilateral_diameter", [9, 9]),
+    ("augmentation", "bilateral_probability", 1.0),
+    ("augmentation", "pixmix_k", 1),
+    ("augmentation", "pixmix_beta", 0.5),
+    ("augmentation", "published", True),
+    ("optimizer", "lr", 2e-3),
+    ("optimizer", "head_lr_factor", 1.0),
+    ("optimizer", "weight_decay", 0.5),
+    ("optimizer", "betas", [0.5, 0.9]),
+    ("schedule", "power", 3.0),
+    ("schedule", "min_lr", 1e-3),
+    ("schedule", "warmup_steps", 0),
+    ("schedule", "warmup_ratio", 0.9),
+    ("train", "steps", 2),
+    ("train", "batch_size", 1),
+    ("train", "gradient_accumulation", 2),
+    ("train", "seed", 1),
+    ("train", "loss", "published"),
+    ("train", "precision", "bf16"),
+]
+
+# Fields whose effect is tested where it belongs.
+TESTED_ELSEWHERE = {
+    "model.size": "test_modeling",
+    "model.start": "test_start",
+    "model.head": "test_start",
+    "source.domain": "test_folder",
+    "source.data_dir": "test_folder",
+    "source.val": "test_train::test_validation",
+    "targets": "test_recipe",
+    "augmentation.mixing": "tests/augment",
+    "train.ema": "test_train::test_moving_average",
+    "train.workers": "test_train::test_workers",
+    "train.log_every": "test_train::test_metrics",
+    "train.validate_every": "test_train::test_validation",
+    "train.checkpoint_every": "test_resume",
+    "train.keep_checkpoints": "test_resume",
+    "train.trackers": "test_train::test_tensorboard",
+    "evaluation.bound": "test_train::test_image_processor",
+}
+
+
+def _all_fields():
+    for section, info in Recipe.model_fields.items():
+        model = info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            yield from (f"{section}.{field}" for field in model.model_fields)
+        else:
+            yield section
+
+
+def test_no_field_is_forgotten():
+    tested = {f"{section}.{field}" for section, field, _ in CHANGES_WEIGHTS}
+    assert set(_all_fields()) == tested | set(TESTED_ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("usual") / "run", tiny_recipe())
+
+
+def test_the_same_recipe_gives_the_same_weights(usual, tmp_path):
+    assert same_weights(usual, run(tmp_path / "run", tiny_recipe()))
+
+
+@pytest.mark.parametrize(("section", "field", "value"), CHANGES_WEIGHTS)
+def test_each_field_changes_the_weights(usual, tmp_path, section, field, value):
+    recipe = tiny_recipe(**{section: {field: value}})
+    weights = run(tmp_path / "run", recipe)
+    assert not same_weights(usual, weights), json.dumps([section, field])

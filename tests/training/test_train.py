@@ -1,0 +1,169 @@
+"""A run: what it writes, and that its result is an ordinary Hugging Face model."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import run, same_weights, tiny_recipe
+from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, pipeline
+
+from revt_hf.domains import load_spec
+from revt_hf.errors import UserError
+from revt_hf.evaluation.inference import Protocol, predict
+from revt_hf.labels import CLASSES
+from revt_hf.modeling import load_model
+from revt_hf.recipe import load_recipe
+from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.tracking import read_metrics
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    recipe = tiny_recipe(train={"steps": 4, "validate_every": 2})
+    run(folder, recipe)
+    return folder, recipe
+
+
+def test_the_result_loads_everywhere(trained):
+    folder, _ = trained
+    model, report = SegformerForSemanticSegmentation.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert [model.config.id2label[i] for i in range(19)] == list(CLASSES)
+    assert AutoImageProcessor.from_pretrained(folder).do_normalize
+    segment = pipeline("image-segmentation", model=str(folder))
+    found = segment(Image.new("RGB", (128, 64), (90, 120, 200)))
+    assert {row["label"] for row in found} <= set(CLASSES)
+
+
+def test_the_pipeline_gives_our_class_map(trained):
+    folder, recipe = trained
+    row = load_spec(recipe.source, "val")[0]
+    ours = predict(load_model(folder), row["image"], Protocol(recipe.evaluation.bound))
+    theirs = np.full_like(ours, 255)
+    segment = pipeline("image-segmentation", model=str(folder))
+    for part in segment(Image.fromarray(row["image"])):
+        theirs[np.asarray(part["mask"]) > 0] = CLASSES.index(part["label"])
+    assert (ours == theirs).mean() > 0.999
+
+
+def test_recipe_stands_beside_the_result(trained):
+    folder, recipe = trained
+    assert load_recipe(folder / "recipe.yaml") == recipe
+
+
+def test_metrics(trained):
+    rows = read_metrics(trained[0])
+    losses = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in losses] == [1, 2, 3, 4]
+    assert all(row["pictures_per_second"] > 0 and row["lr"] > 0 for row in losses)
+
+
+def test_log_every_averages_the_steps_between(trained, tmp_path):
+    recipe = tiny_recipe(train={"steps": 4, "log_every": 2})
+    run(tmp_path / "run", recipe)
+    fine = [row["loss"] for row in read_metrics(trained[0]) if "loss" in row]
+    coarse = [row["loss"] for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert coarse == pytest.approx([sum(fine[:2]) / 2, sum(fine[2:]) / 2], rel=1e-5)
+
+
+def test_validation_is_on_the_sources_val_split(trained, tmp_path):
+    rows = [row for row in read_metrics(trained[0]) if "val_mIoU" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    other = tiny_recipe(source={"val": "train"}, train={"steps": 4, "validate_every": 2})
+    run(tmp_path / "run", other)
+    others = [row for row in read_metrics(tmp_path / "run") if "val_mIoU" in row]
+    assert [row["val_mIoU"] for row in rows] != [row["val_mIoU"] for row in others]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_change_nothing(tmp_path, monkeypatch, context):
+    alone = run(tmp_path / "alone", tiny_recipe())
+    before = torch.multiprocessing.get_start_method(allow_none=True)
+    torch.multiprocessing.set_start_method(context, force=True)
+    try:
+        helped = run(tmp_path / "helped", tiny_recipe(train={"workers": 2}))
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+    assert same_weights(alone, helped)
+
+
+def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
+    final = run(tmp_path / "run", tiny_recipe(train={"ema": 0.5}))
+    plain = run(tmp_path / "plain", tiny_recipe())
+    averaged = load_file(tmp_path / "run" / "ema" / "model.safetensors")
+    assert same_weights(final, plain)
+    assert averaged.keys() == final.keys()
+    assert not same_weights(averaged, final)
+    slower = tmp_path / "slower"
+    run(slower, tiny_recipe(train={"ema": 0.9}))
+    assert not same_weights(load_file(slower / "ema" / "model.safetensors"), averaged)
+    assert SegformerForSemanticSegmentation.from_pretrained(tmp_path / "run" / "ema")
+
+
+def test_the_average_is_the_formulas():
+    from revt_hf.training.ema import MovingAverage
+
+    layer = torch.nn.BatchNorm1d(2)
+    average = MovingAverage(layer, 0.75)
+    with torch.no_grad():
+        layer.weight.fill_(5)
+        layer.running_mean.fill_(7)
+    average.update(layer)
+    assert average.state_dict()["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
+    assert average.state_dict()["running_mean"].tolist() == [7.0, 7.0]
+
+
+def test_image_processor_follows_the_bound(tmp_path):
+    run(tmp_path / "run", tiny_recipe(evaluation={"bound": [64, 64]}))
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
+    pixels = processor(Image.new("RGB", (128, 64)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 64)
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    run(tmp_path / "run", tiny_recipe(train={"trackers": ["tensorboard"]}))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        train(tiny_recipe(train={"trackers": ["wandb"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_with_files_is_refused_and_kept(tmp_path):
+    (tmp_path / "keep.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists already"):
+        train(tiny_recipe(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"augmentation": {"method": 9}}, "unknown augmentation method '9'"),
+        ({"source": {"domain": "kitty"}}, "unknown domain 'kitty'"),
+        ({"source": {"config": "sunny"}}, "unknown look 'sunny'"),
+        ({"source": {"train": "test"}}, "unknown split 'test'"),
+        ({"source": {"options": {"picturs": 3}}}, "picturs"),
+        ({"model": {"hidden_sizes": [8, 16, 41, 64]}}, "41"),
+        ({"augmentation": {"mixing": "/nowhere/fractals"}}, "/nowhere/fractals"),
+    ],
+)
+def test_bad_values_stop_the_run_before_anything_is_written(tmp_path, sections, words):
+    with pytest.raises(UserError, match=words):
+        train(tiny_recipe(**sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    recipe = tiny_recipe(optimizer={"lr": 1e30}, train={"steps": 30})
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
+        train(recipe, tmp_path / "run", RunOptions(quiet=True))
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -1,0 +1,52 @@
+"""A recipe that trains in a second."""
+
+import copy
+
+from safetensors.torch import load_file
+
+from revt_hf.recipe import parse_recipe
+from revt_hf.training.loop import RunOptions, train
+
+TINY = {
+    "model": {
+        "size": "b0",
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 40, 64],
+        "decoder_hidden_size": 16,
+    },
+    "source": {"domain": "streets", "options": {"pictures": 5, "size": [64, 128]}},
+    "augmentation": {"method": 6, "resize_bound": [160, 80], "crop": [80, 96]},
+    "optimizer": {"lr": 1e-3},
+    "schedule": {"warmup_steps": 2},
+    "train": {
+        "steps": 3,
+        "batch_size": 2,
+        "workers": 0,
+        "log_every": 1,
+        "validate_every": None,
+        "checkpoint_every": None,
+    },
+    "evaluation": {"bound": None},
+}
+
+
+def tiny_recipe(**sections):
+    """The tiny recipe with values of some sections replaced."""
+    values = copy.deepcopy(TINY)
+    for section, changes in sections.items():
+        if isinstance(changes, dict):
+            values[section] = {**values.get(section, {}), **changes}
+        else:
+            values[section] = changes
+    return parse_recipe(values, "tiny recipe")
+
+
+def run(folder, recipe, **options):
+    """Train quietly; the weights."""
+    train(recipe, folder, RunOptions(quiet=True, **options))
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(first, second):
+    """Bit-identical?"""
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
