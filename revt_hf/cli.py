@@ -4,13 +4,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from revt_hf.errors import UserError
 
 EXIT_BAD_INPUT = 2
-_INTERRUPTED = 130
 
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
@@ -26,6 +24,10 @@ Overrides = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Bound = Annotated[
+    str | None,
+    typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write results here.")]
 
 
@@ -80,10 +82,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
     ] = None,
-    bound: Annotated[
-        str | None,
-        typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
-    ] = None,
+    bound: Bound = None,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -98,6 +97,22 @@ def evaluate(
     from revt_hf.reporting.results import print_scores
 
     print_scores(results)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="The page (HTML).")],
+    recipe: Annotated[Path, typer.Option(help="Its source-val and all its targets.")],
+    members: Annotated[list[Path], typer.Option("--member", help="A member's folder.")],
+    revts: Annotated[list[Path], typer.Option("--revt", help="A merge; the first leads.")],
+    start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
+    bound: Bound = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare members and their merges on one page, with pictures."""
+    from revt_hf.reporting.command import report_command
+
+    print(f"open {report_command(output, recipe, members, revts, start, bound, quiet)}")
 
 
 @app.command()
@@ -137,17 +152,10 @@ def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; user errors are one sentence and exit code 2."""
     try:
-        status = app(args=arguments, prog_name="revt", standalone_mode=False)
+        app(args=arguments, prog_name="revt")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = EXIT_BAD_INPUT
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        status = _INTERRUPTED
-    sys.exit(status)
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

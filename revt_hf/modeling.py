@@ -3,6 +3,7 @@
 Plain transformers classes throughout: what is saved here loads anywhere.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 from transformers.utils import logging as transformers_logging
 
@@ -52,7 +54,9 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     """
     torch.manual_seed(seed)
     if spec.start is None:
-        return _new_model(_config_from_size(spec))
+        model = _new_model(_config_from_size(spec))
+        _initialise_convolutions(model)
+        return model
     config = _load_config(spec.start)
     _apply_common(config, spec)
     if spec.head == "start":
@@ -106,6 +110,21 @@ def _apply_common(config: SegformerConfig, spec: Model) -> None:
 def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
     config.architectures = [SegformerForSemanticSegmentation.__name__]
     return SegformerForSemanticSegmentation(config)
+
+
+@torch.no_grad()
+def _initialise_convolutions(model: nn.Module) -> None:
+    """He initialisation by fan-out, as the original's encoder and head have it.
+
+    Transformers draws every weight with a standard deviation of 0.02. That all but silences the
+    depth-wise convolutions (fan-out 9) and with them every MLP, and training from scratch crawls.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            module.weight.normal_(0.0, math.sqrt(2.0 / fan_out))
+            if module.bias is not None:
+                module.bias.zero_()
 
 
 def _split_revision(source: str) -> tuple[str, str | None]:

@@ -1,10 +1,6 @@
 """`revt merge` as a script."""
 
 import sys
-from pathlib import Path
-
-# Python puts this folder first, where evaluate.py would hide the library of that name.
-sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 from revt_hf.cli import main
 

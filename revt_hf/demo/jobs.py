@@ -79,12 +79,7 @@ def _start(job: Job, threads: int) -> "subprocess.Popen[str]":
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(job.recipe.to_yaml())
     arguments = ["train", str(recipe), "--output", str(job.output), "--quiet"]
-    # Threads that spin while they wait would starve the other runs.
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(
         [sys.executable, "-m", "revt_hf.cli", *arguments],
         env=environment,

@@ -6,26 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from revt_hf.augment import method
 from revt_hf.demo.jobs import Job, train_side_by_side
 from revt_hf.domains import load_spec
+from revt_hf.evaluation.command import splits_of
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.runner import SplitSpec
 from revt_hf.files import check_output, write_json
 from revt_hf.merging.average import merge
-from revt_hf.recipe import Recipe, load_recipe
+from revt_hf.recipe import load_recipe
 from revt_hf.reporting.build import Comparison, Entry, compare, write_sheet
 from revt_hf.reporting.page import Model, write_page
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"
-_VAL_PICTURES = 40
-_QUICK_VAL_PICTURES = 6
-
 # One minute on two cores: enough to see that everything runs, too little to learn much.
 _QUICK = {
     "start.yaml": ("train.steps=40", "source.options.pictures=24"),
@@ -83,7 +79,7 @@ def run_demo(
         _say("1/4 draw street scenes", quiet)
         load_spec(start.recipe.source, start.recipe.source.train)
         load_spec(recipe.source, recipe.source.train)
-        splits = _splits(recipe, _QUICK_VAL_PICTURES if quick else _VAL_PICTURES)
+        splits = [(row, load_spec(row.spec, row.split)) for row in splits_of(recipe)]
     with clock.measure("training the start"):
         _say("2/4 train the start on widely varied colours", quiet)
         train_side_by_side([start], quiet)
@@ -111,19 +107,6 @@ def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Jo
     short = _QUICK[file] if quick else ()
     with as_file(files("revt_hf.demo") / "recipes") as folder:
         return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
-
-
-def _splits(recipe: Recipe, pictures: int) -> list[tuple[SplitSpec, Any]]:
-    specs = [
-        SplitSpec(recipe.source, recipe.source.val, is_source=True),
-        *(SplitSpec(target, target.split, is_source=False) for target in recipe.targets),
-    ]
-    options = {**recipe.source.options, "pictures": pictures}
-    counted = [
-        SplitSpec(row.spec.model_copy(update={"options": options}), row.split, row.is_source)
-        for row in specs
-    ]
-    return [(row, load_spec(row.spec, row.split)) for row in counted]
 
 
 def _entries(start: Job, members: list[Job], output: Path) -> list[Entry]:

@@ -11,7 +11,7 @@ from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
 from revt_hf.modeling import load_model
-from revt_hf.recipe import DomainSpec, load_recipe
+from revt_hf.recipe import DomainSpec, Recipe, load_recipe
 from revt_hf.recorded import recorded_evaluation
 
 
@@ -38,10 +38,23 @@ def requested_splits(
             options=dict(map(_option, options)),
         )
         return [SplitSpec(spec, split, is_source=False)]
-    loaded = load_recipe(str(recipe))
+    return recipe_splits(Path(str(recipe)))
+
+
+def recipe_splits(recipe: Path) -> list[SplitSpec]:
+    """A recipe's source-val and all its targets.
+
+    Raises:
+        UserError: the recipe cannot be read.
+    """
+    return splits_of(load_recipe(recipe))
+
+
+def splits_of(recipe: Recipe) -> list[SplitSpec]:
+    """Source-val and all targets of a loaded recipe."""
     return [
-        SplitSpec(loaded.source, loaded.source.val, is_source=True),
-        *(SplitSpec(target, target.split, is_source=False) for target in loaded.targets),
+        SplitSpec(recipe.source, recipe.source.val, is_source=True),
+        *(SplitSpec(target, target.split, is_source=False) for target in recipe.targets),
     ]
 
 
@@ -59,7 +72,7 @@ def evaluate_command(
     Raises:
         UserError: a model, a domain or the bound cannot be used.
     """
-    protocol = Protocol(recorded_evaluation(models).bound if bound is None else parse_bound(bound))
+    protocol = chosen_protocol(models, bound)
     loaded_splits = [(split, load_spec(split.spec, split.split)) for split in splits]
     loaded = {name: load_model(name) for name in dict.fromkeys(models)}
     results = []
@@ -68,6 +81,15 @@ def evaluate_command(
         for split, pictures in loaded_splits:
             results += evaluate_models(loaded, pictures, split, protocol, progress.update)
     return results
+
+
+def chosen_protocol(models: Sequence[str | Path], bound: str | None) -> Protocol:
+    """The protocol of ``bound`` (see :func:`parse_bound`), else what the models' folders name.
+
+    Raises:
+        UserError: the bound cannot be read, or the models were made for different ones.
+    """
+    return Protocol(recorded_evaluation(models).bound if bound is None else parse_bound(bound))
 
 
 def parse_bound(text: str) -> tuple[int, int] | None:

@@ -76,24 +76,31 @@ def class_map(logits: torch.Tensor, network_size: Size, picture_size: Size) -> N
 def _class_map_cpu(
     logits: NDArray[np.float32], network_size: Size, picture_size: Size
 ) -> NDArray[np.uint8]:
-    # One channel at a time with a running maximum: never more than a few planes in memory.
-    best = _resized(logits[0], network_size, picture_size)
+    # One channel at a time with a running maximum: a few planes in memory, all of them reused.
+    best = np.empty(picture_size, dtype=np.float32)
+    plane = np.empty_like(best)
+    between = np.empty(network_size, dtype=np.float32) if network_size != picture_size else None
     classes = np.zeros(picture_size, dtype=np.uint8)
+    higher = np.empty_like(classes)
+    _resize(logits[0], between, best)
     for channel in range(1, logits.shape[0]):
-        plane = _resized(logits[channel], network_size, picture_size)
-        higher = cv2.compare(plane, best, cv2.CMP_GT)
+        _resize(logits[channel], between, plane)
+        cv2.compare(plane, best, cv2.CMP_GT, dst=higher)
         cv2.max(plane, best, dst=best)
         # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
-        cv2.max(classes, cv2.min(higher, float(channel)), dst=classes)
+        cv2.min(higher, float(channel), dst=higher)
+        cv2.max(classes, higher, dst=classes)
     return classes
 
 
-def _resized(plane: NDArray[np.float32], network_size: Size, picture_size: Size) -> NDArray:
-    for height, width in (network_size, picture_size):
-        if plane.shape != (height, width):
-            plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
-    # A resize to the same size gives the caller's own array, which must not be written to.
-    return plane.copy() if plane.base is not None else plane
+def _resize(
+    plane: NDArray[np.float32], between: NDArray[np.float32] | None, result: NDArray[np.float32]
+) -> None:
+    """Bilinear resize into ``result``, by way of ``between`` if there is one."""
+    for target in (between, result):
+        if target is not None:
+            cv2.resize(plane, target.shape[::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+            plane = target
 
 
 def _class_map_torch(

@@ -20,11 +20,15 @@ _DEFAULT_LOOK = "source"
 
 
 class StreetsOptions(BaseModel):
-    """Options of the ``streets`` domain; ``size`` is (height, width) in pixels."""
+    """Options of the ``streets`` domain.
+
+    ``pictures`` and ``val_pictures`` are how many the splits have, ``size`` is (height, width).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pictures: Annotated[int, Field(gt=0, le=1_000_000)] = 100
+    val_pictures: Annotated[int, Field(gt=0, le=1_000_000)] = 40
     size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=128)]] = (128, 256)
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -45,7 +49,9 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         first = _FIRST_SCENE[self._split] + self._options.seed * _SCENES_PER_SEED
-        scenes = list(range(first, first + self._options.pictures))
+        options = self._options
+        count = options.pictures if self._split == "train" else options.val_pictures
+        scenes = list(range(first, first + count))
         return [datasets.SplitGenerator(self._split, {"scenes": scenes})]
 
     def _generate_examples(self, scenes: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:

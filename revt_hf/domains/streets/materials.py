@@ -93,24 +93,12 @@ _TABLE: dict[str, dict[str, tuple[str, float]]] = {
         "tail light": ("flat", 0.0),
         "plate": ("flat", 0.0),
     },
-    "truck": {
-        "cab": ("flat", 0.0),
-        "cargo": ("planks", 0.14),
-        "truck glass": ("flat", 0.0),
-        "truck tyre": ("flat", 0.0),
-        "truck light": ("flat", 0.0),
-    },
     "bus": {
         "bus body": ("flat", 0.0),
         "bus stripe": ("flat", 0.0),
         "bus glass": ("flat", 0.0),
         "bus tyre": ("flat", 0.0),
         "bus light": ("flat", 0.0),
-    },
-    "motorcycle": {
-        "motorcycle body": ("flat", 0.0),
-        "motorcycle tyre": ("flat", 0.0),
-        "motorcycle light": ("flat", 0.0),
     },
     "bicycle": {
         "frame": ("flat", 0.0),
@@ -129,10 +117,8 @@ _LAMPS = {
     "green lamp": (40, 255, 130),
     "headlight": (255, 244, 215),
     "tail light": (255, 30, 20),
-    "truck light": (255, 60, 20),
     "bus glass": (64, 58, 44),
     "bus light": (255, 110, 30),
-    "motorcycle light": (255, 40, 20),
 }
 
 _TRAIN_IDS = {**TRAIN_ID, "ignored": IGNORE_INDEX}

@@ -1,4 +1,4 @@
-"""People on foot, cyclists and motorcyclists, and the bicycles and motorcycles they leave."""
+"""People on foot, cyclists, and the bicycles they leave."""
 
 import numpy as np
 
@@ -44,29 +44,6 @@ def bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, ridden
         if ridden:
             _from_behind(thing, 0.92)
     thing.cast(-0.7, 0.8, -0.1, 0.3)
-
-
-def motorcycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, ridden: bool) -> None:
-    """A motorcycle from the side or from behind, with its rider where there is one."""
-    thing = Thing(canvas, x, z, bool(rng.random() < 0.5))
-    if rng.random() < 0.55:
-        for wheel in (-0.72, 0.72):
-            thing.disc("motorcycle tyre", wheel, 0.33, 0.36, 0.35)
-        body = [(-0.95, 0.85), (-0.5, 0.45), (0.3, 0.35), (0.62, 0.6), (0.5, 1.0), (0.1, 1.0)]
-        thing.face("motorcycle body", [*body, (-0.2, 0.8)])
-        thing.stroke("motorcycle body", [(0.72, 0.33), (0.42, 1.08), (0.2, 1.12)], 0.12, 1.0, 0.7)
-        thing.disc("motorcycle light", -0.92, 0.8, 0.08, 0.07)
-        if ridden:
-            _seated(thing, lean=0.3, seat=(-0.25, 0.85))
-    else:
-        thing.rect("motorcycle tyre", -0.12, 0.12, 0.0, 0.65)
-        body = [(-0.3, 0.55), (0.3, 0.55), (0.24, 1.0), (-0.24, 1.0)]
-        thing.face("motorcycle body", body)
-        thing.stroke("motorcycle body", [(-0.45, 1.1), (0.45, 1.1)], 0.1, 1.0, 0.7)
-        thing.rect("motorcycle light", -0.13, 0.13, 0.72, 0.84)
-        if ridden:
-            _from_behind(thing, 0.9)
-    thing.cast(-0.8, 0.9, -0.1, 0.4)
 
 
 def _seated(thing: Thing, lean: float, seat: tuple[float, float]) -> None:

@@ -37,7 +37,7 @@ def build_scene(seed: int, height: int, width: int) -> Scene:
     rng = np.random.default_rng([_LAYOUT_STREAM, seed])
     high, wide = height * OVERSAMPLING, width * OVERSAMPLING
     camera = Camera(
-        focal=high * rng.uniform(1.25, 1.6),
+        focal=high * rng.uniform(1.6, 2.1),
         centre=wide * rng.uniform(0.36, 0.64),
         horizon=high * rng.uniform(0.4, 0.56),
         height=rng.uniform(1.3, 1.9),
@@ -119,8 +119,6 @@ def _roadside(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tupl
             first = rng.uniform(6, 16)
             for step in range(int(rng.integers(1, 4))):
                 put(first + 0.9 * step, people.bicycle, kerb + sign * 0.8, False)
-        if rng.random() < 0.2:
-            put(rng.uniform(6, 16), people.motorcycle, kerb - sign * 0.5, False)
         for draw, share in ((furniture.bin_, 0.3), (furniture.bush, 0.3)):
             if rng.random() < share:
                 put(rng.uniform(6, 22), draw, walk[1])
@@ -134,7 +132,6 @@ def _traffic(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tuple
     def put(z: float, draw: Callable[..., None], x: float, *more: object) -> None:
         found.append((z, lambda: draw(canvas, rng, x, z, *more)))
 
-    kinds = (vehicles.car, vehicles.truck, vehicles.bus)
     borders = [plan.road[0], *plan.lanes, plan.road[1]]
     centre = max(x for x in plan.lanes if x < 0)
     for left, right in pairwise(borders):
@@ -143,13 +140,15 @@ def _traffic(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tuple
         ahead = left <= 0 < right
         z = rng.uniform(9, 22) if ahead else rng.uniform(5, 24)
         while z < 50 and rng.random() < 0.62:
-            kind = rng.choice(5, p=[0.5, 0.15, 0.13, 0.12, 0.1])
+            kind = rng.choice(3, p=[0.55, 0.25, 0.2])
             drift = x + rng.normal(0, 0.2)
-            if kind < 3:
-                put(z + 2.0 * (kind > 0), kinds[kind], drift, bool(oncoming))
-                z += 12.0 * (kind > 0)
+            if kind == 0:
+                put(z, vehicles.car, drift, bool(oncoming))
+            elif kind == 1:
+                put(z + 2.0, vehicles.bus, drift, bool(oncoming))
+                z += 12.0
             else:
-                put(z, (people.bicycle, people.motorcycle)[kind - 3], drift, True)
+                put(z, people.bicycle, drift, True)
             z += rng.uniform(6, 20)
     for sign, edge in zip((-1, 1), plan.road, strict=True):
         if rng.random() < 0.4:  # a row of parked cars

@@ -1,4 +1,4 @@
-"""Cars, trucks and buses: boxes along the street, or seen from the side where they cross."""
+"""Cars and buses: boxes along the street, or seen from the side where they cross."""
 
 import numpy as np
 
@@ -94,40 +94,6 @@ def crossing_car(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
         thing.disc("car tyre", wheel, 0.33, 0.34, 0.34)
         thing.disc("plate", wheel, 0.33, 0.16, 0.16, 0.8)
     thing.cast(-half, half, -0.3, 1.7)
-
-
-def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, oncoming: bool) -> None:
-    """A truck with a tall cargo box; oncoming ones show the cab and its wide windscreen."""
-    thing = Thing(canvas, x, z)
-    half, top, length = rng.uniform(1.1, 1.25), rng.uniform(2.9, 3.7), rng.uniform(6.0, 9.0)
-    wheels = [length - 1.2, 2.2, 1.1]
-    _side_wheels(thing, "truck tyre", half, 0.5, wheels)
-    _rear_wheels(thing, "truck tyre", half, 0.9)
-    thing.rect("truck tyre", -half * 0.9, half * 0.9, 0.5, 0.85)
-    if oncoming:
-        thing.z += 2.0
-        _box(thing, "cargo", half, 0.8, top, length - 2.0)
-        thing.z -= 2.0
-        _box(thing, "cab", half * 0.94, 0.55, top * 0.8, 1.8)
-        _side_wheels(thing, "truck tyre", half, 0.5, [1.1])
-        thing.rect("truck glass", -half * 0.84, half * 0.84, top * 0.46, top * 0.72)
-        thing.rect("truck tyre", -half * 0.55, half * 0.55, 0.75, 1.2)
-        lights = (0.7, 0.92)
-    else:
-        thing.z += length - 2.0
-        _box(thing, "cab", half * 0.94, 0.55, top * 0.8, 2.0)
-        thing.z -= length - 2.0
-        _box(thing, "cargo", half, 0.85, top, length - 2.2)
-        thing.rect("cargo", -half, half, 0.85, 0.98, 0.6)
-        thing.rect("cargo", -0.05, 0.05, 0.98, top - 0.15, 0.55)
-        for sign in (-1, 1):
-            bar = sorted((sign * half * 0.5, sign * half * 0.6))
-            thing.rect("cargo", bar[0], bar[1], 0.98, top - 0.15, 0.75)
-        lights = (0.62, 0.82)
-    for sign in (-1, 1):
-        span = sorted((sign * half * 0.95, sign * half * 0.68))
-        thing.rect("truck light", span[0], span[1], *lights)
-    thing.cast(-half * 1.05, half * 1.3, -0.2, length)
 
 
 def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, oncoming: bool) -> None:

@@ -1,0 +1,8 @@
+"""`revt evaluate` as a script."""
+
+import sys
+
+from revt_hf.cli import main
+
+if __name__ == "__main__":
+    main(["evaluate", *sys.argv[1:]])

@@ -1,0 +1,75 @@
+"""``revt demo --quick``: everything from nothing to a page, within a minute or two."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.domains.streets import UNSEEN_LOOKS
+
+MODELS = ["start", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    output = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "revt_hf.cli", "demo", "--quick", "--quiet"]
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_every_model_is_scored_on_every_look(demo):
+    results = json.loads((demo / "results.json").read_text())
+    scored = {(row["model"], row["config"]) for row in results}
+    assert scored == {(m, look) for m in MODELS for look in ("source", *UNSEEN_LOOKS)}
+    assert [row["is_source"] for row in results if row["config"] == "source"] == [True] * 7
+    assert all(0 < row["aAcc"] <= 100 for row in results)
+
+
+def test_the_page_stands_alone_and_shows_the_results(demo):
+    page = (demo / "report.html").read_text()
+    assert all(name in page for name in MODELS)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+    for row in json.loads((demo / "results.json").read_text()):
+        assert f"{row['mIoU']:.1f}" in page
+
+
+def test_members_start_from_one_encoder_and_differ(demo):
+    folders = sorted((demo / "members").glob("[146]-*/model.safetensors"))
+    states = [load_file(folder) for folder in folders]
+    assert len(states) == 3
+    name = "segformer.encoder.block.1.0.mlp.dense1.weight"
+    start = load_file(demo / "start" / "model.safetensors")[name]
+    moved = [(state[name] - start).abs().max().item() for state in states]
+    assert all(0 < distance < 0.5 for distance in moved)
+    assert not states[0][name].equal(states[1][name])
+
+
+def test_merges_are_the_mean_with_each_head(demo):
+    members = [load_file(f) for f in sorted((demo / "members").glob("*/model.safetensors"))]
+    merges = [load_file(f) for f in sorted((demo / "revt").glob("*/model.safetensors"))]
+    for member, merged in zip(members, merges, strict=True):
+        for name, tensor in merged.items():
+            if name.startswith("decode_head."):
+                assert tensor.equal(member[name])
+            else:
+                mean = sum(state[name].double() for state in members) / 3
+                assert (tensor.double() - mean).abs().max() < 1e-6
+    assert SegformerForSemanticSegmentation.from_pretrained(demo / "revt" / "head-1")
+
+
+def test_the_sheet_is_a_picture(demo):
+    assert Image.open(demo / "scenes.png").width > 1000
