@@ -6,6 +6,7 @@ SegNet-Tutorial ``test_segmentation_camvid.py``.
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,21 +104,19 @@ class LabelTable:
         self._table = np.where(self._known, table, IGNORE_INDEX).astype(np.uint8)
 
     def __call__(self, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Map raw labels (any shape, uint8) to train ids of the same shape (uint8).
+        """Map raw labels (H, W), uint8, to train ids of the same shape and type.
 
         Raises:
             UserError: a value that the encoding does not have.
         """
-        import cv2
-
-        counts = np.bincount(raw.reshape(-1), minlength=256)
+        counts = cv2.calcHist([raw], [0], None, [256], [0, 256]).reshape(-1)
         unknown = np.flatnonzero((counts > 0) & ~self._known)
         if unknown.size:
             raise UserError(
                 f"label value {int(unknown[0])} ({int(counts[unknown[0]])} pixels) is not in the "
                 f"encoding '{self.name}'"
             )
-        return np.asarray(cv2.LUT(raw, self._table), dtype=np.uint8).reshape(raw.shape)
+        return np.asarray(cv2.LUT(raw, self._table), dtype=np.uint8)
 
 
 def label_table(encoding: str | Mapping[int, int]) -> LabelTable:

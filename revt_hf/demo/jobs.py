@@ -70,16 +70,17 @@ def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
             process.communicate()
 
 
-def _threads(jobs: int) -> int:
-    return max(1, (os.cpu_count() or 1) // jobs)
+def _threads(jobs: int) -> str:
+    """What the user says, else an equal share of the cores."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
 
 
-def _start(job: Job, threads: int) -> "subprocess.Popen[str]":
+def _start(job: Job, threads: str) -> "subprocess.Popen[str]":
     recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(job.recipe.to_yaml())
     arguments = ["train", str(recipe), "--output", str(job.output), "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
         [sys.executable, "-m", "revt_hf.cli", *arguments],
         env=environment,
