@@ -101,15 +101,18 @@ def test_what_marks_the_unseen_looks() -> None:
     def mean(look: str, measure: str) -> float:
         values = []
         for seed in range(6):
-            image = render(seed, look, *SIZE)[0].astype(float)
+            image, label = render(seed, look, *SIZE)
+            image = image.astype(float)
             spread = np.ptp(image, axis=2).mean()
-            grain = np.abs(np.diff(image, axis=1)).mean()
+            # The sky has no texture of its own.
+            sky = (label == TRAIN_ID["sky"])[:, 1:] & (label == TRAIN_ID["sky"])[:, :-1]
+            grain = np.abs(np.diff(image, axis=1))[sky].mean()
             values.append({"light": image.mean(), "colour": spread, "grain": grain}[measure])
         return float(np.mean(values))
 
     assert mean("night", "light") < 0.65 * mean("source", "light")
     assert mean("overcast", "colour") < 0.7 * mean("source", "colour")
-    assert mean("noise", "grain") > 1.15 * mean("source", "grain")
+    assert mean("noise", "grain") > 4 * mean("source", "grain")
     assert mean("pretext", "colour") > 0.8 * mean("source", "colour")
 
 
