@@ -68,6 +68,23 @@ def merge(
 
 
 @app.command()
+def recalibrate(
+    model: Annotated[Path, typer.Argument(help="A SegFormer folder, such as a merge.")],
+    recipe: Annotated[Path, typer.Option(help="Its source's training pictures are used.")],
+    output: Annotated[Path, typer.Option(help="The folder of the recalibrated SegFormer.")],
+    pictures: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 100,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Re-estimate the decode head's BatchNorm statistics on source pictures."""
+    from revt_hf.merging.command import recalibrate_command
+
+    done = recalibrate_command(model, recipe, output, pictures, overwrite, quiet)
+    if not quiet:
+        print(f"recalibrated: {done}")
+
+
+@app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
     domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
@@ -107,12 +124,17 @@ def report(
     revts: Annotated[list[Path], typer.Option("--revt", help="A merge; the first leads.")],
     start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
     bound: Bound = None,
+    json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with pictures."""
+    from revt_hf.files import write_json
     from revt_hf.reporting.command import report_command
 
-    print(f"open {report_command(output, recipe, members, revts, start, bound, quiet)}")
+    results = report_command(output, recipe, members, revts, start, bound, quiet)
+    if json_file is not None:
+        write_json(json_file, [result.to_json() for result in results])
+    print(f"open {output}")
 
 
 @app.command()

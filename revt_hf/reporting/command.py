@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from revt_hf.domains import load_spec
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
+from revt_hf.evaluation.runner import Evaluated
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import Entry, compare
 from revt_hf.reporting.page import Model, write_page
@@ -27,7 +28,7 @@ def report_command(
     start: Path | None,
     bound: str | None,
     quiet: bool,
-) -> Path:
+) -> list[Evaluated]:
     """Score and draw models on a recipe's source-val and targets; write the page.
 
     Args:
@@ -67,7 +68,7 @@ def report_command(
             progress.update,
         )
     write_page(comparison.report, output)
-    return output
+    return comparison.results
 
 
 def _name(folder: Path) -> str:
