@@ -1,5 +1,6 @@
 """The ``revt`` command: parse, validate, call. Heavy imports stay inside the commands."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from revt_hf.errors import UserError
 
 EXIT_BAD_INPUT = 2
+_SPIN_COUNT = "20000"
 
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
@@ -173,6 +175,9 @@ def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; user errors are one sentence and exit code 2."""
+    # OpenMP threads that spin at barriers for long make shared machines many times slower; it
+    # must be said before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     try:
         app(args=arguments, prog_name="revt")
     except UserError as error:
