@@ -14,7 +14,10 @@ TINY = {
         "hidden_sizes": [8, 16, 40, 64],
         "decoder_hidden_size": 16,
     },
-    "source": {"domain": "streets", "options": {"pictures": 5, "size": [64, 128]}},
+    "source": {
+        "domain": "streets",
+        "options": {"pictures": 5, "val_pictures": 5, "size": [64, 128]},
+    },
     "augmentation": {"method": 6, "resize_bound": [160, 80], "crop": [80, 96]},
     "optimizer": {"lr": 1e-3},
     "schedule": {"warmup_steps": 2},
