@@ -16,8 +16,12 @@ def check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output that would destroy something.
 
     Raises:
-        UserError: ``path`` exists and is not an empty folder, and ``overwrite`` is false.
+        UserError: ``path`` exists and is not an empty folder, and ``overwrite`` is false; or it
+            is the working directory or one above it, which overwriting would take away.
     """
+    here = Path.cwd()
+    if overwrite and path.resolve() in (here, *here.parents):
+        raise UserError(f"{path} is or holds the working directory: choose another output")
     empty_folder = path.is_dir() and not any(path.iterdir())
     if path.exists() and not empty_folder and not overwrite:
         raise UserError(f"{path} exists already: choose another output or pass --overwrite")

@@ -224,6 +224,20 @@ def test_broken_data_name_the_file(capsys, members, recipe, data, tmp_path, dama
     assert not (out if command == "evaluate" else out / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("command", ["merge", "demo", "train"])
+@pytest.mark.parametrize("output", [".", ".."])
+def test_overwrite_never_takes_the_working_directory(
+    capsys, monkeypatch, members, recipe, tmp_path, command, output
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "keep.txt").write_text("precious")
+    monkeypatch.chdir(tmp_path / "here")
+    arguments = {"merge": members, "demo": [], "train": [recipe]}[command]
+    error = refused(capsys, command, *arguments, "--output", output, "--overwrite")
+    assert "working directory" in error
+    assert (tmp_path / "here" / "keep.txt").read_text() == "precious"
+
+
 def test_mismatched_checkpoints_are_named(capsys, members, tmp_path):
     state = load_file(members[1] / "model.safetensors")
     state.pop("segformer.encoder.layer_norm.0.bias")

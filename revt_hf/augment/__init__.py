@@ -6,8 +6,6 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from revt_hf.augment.methods import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     METHODS,
     Method,
     Pipeline,
@@ -18,8 +16,6 @@ from revt_hf.augment.methods import (
 )
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "METHODS",
     "Method",
     "Pipeline",

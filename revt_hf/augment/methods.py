@@ -16,11 +16,9 @@ from revt_hf.augment.mixing import GENERATED, mixing_pictures
 from revt_hf.augment.photometric import PhotoMetricDistortion
 from revt_hf.augment.pixmix import PixMix
 from revt_hf.errors import UserError
+from revt_hf.imagenet import MEAN as IMAGENET_MEAN
+from revt_hf.imagenet import STD as IMAGENET_STD
 from revt_hf.labels import IGNORE_INDEX
-
-# ImageNet, on 0..255, RGB.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 
 FLIP_PROBABILITY = 0.5
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.imagenet import MEAN, STD
 from revt_hf.resize import bounded_resize
 
-# ImageNet, RGB, on 0..255.
-_MEAN = np.array((123.675, 116.28, 103.53), dtype=np.float32)
-_STD = np.array((58.395, 57.12, 57.375), dtype=np.float32)
+_MEAN = np.array(MEAN, dtype=np.float32)
+_STD = np.array(STD, dtype=np.float32)
 
 Size = tuple[int, int]
 

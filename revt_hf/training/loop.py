@@ -78,7 +78,8 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     model = build_model(recipe.model, recipe.train.seed)
     if accelerator.is_main_process and not options.resume:
         _prepare_output(run)
-    write_recipe(recipe, run, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        write_recipe(recipe, run)
     return _Run(
         recipe, run, options, accelerator, pictures, held_out, pipeline, example_size
     ).train(model)

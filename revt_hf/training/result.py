@@ -24,10 +24,9 @@ def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:
     return PipelineSpec(**augmentation.model_dump())
 
 
-def write_recipe(recipe: Recipe, run: Path, writes: bool) -> None:
+def write_recipe(recipe: Recipe, run: Path) -> None:
     """Put the resolved recipe into the run's folder."""
-    if writes:
-        write_text(run / RECIPE_FILE, recipe.to_yaml())
+    write_text(run / RECIPE_FILE, recipe.to_yaml())
 
 
 def save_result(
@@ -51,7 +50,7 @@ def save_result(
         final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict(averaged)
         _save(model, run / EMA_FOLDER, recipe, example_size)
-        write_recipe(recipe, run / EMA_FOLDER, writes=True)
+        write_recipe(recipe, run / EMA_FOLDER)
         model.load_state_dict(final)
 
 

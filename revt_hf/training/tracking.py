@@ -44,9 +44,7 @@ def check_trackers(names: Sequence[str]) -> None:
         UserError: naming it.
     """
     for name in names:
-        module = "torch.utils.tensorboard" if name == "tensorboard" else name
-        installed = importlib.util.find_spec("tensorboard" if name == "tensorboard" else module)
-        if installed is None:
+        if importlib.util.find_spec(name) is None:
             raise UserError(f"train.trackers: {name} is not installed: pip install {name}")
 
 
