@@ -7,14 +7,40 @@ from typing import Any
 import datasets
 from pydantic import BaseModel, ValidationError
 
-from revt_hf.domains.base import Domain
+from revt_hf.domains.acdc import AcdcDomain
+from revt_hf.domains.base import Domain, Opened
+from revt_hf.domains.bdd100k import Bdd100kDomain
+from revt_hf.domains.camvid import CamvidDomain
+from revt_hf.domains.cityscapes import CityscapesDomain
 from revt_hf.domains.folder import FolderDomain
+from revt_hf.domains.gta5 import Gta5Domain
+from revt_hf.domains.idd import IddDomain
+from revt_hf.domains.kitti2015 import Kitti2015Domain
+from revt_hf.domains.mapillary import MapillaryDomain
 from revt_hf.domains.reading import Decode
 from revt_hf.domains.streets.builder import StreetsDomain
+from revt_hf.domains.synthia import SynthiaDomain
+from revt_hf.domains.wilddash import WilddashDomain
 from revt_hf.errors import UserError
 from revt_hf.recipe import DomainSpec, validation_sentence
 
-DOMAINS: dict[str, Domain] = {domain.name: domain for domain in (FolderDomain(), StreetsDomain())}
+DOMAINS: dict[str, Domain] = {
+    domain.name: domain
+    for domain in (
+        Gta5Domain(),
+        SynthiaDomain(),
+        CityscapesDomain(),
+        Bdd100kDomain(),
+        MapillaryDomain(),
+        AcdcDomain(),
+        Kitti2015Domain(),
+        CamvidDomain(),
+        WilddashDomain(),
+        IddDomain(),
+        FolderDomain(),
+        StreetsDomain(),
+    )
+}
 
 
 def get_domain(name: str) -> Domain:
@@ -28,6 +54,26 @@ def get_domain(name: str) -> Domain:
     return DOMAINS[name]
 
 
+def open_domain(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    config: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Opened:
+    """Find one split of a domain, without reading a picture.
+
+    Raises:
+        UserError: unknown domain, config, option or split; data that are not there.
+    """
+    domain = get_domain(name)
+    folder = Path(data_dir) if data_dir is not None else None
+    if folder is not None and not domain.needs_data_dir:
+        raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
+    settings = checked_options(domain, options or {})
+    return domain.open(split, folder, domain.chosen_config(config), settings)
+
+
 def load_domain(
     name: str,
     split: str,
@@ -35,33 +81,62 @@ def load_domain(
     config: str | None = None,
     options: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
-) -> datasets.Dataset:
+    num_proc: int | None = None,
+    streaming: bool = False,
+) -> Any:
     """One split of a domain, with labels as train ids.
 
     Each row has ``image`` (H, W, 3) uint8 RGB, ``label`` (H, W) uint8 with 0..18 and 255
-    (ignored), and ``name``. The Arrow table underneath holds paths (``folder``) or PNG bytes
-    (``streets``); ``reset_format()`` shows it.
+    (ignored), and ``name``. The Arrow table underneath holds paths (PNG bytes for ``streets``);
+    ``reset_format()`` shows it.
+
+    Args:
+        name: of the domain.
+        split: such as ``train`` or ``val``.
+        data_dir: the folder of its data, in any layout that the domain knows.
+        config: such as ``night`` of ``acdc``.
+        options: of the domain.
+        cache_dir: where ``datasets`` keeps the table; its own default otherwise.
+        num_proc: processes that build the table.
+        streaming: give a ``datasets.IterableDataset`` that builds no table at all.
+
+    Returns:
+        A ``datasets.Dataset`` (or ``IterableDataset``).
 
     Raises:
         UserError: unknown domain, option or split; missing or incomplete data.
     """
-    domain = get_domain(name)
-    settings = _options(domain, options or {})
-    folder = Path(data_dir) if data_dir is not None else None
-    if folder is not None and not domain.needs_data_dir:
-        raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
-    table = domain.table(settings)
-    builder = domain.builder(
-        split, folder, config, settings, cache_dir=str(cache_dir) if cache_dir else None
-    )
+    opened = open_domain(name, split, data_dir, config, options)
+    opened.check(f"{name}/{split}")
+    return dataset_of(opened, split, cache_dir, num_proc, streaming)
+
+
+def dataset_of(
+    opened: Opened,
+    split: str,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    streaming: bool = False,
+) -> Any:
+    """The pictures of an opened split; see :func:`load_domain`."""
+    builder = opened.builder(cache_dir=str(cache_dir) if cache_dir else None)
+    decode = Decode(opened.table, opened.fit_labels)
+    if streaming:
+        return builder.as_streaming_dataset(split=split).map(decode, batched=True, batch_size=1)
     datasets.disable_progress_bars()
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(num_proc=num_proc)
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise
-    return builder.as_dataset(split=split).with_transform(Decode(table))
+    return builder.as_dataset(split=split).with_transform(decode)
+
+
+def label_encoding(pictures: Any) -> str | None:
+    """The name of the label table that a loaded split is read with."""
+    transform = pictures.format["format_kwargs"].get("transform")
+    return transform.table.name if isinstance(transform, Decode) else None
 
 
 def load_spec(spec: DomainSpec, split: str) -> datasets.Dataset:
@@ -75,7 +150,12 @@ def domain_label(spec: DomainSpec, split: str) -> str:
     return get_domain(spec.domain).label(split, folder, spec.config)
 
 
-def _options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
+def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
+    """A domain's options, validated.
+
+    Raises:
+        UserError: an option that it does not have, or a value that does not fit.
+    """
     try:
         return domain.options_model.model_validate(dict(options))
     except ValidationError as error:

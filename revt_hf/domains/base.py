@@ -1,15 +1,17 @@
-"""What every domain is: a name, options, a ``datasets`` builder and a label table."""
+"""What every domain is: facts, options, and splits that can be opened."""
 
 import hashlib
 import json
+import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import datasets
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from revt_hf.errors import UserError
 from revt_hf.labels import LabelTable
@@ -22,6 +24,48 @@ FEATURES = datasets.Features(
         "name": datasets.Value("string"),
     }
 )
+
+LOG = logging.getLogger("revt_hf.domains")
+_SHOWN = 3
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but are not what the data set officially is."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Whether a data set's pictures may be passed on.
+
+    Attributes:
+        allowed: ``yes``; ``no``; or ``confirm``: the licence is known to allow it, but only at
+            second hand, so the user has to name it.
+        reason: a sentence for those who are refused or asked.
+        licence_id: the Hub's identifier of the licence (``cc-by-nc-sa-4.0``, ``other``).
+    """
+
+    allowed: Literal["yes", "no", "confirm"]
+    reason: str
+    licence_id: str = "other"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a newcomer asks about a data set.
+
+    Attributes:
+        kind: where the pictures come from.
+        licence: its name, or its gist.
+        download: where it comes from, in words.
+        sharing: whether it may be passed on.
+        pictures: labelled pictures of each split of the default config.
+    """
+
+    kind: Literal["synthetic", "real", "any"]
+    licence: str
+    download: str
+    sharing: Sharing
+    pictures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,30 +95,115 @@ def fingerprint(parts: Iterable[Any]) -> str:
     return digest.hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """One split of a domain: found on disk, and ready to be read.
+
+    Attributes:
+        builder: makes the ``datasets`` builder; takes ``cache_dir``.
+        table: from the label files' values to train ids.
+        layout: how the files lie: ``official``, ``converted``, or ``built-in``.
+        found: a sentence on where they were found.
+        images: how many pictures the split has here.
+        content: a hash that moves when a picture comes, goes or changes.
+        expected: how many the official split has, as far as that is known.
+        missing: files that should be there, with what is wrong about that.
+        left_out: pictures that are known to be defective and were left out.
+        fit_labels: see :class:`revt_hf.domains.reading.Decode`.
+    """
+
+    builder: Callable[..., datasets.DatasetBuilder]
+    table: LabelTable
+    layout: str
+    found: str
+    images: int
+    content: str
+    expected: int | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    fit_labels: bool = False
+
+    @property
+    def difference(self) -> str | None:
+        """How the number of pictures differs from the official one; None if it does not."""
+        if self.expected in (None, self.images):
+            return None
+        away = abs(self.images - int(self.expected or 0))
+        word = "missing" if self.images < int(self.expected or 0) else "too many"
+        return f"{self.images} pictures, officially {self.expected} ({away} {word})"
+
+    def check(self, name: str) -> None:
+        """Say what was found; warn of a number that is not the official one.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        if self.missing:
+            more = f" (and {len(self.missing) - 1} more like it)" if len(self.missing) > 1 else ""
+            raise UserError(f"{self.missing[0][1]}{more}")
+        LOG.info("%s: %s", name, self.found)
+        if self.left_out:
+            shown = ", ".join(list(self.left_out)[:_SHOWN])
+            dots = ", ..." if len(self.left_out) > _SHOWN else ""
+            LOG.info(
+                "%s: %d defective pictures left out (%s%s); include_defective takes them",
+                name,
+                len(self.left_out),
+                shown,
+                dots,
+            )
+        if self.difference:
+            warnings.warn(f"{name}: {self.difference}", DataWarning, stacklevel=2)
+
+
+class NoOptions(BaseModel):
+    """A domain without options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Domain(ABC):
     """A registered domain."""
 
     name: ClassVar[str]
-    options_model: ClassVar[type[BaseModel]]
-    needs_data_dir: ClassVar[bool]
+    facts: ClassVar[Facts]
+    options_model: ClassVar[type[BaseModel]] = NoOptions
+    needs_data_dir: ClassVar[bool] = True
+    # The first one is the default.
+    configs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def builder(
-        self, split: str, data_dir: Path | None, config: str | None, options: Any, **kwargs: Any
-    ) -> datasets.DatasetBuilder:
-        """The builder of one split.
+    def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
+        """Find one split; ``config`` and ``options`` have been checked.
 
         Raises:
-            UserError: the data are missing or incomplete, or the split or config is unknown.
+            UserError: the data are not there, or the split is unknown.
         """
 
     @abstractmethod
-    def table(self, options: Any) -> LabelTable:
-        """The look-up table from the files' label values to train ids."""
+    def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
+        """The splits with labels, whether or not they are there."""
 
-    @abstractmethod
     def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
         """A short name for tables and reports."""
+        chosen = config if config and config != next(iter(self.configs), None) else ""
+        return f"{self.name}{'-' if chosen else ''}{chosen}/{split}"
+
+    def chosen_config(self, config: str | None) -> str | None:
+        """The config, or the default one.
+
+        Raises:
+            UserError: the domain has no such config.
+        """
+        if config is None:
+            return next(iter(self.configs), None)
+        if not self.configs:
+            raise UserError(f"the domain '{self.name}' has no configs, not '{config}' either")
+        if config not in self.configs:
+            raise UserError(
+                f"unknown config '{config}' of {self.name}: use one of {', '.join(self.configs)}"
+            )
+        return config
 
     def existing(self, data_dir: Path | None) -> Path:
         """``data_dir`` as an absolute path.
@@ -87,8 +216,3 @@ class Domain(ABC):
         if not data_dir.is_dir():
             raise UserError(f"data_dir {data_dir} is not a folder")
         return data_dir.resolve()
-
-    def no_config(self, config: str | None) -> None:
-        """Refuse a config where the domain has none."""
-        if config is not None:
-            raise UserError(f"the domain '{self.name}' has no configs, not '{config}' either")

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from revt_hf.domains.polygons import draw_polygons
 from revt_hf.errors import UserError
-from revt_hf.labels import LabelTable
+from revt_hf.labels import LabelTable, Reading
 
+RAW_SUFFIX = ".npy"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _PNG_COLOUR_TYPE = 25
@@ -26,9 +28,15 @@ class Decode:
     """Turn rows of a domain into arrays; given to ``datasets.Dataset.with_transform``.
 
     Gives ``image`` (H, W, 3) uint8 RGB, ``label`` (H, W) uint8 train ids and ``name``.
+
+    Attributes:
+        table: from raw label values to train ids.
+        fit_labels: resize (nearest) a label whose size is not its picture's, instead of refusing
+            it; for data sets that are known to have such labels.
     """
 
     table: LabelTable
+    fit_labels: bool = False
 
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         decoded: dict[str, list[Any]] = {key: list(values) for key, values in rows.items()}
@@ -37,21 +45,54 @@ class Decode:
         if "label" in rows:
             decoded["label"] = [read_label(cell, self.table) for cell in rows["label"]]
         if "image" in rows and "label" in rows:
-            for cell, image, label in zip(
-                rows["label"], decoded["image"], decoded["label"], strict=True
-            ):
-                _check_same_size(cell, image, label)
+            decoded["label"] = [
+                self._fitting(cell, image, label)
+                for cell, image, label in zip(
+                    rows["label"], decoded["image"], decoded["label"], strict=True
+                )
+            ]
         return decoded
+
+    def _fitting(
+        self, cell: dict[str, Any], image: NDArray[np.uint8], label: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        difference = size_difference(image, label)
+        if difference is None:
+            return label
+        if not self.fit_labels:
+            raise UserError(f"{_name(cell)}: {difference}")
+        return fitted(label, image)
+
+
+def size_difference(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> str | None:
+    """How a label's size differs from its picture's; None if it does not."""
+    if image.shape[:2] == label.shape:
+        return None
+    return (
+        f"the label is {label.shape[1]}x{label.shape[0]}, its picture "
+        f"{image.shape[1]}x{image.shape[0]}"
+    )
+
+
+def fitted(label: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A label at its picture's size, nearest neighbour."""
+    height, width = image.shape[:2]
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, dtype=np.uint8)
 
 
 def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
     """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8.
 
+    A raw array (``.npy``) is mapped into memory: only what is used of it is read.
+
     Raises:
         UserError: the file is missing, truncated or not a picture.
     """
+    if _is_raw(cell):
+        return _mapped(cell, channels=3)
     data = _bytes(cell)
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    picture = _decoded(data, cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise UserError(f"{_name(cell)}: not a picture that OpenCV can read")
     return np.asarray(picture, dtype=np.uint8)
@@ -60,42 +101,95 @@ def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
 def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
     """Decode an undecoded label cell to train ids (H, W), uint8.
 
-    Palette pictures give their indices, never their colours.
-
     Raises:
-        UserError: the file is missing, truncated, not single-channel, or holds a value that the
-            encoding does not have.
+        UserError: as :func:`read_raw`, or it holds a value that the encoding does not have.
     """
-    data = _bytes(cell)
-    if data.startswith(_PNG) and data[_PNG_COLOUR_TYPE] == _PALETTE:
-        # OpenCV would expand the palette to colours.
-        raw: Any = np.asarray(Image.open(io.BytesIO(data)))
-    else:
-        raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        raise UserError(f"{_name(cell)}: not a label picture that OpenCV can read")
-    if raw.ndim != 2:
-        raise UserError(f"{_name(cell)}: a label picture has one channel, this has {raw.shape[-1]}")
-    if raw.dtype != np.uint8:
-        if raw.max(initial=0) > 255:
-            raise UserError(
-                f"{_name(cell)}: label value {int(raw.max())} is not in the encoding '{table.name}'"
-            )
-        raw = raw.astype(np.uint8)
+    raw = read_raw(cell, table)
     try:
         return table(raw)
     except UserError as error:
         raise UserError(f"{_name(cell)}: {error}") from error
 
 
-def _check_same_size(
-    cell: dict[str, Any], image: NDArray[np.uint8], label: NDArray[np.uint8]
-) -> None:
-    if image.shape[:2] != label.shape:
+def read_raw(cell: dict[str, Any], table: LabelTable) -> NDArray[Any]:
+    """Decode an undecoded label cell to its raw values (H, W); uint8, uint16 or uint32.
+
+    Palette pictures give their indices, never their colours; see :class:`Reading` for the rest.
+
+    Raises:
+        UserError: the file is missing, truncated, or not of the encoding's kind.
+    """
+    if _is_raw(cell):
+        return _mapped(cell, channels=0)
+    data = _bytes(cell)
+    if str(cell["path"] or "").endswith(".json"):
+        return draw_polygons(data, table, _name(cell))
+    if (
+        data.startswith(_PNG)
+        and len(data) > _PNG_COLOUR_TYPE
+        and (data[_PNG_COLOUR_TYPE] == _PALETTE)
+    ):
+        return _palette_indices(data, cell)
+    raw = _decoded(data, cv2.IMREAD_UNCHANGED)
+    if raw is None:
+        raise UserError(f"{_name(cell)}: not a label picture that OpenCV can read")
+    return _values(raw, table, cell)
+
+
+def _values(raw: NDArray[Any], table: LabelTable, cell: dict[str, Any]) -> NDArray[Any]:
+    channels = 1 if raw.ndim == 2 else raw.shape[2]
+    bits = 8 * raw.dtype.itemsize
+    if table.reading is Reading.VALUE:
+        if channels != 1:
+            raise UserError(f"{_name(cell)}: a label picture has one channel, this has {channels}")
+        return raw
+    if channels < 3:
         raise UserError(
-            f"{_name(cell)}: the label is {label.shape[1]}x{label.shape[0]}, its picture "
-            f"{image.shape[1]}x{image.shape[0]}"
+            f"{_name(cell)}: labels of the encoding '{table.name}' have three channels, "
+            f"this has {channels}"
         )
+    if bits != (16 if table.reading is Reading.RED else 8):
+        raise UserError(
+            f"{_name(cell)}: labels of the encoding '{table.name}' do not have {bits} bits"
+        )
+    # OpenCV's order is blue, green, red.
+    if table.reading is Reading.RED:
+        return np.ascontiguousarray(raw[..., 2])
+    blue, green, red = (raw[..., channel].astype(np.uint32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _palette_indices(data: bytes, cell: dict[str, Any]) -> NDArray[np.uint8]:
+    # OpenCV would expand the palette to colours.
+    try:
+        return np.array(Image.open(io.BytesIO(data)))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{_name(cell)}: not a label picture that Pillow can read") from error
+
+
+def _decoded(data: bytes, flags: int) -> NDArray[Any] | None:
+    if not data:
+        return None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if picture is None else np.asarray(picture)
+
+
+def _is_raw(cell: dict[str, Any]) -> bool:
+    return cell["bytes"] is None and str(cell["path"]).endswith(RAW_SUFFIX)
+
+
+def _mapped(cell: dict[str, Any], channels: int) -> NDArray[np.uint8]:
+    try:
+        mapped = np.load(cell["path"], mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{_name(cell)}: missing, truncated or not a raw picture") from error
+    shape_is_right = mapped.ndim == (3 if channels else 2) and mapped.shape[2:] in ((), (channels,))
+    if mapped.dtype != np.uint8 or not shape_is_right:
+        raise UserError(f"{_name(cell)}: not a raw picture (8 bits, {channels or 1} channels)")
+    return np.asarray(mapped)
 
 
 def _bytes(cell: dict[str, Any]) -> bytes:

@@ -68,7 +68,7 @@ def test_the_cache_follows_the_code(load, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"config": "sunny"}, "unknown look 'sunny'.*night"),
+        ({"config": "sunny"}, "unknown config 'sunny'.*night"),
         ({"split": "test"}, "unknown split 'test'"),
         ({"pictures": 0}, "pictures"),
         ({"size": [8, 8]}, "size"),

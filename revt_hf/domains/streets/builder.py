@@ -1,6 +1,7 @@
 """The ``streets`` domain: procedural scenes as a ``datasets`` builder, one config a look."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,15 +9,14 @@ import cv2
 import datasets
 from pydantic import BaseModel, ConfigDict, Field
 
-from revt_hf.domains.base import FEATURES, Domain, fingerprint
+from revt_hf.domains.base import FEATURES, Domain, Facts, Opened, Sharing, fingerprint
 from revt_hf.domains.streets import LOOKS, render
 from revt_hf.errors import UserError
-from revt_hf.labels import LabelTable, label_table
+from revt_hf.labels import label_table
 
 # First scene seed of each split: far enough apart never to meet.
 _FIRST_SCENE = {"train": 0, "val": 1_000_000}
 _SCENES_PER_SEED = 10_000_000
-_DEFAULT_LOOK = "source"
 
 
 class StreetsOptions(BaseModel):
@@ -49,9 +49,7 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         first = _FIRST_SCENE[self._split] + self._options.seed * _SCENES_PER_SEED
-        options = self._options
-        count = options.pictures if self._split == "train" else options.val_pictures
-        scenes = list(range(first, first + count))
+        scenes = list(range(first, first + _count(self._split, self._options)))
         return [datasets.SplitGenerator(self._split, {"scenes": scenes})]
 
     def _generate_examples(self, scenes: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -72,26 +70,46 @@ class StreetsDomain(Domain):
     """See the module; the label and layout of a scene are the same in every look."""
 
     name = "streets"
+    facts = Facts(
+        kind="synthetic",
+        licence="Apache-2.0",
+        download="nowhere: it is drawn by this package",
+        sharing=Sharing("yes", "it is drawn by this package", "apache-2.0"),
+        pictures={
+            "train": StreetsOptions().pictures,
+            "val": StreetsOptions().val_pictures,
+        },
+    )
     options_model = StreetsOptions
     needs_data_dir = False
+    configs = tuple(LOOKS)
 
-    def builder(
-        self, split: str, data_dir: Path | None, config: str | None, options: Any, **kwargs: Any
-    ) -> datasets.DatasetBuilder:
-        look = config or _DEFAULT_LOOK
-        if look not in LOOKS:
-            raise UserError(f"unknown look '{look}' of streets: use one of {', '.join(LOOKS)}")
+    def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
+        look = str(self.chosen_config(config))
         if split not in _FIRST_SCENE:
             raise UserError(f"unknown split '{split}' of streets: use train or val")
         code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
         identity = fingerprint([look, split, options.model_dump(), *code])
-        return StreetsBuilder(look, split, options, dataset_name=self.name, hash=identity, **kwargs)
+        return Opened(
+            builder=partial(
+                StreetsBuilder, look, split, options, dataset_name=self.name, hash=identity
+            ),
+            table=label_table("train_ids"),
+            layout="built-in",
+            found=f"drawn by this package, look '{look}'",
+            images=_count(split, options),
+            content=identity,
+        )
 
-    def table(self, options: Any) -> LabelTable:
-        return label_table("train_ids")
+    def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
+        return tuple(_FIRST_SCENE)
 
     def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
-        return f"{config or _DEFAULT_LOOK}/{split}"
+        return f"{self.chosen_config(config)}/{split}"
+
+
+def _count(split: str, options: StreetsOptions) -> int:
+    return options.pictures if split == "train" else options.val_pictures
 
 
 def _png(picture: Any) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""Files of a data set: recursive listings, and lists of names in split files."""
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from revt_hf.domains.base import SourceFile
+from revt_hf.errors import UserError
+
+_PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)$", re.IGNORECASE)
+
+
+def list_files(folder: Path) -> dict[str, SourceFile]:
+    """All files below a folder by relative path (with ``/``); links are followed.
+
+    Hidden files (such as the ``._*`` of macOS archives) and broken links are left out.
+    """
+    found: dict[str, SourceFile] = {}
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in files:
+            path = Path(here, name)
+            if name.startswith("."):
+                continue
+            try:
+                found[path.relative_to(folder).as_posix()] = SourceFile.of(path)
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def read_split_file(
+    path: Path, names: Collection[str], image_suffix: str
+) -> tuple[list[str], list[str]]:
+    """The names that a split file lists, and its entries that no name fits.
+
+    A line is a name, a stem or a path, with or without suffix; a second column (the label's path,
+    in some lists), blank lines and ``#`` comments are passed over. Folders in front may differ
+    from those on disk as long as the rest is unambiguous.
+
+    Args:
+        path: the file, UTF-8.
+        names: what there is, relative paths without suffix.
+        image_suffix: of the pictures, such as ``_leftImg8bit.png``.
+
+    Raises:
+        UserError: the file cannot be read or lists nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the split file {path}") from error
+    entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not entries:
+        raise UserError(f"the split file {path} lists nothing")
+    known = set(names)
+    by_ending = _by_last_part(known)
+    found, unknown = [], []
+    for entry in entries:
+        name = _resolve(entry, known, by_ending, image_suffix)
+        if name is None:
+            unknown.append(entry)
+        else:
+            found.append(name)
+    return list(dict.fromkeys(found)), unknown
+
+
+def _by_last_part(names: Iterable[str]) -> dict[str, list[str]]:
+    by_ending: dict[str, list[str]] = {}
+    for name in names:
+        by_ending.setdefault(PurePosixPath(name).name, []).append(name)
+    return by_ending
+
+
+def _resolve(
+    entry: str, known: set[str], by_ending: dict[str, list[str]], image_suffix: str
+) -> str | None:
+    for text in (entry, re.split(r"[\s,;]", entry)[0]):
+        path = text.replace("\\", "/")
+        for stem in (path.removesuffix(image_suffix), _PICTURE.sub("", path), path):
+            if stem in known:
+                return stem
+            candidates = by_ending.get(PurePosixPath(stem).name, [])
+            fitting = [name for name in candidates if _same_end(stem, name)]
+            if len(fitting) == 1:
+                return fitting[0]
+    return None
+
+
+def _same_end(first: str, second: str) -> bool:
+    """Whether the shorter of two paths is the end of the longer one."""
+    one, other = PurePosixPath(first).parts[::-1], PurePosixPath(second).parts[::-1]
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]

@@ -1,0 +1,42 @@
+"""IDD, the India Driving Dataset, segmentation part I (Varma et al., WACV 2019)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from revt_hf.domains.base import Facts, Sharing
+from revt_hf.domains.layouts import Layout
+from revt_hf.domains.paired import HIDDEN_TEST, PairedDomain
+from revt_hf.labels import label_table
+
+
+class IddDomain(PairedDomain):
+    """See the module; splits ``train`` and ``val``.
+
+    The download holds polygons, which are drawn while reading; labels made by IDD's own tool are
+    taken where there are no polygons. There is no terrain class.
+    """
+
+    name = "idd"
+    facts = Facts(
+        kind="real",
+        licence="IDD terms of use (registration)",
+        download="the IDD site of IIIT Hyderabad (registration): IDD Segmentation, part I",
+        sharing=Sharing("no", "its terms of use were not read at first hand"),
+        pictures={"train": 6_993, "val": 981},
+    )
+    split_names = ("train", "val")
+    unlabelled = HIDDEN_TEST
+    wrappers = ("", "IDD_Segmentation")
+
+    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
+        ids, train_ids = label_table("idd_ids"), label_table("train_ids")
+        place = ("leftImg8bit/{split}", "gtFine/{split}")
+        return [
+            Layout(kind, *place, f"_leftImg8bit{picture}", label, table)  # type: ignore[arg-type]
+            for kind, label, table in (
+                ("official", "_gtFine_polygons.json", ids),
+                ("official", "_gtFine_labelids.png", ids),
+                ("converted", "_gtFine_labelTrainIds.png", train_ids),
+            )
+            for picture in (".png", ".jpg")
+        ]
