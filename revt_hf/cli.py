@@ -1,13 +1,16 @@
 """The ``revt`` command: parse, validate, call. Heavy imports stay inside the commands."""
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from revt_hf.errors import UserError
+from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
+from revt_hf.errors import DataWarning, UserError
 
 EXIT_BAD_INPUT = 2
 _SPIN_COUNT = "20000"
@@ -20,17 +23,15 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Bound = Annotated[
     str | None,
     typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write results here.")]
 
 
 @app.command()
@@ -90,32 +91,33 @@ def recalibrate(
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
     domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="The folder of the domain's data.")] = None,
+    data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
-    config: Annotated[str | None, typer.Option(help="The domain's configuration.")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An option of the domain."),
-    ] = None,
+    config: Config = None,
+    options: Options = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
     ] = None,
     bound: Bound = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Print the mean over synthia16 or synthia13, not over all 19."),
+    ] = None,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Score models on a domain by the original's test protocol."""
     from revt_hf.evaluation.command import evaluate_command, requested_splits
     from revt_hf.files import write_json
+    from revt_hf.reporting.results import check_subset, print_scores
 
+    check_subset(classes)
     splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
     results = evaluate_command(models, splits, bound, quiet)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
-    from revt_hf.reporting.results import print_scores
-
-    print_scores(results)
+    print_scores(results, classes)
 
 
 @app.command()
@@ -178,11 +180,29 @@ def main(arguments: list[str] | None = None) -> None:
     # OpenMP threads that spin at barriers for long make shared machines many times slower; it
     # must be said before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    _speak()
     try:
         app(args=arguments, prog_name="revt")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _speak() -> None:
+    """What the package logs and warns of, as plain lines beside the results."""
+    log = logging.getLogger("revt_hf")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one error a user's input can cause."""
+"""The one error a user's input can cause, and the one warning."""
 
 
 class UserError(Exception):
@@ -12,3 +12,7 @@ class UserError(Exception):
         if "Original Traceback" in message:
             message = message.rsplit("UserError: ", 1)[-1].strip()
         super().__init__(message)
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but are not what the data set officially is."""

@@ -35,7 +35,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         UserError: ``target`` is not empty and ``overwrite`` is false, or cannot be written.
     """
     check_output(target, overwrite)
-    with _readable_os_errors(target):
+    with readable_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         scratch.chmod(0o777 & ~_umask())
@@ -44,7 +44,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
             for path in scratch.rglob("*"):
                 # Some libraries write files that only their owner can read.
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-            _replace_folder(scratch, target)
+            replace_folder(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -56,7 +56,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         UserError: ``target`` cannot be written.
     """
-    with _readable_os_errors(target):
+    with readable_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -77,7 +77,8 @@ def write_text(target: Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
 
 
-def _replace_folder(scratch: Path, target: Path) -> None:
+def replace_folder(scratch: Path, target: Path) -> None:
+    """Move ``scratch`` to ``target``; what was there goes only once that has worked."""
     if not target.exists():
         scratch.rename(target)
         return
@@ -93,7 +94,8 @@ def _replace_folder(scratch: Path, target: Path) -> None:
 
 
 @contextmanager
-def _readable_os_errors(target: Path) -> Iterator[None]:
+def readable_os_errors(target: Path) -> Iterator[None]:
+    """Turn errors of the file system into a UserError that names ``target``."""
     try:
         yield
     except OSError as error:

@@ -78,10 +78,16 @@ class DomainSpec(_Section):
 
 
 class Source(DomainSpec):
-    """The training domain; validation is always on its own held-out split."""
+    """A training domain; validation is always on its own held-out split.
+
+    ``weight`` is its share of a mixture, relative to the other sources'. ``prepared`` is a folder
+    that ``revt data prepare`` wrote: training pictures are read from there.
+    """
 
     train: str = "train"
     val: str = "val"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    prepared: ExpandedPath | None = None
 
 
 class Target(DomainSpec):
@@ -154,10 +160,11 @@ class Evaluation(_Section):
 
 
 class Recipe(_Section):
-    """A whole training run."""
+    """A whole training run; with ``more_sources`` it is trained on a mixture."""
 
     model: Model
     source: Source
+    more_sources: tuple[Source, ...] = ()
     targets: tuple[Target, ...] = ()
     augmentation: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()
@@ -165,18 +172,25 @@ class Recipe(_Section):
     train: Training = Training()
     evaluation: Evaluation = Evaluation()
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All training domains, ``source`` first."""
+        return (self.source, *self.more_sources)
+
     @model_validator(mode="after")
     def _validates_on_source(self) -> "Recipe":
-        held_out = (self.source.domain, self.source.data_dir, self.source.config)
-        for split, key in ((self.source.val, "val"), (self.source.train, "train")):
-            for target in self.targets:
-                where = (target.domain, target.data_dir, target.config)
-                same_options = target.options == self.source.options
-                if (*where, target.split) == (*held_out, split) and same_options:
-                    raise ValueError(
-                        f"source.{key} is '{split}', which is also a target: "
-                        "targets are never trained or selected on"
-                    )
+        for number, source in enumerate(self.sources):
+            held_out = (source.domain, source.data_dir, source.config)
+            name = f"more_sources.{number - 1}" if number else "source"
+            for split, key in ((source.val, "val"), (source.train, "train")):
+                for target in self.targets:
+                    where = (target.domain, target.data_dir, target.config)
+                    same_options = target.options == source.options
+                    if (*where, target.split) == (*held_out, split) and same_options:
+                        raise ValueError(
+                            f"{name}.{key} is '{split}', which is also a target: "
+                            "targets are never trained or selected on"
+                        )
         return self
 
     def to_yaml(self) -> str:
@@ -248,13 +262,16 @@ def _first_problem(
     return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
 
 
+_LISTED: dict[str, type[BaseModel]] = {"targets": Target, "more_sources": Source}
+
+
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        if part == "targets":
-            annotation = Target
+        if part in _LISTED:
+            annotation = _LISTED[part]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -28,6 +28,26 @@ def bounded_size(height: int, width: int, bound: tuple[int, int]) -> tuple[int, 
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def bounded_label(
+    label: NDArray[np.uint8], picture_size: tuple[int, int], bound: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Resize a label (H, W), nearest, to where its picture's ``bounded_resize`` ends up.
+
+    Args:
+        label: train ids; its size may differ from its picture's (60 label maps of GTA).
+        picture_size: (height, width) of the picture.
+        bound: (width, height), see ``bounded_size``.
+
+    Raises:
+        UserError: a side of the bound is not positive.
+    """
+    height, width = bounded_size(picture_size[0], picture_size[1], bound)
+    if label.shape[:2] == (height, width):
+        return label
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, dtype=np.uint8)
+
+
 def bounded_resize(
     picture: NDArray[np.generic], bound: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
 ) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from revt_hf.errors import UserError
 from revt_hf.labels import IGNORE_INDEX
-from revt_hf.resize import bounded_resize, bounded_size
+from revt_hf.resize import bounded_label, bounded_resize
 
 
 class BoundedResize(A.DualTransform):
@@ -29,12 +29,8 @@ class BoundedResize(A.DualTransform):
     def apply(self, img: NDArray[np.generic], **params: Any) -> NDArray[np.generic]:
         return bounded_resize(img, self.bound)
 
-    def apply_to_mask(self, mask: NDArray[np.generic], **params: Any) -> NDArray[np.generic]:
-        picture_height, picture_width = params["shape"][:2]
-        height, width = bounded_size(picture_height, picture_width, self.bound)
-        if mask.shape[:2] == (height, width):
-            return mask
-        return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
+    def apply_to_mask(self, mask: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
+        return bounded_label(mask, params["shape"][:2], self.bound)
 
 
 def is_balanced(label: NDArray[np.uint8], cat_max_ratio: float) -> bool:

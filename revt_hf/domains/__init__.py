@@ -1,6 +1,6 @@
 """Where pictures come from: every domain a ``datasets`` builder, behind one registry."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +108,20 @@ def load_domain(
     """
     opened = open_domain(name, split, data_dir, config, options)
     opened.check(f"{name}/{split}")
-    return dataset_of(opened, split, cache_dir, num_proc, streaming)
+    decode = Decode(opened.table, opened.fit_labels)
+    return dataset_of(opened.builder, decode, split, cache_dir, num_proc, streaming)
 
 
 def dataset_of(
-    opened: Opened,
+    make_builder: Callable[..., datasets.DatasetBuilder],
+    decode: Decode,
     split: str,
     cache_dir: str | Path | None = None,
     num_proc: int | None = None,
     streaming: bool = False,
 ) -> Any:
-    """The pictures of an opened split; see :func:`load_domain`."""
-    builder = opened.builder(cache_dir=str(cache_dir) if cache_dir else None)
-    decode = Decode(opened.table, opened.fit_labels)
+    """The pictures that a builder lists, decoded when they are read; see :func:`load_domain`."""
+    builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
     if streaming:
         return builder.as_streaming_dataset(split=split).map(decode, batched=True, batch_size=1)
     datasets.disable_progress_bars()
@@ -134,8 +135,9 @@ def dataset_of(
 
 
 def label_encoding(pictures: Any) -> str | None:
-    """The name of the label table that a loaded split is read with."""
-    transform = pictures.format["format_kwargs"].get("transform")
+    """The name of the label table that a loaded split is read with; None for other rows."""
+    form = getattr(pictures, "format", None) or {"format_kwargs": {}}
+    transform = form["format_kwargs"].get("transform")
     return transform.table.name if isinstance(transform, Decode) else None
 
 

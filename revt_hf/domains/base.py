@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 from pydantic import BaseModel, ConfigDict
 
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 from revt_hf.labels import LabelTable
 
 # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
@@ -27,10 +27,6 @@ FEATURES = datasets.Features(
 
 LOG = logging.getLogger("revt_hf.domains")
 _SHOWN = 3
-
-
-class DataWarning(UserWarning):
-    """Data that can be used, but are not what the data set officially is."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +175,10 @@ class Domain(ABC):
         Raises:
             UserError: the data are not there, or the split is unknown.
         """
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        """The official number of pictures of a split, as far as it is known."""
+        return self.facts.pictures.get(split) if config == self.chosen_config(None) else None
 
     @abstractmethod
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:

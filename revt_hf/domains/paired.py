@@ -77,10 +77,6 @@ class PairedDomain(Domain):
     def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
         """The layouts to look for, the preferred ones first."""
 
-    def expected(self, split: str, config: str | None, options: Any) -> int | None:
-        """The official number of pictures of a split, as far as it is known."""
-        return self.facts.pictures.get(split) if config == self.chosen_config(None) else None
-
     def chosen(
         self, split: str, match: Match, data_dir: Path, options: Any
     ) -> Collection[str] | None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from revt_hf.domains import load_spec
@@ -11,6 +10,7 @@ from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
 from revt_hf.modeling import load_model
+from revt_hf.options import key_values, parse_bound
 from revt_hf.recipe import DomainSpec, Recipe, load_recipe
 from revt_hf.recorded import recorded_evaluation
 
@@ -35,7 +35,7 @@ def requested_splits(
             domain=domain,
             data_dir=str(data_dir) if data_dir else None,
             config=config,
-            options=dict(map(_option, options)),
+            options=key_values(options),
         )
         return [SplitSpec(spec, split, is_source=False)]
     return recipe_splits(Path(str(recipe)))
@@ -51,9 +51,9 @@ def recipe_splits(recipe: Path) -> list[SplitSpec]:
 
 
 def splits_of(recipe: Recipe) -> list[SplitSpec]:
-    """Source-val and all targets of a loaded recipe."""
+    """Every source's val and all targets of a loaded recipe."""
     return [
-        SplitSpec(recipe.source, recipe.source.val, is_source=True),
+        *(SplitSpec(source, source.val, is_source=True) for source in recipe.sources),
         *(SplitSpec(target, target.split, is_source=False) for target in recipe.targets),
     ]
 
@@ -84,30 +84,9 @@ def evaluate_command(
 
 
 def chosen_protocol(models: Sequence[str | Path], bound: str | None) -> Protocol:
-    """The protocol of ``bound`` (see :func:`parse_bound`), else what the models' folders name.
+    """The protocol of ``bound`` (WIDTHxHEIGHT or native), else what the models' folders name.
 
     Raises:
         UserError: the bound cannot be read, or the models were made for different ones.
     """
     return Protocol(recorded_evaluation(models).bound if bound is None else parse_bound(bound))
-
-
-def parse_bound(text: str) -> tuple[int, int] | None:
-    """``1024x512`` -> (1024, 512); ``native`` -> None.
-
-    Raises:
-        UserError: neither.
-    """
-    if text == "native":
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise UserError(f"--bound {text}: write WIDTHxHEIGHT, such as 1024x512, or native")
-    return int(width), int(height)
-
-
-def _option(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--option {text}: write it as key=value")
-    return key, yaml.safe_load(value)

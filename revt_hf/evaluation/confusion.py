@@ -1,5 +1,6 @@
 """A running confusion matrix and the IoU that comes out of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,12 @@ class Scores:
     iou: dict[str, float | None]
     accuracy: dict[str, float | None]
     aacc: float
+
+    def miou_of(self, train_ids: Sequence[int]) -> float | None:
+        """Mean IoU over some classes, by the same rule; None if none of them has an IoU."""
+        values = [self.iou[CLASSES[train_id]] for train_id in train_ids]
+        present = [value for value in values if value is not None]
+        return float(np.mean(present)) if present else None
 
 
 def confusion_matrix(

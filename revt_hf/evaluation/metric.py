@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
-from revt_hf.labels import NUM_CLASSES
+from revt_hf.labels import NUM_CLASSES, SUBSETS
 
 
 class MeanIoU(evaluate.Metric):
@@ -74,7 +74,8 @@ class MeanIoU(evaluate.Metric):
         """The scores of all that was added, and of what is given here; then start afresh.
 
         Returns:
-            ``mIoU`` and ``aAcc`` (0..100), ``IoU`` and ``Acc`` (class name -> 0..100 or None).
+            ``mIoU`` and ``aAcc`` (0..100), ``IoU`` and ``Acc`` (class name -> 0..100 or None),
+            and ``subsets`` (``synthia16``, ``synthia13`` -> mIoU over those classes, or None).
 
         Raises:
             ValueError: nothing was counted.
@@ -88,6 +89,7 @@ class MeanIoU(evaluate.Metric):
             "aAcc": scores.aacc,
             "IoU": scores.iou,
             "Acc": scores.accuracy,
+            "subsets": {name: scores.miou_of(ids) for name, ids in SUBSETS.items()},
         }
 
     def _compute(self, **kwargs: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains import domain_label
+from revt_hf.domains import domain_label, label_encoding
 from revt_hf.evaluation.confusion import confusion_matrix
 from revt_hf.evaluation.inference import Protocol, predict
 from revt_hf.evaluation.metric import MeanIoU
@@ -37,6 +37,7 @@ class Evaluated:
     model: str
     split: SplitSpec
     images: int
+    label_encoding: str | None
     protocol: Protocol
     scores: dict[str, Any]
 
@@ -52,6 +53,7 @@ class Evaluated:
             "is_source": self.split.is_source,
             **self.scores,
             "images": self.images,
+            "label_encoding": self.label_encoding,
             "protocol": {**asdict(self.protocol), "resize": "keep ratio", "flip": False},
         }
 
@@ -78,8 +80,9 @@ def evaluate_models(
             prediction = predict(model, row["image"], protocol)
             metrics[name].add(prediction=prediction, reference=row["label"])
         on_picture()
+    encoding = label_encoding(pictures)
     return [
-        Evaluated(name, split, len(pictures), protocol, metric.compute())
+        Evaluated(name, split, len(pictures), encoding, protocol, metric.compute())
         for name, metric in metrics.items()
     ]
 

@@ -61,7 +61,7 @@ def compare(
         title: of the page.
         intro: one paragraph.
         entries: the models; the first ReVT is the headline's.
-        splits: what to score on with its pictures; one is the source's, the others are unseen.
+        splits: what to score on with its pictures; sources and unseen ones.
         protocol: see :class:`Protocol`.
         details: headings and texts on how the models were made.
         on_picture: called after each picture, for a progress bar.
@@ -78,7 +78,7 @@ def compare(
         title=title,
         intro=intro,
         models=[entry.model for entry in entries],
-        source_domain=next(split.label for split, _ in splits if split.is_source),
+        sources=[split.label for split, _ in splits if split.is_source],
         targets=[split.label for split, _ in splits if not split.is_source],
         scores=scores_of(results),
         scenes=scenes,

@@ -139,9 +139,10 @@ def _gap(report: Report) -> str:
     known = [f"{name} {signed(value)}" for name, value in gaps.items() if value is not None]
     if not known:
         return ""
+    source = report.sources[0] if len(report.sources) == 1 else "the mean of the sources"
     unseen = "the mean of the unseen domains" if len(report.targets) > 1 else report.targets[0]
     text = (
-        f"Gap, {report.source_domain} minus {unseen}, in points: {', '.join(known)}. "
+        f"Gap, {source} minus {unseen}, in points: {', '.join(known)}. "
         "It also shrinks when a model gets worse on the source, so read it with the scores."
     )
     return f'<p class="note">{escape(text)}</p>'
@@ -149,7 +150,7 @@ def _gap(report: Report) -> str:
 
 def _scenes(report: Report) -> str:
     board = report.board()
-    order = [*report.targets, report.source_domain, *(scene.domain for scene in report.scenes)]
+    order = [*report.targets, *report.sources, *(scene.domain for scene in report.scenes)]
     blocks = []
     number = 0
     for domain in dict.fromkeys(order):

@@ -68,7 +68,7 @@ class Report:
         title: the page's title.
         intro: one paragraph on what this is.
         models: the rows in their order; the first of kind ``revt`` is the one in the headline.
-        source_domain: the domain trained on.
+        sources: the domains trained on, at least one.
         targets: the unseen domains, at least one.
         scores: at most one per model and domain; combinations may be missing.
         scenes: pictures of the domains.
@@ -83,7 +83,7 @@ class Report:
     title: str
     intro: str
     models: list[Model]
-    source_domain: str
+    sources: list[str]
     targets: list[str]
     scores: list[Score]
     scenes: list[Scene] = field(default_factory=list)
@@ -91,9 +91,9 @@ class Report:
     details: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.targets:
-            raise UserError("a report needs at least one unseen domain")
-        domains = [self.source_domain, *self.targets]
+        if not self.targets or not self.sources:
+            raise UserError("a report needs at least one source and one unseen domain")
+        domains = [*self.sources, *self.targets]
         for what, names in (("model", self.names()), ("domain", domains)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -110,7 +110,7 @@ class Report:
 
     def board(self) -> ScoreBoard:
         """The scores by model and domain."""
-        return ScoreBoard(self.scores, self.source_domain, self.targets)
+        return ScoreBoard(self.scores, self.sources, self.targets)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ def result_table(report: Report) -> str:
     """
     board = report.board()
     several = len(report.targets) > 1
-    columns: list[Column] = [board.source]
-    columns += [_on(board, domain) for domain in report.targets]
-    styles = ["apart"] + [""] * len(report.targets)
+    columns: list[Column] = [_on(board, domain) for domain in _domains(report)]
+    styles = ["apart"] * len(report.sources) + [""] * len(report.targets)
     if several:
         columns.append(board.unseen)
         styles.append("derived")
@@ -63,13 +62,13 @@ def _on(board: ScoreBoard, domain: str) -> Column:
 
 
 def _domains(report: Report) -> list[str]:
-    return [report.source_domain, *report.targets]
+    return [*report.sources, *report.targets]
 
 
 def _head(report: Report, board: ScoreBoard, several: bool) -> str:
     unseen = len(report.targets) + several
     cells = "".join(
-        f'<th scope="col"{_class("apart" if domain == report.source_domain else "")}>'
+        f'<th scope="col"{_class("apart" if domain in report.sources else "")}>'
         f"{escape(domain)}<small>{_images(board, domain)}</small></th>"
         for domain in _domains(report)
     )
@@ -77,7 +76,7 @@ def _head(report: Report, board: ScoreBoard, several: bool) -> str:
         cells += '<th scope="col" class="derived">mean of unseen</th>'
     return (
         '<thead><tr><th rowspan="2" scope="col">Model</th>'
-        '<th scope="colgroup" class="group apart">source val</th>'
+        f'<th colspan="{len(report.sources)}" scope="colgroup" class="group apart">source val</th>'
         f'<th colspan="{unseen}" scope="colgroup" class="group">'
         f"unseen domain{'s' if several else ''}</th>"
         '<th rowspan="2" scope="col" class="derived">gap<small>source \u2212 unseen</small></th>'
@@ -113,13 +112,14 @@ def _row(
         note = f"<small>{escape(model.note)}</small>" if model.note else ""
         head, style = f"{escape(model.name)}{note}", model.kind
     titles = titles + [""] * (len(values) - len(titles))
+    source = mean_or_none([v for v, name in zip(values, styles, strict=True) if name == "apart"])
     cells = "".join(
         f"<td{_class(name)}{_title(title)}>{_cell(value, mark)}</td>"
         for value, mark, name, title in zip(values, marks, styles, titles, strict=True)
     )
     return (
         f'<tr class="{style}"><th scope="row">{head}</th>{cells}'
-        f'<td class="derived">{signed(gap(values[0], values[-1]))}</td></tr>'
+        f'<td class="derived">{signed(gap(source, values[-1]))}</td></tr>'
     )
 
 

@@ -89,7 +89,7 @@ class ScoreBoard:
 
     Args:
         scores: at most one per model and domain.
-        source_domain: the domain trained on, or None if it was not evaluated.
+        sources: the domains trained on, as far as they were evaluated.
         targets: the unseen domains, in the order of the columns.
 
     Raises:
@@ -97,9 +97,9 @@ class ScoreBoard:
     """
 
     def __init__(
-        self, scores: Iterable[Score], source_domain: str | None, targets: Sequence[str]
+        self, scores: Iterable[Score], sources: Sequence[str], targets: Sequence[str]
     ) -> None:
-        self.source_domain = source_domain
+        self.sources = tuple(sources)
         self.targets = tuple(targets)
         self._scores: dict[tuple[str, str], Score] = {}
         for score in scores:
@@ -118,8 +118,8 @@ class ScoreBoard:
         return None if score is None else score.miou
 
     def source(self, model: str) -> float | None:
-        """The mIoU of a model on the source domain, 0..100, or None."""
-        return None if self.source_domain is None else self.miou(model, self.source_domain)
+        """The mean mIoU over the source domains, 0..100; None if the model lacks one of them."""
+        return mean_or_none([self.miou(model, domain) for domain in self.sources])
 
     def unseen(self, model: str) -> float | None:
         """The mean mIoU over all unseen domains, 0..100; None if the model lacks one of them."""

@@ -12,27 +12,29 @@ __all__ = ["Score", "markdown_table", "score_from_result", "score_table"]
 _MEAN = "mean of unseen"
 
 
-def score_table(scores: Sequence[Score], source_domain: str | None = None) -> Table:
+def score_table(
+    scores: Sequence[Score], sources: Sequence[str] = (), title: str = "mIoU (%)"
+) -> Table:
     """mIoU (%) with a row per model and a column per domain, for the terminal.
 
-    The source domain's column comes first and apart from the others; with several other domains
+    The source domains' columns come first and apart from the others; with several other domains
     a last column holds their mean (a dash for a model that lacks one of them). The best numbers
     of a column are bold.
 
     Args:
         scores: at most one per model and domain; models and domains keep their order.
-        source_domain: the domain trained on; None if none of the domains is it.
+        sources: the domains trained on.
+        title: above the table.
 
     Raises:
         UserError: two scores of the same model on the same domain.
     """
-    models, headers, columns = _columns(scores, source_domain)
-    has_source = bool(headers) and headers[0] == _source_header(source_domain)
-    table = Table(title="mIoU (%)")
+    models, headers, columns = _columns(scores, sources)
+    apart = {_source_header(source) for source in sources}
+    table = Table(title=title)
     table.add_column("model", overflow="fold")
-    for position, header in enumerate(headers):
-        apart = "dim" if has_source and position == 0 else None
-        table.add_column(Text(header), justify="right", style=apart)
+    for header in headers:
+        table.add_column(Text(header), justify="right", style="dim" if header in apart else None)
     best = [best_rows(column) for column in columns]
     for row, model in enumerate(models):
         cells = [
@@ -44,13 +46,13 @@ def score_table(scores: Sequence[Score], source_domain: str | None = None) -> Ta
     return table
 
 
-def markdown_table(scores: Sequence[Score], source_domain: str | None = None) -> str:
+def markdown_table(scores: Sequence[Score], sources: Sequence[str] = ()) -> str:
     """The same table as `score_table`, as Markdown that ends in a line break.
 
     Raises:
         UserError: two scores of the same model on the same domain.
     """
-    models, headers, columns = _columns(scores, source_domain)
+    models, headers, columns = _columns(scores, sources)
     best = [best_rows(column) for column in columns]
     lines = [
         _markdown_row(["model", *map(_escape, headers)]),
@@ -66,19 +68,16 @@ def markdown_table(scores: Sequence[Score], source_domain: str | None = None) ->
 
 
 def _columns(
-    scores: Sequence[Score], source_domain: str | None
+    scores: Sequence[Score], sources: Sequence[str]
 ) -> tuple[list[str], list[str], list[list[float | None]]]:
     """Models, column headers, and per column one value per model."""
     models = list(dict.fromkeys(score.model for score in scores))
     domains = list(dict.fromkeys(score.domain for score in scores))
-    targets = [domain for domain in domains if domain != source_domain]
-    board = ScoreBoard(scores, source_domain, targets)
+    targets = [domain for domain in domains if domain not in sources]
+    board = ScoreBoard(scores, sources, targets)
     headers, columns = [], []
-    if source_domain in domains:
-        headers.append(_source_header(source_domain))
-        columns.append([board.source(model) for model in models])
-    for domain in targets:
-        headers.append(domain)
+    for domain in [*(domain for domain in domains if domain in sources), *targets]:
+        headers.append(_source_header(domain) if domain in sources else domain)
         columns.append([board.miou(model, domain) for model in models])
     if len(targets) > 1:
         headers.append(_MEAN)
@@ -86,8 +85,8 @@ def _columns(
     return models, headers, columns
 
 
-def _source_header(source_domain: str | None) -> str:
-    return f"{source_domain} (source)"
+def _source_header(source: str) -> str:
+    return f"{source} (source)"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

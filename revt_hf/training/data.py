@@ -4,37 +4,71 @@ Position ``n`` of a run decides picture, crop and every other draw, so neither t
 workers or processes nor an interruption changes what the network sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from revt_hf.augment import Pipeline, augment
+from revt_hf.domains import load_spec
+from revt_hf.domains.prepared import load_prepared
+from revt_hf.recipe import Augmentation, Source
+
+# Sets the draws between sources apart from all other draws of a seed.
+_MIXTURE = 0x6D6978
+
+
+def load_training(source: Source, augmentation: Augmentation) -> Any:
+    """The training pictures of a source, from its prepared folder if it names one.
+
+    Raises:
+        UserError: the data are missing, or the prepared folder does not fit the recipe.
+    """
+    if source.prepared is None:
+        return load_spec(source, source.train)
+    return load_prepared(source, augmentation.resize_bound)
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """Augmented crops of ``pictures``, indexed by position in the run.
+    """Augmented crops of one or several sources' pictures, indexed by position in the run.
 
-    Every epoch goes through all pictures in another order. Items: ``pixel_values``
-    (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
+    Every epoch of a source goes through all its pictures in another order. Items:
+    ``pixel_values`` (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
+
+    Args:
+        sources: rows with ``image`` and ``label``, one sequence a source.
+        weights: how often each source is drawn, relative to the others.
+        pipeline: see :func:`revt_hf.augment.build_pipeline`.
+        seed: of the run.
+        positions: length of the run.
     """
 
-    def __init__(self, pictures: Any, pipeline: Pipeline, seed: int, positions: int) -> None:
-        self._pictures = pictures
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        weights: Sequence[float],
+        pipeline: Pipeline,
+        seed: int,
+        positions: int,
+    ) -> None:
+        self._sources = sources
         self._pipeline = pipeline
         self._seed = seed
-        self._positions = positions
+        self._drawn, self._place = _mixture(seed, weights, positions)
 
     def __len__(self) -> int:
-        return self._positions
+        return len(self._drawn)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        epoch, place = divmod(position, len(self._pictures))
-        index = int(_order(self._seed, epoch, len(self._pictures))[place])
-        row = self._pictures[index]
+        source = int(self._drawn[position])
+        pictures = self._sources[source]
+        epoch, place = divmod(int(self._place[position]), len(pictures))
+        index = int(_order(self._seed, source, epoch, len(pictures))[place])
+        row = pictures[index]
         sample = augment(
             self._pipeline, row["image"], row["label"], derived_seed(self._seed, position, index)
         )
@@ -77,6 +111,22 @@ def derived_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(length)
+def _mixture(
+    seed: int, weights: Sequence[float], positions: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Which source each position draws from, and how many it has drawn from it before."""
+    bounds = np.cumsum(weights) / np.sum(weights)
+    draws = np.random.default_rng([seed, _MIXTURE]).random(positions)
+    drawn = np.minimum(np.searchsorted(bounds, draws, side="right"), len(weights) - 1)
+    place = np.zeros(positions, dtype=np.int64)
+    for source in range(len(weights)):
+        mine = drawn == source
+        place[mine] = np.arange(np.count_nonzero(mine))
+    return drawn.astype(np.uint8), place
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, source: int, epoch: int, length: int) -> NDArray[np.int64]:
+    # The first source's orders are those of a run that has no other.
+    parts = [seed, epoch, source] if source else [seed, epoch]
+    return np.random.default_rng(parts).permutation(length)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import build_pipeline
-from revt_hf.domains import load_spec
+from revt_hf.domains import domain_label, load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
@@ -25,7 +25,7 @@ from revt_hf.modeling import build_model
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import recorded_recipe
 from revt_hf.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
+from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer, set_learning_rate
@@ -69,12 +69,14 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
         project_dir=str(run),
     )
     with accelerator.local_main_process_first():
-        pictures = load_spec(recipe.source, recipe.source.train)
+        pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
         held_out = (
-            load_spec(recipe.source, recipe.source.val) if recipe.train.validate_every else None
+            [load_spec(source, source.val) for source in recipe.sources]
+            if recipe.train.validate_every
+            else []
         )
-    # Reads one picture, so that broken data stop the run before anything is written.
-    example_size = pictures[0]["image"].shape[:2]
+    # Reads a picture of each, so that broken data stop the run before anything is written.
+    example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
     model = build_model(recipe.model, recipe.train.seed)
     if accelerator.is_main_process and not options.resume:
         _prepare_output(run)
@@ -94,8 +96,8 @@ class _Run:
         run: Path,
         options: RunOptions,
         accelerator: Accelerator,
-        pictures: Any,
-        held_out: Any,
+        pictures: list[Any],
+        held_out: list[Any],
         pipeline: Any,
         example_size: tuple[int, int],
     ) -> None:
@@ -146,7 +148,7 @@ class _Run:
                     pictures=f"{values['pictures_per_second']:.1f}/s",
                 )
                 self._report(log, now, values)
-            if self._held_out is not None and (
+            if self._held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
                 self._report(log, now, self._validate(accelerator.unwrap_model(model)))
@@ -184,7 +186,11 @@ class _Run:
             settings.batch_size * settings.gradient_accumulation * self._accelerator.num_processes
         )
         crops = TrainingCrops(
-            self._pictures, self._pipeline, settings.seed, settings.steps * per_step
+            self._pictures,
+            [source.weight for source in self._recipe.sources],
+            self._pipeline,
+            settings.seed,
+            settings.steps * per_step,
         )
         return self._accelerator.prepare_data_loader(
             training_loader(crops, settings.batch_size, settings.workers, done * per_step)
@@ -208,13 +214,23 @@ class _Run:
         return torch.stack(losses).mean()
 
     def _validate(self, model: SegformerForSemanticSegmentation) -> dict[str, float]:
+        """Scores on each source's val; of several, their mean and each under its name."""
         accelerator = self._accelerator
         model.eval()
-        indices = range(accelerator.process_index, len(self._held_out), accelerator.num_processes)
-        matrix = torch.from_numpy(confusion_of(model, self._held_out, indices, self._protocol))
-        total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
-        scores = scores_from(total.cpu().numpy())
-        return {"val_mIoU": scores.miou, "val_aAcc": scores.aacc}
+        scores = []
+        for pictures in self._held_out:
+            indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
+            matrix = torch.from_numpy(confusion_of(model, pictures, indices, self._protocol))
+            total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
+            scores.append(scores_from(total.cpu().numpy()))
+        values = {
+            "val_mIoU": sum(score.miou for score in scores) / len(scores),
+            "val_aAcc": sum(score.aacc for score in scores) / len(scores),
+        }
+        if len(scores) > 1:
+            for source, score in zip(self._recipe.sources, scores, strict=True):
+                values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
+        return values
 
     def _report(self, log: MetricsLog | None, step: int, values: dict[str, float]) -> None:
         if log is not None:

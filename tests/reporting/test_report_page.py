@@ -79,7 +79,7 @@ def make_report(revt: float = 45.0) -> Report:
             Model("blur", "member", "blurred pictures"),
             Model("average", "revt"),
         ],
-        source_domain="town",
+        sources=["town"],
         targets=["rain", "night"],
         scores=scores(revt),
         scenes=[Scene("night", "frame 17", [Panel("Input", picture), Panel("average", picture)])],
@@ -287,7 +287,7 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
         title=nasty,
         intro=nasty,
         models=[replace(model, name=names[model.name], note=nasty) for model in report.models],
-        source_domain=nasty + "town",
+        sources=[nasty + "town"],
         targets=[nasty + "rain", nasty + "night"],
         scores=[
             replace(
@@ -347,7 +347,8 @@ def test_reports_that_do_not_fit_together_are_refused() -> None:
     report = make_report()
     stray = Score("stranger", "rain", 1.0, {}, 1.0, 1)
     for changes, message in (
-        ({"targets": []}, "at least one unseen"),
+        ({"targets": []}, "one unseen"),
+        ({"sources": []}, "one source"),
         ({"targets": ["rain", "night", "town"]}, "'town' is listed twice"),
         ({"models": [*report.models, report.models[0]]}, "'start' is listed twice"),
         ({"scores": [*report.scores, stray]}, "'stranger', which is not a model"),

@@ -43,7 +43,7 @@ def cells(markdown: str) -> list[list[str]]:
 
 
 def test_markdown_has_source_first_means_bests_and_dashes() -> None:
-    table = cells(markdown_table(SCORES, "town"))
+    table = cells(markdown_table(SCORES, ["town"]))
     assert table[0] == ["model", "town (source)", "rain", "night", "mean of unseen"]
     assert table[2] == ["first", "**70.0**", "40.0", "**30.0**", "35.0"]
     # Both are 30.0 as printed, so both are best.
@@ -53,7 +53,7 @@ def test_markdown_has_source_first_means_bests_and_dashes() -> None:
 
 def test_mean_column_only_with_several_targets() -> None:
     one = [entry for entry in SCORES if entry.domain != "night"]
-    assert "mean" not in markdown_table(one, "town")
+    assert "mean" not in markdown_table(one, ["town"])
     assert "mean of unseen" in markdown_table(one)
 
 
@@ -70,7 +70,7 @@ def test_markdown_escapes_names() -> None:
 
 
 def test_terminal_table_shows_the_same_numbers() -> None:
-    text = printed(score_table(SCORES, "town"))
+    text = printed(score_table(SCORES, ["town"]))
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     numbers = [cell.strip() for cell in rows["second"].split("│")[2:-1]]
     assert numbers == ["60.0", "44.0", "30.0", "37.0"]
@@ -79,7 +79,7 @@ def test_terminal_table_shows_the_same_numbers() -> None:
 
 
 def test_terminal_table_marks_best_and_sets_the_source_apart() -> None:
-    text = printed(score_table(SCORES, "town"), colour=True)
+    text = printed(score_table(SCORES, ["town"]), colour=True)
     assert "\x1b[1m44.0\x1b[0m" in text
     assert "\x1b[1m40.0" not in text
     assert re.search(r"\x1b\[1m +70\.0", text)
@@ -139,7 +139,7 @@ def test_class_means_are_over_the_domains_that_all_models_share() -> None:
             score("b", "night", 1.0, road=50.0, car=40.0, train=None),
             score("a", "town", 1.0, road=1.0),
         ],
-        "town",
+        ["town"],
         ["rain", "night"],
     )
     assert board.class_means(["a", "b"]) == {

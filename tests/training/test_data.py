@@ -23,7 +23,7 @@ def _pictures(count):
 
 def _crops(seed=0, count=5, positions=40):
     spec = PipelineSpec(method=6, resize_bound=None, crop=32)
-    return TrainingCrops(_pictures(count), build_pipeline(spec), seed, positions)
+    return TrainingCrops([_pictures(count)], [1.0], build_pipeline(spec), seed, positions)
 
 
 def _which(sample):

@@ -18,6 +18,7 @@ CHANGES_WEIGHTS = [
     ("source", "config", "night"),
     ("source", "options", {"pictures": 4, "size": [64, 128]}),
     ("source", "train", "val"),
+    ("more_sources", None, [{"domain": "streets", "config": "night"}]),
     ("augmentation", "method", 1),
     ("augmentation", "resize_bound", None),
     ("augmentation", "crop", 32),
@@ -53,6 +54,8 @@ TESTED_ELSEWHERE = {
     "model.head": "test_start",
     "source.domain": "test_folder",
     "source.data_dir": "test_folder",
+    "source.weight": "test_mixture",
+    "source.prepared": "test_prepared",
     "source.val": "test_train::test_validation",
     "targets": "test_recipe",
     "augmentation.mixing": "tests/augment",
@@ -77,7 +80,7 @@ def _all_fields():
 
 
 def test_no_field_is_forgotten():
-    tested = {f"{section}.{field}" for section, field, _ in CHANGES_WEIGHTS}
+    tested = {f"{section}.{field}" if field else section for section, field, _ in CHANGES_WEIGHTS}
     assert set(_all_fields()) == tested | set(TESTED_ELSEWHERE)
 
 
@@ -92,6 +95,6 @@ def test_the_same_recipe_gives_the_same_weights(usual, tmp_path):
 
 @pytest.mark.parametrize(("section", "field", "value"), CHANGES_WEIGHTS)
 def test_each_field_changes_the_weights(usual, tmp_path, section, field, value):
-    recipe = tiny_recipe(**{section: {field: value}})
+    recipe = tiny_recipe(**{section: {field: value} if field else value})
     weights = run(tmp_path / "run", recipe)
     assert not same_weights(usual, weights), json.dumps([section, field])

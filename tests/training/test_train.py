@@ -149,7 +149,7 @@ def test_an_output_with_files_is_refused_and_kept(tmp_path):
     [
         ({"augmentation": {"method": 9}}, "unknown augmentation method '9'"),
         ({"source": {"domain": "kitty"}}, "unknown domain 'kitty'"),
-        ({"source": {"config": "sunny"}}, "unknown look 'sunny'"),
+        ({"source": {"config": "sunny"}}, "unknown config 'sunny'"),
         ({"source": {"train": "test"}}, "unknown split 'test'"),
         ({"source": {"options": {"picturs": 3}}}, "picturs"),
         ({"model": {"hidden_sizes": [8, 16, 41, 64]}}, "41"),

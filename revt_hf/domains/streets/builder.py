@@ -101,6 +101,9 @@ class StreetsDomain(Domain):
             content=identity,
         )
 
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        return _count(split, options) if split in _FIRST_SCENE else None
+
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         return tuple(_FIRST_SCENE)
 

@@ -1,0 +1,175 @@
+"""The ``revt data`` commands: parse, validate, call."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.errors import UserError
+
+EXIT_BAD_DATA = 2
+
+data_app = typer.Typer(help="Look at data sets, check and prepare them.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A domain; revt data list shows them.")]
+DataDir = Annotated[Path | None, typer.Option(help="The folder of the domain's data.")]
+Config = Annotated[str | None, typer.Option(help="The domain's configuration.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the domain."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")]
+
+
+def _hush(quiet: bool) -> bool:
+    if quiet:
+        logging.getLogger("revt_hf").setLevel(logging.WARNING)
+    return quiet
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="No progress bars or remarks.", callback=_hush)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write results here.")]
+
+
+class OutputFormat(StrEnum):
+    """How ``revt data prepare`` writes pictures."""
+
+    webp = "webp"
+    png = "png"
+    raw = "raw"
+    parquet = "parquet"
+
+
+@data_app.command("list")
+def list_domains(json_file: Json = None) -> None:
+    """Every data set: kind, pictures, licence, where to get it."""
+    from rich.console import Console
+
+    from revt_hf.dataset_tools.show import listing, listing_table
+    from revt_hf.files import write_json
+
+    Console().print(listing_table())
+    if json_file is not None:
+        write_json(json_file, listing())
+
+
+@data_app.command("verify")
+def verify_command(
+    name: Name,
+    data_dir: DataDir = None,
+    config: Config = None,
+    options: Options = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Other numbers than the official ones are a failure.")
+    ] = False,
+    workers: Workers = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read a whole data set: layout, counts, broken files, unknown labels, class shares."""
+    from revt_hf.dataset_tools.show import verified_text
+    from revt_hf.dataset_tools.verify import verify
+    from revt_hf.files import write_json
+    from revt_hf.options import key_values
+
+    result = verify(name, data_dir, config, key_values(options), workers, quiet)
+    if json_file is not None:
+        write_json(json_file, result.to_json())
+    print(verified_text(result))
+    complete = all(count.expected in (None, count.images) for count in result.splits.values())
+    if result.problems or (strict and not complete):
+        raise typer.Exit(EXIT_BAD_DATA)
+
+
+@data_app.command("show")
+def show_command(
+    name: Name,
+    output: Annotated[Path, typer.Option(help="The contact sheet (PNG).")],
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
+    config: Config = None,
+    options: Options = None,
+    pictures: Annotated[int, typer.Option(min=1, help="At most so many.")] = 6,
+) -> None:
+    """Draw pictures of a data set with their coloured labels."""
+    from revt_hf.dataset_tools.show import show
+    from revt_hf.options import key_values
+
+    count = show(name, split, output, data_dir, config, key_values(options), pictures)
+    print(f"{count} pictures of {name}/{split}: {output}")
+
+
+@data_app.command("prepare")
+def prepare_command(
+    name: Name,
+    output: Annotated[Path, typer.Option(help="The folder to make.")],
+    data_dir: DataDir = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="The split; default: train. Parquet takes several."),
+    ] = None,
+    config: Config = None,
+    options: Options = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="Resize bound WIDTHxHEIGHT, or native. Default: 1280x720, for parquet native."
+        ),
+    ] = None,
+    format: Annotated[
+        OutputFormat,
+        typer.Option(help="webp, png and raw are for training; parquet is a Hub data set."),
+    ] = OutputFormat.webp,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Put the parquet files on the Hub.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make that repository private.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Confirm the licence under which pictures are passed on.")
+    ] = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Resize pictures once for faster training, or pack them for the Hub."""
+    from revt_hf.options import key_values, parse_bound
+
+    default = None if format is OutputFormat.parquet else (1280, 720)
+    bound = default if resize is None else parse_bound(resize, "--resize")
+    splits = tuple(split or ["train"])
+    if format is OutputFormat.parquet:
+        if workers is not None:
+            raise UserError("--workers is for the formats webp, png and raw")
+        from revt_hf.dataset_tools.export import Export, export_parquet
+
+        request = Export(name, data_dir, config, key_values(options), splits, bound, licence)
+        done = export_parquet(request, output, overwrite, push, private, quiet)
+        print(f"packed: {done}{f', pushed to {push}' if push else ''}")
+        return
+    if push or licence or private:
+        raise UserError("--push, --private and --licence go with --format parquet")
+    if len(splits) > 1:
+        raise UserError("give one --split: each prepared folder holds one")
+    from revt_hf.dataset_tools.prepare import prepare
+    from revt_hf.domains.prepared import SUFFIXES
+    from revt_hf.recipe import DomainSpec
+
+    kind = next(name for name in SUFFIXES if name == format.value)
+    spec = DomainSpec(
+        domain=name,
+        data_dir=str(data_dir) if data_dir else None,
+        config=config,
+        options=key_values(options),
+    )
+    record = prepare(spec, splits[0], output, bound, kind, overwrite, workers, quiet)
+    print(
+        f"prepared {record.images} pictures of {name}/{record.split}: {output}; in a recipe: "
+        f"source.prepared: {output}"
+    )

@@ -1,0 +1,112 @@
+"""``revt data show`` and ``revt data list``: data sets for the eye."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from revt_hf.dataset_tools.verify import Verified
+from revt_hf.domains import DOMAINS, load_domain
+from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
+from revt_hf.reporting.pictures import Panel, contact_sheet, overlay
+
+_COLUMNS = ("picture", "train ids", "together")
+_SHOWN_PROBLEMS = 20
+_SHARING = {"yes": "yes", "no": "no", "confirm": "if you confirm the licence"}
+
+
+def show(
+    name: str,
+    split: str,
+    output: Path,
+    data_dir: Path | None = None,
+    config: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    pictures: int = 6,
+) -> int:
+    """Write a contact sheet (PNG): pictures spread over a split, with their coloured labels.
+
+    Returns:
+        How many pictures are on it.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    rows = load_domain(name, split, data_dir, config, options)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(pictures, len(rows))).round().astype(int))
+    sheet, names = [], []
+    classes: set[int] = set()
+    for index in chosen:
+        row = rows[int(index)]
+        image, label = row["image"], row["label"]
+        panels = (image, colourise(label), overlay(image, label))
+        sheet.append([Panel(title, panel) for title, panel in zip(_COLUMNS, panels, strict=True)])
+        names.append(row["name"])
+        classes |= set(np.unique(label).tolist()) - {IGNORE_INDEX}
+    legend = [CLASSES[train_id] for train_id in sorted(classes)]
+    contact_sheet(sheet, _COLUMNS, names, legend, output)
+    return len(sheet)
+
+
+def listing() -> list[dict[str, Any]]:
+    """What is known of every domain, as JSON values."""
+    return [
+        {
+            "domain": domain.name,
+            "kind": domain.facts.kind,
+            "configs": list(domain.configs),
+            "pictures": dict(domain.facts.pictures),
+            "licence": domain.facts.licence,
+            "download": domain.facts.download,
+            "redistribution": domain.facts.sharing.allowed,
+            "redistribution_reason": domain.facts.sharing.reason,
+        }
+        for domain in DOMAINS.values()
+    ]
+
+
+def listing_table() -> Table:
+    """The same for the terminal; configs stand below a domain's name and kind."""
+    table = Table(show_lines=True)
+    table.add_column("domain", no_wrap=True)
+    table.add_column("pictures", no_wrap=True)
+    for heading in ("licence", "where to get it", "may be passed on"):
+        table.add_column(heading, overflow="fold")
+    for row in listing():
+        counts = "\n".join(f"{split} {count:,}" for split, count in row["pictures"].items())
+        table.add_row(
+            "\n".join([row["domain"], row["kind"], *(f"- {name}" for name in row["configs"])]),
+            counts or "-",
+            row["licence"],
+            row["download"],
+            _SHARING[row["redistribution"]],
+        )
+    return table
+
+
+def verified_text(result: Verified) -> str:
+    """The result of :func:`verify` for the terminal."""
+    lines = [f"{result.domain}: {result.found}", ""]
+    width = max(map(len, result.splits))
+    for split, count in result.splits.items():
+        official = "" if count.expected is None else f" of {count.expected:,}"
+        lines.append(f"  {split:<{width}}  {count.images:>7,}{official} pictures")
+    total = int(result.pixels[:NUM_CLASSES].sum())
+    if total:
+        lines += ["", "  share of labelled pixels"]
+        lines += [
+            f"  {name:<14} {100 * result.pixels[train_id] / total:6.2f} %"
+            for train_id, name in enumerate(CLASSES)
+        ]
+        ignored = int(result.pixels[IGNORE_INDEX])
+        lines.append(f"  {'(ignored':<14} {100 * ignored / (ignored + total):6.2f} % of all)")
+    lines += [""] + [f"note: {note}" for note in result.notes]
+    for problem in result.problems[:_SHOWN_PROBLEMS]:
+        lines.append(f"problem: {problem.file}: {problem.what}")
+    more = len(result.problems) - _SHOWN_PROBLEMS
+    if more > 0:
+        lines.append(f"... and {more} more problems (--json FILE lists all)")
+    lines.append(f"{len(result.problems)} problems" if result.problems else "no problems")
+    return "\n".join(lines)

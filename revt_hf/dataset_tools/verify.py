@@ -1,0 +1,203 @@
+"""``revt data verify``: is what lies on disk what the data set should be?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from revt_hf.dataset_tools.parallel import in_threads
+from revt_hf.domains import checked_options, dataset_of, get_domain
+from revt_hf.domains.base import Opened
+from revt_hf.domains.reading import Decode, fitted, read_image, read_raw, size_difference
+from revt_hf.errors import UserError
+from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file, and what is wrong with it."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """Pictures of a split, and how many it officially has (None: not known)."""
+
+    images: int
+    expected: int | None
+
+
+@dataclass
+class Verified:
+    """What was found; ``problems`` make the data unusable, ``notes`` do not."""
+
+    domain: str
+    config: str | None
+    layout: str
+    found: str
+    label_encoding: str
+    splits: dict[str, SplitCount] = field(default_factory=dict)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` writes; shares are 0..1."""
+        labelled = int(self.pixels[:NUM_CLASSES].sum())
+        total = labelled + int(self.pixels[IGNORE_INDEX])
+        return {
+            "domain": self.domain,
+            "config": self.config,
+            "layout": self.layout,
+            "label_encoding": self.label_encoding,
+            "splits": {
+                name: {"images": count.images, "expected": count.expected}
+                for name, count in self.splits.items()
+            },
+            "classes": {
+                name: int(self.pixels[train_id]) / labelled if labelled else 0.0
+                for train_id, name in enumerate(CLASSES)
+            },
+            "ignored": int(self.pixels[IGNORE_INDEX]) / total if total else 0.0,
+            "problems": [{"file": p.file, "what": p.what} for p in self.problems],
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What one picture and its label hold."""
+
+    pixels: NDArray[np.int64]
+    problems: list[Problem]
+    refitted: bool
+
+
+def verify(
+    name: str,
+    data_dir: Path | None = None,
+    config: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Verified:
+    """Read every picture and label of a domain's splits and say what is wrong with them.
+
+    Args:
+        name: of the domain.
+        data_dir: the folder of its data.
+        config: of the domain.
+        options: of the domain.
+        workers: threads; all cores by default.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: unknown domain, config or option, or no split is there at all.
+    """
+    domain = get_domain(name)
+    if data_dir is not None and not domain.needs_data_dir:
+        raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
+    chosen = domain.chosen_config(config)
+    settings = checked_options(domain, options or {})
+    opened: dict[str, Opened] = {}
+    absent: dict[str, UserError] = {}
+    for split in domain.splits(data_dir, chosen, settings):
+        try:
+            opened[split] = domain.open(split, data_dir, chosen, settings)
+        except UserError as error:
+            absent[split] = error
+    if not opened:
+        raise next(iter(absent.values()), UserError(f"{name}: no split in {data_dir}"))
+    first = next(iter(opened.values()))
+    result = Verified(name, chosen, first.layout, first.found, first.table.name)
+    for split, reason in absent.items():
+        result.splits[split] = SplitCount(0, domain.expected(split, chosen, settings))
+        result.notes.append(f"{split}: {reason}")
+    for split, found in opened.items():
+        result.splits[split] = SplitCount(found.images, found.expected)
+        if found.difference:
+            result.notes.append(f"{split}: {found.difference}")
+        if found.layout != first.layout:
+            result.notes.append(f"{split}: {found.found}")
+        result.problems += [
+            Problem(*problem)
+            for problem in found.missing
+            if Problem(*problem) not in result.problems
+        ]
+    _read_all(result, opened, workers, quiet)
+    return result
+
+
+def _read_all(
+    result: Verified, opened: Mapping[str, Opened], workers: int | None, quiet: bool
+) -> None:
+    seen: set[str] = set()
+    refitted = 0
+    # Splits share pictures (full and train), so each is read once.
+    total = sum(found.images for found in opened.values())
+    with tqdm(total=total, unit="picture", desc="verify", disable=quiet) as progress:
+        for split, found in opened.items():
+            rows = _unseen(found, split, seen)
+            before = progress.n
+            for checked in in_threads(partial(_check, found), rows, workers):
+                result.pixels += checked.pixels
+                result.problems += checked.problems
+                refitted += checked.refitted
+                progress.update()
+            progress.update(found.images - (progress.n - before))
+    if refitted:
+        result.notes.append(
+            f"{refitted} labels differ from their pictures in size, a known defect; they are "
+            "resized (nearest) while reading"
+        )
+
+
+def _unseen(found: Opened, split: str, seen: set[str]) -> Iterable[dict[str, Any]]:
+    if not found.images:
+        return
+    rows = dataset_of(found.builder, Decode(found.table), split).with_format(None)
+    for row in rows:
+        if row["image"]["path"] is None or row["image"]["path"] not in seen:
+            seen.add(row["image"]["path"])
+            yield row
+
+
+def _check(found: Opened, row: dict[str, Any]) -> _Checked:
+    pixels = np.zeros(256, dtype=np.int64)
+    problems: list[Problem] = []
+    files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
+    refitted = False
+    image = label = None
+    try:
+        image = read_image(row["image"])
+    except UserError as error:
+        problems.append(_problem(files["image"], error))
+    try:
+        label, unknown = found.table.lenient(read_raw(row["label"], found.table))
+        if unknown:
+            what = f"{found.table.described(unknown)} is not in the encoding '{found.table.name}'"
+            problems.append(Problem(files["label"], what))
+    except UserError as error:
+        problems.append(_problem(files["label"], error))
+    if label is not None and image is not None:
+        difference = size_difference(image, label)
+        if difference and found.fit_labels:
+            label, refitted = fitted(label, image), True
+        elif difference:
+            problems.append(Problem(files["label"], difference))
+    if label is not None:
+        counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
+        pixels = counts.reshape(-1).astype(np.int64)
+    return _Checked(pixels, problems, refitted)
+
+
+def _problem(file: str, error: UserError) -> Problem:
+    return Problem(file, str(error).removeprefix(f"{file}: "))

@@ -1,0 +1,39 @@
+"""Values of command-line options that several commands share."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from revt_hf.errors import UserError
+
+
+def parse_bound(text: str, flag: str = "--bound") -> tuple[int, int] | None:
+    """``1024x512`` -> (1024, 512); ``native`` -> None.
+
+    Raises:
+        UserError: neither.
+    """
+    if text == "native":
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"{flag} {text}: write WIDTHxHEIGHT, such as 1024x512, or native")
+    return int(width), int(height)
+
+
+def key_values(options: Sequence[str] | None) -> dict[str, object]:
+    """``["size=[64, 128]"]`` -> ``{"size": [64, 128]}``; values are read as YAML.
+
+    Raises:
+        UserError: one is not KEY=VALUE, or not YAML.
+    """
+    values = {}
+    for text in options or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--option {text}: write it as key=value")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--option {text}: the value is not YAML") from error
+    return values

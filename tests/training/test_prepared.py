@@ -1,0 +1,169 @@
+"""Training on prepared pictures sees the same bits as training on the source."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from tiny import run, same_weights, tiny_recipe
+
+from revt_hf.dataset_tools.prepare import prepare
+from revt_hf.domains.prepared import load_prepared
+from revt_hf.errors import UserError
+from revt_hf.recipe import DomainSpec, Source
+
+BOUND = (160, 80)
+SIZES = [(97, 203), (80, 160), (120, 90), (64, 128), (75, 161)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Pictures of several sizes in the original's layout."""
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        for kind, picture in (
+            ("img_dir", rng.integers(0, 256, (height, width, 3), dtype=np.uint8)),
+            ("ann_dir", rng.integers(0, 19, (height, width), dtype=np.uint8)),
+        ):
+            path = tmp_path / "data" / kind / "train" / "town" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), picture)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def spec(root):
+    return DomainSpec(domain="folder", data_dir=str(root))
+
+
+def _source(root, prepared):
+    return Source(domain="folder", data_dir=str(root), prepared=str(prepared), val="train")
+
+
+@pytest.mark.parametrize("format", ["webp", "png", "raw"])
+def test_training_sees_the_same_bits(root, spec, tmp_path, format):
+    prepare(spec, "train", tmp_path / "small", BOUND, format, quiet=True)
+    source = {"domain": "folder", "data_dir": str(root), "options": {}}
+    usual = run(tmp_path / "a", tiny_recipe(source=source))
+    prepared = {**source, "prepared": str(tmp_path / "small")}
+    assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
+
+
+def test_labels_that_were_fitted_stay_the_same(tmp_path):
+    """GTA5's labels of another size go through two nearest resizes either way."""
+    root = tmp_path / "gta"
+    rng = np.random.default_rng(1)
+    for number in range(1, 4):
+        for kind, picture in (
+            ("images", rng.integers(0, 256, (90, 170, 3), dtype=np.uint8)),
+            ("labels", rng.integers(0, 35, (93, 168), dtype=np.uint8)),
+        ):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / kind / f"{number:05d}.png"), picture)
+    source = {"domain": "gta5", "data_dir": str(root), "train": "full", "options": {}}
+    spec = DomainSpec(domain="gta5", data_dir=str(root))
+    with pytest.warns(UserWarning, match="3 pictures, officially 24966"):
+        prepare(spec, "full", tmp_path / "small", BOUND, "raw", quiet=True)
+        usual = run(tmp_path / "a", tiny_recipe(source=source))
+    prepared = {**source, "prepared": str(tmp_path / "small")}
+    assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
+
+
+def test_raw_pictures_are_not_read_whole(root, spec, tmp_path):
+    prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
+    row = load_prepared(_source(root, tmp_path / "small"), BOUND)[0]
+    base = row["image"]
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap) or "mmap" in type(base).__name__
+
+
+def test_the_record_says_what_was_done(spec, tmp_path):
+    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    record = json.loads((tmp_path / "small" / "prepared.json").read_text())
+    assert record["domain"] == "folder"
+    assert record["bound"] == list(BOUND)
+    assert record["images"] == len(SIZES)
+    assert record["label_encoding"] == "train_ids"
+
+
+def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
+    from revt_hf.dataset_tools import prepare as module
+
+    written = []
+    real = module._write
+
+    def counting(path, picture):
+        written.append(path.name)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        real(path, picture)
+
+    monkeypatch.setattr(module, "_write", counting)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(spec, "train", tmp_path / "small", BOUND, workers=1, quiet=True)
+    assert not (tmp_path / "small").exists()
+    first = list(written)
+    written.clear()
+    monkeypatch.setattr(
+        module, "_write", lambda path, picture: (written.append(path.name), real(path, picture))
+    )
+    prepare(spec, "train", tmp_path / "small", BOUND, workers=1, quiet=True)
+    assert not set(first[:4]) & set(written)
+    assert len(list((tmp_path / "small" / "images").rglob("*.webp"))) == len(SIZES)
+    assert not list(tmp_path.glob(".small*"))
+
+
+def test_another_job_does_not_take_over_what_is_left(spec, tmp_path):
+    left = tmp_path / ".small.preparing" / "images" / "stray.webp"
+    left.parent.mkdir(parents=True)
+    left.write_text("left over")
+    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    assert not (tmp_path / "small" / "images" / "stray.webp").exists()
+
+
+def test_changed_sources_are_noticed(root, spec, tmp_path):
+    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    picture = root / "img_dir" / "train" / "town" / "0.png"
+    cv2.imwrite(str(picture), np.zeros((97, 203, 3), np.uint8))
+    with pytest.raises(UserError, match="has changed since"):
+        load_prepared(_source(root, tmp_path / "small"), BOUND)
+
+
+def test_what_does_not_fit_is_refused(root, spec, tmp_path):
+    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    source = _source(root, tmp_path / "small")
+    load_prepared(source, BOUND[::-1])  # a bound has no orientation
+    with pytest.raises(UserError, match=r"resized to \(160, 80\).*resize_bound is \(200, 80\)"):
+        load_prepared(source, (200, 80))
+    with pytest.raises(UserError, match="prepared with split train"):
+        load_prepared(source.model_copy(update={"train": "val"}), BOUND)
+    options = {"options": {"label_suffix": ".png", "encoding": "cityscapes_ids"}}
+    with pytest.raises(UserError, match="prepared with options"):
+        load_prepared(source.model_copy(update=options), BOUND)
+    with pytest.raises(UserError, match=r"not a prepared folder.*prepared\.json"):
+        load_prepared(source.model_copy(update={"prepared": str(root)}), BOUND)
+    (tmp_path / "small" / "images" / "town" / "0.webp").unlink()
+    with pytest.raises(UserError, match="4 of 5 pictures"):
+        load_prepared(source, BOUND)
+    (tmp_path / "small" / "prepared.json").write_text("{")
+    with pytest.raises(UserError, match="not a record"):
+        load_prepared(source, BOUND)
+
+
+def test_an_output_that_exists_is_kept(spec, tmp_path):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "precious").write_text("x")
+    with pytest.raises(UserError, match="exists already"):
+        prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    assert (tmp_path / "small" / "precious").exists()
+
+
+def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
+    class Usage:
+        free = 10
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(UserError, match="GB left"):
+        prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
+    assert not (tmp_path / "small").exists()
