@@ -122,9 +122,11 @@ def prepare_command(
         ),
     ] = None,
     format: Annotated[
-        OutputFormat,
-        typer.Option(help="webp, png and raw are for training; parquet is a Hub data set."),
-    ] = OutputFormat.webp,
+        OutputFormat | None,
+        typer.Option(
+            help="webp (default), png and raw are for training; parquet is a Hub data set."
+        ),
+    ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="REPO_ID", help="Put the parquet files on the Hub.")
     ] = None,
@@ -141,6 +143,7 @@ def prepare_command(
     """Resize pictures once for faster training, or pack them for the Hub."""
     from revt_hf.options import key_values, parse_bound
 
+    format = format or (OutputFormat.parquet if push else OutputFormat.webp)
     default = None if format is OutputFormat.parquet else (1280, 720)
     bound = default if resize is None else parse_bound(resize, "--resize")
     splits = tuple(split or ["train"])

@@ -27,6 +27,17 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists already: choose another output or pass --overwrite")
 
 
+def check_apart(output: Path, source: Path | None) -> None:
+    """Refuse an output that would take the place of what it is made from.
+
+    Raises:
+        UserError: ``output`` is ``source`` or holds it.
+    """
+    place = source.resolve() if source else None
+    if place is not None and output.resolve() in (place, *place.parents):
+        raise UserError(f"{output} is or holds the data's own folder: choose another output")
+
+
 @contextmanager
 def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.

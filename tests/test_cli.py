@@ -131,7 +131,7 @@ def test_the_bound_matters(capsys, members, tmp_path):
     [
         (["evaluate", "MEMBER"], "--domain"),
         (["evaluate", "MEMBER", "--domain", "kitty"], "unknown domain 'kitty'"),
-        (["evaluate", "MEMBER", "--domain", "streets", "--config", "sun"], "unknown look 'sun'"),
+        (["evaluate", "MEMBER", "--domain", "streets", "--config", "sun"], "unknown config 'sun'"),
         (["evaluate", "MEMBER", "--domain", "streets", "--split", "tset"], "'tset'"),
         (["evaluate", "MEMBER", "--domain", "streets", "--option", "pictures"], "key=value"),
         (["evaluate", "MEMBER", "--domain", "streets", "--option", "picturs=3"], "picturs"),

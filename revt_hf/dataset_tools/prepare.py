@@ -27,7 +27,7 @@ from revt_hf.domains.prepared import (
 )
 from revt_hf.domains.reading import Decode
 from revt_hf.errors import UserError
-from revt_hf.files import check_output, readable_os_errors, replace_folder, write_json
+from revt_hf.files import check_apart, check_output, readable_os_errors, replace_folder, write_json
 from revt_hf.recipe import DomainSpec
 from revt_hf.resize import bounded_label, bounded_resize
 
@@ -64,6 +64,7 @@ def prepare(
         UserError: the data cannot be read, ``output`` exists, or the disk is too small.
     """
     check_output(output, overwrite)
+    check_apart(output, Path(spec.data_dir) if spec.data_dir else None)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
     record = PreparedRecord(

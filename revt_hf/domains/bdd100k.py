@@ -20,10 +20,12 @@ class Bdd100kDomain(PairedDomain):
     name = "bdd100k"
     facts = Facts(
         kind="real",
-        licence="BDD100K licence: educational, research and not-for-profit use, notice kept",
+        licence="BDD100K licence (educational, research and not-for-profit use)",
         download="the BDD100K portal (registration): 10K Images and Segmentation",
         sharing=Sharing(
-            "yes", "its licence allows not-for-profit redistribution with its notice kept"
+            "confirm",
+            "its licence allows not-for-profit redistribution with its notice kept, so its notice "
+            "must go into the repository",
         ),
         pictures={"train": 7_000, "val": 1_000},
     )

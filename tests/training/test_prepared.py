@@ -159,6 +159,12 @@ def test_an_output_that_exists_is_kept(spec, tmp_path):
     assert (tmp_path / "small" / "precious").exists()
 
 
+def test_the_source_is_never_replaced(root, spec):
+    with pytest.raises(UserError, match="holds the data's own folder"):
+        prepare(spec, "train", root, BOUND, overwrite=True, quiet=True)
+    assert (root / "img_dir").is_dir()
+
+
 def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
     class Usage:
         free = 10

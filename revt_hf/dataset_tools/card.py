@@ -1,0 +1,250 @@
+"""Whether a data set may be passed on, and the data card (``README.md``) that goes with it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from revt_hf import __version__
+from revt_hf.domains.base import Domain, Opened
+from revt_hf.errors import UserError
+from revt_hf.labels import CLASSES, IGNORE_INDEX, PALETTE
+
+# What the Hub takes as ``license`` (its message in huggingface_hub issue 4218); the licences of
+# single model families are not for data.
+_HUB_LICENCES = """
+    afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc
+    cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0
+    cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0
+    creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0
+    gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr lppl-1.3c mit mpl-2.0
+    ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 pddl postgresql unknown
+    unlicense wtfpl zlib
+"""
+_LONGEST_NAME = 60
+# Upper ends of the Hub's size categories.
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+_LARGEST = "1M<n<10M"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What stands in an exported data set.
+
+    Attributes:
+        domain: where it comes from.
+        config: of the domain.
+        options: of the domain, all of them.
+        splits: every exported split, as it was found.
+        bound: (width, height) that pictures and labels were resized into; None: they were not.
+        licence: what the user named as the licence; None where nobody had to.
+        repository: Hub id that it goes to, if it goes there.
+    """
+
+    domain: Domain
+    config: str | None
+    options: Mapping[str, Any]
+    splits: Mapping[str, Opened]
+    bound: tuple[int, int] | None
+    licence: str | None
+    repository: str | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a folder of the user's, not a known data set."""
+        return self.domain.facts.kind == "any"
+
+    @property
+    def licence_text(self) -> str:
+        """The licence in words."""
+        own = self.licence if self.is_own else None
+        return " ".join((own or self.domain.facts.licence).split())
+
+    @property
+    def title(self) -> str:
+        """A short name for people."""
+        name = "Street scenes" if self.is_own else self.domain.name
+        config = f" ({self.config})" if self.config else ""
+        size = f", {self.bound[0]}x{self.bound[1]}" if self.bound else ""
+        return f"{name}{config}{size}, {len(CLASSES)} Cityscapes classes"
+
+
+def check_sharing(domain: Domain, licence: str | None) -> None:
+    """Refuse to copy data that may not be passed on, or whose licence nobody has named.
+
+    Args:
+        domain: of the data.
+        licence: as the user names it; case and spaces do not matter.
+
+    Raises:
+        UserError: it may not be passed on; or the licence has to be named, or is another one.
+    """
+    sharing = domain.facts.sharing
+    if sharing.allowed == "no":
+        raise UserError(f"{domain.name} may not be passed on: {sharing.reason}")
+    named = (licence or "").strip()
+    if domain.facts.kind == "any":
+        if not named:
+            raise UserError(f"{domain.name}: {sharing.reason}: name it with --licence '...'")
+        return
+    right = domain.facts.licence.split(" (")[0]
+    if named and _plain(named) != _plain(right):
+        raise UserError(f"the licence of {domain.name} is '{right}', not '{named}'")
+    if not named and sharing.allowed == "confirm":
+        raise UserError(
+            f"{domain.name}: {sharing.reason}: read the licence, then confirm it with "
+            f"--licence '{right}'"
+        )
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def card_text(contents: Contents) -> str:
+    """The text of ``README.md``: metadata for the Hub, then the card, in Markdown.
+
+    No path of this machine stands in it.
+    """
+    front = _metadata(contents).to_yaml()
+    body = "\n\n".join("\n".join(section) for section in _sections(contents))
+    return str(DatasetCard(f"---\n{front}\n---\n\n{body}\n"))
+
+
+def _metadata(contents: Contents) -> DatasetCardData:
+    pictures = sum(opened.images for opened in contents.splits.values())
+    fitting = (name for limit, name in _SIZES.items() if pictures < limit)
+    files = [{"split": name, "path": f"data/{name}-*"} for name in contents.splits]
+    return DatasetCardData(
+        **_licence(contents),
+        task_categories=["image-segmentation"],
+        pretty_name=contents.title,
+        size_categories=next(fitting, _LARGEST),
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+
+
+def _licence(contents: Contents) -> dict[str, Any]:
+    name = re.sub(r"[^a-z0-9.+]+", "-", contents.licence_text.lower()).strip("-")
+    identifier = contents.domain.facts.sharing.licence_id
+    if contents.is_own and name in _HUB_LICENCES.split():
+        identifier = name
+    if identifier != "other":
+        return {"license": identifier}
+    # The text itself stands in the body: a name is lower case without spaces.
+    return {"license": "other", "license_name": name[:_LONGEST_NAME].strip("-.") or "other"}
+
+
+def _sections(contents: Contents) -> Iterator[list[str]]:
+    yield [f"# {contents.title}"]
+    yield [
+        f"Street scenes with a semantic label of {len(CLASSES)} classes for every pixel, written "
+        f"by revt_hf {__version__} from {_origin(contents)}.",
+    ]
+    yield ["## Source", "", _source(contents)]
+    yield ["## Licence", "", *_terms(contents)]
+    yield ["## Pictures", "", *_counts(contents)]
+    yield ["## Labels", "", *_classes(contents)]
+    yield ["## Load", "", *_code(contents)]
+    yield ["## Made with", "", "```yaml", _settings(contents), "```"]
+
+
+def _origin(contents: Contents) -> str:
+    if contents.is_own:
+        return "a folder of pictures and labels"
+    return f"the data set `{contents.domain.name}`"
+
+
+def _source(contents: Contents) -> str:
+    if contents.is_own:
+        return "A folder of the publisher's own pictures and labels."
+    if not contents.domain.needs_data_dir:
+        return "Drawn by revt_hf itself: procedural scenes, no photographs."
+    return f"The original comes from {contents.domain.facts.download}."
+
+
+def _terms(contents: Contents) -> Iterator[str]:
+    yield (
+        f"{contents.licence_text}. Its terms apply to this copy too: read them before you use it "
+        "or pass it on."
+    )
+    sharing = contents.domain.facts.sharing
+    if sharing.allowed == "confirm" and not contents.is_own:
+        yield (
+            f"What revt_hf knows of it: {sharing.reason}; whoever wrote this copy confirmed to "
+            "have read it."
+        )
+    elif contents.domain.needs_data_dir and not contents.is_own:
+        yield f"What revt_hf knows of it: {sharing.reason}."
+
+
+def _counts(contents: Contents) -> Iterator[str]:
+    yield from ("| split | pictures |", "|---|---|")
+    yield from (f"| {name} | {opened.images} |" for name, opened in contents.splits.items())
+    yield ""
+    if contents.bound:
+        width, height = contents.bound
+        yield (
+            f"Pictures (bilinear) and labels (nearest neighbour) are resized to fit {width}x"
+            f"{height} pixels, their ratio kept, and stored as PNG without loss."
+        )
+    else:
+        yield "Pictures have their original size and are not encoded anew."
+    for name, opened in contents.splits.items():
+        if opened.difference:
+            yield f"\nThe split `{name}` is not the official one: {opened.difference}."
+        if opened.left_out:
+            listed = ", ".join(f"{picture} ({why})" for picture, why in opened.left_out.items())
+            yield f"\nLeft out of `{name}` as defective: {listed}."
+
+
+def _classes(contents: Contents) -> Iterator[str]:
+    tables = sorted({opened.table.name for opened in contents.splits.values()})
+    yield (
+        "`label` is an 8-bit picture with one channel; a pixel's value is the Cityscapes train id "
+        f"of its class, {IGNORE_INDEX} is ignored. Made with the label table "
+        + ", ".join(f"`{table}`" for table in tables)
+        + "."
+    )
+    yield from ("", "| id | name | colour (RGB) |", "|---|---|---|")
+    for train_id, (name, colour) in enumerate(zip(CLASSES, PALETTE.tolist(), strict=True)):
+        yield f"| {train_id} | {name} | {', '.join(map(str, colour))} |"
+    yield f"| {IGNORE_INDEX} | ignored | |"
+
+
+def _code(contents: Contents) -> Iterator[str]:
+    where = contents.repository or "this folder, or its Hub id"
+    split = next(iter(contents.splits))
+    yield "```python"
+    yield "from datasets import load_dataset"
+    yield f'pictures = load_dataset("{where}", split="{split}")'
+    yield 'image, label = pictures[0]["image"], pictures[0]["label"]  # Pillow; train ids'
+    yield "```"
+
+
+def _settings(contents: Contents) -> str:
+    settings = {
+        "domain": contents.domain.name,
+        "config": contents.config,
+        "options": _without_places(contents.options),
+        "splits": list(contents.splits),
+        "bound": list(contents.bound) if contents.bound else None,
+    }
+    return str(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).rstrip()
+
+
+def _without_places(value: Any) -> Any:
+    """An option's value; of absolute paths only the last part."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return f".../{Path(value).name}"
+    return value

@@ -1,0 +1,295 @@
+"""``revt data prepare --format parquet``: a domain as a Hub data set, if its licence allows it."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import datasets
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    disable_progress_bars,
+    validate_repo_id,
+)
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from revt_hf.dataset_tools.card import Contents, card_text, check_sharing
+from revt_hf.dataset_tools.parallel import in_threads
+from revt_hf.domains import checked_options, dataset_of, get_domain, open_domain
+from revt_hf.domains.base import Opened
+from revt_hf.domains.reading import RAW_SUFFIX, Decode
+from revt_hf.errors import UserError
+from revt_hf.files import atomic_folder, check_apart, check_output, write_text
+from revt_hf.resize import bounded_label, bounded_resize, bounded_size
+
+SHARD_BYTES = 500_000_000
+# A reader holds one row group at a time.
+ROW_GROUP_BYTES = 50_000_000
+_FEATURES = datasets.Features(
+    {"image": datasets.Image(), "label": datasets.Image(), "name": datasets.Value("string")}
+)
+_DATA = "data"
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is exported.
+
+    Attributes:
+        domain: its name.
+        data_dir: the folder of its data; None for built-in ones.
+        config: of the domain; None is its default.
+        options: of the domain.
+        splits: one or more.
+        bound: (width, height) in pixels that pictures and labels are resized into; None leaves
+            them as they are.
+        licence: what the user names as the data's licence, to confirm that it was read.
+    """
+
+    domain: str
+    data_dir: Path | None
+    config: str | None
+    options: Mapping[str, Any]
+    splits: tuple[str, ...]
+    bound: tuple[int, int] | None
+    licence: str | None
+
+
+def export_parquet(
+    request: Export,
+    output: Path,
+    overwrite: bool = False,
+    push: str | None = None,
+    private: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Write splits of a domain as a data set folder that the Hub and ``datasets`` understand.
+
+    ``README.md`` is the data card, ``data/<split>-00000-of-0000N.parquet`` are the pictures:
+    ``image`` and ``label`` as bytes of picture files, the label 8-bit with one channel and train
+    ids (0..18, 255 ignored), and ``name``.
+
+    Args:
+        request: what to export.
+        output: the folder; complete or not there.
+        overwrite: replace ``output`` if it exists.
+        push: id of a Hub data set to upload it to; it is made if it does not exist, and its
+            ``data`` folder is replaced.
+        private: the Hub data set is for its owner alone.
+        quiet: no progress bars.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: the licence forbids it or is not confirmed; the data cannot be read; ``output``
+            exists; the Hub cannot be reached or refuses.
+    """
+    domain = get_domain(request.domain)
+    check_sharing(domain, request.licence)
+    _check_push(push, private)
+    _check_request(request, output)
+    check_output(output, overwrite)
+    opened = _open(request)
+    contents = Contents(
+        domain,
+        domain.chosen_config(request.config),
+        checked_options(domain, request.options).model_dump(),
+        opened,
+        request.bound,
+        request.licence,
+        push,
+    )
+    decoders = {name: Decode(split.table, split.fit_labels) for name, split in opened.items()}
+    tables = {
+        name: dataset_of(opened[name].builder, decode, name).with_format(None)
+        for name, decode in decoders.items()
+    }
+    with atomic_folder(output, overwrite) as scratch:
+        (scratch / _DATA).mkdir()
+        for name, pictures in tables.items():
+            rows = in_threads(_Encode(decoders[name], request.bound), pictures)
+            watched = tqdm(
+                rows, desc=f"export {name}", total=len(pictures), unit="picture", disable=quiet
+            )
+            _write_split(watched, scratch / _DATA, name)
+        write_text(scratch / "README.md", card_text(contents))
+    if push is not None:
+        _push(output, push, private, quiet)
+    return output
+
+
+def _check_request(request: Export, output: Path) -> None:
+    if not request.splits:
+        raise UserError("name at least one split to export")
+    for name in request.splits:
+        if not _SPLIT_NAME.fullmatch(name):
+            raise UserError(
+                f"the split '{name}' cannot be exported: use letters, digits, _ and . in its name"
+            )
+    if request.bound is not None:
+        bounded_size(1, 1, request.bound)
+    check_apart(output, request.data_dir)
+
+
+def _check_push(repository: str | None, private: bool) -> None:
+    if repository is None:
+        if private:
+            raise UserError("--private is for a Hub data set: name one with --push")
+        return
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise UserError(
+            f"'{repository}' is not the id of a Hub data set: write it as owner/name, of letters, "
+            "digits, -, _ and ."
+        ) from None
+    if huggingface_hub.get_token() is None:
+        raise UserError("pushing needs a token of the Hub: run 'hf auth login' or set HF_TOKEN")
+
+
+def _open(request: Export) -> dict[str, Opened]:
+    place = (request.data_dir, request.config, request.options)
+    opened = {name: open_domain(request.domain, name, *place) for name in request.splits}
+    for name, split in opened.items():
+        split.check(f"{request.domain}/{name}")
+    return opened
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """From a row of a domain, undecoded, to a row of the exported table."""
+
+    decode: Decode
+    bound: tuple[int, int] | None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        source = row["image"]
+        own = None
+        if self.bound is None and not str(source["path"] or "").endswith(RAW_SUFFIX):
+            own = source["bytes"] or _read(source["path"])
+            source = {"bytes": own, "path": source["path"]}
+        # Decoded in any case: what cannot be read here must not be passed on.
+        decoded = self.decode({"image": [source], "label": [row["label"]]})
+        image, label = decoded["image"][0], decoded["label"][0]
+        if self.bound is not None:
+            label = bounded_label(label, image.shape[:2], self.bound)
+            image = bounded_resize(image, self.bound)
+        if own is None:
+            own = _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return {
+            "image": {"bytes": own, "path": None},
+            "label": {"bytes": _png(label), "path": None},
+            "name": row["name"],
+        }
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _png(picture: NDArray[Any]) -> bytes:
+    return bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    held: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = len(row["image"]["bytes"]) + len(row["label"]["bytes"])
+        if held and size + more > min(ROW_GROUP_BYTES, SHARD_BYTES):
+            yield pa.Table.from_pylist(held, _FEATURES.arrow_schema)
+            held, size = [], 0
+        held.append(row)
+        size += more
+    if held:
+        yield pa.Table.from_pylist(held, _FEATURES.arrow_schema)
+
+
+def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> None:
+    """Write the shards; their names tell how many there are, so they come at the end."""
+    parts: list[Path] = []
+    writer: pq.ParquetWriter | None = None
+    written = 0
+    try:
+        for table in _row_groups(rows):
+            if writer is None or written + table.nbytes > SHARD_BYTES:
+                if writer is not None:
+                    writer.close()
+                parts.append(folder / f"{split}.{len(parts)}.part")
+                writer = _writer(parts[-1])
+                written = 0
+            writer.write_table(table)
+            written += table.nbytes
+    finally:
+        if writer is not None:
+            writer.close()
+    for number, part in enumerate(parts):
+        part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    # Picture files are compressed already; smallest and largest bytes tell nothing.
+    return pq.ParquetWriter(
+        path,
+        _FEATURES.arrow_schema,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=["name"],
+        write_page_index=True,
+    )
+
+
+def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
+    hub = huggingface_hub.HfApi()
+    try:
+        if quiet:
+            disable_progress_bars()
+        made = hub.create_repo(repository, repo_type="dataset", exist_ok=True, private=private)
+        if private and not hub.dataset_info(made.repo_id).private:
+            raise UserError(
+                f"the Hub data set {repository} exists already and is public: make it private "
+                f"first, or choose another id ({folder} is complete)"
+            )
+        hub.upload_folder(
+            repo_id=made.repo_id,
+            repo_type="dataset",
+            folder_path=folder,
+            commit_message="Export by revt_hf",
+            # Shards of an earlier export would be read along with the new ones.
+            delete_patterns=f"{_DATA}/*",
+        )
+    except UserError:
+        raise
+    # What a push raises is up to its transport (httpx, hf_xet). Messages are not passed on: some
+    # quote the request's headers, and those hold the token.
+    except Exception as error:
+        raise UserError(
+            f"cannot push to {repository}: {_failure(error, hub.endpoint)}; {folder} is complete: "
+            f"push it later with 'hf upload {repository} {folder} --repo-type dataset"
+            f"{' --private' if private else ''}'"
+        ) from None
+
+
+def _failure(error: BaseException, endpoint: str) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status in (401, 403):
+            return f"the Hub refused the token (status {status}): it needs the right to write"
+        if status is not None:
+            return f"the Hub answered with status {status}"
+        if isinstance(cause, ConnectionError) or type(cause).__module__.startswith("httpx"):
+            return f"no connection to {endpoint}"
+        cause = cause.__cause__ or cause.__context__
+    return f"the upload broke off ({type(error).__name__})"
