@@ -95,6 +95,7 @@ def show_command(
     config: Config = None,
     options: Options = None,
     pictures: Annotated[int, typer.Option(min=1, help="At most so many.")] = 6,
+    quiet: Quiet = False,
 ) -> None:
     """Draw pictures of a data set with their coloured labels."""
     from revt_hf.dataset_tools.show import show

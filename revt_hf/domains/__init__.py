@@ -8,7 +8,7 @@ import datasets
 from pydantic import BaseModel, ValidationError
 
 from revt_hf.domains.acdc import AcdcDomain
-from revt_hf.domains.base import Domain, Opened
+from revt_hf.domains.base import Domain, Opened, arrow_split
 from revt_hf.domains.bdd100k import Bdd100kDomain
 from revt_hf.domains.camvid import CamvidDomain
 from revt_hf.domains.cityscapes import CityscapesDomain
@@ -123,7 +123,8 @@ def dataset_of(
     """The pictures that a builder lists, decoded when they are read; see :func:`load_domain`."""
     builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
     if streaming:
-        return builder.as_streaming_dataset(split=split).map(decode, batched=True, batch_size=1)
+        rows = builder.as_streaming_dataset(split=arrow_split(split))
+        return rows.map(decode, batched=True, batch_size=1)
     datasets.disable_progress_bars()
     try:
         builder.download_and_prepare(num_proc=num_proc)
@@ -131,7 +132,7 @@ def dataset_of(
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         raise
-    return builder.as_dataset(split=split).with_transform(decode)
+    return builder.as_dataset(split=arrow_split(split)).with_transform(decode)
 
 
 def label_encoding(pictures: Any) -> str | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -71,12 +72,6 @@ class SourceFile:
     path: str
     size: int
     modified_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "SourceFile":
-        """Look at the file at ``path``."""
-        status = path.stat()
-        return cls(str(path), status.st_size, status.st_mtime_ns)
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
@@ -150,6 +145,11 @@ class Opened:
             )
         if self.difference:
             warnings.warn(f"{name}: {self.difference}", DataWarning, stacklevel=2)
+
+
+def arrow_split(split: str) -> str:
+    """How ``datasets`` calls a split: it takes words only, and ``all`` has a meaning of its own."""
+    return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
 
 
 class NoOptions(BaseModel):

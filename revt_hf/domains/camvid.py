@@ -65,9 +65,8 @@ class CamvidDomain(PairedDomain):
     wrappers = ("", "CamVid")
     any_split = True
 
-    def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
-        names = super().splits(data_dir, config, options)
-        return (*names, _ALL) if config == _FULL else names
+    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
+        return (*self.split_names, _ALL) if config == _FULL else self.split_names
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         if split == _ALL:

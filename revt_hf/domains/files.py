@@ -14,26 +14,42 @@ _PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)$", re.IGNORECASE)
 def list_files(folder: Path) -> dict[str, SourceFile]:
     """All files below a folder by relative path (with ``/``); links are followed.
 
-    Hidden files (such as the ``._*`` of macOS archives) and broken links are left out.
+    Hidden files (such as the ``._*`` of macOS archives) and links to nothing are left out.
+
+    Raises:
+        UserError: a name that is not UTF-8, which a table cannot hold.
     """
     found: dict[str, SourceFile] = {}
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link to a folder above
-            folders.clear()
+    _list(folder, "", found, ())
+    return dict(sorted(found.items()))
+
+
+def _list(folder: Path, prefix: str, found: dict[str, SourceFile], above: tuple[str, ...]) -> None:
+    here = os.path.realpath(folder)
+    if here in above:  # a link in a circle
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
             continue
-        seen.add(real)
-        folders.sort()
-        for name in files:
-            path = Path(here, name)
-            if name.startswith("."):
-                continue
-            try:
-                found[path.relative_to(folder).as_posix()] = SourceFile.of(path)
-            except FileNotFoundError:
-                continue
-    return found
+        try:
+            if entry.is_dir():
+                _list(Path(entry.path), f"{prefix}{entry.name}/", found, (*above, here))
+            elif entry.is_file():
+                status = entry.stat()
+                found[_text(prefix + entry.name, folder)] = SourceFile(
+                    entry.path, status.st_size, status.st_mtime_ns
+                )
+        except OSError:  # a link to nothing
+            continue
+
+
+def _text(name: str, folder: Path) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(name).decode("utf-8", "replace")
+        raise UserError(f"the file name {shown} in {folder} is not UTF-8: rename it") from error
+    return name
 
 
 def read_split_file(
@@ -57,7 +73,8 @@ def read_split_file(
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the split file {path}") from error
-    entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    stripped = [line.strip() for line in lines]
+    entries = [line for line in stripped if line and not line.startswith("#")]
     if not entries:
         raise UserError(f"the split file {path} lists nothing")
     known = set(names)

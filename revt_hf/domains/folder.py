@@ -55,15 +55,15 @@ class FolderDomain(PairedDomain):
             )
         ]
 
-    def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
-        before, marker, _ = options.image_dir.partition("{split}")
+    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
+        before, marker, after = options.image_dir.partition("{split}")
         folder = self.existing(data_dir) / before
         if not folder.is_dir():
             raise UserError(f"the folder of pictures is missing: {folder}")
         if not marker:
-            return tuple(options.split_files) or ("all",)
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        return tuple(dict.fromkeys([*found, *options.split_files]))
+            return ("all",)
+        names = sorted(path.name for path in folder.iterdir())
+        return [name for name in names if (folder / f"{name}{after}").is_dir()]
 
     def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
         return f"{data_dir.resolve().name if data_dir else self.name}/{split}"

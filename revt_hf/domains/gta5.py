@@ -75,10 +75,9 @@ class Gta5Domain(PairedDomain):
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         if options.split == "hash" and split != "full":
             return None
-        count = super().expected(split, config, options)
-        # RobustNet's list is the official one without frames that count as left out here.
-        lacks = options.split == "robustnet" and split == "train" and options.include_defective
-        return count - len(_ONE_COLOUR) if lacks and count else count
+        if options.split == "robustnet" and split == "train":
+            return _OFFICIAL["train"] - len(_ONE_COLOUR)
+        return super().expected(split, config, options)
 
     def chosen(
         self, split: str, match: Match, data_dir: Path, options: Any

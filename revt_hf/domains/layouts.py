@@ -15,15 +15,18 @@ from revt_hf.labels import LabelTable
 class Layout:
     """Where pictures and labels lie below ``data_dir``; the rest of their names is the same.
 
+    In folders, ``{split}`` stands for the split's folder, ``{name}`` for its name, and ``{part}``
+    for each of its parts.
+
     Attributes:
         kind: as downloaded, or converted for mmsegmentation or the original implementation.
-        images: folder of the pictures; ``{split}`` and ``{part}`` are filled in.
-        labels: folder of the labels, likewise.
+        images: folder of the pictures.
+        labels: folder of the labels.
         image_suffix: end of a picture's name that its label does not share.
         label_suffix: end of a label's name.
         table: from label values to train ids.
-        folders: what stands for ``{split}``, where it is not the split's own name.
-        parts: what stands for ``{part}``; all of them together are the split.
+        folders: the folders of splits that are called otherwise.
+        parts: all of them together are the split.
         counted: whether the official number of pictures can be expected here.
     """
 
@@ -39,13 +42,14 @@ class Layout:
 
     def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
         """(prefix of the names, folder of pictures, folder of labels) of a split."""
-        folder = self.folders.get(split, split)
+
+        def filled(template: str, part: str) -> str:
+            folder = self.folders.get(split, split)
+            named = template.replace("{split}", folder).replace("{name}", split)
+            return named.replace("{part}", part)
+
         return [
-            (
-                f"{part}/" if part else "",
-                self.images.replace("{split}", folder).replace("{part}", part),
-                self.labels.replace("{split}", folder).replace("{part}", part),
-            )
+            (f"{part}/" if part else "", filled(self.images, part), filled(self.labels, part))
             for part in self.parts or ("",)
         ]
 
@@ -102,7 +106,7 @@ class Finder:
                 if isinstance(match, Match):
                     return match
                 if place == self._root or not match.endswith(_NO_FOLDER):
-                    reasons.append(f"{layout.kind}: {layout.described(split)} - {match}")
+                    reasons.append(f"{layout.kind}: {layout.described(split)} ({match})")
         raise UserError(
             f"split '{split}' of {domain} is not in {self._root}; looked for "
             + "; ".join(dict.fromkeys(reasons))
@@ -114,7 +118,7 @@ class Finder:
         for prefix, images, labels in layout.folder_pairs(split):
             for folder in (images, labels):
                 if not (place / folder).is_dir():
-                    return f"{place / folder}{_NO_FOLDER}"
+                    return f"{folder}{_NO_FOLDER}"
             label_files = self._list(place / labels)
             for path, image in self._list(place / images).items():
                 if not path.endswith(layout.image_suffix):
@@ -136,7 +140,7 @@ class Finder:
                 f"none of {len(unlabelled)} pictures has a label: {picture} has no label, "
                 f"{missing} does not exist"
             )
-        return f"no pictures *{layout.image_suffix} in {place / layout.folder_pairs(split)[0][1]}"
+        return f"no pictures *{layout.image_suffix} in {layout.folder_pairs(split)[0][1]}"
 
     def _list(self, folder: Path) -> dict[str, SourceFile]:
         if folder not in self._listings:

@@ -68,7 +68,7 @@ def _converted() -> list[Layout]:
     table = label_table("train_ids")
     homes: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         ("{split}/images", "{split}/labels", "_labelTrainIds.png", _OFFICIAL),
-        ("{split}/images", "cityscapes_trainIdLabel/{split}/label", ".png", {}),
+        ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _OFFICIAL),
         ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _OFFICIAL),
         ("half/{split}_img", "half/{split}_label", ".png", {}),
     )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 from pydantic import BaseModel, ConfigDict
 
-from revt_hf.domains.base import FEATURES, Domain, Opened, fingerprint
+from revt_hf.domains.base import FEATURES, Domain, Opened, arrow_split, fingerprint
 from revt_hf.domains.files import read_split_file
 from revt_hf.domains.layouts import Finder, Layout, Match
 from revt_hf.errors import UserError
@@ -47,7 +47,7 @@ class PairsBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         # A list is what datasets shares out between processes.
-        return [datasets.SplitGenerator(self._split, {"rows": self._rows})]
+        return [datasets.SplitGenerator(arrow_split(self._split), {"rows": self._rows})]
 
     def _generate_examples(
         self, rows: list[tuple[str, str, str]]
@@ -87,8 +87,13 @@ class PairedDomain(Domain):
         """
         return None
 
+    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
+        """The splits of the data set itself, not those that ``split_files`` add."""
+        return self.split_names
+
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.split_names, *options.split_files]))
+        own = self.own_splits(data_dir, config, options)
+        return tuple(dict.fromkeys([*own, *options.split_files]))
 
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
         root = self.existing(data_dir)
@@ -102,7 +107,12 @@ class PairedDomain(Domain):
             for layout in self.layouts(config, options)
             if options.layout in (None, layout.kind)
         ]
-        match = self._found(Finder(root, self.wrappers), layouts, split, options)
+        own = self.own_splits(root, config, options)
+        finder = Finder(root, self.wrappers)
+        if split in options.split_files and split not in own:
+            match = self._everything(finder, layouts, own)
+        else:
+            match = finder.find(layouts, self.inside.get(split, split), self.name)
         names, missing = self._names(split, match, root, options)
         left_out = {} if getattr(options, "include_defective", True) else self._defective(names)
         pairs = [match.pairs[name] for name in names if name in match.pairs]
@@ -122,7 +132,7 @@ class PairedDomain(Domain):
             expected = self.expected(split, config, options)
         return Opened(
             builder=partial(
-                PairsBuilder, rows, split, dataset_name=self.name, hash=fingerprint(files)
+                PairsBuilder, rows, split, dataset_name=self.name, hash=fingerprint([split, *files])
             ),
             table=match.layout.table,
             layout=match.layout.kind,
@@ -140,19 +150,19 @@ class PairedDomain(Domain):
             fit_labels=self.fit_labels,
         )
 
-    def _found(self, finder: Finder, layouts: Sequence[Layout], split: str, options: Any) -> Match:
-        if split in self.split_names or split not in options.split_files or not self.split_names:
-            return finder.find(layouts, self.inside.get(split, split), self.name)
-        # A split of the user's own: out of everything there is, in one layout.
+    def _everything(
+        self, finder: Finder, layouts: Sequence[Layout], splits: Sequence[str]
+    ) -> Match:
+        """All splits that are there, in one layout: what a split of the user's own is out of."""
         parts: list[Match] = []
         problem: UserError | None = None
-        for part in dict.fromkeys(self.inside.get(name, name) for name in self.split_names):
+        for part in dict.fromkeys(self.inside.get(name, name) for name in splits):
             try:
                 parts.append(finder.find([parts[0].layout] if parts else layouts, part, self.name))
             except UserError as error:
                 problem = problem or error
-        if problem and not parts:
-            raise problem
+        if not parts:
+            raise problem or UserError(f"{self.name} has no splits to take pictures from")
         return Match(
             parts[0].layout,
             parts[0].root,

@@ -12,6 +12,8 @@ from revt_hf.labels import LabelTable
 _BACKGROUND = "unlabeled"
 _GROUP = "group"
 _SMALLEST_POLYGON = 3
+# More than any camera has: a broken file, not a picture.
+_MOST_PIXELS = 2**28
 
 
 def draw_polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8]:
@@ -38,8 +40,17 @@ def draw_polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8
             for thing in annotation["objects"]
             if not thing.get("deleted")
         ]
+        if not 0 < size[0] * size[1] <= _MOST_PIXELS or min(size) < 1:
+            raise ValueError(f"a size of {size}")
         canvas = Image.new("L", size, table.polygons[_BACKGROUND])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{name}: not a polygon file (imgWidth, imgHeight, objects)") from error
     draw = ImageDraw.Draw(canvas)
     for label, points in shapes:

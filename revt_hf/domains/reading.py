@@ -124,11 +124,7 @@ def read_raw(cell: dict[str, Any], table: LabelTable) -> NDArray[Any]:
     data = _bytes(cell)
     if str(cell["path"] or "").endswith(".json"):
         return draw_polygons(data, table, _name(cell))
-    if (
-        data.startswith(_PNG)
-        and len(data) > _PNG_COLOUR_TYPE
-        and (data[_PNG_COLOUR_TYPE] == _PALETTE)
-    ):
+    if table.reading is Reading.VALUE and _has_palette(data):
         return _palette_indices(data, cell)
     raw = _decoded(data, cv2.IMREAD_UNCHANGED)
     if raw is None:
@@ -139,6 +135,8 @@ def read_raw(cell: dict[str, Any], table: LabelTable) -> NDArray[Any]:
 def _values(raw: NDArray[Any], table: LabelTable, cell: dict[str, Any]) -> NDArray[Any]:
     channels = 1 if raw.ndim == 2 else raw.shape[2]
     bits = 8 * raw.dtype.itemsize
+    if raw.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{_name(cell)}: labels are whole numbers of 8 or 16 bits, not {raw.dtype}")
     if table.reading is Reading.VALUE:
         if channels != 1:
             raise UserError(f"{_name(cell)}: a label picture has one channel, this has {channels}")
@@ -159,11 +157,19 @@ def _values(raw: NDArray[Any], table: LabelTable, cell: dict[str, Any]) -> NDArr
     return red << 16 | green << 8 | blue
 
 
+def _has_palette(data: bytes) -> bool:
+    return (
+        data.startswith(_PNG)
+        and len(data) > _PNG_COLOUR_TYPE
+        and data[_PNG_COLOUR_TYPE] == _PALETTE
+    )
+
+
 def _palette_indices(data: bytes, cell: dict[str, Any]) -> NDArray[np.uint8]:
     # OpenCV would expand the palette to colours.
     try:
         return np.array(Image.open(io.BytesIO(data)))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         raise UserError(f"{_name(cell)}: not a label picture that Pillow can read") from error
 
 
@@ -184,8 +190,11 @@ def _is_raw(cell: dict[str, Any]) -> bool:
 def _mapped(cell: dict[str, Any], channels: int) -> NDArray[np.uint8]:
     try:
         mapped = np.load(cell["path"], mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # What a broken header raises is up to numpy and to Python's own parser.
+    except Exception as error:
         raise UserError(f"{_name(cell)}: missing, truncated or not a raw picture") from error
+    if not isinstance(mapped, np.ndarray) or not mapped.size:
+        raise UserError(f"{_name(cell)}: not a raw picture")
     shape_is_right = mapped.ndim == (3 if channels else 2) and mapped.shape[2:] in ((), (channels,))
     if mapped.dtype != np.uint8 or not shape_is_right:
         raise UserError(f"{_name(cell)}: not a raw picture (8 bits, {channels or 1} channels)")

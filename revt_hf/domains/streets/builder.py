@@ -9,7 +9,15 @@ import cv2
 import datasets
 from pydantic import BaseModel, ConfigDict, Field
 
-from revt_hf.domains.base import FEATURES, Domain, Facts, Opened, Sharing, fingerprint
+from revt_hf.domains.base import (
+    FEATURES,
+    Domain,
+    Facts,
+    Opened,
+    Sharing,
+    arrow_split,
+    fingerprint,
+)
 from revt_hf.domains.streets import LOOKS, render
 from revt_hf.errors import UserError
 from revt_hf.labels import label_table
@@ -50,7 +58,7 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
     def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         first = _FIRST_SCENE[self._split] + self._options.seed * _SCENES_PER_SEED
         scenes = list(range(first, first + _count(self._split, self._options)))
-        return [datasets.SplitGenerator(self._split, {"scenes": scenes})]
+        return [datasets.SplitGenerator(arrow_split(self._split), {"scenes": scenes})]
 
     def _generate_examples(self, scenes: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         height, width = self._options.size
