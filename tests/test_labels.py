@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import golden_file
 
 from revt_hf.errors import UserError
-from revt_hf.labels import CLASSES, PALETTE, colourise, label_table
+from revt_hf.labels import CLASSES, ENCODINGS, PALETTE, SUBSETS, colourise, label_table
 
 
 def test_cityscapes_ids_of_known_classes():
@@ -22,20 +22,59 @@ def test_camvid_order_is_segnets():
     assert mapped[11] == 255
 
 
+@pytest.fixture(scope="module")
+def facts():
+    return json.loads(golden_file("label_maps.json").read_text())
+
+
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("cityscapes_ids", "cityscapes"), ("camvid_11", "camvid11_segnet")]
+    ("ours", "theirs", "key"),
+    [
+        ("cityscapes_ids", "cityscapes", "id_to_trainid"),
+        ("cityscapes_ids", "acdc", "labelIds_to_trainid"),
+        ("cityscapes_ids", "kitti2015_semantic", "id_to_trainid"),
+        ("cityscapes_ids", "wilddash1", "id_to_trainid"),
+        ("gta5_ids", "gta", "id_to_trainid"),
+        ("synthia_ids", "synthia_rand_cityscapes", "id_to_trainid"),
+        ("train_ids", "bdd100k_sem_seg", "id_to_trainid"),
+        ("train_ids", "acdc", "labelTrainIds"),
+        ("camvid_11", "camvid11_segnet", "id_to_cityscapes_trainid_suggested"),
+        ("idd_ids", "idd40", "id_to_trainid_by_equal_name"),
+        ("mapillary_v1.2/dg_standard@1", "mapillary_v1_2", "id_to_trainid_dg_standard"),
+        ("mapillary_v2.0/rein@1", "mapillary_v2_0", "id_to_trainid_rein_rules"),
+    ],
 )
-def test_encodings_agree_with_the_collected_facts(ours, theirs):
-    path = ROOT.parent / "shared" / "facts" / "label_maps.json"
-    if not path.exists():
-        pytest.skip("the collected label maps are not here")
-    facts = json.loads(path.read_text())[theirs]
-    if "labels" in facts:
-        mapping = {row["id"]: row["train_id"] for row in facts["labels"] if row["id"] >= 0}
-    else:
-        mapping = {int(k): v for k, v in facts["id_to_cityscapes_trainid_suggested"].items()}
+def test_encodings_agree_with_the_collected_facts(ours, theirs, key, facts):
+    mapping = {int(raw): wanted for raw, wanted in facts[theirs][key].items() if int(raw) >= 0}
     raw = np.array([list(mapping)], dtype=np.uint8)
     assert label_table(ours)(raw)[0].tolist() == list(mapping.values())
+
+
+def test_no_encoding_knows_more_than_the_facts(facts):
+    """What is added to them: plates (34), the id -1 as 255, and ignored pixels."""
+    sizes = {"cityscapes_ids": 34 + 2, "gta5_ids": 34 + 1, "idd_ids": 40 + 1, "train_ids": 19 + 1}
+    sizes |= {"synthia_ids": 23, "camvid_11": 12, "camvid_32": 32}
+    for version, key in (("v1.2", "mapillary_v1_2"), ("v2.0", "mapillary_v2_0")):
+        names = [name for name in ENCODINGS if name.startswith(f"mapillary_{version}/")]
+        assert len(names) == 5
+        sizes |= {name: len(facts[key]["names"]) for name in names}
+    assert {name: len(table.mapping) for name, table in ENCODINGS.items()} == sizes
+
+
+def test_classes_and_colours_are_those_of_cityscapes(facts):
+    assert list(CLASSES) == facts["cityscapes19"]["names"]
+    assert PALETTE.tolist() == facts["cityscapes19"]["palette"]
+    assert {name: list(ids) for name, ids in SUBSETS.items()} == facts["class_subsets"]
+
+
+def test_camvid_colours_are_those_of_the_facts(facts):
+    colours = [red << 16 | green << 8 | blue for red, green, blue in facts["camvid32"]["colors"]]
+    assert list(label_table("camvid_32").mapping) == colours
+
+
+def test_polygon_classes_of_idd_are_those_of_the_facts(facts):
+    assert list(label_table("idd_ids").polygons) == facts["idd40"]["names"]
+    assert list(label_table("idd_ids").polygons.values()) == list(range(40))
 
 
 def test_unknown_values_are_refused_by_value():

@@ -1,13 +1,18 @@
 """Files of a data set: recursive listings, and lists of names in split files."""
 
+import errno
 import os
 import re
-from collections.abc import Collection, Iterable
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from revt_hf.domains.base import SourceFile
 from revt_hf.errors import UserError
 
+# A link to nothing, in a circle, or through a file.
+_NOTHING_THERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)$", re.IGNORECASE)
 
 
@@ -28,19 +33,40 @@ def _list(folder: Path, prefix: str, found: dict[str, SourceFile], above: tuple[
     here = os.path.realpath(folder)
     if here in above:  # a link in a circle
         return
-    for entry in os.scandir(folder):
+    with _readable(folder):
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in entries:
         if entry.name.startswith("."):
             continue
-        try:
-            if entry.is_dir():
-                _list(Path(entry.path), f"{prefix}{entry.name}/", found, (*above, here))
-            elif entry.is_file():
-                status = entry.stat()
-                found[_text(prefix + entry.name, folder)] = SourceFile(
-                    entry.path, status.st_size, status.st_mtime_ns
-                )
-        except OSError:  # a link to nothing
+        status = _status(entry)
+        if status is None:
             continue
+        if stat.S_ISDIR(status.st_mode):
+            _list(Path(entry.path), f"{prefix}{entry.name}/", found, (*above, here))
+            continue
+        found[_text(prefix + entry.name, folder)] = SourceFile(
+            entry.path, status.st_size, status.st_mtime_ns
+        )
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What an entry leads to; None if it leads to nothing."""
+    with _readable(Path(entry.path)):
+        try:
+            return entry.stat()
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                return None
+            raise
+
+
+@contextmanager
+def _readable(place: Path) -> Iterator[None]:
+    """What cannot be read must not be missing without a word."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {place}: {error.strerror or error}") from error
 
 
 def _text(name: str, folder: Path) -> str:

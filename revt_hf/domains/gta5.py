@@ -105,7 +105,7 @@ def split_by_hash(name: str) -> str:
 
 def _number(name: str) -> int | None:
     stem = PurePosixPath(name).name
-    return int(stem) if stem.isdigit() else None
+    return int(stem) if stem.isdecimal() else None
 
 
 def _robustnet(split: str) -> frozenset[int]:

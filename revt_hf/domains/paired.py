@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from revt_hf.domains.base import FEATURES, Domain, Opened, arrow_split, fingerprint
 from revt_hf.domains.files import read_split_file
-from revt_hf.domains.layouts import Finder, Layout, Match
+from revt_hf.domains.layouts import Finder, Layout, Match, Pair
 from revt_hf.errors import UserError
 
+_NANOSECONDS = 1_000_000_000
 HIDDEN_TEST = {"test": "the labels of the test split are not public; use val"}
 
 
@@ -107,6 +108,9 @@ class PairedDomain(Domain):
             for layout in self.layouts(config, options)
             if options.layout in (None, layout.kind)
         ]
+        if not layouts:
+            reason = f"it has no {options.layout} layout"
+            raise UserError(f"split '{split}' of {self.name} is not in {root}: {reason}")
         own = self.own_splits(root, config, options)
         finder = Finder(root, self.wrappers)
         if split in options.split_files and split not in own:
@@ -132,7 +136,11 @@ class PairedDomain(Domain):
             expected = self.expected(split, config, options)
         return Opened(
             builder=partial(
-                PairsBuilder, rows, split, dataset_name=self.name, hash=fingerprint([split, *files])
+                PairsBuilder,
+                rows,
+                split,
+                dataset_name=self.name,
+                hash=fingerprint([split, *names, *files]),
             ),
             table=match.layout.table,
             layout=match.layout.kind,
@@ -141,9 +149,7 @@ class PairedDomain(Domain):
                 f"{len(pairs)} pictures, labels read as '{match.layout.table.name}'"
             ),
             images=len(pairs),
-            content=fingerprint(
-                [split, *((pair.name, pair.image.size, pair.label.size) for pair in pairs)]
-            ),
+            content=fingerprint([split, *(_content(pair) for pair in pairs)]),
             expected=None if expected is None else expected - len(left_out),
             missing=tuple(missing),
             left_out=left_out,
@@ -187,3 +193,10 @@ class PairedDomain(Domain):
 
     def _defective(self, names: Collection[str]) -> dict[str, str]:
         return {name: self.defects[name] for name in names if name in self.defects}
+
+
+def _content(pair: Pair) -> list[Any]:
+    """What changes when a picture or label does; not where it lies, so that data can move."""
+    files = (pair.image, pair.label)
+    # In seconds: archives and copies do not keep more.
+    return [pair.name, *((file.size, file.modified_ns // _NANOSECONDS) for file in files)]

@@ -32,8 +32,8 @@ class PreparedRecord(BaseModel):
     """What stands in ``prepared.json``: where the pictures come from and what was done to them.
 
     ``bound`` is the resize bound (width, height), None for native size; ``content`` the hash of
-    the split that was read (names and file sizes); ``label_encoding`` the table that made train
-    ids of its labels.
+    the split that was read (names, file sizes and times); ``label_encoding`` the table that made
+    train ids of its labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -20,7 +20,8 @@ _JPEG = b"\xff\xd8"
 _PNG_COLOUR_TYPE = 25
 _PALETTE = 3
 # Decoders fill a truncated picture up without a word; its missing end marker tells.
-_TAIL = 64
+_PNG_TAIL = 64
+_JPEG_TAIL = 1 << 16  # cameras append data of their own
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,8 @@ def _bytes(cell: dict[str, Any]) -> bytes:
         data = cell["bytes"] or Path(cell["path"]).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {_name(cell)}: {error.strerror}") from error
-    tail = data[-_TAIL:]
-    if (data.startswith(_PNG) and b"IEND" not in tail) or (
-        data.startswith(_JPEG) and b"\xff\xd9" not in tail
+    if (data.startswith(_PNG) and b"IEND" not in data[-_PNG_TAIL:]) or (
+        data.startswith(_JPEG) and b"\xff\xd9" not in data[-_JPEG_TAIL:]
     ):
         raise UserError(f"{_name(cell)}: the file is truncated")
     return bytes(data)

@@ -112,7 +112,7 @@ def test_a_picture_without_label_is_named(load, root):
 
 def test_a_listed_picture_that_is_missing_is_named(load, root):
     (root / "list.txt").write_text("zebra\n")
-    with pytest.raises(UserError, match="list.txt lists 'zebra'"):
+    with pytest.raises(UserError, match=r"list\.txt lists 'zebra'"):
         load(split_files={"train": "list.txt"})
     with pytest.raises(UserError, match=r"absent\.txt"):
         load(split_files={"train": "absent.txt"})
