@@ -8,6 +8,7 @@ import re
 
 BACKBONE_PREFIX = "segformer."
 HEAD_PREFIX = "decode_head."
+IMAGENET_CLASSIFIER = "classifier."
 
 # in memory -> on disk; the order matters only where one pattern's result could match another.
 _DISK_RULES = tuple(
@@ -69,6 +70,33 @@ _ORIGINAL_RULES = tuple(
 _FUSED_KEY_VALUE = ".attn.kv."
 _UNUSED = "decode_head.conv_seg."
 
+# On disk -> original. The halves of a fused key-value tensor get the same name.
+_BACK_RULES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^segformer\.encoder\.patch_embeddings\.(\d)\.proj\.", "backbone.patch_embed{0}.proj."),
+        (
+            r"^segformer\.encoder\.patch_embeddings\.(\d)\.layer_norm\.",
+            "backbone.patch_embed{0}.norm.",
+        ),
+        (r"^segformer\.encoder\.layer_norm\.(\d)\.", "backbone.norm{0}."),
+        (r"^segformer\.encoder\.block\.(\d)\.", "backbone.block{0}."),
+        (r"\.layer_norm_1\.", ".norm1."),
+        (r"\.layer_norm_2\.", ".norm2."),
+        (r"\.attention\.self\.query\.", ".attn.q."),
+        (r"\.attention\.self\.(?:key|value)\.", _FUSED_KEY_VALUE),
+        (r"\.attention\.self\.sr\.", ".attn.sr."),
+        (r"\.attention\.self\.layer_norm\.", ".attn.norm."),
+        (r"\.attention\.output\.dense\.", ".attn.proj."),
+        (r"\.mlp\.dense1\.", ".mlp.fc1."),
+        (r"\.mlp\.dense2\.", ".mlp.fc2."),
+        (r"^decode_head\.linear_c\.(\d)\.", "decode_head.linear_c{0}."),
+        (r"^decode_head\.linear_fuse\.", "decode_head.linear_fuse.conv."),
+        (r"^decode_head\.batch_norm\.", "decode_head.linear_fuse.bn."),
+        (r"^decode_head\.classifier\.", "decode_head.linear_pred."),
+    )
+)
+
 
 def disk_name(name: str) -> str:
     """The name that ``save_pretrained`` writes for a tensor named as in memory or on disk."""
@@ -96,3 +124,18 @@ def memory_names(original: str) -> tuple[str, ...]:
             name.replace(_FUSED_KEY_VALUE, f".attention.{part}_proj.") for part in ("k", "v")
         )
     return (name,)
+
+
+def original_name(on_disk: str) -> str:
+    """The original's name of a tensor named as on disk.
+
+    Key and value share one name: the original fuses them, key first.
+    """
+    name = on_disk
+    for pattern, replacement in _BACK_RULES:
+        found = pattern.search(name)
+        if found:
+            # The original counts stages from 1.
+            stage = str(int(found[1]) + 1) if found.groups() else ""
+            name = pattern.sub(replacement.format(stage), name)
+    return name

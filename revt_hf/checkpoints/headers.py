@@ -1,0 +1,134 @@
+"""Where the tensors lie in a safetensors file, read by hand: no torch, nothing loaded.
+
+Format: 8 bytes, the header's length (unsigned, little-endian); the header, a JSON object of name
+to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from revt_hf.errors import UserError
+
+ITEM_SIZES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000  # safetensors' own bound
+_MOST_DIMENSIONS = 64  # torch's
+_METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """One tensor's bytes in a file.
+
+    Attributes:
+        file: the safetensors file.
+        name: the tensor's name in it.
+        dtype: safetensors' name of it: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
+        shape: its dimensions.
+        offset: of its first byte, from the start of the file.
+        nbytes: its length; little-endian, row-major.
+    """
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def read_header(path: Path) -> list[TensorPlace]:
+    """The tensors of a safetensors file in the order of their bytes.
+
+    As strict as safetensors itself: what is taken here can be loaded.
+
+    Raises:
+        UserError: the file cannot be read, or it is truncated or broken.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            start = _LENGTH_BYTES + length
+            if size < _LENGTH_BYTES or length > _LONGEST_HEADER or start > size:
+                raise _broken(path, f"{size} bytes do not hold the header that it announces")
+            raw = file.read(length)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        header = json.loads(raw.decode("utf-8"))
+    # The decoder counts its own depth, and refuses numbers of thousands of digits.
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "its header is not JSON") from error
+    if not isinstance(header, dict) or not raw.startswith(b"{"):
+        raise _broken(path, "its header is not a JSON object")
+    metadata = header.pop(_METADATA, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _broken(path, f"{_METADATA} is not an object of strings")
+    places = [_place(path, name, entry, start) for name, entry in header.items()]
+    places.sort(key=lambda place: (place.offset, place.nbytes))
+    _check_bytes(path, places, start, size)
+    return places
+
+
+def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
+    label = ascii(name)
+    if not _storable(name):
+        raise _broken(path, f"{label} is not a valid name")
+    if not isinstance(entry, dict):
+        raise _broken(path, f"{label} is not described by an object")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+        raise _broken(path, f"{label} is of a dtype that is not known here, {ascii(dtype)[:20]}")
+    if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
+        raise _broken(path, f"{label} has no valid shape")
+    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _broken(path, f"{label} has no valid data_offsets")
+    first, last = offsets
+    if last - first != math.prod(shape) * ITEM_SIZES[dtype]:
+        raise _broken(path, f"the bytes of {label} are not as many as its shape needs")
+    return TensorPlace(path, name, dtype, tuple(shape), start + first, last - first)
+
+
+def _storable(name: str) -> bool:
+    # A lone surrogate can be written in JSON, but neither printed nor stored as UTF-8.
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _sizes(value: Any) -> TypeGuard[list[int]]:
+    # In Python true is an int, too.
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+
+
+def _check_bytes(path: Path, places: list[TensorPlace], start: int, size: int) -> None:
+    """Every byte after the header belongs to exactly one tensor."""
+    end, before = start, ""
+    for place in places:
+        name = ascii(place.name)
+        if place.offset + place.nbytes > size:
+            raise _broken(path, f"it ends before its tensor {name} does, copy it again")
+        if place.offset < end:
+            raise _broken(path, f"{before} and {name} overlap")
+        if place.offset > end:
+            raise _broken(path, f"the bytes before {name} belong to no tensor")
+        end, before = place.offset + place.nbytes, name
+    if end != size:
+        raise _broken(path, "it goes on after its last tensor")
+
+
+def _broken(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is not a readable safetensors file: {why}")

@@ -1,0 +1,224 @@
+"""Read torch's own files (``.pth``, ``.bin``) without running what they may hold."""
+
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, memory_names
+from revt_hf.checkpoints.tensors import TensorPlace, standard_name
+from revt_hf.errors import UserError
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "F64": torch.float64,
+}
+# Checkpoints keep the model under one of these, beside the optimizer and bookkeeping.
+_NESTED = ("state_dict", "model")
+_DEEPEST = 4
+_DATA_PARALLEL = "module."
+_ORIGINAL_ENCODER = "backbone."
+_IMAGENET_HEAD = "head."
+_FIRST_OF_A_BARE_ENCODER = "patch_embed1."
+_UNKNOWN_OPERATION = "Unsupported operand"
+_REFUSED = re.compile(r"GLOBAL (\S+)")
+_NUMBER_KINDS = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
+# What a NumPy number in a pickle asks for; files of NumPy 1 name an older module.
+_NUMPY_NUMBERS: list[Any] = [
+    (multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in _NUMBER_KINDS),
+]
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """A torch file's model.
+
+    Attributes:
+        tensors: on-disk name -> tensor on the CPU, contiguous, no two sharing memory; mapped
+            from the file where its format allows it.
+        names: on-disk name -> name in the file.
+        dropped: names in the file that no SegFormer has: the unused ``conv_seg``.
+        meta: what the original keeps beside the tensors (``CLASSES``, ``iter``, ...).
+    """
+
+    tensors: dict[str, torch.Tensor]
+    names: dict[str, str]
+    dropped: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+def rewrite(path: Path, target: Path) -> tuple[str, ...]:
+    """Write the model of a torch file as safetensors, with on-disk names.
+
+    Returns:
+        Names in the file that were dropped; see :class:`TorchFile`.
+
+    Raises:
+        UserError: as :func:`read_torch_file`; or ``target`` cannot be written.
+    """
+    read = read_torch_file(path)
+    try:
+        save_file(read.tensors, target, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write the tensors of {path} to the temporary folder {target.parent}: {error}"
+        ) from error
+    return read.dropped
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """Read the model of a file that ``torch.save`` wrote.
+
+    The tensors may lie under ``state_dict`` or ``model``, their names may begin with ``module.``
+    and be the original's (with or without ``backbone.``) or transformers'. What lies beside them
+    (an optimizer) is left. The classifier of an ImageNet encoder gets transformers' name, too.
+
+    Raises:
+        UserError: the file cannot be read, asks for more than tensors and plain values (which
+            one is named), or holds no tensors, one twice, or one that is not dense.
+    """
+    content = _load(path)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    tensors: dict[str, torch.Tensor] = {}
+    names: dict[str, str] = {}
+    dropped = []
+    storages: set[int] = set()
+    for name, (full_name, tensor) in _named(_state_dict(path, content)).items():
+        _check(path, name, tensor)
+        targets = memory_names(full_name)
+        if not targets:
+            dropped.append(name)
+        for target, part in zip(targets, _parts(path, name, tensor, len(targets)), strict=True):
+            on_disk = standard_name(target)
+            if on_disk in tensors:
+                raise UserError(
+                    f"{path} holds one tensor under two names, {names[on_disk]} and {name}: "
+                    "remove one"
+                )
+            storage = part.untyped_storage().data_ptr()
+            if storage in storages:
+                part = part.clone(memory_format=torch.contiguous_format)
+            tensors[on_disk] = part.contiguous()
+            names[on_disk] = name
+            storages.add(storage)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors of a model")
+    return TorchFile(tensors, names, tuple(dropped), meta if isinstance(meta, dict) else {})
+
+
+def read_tensor(place: TensorPlace) -> torch.Tensor:
+    """A tensor of a safetensors file, on the CPU, with memory of its own.
+
+    Raises:
+        UserError: the file cannot be read, or the dtype is not one of torch's usual ones.
+    """
+    dtype = DTYPES.get(place.dtype)
+    if dtype is None:
+        raise UserError(f"{place.file}: {place.name} is of dtype {place.dtype}: convert it first")
+    if not place.nbytes:
+        return torch.empty(place.shape, dtype=dtype)
+    data = bytearray(place.nbytes)
+    try:
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            whole = file.readinto(data) == place.nbytes
+    except OSError as error:
+        raise UserError(f"cannot read {place.file}: {error.strerror or error}") from error
+    if not whole:
+        raise UserError(f"{place.file} ended while it was read: copy it again")
+    return torch.frombuffer(data, dtype=dtype).reshape(place.shape)
+
+
+def _load(path: Path) -> Any:
+    try:
+        # Files from before torch 1.6 are not archives, and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    # Bytes that make no sense raise nearly anything.
+    except Exception as error:
+        refused = _REFUSED.search(str(error))
+        if refused:
+            raise UserError(
+                f"{path} is refused, nothing in it was run: it asks for {refused[1]}, and only "
+                "tensors and plain values are read"
+            ) from error
+        if _UNKNOWN_OPERATION in str(error):
+            raise UserError(
+                f"{path} is refused, nothing in it was run: its pickle has operations that torch's "
+                "safe reader does not know; save it again with torch.save's own protocol"
+            ) from error
+        raise UserError(
+            f"{path} is not a torch checkpoint of tensors and plain values, or it is damaged"
+        ) from error
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    for _ in range(_DEEPEST):
+        if isinstance(content, dict):
+            inner = [content[key] for key in _NESTED if isinstance(content.get(key), dict)]
+            content = inner[0] if inner else content
+    state = content if isinstance(content, dict) else {}
+    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if not state or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} holds no named tensors, neither at the top nor in state_dict")
+    return state
+
+
+def _named(state: dict[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
+    """Name in the file -> name as in a whole model, and the tensor."""
+    strip = all(name.startswith(_DATA_PARALLEL) for name in state)
+    full_names = {name: name.removeprefix(_DATA_PARALLEL) if strip else name for name in state}
+    if any(name.startswith(_FIRST_OF_A_BARE_ENCODER) for name in full_names.values()):
+        full_names = {name: _in_whole_model(full) for name, full in full_names.items()}
+    return {name: (full, state[name]) for name, full in full_names.items()}
+
+
+def _in_whole_model(name: str) -> str:
+    """The name, with its prefix, of a tensor of the original's encoder by itself."""
+    if name.startswith(_IMAGENET_HEAD):
+        return f"{IMAGENET_CLASSIFIER}{name.removeprefix(_IMAGENET_HEAD)}"
+    return f"{_ORIGINAL_ENCODER}{name}"
+
+
+def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
+    plain = (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype in DTYPES.values()
+        # A view can repeat few numbers without end.
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )
+    if not plain:
+        raise UserError(f"{path}: {name} is not an ordinary tensor of numbers")
+
+
+def _parts(path: Path, name: str, tensor: torch.Tensor, parts: int) -> list[torch.Tensor]:
+    """The halves of a fused key-value tensor, or the tensor itself; key first."""
+    if parts < 2:
+        return [tensor.detach()] * parts
+    if not tensor.ndim or tensor.shape[0] % 2 or not tensor.shape[0]:
+        raise UserError(f"{path}: {name} is {list(tensor.shape)} and holds no key and value")
+    return list(tensor.detach().chunk(parts))

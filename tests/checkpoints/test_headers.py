@@ -1,0 +1,173 @@
+"""Headers of safetensors files: what is there, and what is wrong, by name."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
+
+from revt_hf.checkpoints.headers import read_header
+from revt_hf.errors import UserError
+
+TENSORS = {
+    "b.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "a": torch.ones(3, dtype=torch.float16),
+    "count": torch.tensor(7),
+    "none": torch.zeros(0, 4),
+}
+VALID = save(TENSORS, metadata={"format": "pt"})
+FUZZ = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def header_of(content):
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def file_of(header, data):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+        torch.float8_e4m3fn,
+    ],
+)
+def test_every_tensor_is_found_where_it_lies(tmp_path, dtype):
+    path = tmp_path / "x.safetensors"
+    tensors = {"one": torch.ones(2, 3).to(dtype), "two": torch.zeros(4).to(dtype)}
+    save_file(tensors, path)
+    content = path.read_bytes()
+    places = read_header(path)
+    assert {place.name for place in places} == tensors.keys()
+    for place in places:
+        tensor = tensors[place.name]
+        assert place.shape == tuple(tensor.shape)
+        assert place.nbytes == tensor.nbytes
+        stored = content[place.offset : place.offset + place.nbytes]
+        assert stored == bytes(tensor.flatten().view(torch.uint8).tolist())
+    assert [place.offset for place in places] == sorted(place.offset for place in places)
+
+
+def _changed(name, **changes):
+    header, data = header_of(VALID)
+    header[name].update(changes)
+    return file_of(header, data)
+
+
+def _renamed(old, new):
+    header, data = header_of(VALID)
+    header[new] = header.pop(old)
+    return file_of(header, data)
+
+
+# Bytes of the valid file's tensors: count 0..8, b.weight 8..32, a 32..38, none 38..38.
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "do not hold the header"),
+        (VALID[:6], "do not hold the header"),
+        (VALID[:40], "do not hold the header"),
+        ((2**63).to_bytes(8, "little") + VALID[8:], "do not hold the header"),
+        ((10).to_bytes(8, "little") + VALID[8:], "not JSON"),
+        (file_of(b"[" * 100_000, b""), "not JSON"),
+        (file_of(b'{"a": ' + b"9" * 5000 + b"}", b""), "not JSON"),
+        (file_of(b"\xff\xfe", b""), "not JSON"),
+        (file_of([], b""), "not a JSON object"),
+        (file_of({"__metadata__": {"a": 1}}, b""), "__metadata__ is not"),
+        (file_of({"a": 3}, b""), "'a' is not described by an object"),
+        (VALID[:-3], "ends before its tensor 'a' does"),
+        (VALID + b"x", "goes on after its last tensor"),
+        (_changed("a", dtype="F7"), "'a' is of a dtype that is not known here, 'F7'"),
+        (_changed("a", dtype=["F16"]), "'a' is of a dtype"),
+        (_changed("a", shape=[4]), "bytes of 'a' are not as many as its shape needs"),
+        (_changed("a", shape=[True, 3]), "'a' has no valid shape"),
+        (_changed("a", shape=[-3]), "'a' has no valid shape"),
+        (_changed("a", shape=[1] * 80), "'a' has no valid shape"),
+        (_changed("a", data_offsets=[38, 32]), "'a' has no valid data_offsets"),
+        (_changed("a", data_offsets=[32]), "'a' has no valid data_offsets"),
+        (_changed("a", data_offsets=[30, 36]), "'b.weight' and 'a' overlap"),
+        (_changed("count", data_offsets=[4, 12]), "before 'count' belong to no tensor"),
+        (_renamed("a", "\ud800"), r"'\\ud800' is not a valid name"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path, content, words):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        read_header(path)
+    assert "broken.safetensors is not a readable safetensors file" in str(caught.value)
+    with pytest.raises(SafetensorError), safe_open(path, "pt"):
+        pass
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*absent"):
+        read_header(tmp_path / "absent.safetensors")
+
+
+def _check_only_user_errors(path, content):
+    """Nothing but a UserError; and what is accepted, safetensors accepts, too."""
+    path.write_bytes(content)
+    try:
+        places = read_header(path)
+    except UserError as error:
+        str(error).encode()
+        return
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == {place.name for place in places}
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=4))
+def test_changed_bytes_are_user_errors(tmp_path, changes):
+    content = bytearray(VALID)
+    for position, value in changes:
+        content[position] = value
+    _check_only_user_errors(tmp_path / "x.safetensors", bytes(content))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+ENTRY = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "I64", "BOOL", "X"]) | ANYTHING,
+        "shape": st.lists(st.integers(0, 4), max_size=3) | ANYTHING,
+        "data_offsets": st.lists(st.integers(0, 40), min_size=2, max_size=2) | ANYTHING,
+    }
+)
+
+
+@FUZZ
+@given(
+    st.dictionaries(st.text(max_size=6), ENTRY | ANYTHING, max_size=4) | ANYTHING,
+    st.binary(max_size=40),
+)
+def test_any_json_is_a_user_error_or_a_file(tmp_path, header, data):
+    _check_only_user_errors(tmp_path / "x.safetensors", file_of(header, data))
+
+
+@FUZZ
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_user_error(tmp_path, content):
+    _check_only_user_errors(tmp_path / "x.safetensors", content)

@@ -1,0 +1,267 @@
+"""Sources of every kind: the same tensors, whatever they are kept in."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import golden_file
+from hub_server import COMMIT, serve_model
+from safetensors.torch import load_file, save_file
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.errors import UserError
+
+SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SegformerForSemanticSegmentation(SegformerConfig(**SMALL, num_labels=19))
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segformer")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """Where temporary files go; nothing is left there after a test."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    yield scratch
+    assert not list(scratch.iterdir())
+
+
+def read(checkpoint):
+    return {name: read_tensor(place) for name, place in checkpoint.places.items()}
+
+
+def check_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_folder_and_its_file(folder, expected):
+    with open_checkpoint(folder) as checkpoint:
+        check_same(read(checkpoint), expected)
+        assert (checkpoint.label, checkpoint.folder) == (str(folder), folder)
+        assert checkpoint.files == checkpoint.originals == (folder / "model.safetensors",)
+    with open_checkpoint(str(folder / "model.safetensors")) as checkpoint:
+        check_same(read(checkpoint), expected)
+        assert checkpoint.folder is None
+
+
+def test_shards(model, expected, tmp_path):
+    model.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    with open_checkpoint(tmp_path / "shards") as checkpoint:
+        check_same(read(checkpoint), expected)
+        assert len(checkpoint.files) > 1
+        order = [(place.file, place.offset) for place in checkpoint.places.values()]
+    assert order == sorted(order)
+
+
+def test_torch_weights_in_a_folder(model, folder, expected, tmp_path, scratch):
+    shutil.copy(folder / "config.json", tmp_path)
+    torch.save(dict(model.state_dict()), tmp_path / "pytorch_model.bin")
+    with open_checkpoint(tmp_path) as checkpoint:
+        check_same(read(checkpoint), expected)
+        assert checkpoint.folder == tmp_path
+        assert checkpoint.originals == (tmp_path / "pytorch_model.bin",)
+        assert scratch in checkpoint.files[0].parents
+
+
+def test_in_memory_names_and_an_encoder_by_itself(model, expected, tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "memory.safetensors")
+    with open_checkpoint(tmp_path / "memory.safetensors") as checkpoint:
+        check_same(read(checkpoint), expected)
+        assert {place.name for place in checkpoint.places.values()} == state.keys()
+    encoder = SegformerModel(model.config)
+    encoder.load_state_dict(model.segformer.state_dict())
+    encoder.save_pretrained(tmp_path / "encoder")
+    with open_checkpoint(tmp_path / "encoder") as checkpoint:
+        check_same(
+            read(checkpoint),
+            {name: tensor for name, tensor in expected.items() if name.startswith("segformer.")},
+        )
+
+
+@pytest.mark.parametrize("name", ["a", "merged_mean_backbone"])
+def test_the_originals_files_open_too(name):
+    with open_checkpoint(golden_file(f"merge/{name}.pth")) as checkpoint:
+        found = read(checkpoint)
+    assert "segformer.encoder.block.0.0.attention.self.query.weight" in found
+    assert found["decode_head.batch_norm.num_batches_tracked"].dtype == torch.int64
+
+
+def test_temporary_files_go_when_the_reader_fails(tmp_path, scratch):
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "x.pth")
+    with pytest.raises(RuntimeError, match="mine"), open_checkpoint(tmp_path / "x.pth") as opened:
+        assert opened.files[0].is_file()
+        raise RuntimeError("mine")
+    assert not list(scratch.iterdir())
+
+
+def test_no_place_for_temporary_files(tmp_path, monkeypatch):
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "x.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+        with pytest.raises(UserError, match=r"no temporary folder for .*x\.pth.*set TMPDIR"):
+            open_checkpoint(tmp_path / "x.pth")
+
+
+def _index(folder, weight_map):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"a": torch.ones(1), "b": torch.ones(1)}, folder / "model-1.safetensors")
+    index = weight_map if isinstance(weight_map, str) else json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(index)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        ("{", "is not a shard index"),
+        ("[]", "is not a shard index"),
+        ({}, "is not a shard index"),
+        ({"a": 1}, "is not a shard index"),
+        ({"a": "../model-1.safetensors"}, "is not a shard index"),
+        ({"a": "/etc/model-1.safetensors"}, "is not a shard index"),
+        ({"a": "model-1.bin"}, "is not a shard index"),
+        ({"a": "model-2.safetensors"}, "model-2.safetensors is missing"),
+        ({"a": "model-1.safetensors"}, "look for the tensor 'b'"),
+        (dict.fromkeys("abc", "model-1.safetensors"), "look for the tensor 'c'"),
+    ],
+)
+def test_an_index_that_does_not_fit(tmp_path, weight_map, words):
+    _index(tmp_path / "shards", weight_map)
+    with pytest.raises(UserError, match=words):
+        open_checkpoint(tmp_path / "shards")
+
+
+def test_a_tensor_in_two_shards(tmp_path):
+    _index(tmp_path / "shards", {"a": "model-1.safetensors", "b": "model-2.safetensors"})
+    save_file({"b": torch.ones(1)}, tmp_path / "shards" / "model-2.safetensors")
+    with pytest.raises(UserError, match="look for the tensor 'b'"):
+        open_checkpoint(tmp_path / "shards")
+
+
+def test_what_cannot_be_opened_is_one_sentence(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weightless").mkdir()
+    shutil.copy(folder / "config.json", tmp_path / "weightless")
+    save_file({}, tmp_path / "nothing.safetensors")
+    twice = {"segformer.stages.0.layer_norm.bias": torch.ones(1)}
+    twice["segformer.encoder.layer_norm.0.bias"] = torch.zeros(1)
+    save_file(twice, tmp_path / "twice.safetensors")
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage" * 10)
+    for source, words in (
+        ("empty", "empty is not a SegFormer folder: config.json is missing"),
+        ("weightless", "model.safetensors is missing"),
+        ("nothing.safetensors", "holds no tensors"),
+        ("twice.safetensors", "one tensor under two names"),
+        ("garbage.safetensors", "is not a readable safetensors file"),
+        ("absent.pth", "there is no such file or folder"),
+        ("absent/deeper/still", "there is no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            open_checkpoint(tmp_path / source)
+        assert source in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+CODE = """
+import json, sys
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.errors import UserError
+try:
+    with open_checkpoint(sys.argv[1], quiet=len(sys.argv) > 2) as opened:
+        files = sorted(path.name for path in opened.folder.rglob("*"))
+        heavy = sorted({"torch", "transformers"} & set(sys.modules))
+        print(json.dumps([len(opened.places), str(opened.folder), files, heavy, opened.label]))
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+def _open_elsewhere(name, endpoint, home, *more):
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_secretsecretsecret",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(name), *more],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "hf_secret" not in done.stdout + done.stderr
+    assert done.stdout, done.stderr
+    return done.stdout.strip().splitlines()[-1], done.stderr
+
+
+def test_a_folder_is_opened_without_torch(folder, expected, tmp_path):
+    answer, _ = _open_elsewhere(folder, "http://127.0.0.1:1", tmp_path)
+    count, _, _, heavy, _ = json.loads(answer)
+    assert (count, heavy) == (len(expected), [])
+
+
+def test_a_hub_id_is_fetched_without_torch(folder, expected, tmp_path):
+    repository = shutil.copytree(folder, tmp_path / "repository")
+    (repository / "README.md").write_text("not needed")
+    shutil.copytree(folder, repository / "ema")
+    with serve_model("someone/tiny", repository) as endpoint:
+        for name in ("someone/tiny", "someone/tiny@v1"):
+            answer, errors = _open_elsewhere(name, endpoint, tmp_path / "home", "quiet")
+            count, place, files, heavy, label = json.loads(answer)
+            assert (count, heavy, label) == (len(expected), [], name)
+            assert files == ["config.json", "model.safetensors"]
+            assert Path(place).name == COMMIT
+            assert errors == ""
+        _, errors = _open_elsewhere("someone/tiny", endpoint, tmp_path / "fresh")
+        assert "%" in errors
+
+
+def test_a_hub_id_with_torch_weights(folder, expected, tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    shutil.copy(folder / "config.json", repository)
+    torch.save(dict(expected), repository / "pytorch_model.bin")
+    with serve_model("someone/tiny", repository) as endpoint:
+        answer, _ = _open_elsewhere("someone/tiny", endpoint, tmp_path / "home")
+    assert json.loads(answer)[0] == len(expected)
+
+
+def test_what_the_hub_does_not_have(folder, tmp_path):
+    with serve_model("someone/tiny", folder) as endpoint:
+        for name in ("someone/absent", "someone/tiny@nowhere"):
+            answer, _ = _open_elsewhere(name, endpoint, tmp_path / "home")
+            assert answer.startswith(f"refused: cannot load the model '{name}'")
+    answer, _ = _open_elsewhere("someone/tiny", "http://127.0.0.1:1", tmp_path / "home")
+    assert answer.startswith("refused: cannot load the model 'someone/tiny'")

@@ -1,0 +1,202 @@
+"""Torch's own files: what they may hold, how it is named, and that nothing in them is run."""
+
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.checkpoints.torch_files import read_torch_file
+from revt_hf.errors import UserError
+
+QUERY = "backbone.block1.0.attn.q.weight"
+ON_DISK = "segformer.encoder.block.0.0.attention.self.query.weight"
+VALUES = torch.arange(4.0).reshape(2, 2)
+
+
+def saved(tmp_path, content, **how):
+    torch.save(content, tmp_path / "x.pth", **how)
+    return tmp_path / "x.pth"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {QUERY: VALUES},
+        {"state_dict": {QUERY: VALUES}, "optimizer": {"state": {0: {"m": VALUES}}}},
+        {"state_dict": OrderedDict({QUERY: VALUES}), "step": VALUES},
+        {"model": {QUERY: VALUES}, "epoch": 3},
+        {"model": {"state_dict": {QUERY: VALUES}}},
+        {"state_dict": {f"module.{QUERY}": VALUES}},
+        {"state_dict": {QUERY: torch.nn.Parameter(VALUES)}},
+        {"state_dict": {QUERY: VALUES, "epoch": 3}},
+        {ON_DISK: VALUES},
+        {f"module.{ON_DISK}": VALUES},
+        {"segformer.stages.0.blocks.0.attention.q_proj.weight": VALUES},
+    ],
+)
+@pytest.mark.parametrize("archive", [True, False])
+def test_wherever_the_model_lies(tmp_path, content, archive):
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=archive)
+    tensors = read_torch_file(path).tensors
+    assert tensors.keys() == {ON_DISK}
+    assert torch.equal(tensors[ON_DISK], VALUES)
+
+
+def test_an_encoder_by_itself_and_its_classifier(tmp_path):
+    state = {
+        "patch_embed1.proj.bias": VALUES[0],
+        "block1.0.attn.q.weight": VALUES,
+        "norm1.bias": VALUES[1],
+        "head.weight": VALUES,
+    }
+    read = read_torch_file(saved(tmp_path, state))
+    assert read.tensors.keys() == {
+        "segformer.encoder.patch_embeddings.0.proj.bias",
+        ON_DISK,
+        "segformer.encoder.layer_norm.0.bias",
+        "classifier.weight",
+    }
+    assert read.names["classifier.weight"] == "head.weight"
+
+
+def test_key_and_value_are_split_and_conv_seg_is_dropped(tmp_path):
+    fused = torch.arange(8.0).reshape(4, 2)
+    state = {
+        "backbone.block1.0.attn.kv.weight": fused,
+        "backbone.block1.0.attn.kv.bias": torch.arange(4.0),
+        "decode_head.conv_seg.weight": VALUES,
+    }
+    read = read_torch_file(saved(tmp_path, state))
+    prefix = "segformer.encoder.block.0.0.attention.self."
+    assert torch.equal(read.tensors[f"{prefix}key.weight"], fused[:2])
+    assert torch.equal(read.tensors[f"{prefix}value.weight"], fused[2:])
+    assert read.tensors[f"{prefix}value.bias"].tolist() == [2, 3]
+    assert read.dropped == ("decode_head.conv_seg.weight",)
+
+
+def test_numbers_of_numpy_in_meta_old_and_new(tmp_path):
+    meta = {
+        "CLASSES": ("road",),
+        "lr": np.float64(0.5),
+        "iter": np.int64(3),
+        "best": np.float32(0.25),
+        "done": np.bool_(True),
+    }
+    path = saved(tmp_path, {"meta": meta, "state_dict": {QUERY: VALUES}})
+    assert read_torch_file(path).meta == meta
+    # NumPy 1 wrote the older module's name.
+    content = {"meta": meta, "state_dict": {QUERY: VALUES}}
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=False)
+    stored = path.read_bytes()
+    assert b"numpy._core.multiarray" in stored
+    path.write_bytes(stored.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_torch_file(path).meta == meta
+
+
+def test_tensors_that_share_memory_are_parted(tmp_path):
+    shared = torch.arange(6.0)
+    state = {"a": shared, "b": shared, "c": shared[2:4], "d": shared.reshape(2, 3).T}
+    path = saved(tmp_path, {"state_dict": state})
+    tensors = read_torch_file(path).tensors
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == 4
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.places.keys() == state.keys()
+        assert checkpoint.places["d"].shape == (3, 2)
+    for name, tensor in state.items():
+        assert torch.equal(tensors[name], tensor)
+
+
+class Evil:
+    """Runs a command when it is unpickled in the ordinary way."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+class EvilBuiltin(Evil):
+    def __reduce__(self):
+        return eval, (f"open({str(self.trace)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.parametrize(("kind", "named"), [(Evil, r"\w+\.system"), (EvilBuiltin, "eval")])
+def test_a_file_that_would_run_something_is_refused(tmp_path, kind, named, archive):
+    trace = tmp_path / "ran"
+    content = {"state_dict": {QUERY: VALUES}, "meta": kind(trace)}
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=archive)
+    with pytest.raises(UserError, match=rf"x\.pth is refused.* asks for {named},") as caught:
+        open_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_plain_pickle_is_not_run_either(tmp_path, protocol):
+    trace = tmp_path / "ran"
+    (tmp_path / "x.pth").write_bytes(pickle.dumps(Evil(trace), protocol=protocol))
+    saved_by_torch = tmp_path / "y.pth"
+    torch.save({"a": VALUES, "b": Evil(trace)}, saved_by_torch, pickle_protocol=max(protocol, 2))
+    for path in (tmp_path / "x.pth", saved_by_torch):
+        with pytest.raises(UserError, match=path.name):
+            open_checkpoint(path)
+    assert not trace.exists()
+
+
+def test_another_pickle_protocol_is_explained(tmp_path):
+    path = saved(tmp_path, {QUERY: VALUES}, pickle_protocol=4)
+    with pytest.raises(UserError, match=r"save it again with torch\.save's own"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"state_dict": {}}, "holds no named tensors"),
+        ([VALUES], "holds no named tensors"),
+        (VALUES, "holds no named tensors"),
+        ({3: VALUES}, "holds no named tensors"),
+        ({"state_dict": {"decode_head.conv_seg.bias": VALUES}}, "holds no tensors of a model"),
+        ({"a": VALUES.to_sparse()}, "a is not an ordinary tensor"),
+        ({"a": torch.ones(1).expand(10**12)}, "a is not an ordinary tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "a is not an ordinary tensor"),
+        ({"a": torch.empty(2, device="meta")}, "a is not an ordinary tensor"),
+        ({QUERY: VALUES, ON_DISK: VALUES}, "one tensor under two names"),
+        ({"backbone.block1.0.attn.kv.bias": torch.ones(3)}, "holds no key and value"),
+        ({"backbone.block1.0.attn.kv.bias": torch.ones(())}, "holds no key and value"),
+    ],
+)
+def test_what_is_not_a_model_is_one_sentence(tmp_path, content, words):
+    with pytest.raises(UserError, match=words):
+        open_checkpoint(saved(tmp_path, content))
+
+
+def test_truncated_files(tmp_path):
+    for archive in (True, False):
+        path = saved(tmp_path, {QUERY: VALUES}, _use_new_zipfile_serialization=archive)
+        content = path.read_bytes()
+        for length in range(0, len(content), len(content) // 20):
+            path.write_bytes(content[:length])
+            with pytest.raises(UserError, match=r"x\.pth"):
+                open_checkpoint(path)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.binary(max_size=60))
+def test_garbage_is_a_user_error(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pth"):
+        open_checkpoint(tmp_path / "x.pth")
