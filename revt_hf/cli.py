@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
+from revt_hf.cli_merge import register
 from revt_hf.errors import DataWarning, UserError
 
 EXIT_BAD_INPUT = 2
@@ -24,6 +25,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
+register(app)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
@@ -53,38 +55,6 @@ def train(
     done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
     if not quiet:
         print(f"trained: {done}")
-
-
-@app.command()
-def merge(
-    members: Annotated[list[str], typer.Argument(help="SegFormer folders; the first one's head.")],
-    output: Annotated[Path, typer.Option(help="The folder of the merged SegFormer.")],
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Average the encoders of several SegFormers; keep the first one's decode head."""
-    from revt_hf.merging.average import merge as run_merge
-
-    done = run_merge(members, output, overwrite)
-    if not quiet:
-        print(f"merged {len(members)} encoders, head of {members[0]}: {done}")
-
-
-@app.command()
-def recalibrate(
-    model: Annotated[Path, typer.Argument(help="A SegFormer folder, such as a merge.")],
-    recipe: Annotated[Path, typer.Option(help="Its source's training pictures are used.")],
-    output: Annotated[Path, typer.Option(help="The folder of the recalibrated SegFormer.")],
-    pictures: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 100,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Re-estimate the decode head's BatchNorm statistics on source pictures."""
-    from revt_hf.merging.command import recalibrate_command
-
-    done = recalibrate_command(model, recipe, output, pictures, overwrite, quiet)
-    if not quiet:
-        print(f"recalibrated: {done}")
 
 
 @app.command()
@@ -188,11 +158,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_BAD_INPUT)
 
 
+class _Remarks(logging.Handler):
+    """Plain lines on whatever standard error is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _speak() -> None:
     """What the package logs and warns of, as plain lines beside the results."""
     log = logging.getLogger("revt_hf")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.addHandler(_Remarks())
     log.setLevel(logging.INFO)
     usual = warnings.showwarning
 

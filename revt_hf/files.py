@@ -1,5 +1,6 @@
 """Outputs that are either complete or not there."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.errors import UserError
+
+# Of Linux: paths are absolute anyway, and RENAME_EXCHANGE.
+_ANYWHERE, _EXCHANGE = -100, 2
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -89,9 +93,15 @@ def write_text(target: Path, text: str) -> None:
 
 
 def replace_folder(scratch: Path, target: Path) -> None:
-    """Move ``scratch`` to ``target``; what was there goes only once that has worked."""
+    """Move ``scratch`` to ``target``; what was there goes only once that has worked.
+
+    Where the system can swap two names at once, one of the two is there at any moment.
+    """
     if not target.exists():
         scratch.rename(target)
+        return
+    if _swap(scratch, target):
+        shutil.rmtree(scratch, ignore_errors=True)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     target.rename(old / target.name)
@@ -102,6 +112,16 @@ def replace_folder(scratch: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchange two names (Linux ``renameat2``); False where that cannot be done."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = (os.fsencode(first.absolute()), os.fsencode(second.absolute()))
+    return bool(rename(_ANYWHERE, names[0], _ANYWHERE, names[1], _EXCHANGE) == 0)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Evaluate models on domains: one picture decoded once for all models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ def evaluate_models(
 def confusion_of(
     model: SegformerForSemanticSegmentation,
     pictures: Any,
-    indices: Sequence[int],
+    indices: Iterable[int],
     protocol: Protocol,
 ) -> NDArray[np.int64]:
     """Confusion matrix (19, 19) of some pictures, to be summed over processes."""

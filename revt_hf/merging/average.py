@@ -1,143 +1,184 @@
-"""ReVT: the mean of the members' encoder tensors, the decode head of the first."""
+"""ReVT: the mean of the members' encoder tensors, the decode head of one of them.
 
-import hashlib
+And everything else that ``MergeSpec`` can say. Nothing here imports torch.
+"""
+
+import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from revt_hf import __version__
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, disk_name
+from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_json
-from revt_hf.recorded import MERGE_FILE, recorded_evaluation
+from revt_hf.merging.plan import MergeSpec, Plan, make_plan
+from revt_hf.merging.record import merge_record
+from revt_hf.merging.streaming import stream
 
-WEIGHTS_FILE = "model.safetensors"
-_COPIED_FILES = ("config.json", "preprocessor_config.json")
-_NAMED = 5
+# Kept here, and named so in ``recorded``, which this module does not import: it needs pydantic.
+MERGE_FILE = "merge.json"
+RECIPE_FILE = "recipe.yaml"
+METADATA_KEY = "revt_hf"
+_PROCESSOR_FILE = "preprocessor_config.json"
+_NO_DIGEST = "0" * 64
+_ALIGNMENT = 8
 
 
-def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Element-wise mean in the first tensor's dtype (ReVT, section 3.2).
+@dataclass(frozen=True)
+class MergeOptions:
+    """How a merge is carried out; none of it changes the weights.
 
-    Summed in the order given, in float32 (float64 for float64 tensors): bit for bit what the
-    original's ``tools/model_reparametrization.py`` gives for float32 files. Integer tensors are
-    not averaged: the first is returned.
+    Attributes:
+        overwrite: replace the output if it exists.
+        hashing: put the members' sha256 into the record.
+        allow_nonfinite: take NaN and infinity as they come.
+        quiet: no progress bar.
     """
-    first = tensors[0]
-    if not first.is_floating_point():
-        return first
-    total = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)
-    for tensor in tensors[1:]:
-        total += tensor
-    return (total / len(tensors)).to(first.dtype)
+
+    overwrite: bool = False
+    hashing: bool = True
+    allow_nonfinite: bool = False
+    quiet: bool = True
 
 
-def merge(members: Sequence[str | Path], output: str | Path, overwrite: bool = False) -> Path:
-    """Write the ReVT of several SegFormer folders: an ordinary SegFormer folder.
+def merge(
+    members: Sequence[str | Path] | MergeSpec,
+    output: str | Path,
+    overwrite: bool = False,
+    options: MergeOptions | None = None,
+) -> Path:
+    """Write the merge of several SegFormers: an ordinary SegFormer folder.
 
-    Encoder tensors (``segformer.*``) are averaged; the decode head, its BatchNorm statistics
-    included, and the configuration come from the first member.
+    With a list of members: ReVT. Encoder tensors (``segformer.*``) are averaged; the decode head,
+    its BatchNorm statistics included, and the configuration come from the first member. A
+    :class:`MergeSpec` says anything else. Memory does not grow with the models: tensors go
+    through buffers of half a MiB (methods that need a whole tensor hold one).
 
     Args:
-        members: at least two folders with ``config.json`` and ``model.safetensors``.
+        members: folders, safetensors or torch files, Hub ids; or what to do with them.
         output: the new folder.
         overwrite: replace ``output`` if it exists.
+        options: how; ``overwrite`` counts if either says so.
 
     Raises:
         UserError: fewer than two members, a missing or broken file, keys or shapes that differ
-            (they are named), or an output that exists. Nothing is written then.
+            (they are named), NaN or infinity in a member, or an output that exists. Nothing is
+            written then.
     """
-    folders = [Path(member) for member in members]
+    spec = members if isinstance(members, MergeSpec) else MergeSpec(tuple(map(str, members)))
+    options = options or MergeOptions()
+    overwrite = overwrite or options.overwrite
     target = Path(output)
-    if len(folders) < 2:
-        raise UserError("a merge needs at least two members")
     check_output(target, overwrite)
-    for folder in folders:
-        if target.resolve() == folder.resolve():
+    for member in spec.members:
+        if target.resolve() == Path(member).resolve():
             raise UserError(f"the output {target} is also a member: choose another output")
     with ExitStack() as stack:
-        readers = [_Reader(folder, stack) for folder in folders]
-        for reader in readers[1:]:
-            _check_same(readers[0], reader)
-        merged = {
-            name: (
-                mean([reader.tensor(name) for reader in readers])
-                if name.startswith(BACKBONE_PREFIX)
-                else readers[0].tensor(name)
-            )
-            for name in sorted(readers[0].shapes)
-        }
-    broken = [name for name, tensor in merged.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise UserError(f"the merged tensor {broken[0]} holds NaN or infinity: check the members")
-    with atomic_folder(target, overwrite) as scratch:
-        # transformers wants to know the format; more than one key would be in random order.
-        save_file(merged, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-        for name in _COPIED_FILES:
-            if (folders[0] / name).exists():
-                shutil.copyfile(folders[0] / name, scratch / name)
-        write_json(scratch / MERGE_FILE, _provenance(folders))
+        plan = make_plan(spec, stack)
+        folder = _model_folder(plan)
+        with atomic_folder(target, overwrite) as scratch:
+            record = _write_weights(plan, scratch / WEIGHTS_FILE, options)
+            _write_description(plan, folder, scratch)
+            write_json(scratch / MERGE_FILE, {**record, "evaluation": _evaluation(folder)})
     return target
 
 
-class _Reader:
-    """One member's tensors under their on-disk names."""
+def _write_description(plan: Plan, folder: Path | None, output: Path) -> None:
+    """The configuration and image processor, copied or made from the tensors' shapes."""
+    if folder is None:
+        # Members that are single files are torch's or have been through it: it is imported here.
+        from revt_hf.checkpoints.convert import describe
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
-        path = folder / WEIGHTS_FILE
-        for needed in (path, folder / "config.json"):
-            if not needed.is_file():
-                raise UserError(f"{folder} is not a SegFormer folder: {needed.name} is missing")
-        try:
-            self._file = stack.enter_context(safe_open(path, framework="pt"))
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-        self._keys = {disk_name(key): key for key in self._file.keys()}  # noqa: SIM118
-        self.shapes = {
-            name: tuple(self._file.get_slice(key).get_shape()) for name, key in self._keys.items()
-        }
-
-    def tensor(self, name: str) -> torch.Tensor:
-        return self._file.get_tensor(self._keys[name])
+        describe(plan.sources[0].label, {item.name: item.shape for item in plan.items}, output)
+        return
+    for name in (CONFIG_FILE, _PROCESSOR_FILE):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, output / name)
 
 
-def _check_same(first: _Reader, other: _Reader) -> None:
-    problems = [
-        *(f"{name} is missing" for name in sorted(first.shapes.keys() - other.shapes.keys())),
-        *(f"{name} is extra" for name in sorted(other.shapes.keys() - first.shapes.keys())),
-        *(
-            f"{name} is {list(other.shapes[name])}, not {list(shape)}"
-            for name, shape in sorted(first.shapes.items())
-            if other.shapes.get(name, shape) != shape
-        ),
+def _model_folder(plan: Plan) -> Path | None:
+    """Where the configuration comes from: the head's member, else any that has one."""
+    head = plan.sources[plan.spec.head - 1]
+    for source in (head, *plan.sources):
+        if source.folder is not None:
+            return source.folder
+    return None
+
+
+def _evaluation(folder: Path | None) -> dict[str, Any]:
+    """The averaged features keep the scale of pictures that the members were trained on."""
+    if folder is None or not any((folder / name).is_file() for name in (RECIPE_FILE, MERGE_FILE)):
+        return {"bound": [1024, 512]}
+    from revt_hf.recorded import recorded_evaluation
+
+    return recorded_evaluation([folder]).model_dump(mode="json")
+
+
+def _write_weights(plan: Plan, path: Path, options: MergeOptions) -> dict[str, Any]:
+    """Write the safetensors file; the record that its header holds."""
+    sources = [*plan.sources, *([plan.base] if plan.base else [])]
+    blank = [
+        {original.name: _NO_DIGEST for original in source.originals} if options.hashing else None
+        for source in sources
     ]
-    if problems:
-        listed = "; ".join(problems[:_NAMED])
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise UserError(f"{other.folder} does not match {first.folder}: {listed}{more}")
+    # The digests are known at the end only; they take the place of as many zeros.
+    header = _header(plan, merge_record(plan, blank))
+    total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
+    with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
+        file.write(header)
+        digests = stream(plan, file, options.hashing, options.allow_nonfinite, on_bytes)
+        record = merge_record(plan, digests)
+        _write_header(file, _header(plan, record), len(header))
+    return record
 
 
-def _provenance(folders: Sequence[Path]) -> dict[str, Any]:
-    return {
-        "method": "mean",
-        "selection": f"{BACKBONE_PREFIX}*",
-        "head": str(folders[0]),
-        "members": [
-            {"path": str(folder), "sha256": _sha256(folder / WEIGHTS_FILE)} for folder in folders
-        ],
-        # The averaged features keep the scale of pictures that the members were trained on.
-        "evaluation": recorded_evaluation(folders[:1]).model_dump(mode="json"),
-        "revt_hf": __version__,
+def _header(plan: Plan, record: Mapping[str, Any]) -> bytes:
+    """The file's first bytes: length, then JSON, padded so that the data are aligned."""
+    # transformers wants to know the format.
+    entries: dict[str, Any] = {
+        "__metadata__": {"format": "pt", METADATA_KEY: json.dumps(record, sort_keys=True)}
     }
+    offset = 0
+    for item in plan.items:
+        size = item.count * ITEM_SIZES[item.dtype]
+        entries[item.name] = {
+            "dtype": item.dtype,
+            "shape": list(item.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _write_header(file: BinaryIO, header: bytes, expected: int) -> None:
+    if len(header) != expected:
+        raise RuntimeError("the record changed its length")
+    file.flush()
+    os.pwrite(file.fileno(), header, 0)
+    os.fsync(file.fileno())
+
+
+class _progress:  # noqa: N801
+    """A progress bar in bytes; tqdm is imported only where there is one."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+
+    def __enter__(self) -> Any:
+        if self._quiet:
+            return lambda _: None
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=self._total, unit="B", unit_scale=True, desc="merge")
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        if not self._quiet:
+            self._bar.close()

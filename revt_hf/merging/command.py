@@ -1,38 +1,98 @@
-"""What ``revt recalibrate`` does."""
+"""What ``revt recalibrate`` does: new statistics, and what they do on source-val."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from revt_hf.domains import load_spec
+from revt_hf.domains import domain_label, load_spec
+from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.runner import confusion_of
+from revt_hf.files import check_output
 from revt_hf.merging.recalibration import recalibrate
-from revt_hf.recipe import Recipe, load_recipe
+from revt_hf.modeling import load_model
+from revt_hf.recipe import Source
 from revt_hf.recorded import recorded_evaluation
 
 
+@dataclass(frozen=True)
+class ValScore:
+    """mIoU (percent) on a source's val before and after."""
+
+    label: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """The new folder, and how it does on source-val (empty where that was not asked for)."""
+
+    output: Path
+    val: tuple[ValScore, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` writes."""
+        return {"output": str(self.output), "val": [asdict(score) for score in self.val]}
+
+
 def recalibrate_command(
-    model: Path, recipe: Path, output: Path, pictures: int, overwrite: bool, quiet: bool
-) -> Path:
-    """Recalibrate a model folder on the first pictures of a recipe's training splits.
+    model: Path,
+    sources: Sequence[Source],
+    output: Path,
+    pictures: int,
+    overwrite: bool,
+    quiet: bool,
+    score_val: bool = True,
+) -> Recalibrated:
+    """Recalibrate a model folder on pictures spread over the sources' training splits.
+
+    Args:
+        model: the folder.
+        sources: training domains; never targets.
+        output: the new folder.
+        pictures: about so many are used, of a mixture by the sources' weights.
+        overwrite: replace ``output`` if it exists.
+        quiet: no progress bars.
+        score_val: also score both on each source's val.
 
     Raises:
-        UserError: the model, the recipe or its data cannot be used, or ``output`` exists.
+        UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
-    rows = _first_pictures(load_recipe(recipe), pictures)
+    check_output(output, overwrite)
+    rows = _spread_pictures(sources, pictures)
+    held_out = [load_spec(source, source.val) for source in sources] if score_val else []
     protocol = Protocol(recorded_evaluation([model]).bound)
+    before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:
-        return recalibrate(model, output, rows, protocol, overwrite, progress.update)
+        done = recalibrate(model, output, rows, protocol, overwrite, progress.update)
+    after = _scores(done, held_out, protocol, quiet)
+    labels = [domain_label(source, source.val) for source in sources if score_val]
+    return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 
 
-def _first_pictures(recipe: Recipe, pictures: int) -> Any:
-    """About so many training pictures, of a mixture by the sources' weights."""
-    weights = sum(source.weight for source in recipe.sources)
+def _spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
+    # Neighbours in a split are often frames of one drive: the first ones would show one street.
+    weights = sum(source.weight for source in sources)
     parts = []
-    for source in recipe.sources:
+    for source in sources:
         rows = load_spec(source, source.train)
-        share = max(1, round(pictures * source.weight / weights))
-        parts.append(rows.select(range(min(share, len(rows)))))
+        share = min(max(1, round(pictures * source.weight / weights)), len(rows))
+        parts.append(rows.select(np.linspace(0, len(rows) - 1, share).round().astype(int)))
     return ConcatDataset(parts)
+
+
+def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
+    if not held_out:
+        return []
+    network = load_model(folder)
+    scores = []
+    for rows in held_out:
+        indices = tqdm(range(len(rows)), unit="picture", desc="source-val", disable=quiet)
+        scores.append(scores_from(confusion_of(network, rows, indices, protocol)).miou)
+    return scores

@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
-from conftest import golden_file
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.errors import UserError
-from revt_hf.merging.average import mean, merge
+from revt_hf.merging.average import merge
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_what_does_not_match_is_named_and_nothing_is_written(members, tmp_path, 
 def test_bad_members_and_outputs(members, tmp_path):
     with pytest.raises(UserError, match="at least two"):
         merge(members[:1], tmp_path / "out")
-    with pytest.raises(UserError, match="nowhere is not a SegFormer folder"):
+    with pytest.raises(UserError, match=r"nowhere.*no such file or folder"):
         merge([members[0], tmp_path / "nowhere"], tmp_path / "out")
     with pytest.raises(UserError, match="also a member"):
         merge(members[:2], members[0], overwrite=True)
@@ -137,25 +136,3 @@ def test_bad_members_and_outputs(members, tmp_path):
     (tmp_path / "broken" / "model.safetensors").write_text("hello")
     with pytest.raises(UserError, match=r"broken/model\.safetensors is not a readable"):
         merge([members[0], tmp_path / "broken"], tmp_path / "out")
-
-
-def test_mean_is_the_originals():
-    states = [
-        torch.load(golden_file(f"merge/{name}.pth"), weights_only=True)["state_dict"]
-        for name in "abc"
-    ]
-    merged = torch.load(golden_file("merge/merged_mean_backbone.pth"), weights_only=True)
-    compared = 0
-    for name, expected in merged["state_dict"].items():
-        if name.startswith("backbone.") and expected.is_floating_point():
-            ours = mean([state[name] for state in states])
-            assert torch.equal(ours, expected), name
-            compared += 1
-    assert compared > 0
-
-
-def test_mean_keeps_dtypes_and_first_integers():
-    halves = [torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([2.0], dtype=torch.bfloat16)]
-    assert mean(halves).dtype == torch.bfloat16
-    assert mean(halves).item() == 1.5
-    assert mean([torch.tensor([3]), torch.tensor([8])]).item() == 3

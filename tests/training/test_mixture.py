@@ -79,10 +79,11 @@ def test_recalibration_uses_all_sources(tmp_path):
     run(tmp_path / "run", tiny_recipe())
     files = []
     for number, sources in enumerate(([], [NIGHT])):
-        path = tmp_path / f"{number}.yaml"
-        path.write_text(tiny_recipe(more_sources=sources).to_yaml())
-        done = recalibrate_command(tmp_path / "run", path, tmp_path / f"r{number}", 4, False, True)
-        files.append((done / "model.safetensors").read_bytes())
+        recipe = tiny_recipe(more_sources=sources)
+        output = tmp_path / f"r{number}"
+        done = recalibrate_command(tmp_path / "run", recipe.sources, output, 4, False, True)
+        assert [score.label for score in done.val] == ["source/val", "night/val"][: number + 1]
+        files.append((done.output / "model.safetensors").read_bytes())
     assert files[0] != files[1]
 
 

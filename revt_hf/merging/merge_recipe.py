@@ -1,0 +1,49 @@
+"""Merge recipes: a merge written down as YAML."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from revt_hf.errors import UserError
+from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.recipe import ExpandedPath, validation_sentence
+from revt_hf.yaml_files import read_with_parents
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RuleRecipe(_Strict):
+    """One rule; see ``revt_hf.merging.plan.Rule``."""
+
+    select: str = "backbone"
+    method: str = "mean"
+    weights: tuple[float, ...] | None = None
+    parameters: dict[str, float] = {}
+
+
+class MergeRecipe(_Strict):
+    """A merge recipe; see ``revt_hf.merging.plan.MergeSpec``. ``extends`` works as elsewhere."""
+
+    members: Annotated[tuple[ExpandedPath, ...], Field(min_length=2)]
+    rules: Annotated[tuple[RuleRecipe, ...], Field(min_length=1)] = (RuleRecipe(),)
+    head: Annotated[int, Field(ge=1)] = 1
+    base: ExpandedPath | None = None
+
+
+def load_merge_recipe(path: Path) -> MergeSpec:
+    """Read a merge recipe.
+
+    Raises:
+        UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
+    """
+    try:
+        recipe = MergeRecipe.model_validate(read_with_parents(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {validation_sentence(MergeRecipe, error, '')}") from error
+    rules = tuple(
+        Rule(rule.select, rule.method, rule.weights, rule.parameters) for rule in recipe.rules
+    )
+    return MergeSpec(recipe.members, rules, recipe.head, recipe.base)

@@ -1,0 +1,218 @@
+"""Which tensors are merged: presets, their sums and differences, or a regular expression.
+
+Names are transformers' on-disk names (``revt_hf.checkpoints.names``). A selection is one of
+
+- presets joined by ``+`` and ``-``, taken from left to right: ``backbone-norm``,
+  ``stage1+stage2``. All but ``all`` and ``head`` lie within the backbone. ``norm`` is what the
+  original's ``.*norm.*`` finds: every LayerNorm. The head's BatchNorm, which the original calls
+  ``bn``, is neither in ``norm`` nor in ``no_norm``.
+- ``blocks:K``, a preset too: the first K steps of the original's pyramid from input to output,
+  patch_embed1, block1.0, block1.1, ..., norm1, patch_embed2, ..., norm4.
+- any other text, or any text after ``re:``: a regular expression that must match from the start
+  of a name (``re.match``, as in the original), of the name on disk or of the original's name for
+  the same tensor.
+- any text after ``original:``: the same for the original's names alone. ``.*norm.*`` needs this
+  to leave the head's ``batch_norm`` out; so do negations, as ``(?!.*attn)`` excludes no name on
+  disk.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
+from revt_hf.errors import UserError
+
+_BACKBONE = re.escape(BACKBONE_PREFIX)
+_STAGES = 4
+
+# Matched from the start of a name on disk.
+PRESETS: dict[str, re.Pattern[str]] = {
+    name: re.compile(pattern)
+    for name, pattern in (
+        ("backbone", _BACKBONE),
+        ("head", re.escape(HEAD_PREFIX)),
+        ("all", ""),
+        ("norm", rf"{_BACKBONE}.*norm"),
+        ("no_norm", rf"{_BACKBONE}(?!.*norm)"),
+        ("attention", rf"{_BACKBONE}.*\.attention\."),
+        ("mlp", rf"{_BACKBONE}.*\.mlp\."),
+        ("patch_embed", rf"{_BACKBONE}encoder\.patch_embeddings\."),
+        *(
+            (f"stage{stage + 1}", rf"{_BACKBONE}encoder\.\w+\.{stage}\.")
+            for stage in range(_STAGES)
+        ),
+    )
+}
+_BLOCKS = "blocks:"
+_REGEX = "re:"
+_ORIGINAL = "original:"
+
+# The order of a stage's parts is that of the pyramid's steps.
+_PARTS = ("patch_embeddings", "block", "layer_norm")
+_PLACE = re.compile(
+    rf"{_BACKBONE}encoder\.(?P<part>{'|'.join(_PARTS)})\.(?P<stage>\d+)\."
+    r"(?:(?P<module>.+)\.)?(?P<leaf>[^.]+)"
+)
+# Modules of a patch embedding, a block and the head: on disk -> original.
+_EMBED_MODULES = {"proj": "proj", "layer_norm": "norm"}
+_BLOCK_MODULES = {
+    "layer_norm_1": "norm1",
+    "layer_norm_2": "norm2",
+    "attention.self.query": "attn.q",
+    "attention.self.key": "attn.kv",
+    "attention.self.value": "attn.kv",
+    "attention.self.sr": "attn.sr",
+    "attention.self.layer_norm": "attn.norm",
+    "attention.output.dense": "attn.proj",
+    "mlp.dense1": "mlp.fc1",
+    "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
+    "mlp.dense2": "mlp.fc2",
+}
+_HEAD_MODULES = {
+    "linear_fuse": "linear_fuse.conv",
+    "batch_norm": "linear_fuse.bn",
+    "classifier": "linear_pred",
+    **{f"linear_c.{stage}.proj": f"linear_c{stage + 1}.proj" for stage in range(_STAGES)},
+}
+
+
+def select(text: str, names: Sequence[str]) -> list[str]:
+    """The names that a selection means, in the order they come in.
+
+    Args:
+        text: the selection, see the module's docstring.
+        names: on-disk names of all tensors of the model.
+
+    Raises:
+        UserError: no selection, a regular expression that is none (with the position), a K that
+            is no number of steps of this model, or a selection without tensors (with the preset
+            that was probably meant).
+    """
+    expression = text.strip()
+    terms = _terms(expression)
+    chosen: set[str] = set()
+    if terms:
+        for sign, term in terms:
+            found = _preset(term, names)
+            chosen = chosen - found if sign == "-" else chosen | found
+    else:
+        chosen.update(filter(_pattern(expression), names))
+    if not chosen:
+        raise UserError(_nothing_found(expression, bool(terms), names))
+    return [name for name in names if name in chosen]
+
+
+def original_name(disk_name: str) -> str | None:
+    """The original implementation's name of a tensor, None if it has no such tensor.
+
+    Key and value have the same one: the original holds both in a fused ``attn.kv``.
+    """
+    if disk_name.startswith(HEAD_PREFIX):
+        module, _, leaf = disk_name.removeprefix(HEAD_PREFIX).rpartition(".")
+        renamed = _HEAD_MODULES.get(module)
+        return renamed and f"{HEAD_PREFIX}{renamed}.{leaf}"
+    place = _PLACE.fullmatch(disk_name)
+    if not place:
+        return None
+    # The original counts stages from 1.
+    stage = int(place["stage"]) + 1
+    module = place["module"] or ""
+    if place["part"] == "layer_norm":
+        return None if module else f"backbone.norm{stage}.{place['leaf']}"
+    if place["part"] == "patch_embeddings":
+        renamed = _EMBED_MODULES.get(module)
+        return renamed and f"backbone.patch_embed{stage}.{renamed}.{place['leaf']}"
+    number, _, module = module.partition(".")
+    renamed = _BLOCK_MODULES.get(module)
+    return renamed and f"backbone.block{stage}.{number}.{renamed}.{place['leaf']}"
+
+
+def _terms(expression: str) -> list[tuple[str, str]]:
+    """Sign and preset of each term; none if the text is no combination of presets."""
+    if expression.startswith((_REGEX, _ORIGINAL)):
+        return []
+    pieces = [piece.strip() for piece in re.split("([+-])", f"+{expression}")]
+    terms = list(zip(pieces[1::2], pieces[2::2], strict=True))
+    counts = any(term.startswith(_BLOCKS) for _, term in terms)
+    return terms if counts or all(term in PRESETS for _, term in terms) else []
+
+
+def _preset(term: str, names: Iterable[str]) -> set[str]:
+    if term in PRESETS:
+        return {name for name in names if PRESETS[term].match(name)}
+    if not term.startswith(_BLOCKS):
+        raise UserError(f"'{term}' is no preset: use {_preset_names()}")
+    places = {name: _step(name) for name in names}
+    steps = sorted({place for place in places.values() if place})
+    digits = re.fullmatch("0*([0-9]{1,9})", term.removeprefix(_BLOCKS))
+    count = int(digits[1]) if digits else 0
+    if not 1 <= count <= len(steps):
+        raise UserError(
+            f"the selection '{term[:40]}' needs a whole number from 1 to {len(steps)}, the steps "
+            "of this model's encoder"
+        )
+    wanted = set(steps[:count])
+    return {name for name, place in places.items() if place in wanted}
+
+
+def _step(name: str) -> tuple[int, int, int] | None:
+    """Where a tensor stands in the pyramid: stage, part of the stage, block."""
+    place = _PLACE.fullmatch(name)
+    if not place:
+        return None
+    number = (place["module"] or "").partition(".")[0]
+    block = int(number) if place["part"] == "block" and number.isdecimal() else 0
+    return int(place["stage"]), _PARTS.index(place["part"]), block
+
+
+def _pattern(expression: str) -> Callable[[str], bool]:
+    """Whether a name matches the regular expression."""
+    alone = expression.startswith(_ORIGINAL)
+    text = expression.removeprefix(_ORIGINAL if alone else _REGEX)
+    if not text:
+        raise UserError(f"the selection is empty: use a preset ({_preset_names()}) or a regex")
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        where = "" if error.pos is None else f" at position {error.pos}"
+        raise UserError(f"the selection '{text}' is no regex: {error.msg}{where}") from error
+    except (OverflowError, RecursionError) as error:
+        raise UserError(f"the selection '{text[:40]}' is no regex: {error}") from error
+
+    def matches(name: str) -> bool:
+        original = original_name(name)
+        return bool((not alone and pattern.match(name)) or (original and pattern.match(original)))
+
+    return matches
+
+
+def _nothing_found(expression: str, is_preset: bool, names: Sequence[str]) -> str:
+    message = f"the selection '{expression}' selects no tensor"
+    meant = None if is_preset else _meant(expression.lower())
+    if meant:
+        return f"{message}: did you mean '{meant}'?"
+    if is_preset or not names:
+        return f"{message} of the model's {len(names)}"
+    return f"{message}: it is no preset ({_preset_names()}) and no regex for names like {names[0]}"
+
+
+def _meant(expression: str) -> str | None:
+    """The presets that a text was probably meant to be."""
+    whole = difflib.get_close_matches(expression, PRESETS, 1, 0.8)
+    if whole:
+        return whole[0]
+    pieces = [piece.strip() for piece in re.split("([+-])", expression)]
+    for place, term in enumerate(pieces):
+        if term in PRESETS or term in ("+", "-"):
+            continue
+        steps = re.fullmatch(r"blocks?\W*([0-9]+)", term)
+        close = difflib.get_close_matches(term, PRESETS, 1)
+        if not steps and not close:
+            return None
+        pieces[place] = f"{_BLOCKS}{steps[1]}" if steps else close[0]
+    return "".join(pieces)
+
+
+def _preset_names() -> str:
+    return ", ".join((*PRESETS, f"{_BLOCKS}K"))

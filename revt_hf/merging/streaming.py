@@ -1,0 +1,307 @@
+"""Merge files of any size through small buffers: no model is ever held in memory.
+
+Tensors are taken in the order of the first member's file. Members whose files have the same order
+(all that one training script wrote) are read front to back, and hashed on the way. Neighbours
+that are treated alike go through the buffers as one run.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.errors import UserError
+from revt_hf.merging.methods import METHODS, checked_parameters
+from revt_hf.merging.plan import FLOATS, Plan, Source
+
+_BUFFER_BYTES = 512 * 1024
+_ALL_BUFFERS = 16 * 1024 * 1024
+_SMALLEST = 32 * 1024
+_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Items ``first`` to ``last`` (exclusive): neighbours in every file, treated alike."""
+
+    first: int
+    last: int
+    rule: int | None
+    count: int
+
+
+class _Feed:
+    """A source's files: reads ranges, and hashes every byte once, in order, if that works out."""
+
+    def __init__(self, source: Source, hashing: bool, stack: ExitStack) -> None:
+        self.source = source
+        self._files = [_opened(path, stack) for path in source.files]
+        places = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
+        # A temporary file is not what the user gave: the original is hashed by itself.
+        self._on_the_way = hashing and source.files == source.originals and places == sorted(places)
+        self._hashing = hashing
+        self._hashes = [hashlib.sha256() for _ in source.files]
+        self._done = [0] * len(source.files)
+
+    def read(self, item: int, start: int, view: memoryview) -> None:
+        """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours)."""
+        number = int(self.source.file[item])
+        offset = int(self.source.offset[item]) + start
+        if self._on_the_way:
+            self._pass_over(number, offset)
+        _read_at(self._files[number], self.source.files[number], offset, view)
+        if self._on_the_way:
+            self._hashes[number].update(view)
+            self._done[number] = offset + len(view)
+
+    def digests(self) -> dict[str, str] | None:
+        """sha256 of each of the source's files by file name, None if they are not wanted."""
+        if not self._hashing:
+            return None
+        if self._on_the_way:
+            for number, path in enumerate(self.source.files):
+                self._pass_over(number, path.stat().st_size)
+            hashes = [digest.hexdigest() for digest in self._hashes]
+        else:
+            hashes = [file_sha256(path) for path in self.source.originals]
+        names = [path.name for path in self.source.originals]
+        return dict(zip(names, hashes, strict=True))
+
+    def _pass_over(self, number: int, offset: int) -> None:
+        """Hash the bytes that nobody asked for, up to ``offset``."""
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[number]))))
+        while self._done[number] < offset:
+            view = buffer[: offset - self._done[number]]
+            path = self.source.files[number]
+            _read_at(self._files[number], path, self._done[number], view)
+            self._hashes[number].update(view)
+            self._done[number] += len(view)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def stream(
+    plan: Plan,
+    output: BinaryIO,
+    hashing: bool,
+    allow_nonfinite: bool,
+    on_bytes: Callable[[int], object],
+) -> list[dict[str, str] | None]:
+    """Write the data of the plan's items to ``output``, in order and without gaps.
+
+    Args:
+        plan: what to do.
+        output: an open file, at the place where the data start.
+        hashing: also hash the sources' files.
+        allow_nonfinite: take NaN and infinity as they come.
+        on_bytes: called with the number of bytes written, for a progress bar.
+
+    Returns:
+        For each member, then the base if there is one: sha256 by file name, or None.
+
+    Raises:
+        UserError: a source that cannot be read to its end, or holds NaN or infinity.
+    """
+    sources = [*plan.sources, *([plan.base] if plan.base else [])]
+    with ExitStack() as stack:
+        feeds = [_Feed(source, hashing, stack) for source in sources]
+        pool = stack.enter_context(ThreadPoolExecutor(min(len(feeds), os.cpu_count() or 1)))
+        engine = _Engine(plan, feeds, pool, allow_nonfinite)
+        for run in runs(plan):
+            for piece in engine.pieces(run):
+                output.write(piece)
+                on_bytes(len(piece))
+        return list(pool.map(_Feed.digests, feeds))
+
+
+def runs(plan: Plan) -> Iterator[Run]:
+    """The plan's items as runs, in order."""
+    sources = [*plan.sources, *([plan.base] if plan.base else [])]
+    first = 0
+    while first < len(plan.items):
+        start = plan.items[first]
+        last, count = first + 1, start.count
+        while last < len(plan.items) and _continues(plan, sources, last):
+            count += plan.items[last].count
+            last += 1
+        yield Run(first, last, start.rule, count)
+        first = last
+
+
+def _continues(plan: Plan, sources: Sequence[Source], at: int) -> bool:
+    """Whether an item belongs to the run of the one before it."""
+    before, item = plan.items[at - 1], plan.items[at]
+    if (before.rule, before.dtype) != (item.rule, item.dtype):
+        return False
+    if item.rule is not None and METHODS[plan.spec.rules[item.rule].method].scope == "tensor":
+        return False
+    size = before.count * ITEM_SIZES[item.dtype]
+    return all(
+        not source.dtypes
+        and source.file[at] == source.file[at - 1]
+        and source.offset[at] == source.offset[at - 1] + size
+        for source in sources
+        if source.offset[at - 1] >= 0 or source.offset[at] >= 0
+    )
+
+
+class _Engine:
+    """Turns runs into the bytes of the result."""
+
+    def __init__(
+        self, plan: Plan, feeds: Sequence[_Feed], pool: ThreadPoolExecutor, allow_nonfinite: bool
+    ) -> None:
+        self._plan = plan
+        self._feeds = feeds
+        self._pool = pool
+        self._allow_nonfinite = allow_nonfinite
+        self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, _ALL_BUFFERS // len(feeds)))
+        # float64 files are the widest.
+        self._buffers = [bytearray(self._buffer_bytes) for _ in feeds]
+
+    def pieces(self, run: Run) -> Iterator[memoryview]:
+        """The run's bytes, a piece at a time; each is void when the next one is asked for."""
+        if run.rule is None:
+            yield from self._copied(run)
+            return
+        rule = self._plan.spec.rules[run.rule]
+        method = METHODS[rule.method]
+        parameters: dict[str, Any] = dict(checked_parameters(method, rule.parameters))
+        if method.stochastic:
+            parameters["salt"] = self._plan.items[run.first].name
+        weights = np.array(rule.weights, dtype=np.float64) if rule.weights else None
+        whole = method.scope == "tensor"
+        shape = self._plan.items[run.first].shape if whole else None
+        members = len(self._plan.sources)
+        dtype = self._plan.items[run.first].dtype
+        step = run.count if whole else self._buffer_bytes // 8
+        for start in range(0, run.count, max(1, step)):
+            count = min(step, run.count - start)
+            needed = len(self._feeds) if method.needs_base else members
+            arrays = [
+                array if shape is None else array.reshape(shape)
+                for array in self._floats(run, start, count, needed)
+            ]
+            base = arrays[members] if method.needs_base else None
+            merged = method.function(arrays[:members], weights, base, **parameters)
+            self._check(run, start, merged, "the merge")
+            yield _packed(merged, dtype)
+
+    def _copied(self, run: Run) -> Iterator[memoryview]:
+        feed = self._feeds[self._plan.spec.head - 1]
+        dtype = self._plan.items[run.first].dtype
+        own = feed.source.dtypes.get(run.first, dtype)
+        size = ITEM_SIZES[own]
+        step = self._buffer_bytes // 8
+        for start in range(0, run.count, max(1, step)):
+            count = min(step, run.count - start)
+            view = memoryview(self._buffers[0])[: count * size]
+            feed.read(run.first, start * size, view)
+            if own in FLOATS:
+                array = _unpacked(view, own)
+                self._check(run, start, array, feed.source.label)
+                view = view if own == dtype else _packed(array, dtype)
+            yield view
+
+    def _floats(
+        self, run: Run, start: int, count: int, needed: int
+    ) -> list[NDArray[np.floating[Any]]]:
+        """``count`` values of every source from ``start`` on, as float32 or float64."""
+        first_dtype = self._plan.items[run.first].dtype
+
+        def read(number: int) -> NDArray[np.floating[Any]]:
+            feed = self._feeds[number]
+            dtype = feed.source.dtypes.get(run.first, first_dtype)
+            size = count * ITEM_SIZES[dtype]
+            buffer = self._buffers[number]
+            view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
+            feed.read(run.first, start * ITEM_SIZES[dtype], view)
+            array = _unpacked(view, dtype)
+            self._check(run, start, array, feed.source.label)
+            return array.astype(np.result_type(array, _WIDE[first_dtype]), copy=False)
+
+        return list(self._pool.map(read, range(needed)))
+
+    def _check(self, run: Run, start: int, array: NDArray[Any], label: str) -> None:
+        # The sum is finite if all values are, but for overflow; it needs no second array.
+        if self._allow_nonfinite or math.isfinite(float(array.sum(dtype=np.float64))):
+            return
+        broken = np.flatnonzero(~np.isfinite(array.reshape(-1)))
+        if not broken.size:
+            return
+        place = start + int(broken[0])
+        for item in self._plan.items[run.first : run.last]:
+            if place < item.count:
+                raise UserError(
+                    f"{label}: the tensor {item.name} holds NaN or infinity: train it again, or "
+                    "pass --allow-nonfinite"
+                )
+            place -= item.count
+
+
+# What half precision is computed in.
+_WIDE = {"F64": np.float64, "F32": np.float32, "F16": np.float32, "BF16": np.float32}
+
+
+def _unpacked(view: memoryview, dtype: str) -> NDArray[Any]:
+    """Bytes as float32 or float64."""
+    raw = np.frombuffer(view, dtype=_NUMPY[dtype])
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32) if dtype == "F16" else raw
+
+
+def _packed(values: NDArray[Any], dtype: str) -> memoryview:
+    """Values as the file's bytes; bfloat16 is rounded to nearest even."""
+    if dtype == "BF16":
+        values = _rounded(values)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=_NUMPY[dtype]).data.cast("B")
+
+
+def _rounded(values: NDArray[Any]) -> NDArray[np.uint16]:
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = bits + (0x7FFF + ((bits >> 16) & 1))
+    # Rounding would turn some NaN into infinity.
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded >> 16).astype(np.uint16)
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    stack.callback(os.close, number)
+    return number
+
+
+def _read_at(file: int, path: Path, offset: int, view: memoryview) -> None:
+    while view:
+        try:
+            got = os.preadv(file, [view], offset)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        if not got:
+            raise UserError(f"{path} ended while it was read: is something writing to it?")
+        view = view[got:]
+        offset += got

@@ -1,0 +1,358 @@
+"""Selections: presets, pyramids and the original's regular expressions on real tensor names."""
+
+import re
+
+import pytest
+import torch
+from conftest import golden_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from revt_hf.checkpoints.names import disk_name, memory_names
+from revt_hf.errors import UserError
+from revt_hf.merging.selection import PRESETS, original_name, select
+
+DEPTHS = {"b0": (2, 2, 2, 2), "b2": (3, 4, 6, 3), "b5": (3, 6, 40, 3)}
+NARROW = {
+    "hidden_sizes": [8] * 4,
+    "num_attention_heads": [1] * 4,
+    "decoder_hidden_size": 8,
+    "num_labels": 3,
+}
+
+
+def _names(depths):
+    with torch.device("meta"):
+        model = SegformerForSemanticSegmentation(SegformerConfig(depths=list(depths), **NARROW))
+    return sorted(map(disk_name, model.state_dict()))
+
+
+NAMES = {size: _names(depths) for size, depths in DEPTHS.items()}
+B0, B2, B5 = NAMES.values()
+
+
+def _original_regex(regex, names=B5):
+    """What the original's tool would merge of a network with these tensors."""
+    return [name for name in names if re.match(regex, original_name(name))]
+
+
+def test_the_names_are_those_of_saved_files(tmp_path):
+    model = SegformerForSemanticSegmentation(SegformerConfig(depths=[2] * 4, **NARROW))
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert sorted(file.keys()) == B0
+
+
+# A block has 22 tensors, 18 without sequence reduction (stage 4); 10 and 8 of them in attention
+# or norms; a patch embedding 4, a stage's norm 2, the head 16.
+COUNTS = {
+    "backbone": (6 * 22 + 2 * 18 + 24, 49 * 22 + 3 * 18 + 24),
+    "head": (16, 16),
+    "all": (6 * 22 + 2 * 18 + 24 + 16, 49 * 22 + 3 * 18 + 24 + 16),
+    "norm": (6 * 6 + 2 * 4 + 16, 49 * 6 + 3 * 4 + 16),
+    "no_norm": (6 * 16 + 2 * 14 + 8, 49 * 16 + 3 * 14 + 8),
+    "attention": (6 * 12 + 2 * 8, 49 * 12 + 3 * 8),
+    "mlp": (8 * 6, 52 * 6),
+    "patch_embed": (16, 16),
+    "stage1": (2 * 22 + 6, 3 * 22 + 6),
+    "stage2": (2 * 22 + 6, 6 * 22 + 6),
+    "stage3": (2 * 22 + 6, 40 * 22 + 6),
+    "stage4": (2 * 18 + 6, 3 * 18 + 6),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_hold_as_many_tensors_as_the_architecture_has(preset):
+    assert (len(select(preset, B0)), len(select(preset, B5))) == COUNTS[preset]
+
+
+def test_presets_keep_the_models_order():
+    backwards = B0[::-1]
+    assert select("norm+head", backwards) == [
+        name for name in backwards if name in select("norm+head", B0)
+    ]
+
+
+def test_combinations():
+    assert select("backbone-norm", B5) == select("no_norm", B5)
+    assert select("stage1 + stage2+stage3+stage4", B5) == select("backbone", B5)
+    assert select("backbone+head", B5) == select("all", B5) == B5
+    assert select("all-backbone", B5) == select("head", B5)
+    # From left to right: what is added last stays.
+    assert select("backbone-stage1+stage1", B5) == select("backbone", B5)
+    assert set(select("stage3-blocks:1", B5)) == set(select("stage3", B5))
+    assert set(select("blocks:1-norm", B5)) == {
+        f"segformer.encoder.patch_embeddings.0.proj.{leaf}" for leaf in ("weight", "bias")
+    }
+
+
+# What the original's scripts pass as --weights-filter (facts: datasets.md, section 11).
+LAYER_TYPES = {
+    "attention": "backbone.*attn.*",
+    "mlp": "backbone.*block.*mlp.*",
+    "patch_embed": "backbone.patch_embed.*",
+    "norm": ".*norm.*",
+    "backbone": "backbone.*",
+    "head": "decode_head.*",
+    "all": ".*",
+}
+
+
+@pytest.mark.parametrize("preset", LAYER_TYPES)
+def test_presets_are_the_originals_experiments(preset):
+    regex = LAYER_TYPES[preset]
+    assert select(preset, B5) == _original_regex(regex) == select(f"original:{regex}", B5)
+    if preset != "norm":
+        assert select(regex, B5) == select(preset, B5)
+
+
+@pytest.mark.parametrize(
+    ("regex", "count"),
+    [
+        ("backbone.*((block.*mlp.*dwconv)|patch_embed).*", 52 * 2 + 16),
+        ("backbone.*block.*mlp.*fc.*", 52 * 4),
+    ],
+)
+def test_layer_types_without_a_preset(regex, count):
+    assert select(regex, B5) == _original_regex(regex)
+    assert len(select(regex, B5)) == count
+
+
+def test_no_norm_is_the_originals_long_alternation():
+    # The original lists every tensor without a norm, each dot escaped.
+    wanted = [name for name in B5 if name.startswith("segformer.") and "norm" not in name]
+    regex = "|".join(f"({re.escape(original_name(name))})" for name in wanted)
+    assert select("no_norm", B5) == select(regex, B5) == wanted
+
+
+HEAD_PARTS = {
+    r"decode_head.*": B5[:16],
+    **{
+        rf"decode_head\.linear_c{stage}\.proj\.{leaf}": [
+            f"decode_head.linear_c.{stage - 1}.proj.{leaf}"
+        ]
+        for stage in (1, 2, 3, 4)
+        for leaf in ("weight", "bias")
+    },
+    r"decode_head\.linear_fuse\.conv\.weight": ["decode_head.linear_fuse.weight"],
+    **{
+        rf"decode_head\.linear_fuse\.bn\.{leaf}": [f"decode_head.batch_norm.{leaf}"]
+        for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    },
+    r"decode_head\.linear_pred\.weight": ["decode_head.classifier.weight"],
+    r"decode_head\.linear_pred\.bias": ["decode_head.classifier.bias"],
+}
+
+
+@pytest.mark.parametrize("regex", HEAD_PARTS)
+def test_the_originals_experiments_on_parts_of_the_head(regex):
+    assert select(regex, B5) == HEAD_PARTS[regex]
+
+
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+def test_the_two_of_these_that_need_a_tensor_we_drop(leaf):
+    assert len(HEAD_PARTS) == 19 - 2
+    with pytest.raises(UserError, match="no tensor"):
+        select(rf"decode_head\.conv_seg\.{leaf}", B5)
+
+
+def _pyramid(depths):
+    """The original's cumulative regular expressions, left to right."""
+    steps = []
+    for stage, depth in enumerate(depths, 1):
+        steps.append(rf"(backbone.*patch_embed{stage}\..*)")
+        steps += [rf"(backbone\.block{stage}\.{block}\..*)" for block in range(depth)]
+        steps.append(rf"(backbone\.norm{stage}\..*)")
+    return ["|".join(steps[: count + 1]) for count in range(len(steps))]
+
+
+@pytest.mark.parametrize(("size", "steps", "stride"), [("b2", 24, 1), ("b5", 60, 6)])
+def test_blocks_are_the_originals_pyramid(size, steps, stride):
+    names = NAMES[size]
+    regexes = _pyramid(DEPTHS[size])
+    assert len(regexes) == steps
+    for count in range(1, steps + 1, stride):
+        assert select(f"blocks:{count}", names) == select(regexes[count - 1], names), count
+    assert select(f"blocks:{steps}", names) == select("backbone", names)
+
+
+def test_blocks_are_ordered_by_number_not_by_text():
+    # Stages 1 and 2 are 5 + 8 steps; then come patch_embed3, block3.0, block3.1, block3.2.
+    added = set(select("blocks:17", B5)) - set(select("blocks:16", B5))
+    assert added == {name for name in B5 if name.startswith("segformer.encoder.block.2.2.")}
+    assert len(added) == 22
+    assert select("blocks:" + "0" * 5000 + "7", B5) == select("blocks:7", B5)
+
+
+@pytest.mark.parametrize("count", ["0", "61", "", "x", "-1", "3.5", "9" * 5000, "٣"])
+def test_other_numbers_of_blocks_are_refused_with_the_greatest(count):
+    with pytest.raises(UserError, match="whole number from 1 to 60") as caught:
+        select(f"blocks:{count}", B5)
+    assert len(str(caught.value)) < 200
+
+
+def test_names_of_files_and_of_the_original_both_count():
+    assert select(r"segformer\.encoder\.layer_norm\.1\.", B0) == select(r"backbone\.norm2\.", B0)
+    kv = select(r"backbone\.block1\.0\.attn\.kv\.weight", B0)
+    assert kv == [
+        f"segformer.encoder.block.0.0.attention.self.{part}.weight" for part in ("key", "value")
+    ]
+    assert select("decode_head\\.(linear_pred|batch_norm)", B0) == [
+        name for name in B0 if ".batch_norm." in name or ".classifier." in name
+    ]
+
+
+def test_a_regular_expression_counts_from_the_start():
+    with pytest.raises(UserError):
+        select("block1.*", B0)
+    assert select("re:backbon", B0) == select("backbone", B0)
+
+
+def test_only_the_originals_names_keep_batch_norm_and_negations_apart():
+    batch_norm = {name for name in B0 if "batch_norm" in name}
+    assert set(select(".*norm.*", B0)) - set(select("original:.*norm.*", B0)) == batch_norm
+    assert select("(?!.*attn).*", B0) == B0
+    assert select("original:(?!.*attn).*", B0) == select("all-attention", B0)
+
+
+def test_re_forces_a_regular_expression():
+    assert "norm" in PRESETS
+    with pytest.raises(UserError, match="selects no tensor"):
+        select("re:norm", B0)
+    assert select("re:.*norm", B0) == [name for name in B0 if "norm" in name]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("backbone-nrom", "backbone-norm"),
+        ("no-norm", "no_norm"),
+        ("patch-embed", "patch_embed"),
+        ("NO_NORM", "no_norm"),
+        ("stge1+stage2", "stage1+stage2"),
+        ("atention", "attention"),
+        ("blocks3", "blocks:3"),
+        ("block:2-norm", "blocks:2-norm"),
+    ],
+)
+def test_a_typo_is_answered_with_the_preset_meant(text, meant):
+    with pytest.raises(UserError, match=re.escape(f"did you mean '{meant}'?")):
+        select(text, B0)
+    assert select(meant, B0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        (" ", "empty"),
+        ("re:", "empty"),
+        ("original:", "empty"),
+        ("backbone(", "'backbone\\(' is no regex: missing \\), .* at position 8"),
+        ("a{99999999999}", "no regex"),
+        ("(" * 5000, "no regex"),
+        ("blocks:3+foo", "'foo' is no preset"),
+        ("re:x+blocks:3", "selects no tensor"),
+        ("norm-backbone", "selects no tensor"),
+        ("zzz", "no preset .*blocks:K.* and no regex for names like decode_head"),
+    ],
+)
+def test_what_selects_nothing_says_so(text, words):
+    with pytest.raises(UserError, match=words) as caught:
+        select(text, B0)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_model_without_these_tensors():
+    assert select("all", ["weight"]) == ["weight"]
+    assert select("wei.*", ["weight"]) == ["weight"]
+    odd = "segformer.encoder.block.0.odd.weight"
+    assert select("blocks:1", [odd]) == [odd]
+    for text in ("backbone", "blocks:1", "original:.*"):
+        with pytest.raises(UserError):
+            select(text, ["weight"])
+        with pytest.raises(UserError):
+            select(text, [])
+
+
+@pytest.mark.parametrize("size", DEPTHS)
+def test_original_names_lead_back(size):
+    for name in NAMES[size]:
+        original = original_name(name)
+        assert name in map(disk_name, memory_names(original)), name
+        fused = ".key." in name or ".value." in name
+        assert len(memory_names(original)) == 1 + fused
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weight",
+        "",
+        "backbone.norm1.weight",
+        "segformer.encoder.block.0.0.attention.q_proj.weight",
+        "segformer.encoder.layer_norm.0.deep.weight",
+        "segformer.encoder.block.0.weight",
+        "segformer.stages.0.layer_norm.weight",
+        "decode_head.conv_seg.weight",
+        "decode_head.linear_c.4.proj.weight",
+        "auxiliary.backbone.weight",
+    ],
+)
+def test_foreign_names_have_no_original(name):
+    assert original_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("merged_mean_backbone", "backbone.*"),
+        ("merged_mean_backbone", "backbone"),
+        ("merged_mean_all", ".*"),
+        ("merged_mean_all", "all"),
+        ("merged_mean_no_norm", r"backbone\.(?!.*norm).*"),
+        ("merged_mean_no_norm", "no_norm"),
+    ],
+)
+def test_the_originals_merges_changed_what_we_select(file, text):
+    first, merged = (
+        torch.load(golden_file(f"merge/{name}.pth"), weights_only=True)["state_dict"]
+        for name in ("a", file)
+    )
+    names = {disk_name(memory_names(name)[0]): name for name in first}
+    selected = [names[name] for name in select(text, list(names))]
+    changed = [name for name in first if not torch.equal(first[name], merged[name])]
+    # Whole numbers are never merged.
+    assert [name for name in selected if first[name].is_floating_point()] == changed
+
+
+TERMS = st.sampled_from([*PRESETS, "blocks:1", "blocks:5", "blocks:16"])
+
+
+@given(TERMS, st.lists(st.tuples(st.sampled_from("+-"), TERMS), max_size=4))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_combinations_are_set_arithmetic(first, others):
+    wanted = set(select(first, B0))
+    for sign, term in others:
+        wanted = wanted | set(select(term, B0)) if sign == "+" else wanted - set(select(term, B0))
+    text = first + "".join(sign + term for sign, term in others)
+    if wanted:
+        assert select(text, B0) == [name for name in B0 if name in wanted]
+    else:
+        with pytest.raises(UserError, match="selects no tensor"):
+            select(text, B0)
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_any_text_selects_something_or_is_refused(text):
+    try:
+        chosen = select(text, B0)
+    except UserError as error:
+        assert str(error)
+    else:
+        assert chosen
+        assert set(chosen) <= set(B0)

@@ -1,0 +1,353 @@
+"""The streaming merge: any dtype, order and method; little memory; all or nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from revt_hf.errors import UserError
+from revt_hf.merging.average import MergeOptions, merge
+from revt_hf.merging.plan import MergeSpec, Rule, make_plan
+from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
+from revt_hf.merging.streaming import file_sha256, runs
+
+NAMES = [
+    "segformer.encoder.patch_embeddings.0.proj.weight",
+    "segformer.encoder.patch_embeddings.0.proj.bias",
+    "segformer.encoder.block.0.0.layer_norm_1.weight",
+    "segformer.encoder.block.1.0.attention.self.query.weight",
+    "decode_head.classifier.weight",
+    "decode_head.batch_norm.num_batches_tracked",
+]
+
+
+def _state(seed, dtype=torch.float32, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: (torch.randn((seed_size := 40 + 7 * at, 3), generator=generator) * scale).to(dtype)
+        for at, name in enumerate(NAMES[:-1])
+    }
+    assert seed_size
+    return {**state, NAMES[-1]: torch.tensor(seed + 5)}
+
+
+def _save(folder, state):
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "segformer"}')
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def members(tmp_path):
+    return [_save(tmp_path / f"m{seed}", _state(seed)) for seed in range(3)]
+
+
+def _spec(members, *rules, **more):
+    return MergeSpec(tuple(map(str, members)), rules or (Rule(),), **more)
+
+
+def _backbone(states):
+    return [name for name in states if name.startswith("segformer.")]
+
+
+def test_pieces_give_what_the_whole_gives(members, tmp_path, monkeypatch):
+    whole = load_file(merge(members, tmp_path / "whole") / "model.safetensors")
+    for name in ("_BUFFER_BYTES", "_SMALLEST"):
+        monkeypatch.setattr(f"revt_hf.merging.streaming.{name}", 64)
+    for method in ("mean", "weighted_mean", "min", "median", "slerp", "power"):
+        used = members[:2] if method == "slerp" else members
+        weights = (1.0, 2.0, 5.0) if method == "weighted_mean" else None
+        spec = _spec(used, Rule(method=method, weights=weights))
+        pieces = load_file(merge(spec, tmp_path / method) / "model.safetensors")
+        with monkeypatch.context() as patched:
+            for name in ("_BUFFER_BYTES", "_SMALLEST"):
+                patched.setattr(f"revt_hf.merging.streaming.{name}", 1 << 20)
+            at_once = load_file(merge(spec, tmp_path / f"{method}1") / "model.safetensors")
+        assert all(torch.equal(pieces[name], at_once[name]) for name in pieces)
+        if method == "mean":
+            assert all(torch.equal(pieces[name], whole[name]) for name in pieces)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes_are_summed_wide_and_stay(tmp_path, dtype):
+    members = [_save(tmp_path / f"m{seed}", _state(seed, dtype)) for seed in range(3)]
+    merged = load_file(merge(members, tmp_path / "out") / "model.safetensors")
+    states = [load_file(member / "model.safetensors") for member in members]
+    for name in _backbone(merged):
+        wide = torch.float64 if dtype is torch.float64 else torch.float32
+        total = states[0][name].to(wide)
+        for state in states[1:]:
+            total = total + state[name].to(wide)
+        assert torch.equal(merged[name], (total / 3).to(dtype)), name
+
+
+def test_bfloat16_is_rounded_to_nearest_even(tmp_path):
+    values = torch.tensor([1.0, 1.0078125, -3.14159, 1e-40, 65504.0, 1e38])
+    for number, state in enumerate((values, values * 1.01)):
+        _save(tmp_path / f"m{number}", {NAMES[0]: state.to(torch.bfloat16)})
+    members = [tmp_path / "m0", tmp_path / "m1"]
+    merged = load_file(merge(members, tmp_path / "out") / "model.safetensors")[NAMES[0]]
+    loaded = [load_file(member / "model.safetensors")[NAMES[0]].float() for member in members]
+    assert torch.equal(merged, ((loaded[0] + loaded[1]) / 2).to(torch.bfloat16))
+
+
+def test_members_of_other_dtypes_take_the_first_ones(tmp_path):
+    states = [_state(0), _state(1, torch.float16), _state(2, torch.bfloat16)]
+    members = [_save(tmp_path / f"m{at}", state) for at, state in enumerate(states)]
+    merged = load_file(merge(members, tmp_path / "out") / "model.safetensors")
+    for name in _backbone(merged):
+        total = states[0][name] + states[1][name].float() + states[2][name].float()
+        assert merged[name].dtype is torch.float32
+        assert torch.equal(merged[name], total / 3)
+    back = load_file(merge(_spec(members, head=2), tmp_path / "b") / "model.safetensors")
+    assert back["decode_head.classifier.weight"].dtype is torch.float32
+
+
+def test_another_order_of_tensors_changes_nothing(members, tmp_path):
+    """safetensors sorts by name within a dtype, so write the other order by hand."""
+    state = load_file(members[1] / "model.safetensors")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    header, data, offset = {}, b"", 0
+    for name in reversed(list(state)):
+        raw = state[name].numpy().tobytes()
+        kind = "I64" if state[name].dtype == torch.int64 else "F32"
+        header[name] = {
+            "dtype": kind,
+            "shape": list(state[name].shape),
+            "data_offsets": [offset, offset + len(raw)],
+        }
+        data, offset = data + raw, offset + len(raw)
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + data
+    (other / "model.safetensors").write_bytes(content)
+    usual = merge(members[:2], tmp_path / "a")
+    mixed = merge([members[0], other], tmp_path / "b")
+    first, second = (load_file(folder / "model.safetensors") for folder in (usual, mixed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    record = read_merge_record(mixed / "merge.json")
+    assert record["members"][1]["sha256"] == file_sha256(other / "model.safetensors")
+
+
+def test_neighbours_are_one_run(members):
+    with ExitStack() as stack:
+        plan = make_plan(_spec(members), stack)
+        found = list(runs(plan))
+    assert sum(run.last - run.first for run in found) == len(plan.items)
+    assert len(found) < len(plan.items)
+
+
+def test_rules_by_selection_and_the_last_one_counts(members, tmp_path):
+    rules = (
+        Rule("backbone"),
+        Rule("stage2", "weighted_mean", (0.0, 0.0, 1.0)),
+        Rule("head", "min"),
+    )
+    merged = load_file(merge(_spec(members, *rules), tmp_path / "out") / "model.safetensors")
+    states = [load_file(member / "model.safetensors") for member in members]
+    assert torch.equal(merged[NAMES[3]], states[2][NAMES[3]])
+    expected = torch.stack([state[NAMES[4]] for state in states]).min(0).values
+    assert torch.equal(merged[NAMES[4]], expected)
+    assert merged[NAMES[5]] == 5  # whole numbers are copied from the head's member
+    assert not torch.equal(merged[NAMES[0]], states[0][NAMES[0]])
+
+
+def test_the_head_comes_from_any_member(members, tmp_path):
+    merged = load_file(merge(_spec(members, head=3), tmp_path / "out") / "model.safetensors")
+    third = load_file(members[2] / "model.safetensors")
+    for name in NAMES[4:]:
+        assert torch.equal(merged[name], third[name])
+    usual = load_file(merge(members, tmp_path / "usual") / "model.safetensors")
+    assert torch.equal(usual[NAMES[0]], merged[NAMES[0]])
+
+
+def test_methods_with_a_base(members, tmp_path):
+    base = _save(tmp_path / "base", _state(9))
+    spec = _spec(members, Rule(method="task_arithmetic"), base=str(base))
+    merged = load_file(merge(spec, tmp_path / "out") / "model.safetensors")
+    assert all(torch.isfinite(merged[name]).all() for name in _backbone(merged))
+    record = read_merge_record(tmp_path / "out" / "merge.json")
+    assert record["base"]["sha256"] == file_sha256(base / "model.safetensors")
+    for method in ("ties", "dare", "wise_ft", "model_stock"):
+        merge(_spec(members, Rule(method=method), base=str(base)), tmp_path / method)
+
+
+def test_the_record_stands_in_the_file_and_beside_it(members, tmp_path):
+    out = merge(members, tmp_path / "out")
+    record = read_merge_record(out / "merge.json")
+    with safe_open(out / "model.safetensors", framework="np") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "pt"
+    inside = json.loads(metadata["revt_hf"])
+    assert inside == {key: value for key, value in record.items() if key != "evaluation"}
+    for entry, member in zip(record["members"], members, strict=True):
+        assert entry == {
+            "path": str(member),
+            "sha256": file_sha256(member / "model.safetensors"),
+        }
+
+
+def test_a_record_can_be_repeated_to_the_same_bytes(members, tmp_path):
+    rules = (Rule("backbone", "weighted_mean", (1.0, 2.0, 5.0)), Rule("norm", "median"))
+    out = merge(_spec(members, *rules, head=2), tmp_path / "out")
+    again = merge(
+        spec_from_record(read_merge_record(out / "merge.json"), "merge.json"), tmp_path / "again"
+    )
+    for name in ("model.safetensors", "merge.json"):
+        assert (out / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_changed_and_vanished_members_are_told(members, tmp_path):
+    out = merge(members, tmp_path / "out")
+    record = read_merge_record(out / "merge.json")
+    assert [state.state for state in member_states(record)] == ["same"] * 3
+    save_file(_state(7), members[1] / "model.safetensors")
+    (members[2] / "model.safetensors").unlink()
+    assert [state.state for state in member_states(record)] == ["same", "changed", "gone"]
+    quick = merge(members[:2], tmp_path / "quick", options=MergeOptions(hashing=False))
+    states = member_states(read_merge_record(quick / "merge.json"))
+    assert [state.state for state in states] == ["unknown"] * 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [NAMES[3], NAMES[4]])
+def test_what_is_not_finite_is_refused_by_name(members, tmp_path, value, name):
+    state = _state(0)
+    state[name][5, 1] = value
+    save_file(state, members[0] / "model.safetensors")
+    with pytest.raises(UserError, match=rf"m0: the tensor {name} holds NaN or infinity"):
+        merge(_spec(members, Rule(method="min")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(members, tmp_path / "out", options=MergeOptions(allow_nonfinite=True))
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert not torch.isfinite(merged[name]).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "words"),
+    [
+        (Rule(method="maen"), {}, "unknown merge method 'maen'"),
+        (Rule(method="slerp"), {}, "slerp takes 2 members, not 3"),
+        (Rule(method="ties"), {}, "ties needs a base"),
+        (Rule(weights=(1.0, 2.0, 3.0)), {}, "mean takes no weights"),
+        (Rule(method="weighted_mean", weights=(1.0,)), {}, "1 weights for 3 members"),
+        (Rule(method="power", parameters={"q": 1}), {}, "unknown parameter 'q'"),
+        (Rule(select="bakbone"), {}, "did you mean 'backbone'"),
+        (Rule(select="(["), {}, "no regex"),
+        (Rule(), {"head": 4}, "1 to 3"),
+    ],
+)
+def test_mistakes(members, tmp_path, rule, more, words):
+    with pytest.raises(UserError) as refusal:
+        merge(_spec(members, rule, **more), tmp_path / "out")
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_shrinks_is_told(members, tmp_path, monkeypatch):
+    real = make_plan
+
+    def shrinking(spec, stack):
+        plan = real(spec, stack)
+        os.truncate(members[1] / "model.safetensors", 900)
+        return plan
+
+    monkeypatch.setattr("revt_hf.merging.average.make_plan", shrinking)
+    with pytest.raises(UserError, match=r"m1/model\.safetensors ended while it was read"):
+        merge(members, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2"]
+
+
+def test_a_full_disk_is_one_sentence(members, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("revt_hf.merging.average.stream", full)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        merge(members, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2"]
+
+
+BIG = 6  # MiB a member: long enough to be caught in the middle
+
+
+def _big(folder, seed):
+    state = {
+        NAMES[0]: torch.full((BIG * 2**18,), float(seed)),
+        NAMES[4]: torch.full((4,), float(seed)),
+    }
+    return _save(folder, state)
+
+
+def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path):
+    for seed in range(3):
+        _big(tmp_path / f"m{seed}", seed)
+    out = tmp_path / "out"
+    old = merge([tmp_path / "m0", tmp_path / "m1"], out)
+    before = (old / "model.safetensors").read_bytes()
+    command = [
+        sys.executable,
+        "-m",
+        "revt_hf.cli",
+        "merge",
+        *(str(tmp_path / f"m{s}") for s in (1, 2)),
+    ]
+    command += ["--output", str(out), "--overwrite", "--quiet"]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, timeout=120)
+    lasts = time.perf_counter() - started
+    after = (out / "model.safetensors").read_bytes()
+    assert before != after
+    ends = set()
+    for share in np.linspace(0.3, 1.0, 8):
+        process = subprocess.Popen(command)
+        time.sleep(lasts * share)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = (out / "model.safetensors").read_bytes()
+        ends.add(found == after)
+        assert found in (before, after)
+        assert (out / "merge.json").exists()
+        assert (out / "config.json").exists()
+    assert True in ends
+
+
+def test_the_command_is_small_and_needs_no_torch(tmp_path):
+    """The bound is for members of any size: these are larger than what may be held."""
+    members = []
+    for seed in range(3):
+        state = {NAMES[0]: torch.full((24 * 2**20,), float(seed))}  # 96 MiB
+        members.append(str(_save(tmp_path / f"m{seed}", state)))
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from revt_hf.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "line = next(l for l in open('/proc/self/status') if 'VmHWM' in l)\n"
+        "print(line.split()[1], 'torch' in sys.modules)\n"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc")
+    arguments = ["merge", *members, "--output", str(tmp_path / "out"), "--quiet"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    peak, torch_was_imported = run.stdout.split()
+    assert int(peak) / 1024 <= 64
+    assert torch_was_imported == "False"
