@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from revt_hf import cli_merge, cli_push
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
-from revt_hf.cli_merge import register
 from revt_hf.errors import DataWarning, UserError
 
 EXIT_BAD_INPUT = 2
@@ -25,7 +25,8 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
-register(app)
+cli_merge.register(app)
+cli_push.register(app)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")

@@ -1,111 +1,251 @@
-"""As much of the Hub, over HTTP, as ``from_pretrained`` reads and a data set's push writes."""
+"""As much of the Hub, over HTTP, as reading models and pushing models and data sets needs.
+
+What goes wrong is asked for: see ``hub_repository.Failure``.
+"""
 
 import base64
 import hashlib
 import http.server
+import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub_repository import COMMIT, Hub, Repository
+
 _WRONG_TOKEN = "Invalid credentials in Authorization header"
-_REVISIONS = (COMMIT, "main", "v1")
+_LARGE = (".parquet", ".safetensors")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Reads from a repository: info, tree, files."""
+    hub: Hub
 
-    def find(self, path: str) -> tuple[str, Path, str] | None:
-        """Kind (models, datasets), folder and id of the repository that a path names."""
-        raise NotImplementedError
-
-    def private(self, repository: str) -> bool:
-        return False
-
-    def allowed(self) -> bool:
-        return True
-
-    def answer(self, body: bytes, content_type: str, etag: str = "", status: int = 200) -> None:
+    def answer(self, body: bytes, etag: str = "", status: int = 200, commit: str = "") -> None:
         self.send_response(status)
-        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         if etag:
             self.send_header("ETag", f'"{etag}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", commit)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def answer_json(self, value: Any, status: int = 200) -> None:
-        self.answer(json.dumps(value).encode(), "application/json", status=status)
+        self.answer(json.dumps(value).encode(), status=status)
 
     def refuse(self, status: int, code: str = "", message: str = "") -> None:
         self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        if message:
-            self.send_header("X-Error-Message", message)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        if not self.allowed():
-            self.refuse(401, message=_WRONG_TOKEN)
+        request = f"{self.command} {self.path}"
+        self.hub.requests.append(request)
+        length = int(self.headers["Content-Length"] or 0)
+        what = next((f.what for f in self.hub.failures if f.hits(request)), None)
+        if what in ("cut", "silence"):
+            self.rfile.read(length // 2)
+            self.hub.reached.set()
+            if what == "silence":
+                self.hub.ended.wait(60)
+            self._cut()
             return
-        found = self.find(path)
-        asked = path.partition("/revision/")[2]
-        if found is None or (asked and asked not in _REVISIONS):
-            self.refuse(404, "RepoNotFound")
+        body = self.rfile.read(length)
+        if what == "damage":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if isinstance(what, int):
+            self.refuse(what)
             return
-        kind, folder, repository = found
-        api = f"/api/{kind}/{repository}"
-        files = f"{'' if kind == 'models' else '/' + kind}/{repository}/resolve/"
-        names = sorted(
-            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-        )
-        if path.startswith(f"{api}/tree/"):
-            sizes = {name: (folder / name).stat().st_size for name in names}
-            self.answer_json(
-                [{"type": "file", "path": n, "size": sizes[n], "oid": n} for n in names]
-            )
-        elif path.startswith(api):
-            self.answer_json(
-                {
-                    "id": repository,
-                    "modelId": repository,
-                    "sha": COMMIT,
-                    "private": self.private(repository),
-                    "tags": [],
-                    "siblings": [{"rfilename": name} for name in names],
-                }
-            )
-        else:
-            revision, _, name = path.removeprefix(files).partition("/")
-            if revision not in _REVISIONS or name not in names:
-                self.refuse(404, "EntryNotFound")
-                return
-            body = (folder / name).read_bytes()
-            self.answer(body, "application/octet-stream", hashlib.sha1(body).hexdigest())
+        if what == "forget":
+            self.wfile = io.BytesIO()
+        self._serve(body)
+        if what == "forget":
+            self._cut()
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def _cut(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self, body: bytes) -> None:
+        url = urlsplit(self.path)
+        path, asked = url.path, parse_qs(url.query)
+        if self.command == "PUT":
+            # The Hub's storage is another server: it never sees the token, and compares hashes.
+            oid = path.removeprefix("/storage/")
+            right = hashlib.sha256(body).hexdigest() == oid
+            self.hub.blobs.update({oid: body} if right else {})
+            self.answer(b"", status=200 if right else 400)
+            return
+        parts = path.removeprefix("/api").strip("/").split("/")
+        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        name = "/".join(parts[:2]).removesuffix(".git")
+        repository, rest = self.hub.repositories.get((kind, name)), parts[2:]
+        if not self._allowed(repository):
+            self.refuse(401, message=_WRONG_TOKEN)
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self.answer_json({"errors": [], "warnings": []})
+        elif path == "/verify":
+            done = json.loads(body)
+            right = len(self.hub.blobs.get(done["oid"], b"")) == done["size"]
+            self.answer_json({}, 200 if right else 422)
+        elif repository is None:
+            self.refuse(404, "RepoNotFound")
+        elif self.command == "POST":
+            self._write(kind, name, repository, rest, body, "create_pr" in asked)
+        else:
+            self._read(name, repository, rest)
+
+    def _allowed(self, repository: Repository | None) -> bool:
+        bearer = self.headers["Authorization"]
+        if self.command in ("GET", "HEAD") and bearer is None:
+            return repository is None or not repository.private
+        return self.hub.token in (None, (bearer or "").removeprefix("Bearer "))
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+        kind = f"{asked.get('type', 'model')}s"
+        with self.hub.lock:
+            exists = (kind, name) in self.hub.repositories
+            if not exists:
+                made = self.hub.make(kind, name)
+                made.private = asked.get("visibility") == "private"
+        prefix = "" if kind == "models" else f"{kind}/"
+        self.answer_json({"url": f"{self.hub.endpoint}/{prefix}{name}"}, 409 if exists else 200)
+
+    def _read(self, name: str, repository: Repository, rest: list[str]) -> None:
+        what, revision = (rest[0] if rest else "revision"), unquote((rest[1:] or ["main"])[0])
+        if what == "discussions":
+            self._discussions(name, repository)
+            return
+        commit = repository.oid(revision)
+        if commit is None:
+            self.refuse(404, "RevisionNotFound")
+            return
+        files, below = repository.files(commit), unquote("/".join(rest[2:]))
+        if what == "tree":
+            listed = {path: len(content) for path, content in files.items() if below in path}
+            self.answer_json(
+                [{"type": "file", "path": p, "size": s, "oid": p} for p, s in listed.items()]
+            )
+        elif what == "revision":
+            about = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
+            siblings = [{"rfilename": path} for path in files]
+            self.answer_json({**about, "tags": [], "siblings": siblings})
+        elif what == "resolve" and below in files:
+            content = files[below]
+            self.answer(content, hashlib.sha1(content).hexdigest(), commit=commit)
+        else:
+            self.refuse(404, "EntryNotFound")
+
+    def _discussions(self, name: str, repository: Repository) -> None:
+        about = {"repo": {"name": name, "type": "model"}, "isPullRequest": True, "status": "open"}
+        about |= {"author": {"name": "someone"}, "createdAt": "2026-11-22T00:00:00.000Z"}
+        pulls = [
+            {**about, "num": number, "title": title}
+            for number, title in enumerate(repository.pulls, 1)
+        ]
+        self.answer_json({"count": len(pulls), "start": 0, "discussions": pulls})
+
+    def _write(
+        self, kind: str, name: str, repository: Repository, rest: list[str], body: bytes, pr: bool
+    ) -> None:
+        what, ref = rest[0], unquote(rest[1])
+        if what == "branch":
+            taken = ref in repository.refs
+            repository.refs.setdefault(ref, repository.refs["main"])
+            self.answer_json({}, 409 if taken else 200)
+        elif what == "info":
+            self.answer_json({"objects": [*map(self._place, json.loads(body)["objects"])]})
+        elif ref not in repository.refs:
+            self.refuse(404, "RevisionNotFound")
+        elif what == "preupload":
+            files = repository.files(ref)
+            asked = [file["path"] for file in json.loads(body)["files"]]
+            self.answer_json({"files": [_mode(path, files.get(path)) for path in asked]})
+        else:
+            header, *lines = (json.loads(line) for line in body.decode().splitlines())
+            with self.hub.lock:
+                self._commit(kind, name, repository, ref, header["value"], lines, pr)
+
+    def _place(self, blob: dict[str, Any]) -> dict[str, Any]:
+        if blob["oid"] in self.hub.blobs:
+            return blob
+        upload, verify = f"{self.hub.endpoint}/storage/{blob['oid']}", f"{self.hub.endpoint}/verify"
+        return {**blob, "actions": {"upload": {"href": upload}, "verify": {"href": verify}}}
+
+    def _commit(
+        self,
+        kind: str,
+        name: str,
+        repository: Repository,
+        ref: str,
+        header: dict[str, str],
+        lines: list[dict[str, Any]],
+        pr: bool,
+    ) -> None:
+        if header.get("parentCommit") not in (None, repository.refs[ref]):
+            self.refuse(412)
+            return
+        files = dict(repository.files(ref))
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.blobs[value["oid"]]
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        prefix = "" if kind == "models" else f"{kind}/"
+        address, done = f"{self.hub.endpoint}/{prefix}{name}", {}
+        if pr:
+            repository.pulls.append(header["summary"])
+            ref = f"refs/pr/{len(repository.pulls)}"
+            done["pullRequestUrl"] = f"{address}/discussions/{len(repository.pulls)}"
+        oid = repository.commit(ref, files)
+        self.answer_json({**done, "commitUrl": f"{address}/commit/{oid}", "commitOid": oid})
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
+def _mode(path: str, present: bytes | None) -> dict[str, Any]:
+    large = path.endswith(_LARGE)
+    found = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+    if present is not None:
+        plain = hashlib.sha1(b"blob %d\0" % len(present) + present)
+        found["oid"] = (hashlib.sha256(present) if large else plain).hexdigest()
+    return found
+
+
 @contextmanager
-def _serving(handler: type[_Handler]) -> Iterator[str]:
+def serve_hub(hub: Hub) -> Iterator[Hub]:
+    """Serve what ``hub`` holds, and take what is pushed to it."""
+    handler = type("Handler", (_Handler,), {"hub": hub})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()
 
@@ -113,117 +253,24 @@ def _serving(handler: type[_Handler]) -> Iterator[str]:
 @contextmanager
 def serve_model(repository: str, folder: Path) -> Iterator[str]:
     """Serve the files of ``folder`` as ``repository``; yields the endpoint's address."""
-
-    class Handler(_Handler):
-        def find(self, path: str) -> tuple[str, Path, str] | None:
-            places = (f"/api/models/{repository}", f"/{repository}/resolve/")
-            return ("models", folder, repository) if path.startswith(places) else None
-
-    with _serving(Handler) as endpoint:
-        yield endpoint
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    served = Repository(files, COMMIT)
+    served.refs["v1"] = COMMIT
+    with serve_hub(Hub(repositories={("models", repository): served})) as hub:
+        yield hub.endpoint
 
 
 @contextmanager
 def serve_uploads(folder: Path, token: str | None = None) -> Iterator[str]:
-    """Take data sets that are pushed, into ``folder/<owner>/<name>``; yields the address.
+    """Take what is pushed, main branches into ``folder/<owner>/<name>``; yields the address.
 
     Args:
         folder: where they go.
         token: what every request to the Hub has to bear, 401 otherwise; None takes any.
     """
-    blobs: dict[str, bytes] = {}
-    private_ones: set[str] = set()
-
-    class Handler(_Handler):
-        def private(self, repository: str) -> bool:
-            return repository in private_ones
-
-        def find(self, path: str) -> tuple[str, Path, str] | None:
-            parts = path.removeprefix("/api").split("/")
-            if len(parts) < 4 or parts[1] != "datasets":
-                return None
-            repository = f"{parts[2]}/{parts[3].removesuffix('.git')}"
-            place = folder / repository
-            return ("datasets", place, repository) if place.is_dir() else None
-
-        def allowed(self) -> bool:
-            return token is None or self.headers["Authorization"] == f"Bearer {token}"
-
-        def _body(self) -> bytes:
-            return self.rfile.read(int(self.headers["Content-Length"]))
-
-        def _address(self) -> str:
-            return f"http://{self.headers['Host']}"
-
-        def do_PUT(self) -> None:
-            # The Hub's storage is another server, which never sees the token.
-            blobs[self.path.removeprefix("/storage/")] = self._body()
-            self.answer(b"", "text/plain")
-
-        def do_POST(self) -> None:
-            body, path = self._body(), self.path.split("?")[0]
-            if not self.allowed():
-                self.refuse(401, message=_WRONG_TOKEN)
-            elif path == "/api/repos/create":
-                self._create(json.loads(body))
-            elif path == "/api/validate-yaml":
-                self.answer_json({"errors": [], "warnings": []})
-            elif path == "/verify":
-                done = json.loads(body)
-                stored = blobs.get(done["oid"], b"")
-                right = hashlib.sha256(stored).hexdigest() == done["oid"]
-                self.answer_json({}, 200 if right and len(stored) == done["size"] else 422)
-            elif (found := self.find(path)) is None:
-                self.refuse(404, "RepoNotFound")
-            elif "/preupload/" in path:
-                self.answer_json({"files": [_mode(file) for file in json.loads(body)["files"]]})
-            elif path.endswith("/info/lfs/objects/batch"):
-                self.answer_json({"objects": [*map(self._place, json.loads(body)["objects"])]})
-            elif "/commit/" in path:
-                for line in body.decode().splitlines():
-                    self._apply(found[1], **json.loads(line))
-                made = f"{self._address()}/datasets/{found[2]}/commit/{COMMIT}"
-                self.answer_json({"commitUrl": made, "commitOid": COMMIT})
-            else:
-                self.refuse(404)
-
-        def _create(self, asked: dict[str, Any]) -> None:
-            repository = f"{asked.get('organization') or 'someone'}/{asked['name']}"
-            place = folder / repository
-            status = 409 if place.exists() else 200
-            if status == 200 and asked.get("visibility") == "private":
-                private_ones.add(repository)
-            place.mkdir(parents=True, exist_ok=True)
-            self.answer_json({"url": f"{self._address()}/datasets/{repository}"}, status)
-
-        def _place(self, blob: dict[str, Any]) -> dict[str, Any]:
-            address = self._address()
-            actions = {
-                "upload": {"href": f"{address}/storage/{blob['oid']}"},
-                "verify": {"href": f"{address}/verify"},
-            }
-            return {**blob, "actions": actions}
-
-        def _apply(self, place: Path, key: str, value: dict[str, Any]) -> None:
-            if key == "header":
-                return
-            path = place / value["path"]
-            if key == "deletedFile":
-                path.unlink()
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(
-                blobs[value["oid"]] if key == "lfsFile" else base64.b64decode(value["content"])
-            )
-
-    with _serving(Handler) as endpoint:
-        yield endpoint
-
-
-def _mode(file: dict[str, Any]) -> dict[str, Any]:
-    large = file["path"].endswith(".parquet")
-    return {
-        "path": file["path"],
-        "uploadMode": "lfs" if large else "regular",
-        "shouldIgnore": False,
-    }
+    with serve_hub(Hub(folder, token)) as hub:
+        yield hub.endpoint

@@ -1,11 +1,12 @@
 """The original's checkpoints (mmsegmentation 0.x naming) to SegFormer folders, and back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import SegformerConfig
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
@@ -120,6 +121,31 @@ def convert_to_mmseg(
     return _to_original(folder, output_file, overwrite, quiet).output
 
 
+def describe(label: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Write ``config.json`` and ``preprocessor_config.json`` of tensors that have none.
+
+    Args:
+        label: what errors call the tensors' source.
+        shapes: of a whole SegFormer, by on-disk name.
+        folder: gets the files.
+
+    Raises:
+        UserError: as :func:`convert`, for widths that are of no SegFormer or a missing head.
+    """
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if not has_head(tensors):
+        raise UserError(f"{label} has no decode head: give a member that has one, with its folder")
+    config = infer_config(label, tensors)
+    _name_classes(config, None)
+    config.architectures = [SegformerForSemanticSegmentation.__name__]
+    config.save_pretrained(folder)
+    _processor().save_pretrained(folder)
+
+
+def _processor() -> SegformerImageProcessorPil:
+    return SegformerImageProcessorPil(size=_TEST_SIZE, do_reduce_labels=False)
+
+
 def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     check_output(output, overwrite)
     if source.is_dir():
@@ -137,8 +163,7 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     )
     with atomic_folder(output, overwrite) as scratch, quiet_transformers():
         model.save_pretrained(scratch)
-        processor = SegformerImageProcessorPil(size=_TEST_SIZE, do_reduce_labels=False)
-        processor.save_pretrained(scratch)
+        _processor().save_pretrained(scratch)
     gone = (*read.dropped, *(read.names[name] for name in dropped))
     return Converted(output, size_name(config, whole), labels, gone)
 

@@ -1,0 +1,163 @@
+"""Rows of merging three SegFormer-B5: as a function, and as the whole command."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from revt_hf.benchmarks.runner import Pair, row
+from revt_hf.merging.average import MergeOptions, merge
+
+_MEMBERS = 3
+_DEPTHS = (3, 6, 40, 3)
+_WIDTHS = (64, 128, 320, 512)
+_HEAD = 768
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that lasts as long as the process."""
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def _members() -> tuple[Path, ...]:
+    """Folders with tensors of B5's number and sizes (about 340 MB), without transformers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for stage, (depth, width) in enumerate(zip(_DEPTHS, _WIDTHS, strict=True)):
+        for block in range(depth):
+            place = f"segformer.encoder.block.{stage}.{block}"
+            for name in ("query", "key", "value"):
+                shapes[f"{place}.attention.self.{name}.weight"] = (width, width)
+            shapes[f"{place}.attention.output.dense.weight"] = (width, width)
+            for name, size in (("dense1", (4 * width, width)), ("dense2", (width, 4 * width))):
+                shapes[f"{place}.mlp.{name}.weight"] = size
+                shapes[f"{place}.mlp.{name}.bias"] = size[:1]
+            for number in (1, 2):
+                shapes[f"{place}.layer_norm_{number}.weight"] = (width,)
+                shapes[f"{place}.layer_norm_{number}.bias"] = (width,)
+        shapes[f"decode_head.linear_c.{stage}.proj.weight"] = (_HEAD, width)
+    shapes["decode_head.linear_fuse.weight"] = (_HEAD, 4 * _HEAD)
+    folders = []
+    for seed in range(_MEMBERS):
+        rng = np.random.default_rng(seed)
+        folder = Path(_folder().name) / f"member-{seed}"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        tensors = {n: rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        folders.append(folder)
+    return tuple(folders)
+
+
+def _weights() -> list[Path]:
+    return [folder / "model.safetensors" for folder in _members()]
+
+
+def _output() -> Path:
+    return Path(_folder().name) / "merged"
+
+
+def _load_everything() -> Path:
+    states = [load_file(path) for path in _weights()]
+    merged = {
+        name: sum(state[name] for state in states) / np.float32(_MEMBERS)
+        if name.startswith("segformer.")
+        else tensor
+        for name, tensor in states[0].items()
+    }
+    path = Path(_folder().name) / "everything.safetensors"
+    save_file(merged, path)
+    return path
+
+
+def _tensor_by_tensor() -> Path:
+    files = [safe_open(path, framework="np") for path in _weights()]
+    merged = {
+        name: sum(file.get_tensor(name) for file in files) / np.float32(_MEMBERS)
+        if name.startswith("segformer.")
+        else files[0].get_tensor(name)
+        for name in files[0].keys()  # noqa: SIM118
+    }
+    path = Path(_folder().name) / "by-tensor.safetensors"
+    save_file(merged, path)
+    return path
+
+
+def _ours() -> Path:
+    return merge(_members(), _output(), overwrite=True) / "model.safetensors"
+
+
+def _difference(first: Path, second: Path) -> float:
+    one, other = load_file(first), load_file(second)
+    if one.keys() != other.keys():
+        return float("inf")
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+@row("merge-b5", peer="load everything, average, save", goal=2.0, tolerance=1e-6, memory=True)
+def against_everything() -> Pair:
+    """With every member's sha256."""
+    _members()
+    return Pair(_load_everything, _ours, _difference)
+
+
+@row(
+    "merge-b5-by-tensor", peer="safe_open, tensor by tensor", goal=1.5, tolerance=1e-6, memory=True
+)
+def against_tensor_by_tensor() -> Pair:
+    """With every member's sha256."""
+    _members()
+    return Pair(_tensor_by_tensor, _ours, _difference)
+
+
+def _floor() -> None:
+    """Read all inputs, write one output: what no merge can be faster than."""
+    for path in _weights():
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    shutil.copyfile(_weights()[0], Path(_folder().name) / "copy")
+
+
+def _command(*more: str) -> None:
+    arguments = ["merge", *map(str, _members()), "--output", str(_output()), "--overwrite"]
+    subprocess.run([sys.executable, "-m", "revt_hf.cli", *arguments, "--quiet", *more], check=True)
+
+
+def _against_floor(command: Callable[[], None]) -> Pair:
+    _members()
+    return Pair(_floor, command, lambda _first, _second: 0.0)
+
+
+@row("merge-command", peer="the floor: read three, write one", goal=0.33, seconds=30.0)
+def whole_command() -> Pair:
+    """``revt merge`` with its start and every member's sha256; at most three times the floor."""
+    return _against_floor(_command)
+
+
+@row("merge-command-no-hash", peer="the floor: read three, write one", goal=0.5, seconds=30.0)
+def whole_command_without_hashes() -> Pair:
+    """``revt merge --no-hash``; at most twice the floor."""
+    return _against_floor(partial(_command, "--no-hash"))
+
+
+def _many(count: int) -> Any:
+    """For the table of members: the function without hashing, on the same files again."""
+    members = [_members()[number % _MEMBERS] for number in range(count)]
+    return merge(members, _output(), overwrite=True, options=MergeOptions(hashing=False))
+
+
+@row("merge-8-members", peer="2 members", goal=0.25)
+def eight_members() -> Pair:
+    """Time grows with the number of members, four times for four times as many."""
+    _members()
+    return Pair(partial(_many, 2), partial(_many, 8), lambda _first, _second: 0.0)

@@ -1,0 +1,1 @@
+"""Models on the Hub: cards from measured results, and pushes that are whole or not there."""

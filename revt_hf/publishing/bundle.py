@@ -1,0 +1,158 @@
+"""The folder that a push sends: put together and checked before anybody is asked."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from revt_hf.checkpoints.names import disk_name
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.errors import UserError
+from revt_hf.files import write_json, write_text
+from revt_hf.modeling import load_model
+from revt_hf.publishing.card import card_text, check_card
+from revt_hf.publishing.facts import ModelCardFacts, read_json_object
+from revt_hf.publishing.measured import results_of
+from revt_hf.publishing.places import without_places
+from revt_hf.publishing.records import Member, published_recipe, sha256_of
+from revt_hf.publishing.weights import copy_weights
+from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
+
+CARD_FILE = "README.md"
+RESULTS_FILE = "results.json"
+_CONFIG_FILES = ("config.json", "preprocessor_config.json")
+_OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
+_MEMBERS = "members"
+_OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Everything that goes into a repository.
+
+    Attributes:
+        folder: the model's.
+        facts: what its card says.
+        rows: of the result file, if there is one.
+        members: folders of members that go with it, by the members' names.
+    """
+
+    folder: Path
+    facts: ModelCardFacts
+    rows: Sequence[Mapping[str, Any]] | None
+    members: Mapping[str, Path]
+
+
+def is_own(path: str) -> bool:
+    """Whether a push could have written the file at this path of a repository."""
+    return _OWN_PATH.fullmatch(path) is not None
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that lacks a file of a SegFormer.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    for name in (WEIGHTS_FILE, *_CONFIG_FILES):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a whole SegFormer folder: {name} is missing")
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that is not a whole SegFormer of finite weights.
+
+    Raises:
+        UserError: a file or tensor is missing, there is one too many, or a weight is not finite.
+    """
+    check_files(folder)
+    for name in _CONFIG_FILES:
+        read_json_object(folder / name)
+    present = _finite_tensors(folder / WEIGHTS_FILE)
+    wanted = {disk_name(name) for name in load_model(folder).state_dict()}
+    extra = sorted(present - wanted)
+    if extra:
+        raise UserError(f"{folder / WEIGHTS_FILE} holds {extra[0]}, which its SegFormer has not")
+
+
+def _finite_tensors(path: Path) -> set[str]:
+    """The names of a file's tensors, each looked through."""
+    names = set()
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if not torch.isfinite(file.get_tensor(name)).all():
+                    raise UserError(f"{path}: {name} holds NaN or infinity: the model is of no use")
+                names.add(disk_name(name))
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable safetensors file") from error
+    return names
+
+
+def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders of a merge's members by the members' names.
+
+    Raises:
+        UserError: a folder does not hold a member's weights.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        check_files(folder)
+        digest = sha256_of(folder / WEIGHTS_FILE)
+        names = [member.name for member in members if member.sha256 == digest]
+        if not names:
+            raise UserError(
+                f"{folder} is not a member of this model: {MERGE_FILE} does not name its weights "
+                f"(sha256 {digest})"
+            )
+        found[names[0]] = folder
+    return found
+
+
+def assemble(bundle: Bundle, target: Path, link: bool) -> None:
+    """Write what is sent into an empty folder, the card checked.
+
+    Args:
+        bundle: what.
+        target: the folder.
+        link: hard links of the weights where the file system has them: the folder is only for
+            the push, and nobody changes them there.
+
+    Raises:
+        UserError: the card would be rejected, or a file cannot be read.
+    """
+    facts = bundle.facts
+    text = card_text(facts)
+    check_card(text)
+    _write_model(bundle.folder, target, link, facts.base_models)
+    write_text(target / CARD_FILE, text)
+    if facts.merge:
+        write_json(target / MERGE_FILE, facts.merge.record)
+    if facts.recipe_text:
+        write_text(target / RECIPE_FILE, facts.recipe_text)
+    for name, folder in bundle.members.items():
+        place = target / _MEMBERS / name
+        place.mkdir(parents=True)
+        _write_model(folder, place, link, facts.base_models)
+        recipe = recorded_recipe(folder)
+        if recipe:
+            write_text(place / RECIPE_FILE, published_recipe(recipe, facts.base_models))
+    if bundle.rows is not None:
+        write_json(target / RESULTS_FILE, _published_rows(bundle, bundle.rows))
+
+
+def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    measured = [*bundle.facts.results]
+    for name, folder in bundle.members.items():
+        measured += results_of(folder, rows, f"{_MEMBERS}/{name}")
+    return [row.published for row in measured]
+
+
+def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
+    copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
+    for name in _CONFIG_FILES:
+        write_json(target / name, without_places(read_json_object(folder / name)))

@@ -1,0 +1,91 @@
+"""What the local Hub of the tests holds, and what shall go wrong with it."""
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_GIVEN = ".gitattributes"
+
+
+@dataclass
+class Failure:
+    """What goes wrong on some requests.
+
+    ``where`` is a part of ``METHOD /path?query``. ``what`` is a status to answer; or ``cut`` (half
+    of the body is read, then the connection ends), ``silence`` (the same, without an end),
+    ``damage`` (the body arrives changed) or ``forget`` (all is done, but the answer is lost).
+    ``skip`` requests pass first, then ``times`` are hit, or all.
+    """
+
+    where: str
+    what: int | str
+    skip: int = 0
+    times: int | None = None
+
+    def hits(self, request: str) -> bool:
+        if self.where not in request or self.times == 0:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times = None if self.times is None else self.times - 1
+        return True
+
+
+class Repository:
+    """Commits, branches and pull requests of one repository."""
+
+    def __init__(self, files: dict[str, bytes], oid: str, mirror: Path | None = None) -> None:
+        self.commits = {oid: files}
+        self.refs = {"main": oid}
+        self.pulls: list[str] = []
+        self.private = False
+        self._mirror = mirror
+
+    def oid(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.refs.get(revision)
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return self.commits[str(self.oid(revision))]
+
+    def commit(self, ref: str, files: dict[str, bytes]) -> str:
+        oid = hashlib.sha1(f"{len(self.commits)} {ref} {sorted(files)}".encode()).hexdigest()
+        self.commits[oid], self.refs[ref] = files, oid
+        if self._mirror and ref == "main":
+            for path in self._mirror.rglob("*"):
+                if path.is_file() and path.relative_to(self._mirror).as_posix() not in files:
+                    path.unlink()
+            for name, content in files.items():
+                if name != _GIVEN:
+                    (self._mirror / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self._mirror / name).write_bytes(content)
+        return oid
+
+
+@dataclass
+class Hub:
+    """A running server: its address, what it holds, what it was asked, and what shall fail."""
+
+    folder: Path | None = None
+    token: str | None = None
+    endpoint: str = ""
+    repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    reached: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def model(self, name: str) -> Repository:
+        return self.repositories["models", name]
+
+    def make(self, kind: str, name: str) -> Repository:
+        mirror = self.folder / name if self.folder else None
+        if mirror:
+            mirror.mkdir(parents=True, exist_ok=True)
+        made = Repository({_GIVEN: b"*.safetensors filter=lfs\n"}, COMMIT, mirror)
+        self.repositories[kind, name] = made
+        return made

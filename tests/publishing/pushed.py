@@ -1,0 +1,75 @@
+"""Tiny trained models, their merge and their results, and a local Hub to push them to."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from hub_repository import Hub
+from hub_server import serve_hub
+from tiny import run, tiny_recipe
+
+from revt_hf.evaluation.command import evaluate_command, requested_splits
+from revt_hf.files import write_json
+from revt_hf.merging.average import merge
+from revt_hf.publishing.push import PushOptions
+
+TOKEN = "hf_secretsecretsecret"
+LICENCE = PushOptions(licence="apache-2.0", quiet=True)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders: members of methods 1 and 4, their merge; results of the merge and one member."""
+
+    base: Path
+    pixmix: Path
+    revt: Path
+    results: Path
+
+
+def make_models(root: Path) -> Models:
+    models = Models(root / "base", root / "pixmix", root / "revt", root / "results.json")
+    target = {"domain": "streets", "config": "night", "options": {"val_pictures": 2}}
+    for folder, number in ((models.base, 1), (models.pixmix, 4)):
+        run(folder, tiny_recipe(augmentation={"method": number}, targets=[target]))
+    merge([models.base, models.pixmix], models.revt)
+    options = ["val_pictures=2", "size=[64, 128]"]
+    splits = [
+        *requested_splits(None, "streets", None, "night", "val", options),
+        *requested_splits(None, "streets", None, None, "val", options),
+    ]
+    names = [str(models.revt), str(models.base)]
+    done = evaluate_command(names, splits, None, quiet=True)
+    write_json(models.results, [result.to_json() for result in done])
+    return models
+
+
+def results_of(models: Models) -> list[dict[str, Any]]:
+    return json.loads(models.results.read_text())
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its relative name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@contextmanager
+def local_hub(patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that takes one token, which is set; retries do not wait."""
+    # xet does not fall back to plain uploads.
+    patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+    patch.setenv("HF_TOKEN", TOKEN)
+    with serve_hub(Hub(token=TOKEN)) as hub:
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub

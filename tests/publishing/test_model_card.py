@@ -1,0 +1,287 @@
+"""What stands in a model card, and what does not."""
+
+import json
+import re
+import shlex
+from importlib.metadata import version
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from pushed import make_models, results_of
+
+from revt_hf import __version__
+from revt_hf.cli import app
+from revt_hf.domains import load_spec
+from revt_hf.errors import UserError
+from revt_hf.evaluation.command import requested_splits
+from revt_hf.files import write_json, write_text
+from revt_hf.merging.average import merge
+from revt_hf.publishing.card import MARKER, ModelCardFacts, card_text, check_card
+from revt_hf.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def card(folder, results=None, base_models=(), licence="apache-2.0", repo_id="me/roads", **more):
+    """The checked text of a folder's card."""
+    facts = ModelCardFacts.from_folder(folder, results, base_models, licence, repo_id, **more)
+    text = card_text(facts)
+    check_card(text)
+    return text
+
+
+def section(text, title):
+    """The lines under a heading."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def metadata(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_merges_card(models):
+    text = card(models.revt)
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
+    assert data.license == "apache-2.0"
+    assert {"revt", "segformer", "domain-generalization", "model-merging"} <= set(data.tags)
+    assert data.base_model is None
+    assert data.eval_results is None
+    record = json.loads((models.revt / "merge.json").read_text())
+    for member, name, number in zip(
+        record["members"], ("base", "pixmix"), ("1 (base)", "4 (pixmix)"), strict=True
+    ):
+        assert f"| `{name}` | {number} | `{member['sha256']}` |" in text
+    assert "every other tensor: that of `base`" in text
+    assert MARKER in text
+
+
+def test_a_members_card_holds_its_recipe(models, tmp_path):
+    text = card(models.pixmix)
+    assert "augmentation method 4 (pixmix): 3 steps of 2 pictures" in text
+    assert "model-merging" not in text
+    folded = re.search(
+        r"<summary>Training recipe \(recipe.yaml\)</summary>\n\n```yaml\n(.*?)```", text, re.DOTALL
+    )
+    write_text(tmp_path / "recipe.yaml", folded[1])
+    assert load_recipe(tmp_path / "recipe.yaml") == load_recipe(models.pixmix / "recipe.yaml")
+
+
+def test_without_results_no_number_is_told(models):
+    text = card(models.revt)
+    assert "Not evaluated." in section(text, "Results")
+    assert "mIoU" not in text
+    assert "model-index" not in text
+    # Versions are all that is left; 2308.13331 is the paper.
+    told = re.findall(r"\d+\.[\d.]*\d", text.replace("apache-2.0", ""))
+    assert set(told) == {"2308.13331", __version__, version("numpy")}
+
+
+def test_the_results_are_the_measured_ones(models):
+    rows = [row for row in results_of(models) if row["model"] == str(models.revt)]
+    text = card(models.revt, results_of(models))
+    data = ModelCard(text).data
+    told = {result.dataset_name: result for result in data.eval_results}
+    assert data.model_name == "roads"
+    for row in rows:
+        result = told[row["label"]]
+        assert result.task_type == "image-segmentation"
+        assert (result.dataset_type, result.dataset_config) == ("streets", row["config"])
+        assert (result.dataset_split, result.metric_type) == ("val", "mean_iou")
+        assert result.metric_value == round(row["mIoU"], 2)
+        kind = "unseen" if row["config"] == "night" else "source"
+        assert (
+            f"| {row['label']} | {kind} | {row['images']} | {row['mIoU']:.2f} | train_ids | "
+            "native size, flip: no |"
+        ) in text
+    measured = {f"{row['mIoU']:.2f}" for row in rows}
+    assert set(re.findall(r"\d+\.\d+", section(text, "Results"))) == measured
+    assert len(told) == len(rows) == 2
+
+
+def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
+    rows = [{**row, "model": "me/roads@v1"} for row in results_of(models)[:1]]
+    assert f"{rows[0]['mIoU']:.2f}" in card(models.revt, rows)
+    for name in ("you/roads", str(models.base), "revt"):
+        with pytest.raises(UserError, match=f"results, but none of .*revt: they are of {name}"):
+            card(models.revt, [{**rows[0], "model": name}])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"mIoU": 101}, r"results\[0\].mIoU: .*less than or equal to 100"),
+        ({"mIoU": float("nan")}, r"results\[0\].mIoU: .*finite"),
+        ({"mIoU": None}, r"results\[0\].mIoU: .*number"),
+        ({"images": 0}, r"results\[0\].images"),
+        ({"split": 3}, r"results\[0\].split"),
+    ],
+)
+def test_results_that_cannot_be_are_refused(models, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        card(models.revt, [{**results_of(models)[0], **change}])
+
+
+def test_a_split_that_is_scored_twice_is_refused(models):
+    rows = results_of(models)
+    with pytest.raises(UserError, match="twice on night/val"):
+        card(models.revt, [rows[0], *rows])
+
+
+def test_folders_of_ones_own_are_told_apart_in_the_metadata(models):
+    own = {**results_of(models)[0], "domain": "folder", "config": None}
+    rows = [{**own, "label": f"My {name}|x/val"} for name in ("day", "dusk")]
+    text = card(models.revt, rows)
+    types = [result.dataset_type for result in ModelCard(text).data.eval_results]
+    assert types == ["my-day-x", "my-dusk-x"]
+    assert "| My day\\|x/val | unseen |" in text
+
+
+def test_what_was_trained_on_is_not_called_unseen(models, tmp_path):
+    source = {"domain": "folder", "data_dir": "/data/camvid", "options": {}}
+    trained = _with(models.base, tmp_path / "a", model={"start": "/x"}, source=source, targets=[])
+    own = {**results_of(models)[0], "model": str(trained), "domain": "folder", "config": None}
+    rows = [{**own, "label": f"camvid/{split}", "split": split} for split in ("val", "dusk")]
+    text = card(trained, rows)
+    assert "| camvid/val | source |" in text
+    assert "| camvid/dusk | unseen |" in text
+    (trained / "recipe.yaml").unlink()
+    text = card(trained, [{**rows[0], "is_source": True}, rows[1]])
+    assert "| camvid/val | source |" in text
+    assert "| camvid/dusk | not recorded |" in text
+    assert "holds no record of how the model was made" in text
+
+
+def _command(text):
+    return shlex.split(re.search(r"```bash\n(revt evaluate .*)\n```", text)[1])
+
+
+def test_the_line_that_measures_it_again(models):
+    words = _command(card(models.revt, results_of(models)))
+    assert words[:3] == ["revt", "evaluate", "me/roads"]
+    values = dict(zip(words[3::2], words[4::2], strict=True))
+    assert (values["--domain"], values["--config"]) == ("streets", "night")
+    assert values["--bound"] == "native"
+    assert values["--option"] == "val_pictures=2"
+    # The member's recipe knows the options, which results do not hold.
+    split = requested_splits(None, "streets", None, "night", "val", [values["--option"]])[0]
+    assert len(load_spec(split.spec, split.split)) == 2
+    assert _command(card(models.base)) == words
+
+
+def test_the_line_names_no_option_that_the_command_lacks(models):
+    import typer
+
+    known = typer.main.get_command(app).commands["evaluate"].params
+    flags = {flag for parameter in known for flag in parameter.opts}
+    rows = [{**results_of(models)[0], "domain": "cityscapes", "config": None, "label": "c/val"}]
+    for text in (card(models.revt), card(models.revt, rows), card(models.revt, results_of(models))):
+        assert {word for word in _command(text) if word.startswith("--")} <= flags
+    assert "--data-dir data/cityscapes" in card(models.revt, rows)
+
+
+def test_nothing_is_left_open_and_no_place_is_told(models):
+    for folder in (models.revt, models.base):
+        text = card(folder, results_of(models))
+        for words in ("[More", "None", str(folder.parent), "/tmp", "/root", "/home"):
+            assert words not in text
+
+
+def _with(folder, target, **changes):
+    """A copy of a folder's records, with changes to its recipe's model section."""
+    target.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (target / name).symlink_to(folder / name)
+    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
+    recipe["model"] |= {"size": None, "depths": None, "hidden_sizes": None}
+    recipe["model"] |= {"decoder_hidden_size": None, **changes.pop("model", {})}
+    write_text(target / "recipe.yaml", yaml.safe_dump({**recipe, **changes}))
+    return target
+
+
+def test_hub_models_are_named_and_folders_are_not(models, tmp_path):
+    started = _with(models.base, tmp_path / "a", model={"start": "nvidia/mit-b2@main"})
+    text = card(started)
+    assert metadata(text)["base_model"] == ["nvidia/mit-b2"]
+    assert metadata(text)["base_model_relation"] == "finetune"
+    assert "Training started from `nvidia/mit-b2@main`, whose licence applies, too." in text
+    for number, start in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
+        text = card(_with(models.base, tmp_path / f"b{number}", model={"start": start}))
+        assert "base_model" not in metadata(text)
+        assert "start: start\n" in text
+        assert start not in text
+    text = card(
+        _with(models.base, tmp_path / "c", model={"start": "me/start"}), base_models=["me/start"]
+    )
+    assert metadata(text)["base_model"] == ["me/start"]
+    assert "start: me/start\n" in text
+
+
+def test_data_are_named_with_their_licence(models, tmp_path):
+    source = {"domain": "gta5", "data_dir": "/data/gta5", "options": {"split_files": {"a": "/b/c"}}}
+    text = card(_with(models.base, tmp_path / "a", model={"start": "/x"}, source=source))
+    assert "Training data `gta5`: for research and educational use only." in text
+    assert "data_dir: gta5" in text
+    assert "a: c\n" in text
+    assert metadata(card(models.base, datasets=["me/streets"]))["datasets"] == ["me/streets"]
+
+
+def test_members_of_the_hub(models, tmp_path):
+    record = json.loads((models.revt / "merge.json").read_text())
+    record["members"][0]["path"] = "me/base@v1"
+    record["members"][1]["sha256"] = None
+    rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
+    record |= {"rules": [*record["rules"], rule], "base": {"path": "/data/start", "sha256": "0"}}
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(models.revt / name)
+    write_json(tmp_path / "merge.json", record)
+    text = card(tmp_path, base_models=["me/base"])
+    assert metadata(text)["base_model"] == ["me/base"]
+    assert metadata(text)["base_model_relation"] == "merge"
+    assert "revt" not in metadata(text)["tags"]
+    assert "| `me/base@v1` | not recorded |" in text
+    assert "| `pixmix` | not recorded | not recorded |" in text
+    assert (
+        '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}'
+        in text
+    )
+    assert "every other tensor: that of `me/base@v1`" in text
+    assert '"path": "start"' in text
+    without = card(tmp_path)
+    assert "me/base" not in without
+    assert "| `base` | not recorded |" in without
+
+
+def test_members_that_are_called_by_numbers(models, tmp_path, monkeypatch):
+    for name, source in (("1", models.pixmix), ("2", models.base)):
+        (tmp_path / name).symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    merge(["2", "1"], "revt")
+    text = card("revt")
+    assert "every other tensor: that of `2`" in text
+    assert '"head": 1,' in text
+    assert re.findall(r"^\| `(\d)` \| (\d) ", text, re.MULTILINE) == [("2", "1"), ("1", "4")]
+
+
+@pytest.mark.parametrize(
+    ("licence", "wanted"),
+    [
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("My  own terms, §1", {"license": "other", "license_name": "my-own-terms-1"}),
+    ],
+)
+def test_the_licence_in_words(models, licence, wanted):
+    text = card(models.revt, licence=licence)
+    assert {key: metadata(text).get(key) for key in wanted} == wanted
+    assert f"Licence of the weights: {' '.join(licence.split())}." in text
+
+
+@pytest.mark.parametrize("licence", [None, "", "  "])
+def test_a_licence_has_to_be_named(models, licence):
+    with pytest.raises(UserError, match="--licence"):
+        card(models.revt, licence=licence)
