@@ -1,6 +1,5 @@
 """Whether a data set may be passed on, and the data card (``README.md``) that goes with it."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,8 @@ from revt_hf import __version__
 from revt_hf.domains.base import Domain, Opened
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.publishing.licences import licence_metadata
 
-# What the Hub takes as ``license`` (its message in huggingface_hub issue 4218); the licences of
-# single model families are not for data.
-_HUB_LICENCES = """
-    afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
-    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc
-    cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
-    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0
-    cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0
-    creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0
-    gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr lppl-1.3c mit mpl-2.0
-    ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 pddl postgresql unknown
-    unlicense wtfpl zlib
-"""
-_LONGEST_NAME = 60
 # Upper ends of the Hub's size categories.
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 _LARGEST = "1M<n<10M"
@@ -131,14 +117,16 @@ def _metadata(contents: Contents) -> DatasetCardData:
 
 
 def _licence(contents: Contents) -> dict[str, Any]:
-    name = re.sub(r"[^a-z0-9.+]+", "-", contents.licence_text.lower()).strip("-")
     identifier = contents.domain.facts.sharing.licence_id
-    if contents.is_own and name in _HUB_LICENCES.split():
-        identifier = name
-    if identifier != "other":
+    if not contents.is_own and identifier != "other":
         return {"license": identifier}
-    # The text itself stands in the body: a name is lower case without spaces.
-    return {"license": "other", "license_name": name[:_LONGEST_NAME].strip("-.") or "other"}
+    named = licence_metadata(contents.licence_text)
+    # Of a known data set only its own identifier counts, not one that its words resemble.
+    return (
+        named
+        if contents.is_own
+        else {"license_name": named.get("license_name"), "license": "other"}
+    )
 
 
 def _sections(contents: Contents) -> Iterator[list[str]]:

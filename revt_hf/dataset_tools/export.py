@@ -11,11 +11,6 @@ import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    disable_progress_bars,
-    validate_repo_id,
-)
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,6 +21,7 @@ from revt_hf.domains.base import Opened
 from revt_hf.domains.reading import RAW_SUFFIX, Decode
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_apart, check_output, write_text
+from revt_hf.publishing.hub import check_repo_id, make_repository, pushing, require_token
 from revt_hf.resize import bounded_label, bounded_resize, bounded_size
 
 SHARD_BYTES = 500_000_000
@@ -144,15 +140,8 @@ def _check_push(repository: str | None, private: bool) -> None:
         if private:
             raise UserError("--private is for a Hub data set: name one with --push")
         return
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        raise UserError(
-            f"'{repository}' is not the id of a Hub data set: write it as owner/name, of letters, "
-            "digits, -, _ and ."
-        ) from None
-    if huggingface_hub.get_token() is None:
-        raise UserError("pushing needs a token of the Hub: run 'hf auth login' or set HF_TOKEN")
+    check_repo_id(repository, "dataset")
+    require_token()
 
 
 def _open(request: Export) -> dict[str, Opened]:
@@ -252,44 +241,14 @@ def _writer(path: Path) -> pq.ParquetWriter:
 
 def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
     hub = huggingface_hub.HfApi()
-    try:
-        if quiet:
-            disable_progress_bars()
-        made = hub.create_repo(repository, repo_type="dataset", exist_ok=True, private=private)
-        if private and not hub.dataset_info(made.repo_id).private:
-            raise UserError(
-                f"the Hub data set {repository} exists already and is public: make it private "
-                f"first, or choose another id ({folder} is complete)"
-            )
+    later = f"hf upload {repository} {folder} --repo-type dataset{' --private' if private else ''}"
+    with pushing(repository, hub, quiet, f"{folder} is complete: push it later with '{later}'"):
+        make_repository(hub, repository, "dataset", private)
         hub.upload_folder(
-            repo_id=made.repo_id,
+            repo_id=repository,
             repo_type="dataset",
             folder_path=folder,
             commit_message="Export by revt_hf",
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
         )
-    except UserError:
-        raise
-    # What a push raises is up to its transport (httpx, hf_xet). Messages are not passed on: some
-    # quote the request's headers, and those hold the token.
-    except Exception as error:
-        raise UserError(
-            f"cannot push to {repository}: {_failure(error, hub.endpoint)}; {folder} is complete: "
-            f"push it later with 'hf upload {repository} {folder} --repo-type dataset"
-            f"{' --private' if private else ''}'"
-        ) from None
-
-
-def _failure(error: BaseException, endpoint: str) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status in (401, 403):
-            return f"the Hub refused the token (status {status}): it needs the right to write"
-        if status is not None:
-            return f"the Hub answered with status {status}"
-        if isinstance(cause, ConnectionError) or type(cause).__module__.startswith("httpx"):
-            return f"no connection to {endpoint}"
-        cause = cause.__cause__ or cause.__context__
-    return f"the upload broke off ({type(error).__name__})"
