@@ -5,6 +5,7 @@ is used wherever tensors of several models meet.
 """
 
 import re
+from functools import lru_cache
 
 BACKBONE_PREFIX = "segformer."
 HEAD_PREFIX = "decode_head."
@@ -98,6 +99,7 @@ _BACK_RULES = tuple(
 )
 
 
+@lru_cache(maxsize=4096)  # members of one merge have the same names
 def disk_name(name: str) -> str:
     """The name that ``save_pretrained`` writes for a tensor named as in memory or on disk."""
     for pattern, replacement in _DISK_RULES:

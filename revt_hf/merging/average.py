@@ -162,7 +162,6 @@ def _write_header(file: BinaryIO, header: bytes, expected: int) -> None:
         raise RuntimeError("the record changed its length")
     file.flush()
     os.pwrite(file.fileno(), header, 0)
-    os.fsync(file.fileno())
 
 
 class _progress:  # noqa: N801

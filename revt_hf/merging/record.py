@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from revt_hf import __version__
 from revt_hf.errors import UserError
@@ -35,7 +36,7 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
         "selection": first.select,
         **spec.to_json(),
         "revt_hf": __version__,
-        "numpy": version("numpy"),
+        "numpy": np.__version__,
     }
 
 

@@ -8,10 +8,11 @@ that are treated alike go through the buffers as one run.
 import hashlib
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,8 @@ from revt_hf.merging.plan import FLOATS, Plan, Source
 _BUFFER_BYTES = 512 * 1024
 _ALL_BUFFERS = 16 * 1024 * 1024
 _SMALLEST = 32 * 1024
+_SETS = 2
+_SUMS = ("mean", "weighted_mean")
 _NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -42,8 +45,11 @@ class Run:
 class _Feed:
     """A source's files: reads ranges, and hashes every byte once, in order, if that works out."""
 
-    def __init__(self, source: Source, hashing: bool, stack: ExitStack) -> None:
+    def __init__(
+        self, source: Source, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
+    ) -> None:
         self.source = source
+        self._lane = lane
         self._files = [_opened(path, stack) for path in source.files]
         places = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
         # A temporary file is not what the user gave: the original is hashed by itself.
@@ -52,16 +58,21 @@ class _Feed:
         self._hashes = [hashlib.sha256() for _ in source.files]
         self._done = [0] * len(source.files)
 
-    def read(self, item: int, start: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours)."""
+    def read(self, item: int, start: int, view: memoryview) -> "Future[None] | None":
+        """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours).
+
+        Returns:
+            The hashing of these bytes, which goes on beside; until it ends they must stay.
+        """
         number = int(self.source.file[item])
         offset = int(self.source.offset[item]) + start
-        if self._on_the_way:
-            self._pass_over(number, offset)
         _read_at(self._files[number], self.source.files[number], offset, view)
-        if self._on_the_way:
-            self._hashes[number].update(view)
-            self._done[number] = offset + len(view)
+        return self._lane.submit(self._hash, number, offset, view) if self._on_the_way else None
+
+    def _hash(self, number: int, offset: int, view: memoryview) -> None:
+        self._pass_over(number, offset)
+        self._hashes[number].update(view)
+        self._done[number] = offset + len(view)
 
     def digests(self) -> dict[str, str] | None:
         """sha256 of each of the source's files by file name, None if they are not wanted."""
@@ -124,14 +135,22 @@ def stream(
     """
     sources = [*plan.sources, *([plan.base] if plan.base else [])]
     with ExitStack() as stack:
-        feeds = [_Feed(source, hashing, stack) for source in sources]
-        pool = stack.enter_context(ThreadPoolExecutor(min(len(feeds), os.cpu_count() or 1)))
-        engine = _Engine(plan, feeds, pool, allow_nonfinite)
+        # A source's bytes are hashed in order, so each source has its lane of one thread.
+        lanes = [
+            stack.enter_context(ThreadPoolExecutor(1))
+            for _ in range(min(len(sources), os.cpu_count() or 1))
+        ]
+        feeds = [
+            _Feed(source, hashing, lanes[at % len(lanes)], stack)
+            for at, source in enumerate(sources)
+        ]
+        engine = _Engine(plan, feeds, allow_nonfinite)
         for run in runs(plan):
             for piece in engine.pieces(run):
                 output.write(piece)
                 on_bytes(len(piece))
-        return list(pool.map(_Feed.digests, feeds))
+        rest = [lanes[at % len(lanes)].submit(feed.digests) for at, feed in enumerate(feeds)]
+        return [future.result() for future in rest]
 
 
 def runs(plan: Plan) -> Iterator[Run]:
@@ -165,19 +184,27 @@ def _continues(plan: Plan, sources: Sequence[Source], at: int) -> bool:
     )
 
 
+@dataclass
+class _Set:
+    """A buffer for each source, and the hashing that still reads them."""
+
+    bytes: list[bytearray]
+    busy: "list[Future[None] | None]" = field(default_factory=list)
+
+
 class _Engine:
     """Turns runs into the bytes of the result."""
 
-    def __init__(
-        self, plan: Plan, feeds: Sequence[_Feed], pool: ThreadPoolExecutor, allow_nonfinite: bool
-    ) -> None:
+    def __init__(self, plan: Plan, feeds: Sequence[_Feed], allow_nonfinite: bool) -> None:
         self._plan = plan
         self._feeds = feeds
-        self._pool = pool
         self._allow_nonfinite = allow_nonfinite
-        self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, _ALL_BUFFERS // len(feeds)))
-        # float64 files are the widest.
-        self._buffers = [bytearray(self._buffer_bytes) for _ in feeds]
+        share = _ALL_BUFFERS // (_SETS * len(feeds))
+        self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
+        # One set is summed and hashed while the next one is filled.
+        self._sets = deque(
+            _Set([bytearray(self._buffer_bytes) for _ in feeds]) for _ in range(_SETS)
+        )
 
     def pieces(self, run: Run) -> Iterator[memoryview]:
         """The run's bytes, a piece at a time; each is void when the next one is asked for."""
@@ -194,16 +221,21 @@ class _Engine:
         shape = self._plan.items[run.first].shape if whole else None
         members = len(self._plan.sources)
         dtype = self._plan.items[run.first].dtype
-        step = run.count if whole else self._buffer_bytes // 8
+        widest = max(ITEM_SIZES[kind] for kind in self._dtypes(run))
+        step = run.count if whole else self._buffer_bytes // widest
         for start in range(0, run.count, max(1, step)):
             count = min(step, run.count - start)
             needed = len(self._feeds) if method.needs_base else members
-            arrays = [
-                array if shape is None else array.reshape(shape)
-                for array in self._floats(run, start, count, needed)
-            ]
+            # What is not finite in a member is not finite in a sum: one look is enough then.
+            carried = rule.method in _SUMS
+            arrays = self._floats(run, start, count, needed, check=not carried)
+            if shape is not None:
+                arrays = [array.reshape(shape) for array in arrays]
             base = arrays[members] if method.needs_base else None
             merged = method.function(arrays[:members], weights, base, **parameters)
+            if carried and not self._is_fine(merged):
+                for feed, array in zip(self._feeds, arrays, strict=False):
+                    self._check(run, start, array, feed.source.label)
             self._check(run, start, merged, "the merge")
             yield _packed(merged, dtype)
 
@@ -212,11 +244,12 @@ class _Engine:
         dtype = self._plan.items[run.first].dtype
         own = feed.source.dtypes.get(run.first, dtype)
         size = ITEM_SIZES[own]
-        step = self._buffer_bytes // 8
+        step = self._buffer_bytes // size
         for start in range(0, run.count, max(1, step)):
             count = min(step, run.count - start)
-            view = memoryview(self._buffers[0])[: count * size]
-            feed.read(run.first, start * size, view)
+            buffers = self._next_set()
+            view = memoryview(buffers.bytes[0])[: count * size]
+            buffers.busy.append(feed.read(run.first, start * size, view))
             if own in FLOATS:
                 array = _unpacked(view, own)
                 self._check(run, start, array, feed.source.label)
@@ -224,27 +257,46 @@ class _Engine:
             yield view
 
     def _floats(
-        self, run: Run, start: int, count: int, needed: int
+        self, run: Run, start: int, count: int, needed: int, check: bool
     ) -> list[NDArray[np.floating[Any]]]:
         """``count`` values of every source from ``start`` on, as float32 or float64."""
         first_dtype = self._plan.items[run.first].dtype
-
-        def read(number: int) -> NDArray[np.floating[Any]]:
+        buffers = self._next_set()
+        arrays = []
+        for number in range(needed):
             feed = self._feeds[number]
             dtype = feed.source.dtypes.get(run.first, first_dtype)
             size = count * ITEM_SIZES[dtype]
-            buffer = self._buffers[number]
+            buffer = buffers.bytes[number]
             view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
-            feed.read(run.first, start * ITEM_SIZES[dtype], view)
+            buffers.busy.append(feed.read(run.first, start * ITEM_SIZES[dtype], view))
             array = _unpacked(view, dtype)
-            self._check(run, start, array, feed.source.label)
-            return array.astype(np.result_type(array, _WIDE[first_dtype]), copy=False)
+            if check:
+                self._check(run, start, array, feed.source.label)
+            arrays.append(array.astype(np.result_type(array, _WIDE[first_dtype]), copy=False))
+        return arrays
 
-        return list(self._pool.map(read, range(needed)))
+    def _next_set(self) -> "_Set":
+        """Buffers that nobody reads any more."""
+        self._sets.rotate()
+        buffers = self._sets[0]
+        for future in buffers.busy:
+            if future is not None:
+                future.result()
+        buffers.busy.clear()
+        return buffers
+
+    def _dtypes(self, run: Run) -> set[str]:
+        own = self._plan.items[run.first].dtype
+        return {own, *(feed.source.dtypes.get(run.first, own) for feed in self._feeds)}
+
+    def _is_fine(self, array: NDArray[Any]) -> bool:
+        # The sum is finite if all values are, but for overflow; it needs no second array.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._allow_nonfinite or math.isfinite(float(array.sum()))
 
     def _check(self, run: Run, start: int, array: NDArray[Any], label: str) -> None:
-        # The sum is finite if all values are, but for overflow; it needs no second array.
-        if self._allow_nonfinite or math.isfinite(float(array.sum(dtype=np.float64))):
+        if self._is_fine(array):
             return
         broken = np.flatnonzero(~np.isfinite(array.reshape(-1)))
         if not broken.size:
