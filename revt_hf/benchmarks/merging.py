@@ -136,7 +136,7 @@ def _command(*more: str) -> None:
     subprocess.run([sys.executable, "-m", "revt_hf.cli", *arguments, "--quiet", *more], check=True)
 
 
-def _against_floor(command: Callable[[], None]) -> Pair:
+def _against_floor(command: Callable[[], object]) -> Pair:
     _members()
     return Pair(_floor, command, lambda _first, _second: 0.0)
 
@@ -151,6 +151,12 @@ def whole_command() -> Pair:
 def whole_command_without_hashes() -> Pair:
     """``revt merge --no-hash``; at most twice the floor."""
     return _against_floor(partial(_command, "--no-hash"))
+
+
+@row("merge-engine", peer="the floor: read three, write one", goal=0.5)
+def engine() -> Pair:
+    """The function without hashes and without Python's start."""
+    return _against_floor(partial(_many, _MEMBERS))
 
 
 def _many(count: int) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.errors import UserError
+from revt_hf.merging.feeds import file_sha256
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
-from revt_hf.merging.streaming import file_sha256
 
 Digests = Mapping[str, str] | None
 

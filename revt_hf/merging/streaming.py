@@ -5,7 +5,6 @@ Tensors are taken in the order of the first member's file. Members whose files h
 that are treated alike go through the buffers as one run.
 """
 
-import hashlib
 import math
 import os
 from collections import deque
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.errors import UserError
+from revt_hf.merging.feeds import Feed
 from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.plan import FLOATS, Plan, Source
 
@@ -40,75 +39,6 @@ class Run:
     last: int
     rule: int | None
     count: int
-
-
-class _Feed:
-    """A source's files: reads ranges, and hashes every byte once, in order, if that works out."""
-
-    def __init__(
-        self, source: Source, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
-    ) -> None:
-        self.source = source
-        self._lane = lane
-        self._files = [_opened(path, stack) for path in source.files]
-        places = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
-        # A temporary file is not what the user gave: the original is hashed by itself.
-        self._on_the_way = hashing and source.files == source.originals and places == sorted(places)
-        self._hashing = hashing
-        self._hashes = [hashlib.sha256() for _ in source.files]
-        self._done = [0] * len(source.files)
-
-    def read(self, item: int, start: int, view: memoryview) -> "Future[None] | None":
-        """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours).
-
-        Returns:
-            The hashing of these bytes, which goes on beside; until it ends they must stay.
-        """
-        number = int(self.source.file[item])
-        offset = int(self.source.offset[item]) + start
-        _read_at(self._files[number], self.source.files[number], offset, view)
-        return self._lane.submit(self._hash, number, offset, view) if self._on_the_way else None
-
-    def _hash(self, number: int, offset: int, view: memoryview) -> None:
-        self._pass_over(number, offset)
-        self._hashes[number].update(view)
-        self._done[number] = offset + len(view)
-
-    def digests(self) -> dict[str, str] | None:
-        """sha256 of each of the source's files by file name, None if they are not wanted."""
-        if not self._hashing:
-            return None
-        if self._on_the_way:
-            for number, path in enumerate(self.source.files):
-                self._pass_over(number, path.stat().st_size)
-            hashes = [digest.hexdigest() for digest in self._hashes]
-        else:
-            hashes = [file_sha256(path) for path in self.source.originals]
-        names = [path.name for path in self.source.originals]
-        return dict(zip(names, hashes, strict=True))
-
-    def _pass_over(self, number: int, offset: int) -> None:
-        """Hash the bytes that nobody asked for, up to ``offset``."""
-        buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[number]))))
-        while self._done[number] < offset:
-            view = buffer[: offset - self._done[number]]
-            path = self.source.files[number]
-            _read_at(self._files[number], path, self._done[number], view)
-            self._hashes[number].update(view)
-            self._done[number] += len(view)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def stream(
@@ -141,7 +71,7 @@ def stream(
             for _ in range(min(len(sources), os.cpu_count() or 1))
         ]
         feeds = [
-            _Feed(source, hashing, lanes[at % len(lanes)], stack)
+            Feed(source, hashing, lanes[at % len(lanes)], stack)
             for at, source in enumerate(sources)
         ]
         engine = _Engine(plan, feeds, allow_nonfinite)
@@ -195,7 +125,7 @@ class _Set:
 class _Engine:
     """Turns runs into the bytes of the result."""
 
-    def __init__(self, plan: Plan, feeds: Sequence[_Feed], allow_nonfinite: bool) -> None:
+    def __init__(self, plan: Plan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan = plan
         self._feeds = feeds
         self._allow_nonfinite = allow_nonfinite
@@ -336,24 +266,3 @@ def _rounded(values: NDArray[Any]) -> NDArray[np.uint16]:
     rounded = bits + (0x7FFF + ((bits >> 16) & 1))
     # Rounding would turn some NaN into infinity.
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded >> 16).astype(np.uint16)
-
-
-def _opened(path: Path, stack: ExitStack) -> int:
-    try:
-        number = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    stack.callback(os.close, number)
-    return number
-
-
-def _read_at(file: int, path: Path, offset: int, view: memoryview) -> None:
-    while view:
-        try:
-            got = os.preadv(file, [view], offset)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        if not got:
-            raise UserError(f"{path} ended while it was read: is something writing to it?")
-        view = view[got:]
-        offset += got

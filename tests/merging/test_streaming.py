@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf.errors import UserError
 from revt_hf.merging.average import MergeOptions, merge
+from revt_hf.merging.feeds import file_sha256
 from revt_hf.merging.plan import MergeSpec, Rule, make_plan
 from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
-from revt_hf.merging.streaming import file_sha256, runs
+from revt_hf.merging.streaming import runs
 
 NAMES = [
     "segformer.encoder.patch_embeddings.0.proj.weight",
