@@ -24,8 +24,8 @@ from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.plan import FLOATS, Plan, Source
 
 _BUFFER_BYTES = 512 * 1024
-_ALL_BUFFERS = 16 * 1024 * 1024
-_SMALLEST = 32 * 1024
+_ALL_BUFFERS = 8 * 1024 * 1024
+_SMALLEST = 8 * 1024
 _SETS = 2
 _SUMS = ("mean", "weighted_mean")
 _NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}

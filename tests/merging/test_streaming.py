@@ -326,12 +326,14 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path):
     assert True in ends
 
 
-def test_the_command_is_small_and_needs_no_torch(tmp_path):
-    """The bound is for members of any size: these are larger than what may be held."""
-    members = []
+@pytest.mark.parametrize(("count", "mib"), [(3, 96), (48, 8)])
+def test_the_command_is_small_and_needs_no_torch(tmp_path, count, mib):
+    """The bound is for members of any size and number: these do not fit below it."""
+    made = []
     for seed in range(3):
-        state = {NAMES[0]: torch.full((24 * 2**20,), float(seed))}  # 96 MiB
-        members.append(str(_save(tmp_path / f"m{seed}", state)))
+        state = {NAMES[0]: torch.full((mib * 2**18,), float(seed))}
+        made.append(str(_save(tmp_path / f"m{seed}", state)))
+    members = [made[number % 3] for number in range(count)]
     code = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
         "from revt_hf.cli import main\n"
