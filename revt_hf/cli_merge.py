@@ -73,7 +73,7 @@ def merge(
         rule = Rule(select, method, _numbers(weights), _parameters(parameters))
         spec = MergeSpec(tuple(members or ()), (rule,), head, base)
     if dry_run:
-        _show_plan(spec, json_file)
+        _show_plan(spec, json_file, quiet)
         return
     if output is None:
         raise UserError("say where the merge goes: --output FOLDER")
@@ -113,14 +113,14 @@ def inspect(
         raise typer.Exit(EXIT_CHANGED)
 
 
-def _show_plan(spec: Any, json_file: Path | None) -> None:
+def _show_plan(spec: Any, json_file: Path | None, quiet: bool) -> None:
     from contextlib import ExitStack
 
     from revt_hf.files import write_json
     from revt_hf.merging.plan import make_plan
 
     with ExitStack() as stack:
-        plan = make_plan(spec, stack)
+        plan = make_plan(spec, stack, quiet)
     print("\n".join(plan.lines()))
     if json_file is not None:
         write_json(json_file, plan.to_json())

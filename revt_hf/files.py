@@ -1,6 +1,7 @@
 """Outputs that are either complete or not there."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -90,6 +91,19 @@ def write_text(target: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_file(target) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def replace_folder(scratch: Path, target: Path) -> None:

@@ -79,7 +79,7 @@ def merge(
         if target.resolve() == Path(member).resolve():
             raise UserError(f"the output {target} is also a member: choose another output")
     with ExitStack() as stack:
-        plan = make_plan(spec, stack)
+        plan = make_plan(spec, stack, options.quiet)
         folder = _model_folder(plan)
         with atomic_folder(target, overwrite) as scratch:
             record = _write_weights(plan, scratch / WEIGHTS_FILE, options)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from revt_hf.errors import UserError
+from revt_hf.files import file_sha256
 from revt_hf.merging.plan import Source
 
 _GAP_BYTES = 512 * 1024
@@ -66,19 +67,6 @@ class Feed:
             read_at(self._files[number], path, self._done[number], view)
             self._hashes[number].update(view)
             self._done[number] += len(view)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def opened(path: Path, stack: ExitStack) -> int:

@@ -134,12 +134,13 @@ class Plan:
         return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
 
 
-def make_plan(spec: MergeSpec, stack: ExitStack) -> Plan:
+def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
     """Open all members, compare them, and decide on every tensor.
 
     Args:
         spec: what to merge.
         stack: closes temporary files of members that are torch files.
+        quiet: no progress bars while the Hub is read.
 
     Raises:
         UserError: a member that cannot be read or does not match the first one (the differences
@@ -149,7 +150,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack) -> Plan:
         raise UserError("a merge needs at least two members")
     if not 1 <= spec.head <= len(spec.members):
         raise UserError(f"head is the number of a member, 1 to {len(spec.members)}: {spec.head}")
-    first = _opened(spec.members[0], stack)
+    first = _opened(spec.members[0], stack, quiet)
     rule_of = _rules(spec, list(first.places))
     items = tuple(
         Item(name, place.dtype, place.shape, int(np.prod(place.shape, dtype=np.int64)), rule)
@@ -158,12 +159,12 @@ def make_plan(spec: MergeSpec, stack: ExitStack) -> Plan:
     )
     sources = [_source(first, first.places)]
     for label in spec.members[1:]:
-        other = _opened(label, stack)
+        other = _opened(label, stack, quiet)
         _check_same(first, other, first.places)
         sources.append(_source(other, first.places))
     base = None
     if spec.base is not None:
-        other = _opened(spec.base, stack)
+        other = _opened(spec.base, stack, quiet)
         needed = {
             item.name: first.places[item.name]
             for item in items
@@ -174,8 +175,8 @@ def make_plan(spec: MergeSpec, stack: ExitStack) -> Plan:
     return Plan(spec, tuple(sources), base, items)
 
 
-def _opened(label: str, stack: ExitStack) -> Checkpoint:
-    checkpoint = open_checkpoint(label)
+def _opened(label: str, stack: ExitStack, quiet: bool) -> Checkpoint:
+    checkpoint = open_checkpoint(label, quiet)
     # Only temporary files need an end; holding on to all others would take memory a member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)

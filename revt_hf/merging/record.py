@@ -11,7 +11,7 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.errors import UserError
-from revt_hf.merging.feeds import file_sha256
+from revt_hf.files import file_sha256
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
 
 Digests = Mapping[str, str] | None

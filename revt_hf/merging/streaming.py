@@ -64,14 +64,15 @@ def stream(
         UserError: a source that cannot be read to its end, or holds NaN or infinity.
     """
     sources = [*plan.sources, *([plan.base] if plan.base else [])]
-    with ExitStack() as stack:
+    # The threads end before the files close that they read.
+    with ExitStack() as open_files, ExitStack() as threads:
         # A source's bytes are hashed in order, so each source has its lane of one thread.
         lanes = [
-            stack.enter_context(ThreadPoolExecutor(1))
+            threads.enter_context(ThreadPoolExecutor(1))
             for _ in range(min(len(sources), os.cpu_count() or 1))
         ]
         feeds = [
-            Feed(source, hashing, lanes[at % len(lanes)], stack)
+            Feed(source, hashing, lanes[at % len(lanes)], open_files)
             for at, source in enumerate(sources)
         ]
         engine = _Engine(plan, feeds, allow_nonfinite)

@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
-from revt_hf.files import write_json, write_text
+from revt_hf.files import file_sha256, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts, read_json_object
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
-from revt_hf.publishing.records import Member, published_recipe, sha256_of
+from revt_hf.publishing.records import Member, published_recipe
 from revt_hf.publishing.weights import copy_weights
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
@@ -102,7 +102,7 @@ def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[
     found: dict[str, Path] = {}
     for folder in folders:
         check_files(folder)
-        digest = sha256_of(folder / WEIGHTS_FILE)
+        digest = file_sha256(folder / WEIGHTS_FILE)
         names = [member.name for member in members if member.sha256 == digest]
         if not names:
             raise UserError(

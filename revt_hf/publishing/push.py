@@ -19,7 +19,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from revt_hf import __version__
 from revt_hf.errors import UserError
-from revt_hf.files import atomic_folder
+from revt_hf.files import atomic_folder, file_sha256
 from revt_hf.publishing.bundle import (
     CARD_FILE,
     Bundle,
@@ -33,7 +33,6 @@ from revt_hf.publishing.card import MARKER
 from revt_hf.publishing.facts import ModelCardFacts
 from revt_hf.publishing.hub import check_repo_id, make_repository, pushing, require_token
 from revt_hf.publishing.measured import read_results
-from revt_hf.publishing.records import sha256_of
 
 # The Hub puts it into every new repository.
 _GIVEN = ".gitattributes"
@@ -231,5 +230,5 @@ def _opened(hub: HfApi, repo_id: str, title: str) -> str | None:
 def _digest(files: dict[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in files.items():
-        digest.update(f"{name}:{sha256_of(path)}\n".encode())
+        digest.update(f"{name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()[:12]

@@ -1,6 +1,5 @@
 """What a model folder records of how it was made, in the form that is published."""
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 from revt_hf.augment import method
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
+from revt_hf.files import file_sha256
 from revt_hf.publishing.hub import is_repo_id
 from revt_hf.publishing.places import last_part, without_places
 from revt_hf.recipe import Recipe
@@ -171,12 +171,6 @@ def method_name(recipe: Recipe) -> str:
     return f"{found.number} ({found.name})"
 
 
-def sha256_of(path: Path) -> str:
-    """The hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _rules(record: Mapping[str, Any]) -> tuple[Rule, ...]:
     plain = [{"method": record["method"], "select": record["selection"]}]
     return tuple(
@@ -199,7 +193,7 @@ def _recipe_of(sha256: str | None, folders: Sequence[Path]) -> Recipe | None:
     """The recipe beside exactly these weights."""
     for folder in folders:
         weights = folder / WEIGHTS_FILE
-        if weights.is_file() and sha256_of(weights) == sha256:
+        if weights.is_file() and file_sha256(weights) == sha256:
             return recorded_recipe(folder)
     return None
 

@@ -1,7 +1,9 @@
 """The streaming merge: any dtype, order and method; little memory; all or nothing."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from revt_hf.errors import UserError
+from revt_hf.files import file_sha256
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.feeds import file_sha256
 from revt_hf.merging.plan import MergeSpec, Rule, make_plan
 from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
 from revt_hf.merging.streaming import runs
@@ -261,8 +263,8 @@ def test_mistakes(members, tmp_path, rule, more, words):
 def test_a_source_that_shrinks_is_told(members, tmp_path, monkeypatch):
     real = make_plan
 
-    def shrinking(spec, stack):
-        plan = real(spec, stack)
+    def shrinking(spec, stack, quiet):
+        plan = real(spec, stack, quiet)
         os.truncate(members[1] / "model.safetensors", 900)
         return plan
 
@@ -299,31 +301,83 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path):
     out = tmp_path / "out"
     old = merge([tmp_path / "m0", tmp_path / "m1"], out)
     before = (old / "model.safetensors").read_bytes()
-    command = [
-        sys.executable,
-        "-m",
-        "revt_hf.cli",
-        "merge",
-        *(str(tmp_path / f"m{s}") for s in (1, 2)),
-    ]
-    command += ["--output", str(out), "--overwrite", "--quiet"]
+    command = [sys.executable, "-m", "revt_hf.cli", "merge"]
+    command += [*(str(tmp_path / f"m{seed}") for seed in (1, 2)), "--output", str(out)]
+    command += ["--overwrite", "--quiet"]
+    shutil.copytree(out, tmp_path / "old")
     started = time.perf_counter()
     subprocess.run(command, check=True, timeout=120)
     lasts = time.perf_counter() - started
     after = (out / "model.safetensors").read_bytes()
     assert before != after
-    ends = set()
-    for share in np.linspace(0.3, 1.0, 8):
+    ends = []
+    for share in (*np.linspace(0.3, 1.0, 8), 20):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "old", out)
         process = subprocess.Popen(command)
-        time.sleep(lasts * share)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(lasts * share)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = (out / "model.safetensors").read_bytes()
-        ends.add(found == after)
-        assert found in (before, after)
-        assert (out / "merge.json").exists()
-        assert (out / "config.json").exists()
-    assert True in ends
+        assert _whole(out) in (before, after)
+        ends.append(_whole(out) == after)
+    assert ends[0] is False
+    assert ends[-1] is True
+
+
+def _whole(folder):
+    """The weights; the record beside them is theirs."""
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        inside = json.loads(file.metadata()["revt_hf"])
+    record = read_merge_record(folder / "merge.json")
+    assert record.pop("evaluation")
+    assert inside == record
+    assert (folder / "config.json").exists()
+    return (folder / "model.safetensors").read_bytes()
+
+
+CRASH = """
+import os, pathlib, shutil, sys
+from revt_hf import files
+from revt_hf.merging.average import merge
+
+left = int(sys.argv[1])
+
+def counted(real):
+    def call(*arguments, **more):
+        global left
+        left -= 1
+        if left == 0:
+            os._exit(9)
+        return real(*arguments, **more)
+    return call
+
+pathlib.Path.rename = counted(pathlib.Path.rename)
+pathlib.Path.replace = counted(pathlib.Path.replace)
+shutil.rmtree = counted(shutil.rmtree)
+files._swap = counted(files._swap)
+merge(sys.argv[3:], sys.argv[2], overwrite=True)
+"""
+
+
+def test_a_crash_before_any_step_of_the_replacement_loses_nothing(members, tmp_path):
+    out = tmp_path / "out"
+    before = (merge(members[:2], out) / "model.safetensors").read_bytes()
+    shutil.copytree(out, tmp_path / "old")
+    after = (merge(members[1:], tmp_path / "new") / "model.safetensors").read_bytes()
+    found = []
+    for step in range(1, 20):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "old", out)
+        names = [str(member) for member in members[1:]]
+        crash = [sys.executable, "-c", CRASH, str(step), str(out), *names]
+        code = subprocess.run(crash, timeout=120).returncode
+        found.append(_whole(out))
+        assert found[-1] in (before, after), step
+        if code == 0:
+            break
+    assert len(found) > 3
+    assert (found[0], found[-1]) == (before, after)
 
 
 @pytest.mark.parametrize(("count", "mib"), [(3, 96), (48, 8)])
