@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet
 from revt_hf.errors import UserError
 
@@ -83,7 +84,7 @@ def merge(
         from revt_hf.files import write_json
         from revt_hf.merging.record import read_merge_record
 
-        write_json(json_file, read_merge_record(done / "merge.json"))
+        write_json(json_file, read_merge_record(done / MERGE_FILE))
     if not quiet:
         print(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 
@@ -96,7 +97,7 @@ def inspect(
     from revt_hf.files import write_json
     from revt_hf.merging.record import member_states, read_merge_record
 
-    record = read_merge_record(folder / "merge.json")
+    record = read_merge_record(folder / MERGE_FILE)
     states = member_states(record)
     for rule in record["rules"]:
         weights = f", weights {rule['weights']}" if rule["weights"] else ""
@@ -209,7 +210,7 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Turn the original's checkpoints into SegFormer folders, and back."""
-    from revt_hf.checkpoints.convert import convert_command
+    from revt_hf.converting.convert import convert_command
 
     done = convert_command(source, output, to, overwrite, quiet)
     if quiet:

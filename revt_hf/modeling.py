@@ -15,6 +15,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 from transformers.utils import logging as transformers_logging
 
+from revt_hf.checkpoints.hub import split_revision
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES
 from revt_hf.recipe import Model
@@ -127,13 +128,6 @@ def _initialise_convolutions(model: nn.Module) -> None:
                 module.bias.zero_()
 
 
-def _split_revision(source: str) -> tuple[str, str | None]:
-    if Path(source).exists():
-        return source, None
-    repository, _, revision = source.partition("@")
-    return repository, revision or None
-
-
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
     try:
@@ -149,7 +143,7 @@ def _hub_errors(source: str) -> Iterator[None]:
 
 
 def _load_config(source: str) -> SegformerConfig:
-    name, revision = _split_revision(source)
+    name, revision = split_revision(source)
     with _hub_errors(source):
         if Path(name).is_dir() and not (Path(name) / "config.json").exists():
             raise UserError(f"{name} is not a model folder: config.json is missing")
@@ -160,7 +154,7 @@ def _load_config(source: str) -> SegformerConfig:
 
 
 def _load(kind: Any, source: str, config: SegformerConfig) -> Any:
-    name, revision = _split_revision(source)
+    name, revision = split_revision(source)
     with _hub_errors(source), quiet_transformers():
         model, report = kind.from_pretrained(
             name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True

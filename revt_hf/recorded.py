@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE
 from revt_hf.errors import UserError
 from revt_hf.recipe import Evaluation, Recipe, load_recipe
 
-RECIPE_FILE = "recipe.yaml"
-MERGE_FILE = "merge.json"
+__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_evaluation", "recorded_recipe"]
 
 
 def recorded_recipe(folder: str | Path) -> Recipe | None:

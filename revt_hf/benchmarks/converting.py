@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.benchmarks.runner import Pair, row
-from revt_hf.checkpoints.convert import convert, convert_to_mmseg
+from revt_hf.converting.convert import convert, convert_to_mmseg
 from revt_hf.labels import NUM_CLASSES
 from revt_hf.modeling import SIZES, quiet_transformers
 

@@ -8,6 +8,7 @@ to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -23,7 +24,8 @@ ITEM_SIZES = {
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
 _MOST_DIMENSIONS = 64  # torch's
-_METADATA = "__metadata__"
+_ALIGNMENT = 8
+METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,24 @@ def read_header(path: Path) -> list[TensorPlace]:
         raise _broken(path, "its header is not JSON") from error
     if not isinstance(header, dict) or not raw.startswith(b"{"):
         raise _broken(path, "its header is not a JSON object")
-    metadata = header.pop(_METADATA, None) or {}
+    metadata = header.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _broken(path, f"{_METADATA} is not an object of strings")
+        raise _broken(path, f"{METADATA} is not an object of strings")
     places = [_place(path, name, entry, start) for name, entry in header.items()]
     places.sort(key=lambda place: (place.offset, place.nbytes))
     _check_bytes(path, places, start, size)
     return places
+
+
+def header_bytes(entries: Mapping[str, Any]) -> bytes:
+    """The first bytes of a safetensors file: length, then JSON, padded so that data are aligned.
+
+    Args:
+        entries: name -> ``dtype``, ``shape``, ``data_offsets``; and ``__metadata__``.
+    """
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:

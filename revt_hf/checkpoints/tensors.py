@@ -19,6 +19,9 @@ __all__ = ["Checkpoint", "TensorPlace", "open_checkpoint", "standard_name"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# What revt_hf puts beside the weights: how they were trained, or merged.
+RECIPE_FILE = "recipe.yaml"
+MERGE_FILE = "merge.json"
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 _FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")

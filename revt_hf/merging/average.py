@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from revt_hf.checkpoints.headers import ITEM_SIZES
-from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE
+from revt_hf.checkpoints.headers import ITEM_SIZES, METADATA, header_bytes
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    MERGE_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+)
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import merge_record
 from revt_hf.merging.streaming import stream
 
-# Kept here, and named so in ``recorded``, which this module does not import: it needs pydantic.
-MERGE_FILE = "merge.json"
-RECIPE_FILE = "recipe.yaml"
 METADATA_KEY = "revt_hf"
 _PROCESSOR_FILE = "preprocessor_config.json"
 _NO_DIGEST = "0" * 64
-_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _write_description(plan: Plan, folder: Path | None, output: Path) -> None:
     """The configuration and image processor, copied or made from the tensors' shapes."""
     if folder is None:
         # Members that are single files are torch's or have been through it: it is imported here.
-        from revt_hf.checkpoints.convert import describe
+        from revt_hf.converting.convert import describe
 
         describe(plan.sources[0].label, {item.name: item.shape for item in plan.items}, output)
         return
@@ -138,10 +139,10 @@ def _write_weights(plan: Plan, path: Path, options: MergeOptions) -> dict[str, A
 
 
 def _header(plan: Plan, record: Mapping[str, Any]) -> bytes:
-    """The file's first bytes: length, then JSON, padded so that the data are aligned."""
+    """The file's first bytes, the record among them."""
     # transformers wants to know the format.
     entries: dict[str, Any] = {
-        "__metadata__": {"format": "pt", METADATA_KEY: json.dumps(record, sort_keys=True)}
+        METADATA: {"format": "pt", METADATA_KEY: json.dumps(record, sort_keys=True)}
     }
     offset = 0
     for item in plan.items:
@@ -152,9 +153,7 @@ def _header(plan: Plan, record: Mapping[str, Any]) -> bytes:
             "data_offsets": [offset, offset + size],
         }
         offset += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
+    return header_bytes(entries)
 
 
 def _write_header(file: BinaryIO, header: bytes, expected: int) -> None:

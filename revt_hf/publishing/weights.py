@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.headers import METADATA, header_bytes
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import published_record
 
-_METADATA = "__metadata__"
 _LENGTH_BYTES = 8
-_ALIGNMENT = 8
 
 
 def copy_weights(source: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
@@ -27,15 +26,13 @@ def copy_weights(source: Path, target: Path, link: bool, hub_ids: Collection[str
     with source.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
-        metadata = header.get(_METADATA) or {}
+        metadata = header.get(METADATA) or {}
         published = {key: _published(value, hub_ids) for key, value in metadata.items()}
         if published == metadata:
             _same(source, target, link)
             return
-        text = json.dumps({**header, _METADATA: published}, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT)
         with target.open("wb") as copy:
-            copy.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+            copy.write(header_bytes({**header, METADATA: published}))
             shutil.copyfileobj(file, copy)
 
 

@@ -14,9 +14,9 @@ from transformers import (
     SegformerModel,
 )
 
-from revt_hf.checkpoints.architecture import check_fits, empty_model, infer_config, size_name
-from revt_hf.checkpoints.convert import convert, convert_command, convert_to_mmseg
 from revt_hf.checkpoints.names import disk_name, memory_names, original_name
+from revt_hf.converting.architecture import check_fits, empty_model, infer_config, size_name
+from revt_hf.converting.convert import convert, convert_command, convert_to_mmseg
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES
 from revt_hf.modeling import SIZES, build_model

@@ -8,8 +8,8 @@ import torch
 from conftest import golden_file
 from original_files import WIDTHS, check_same_state, original_shapes
 
-from revt_hf.checkpoints.convert import convert, convert_to_mmseg
 from revt_hf.checkpoints.names import memory_names
+from revt_hf.converting.convert import convert, convert_to_mmseg
 from revt_hf.evaluation.inference import Protocol, predict
 from revt_hf.labels import CLASSES, PALETTE
 from revt_hf.modeling import build_model, load_model

@@ -11,7 +11,10 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.checkpoints.architecture import (
+from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
+from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
+from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
+from revt_hf.converting.architecture import (
     check_config,
     check_fits,
     empty_model,
@@ -19,9 +22,6 @@ from revt_hf.checkpoints.architecture import (
     infer_config,
     size_name,
 )
-from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
-from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
-from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_file, atomic_folder, check_apart, check_output
 from revt_hf.labels import CLASSES, PALETTE

@@ -1,0 +1,1 @@
+"""The original's checkpoints to SegFormer folders, and back."""
