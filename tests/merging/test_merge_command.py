@@ -189,3 +189,18 @@ def test_and_back_to_the_original(revt, tmp_path):
     for name, tensor in before.items():
         if "conv_seg" not in name:
             assert torch.equal(tensor, after[name]), name
+
+
+def test_options_may_stand_anywhere_and_wrong_ones_are_one_sentence(revt, members, tmp_path):
+    first, second, third = members
+    code, _, error = revt("merge", first, "--output", tmp_path / "a", second, "--quiet", third)
+    assert code == 0, error
+    record = json.loads((tmp_path / "a" / "merge.json").read_text())
+    assert [entry["path"] for entry in record["members"]] == [str(member) for member in members]
+    for wrong in (("--haed", "1"), ("--head", "one"), ("--head", "0"), ("--weights",)):
+        code, _, error = revt("merge", first, second, "--output", tmp_path / "b", *wrong)
+        assert code == 2
+        assert error.startswith("error: ")
+        assert len(error.splitlines()) == 1
+        assert wrong[0].strip("-") in error
+    assert not (tmp_path / "b").exists()

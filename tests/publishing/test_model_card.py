@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from pushed import make_models, results_of
 
 from revt_hf import __version__
-from revt_hf.cli import app
+from revt_hf.cli_app import app
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import requested_splits

@@ -1,0 +1,138 @@
+"""All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf import cli_checkpoints, cli_push
+from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
+
+app = typer.Typer(
+    help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
+cli_checkpoints.register(app)
+cli_push.register(app)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
+]
+Bound = Annotated[
+    str | None,
+    typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a SegFormer as a recipe says."""
+    from revt_hf.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import train as run_training
+
+    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    if not quiet:
+        print(f"trained: {done}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
+    domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
+    config: Config = None,
+    options: Options = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
+    ] = None,
+    bound: Bound = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Print the mean over synthia16 or synthia13, not over all 19."),
+    ] = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on a domain by the original's test protocol."""
+    from revt_hf.evaluation.command import evaluate_command, requested_splits
+    from revt_hf.files import write_json
+    from revt_hf.reporting.results import check_subset, print_scores
+
+    check_subset(classes)
+    splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
+    results = evaluate_command(models, splits, bound, quiet)
+    if json_file is not None:
+        write_json(json_file, [result.to_json() for result in results])
+    print_scores(results, classes)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="The page (HTML).")],
+    recipe: Annotated[Path, typer.Option(help="Its source-val and all its targets.")],
+    members: Annotated[list[Path], typer.Option("--member", help="A member's folder.")],
+    revts: Annotated[list[Path], typer.Option("--revt", help="A merge; the first leads.")],
+    start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
+    bound: Bound = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare members and their merges on one page, with pictures."""
+    from revt_hf.files import write_json
+    from revt_hf.reporting.command import report_command
+
+    results = report_command(output, recipe, members, revts, start, bound, quiet)
+    if json_file is not None:
+        write_json(json_file, [result.to_json() for result in results])
+    print(f"open {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, merge and compare on built-in street scenes; writes a page to look at."""
+    from revt_hf.demo.run import run_demo
+
+    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
+    print(f"open {page}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from revt_hf.recipe import recipe_schema as schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
+    """Print a recipe with its parents, overrides and defaults resolved."""
+    from revt_hf.recipe import load_recipe
+
+    print(load_recipe(recipe, overrides or []).to_yaml(), end="")
