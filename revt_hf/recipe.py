@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -262,17 +262,22 @@ def _first_problem(
     return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
 
 
-_LISTED: dict[str, type[BaseModel]] = {"targets": Target, "more_sources": Source}
-
-
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys known at a place of a nested model; none if what stands there is no model."""
     for part in location:
-        if isinstance(part, int):
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            # A place in a list, a key of a mapping, or a branch of a union.
             continue
-        annotation = model.model_fields[part].annotation
-        if part in _LISTED:
-            annotation = _LISTED[part]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = _model_in(field.annotation)
+        if inner is None:
             return []
-        model = annotation
+        model = inner
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

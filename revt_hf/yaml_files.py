@@ -1,6 +1,6 @@
 """YAML with ``extends``, refused duplicates and ``key.subkey=value`` overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+Localise = Callable[[dict[str, Any], Path], None]
+
+
+def read_with_parents(
+    path: Path, children: tuple[Path, ...] = (), localise: Localise | None = None
+) -> dict[str, Any]:
     """Read a mapping and merge it over the files that its ``extends`` names.
 
     Nested mappings are merged, everything else is replaced.
+
+    Args:
+        path: the file.
+        children: the files that led here.
+        localise: called with each file's own values and its folder, to change paths in place.
 
     Raises:
         UserError: a missing file, broken YAML, a key that stands twice, a circle.
@@ -62,9 +72,13 @@ def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> dict[str, 
         parents = [parents]
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise UserError(f"{path}: extends: a file name or a list of them, not {parents!r}")
+    if localise is not None:
+        localise(values, path.parent)
     merged: dict[str, Any] = {}
     for parent in parents:
-        merged = _merge(merged, read_with_parents(path.parent / parent, (*children, resolved)))
+        merged = _merge(
+            merged, read_with_parents(path.parent / parent, (*children, resolved), localise)
+        )
     return _merge(merged, values)
 
 

@@ -1,0 +1,1 @@
+"""Whole experiments: members, merges, ensembles and their evaluation, as a graph of steps."""

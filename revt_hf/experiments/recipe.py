@@ -1,0 +1,275 @@
+"""What an experiment is: a typed, validated YAML file.
+
+``extends`` and ``--set`` work as in training recipes; paths of recipes are relative to the file.
+How the sections become steps: :mod:`revt_hf.experiments.steps`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from revt_hf.errors import UserError
+from revt_hf.merging.merge_recipe import RuleRecipe
+from revt_hf.recipe import (
+    PROTOCOLS,
+    Evaluation,
+    ExpandedPath,
+    Recipe,
+    Target,
+    load_recipe,
+    validation_sentence,
+)
+from revt_hf.yaml_files import apply_override, read_with_parents
+
+Combine = Literal["logits", "product", "probabilities", "features"]
+Seed = Annotated[int, Field(ge=0)]
+Weights = tuple[float, ...]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_RANGE = re.compile(r"blocks:(\d+)\.\.(\d+)")
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _paper(value: Any) -> Any:
+    """``gta5/b5/1-4-6`` -> a row of the paper's table."""
+    if not isinstance(value, str):
+        return value
+    source, _, rest = value.partition("/")
+    size, _, methods = rest.partition("/")
+    if not re.fullmatch(r"\d(-\d)*", methods):
+        raise ValueError(f"write it as source/size/methods, such as gta5/b5/1-4-6, not '{value}'")
+    return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PaperRow(_Strict):
+    """A row of the paper's table, in YAML ``gta5/b5/1-4-6``."""
+
+    source: str
+    size: str
+    methods: tuple[int, ...]
+
+
+class _Titled(_Strict):
+    """``title`` names the table's row, ``paper`` the row of the paper's table to compare with."""
+
+    title: str | None = None
+    paper: Annotated[PaperRow | None, BeforeValidator(_paper)] = None
+
+
+class Member(_Titled):
+    """A network: trained by a recipe, once for each seed, or a checkpoint that exists.
+
+    ``set`` overrides values of the recipe (``train.steps: 100``). ``start`` names another member
+    to start from. ``checkpoint`` is a folder or Hub id; with seeds, ``{seed}`` stands for each.
+    ``average`` takes the moving average of the weights (``train.ema``) instead of the last ones.
+    Without ``seeds``, the experiment's count; ``seeds: []`` trains once, with the recipe's own.
+    """
+
+    recipe: str | None = None
+    set: dict[str, Any] = {}
+    start: str | None = None
+    checkpoint: ExpandedPath | None = None
+    seeds: tuple[Seed, ...] | None = None
+    average: bool = False
+    evaluate: bool = True
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Member":
+        if (self.recipe is None) == (self.checkpoint is None):
+            raise ValueError("give either a recipe to train it or a checkpoint that exists")
+        if self.checkpoint is not None and (self.set or self.start or self.average):
+            raise ValueError("set, start and average belong to a recipe, not to a checkpoint")
+        if self.checkpoint is not None and self.seeds and "{seed}" not in self.checkpoint:
+            raise ValueError("a checkpoint with seeds needs {seed} in its path")
+        return self
+
+
+class Grid(_Strict):
+    """All weights that are multiples of 1/``steps``, at least 0, and sum to 1."""
+
+    steps: Annotated[int, Field(ge=1, le=100)]
+
+
+class Merge(_Titled):
+    """Merges of the same members.
+
+    One for each seed (where ``members`` are named without one), each head, each selection and
+    each set of weights. ``members`` are names, ``base/1`` is the member ``base`` of seed 1.
+    ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also re-estimates the
+    head's BatchNorm statistics on so many source pictures. ``evaluate: false`` merges only.
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    heads: Literal["all", "first"] | tuple[str, ...] = "all"
+    select: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        "backbone",
+    )
+    method: str = "mean"
+    weights: Weights | tuple[Weights, ...] | Grid | None = None
+    parameters: dict[str, float] = {}
+    rules: tuple[RuleRecipe, ...] | None = None
+    base: ExpandedPath | None = None
+    recalibrate: Annotated[int, Field(ge=1)] | None = None
+    evaluate: bool = True
+
+    @model_validator(mode="after")
+    def _rules_or_one_rule(self) -> "Merge":
+        single = self.model_fields_set & {"select", "method", "weights", "parameters"}
+        if self.rules is not None and single:
+            raise ValueError(f"rules say it all: remove {sorted(single)[0]}")
+        return self
+
+    def selections(self) -> list[str]:
+        """``select`` with ranges written out."""
+        found: list[str] = []
+        for text in self.select:
+            span = _RANGE.fullmatch(text)
+            numbers = range(int(span[1]), int(span[2]) + 1) if span else ()
+            found += [f"blocks:{number}" for number in numbers] if span else [text]
+        return found
+
+
+class Ensemble(_Titled):
+    """Several networks that answer together, at the cost of all; what ReVT is compared with.
+
+    ``combine``: see :mod:`revt_hf.evaluation.ensembles`; each gives a row. ``features`` takes
+    one decode head, of each member in turn.
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    combine: Annotated[tuple[Combine, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        "logits",
+    )
+
+
+class Selection(_Titled):
+    """The best of several models of a seed, by mIoU on ``on``.
+
+    ``among`` are names of members and merges. ``on`` is ``source`` (the mean over source-val
+    splits) or labels of domains; a target needs the experiment's ``allow_target_selection``.
+    """
+
+    among: Annotated[tuple[str, ...], Field(min_length=1)]
+    on: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("source",)
+
+
+class NamedProtocol(Evaluation):
+    """A test protocol of one's own."""
+
+    name: Annotated[str, Field(pattern=_NAME.pattern)]
+
+
+class Evaluate(_Strict):
+    """What is scored on, and how.
+
+    ``recipe`` gives source-val and targets, by default that of the first trained member;
+    ``targets`` replaces its targets. ``protocols`` are names (``recipe`` is the recipe's own)
+    or mappings. ``cost`` also measures parameters, FLOPs, speed and memory.
+    """
+
+    recipe: str | None = None
+    targets: tuple[Target, ...] | None = None
+    source: bool = True
+    protocols: Annotated[
+        tuple[str | NamedProtocol, ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = ("recipe",)
+    cost: bool = False
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> "Evaluate":
+        names = [p if isinstance(p, str) else p.name for p in self.protocols]
+        for protocol in self.protocols:
+            if isinstance(protocol, str) and protocol not in ("recipe", *PROTOCOLS):
+                known = ", ".join(("recipe", *PROTOCOLS))
+                raise ValueError(f"unknown protocol '{protocol}': use {known} or a mapping")
+        if len(set(names)) < len(names):
+            raise ValueError("two protocols have the same name")
+        return self
+
+
+class Experiment(_Strict):
+    """A whole experiment; ``seeds`` are those of all members that name none."""
+
+    title: str
+    intro: str = ""
+    seeds: tuple[Seed, ...] = ()
+    members: Annotated[dict[str, Member], Field(min_length=1)]
+    merges: dict[str, Merge] = {}
+    ensembles: dict[str, Ensemble] = {}
+    selections: dict[str, Selection] = {}
+    evaluate: Evaluate = Evaluate()
+    allow_target_selection: bool = False
+    report: bool = True
+
+    @model_validator(mode="after")
+    def _names(self) -> "Experiment":
+        for section in (self.members, self.merges, self.ensembles, self.selections):
+            for name in section:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"the name '{name}' is not a word of letters, digits, '.', '_', '+', '-'"
+                    )
+        return self
+
+    def seeds_of(self, member: str) -> tuple[int, ...]:
+        """The seeds that a member is trained with; none: once, with its recipe's own."""
+        named = self.members[member]
+        if named.seeds is not None:
+            return named.seeds
+        if named.checkpoint is not None and "{seed}" not in named.checkpoint:
+            return ()
+        return self.seeds
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and validate an experiment; recipes of members become absolute paths.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=c`` strings; the value is read as YAML.
+
+    Raises:
+        UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
+    """
+    values = read_with_parents(Path(path), localise=_recipes_beside)
+    for override in overrides:
+        apply_override(values, override)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {validation_sentence(Experiment, error, '')}") from error
+
+
+def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:
+    """The training recipe of a member; ``model.start`` is set by who knows the start's folder.
+
+    Raises:
+        UserError: it cannot be read, or is not valid.
+    """
+    member = experiment.members[name]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
+    if seed is not None:
+        overrides.append(f"train.seed={seed}")
+    return load_recipe(str(member.recipe), overrides)
+
+
+def _recipes_beside(values: dict[str, Any], folder: Path) -> None:
+    """Recipes are named relative to the file that names them, also where another extends it."""
+    members = values.get("members")
+    places = list(members.values()) if isinstance(members, dict) else []
+    for place in [*places, values.get("evaluate")]:
+        if isinstance(place, dict) and isinstance(place.get("recipe"), str):
+            place["recipe"] = str(folder / place["recipe"])
