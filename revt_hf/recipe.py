@@ -154,9 +154,63 @@ class Training(_Section):
 
 
 class Evaluation(_Section):
-    """Test protocol: pictures are resized (ratio kept) to this bound; null is native size."""
+    """Test protocol: how pictures reach the network, and which views of them are averaged.
+
+    Pictures are resized (ratio kept) to ``bound`` (width, height); null is native size. With
+    ``window`` and ``stride`` (pixels) the network sees square windows of the resized picture.
+    ``scales`` multiply the bound (the picture's own size without one); ``flip`` adds the mirrored
+    picture: the probabilities of all views are averaged.
+    """
 
     bound: tuple[Positive, Positive] | None = (1024, 512)
+    window: Positive | None = None
+    stride: Positive | None = None
+    scales: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)
+    ] = (1.0,)
+    flip: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Evaluation":
+        if (self.window is None) != (self.stride is None):
+            raise ValueError("give window and stride together, or neither")
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ValueError(
+                f"stride {self.stride} is larger than window {self.window}: pixels between the "
+                "windows would be left out"
+            )
+        return self
+
+
+# "published" is the original's test protocol, "slide" its B3 *_org_size_inference.py, and the
+# ratios are those of mmsegmentation's MultiScaleFlipAug.
+PROTOCOLS = {
+    "published": Evaluation(),
+    "native": Evaluation(bound=None),
+    "slide": Evaluation(bound=None, window=1024, stride=768),
+    "multi-scale": Evaluation(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True),
+}
+
+
+def named_protocol(name: str) -> Evaluation:
+    """The protocol of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol '{name}': use one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+# A section that may also be just a protocol's name.
+ProtocolChoice = Annotated[
+    Evaluation,
+    BeforeValidator(
+        lambda value: named_protocol(value) if isinstance(value, str) else value,
+        json_schema_input_type=Evaluation | Literal[*PROTOCOLS],
+    ),
+]
 
 
 class Recipe(_Section):
@@ -170,7 +224,7 @@ class Recipe(_Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Training = Training()
-    evaluation: Evaluation = Evaluation()
+    evaluation: ProtocolChoice = Evaluation()
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -96,7 +96,7 @@ def run_demo(
                 _INTRO,
                 entries,
                 splits,
-                Protocol(recipe.evaluation.bound),
+                Protocol.of(recipe.evaluation),
                 {"Recipes": _recipes_text(start, members)},
                 progress.update,
             )

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.imagenet import MEAN, STD
+from revt_hf.recipe import Evaluation
 from revt_hf.resize import bounded_resize
 
 _MEAN = np.array(MEAN, dtype=np.float32)
@@ -25,9 +26,23 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures reach the network: ``bound`` is (width, height), None is native size."""
+    """How pictures reach the network; the fields of a recipe's ``evaluation`` section.
+
+    ``bound`` is (width, height), None is native size; ``window`` and ``stride`` (pixels, both or
+    neither) slide over the resized picture; the probabilities of all ``scales``, with ``flip``
+    also mirrored, are averaged.
+    """
 
     bound: tuple[int, int] | None = (1024, 512)
+    window: int | None = None
+    stride: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> "Protocol":
+        """The protocol that a recipe's section or ``PROTOCOLS`` describes."""
+        return cls(**evaluation.model_dump())
 
 
 def prepare(image: NDArray[np.uint8], protocol: Protocol) -> torch.Tensor:

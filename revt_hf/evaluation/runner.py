@@ -54,7 +54,7 @@ class Evaluated:
             **self.scores,
             "images": self.images,
             "label_encoding": self.label_encoding,
-            "protocol": {**asdict(self.protocol), "resize": "keep ratio", "flip": False},
+            "protocol": {**asdict(self.protocol), "resize": "keep ratio"},
         }
 
 

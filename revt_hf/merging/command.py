@@ -67,7 +67,7 @@ def recalibrate_command(
     check_output(output, overwrite)
     rows = _spread_pictures(sources, pictures)
     held_out = [load_spec(source, source.val) for source in sources] if score_val else []
-    protocol = Protocol(recorded_evaluation([model]).bound)
+    protocol = Protocol.of(recorded_evaluation([model]))
     before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:
         done = recalibrate(model, output, rows, protocol, overwrite, progress.update)

@@ -109,7 +109,7 @@ class _Run:
         self._held_out = held_out
         self._pipeline = pipeline
         self._example_size = example_size
-        self._protocol = Protocol(recipe.evaluation.bound)
+        self._protocol = Protocol.of(recipe.evaluation)
 
     def train(self, model: SegformerForSemanticSegmentation) -> Path:
         settings, accelerator = self._recipe.train, self._accelerator

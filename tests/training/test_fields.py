@@ -67,6 +67,10 @@ TESTED_ELSEWHERE = {
     "train.keep_checkpoints": "test_resume",
     "train.trackers": "test_train::test_tensorboard",
     "evaluation.bound": "test_train::test_image_processor",
+    "evaluation.window": "tests/evaluation/test_views",
+    "evaluation.stride": "tests/evaluation/test_views",
+    "evaluation.scales": "tests/evaluation/test_views",
+    "evaluation.flip": "tests/evaluation/test_views",
 }
 
 
