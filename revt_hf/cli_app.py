@@ -46,7 +46,9 @@ def train(
     from revt_hf.training.loop import train as run_training
 
     done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
-    if not quiet:
+    from accelerate import PartialState
+
+    if not quiet and PartialState().is_main_process:
         print(f"trained: {done}")
 
 

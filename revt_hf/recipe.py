@@ -44,6 +44,8 @@ class Model(_Section):
 
     ``start`` is a Hub id (``nvidia/mit-b5``, ``repo@revision``) or a folder; without it the
     network is initialised at random. ``head: start`` keeps the start's decode head.
+    ``batch_norm: frozen`` lets the head's BatchNorm use its running statistics and leave them as
+    they are; its weight and bias still learn.
     """
 
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5"] | None = None
@@ -54,6 +56,7 @@ class Model(_Section):
     decoder_hidden_size: Positive | None = None
     drop_path: Share = 0.1
     dropout: Share = 0.1
+    batch_norm: Literal["live", "frozen"] = "live"
 
     @model_validator(mode="after")
     def _consistent(self) -> "Model":
@@ -136,11 +139,16 @@ class Schedule(_Section):
 
 
 class Training(_Section):
-    """Length, batch and bookkeeping. ``batch_size`` is per process, steps are optimizer steps."""
+    """Length, batch and bookkeeping. ``batch_size`` is per process, steps are optimizer steps.
+
+    ``effective_batch`` is what the recipe expects ``batch_size`` x ``gradient_accumulation`` x
+    processes to be: a run with another number of processes is refused.
+    """
 
     steps: Positive = 40_000
     batch_size: Positive = 2
     gradient_accumulation: Positive = 1
+    effective_batch: Positive | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     loss: Literal["valid", "published"] = "valid"
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -1,8 +1,7 @@
 """The Accelerate loop: recipe in, SegFormer folder out."""
 
-import math
-import shutil
-import time
+import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,36 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.augment import build_pipeline
+from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label, load_spec
-from revt_hf.errors import UserError
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.runner import confusion_of
 from revt_hf.files import check_output
 from revt_hf.modeling import build_model
 from revt_hf.recipe import Recipe
-from revt_hf.recorded import recorded_recipe
+from revt_hf.training.batch_norm import (
+    Statistics,
+    apply_statistics,
+    share_running_statistics,
+    statistics,
+    training_mode,
+)
 from revt_hf.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
 from revt_hf.training.ema import MovingAverage
-from revt_hf.training.loss import segmentation_loss
+from revt_hf.training.loss import averaged_pixels, segmentation_loss
+from revt_hf.training.meter import Meter
 from revt_hf.training.optim import build_optimizer, set_learning_rate
+from revt_hf.training.output import check_resumable, clear_run
+from revt_hf.training.processes import failing_together, local_main_first
 from revt_hf.training.result import pipeline_spec, save_result, write_recipe
-from revt_hf.training.tracking import METRICS_FILE, MetricsLog, check_trackers, flat
+from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
+from revt_hf.training.tracking import MetricsLog, check_trackers, flat
 
 
 @dataclass(frozen=True)
@@ -46,45 +54,82 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     """Train as the recipe says; the result is an ordinary SegFormer folder.
 
     ``output`` holds ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, the
-    resolved ``recipe.yaml`` and ``metrics.jsonl`` (and ``ema/``, a second SegFormer folder, when
-    the recipe asks for an average). A run that was interrupted goes on from its newest
-    checkpoint with ``resume`` and ends with the same weights, bit for bit, as one that was not.
+    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl`` (and ``ema/``, a second SegFormer
+    folder, when the recipe asks for an average). A run that was interrupted goes on from its
+    newest checkpoint with ``resume`` and ends with the same weights, bit for bit, as one that was
+    not.
+
+    With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` pictures
+    of every batch; the main one writes.
 
     Raises:
         UserError: bad recipe values, missing data, an output that exists, a loss that is not
-            finite.
+            finite; of several processes, on the main one only.
     """
     options = options or RunOptions()
     run = Path(output)
-    _check_output(recipe, run, options)
-    check_trackers(recipe.train.trackers)
-    pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
+    accelerator = _accelerator(recipe, run)
+    processes = accelerator.num_processes
+    with failing_together(accelerator):
+        if accelerator.is_main_process and options.resume:
+            check_resumable(recipe, run, processes)
+        elif accelerator.is_main_process:
+            check_output(run, options.overwrite)
+        check_trackers(recipe.train.trackers)
+        batch = effective_batch(recipe.train, processes)
+        pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
+    parts = local_main_first(accelerator, lambda: _load(recipe))
+    record = RunRecord(
+        processes=processes,
+        effective_batch=batch,
+        device=device_name(accelerator),
+        precision=recipe.train.precision,
+        batch_norm=statistics(recipe.model.batch_norm, accelerator.device.type, processes),
+    )
+    if accelerator.is_main_process:
+        if not options.resume:
+            clear_run(run)
+        write_recipe(recipe, run)
+        record.write(run)
+        announce(record, recipe.train, options.quiet)
+    return _Run(recipe, run, options, accelerator, parts, pipeline, record).train()
+
+
+def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
+    # Said of depth-wise kernels, whose second stride means nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Accelerate keeps the first run's precision for the whole process.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
+    return Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-        gradient_accumulation_steps=recipe.train.gradient_accumulation,
+        # The loop accumulates itself; a plugin is not overruled by the launcher's environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dataloader_config=DataLoaderConfiguration(even_batches=False),
         log_with=list(recipe.train.trackers) or None,
         project_dir=str(run),
     )
-    with accelerator.local_main_process_first():
-        pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
-        held_out = (
-            [load_spec(source, source.val) for source in recipe.sources]
-            if recipe.train.validate_every
-            else []
-        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run loads before it starts."""
+
+    pictures: list[Any]
+    held_out: list[Any]
+    example_size: tuple[int, int]
+    model: SegformerForSemanticSegmentation
+
+
+def _load(recipe: Recipe) -> _Parts:
+    pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
+    held_out = (
+        [load_spec(source, source.val) for source in recipe.sources]
+        if recipe.train.validate_every
+        else []
+    )
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    model = build_model(recipe.model, recipe.train.seed)
-    if accelerator.is_main_process and not options.resume:
-        _prepare_output(run)
-    if accelerator.is_main_process:
-        write_recipe(recipe, run)
-    return _Run(
-        recipe, run, options, accelerator, pictures, held_out, pipeline, example_size
-    ).train(model)
+    return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
 
 
 class _Run:
@@ -96,23 +141,24 @@ class _Run:
         run: Path,
         options: RunOptions,
         accelerator: Accelerator,
-        pictures: list[Any],
-        held_out: list[Any],
-        pipeline: Any,
-        example_size: tuple[int, int],
+        parts: _Parts,
+        pipeline: Pipeline,
+        record: RunRecord,
     ) -> None:
         self._recipe = recipe
         self._folder = run
         self._options = options
         self._accelerator = accelerator
-        self._pictures = pictures
-        self._held_out = held_out
+        self._parts = parts
         self._pipeline = pipeline
-        self._example_size = example_size
+        self._batch = record.effective_batch
+        self._batch_norm: Statistics = record.batch_norm
         self._protocol = Protocol.of(recipe.evaluation)
 
-    def train(self, model: SegformerForSemanticSegmentation) -> Path:
+    def train(self) -> Path:
         settings, accelerator = self._recipe.train, self._accelerator
+        model: Any = self._parts.model
+        apply_statistics(model, self._batch_norm)
         optimizer = build_optimizer(model, self._recipe.optimizer)
         model, optimizer = accelerator.prepare(model, optimizer)
         average = None
@@ -131,8 +177,8 @@ class _Run:
             unit="step",
             disable=self._options.quiet or not accelerator.is_local_main_process,
         )
-        meter = _Meter(settings.batch_size * settings.gradient_accumulation, accelerator)
-        model.train()
+        meter = Meter(self._batch, accelerator)
+        training_mode(model, self._batch_norm)
         for step in range(done, settings.steps):
             set_learning_rate(optimizer, step, settings.steps, self._recipe.schedule)
             meter.add(self._optimizer_step(model, optimizer, batches, step))
@@ -148,11 +194,11 @@ class _Run:
                     pictures=f"{values['pictures_per_second']:.1f}/s",
                 )
                 self._report(log, now, values)
-            if self._held_out and (
+            if self._parts.held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
                 self._report(log, now, self._validate(accelerator.unwrap_model(model)))
-                model.train()
+                training_mode(model, self._batch_norm)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
                 save_checkpoint(accelerator, self._folder, now, settings.keep_checkpoints)
@@ -164,7 +210,7 @@ class _Run:
                 accelerator.unwrap_model(model),
                 self._folder,
                 self._recipe,
-                self._example_size,
+                self._parts.example_size,
                 averaged,
             )
         if settings.trackers:
@@ -177,48 +223,51 @@ class _Run:
         if newest is None:
             return 0
         checkpoint, step = newest
-        load_checkpoint(self._accelerator, checkpoint)
+        with failing_together(self._accelerator):
+            load_checkpoint(self._accelerator, checkpoint)
         return step
 
     def _loader(self, done: int) -> Any:
         settings = self._recipe.train
-        per_step = (
-            settings.batch_size * settings.gradient_accumulation * self._accelerator.num_processes
-        )
         crops = TrainingCrops(
-            self._pictures,
+            self._parts.pictures,
             [source.weight for source in self._recipe.sources],
             self._pipeline,
             settings.seed,
-            settings.steps * per_step,
+            settings.steps * self._batch,
         )
         return self._accelerator.prepare_data_loader(
-            training_loader(crops, settings.batch_size, settings.workers, done * per_step)
+            training_loader(crops, settings.batch_size, settings.workers, done * self._batch)
         )
 
     def _optimizer_step(self, model: Any, optimizer: Any, batches: Any, step: int) -> torch.Tensor:
-        """One optimizer step; the mean loss of its micro-batches."""
+        """One optimizer step; this process's part of its loss, which the parts sum to."""
         settings, accelerator = self._recipe.train, self._accelerator
+        micro_batches = [next(batches) for _ in range(settings.gradient_accumulation)]
+        counts = [averaged_pixels(batch["labels"], settings.loss) for batch in micro_batches]
+        pixels = accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
         losses = []
-        for part in range(settings.gradient_accumulation):
-            batch = next(batches)
+        for part, batch in enumerate(micro_batches):
             # Dropout and drop path draw from here: a function of the step, not of the past.
             torch.manual_seed(derived_seed(settings.seed, step, part, accelerator.process_index))
-            with accelerator.accumulate(model):
+            last = part == len(micro_batches) - 1
+            with nullcontext() if last else accelerator.no_sync(model):
                 logits = model(pixel_values=batch["pixel_values"]).logits
-                loss = segmentation_loss(logits, batch["labels"], settings.loss)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
+                loss = segmentation_loss(logits, batch["labels"], settings.loss, pixels)
+                # The gradients of all processes are averaged where they have to be summed.
+                accelerator.backward(loss * accelerator.num_processes)
             losses.append(loss.detach())
-        return torch.stack(losses).mean()
+        optimizer.step()
+        optimizer.zero_grad()
+        return torch.stack(losses).sum()
 
     def _validate(self, model: SegformerForSemanticSegmentation) -> dict[str, float]:
         """Scores on each source's val; of several, their mean and each under its name."""
         accelerator = self._accelerator
+        share_running_statistics(model)
         model.eval()
         scores = []
-        for pictures in self._held_out:
+        for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
             matrix = torch.from_numpy(confusion_of(model, pictures, indices, self._protocol))
             total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
@@ -237,50 +286,3 @@ class _Run:
             log.write(step, values)
         if self._recipe.train.trackers:
             self._accelerator.log(values, step=step)
-
-
-class _Meter:
-    """Mean loss and pictures per second since the last reading."""
-
-    def __init__(self, pictures_per_step: int, accelerator: Accelerator) -> None:
-        self._pictures = pictures_per_step * accelerator.num_processes
-        self._losses: list[torch.Tensor] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        self._since = time.perf_counter()
-        self._steps = 0
-
-    def add(self, loss: torch.Tensor) -> None:
-        self._losses.append(loss)
-        self._steps += 1
-
-    def read(self, step: int) -> dict[str, float]:
-        loss = torch.stack(self._losses).mean().item()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step + 1}: lower optimizer.lr or look at the labels"
-            )
-        rate = self._pictures * self._steps / max(time.perf_counter() - self._since, 1e-9)
-        self._losses = []
-        self.restart_clock()
-        return {"loss": loss, "pictures_per_second": rate}
-
-
-def _check_output(recipe: Recipe, run: Path, options: RunOptions) -> None:
-    if not options.resume:
-        check_output(run, options.overwrite)
-        return
-    before = recorded_recipe(run)
-    if before is None:
-        raise UserError(f"nothing to resume in {run}: it has no recipe.yaml")
-    if before != recipe:
-        raise UserError(f"{run} was started with another recipe: resume with {run}/recipe.yaml")
-
-
-def _prepare_output(run: Path) -> None:
-    """Remove what an earlier run left; nothing else in the folder is touched."""
-    for name in ("checkpoints", "ema"):
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("model.safetensors", "config.json", "preprocessor_config.json", METRICS_FILE):
-        (run / name).unlink(missing_ok=True)

@@ -7,9 +7,29 @@ from torch.nn import functional
 
 from revt_hf.labels import IGNORE_INDEX
 
+Averaging = Literal["valid", "published"]
+
+
+def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
+    """How many pixels a batch brings into the mean of its loss.
+
+    Args:
+        labels: (N, H, W), int64, 0..18 and 255 (ignored).
+        averaging: see :func:`segmentation_loss`.
+
+    Returns:
+        A scalar, int64.
+    """
+    if averaging == "published":
+        return torch.tensor(labels.numel(), device=labels.device)
+    return (labels != IGNORE_INDEX).sum()
+
 
 def segmentation_loss(
-    logits: torch.Tensor, labels: torch.Tensor, averaging: Literal["valid", "published"]
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    averaging: Averaging,
+    pixels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy after bilinear upsampling of the logits to the labels' size.
 
@@ -18,6 +38,9 @@ def segmentation_loss(
         labels: (N, H, W), int64, 0..18 and 255 (ignored).
         averaging: over the ``valid`` pixels; or over all pixels, ignored ones included, as the
             original does (mmsegmentation 0.x ``losses/cross_entropy_loss.py``): ``published``.
+        pixels: of a batch that is part of a larger one: how many pixels the whole averages over
+            (the sum of its parts' :func:`averaged_pixels`). The parts' losses then sum to the
+            loss of the whole.
 
     Returns:
         A scalar, float32; 0 for a batch without a valid pixel.
@@ -26,6 +49,6 @@ def segmentation_loss(
         logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
     )
     total = functional.cross_entropy(upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    if averaging == "published":
-        return total / labels.numel()
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    if pixels is None:
+        pixels = averaged_pixels(labels, averaging)
+    return total / pixels.clamp(min=1)
