@@ -5,7 +5,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -15,95 +14,20 @@ from revt_hf.augment import method
 from revt_hf.files import write_text
 from revt_hf.publishing.card import PAPER, TAGS, TASK
 from revt_hf.publishing.card_check import check_card
+from revt_hf.reporting.paper import ROWS, SOURCES, PaperRow
 
 ORIGINAL = "https://github.com/ifnspaml/revt-domain-generalization"
 _SOON = "will be added soon"
-_DRIVE = "https://drive.google.com/drive/folders"
-_NAMES = {"gta5": "GTA5", "synthia": "SYNTHIA"}
 _TARGETS = ("cityscapes", "bdd100k")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the table in the original's README.
-
-    Attributes:
-        size: of the SegFormer, such as ``b2``.
-        source: the domain that it is trained on.
-        methods: the paper's augmentation methods: one for a baseline, three for a ReVT.
-        cityscapes: the paper's mIoU in percent.
-        bdd: the paper's mIoU in percent.
-        link: where the authors publish the weights; None where they do not.
-    """
-
-    size: str
-    source: str
-    methods: tuple[int, ...]
-    cityscapes: float
-    bdd: float
-    link: str | None = None
-
-    @property
-    def is_merge(self) -> bool:
-        """Whether it is a ReVT."""
-        return len(self.methods) > 1
-
-    @property
-    def title(self) -> str:
-        """A name for people."""
-        where = f"SegFormer-{self.size.upper()}, {_NAMES[self.source]}"
-        if not self.is_merge:
-            return f"Baseline, {where}"
-        return f"ReVT {{{', '.join(map(str, self.methods))}}}, {where}"
-
-    @property
-    def file_name(self) -> str:
-        """Of its card."""
-        name = "-".join(["revt", *map(str, self.methods)]) if self.is_merge else "baseline"
-        return f"{self.source}-{self.size}-{name}.md"
-
-    @property
-    def recipe(self) -> str:
-        """What its members are trained with, but for the augmentation method, as YAML."""
-        values = {
-            "model": {"start": f"nvidia/mit-{self.size}"},
-            "source": {"domain": self.source, "data_dir": f"data/{self.source}"},
-            "targets": [{"domain": name, "data_dir": f"data/{name}"} for name in _TARGETS],
-        }
-        return str(yaml.safe_dump(values, sort_keys=False)).rstrip()
+def file_name(row: PaperRow) -> str:
+    """The name of a row's card."""
+    name = "-".join(["revt", *map(str, row.methods)]) if row.is_merge else "baseline"
+    return f"{row.source}-{row.size}-{name}.md"
 
 
-ROWS = (
-    Row("b2", "gta5", (1,), 41.73, 38.77),
-    Row("b2", "gta5", (1, 4, 6), 46.27, 43.29),
-    Row("b2", "gta5", (4, 5, 6), 45.55, 43.43),
-    Row("b2", "synthia", (1,), 39.71, 29.76),
-    Row("b2", "synthia", (1, 4, 6), 40.91, 34.53),
-    Row("b2", "synthia", (4, 5, 6), 41.09, 35.18),
-    Row("b3", "gta5", (1,), 43.92, 42.96),
-    Row("b3", "gta5", (1, 4, 6), 48.33, 48.17),
-    Row("b3", "gta5", (4, 5, 6), 47.95, 48.26),
-    Row("b3", "synthia", (1,), 42.43, 33.33),
-    Row("b3", "synthia", (1, 4, 6), 44.97, 38.65),
-    Row("b3", "synthia", (4, 5, 6), 45.26, 38.73),
-    Row(
-        "b5", "gta5", (1,), 45.31, 43.32, f"{_DRIVE}/1clnJptm58PrLEGooB2cyUpbdqU0_d8Oq?usp=sharing"
-    ),
-    Row(
-        *("b5", "gta5", (1, 4, 6), 49.96, 48.01),
-        f"{_DRIVE}/1MuvBVyNveIxs5v011AdIp_i4dp5HU4sd?usp=sharing",
-    ),
-    Row(
-        *("b5", "gta5", (4, 5, 6), 49.55, 48.11),
-        f"{_DRIVE}/1hhmNDwGRAd_F9Rb198L2pPaDn0rlf3Ec?usp=sharing",
-    ),
-    Row("b5", "synthia", (1,), 45.07, 35.19),
-    Row("b5", "synthia", (1, 4, 6), 46.28, 40.30),
-    Row("b5", "synthia", (4, 5, 6), 45.08, 39.62),
-)
-
-
-def row_card(row: Row) -> str:
+def row_card(row: PaperRow) -> str:
     """The card of one row; the paper's numbers are in its text only, marked as the paper's."""
     data = ModelCardData(
         library_name="transformers",
@@ -133,7 +57,7 @@ def index_text() -> str:
         "| model, trained on | Cityscapes | BDD100K | the authors' weights |",
         "|---|---|---|---|",
         *(
-            f"| [{row.title}]({row.file_name}) | {row.cityscapes:.2f} | {row.bdd:.2f} | "
+            f"| [{row.title}]({file_name(row)}) | {row.cityscapes:.2f} | {row.bdd:.2f} | "
             f"{f'[link]({row.link})' if row.link else 'not published'} |"
             for row in ROWS
         ),
@@ -146,7 +70,7 @@ def index_text() -> str:
 
 def table_cards() -> dict[str, str]:
     """Every file of the folder ``model_cards`` by its name."""
-    return {"README.md": index_text(), **{row.file_name: row_card(row) for row in ROWS}}
+    return {"README.md": index_text(), **{file_name(row): row_card(row) for row in ROWS}}
 
 
 def write_table_cards(folder: Path) -> None:
@@ -159,7 +83,7 @@ def write_table_cards(folder: Path) -> None:
         write_text(folder / name, text)
 
 
-def _sections(row: Row) -> Iterator[list[str]]:
+def _sections(row: PaperRow) -> Iterator[list[str]]:
     yield [f"# {row.title}"]
     if row.link:
         yield [
@@ -174,8 +98,8 @@ def _sections(row: Row) -> Iterator[list[str]]:
     yield ["## Differences", "", *_differences(row)]
 
 
-def _summary(row: Row) -> str:
-    size, where = row.size.upper(), f"the train split of {_NAMES[row.source]}"
+def _summary(row: PaperRow) -> str:
+    size, where = row.size.upper(), f"the train split of {SOURCES[row.source]}"
     if not row.is_merge:
         return (
             f"A SegFormer-{size}, fine-tuned on {where} with augmentation method {_named(1)}: "
@@ -192,7 +116,7 @@ def _named(number: int) -> str:
     return f"{number} ({method(number).name})"
 
 
-def _numbers(row: Row) -> Iterator[str]:
+def _numbers(row: PaperRow) -> Iterator[str]:
     yield "| unseen domain | mIoU (%), the paper's |"
     yield "|---|---|"
     yield f"| Cityscapes | {row.cityscapes:.2f} |"
@@ -209,10 +133,20 @@ def _numbers(row: Row) -> Iterator[str]:
         )
 
 
-def _commands(row: Row) -> Iterator[str]:
+def _recipe(row: PaperRow) -> str:
+    """What a row's members are trained with, but for the augmentation method, as YAML."""
+    values = {
+        "model": {"start": f"nvidia/mit-{row.size}"},
+        "source": {"domain": row.source, "data_dir": f"data/{row.source}"},
+        "targets": [{"domain": name, "data_dir": f"data/{name}"} for name in _TARGETS],
+    }
+    return str(yaml.safe_dump(values, sort_keys=False)).rstrip()
+
+
+def _commands(row: PaperRow) -> Iterator[str]:
     name = f"{row.source}-{row.size}"
     yield f"Recipes of the paper's experiments are planned; until then, this as `{name}.yaml`:"
-    yield from ("", "```yaml", row.recipe, "```", "", "```bash")
+    yield from ("", "```yaml", _recipe(row), "```", "", "```bash")
     for number in row.methods:
         yield (
             f"revt train {name}.yaml --set augmentation.method={number} "
@@ -227,7 +161,7 @@ def _commands(row: Row) -> Iterator[str]:
     yield "```"
 
 
-def _differences(row: Row) -> Iterator[str]:
+def _differences(row: PaperRow) -> Iterator[str]:
     yield (
         "These commands do what the papers say. Where the original's code did something else "
         "(`train.loss`, `augmentation.published` and, on B5, the order of the steps), "
