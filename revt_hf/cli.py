@@ -38,17 +38,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class _Remarks(logging.Handler):
-    """Plain lines on whatever standard error is at the moment."""
+    """Plain lines on whatever standard error is at the moment, each of them once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        remark = self.format(record)
+        if remark not in self.said:
+            self.said.add(remark)
+            print(remark, file=sys.stderr)
 
 
 def _speak() -> None:
     """What the package logs and warns of, as plain lines beside the results."""
     log = logging.getLogger("revt_hf")
-    if not log.handlers:
-        log.addHandler(_Remarks())
+    log.handlers = [_Remarks()]
     log.setLevel(logging.INFO)
     usual = warnings.showwarning
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf import cli_checkpoints, cli_push
+from revt_hf import cli_checkpoints, cli_experiments, cli_push, cli_results
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
 
 app = typer.Typer(
@@ -18,7 +18,9 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 cli_checkpoints.register(app)
+cli_experiments.register(app)
 cli_push.register(app)
+cli_results.register(app)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
@@ -75,7 +77,8 @@ def evaluate(
     """Score models on a domain by the original's test protocol."""
     from revt_hf.evaluation.command import evaluate_command, requested_splits
     from revt_hf.files import write_json
-    from revt_hf.reporting.results import check_subset, print_scores
+    from revt_hf.reporting.results import print_scores
+    from revt_hf.reporting.rows import check_subset
 
     check_subset(classes)
     splits = requested_splits(recipe, domain, data_dir, config, split, options or [])

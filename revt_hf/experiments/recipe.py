@@ -254,13 +254,15 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:
-    """The training recipe of a member; ``model.start`` is set by who knows the start's folder.
+    """The training recipe of a member; a start among the members is named, not yet a folder.
 
     Raises:
         UserError: it cannot be read, or is not valid.
     """
     member = experiment.members[name]
     overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
+    if member.start is not None:
+        overrides.append(f"model.start=members/{member.start}")
     if seed is not None:
         overrides.append(f"train.seed={seed}")
     return load_recipe(str(member.recipe), overrides)

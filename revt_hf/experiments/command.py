@@ -1,0 +1,56 @@
+"""What ``revt run`` does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from revt_hf.errors import UserError
+from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.plan import plan_json, plan_tree
+from revt_hf.experiments.recipe import load_experiment
+from revt_hf.experiments.runner import HowToRun, chosen_steps, run_steps
+from revt_hf.experiments.steps import build_graph
+from revt_hf.files import write_json
+
+
+def run_command(
+    file: Path,
+    output: Path,
+    overrides: Sequence[str],
+    how: HowToRun,
+    dry_run: bool,
+    json_file: Path | None,
+) -> None:
+    """Plan or carry out an experiment; then its table and report.
+
+    Args:
+        file: the experiment.
+        output: its folder.
+        overrides: ``a.b=c`` strings.
+        how: which steps, and how.
+        dry_run: only print the plan.
+        json_file: gets the steps and their states.
+
+    Raises:
+        UserError: the experiment is not valid, or steps failed (the others are done).
+    """
+    experiment = load_experiment(file, overrides)
+    graph = build_graph(experiment)
+    steps = chosen_steps(graph, how)
+    if dry_run:
+        Console().print(plan_tree(experiment.title, graph, steps, output))
+        if json_file is not None:
+            write_json(json_file, plan_json(graph, steps, output))
+        return
+    outcome = run_steps(graph, output, how)
+    if json_file is not None:
+        write_json(json_file, plan_json(graph, steps, output))
+    from revt_hf.experiments.outputs import write_outputs
+
+    write_outputs(graph, Ledger(graph, output), output, how.quiet)
+    problem = outcome.problem()
+    if problem is not None:
+        raise UserError(problem)
+    if not how.quiet:
+        print(f"{len(outcome.done)} steps done, {len(outcome.kept)} were: {output}")

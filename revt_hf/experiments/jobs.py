@@ -1,0 +1,175 @@
+"""Training runs in processes of their own, side by side, watched through their metrics."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from revt_hf.errors import UserError
+from revt_hf.recipe import Recipe
+from revt_hf.training.tracking import read_metrics
+
+_POLL_SECONDS = 0.5
+_HERE = (sys.executable, "-m", "revt_hf.cli")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe and the folder its result goes to; ``resume`` goes on with what is there."""
+
+    name: str
+    recipe: Recipe
+    output: Path
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that ended; ``problem`` is its last word, None if all went well."""
+
+    job: Job
+    problem: str | None
+    seconds: float
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    bar: TaskID
+    since: float
+
+
+def bars(quiet: bool) -> Progress:
+    """The progress bars that runs are shown with."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=quiet,
+    )
+
+
+class Trainings:
+    """Runs side by side, the processor's cores shared out among them.
+
+    Small networks use one core each better than all of them together. A context manager that
+    stops what still runs at its end.
+
+    Args:
+        progress: gets a bar for each run.
+        places: so many at a time.
+        launcher: what stands before ``train RECIPE --output DIR``.
+    """
+
+    def __init__(self, progress: Progress, places: int, launcher: Sequence[str] = _HERE) -> None:
+        self._progress = progress
+        self._places = places
+        self._launcher = launcher
+        self._running: list[_Running] = []
+
+    def __enter__(self) -> "Trainings":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for running in self._running:
+            running.process.terminate()
+        for running in self._running:
+            running.process.wait()
+
+    @property
+    def has_place(self) -> bool:
+        """Whether another run can start."""
+        return len(self._running) < self._places
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is going on."""
+        return bool(self._running)
+
+    def start(self, job: Job) -> None:
+        """Start a run; its recipe and what it says are kept beside its folder."""
+        recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(job.recipe.to_yaml())
+        what = "--resume" if job.resume else "--overwrite"
+        arguments = ["train", str(recipe), "--output", str(job.output), "--quiet", what]
+        with _log_of(job).open("w") as log:
+            process = subprocess.Popen(
+                [*self._launcher, *arguments],
+                env={**os.environ, "OMP_NUM_THREADS": _threads(self._places)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        bar = self._progress.add_task(job.name, total=job.recipe.train.steps, note="")
+        self._running.append(_Running(job, process, bar, time.perf_counter()))
+
+    def wait(self) -> list[Finished]:
+        """Look after the runs for half a second; those that have ended."""
+        time.sleep(_POLL_SECONDS)
+        ended = []
+        for running in list(self._running):
+            self._show(running)
+            if running.process.poll() is None:
+                continue
+            self._running.remove(running)
+            self._progress.remove_task(running.bar)
+            code = running.process.returncode
+            problem = _last_words(running.job, code) if code else None
+            ended.append(Finished(running.job, problem, time.perf_counter() - running.since))
+        return ended
+
+    def _show(self, running: _Running) -> None:
+        losses = [row for row in read_metrics(running.job.output) if "loss" in row]
+        if losses:
+            values: dict[str, Any] = losses[-1]
+            note = f"loss {values['loss']:.3f}"
+            self._progress.update(running.bar, completed=values["step"], note=note)
+
+
+def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
+    """Train all jobs at once.
+
+    Raises:
+        UserError: a run failed; its message is passed on, the others are stopped.
+    """
+    with bars(quiet) as progress, Trainings(progress, len(jobs)) as trainings:
+        for job in jobs:
+            trainings.start(job)
+        while trainings.busy:
+            for ended in trainings.wait():
+                if ended.problem is not None:
+                    raise UserError(f"{ended.job.name}: {ended.problem}")
+
+
+def _threads(places: int) -> str:
+    """What the user says, else an equal share of the cores."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // places))
+
+
+def _log_of(job: Job) -> Path:
+    return job.output.with_name(f"{job.output.name}.log")
+
+
+def _last_words(job: Job, code: int) -> str:
+    """What the run said last: our own sentence, or the end of a traceback."""
+    lines = _log_of(job).read_text(errors="replace").strip().splitlines()
+    said = [line for line in lines if line.startswith("error: ")]
+    if said:
+        return said[-1].removeprefix("error: ")
+    return f"{lines[-1]} ({_log_of(job)})" if lines else f"ended with {code}"

@@ -1,0 +1,266 @@
+"""What of an experiment has been done: hashed inputs and results, a file for each step."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.domains import open_domain
+from revt_hf.domains.base import Opened
+from revt_hf.errors import UserError
+from revt_hf.experiments.steps import (
+    Choose,
+    Given,
+    Graph,
+    MergeWork,
+    Recalibrate,
+    Score,
+    Step,
+    Train,
+    settings_of,
+)
+from revt_hf.files import file_sha256, write_json
+from revt_hf.recipe import DomainSpec
+from revt_hf.training.checkpoints import newest_checkpoint
+from revt_hf.training.result import EMA_FOLDER
+
+State = Literal["done", "stale", "begun", "missing"]
+_LEDGER = ".steps"
+# Raised when a step's result would come out differently: every step is done again then.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a step stands.
+
+    Attributes:
+        state: ``done``; ``stale``, done with other inputs; ``begun``, a training that has a
+            checkpoint; ``missing``.
+        note: what a person should know, such as that data are missing.
+    """
+
+    state: State
+    note: str = ""
+
+
+class Ledger:
+    """The state of an experiment's folder.
+
+    A step is done if its result is there, is what the step wrote, and was made from what would
+    be taken now: same settings, same weights going in, same pictures on disk.
+    """
+
+    def __init__(self, graph: Graph, folder: Path) -> None:
+        self._graph = graph
+        self._folder = folder
+        self._statuses: dict[str, Status] = {}
+        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._domains: dict[str, Opened] = {}
+
+    def folder_of(self, step_id: str) -> Path:
+        """The model folder (or, of a given checkpoint, the folder or Hub id) of a step."""
+        step = self._graph.steps[step_id]
+        if isinstance(step.work, Given):
+            return Path(step.work.checkpoint)
+        return self._folder / step_id
+
+    def model_of(self, step_id: str) -> str:
+        """Where a step's network is loaded from."""
+        work = self._graph.steps[step_id].work
+        folder = self.folder_of(step_id)
+        return str(folder / EMA_FOLDER if isinstance(work, Train) and work.average else folder)
+
+    def result_of(self, step_id: str) -> Path:
+        """The file whose presence says that a step has finished."""
+        work = self._graph.steps[step_id].work
+        if isinstance(work, Score | Choose):
+            return self._folder / f"{step_id}.json"
+        return Path(self.model_of(step_id)) / WEIGHTS_FILE
+
+    def evaluation_of(self, protocol: str, network: str) -> Path:
+        """Where the evaluation of a network lies."""
+        return self._folder / f"results/{protocol}/{network}.json"
+
+    def status(self, step_id: str) -> Status:
+        """Where a step stands; looked up once until the step is done again."""
+        if step_id not in self._statuses:
+            self._statuses[step_id] = self._look(self._graph.steps[step_id])
+        return self._statuses[step_id]
+
+    def done(self, step_id: str) -> bool:
+        """Whether a step need not be done."""
+        return self.status(step_id).state == "done"
+
+    def finish(self, step_id: str, seconds: float) -> None:
+        """Write down that a step's result is there now.
+
+        Raises:
+            UserError: it is not there, or what it was made from is not.
+        """
+        result = self.result_of(step_id)
+        inputs = self.inputs(step_id)
+        if inputs is None or not result.is_file():
+            raise UserError(f"{step_id} left no {result}")
+        entry = {
+            "step": step_id,
+            "inputs": inputs,
+            "result": self._stamp(result),
+            "seconds": round(seconds, 2),
+        }
+        write_json(self._entry(step_id), entry)
+        self._forget(step_id)
+
+    def refresh(self, step_id: str) -> None:
+        """A result's labels were written anew: it stays done."""
+        entry = self._read(step_id)
+        write_json(self._entry(step_id), {**entry, "result": self._stamp(self.result_of(step_id))})
+
+    def seconds(self, step_id: str) -> float | None:
+        """How long a step took, if it was done."""
+        value = self._read(step_id).get("seconds")
+        return float(value) if value is not None else None
+
+    def inputs(self, step_id: str) -> str | None:
+        """A hash of all that decides a step's result; None while something is missing."""
+        step = self._graph.steps[step_id]
+        if not all(self.done(need) for need in step.needs):
+            return None
+        settings = settings_of(step, self._graph)
+        try:
+            parts = {
+                "version": _VERSION,
+                "settings": settings,
+                "needs": [self.fingerprint(need) for need in step.needs],
+                "pictures": [self._opened(*place).content for place in self._pictures(step)],
+                "start": self._outside(step),
+            }
+        except UserError:
+            return None
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def fingerprint(self, step_id: str) -> str:
+        """A hash of a finished step's result."""
+        step = self._graph.steps[step_id]
+        if isinstance(step.work, Given):
+            return self._of_checkpoint(step.work.checkpoint)
+        return str(self._read(step_id)["result"]["sha256"])
+
+    def missing_data(self, step_id: str) -> str | None:
+        """Why a step's pictures cannot be read, if they cannot."""
+        try:
+            for spec, split in self._pictures(self._graph.steps[step_id]):
+                opened = self._opened(spec, split)
+                if opened.missing:
+                    return opened.missing[0][1]
+        except UserError as error:
+            return str(error)
+        return None
+
+    def pictures(self, step_id: str) -> int:
+        """How many pictures a step reads."""
+        places = self._pictures(self._graph.steps[step_id])
+        return sum(self._opened(*place).images for place in places)
+
+    def _forget(self, step_id: str) -> None:
+        """Look again at a step and all that need it."""
+        if self._statuses.pop(step_id, None) is not None:
+            for other in self._graph.steps.values():
+                if step_id in other.needs:
+                    self._forget(other.id)
+
+    def _look(self, step: Step) -> Status:
+        if isinstance(step.work, Given):
+            try:
+                self._of_checkpoint(step.work.checkpoint)
+            except UserError as error:
+                return Status("missing", str(error))
+            return Status("done")
+        result, entry = self.result_of(step.id), {}
+        if result.is_file():
+            entry = self._read(step.id)
+            inputs = self.inputs(step.id)
+            if inputs is not None and entry.get("inputs") == inputs and self._same(result, entry):
+                return Status("done")
+        note = self.missing_data(step.id) or ""
+        begun = newest_checkpoint(self.folder_of(step.id)) if isinstance(step.work, Train) else None
+        if begun and not entry and isinstance(step.work, Train):
+            return Status("begun", note or f"step {begun[1]} of {step.work.recipe.train.steps}")
+        return Status("stale" if entry else "missing", note)
+
+    def _same(self, result: Path, entry: Mapping[str, Any]) -> bool:
+        stamp = entry["result"]
+        now = result.stat()
+        if [stamp["size"], stamp["modified_ns"]] == [now.st_size, now.st_mtime_ns]:
+            return True
+        return bool(self._sha256(result) == stamp["sha256"])
+
+    def _stamp(self, result: Path) -> dict[str, Any]:
+        now = result.stat()
+        return {
+            "size": now.st_size,
+            "modified_ns": now.st_mtime_ns,
+            "sha256": self._sha256(result),
+        }
+
+    def _sha256(self, path: Path) -> str:
+        now = path.stat()
+        key = (path, now.st_size, now.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = file_sha256(path)
+        return self._hashes[key]
+
+    def _of_checkpoint(self, source: str) -> str:
+        """A hash of a checkpoint's files; of a Hub id, the id."""
+        if not Path(source).exists():
+            from revt_hf.checkpoints.hub import is_hub_id
+
+            if not is_hub_id(source):
+                raise UserError(f"there is no checkpoint {source}")
+            return source
+        with open_checkpoint(source, quiet=True) as found:
+            return " ".join(self._sha256(path) for path in found.originals)
+
+    def _outside(self, step: Step) -> str | None:
+        """A hash of what comes from outside of the experiment: a recipe's start, a merge's base."""
+        source = None
+        if isinstance(step.work, Train):
+            source = step.work.recipe.model.start
+        elif isinstance(step.work, MergeWork) and step.work.base not in self._graph.steps:
+            source = step.work.base
+        return self._of_checkpoint(source) if source is not None else None
+
+    def _pictures(self, step: Step) -> list[tuple[DomainSpec, str]]:
+        """The splits that a step reads."""
+        work = step.work
+        if isinstance(work, Train):
+            validated = [
+                (s, s.val) for s in work.recipe.sources if work.recipe.train.validate_every
+            ]
+            return [*((source, source.train) for source in work.recipe.sources), *validated]
+        if isinstance(work, Recalibrate):
+            return [(source, source.train) for source in work.sources]
+        if isinstance(work, Score):
+            return [(split.spec, split.split) for split in self._graph.splits]
+        return []
+
+    def _opened(self, spec: DomainSpec, split: str) -> Opened:
+        key = json.dumps([spec.model_dump(mode="json"), split], sort_keys=True)
+        if key not in self._domains:
+            self._domains[key] = open_domain(
+                spec.domain, split, spec.data_dir, spec.config, spec.options
+            )
+        return self._domains[key]
+
+    def _entry(self, step_id: str) -> Path:
+        return self._folder / _LEDGER / f"{step_id}.json"
+
+    def _read(self, step_id: str) -> dict[str, Any]:
+        try:
+            entry = json.loads(self._entry(step_id).read_text())
+        except (OSError, ValueError):
+            return {}
+        return entry if isinstance(entry, dict) else {}
