@@ -1,0 +1,237 @@
+"""The experiments that are shipped: all can be read, and the paper's are complete."""
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from recipe_tree import EXPERIMENTS, PAPER_EXPERIMENTS, RECIPES, SIZES, SOURCES, name_of
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from revt_hf.checkpoints.names import disk_name
+from revt_hf.domains import checked_options, get_domain
+from revt_hf.experiments.recipe import load_experiment, member_recipe
+from revt_hf.merging.selection import original_name, select
+from revt_hf.modeling import SIZES as NETWORKS
+from revt_hf.reporting.paper import ROWS
+
+B5 = RECIPES / "gta5" / "b5"
+PYRAMIDS = [path for path in PAPER_EXPERIMENTS if path.name == "pyramid.yaml"]
+
+
+def _tensor_names(size):
+    config = SegformerConfig(
+        depths=list(NETWORKS[size].depths),
+        hidden_sizes=[8] * 4,
+        num_attention_heads=[1] * 4,
+        decoder_hidden_size=8,
+    )
+    with torch.device("meta"):
+        model = SegformerForSemanticSegmentation(config)
+    return sorted(map(disk_name, model.state_dict()))
+
+
+def _merges(name):
+    return load_experiment(B5 / "ablations" / f"{name}.yaml").merges
+
+
+def _references(experiment):
+    for part in (*experiment.merges.values(), *experiment.ensembles.values()):
+        yield from part.members
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_the_experiment_and_its_members_recipes_are_valid(path, monkeypatch):
+    monkeypatch.setenv("CAMVID", "/data/camvid")
+    experiment = load_experiment(path)
+    for name, member in experiment.members.items():
+        if member.recipe is not None:
+            for seed in experiment.seeds_of(name) or (None,):
+                recipe = member_recipe(experiment, name, seed)
+                assert seed is None or recipe.train.seed == seed
+    for target in experiment.evaluate.targets or ():
+        domain = get_domain(target.domain)
+        options = checked_options(domain, target.options)
+        assert target.split in domain.splits(None, domain.chosen_config(target.config), options)
+
+
+@pytest.mark.parametrize("path", PAPER_EXPERIMENTS, ids=name_of)
+def test_every_trained_member_is_used(path):
+    experiment = load_experiment(path)
+    used = set(_references(experiment))
+    for name in experiment.members:
+        if name not in used:
+            trained = {f"{name}/{seed}" for seed in experiment.seeds_of(name)}
+            assert trained <= used
+
+
+def test_every_size_and_source_has_the_main_table():
+    merges = {"revt-1-1-1", "revt-4-4-4", "revt-5-5-5", "revt-6-6-6", "revt-1-4-6", "revt-4-5-6"}
+    for source in SOURCES:
+        for size in SIZES:
+            assert set(load_experiment(RECIPES / source / size / "paper.yaml").merges) == merges
+
+
+@pytest.mark.parametrize("path", PAPER_EXPERIMENTS, ids=name_of)
+def test_a_merge_named_by_methods_merges_those_methods(path):
+    experiment = load_experiment(path)
+    named = {**experiment.merges, **experiment.ensembles}
+    for name, part in named.items():
+        found = re.match(r"(?:revt|ensemble)-(\d)-(\d)-(\d)", name)
+        members = [reference.partition("/")[0] for reference in part.members]
+        methods = [
+            member_recipe(experiment, member, None).augmentation.method for member in members
+        ]
+        if found:
+            assert methods == list(map(int, found.groups()))
+        if part.paper:
+            assert methods == list(part.paper.methods)
+
+
+def test_the_papers_rows_have_one_model_each():
+    found = []
+    for path in PAPER_EXPERIMENTS:
+        # What extends the main table has its keys too.
+        if path.name != "paper.yaml":
+            continue
+        experiment = load_experiment(path)
+        for part in (*experiment.members.values(), *experiment.merges.values()):
+            if part.paper:
+                assert path.parent == RECIPES / part.paper.source / part.paper.size
+                found.append((part.paper.source, part.paper.size, part.paper.methods))
+    assert sorted(found) == sorted((row.source, row.size, row.methods) for row in ROWS)
+
+
+@pytest.mark.parametrize("path", PAPER_EXPERIMENTS, ids=name_of)
+def test_a_baseline_of_the_papers_table_is_three_networks(path):
+    experiment = load_experiment(path)
+    for name, member in experiment.members.items():
+        if member.paper:
+            assert len(experiment.seeds_of(name)) == 3
+            assert member_recipe(experiment, name, None).augmentation.method == 1
+
+
+def test_seeds_are_the_originals():
+    assert load_experiment(B5 / "paper.yaml").seeds_of("base") == (12, 13, 14)
+    assert load_experiment(B5 / "paper.yaml").seeds_of("pixmix") == (0, 1, 2)
+    assert load_experiment(RECIPES / "gta5/b2/paper.yaml").seeds_of("base") == (0, 1, 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_native_size_is_in_windows_on_b3_only(size):
+    evaluate = load_experiment(RECIPES / "gta5" / size / "native.yaml").evaluate
+    assert evaluate.protocols == (("slide",) if size == "b3" else ("native",))
+
+
+@pytest.mark.parametrize("path", PYRAMIDS, ids=name_of)
+def test_the_pyramid_goes_through_the_whole_encoder(path):
+    experiment = load_experiment(path)
+    size = member_recipe(experiment, "base", None).model.start.rpartition("-")[2]
+    names = _tensor_names(size)
+    selections = experiment.merges["pyramid"].selections()
+    chosen = [len(select(text, names)) for text in selections]
+    assert len(selections) == {"b2": 24, "b5": 60}[size] == sum(NETWORKS[size].depths) + 8
+    assert chosen == sorted(set(chosen))
+    assert select(selections[-1], names) == select("backbone", names)
+
+
+def test_there_are_four_pyramids():
+    assert len(PYRAMIDS) == 4
+
+
+def test_parts_of_the_network_are_those_of_the_originals_expressions():
+    names = _tensor_names("b5")
+    expressions = [
+        "backbone.*attn.*",
+        "backbone.*((block.*mlp.*dwconv)|patch_embed).*",
+        "backbone.*block.*mlp.*",
+        "backbone.*block.*mlp.*fc.*",
+        "backbone.patch_embed.*",
+    ]
+    parts, norms = _merges("parts-of-the-network"), _merges("norm-layers")
+    selections = [
+        *parts["layer-types"].selections(),
+        *(merge.select[0] for merge in (parts["network"], parts["head"], norms["norm"])),
+    ]
+    expressions += [".*", "decode_head.*", ".*norm.*"]
+    for text, expression in zip(selections, expressions, strict=True):
+        original = [name for name in names if re.match(expression, original_name(name))]
+        assert select(text, names) == original
+    assert sorted([*select("norm", names), *select(norms["no-norm"].select[0], names)]) == select(
+        "backbone", names
+    )
+
+
+def test_head_tensors_are_merged_one_at_a_time():
+    names = _tensor_names("b5")
+    whole, *single = _merges("head-tensors")["head-tensors"].selections()
+    counts = {"decode_head.batch_norm.num_batches_tracked"}
+    chosen = [select(text, names) for text in single]
+    assert all(len(found) == 1 for found in chosen)
+    assert {found[0] for found in chosen} == set(select(whole, names)) - counts
+
+
+def test_two_to_seven_members_are_merged_and_put_together():
+    experiment = load_experiment(B5 / "ablations" / "number-of-members.yaml")
+    for parts in (experiment.merges, experiment.ensembles):
+        sets = [part.members for part in parts.values()]
+        assert [len(members) for members in sets] == [2, 2, 2, 3, 4, 5, 6, 7]
+        assert len(set(sets)) == 8
+    assert {ensemble.combine for ensemble in experiment.ensembles.values()} == {
+        ("logits", "product", "features")
+    }
+
+
+def test_the_ternary_grid_has_190_points():
+    (merge,) = _merges("ternary").values()
+    steps = merge.weights.steps
+    assert merge.method == "weighted_mean" and len(merge.members) == 3
+    assert (steps + 1) * (steps + 2) // 2 == 190
+
+
+def test_weight_decays_are_the_originals_seven():
+    experiment = load_experiment(B5 / "ablations" / "weight-decay.yaml")
+    decays = {
+        name: member_recipe(experiment, name, 0).optimizer.weight_decay
+        for name in experiment.members
+    }
+    assert list(decays.values()) == [0.1, 0.05, 0.005, 0.001, 0.0005, 0.0001, 0.00005]
+    for name, merge in experiment.merges.items():
+        decay = name.removeprefix("merge-")
+        assert merge.members == (f"decay-{decay}/0", f"decay-{decay}/1")
+        assert decays[f"decay-{decay}"] == float(decay)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_long_schedule_is_120000_steps_of_the_base_recipe(source):
+    experiment = load_experiment(RECIPES / source / "b5" / "ablations" / "schedule-120k.yaml")
+    long, base = member_recipe(experiment, "base-120k", 0), RECIPES / source / "b5" / "base.yaml"
+    assert long.train.steps == 120_000
+    assert Path(experiment.members["base-120k"].recipe).resolve() == base
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("size", SIZES)
+def test_experiments_of_one_size_can_share_an_output_folder(source, size):
+    """What has the same name in two files is the same, so that neither undoes the other's work."""
+    meanings = {}
+
+    def check(key, meaning):
+        assert meanings.setdefault(key, meaning) == meaning, key
+
+    folder = RECIPES / source / size
+    for path in PAPER_EXPERIMENTS:
+        if folder not in path.parents:
+            continue
+        experiment = load_experiment(path)
+        evaluate = experiment.evaluate
+        protocols = [p if isinstance(p, str) else p.name for p in evaluate.protocols]
+        for name, member in experiment.members.items():
+            check(("member", name), member_recipe(experiment, name, None).model_dump())
+            for seed, protocol in product(experiment.seeds_of(name), protocols):
+                check(("row of the table", protocol, name, seed), member.title or name)
+        for name, part in {**experiment.merges, **experiment.ensembles}.items():
+            check(("merge or ensemble", name), part)
+        for protocol in protocols:
+            check(protocol, (evaluate.targets, evaluate.source, evaluate.cost, evaluate.recipe))
