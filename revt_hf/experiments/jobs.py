@@ -66,10 +66,7 @@ def bars(quiet: bool) -> Progress:
 
 
 class Trainings:
-    """Runs side by side, the processor's cores shared out among them.
-
-    Small networks use one core each better than all of them together. A context manager that
-    stops what still runs at its end.
+    """Runs side by side; a context manager that stops what still runs at its end.
 
     Args:
         progress: gets a bar for each run.
@@ -102,8 +99,14 @@ class Trainings:
         """Whether a run is going on."""
         return bool(self._running)
 
-    def start(self, job: Job) -> None:
-        """Start a run; its recipe and what it says are kept beside its folder."""
+    def start(self, job: Job, sharing: int) -> None:
+        """Start a run; its recipe and what it says are kept beside its folder.
+
+        Args:
+            job: the run.
+            sharing: so many runs share the processor's cores. Small networks use one core each
+                better than all of them together.
+        """
         recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(job.recipe.to_yaml())
@@ -112,7 +115,7 @@ class Trainings:
         with _log_of(job).open("w") as log:
             process = subprocess.Popen(
                 [*self._launcher, *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": _threads(self._places)},
+                env={**os.environ, "OMP_NUM_THREADS": _threads(sharing)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -150,16 +153,16 @@ def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
     """
     with bars(quiet) as progress, Trainings(progress, len(jobs)) as trainings:
         for job in jobs:
-            trainings.start(job)
+            trainings.start(job, len(jobs))
         while trainings.busy:
             for ended in trainings.wait():
                 if ended.problem is not None:
                     raise UserError(f"{ended.job.name}: {ended.problem}")
 
 
-def _threads(places: int) -> str:
+def _threads(sharing: int) -> str:
     """What the user says, else an equal share of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // places))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // sharing))
 
 
 def _log_of(job: Job) -> Path:

@@ -147,13 +147,11 @@ class _Run:
         if not waiting:
             return
         launcher = shlex.split(self._how.launcher) if self._how.launcher else [sys.executable]
+        places = self._how.places or _places()
         locks: dict[str, FileLock] = {}
-        with Trainings(
-            self._progress,
-            self._how.places or _places(),
-            [*launcher, "-m", "revt_hf.cli"],
-        ) as trainings:
+        with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
             while waiting or trainings.busy:
+                could = len(locks) + sum(map(self._needs_done, waiting))
                 for step in list(waiting):
                     if not self._ready(step, among=[*waiting, *map(self._step, locks)]):
                         if step.id in self._outcome.blocked:
@@ -164,7 +162,7 @@ class _Run:
                     waiting.remove(step)
                     try:
                         locks[step.id] = self._locked(step)
-                        trainings.start(self._job(step))
+                        trainings.start(self._job(step), max(1, min(places, could)))
                     except UserError as error:
                         self._fail(step, str(error))
                         self._unlock(locks.pop(step.id, None))
@@ -300,6 +298,9 @@ class _Run:
             else:
                 left.append(step)
         return left
+
+    def _needs_done(self, step: Step) -> bool:
+        return all(self._ledger.done(need) for need in step.needs)
 
     def _ready(self, step: Step, among: Sequence[Step] = ()) -> bool:
         """Whether all that a step needs is done; what can never be is put on record."""

@@ -14,6 +14,7 @@ import torch
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
+from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
@@ -21,7 +22,6 @@ from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.steps import Choose, Graph, Network, Score, Step
 from revt_hf.files import file_sha256, write_json
-from revt_hf.modeling import load_model
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import LIBRARIES
 
@@ -72,7 +72,7 @@ def score(
     since = time.perf_counter()
     networks = {step.id: _network(step, graph) for step in group}
     folders = {ledger.model_of(part) for network in networks.values() for part in network.parts}
-    models = {folder: load_model(folder) for folder in sorted(folders)}
+    models = {folder: load_for_evaluation(folder) for folder in sorted(folders)}
     segmenters = {
         step_id: _segmenter([models[ledger.model_of(part)] for part in network.parts], network)
         for step_id, network in networks.items()

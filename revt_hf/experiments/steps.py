@@ -32,7 +32,7 @@ from revt_hf.experiments.recipe import (
     member_recipe,
 )
 from revt_hf.experiments.recipe import Selection as SelectionRecipe
-from revt_hf.merging.plan import Rule
+from revt_hf.merging.plan import MergeSpec, Rule, check_spec
 from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, Source, load_recipe
 
 Kind = Literal["start", "member", "merge", "recalibrated", "ensemble", "selection"]
@@ -227,6 +227,7 @@ def _add_merges(
     base = _base(graph.experiment, name, merge, seed)
     needs = tuple(member.step for member in members) + ((base,) if base in graph.steps else ())
     for variant, rules in _variants(name, merge, len(members)):
+        _check_merge(name, MergeSpec(tuple(member.step for member in members), rules, 1, base))
         for head in heads:
             label = members[head - 1].name.replace("/", "-")
             place = "/".join(part for part in (name, _text(seed), variant) if part)
@@ -254,6 +255,14 @@ def _add_merges(
                 graph.networks[step_id] = Network(
                     step_id, title, kind, seed, (step_id,), label, paper
                 )
+
+
+def _check_merge(name: str, spec: MergeSpec) -> None:
+    """Hours of training come before the merge: what cannot work is refused at once."""
+    try:
+        check_spec(spec)
+    except UserError as error:
+        raise UserError(f"merges.{name}: {error}") from error
 
 
 def _heads(name: str, merge: Merge, members: Sequence[_Member]) -> list[int]:

@@ -134,6 +134,41 @@ class Plan:
         return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
 
 
+def check_spec(spec: MergeSpec) -> None:
+    """All that can be said of a merge before its members are opened.
+
+    Raises:
+        UserError: too few members, no such head, method or parameter, or a rule that does not
+            fit the number of members.
+    """
+    if len(spec.members) < 2:
+        raise UserError("a merge needs at least two members")
+    if not 1 <= spec.head <= len(spec.members):
+        raise UserError(f"head is the number of a member, 1 to {len(spec.members)}: {spec.head}")
+    if not spec.rules:
+        raise UserError("a merge needs at least one rule")
+    for rule in spec.rules:
+        if rule.method not in METHODS:
+            raise UserError(
+                f"unknown merge method '{rule.method}': use one of {', '.join(METHODS)}"
+            )
+        method = METHODS[rule.method]
+        checked_parameters(method, rule.parameters)
+        low, high = method.members
+        if len(spec.members) < low or (high is not None and len(spec.members) > high):
+            wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
+            raise UserError(f"{rule.method} takes {wanted} members, not {len(spec.members)}")
+        if method.needs_base and spec.base is None:
+            raise UserError(f"{rule.method} needs a base, the model that the members started from")
+        if rule.weights is not None and not method.takes_weights:
+            takers = ", ".join(name for name, known in METHODS.items() if known.takes_weights)
+            raise UserError(f"{rule.method} takes no weights: use one of {takers}")
+        if rule.weights is not None and len(rule.weights) != len(spec.members):
+            raise UserError(
+                f"{len(rule.weights)} weights for {len(spec.members)} members: give one a member"
+            )
+
+
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
     """Open all members, compare them, and decide on every tensor.
 
@@ -146,10 +181,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         UserError: a member that cannot be read or does not match the first one (the differences
             are named), a rule that does not fit the members, or a selection of nothing.
     """
-    if len(spec.members) < 2:
-        raise UserError("a merge needs at least two members")
-    if not 1 <= spec.head <= len(spec.members):
-        raise UserError(f"head is the number of a member, 1 to {len(spec.members)}: {spec.head}")
+    check_spec(spec)
     first = _opened(spec.members[0], stack, quiet)
     rule_of = _rules(spec, list(first.places))
     items = tuple(
@@ -186,28 +218,7 @@ def _opened(label: str, stack: ExitStack, quiet: bool) -> Checkpoint:
 def _rules(spec: MergeSpec, names: Sequence[str]) -> dict[str, int]:
     """Which rule each selected tensor follows."""
     rule_of: dict[str, int] = {}
-    if not spec.rules:
-        raise UserError("a merge needs at least one rule")
     for number, rule in enumerate(spec.rules):
-        if rule.method not in METHODS:
-            raise UserError(
-                f"unknown merge method '{rule.method}': use one of {', '.join(METHODS)}"
-            )
-        method = METHODS[rule.method]
-        checked_parameters(method, rule.parameters)
-        low, high = method.members
-        if len(spec.members) < low or (high is not None and len(spec.members) > high):
-            wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
-            raise UserError(f"{rule.method} takes {wanted} members, not {len(spec.members)}")
-        if method.needs_base and spec.base is None:
-            raise UserError(f"{rule.method} needs a base, the model that the members started from")
-        if rule.weights is not None and not method.takes_weights:
-            takers = ", ".join(name for name, known in METHODS.items() if known.takes_weights)
-            raise UserError(f"{rule.method} takes no weights: use one of {takers}")
-        if rule.weights is not None and len(rule.weights) != len(spec.members):
-            raise UserError(
-                f"{len(rule.weights)} weights for {len(spec.members)} members: give one a member"
-            )
         rule_of.update(dict.fromkeys(select(rule.select, names), number))
     return rule_of
 
