@@ -1,5 +1,6 @@
 """The Accelerate loop: recipe in, SegFormer folder out."""
 
+import logging
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.runner import confusion_of
 from revt_hf.files import check_output
 from revt_hf.modeling import build_model
+from revt_hf.processes import failing_together, local_main_first
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
     Statistics,
@@ -35,7 +37,6 @@ from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
 from revt_hf.training.optim import build_optimizer, set_learning_rate
 from revt_hf.training.output import check_resumable, clear_run
-from revt_hf.training.processes import failing_together, local_main_first
 from revt_hf.training.result import pipeline_spec, save_result, write_recipe
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
 from revt_hf.training.tracking import MetricsLog, check_trackers, flat
@@ -70,6 +71,8 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     run = Path(output)
     accelerator = _accelerator(recipe, run)
     processes = accelerator.num_processes
+    if not accelerator.is_main_process:
+        logging.getLogger("revt_hf").setLevel(logging.ERROR)
     with failing_together(accelerator):
         if accelerator.is_main_process and options.resume:
             check_resumable(recipe, run, processes)

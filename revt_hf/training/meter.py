@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from revt_hf.errors import UserError
-from revt_hf.training.processes import failing_together
+from revt_hf.processes import failing_together
 
 
 class Meter:

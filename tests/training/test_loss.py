@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import golden_file
 
-from revt_hf.training.loss import segmentation_loss
+from revt_hf.training.loss import averaged_pixels, segmentation_loss
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,18 @@ def test_half_precision_logits_are_summed_in_float32(golden):
     logits, labels, _ = golden
     loss = segmentation_loss(logits.bfloat16(), labels, "valid")
     assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("averaging", ["valid", "published"])
+def test_the_parts_of_a_batch_sum_to_its_loss(golden, averaging):
+    logits, labels, _ = golden
+    logits, labels = torch.cat([logits, logits]), torch.cat([labels, labels])
+    labels[0, : labels.shape[1] // 2] = 255
+    whole = segmentation_loss(logits, labels, averaging)
+    pixels = averaged_pixels(labels, averaging)
+    parts = [
+        segmentation_loss(logits[part], labels[part], averaging, pixels)
+        for part in (slice(0, 1), slice(1, None))
+    ]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert pixels == sum(averaged_pixels(labels[part], averaging) for part in ([0], [1, 2, 3]))

@@ -1,0 +1,108 @@
+"""Two real processes (gloo) train as one does with their common batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny import run
+from two_processes import DETERMINED, USUAL, determined
+
+from revt_hf.domains import load_spec
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.runner import confusion_of
+from revt_hf.modeling import load_model
+from revt_hf.training.tracking import read_metrics
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(Path(__file__).with_name("two_processes.py"))]
+    result = subprocess.run(
+        [*command, str(folder)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout, result.stderr
+
+
+@pytest.fixture
+def together(started):
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    for loss in ("valid", "published"):
+        run(folder / loss, determined(batch_size=4, loss=loss))
+    return folder
+
+
+def test_there_were_two_processes(together):
+    for name in (*DETERMINED, "whole", "resumed"):
+        record = json.loads((together / name / "run.json").read_text())
+        assert record["processes"] == 2, name
+        assert record["effective_batch"] == 4, name
+
+
+@pytest.mark.parametrize("name", DETERMINED)
+def test_two_processes_equal_one_with_the_same_global_batch(together, alone, name):
+    loss = DETERMINED[name][2]
+    theirs = load_file(together / name / "model.safetensors")
+    ours = load_file(alone / loss / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    apart = {key: (theirs[key] - ours[key]).abs().max().item() for key in ours}
+    assert max(apart.values()) < 1e-5, max(apart, key=apart.get)
+    losses = [
+        [row["loss"] for row in read_metrics(folder)] for folder in (together / name, alone / loss)
+    ]
+    assert len(losses[0]) == 20
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(together):
+    whole, resumed = together / "whole", together / "resumed"
+    states = {path.name for path in (whole / "checkpoints" / "step-00000004").iterdir()}
+    assert {"random_states_0.pkl", "random_states_1.pkl"} <= states
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, resumed)]
+    assert weights[0] == weights[1]
+
+
+def test_validation_scores_what_is_saved(together):
+    whole = together / "whole"
+    pictures = load_spec(USUAL.source, USUAL.source.val)
+    matrix = confusion_of(
+        load_model(whole), pictures, range(len(pictures)), Protocol(USUAL.evaluation.bound)
+    )
+    assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(matrix).miou)
+
+
+def test_only_the_main_process_speaks(started):
+    _, output, remarks = started
+    assert output.count("trained: ") == 1
+    assert remarks.count("effective batch 4 (batch_size 2") == 1
+    assert remarks.count("BatchNorm sees the pictures of one process only") == 1
+    assert remarks.count("streets/train: drawn by this package") == 1
+
+
+def test_bad_input_is_one_sentence_and_ends_all_processes(started):
+    folder, output, remarks = started
+    assert remarks.count("error: ") == 1
+    assert "unknown config 'sunny'" in remarks
+    assert output.count("sunny.yaml ended with 2") == 2
+    assert not (folder / "sunny").exists()
+
+
+def test_a_problem_of_one_process_is_told_by_the_main_one(started):
+    assert "main process: the second has no data" in started[1]
+    assert "second process: 2" in started[1]
