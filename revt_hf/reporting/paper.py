@@ -50,6 +50,13 @@ class PaperRow:
         """The mIoU in percent by the label that a domain has in evaluations."""
         return {"cityscapes/val": self.cityscapes, "bdd100k/val": self.bdd}
 
+    def over(self, classes: str | None) -> bool:
+        """Whether the numbers are over these classes, a subset or all 19.
+
+        For SYNTHIA the original does not say whether 16 or 19.
+        """
+        return classes is None or (classes == "synthia16" and self.source == "synthia")
+
 
 ROWS = (
     PaperRow("b2", "gta5", (1,), 41.73, 38.77),

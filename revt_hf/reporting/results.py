@@ -1,14 +1,14 @@
-"""Evaluation results as scores for tables, and on the terminal."""
+"""Evaluation results as scores for pages, and on the terminal."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
-from rich.console import Console
-
-from revt_hf.errors import UserError
 from revt_hf.evaluation.runner import Evaluated
-from revt_hf.labels import SUBSETS
-from revt_hf.reporting.tables import Score, score_from_result, score_table
+from revt_hf.reporting.collect import measurements_of
+from revt_hf.reporting.formats import print_tables
+from revt_hf.reporting.matrix import build_tables
+from revt_hf.reporting.rows import TableOptions
+from revt_hf.reporting.summary import Score, score_from_result
 
 
 def scores_of(results: Sequence[Evaluated]) -> list[Score]:
@@ -16,26 +16,7 @@ def scores_of(results: Sequence[Evaluated]) -> list[Score]:
     return [score_from_result({**row.to_json(), "domain": row.split.label}) for row in results]
 
 
-def check_subset(classes: str | None) -> None:
-    """Refuse a class subset that does not exist.
-
-    Raises:
-        UserError: it is neither None nor in ``SUBSETS``.
-    """
-    if classes is not None and classes not in SUBSETS:
-        raise UserError(f"unknown classes '{classes}': use one of {', '.join(SUBSETS)}")
-
-
 def print_scores(results: Sequence[Evaluated], classes: str | None = None) -> None:
     """A table of models and domains on the terminal, over all classes or a subset's."""
-    sources = list(dict.fromkeys(row.split.label for row in results if row.split.is_source))
-    scores = scores_of(results)
-    title = "mIoU (%)"
-    if classes is not None:
-        title = f"mIoU (%) over {classes}"
-        scores = [
-            replace(score, miou=row.scores["subsets"][classes])
-            for score, row in zip(scores, results, strict=True)
-            if row.scores["subsets"][classes] is not None
-        ]
-    Console().print(score_table(scores, sources, title))
+    measurements = measurements_of([row.to_json() for row in results], Path("these results"))
+    print_tables(build_tables(measurements, TableOptions(classes=classes)))

@@ -1,6 +1,7 @@
 """What the tables and the page compute from scores: means over domains, gaps, best values."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,30 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
     if not present or len(present) < len(values):
         return None
     return math.fsum(present) / len(present)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one cell, at least one: the mIoU of several seeds and heads, 0..100."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """Their population standard deviation, as the original's ``collect_results.py``."""
+        return statistics.pstdev(self.values)
+
+
+def shown_spread(spread: Spread | None) -> str:
+    """``28.7 ± 1.2``, only the mean for one value, a dash for None."""
+    if spread is None or len(spread.values) == 1:
+        return shown(spread.mean if spread else None)
+    return f"{shown(spread.mean)} \u00b1 {shown(spread.std)}"
 
 
 def shown(value: float | None) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from revt_hf.errors import UserError
 from revt_hf.reporting.page import Curve, Model, Panel, Report, Scene, write_page
 from revt_hf.reporting.report import headline
-from revt_hf.reporting.tables import Score
+from revt_hf.reporting.summary import Score
 
 VOID = {"meta", "link", "img", "hr", "br"}
 
