@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from revt_hf import cli_checkpoints, cli_experiments, cli_push, cli_results
-from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet, data_app
+from revt_hf import cli_checkpoints, cli_evaluate, cli_experiments, cli_push, cli_results
+from revt_hf.cli_data import Json, Overwrite, Quiet, data_app
+from revt_hf.cli_evaluate import Bound
 
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
@@ -18,16 +19,13 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 cli_checkpoints.register(app)
+cli_evaluate.register(app)
 cli_experiments.register(app)
 cli_push.register(app)
 cli_results.register(app)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
-]
-Bound = Annotated[
-    str | None,
-    typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
 ]
 
 
@@ -52,40 +50,6 @@ def train(
 
     if not quiet and PartialState().is_main_process:
         print(f"trained: {done}")
-
-
-@app.command()
-def evaluate(
-    models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
-    domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
-    data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
-    config: Config = None,
-    options: Options = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
-    ] = None,
-    bound: Bound = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(help="Print the mean over synthia16 or synthia13, not over all 19."),
-    ] = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
-) -> None:
-    """Score models on a domain by the original's test protocol."""
-    from revt_hf.evaluation.command import evaluate_command, requested_splits
-    from revt_hf.files import write_json
-    from revt_hf.reporting.results import print_scores
-    from revt_hf.reporting.rows import check_subset
-
-    check_subset(classes)
-    splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
-    results = evaluate_command(models, splits, bound, quiet)
-    if json_file is not None:
-        write_json(json_file, [result.to_json() for result in results])
-    print_scores(results, classes)
 
 
 @app.command()

@@ -124,10 +124,10 @@ def merge_and_push(
 
 
 def _scores(model: str, recipe: Path, quiet: bool) -> list[dict[str, Any]]:
-    from revt_hf.evaluation.command import evaluate_command, recipe_splits
+    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
     from revt_hf.reporting.results import print_scores
 
-    rows = evaluate_command([model], recipe_splits(recipe), None, quiet)
+    rows = evaluate_command([model], recipe_splits(recipe), EvaluateOptions(quiet=quiet))
     print_scores(rows)
     return [row.to_json() for row in rows]
 

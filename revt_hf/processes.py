@@ -1,22 +1,29 @@
-"""Several processes of one run: what they agree on, and what the main one says for all."""
+"""Several processes of one command: what they agree on, and what the main one says for all."""
 
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
 
 from revt_hf.errors import DataWarning, UserError
 
+Processes: TypeAlias = Accelerator | PartialState
 T = TypeVar("T")
 _EXIT_BAD_INPUT = 2
 
 
+def process_state() -> PartialState:
+    """The processes that ``accelerate launch`` or ``torchrun`` started, and this one's device."""
+    # PartialState by itself does not look at what ``accelerate launch --cpu`` sets.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 @contextmanager
-def failing_together(accelerator: Accelerator) -> Iterator[None]:
+def failing_together(processes: Processes) -> Iterator[None]:
     """End all processes when one of them meets bad input, and let the main one say why.
 
     No process may wait for another one inside the block.
@@ -33,12 +40,12 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
     problems = [text for text in gather_object([problem and str(problem)]) if text]
     if not problems:
         return
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         raise problem or UserError(problems[0])
     sys.exit(_EXIT_BAD_INPUT)
 
 
-def local_main_first(accelerator: Accelerator, load: Callable[[], T]) -> T:
+def local_main_first(processes: Processes, load: Callable[[], T]) -> T:
     """Call ``load`` on one process of each machine, then on its others, which find files cached.
 
     Raises:
@@ -46,9 +53,9 @@ def local_main_first(accelerator: Accelerator, load: Callable[[], T]) -> T:
     """
     loaded: list[T] = []
     for first in (True, False):
-        with failing_together(accelerator), warnings.catch_warnings():
-            if not accelerator.is_main_process:
+        with failing_together(processes), warnings.catch_warnings():
+            if not processes.is_main_process:
                 warnings.simplefilter("ignore", DataWarning)
-            if accelerator.is_local_main_process is first:
+            if processes.is_local_main_process is first:
                 loaded.append(load())
     return loaded[0]

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE
 from revt_hf.errors import UserError
-from revt_hf.recipe import Evaluation, Recipe, load_recipe
+from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
 
 __all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_evaluation", "recorded_recipe"]
 
@@ -21,19 +22,37 @@ def recorded_recipe(folder: str | Path) -> Recipe | None:
     return load_recipe(path) if path.is_file() else None
 
 
-def recorded_evaluation(models: Sequence[str | Path]) -> Evaluation:
+def recorded_evaluation(models: Sequence[str | Path], **changes: Any) -> Evaluation:
     """The test protocol that the models' folders name, else the original's (bound 1024x512).
 
     A trained folder names it in ``recipe.yaml``, a merged one in ``merge.json``.
 
+    Args:
+        models: folders or Hub ids.
+        changes: fields of the protocol that are to be otherwise, such as ``bound``.
+
     Raises:
         UserError: the models were made for different protocols.
     """
-    recorded = {str(model): _evaluation_of(Path(model)) for model in models}
+    recorded = {
+        str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
+    }
     if len(set(recorded.values())) > 1:
-        listed = ", ".join(f"{model}: {what.bound}" for model, what in recorded.items())
-        raise UserError(f"the models are made for different picture sizes ({listed}): pass --bound")
+        listed = ", ".join(f"{model}: {_short(what)}" for model, what in recorded.items())
+        raise UserError(
+            f"the models are made for different test protocols ({listed}): pass --protocol, or "
+            "--bound if only that differs"
+        )
     return next(iter(recorded.values()))
+
+
+def _short(evaluation: Evaluation) -> str:
+    """Its name, or its fields that are not the default."""
+    names = [name for name, known in PROTOCOLS.items() if known == evaluation]
+    if names:
+        return names[0]
+    changed = evaluation.model_dump(exclude_defaults=True)
+    return ", ".join(f"{field} {value}" for field, value in changed.items())
 
 
 def _evaluation_of(folder: Path) -> Evaluation:

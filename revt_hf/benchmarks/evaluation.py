@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from revt_hf.benchmarks.runner import Pair, row
-from revt_hf.evaluation.inference import class_map
+from revt_hf.evaluation.class_maps import class_map
 from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
 

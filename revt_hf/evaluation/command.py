@@ -1,17 +1,22 @@
 """What ``revt evaluate`` does: named splits, several models, one decode of each picture."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
+from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
+from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
 from revt_hf.modeling import load_model
 from revt_hf.options import key_values, parse_bound
-from revt_hf.recipe import DomainSpec, Recipe, load_recipe
+from revt_hf.processes import failing_together, local_main_first, process_state
+from revt_hf.recipe import DomainSpec, Recipe, load_recipe, named_protocol
 from revt_hf.recorded import recorded_evaluation
 
 
@@ -58,35 +63,114 @@ def splits_of(recipe: Recipe) -> list[SplitSpec]:
     ]
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How ``revt evaluate`` scores.
+
+    Attributes:
+        protocol: a name of ``PROTOCOLS``; None for what the models' folders name.
+        bound: ``WIDTHxHEIGHT`` or ``native``, in place of the protocol's own.
+        ensembles: also score all models together, combined in these ways.
+        head: whose decode head an ensemble of features uses, counted from 1.
+        cost: also measure what a picture of the first split's size costs.
+        batch_size: pictures that go through a network together.
+        workers: processes that decode pictures.
+        quiet: no progress bar.
+    """
+
+    protocol: str | None = None
+    bound: str | None = None
+    ensembles: Sequence[str] = ()
+    head: int = 1
+    cost: bool = False
+    batch_size: int = 1
+    workers: int = 0
+    quiet: bool = False
+
+
 def evaluate_command(
-    models: Sequence[str], splits: Sequence[SplitSpec], bound: str | None, quiet: bool
+    models: Sequence[str], splits: Sequence[SplitSpec], options: EvaluateOptions | None = None
 ) -> list[Evaluated]:
-    """Score models on splits.
+    """Score models on splits, on the accelerator if there is one.
 
     Args:
         models: folders or Hub ids.
         splits: what to score on.
-        bound: ``WIDTHxHEIGHT``, ``native``, or None for what the models' folders name.
-        quiet: no progress bar.
+        options: how.
+
+    Returns:
+        The scores, on every process; costs are measured on the main process only.
 
     Raises:
-        UserError: a model, a domain or the bound cannot be used.
+        UserError: a model, a domain, the protocol, an ensemble or a picture cannot be used.
     """
-    protocol = chosen_protocol(models, bound)
-    loaded_splits = [(split, load_spec(split.spec, split.split)) for split in splits]
-    loaded = {name: load_model(name) for name in dict.fromkeys(models)}
-    results = []
-    total = sum(len(pictures) for _, pictures in loaded_splits)
+    options = options or EvaluateOptions()
+    processes = process_state()
+    with failing_together(processes):
+        protocol = chosen_protocol(models, options.bound, options.protocol)
+        segmenters = _segmenters(models, options)
+    loaded = local_main_first(
+        processes, lambda: [(split, load_spec(split.spec, split.split)) for split in splits]
+    )
+    results: list[Evaluated] = []
+    total = sum(
+        len(range(processes.process_index, len(pictures), processes.num_processes))
+        for _, pictures in loaded
+    )
+    quiet = options.quiet or not processes.is_main_process
     with tqdm(total=total, unit="picture", desc="evaluate", disable=quiet) as progress:
-        for split, pictures in loaded_splits:
-            results += evaluate_models(loaded, pictures, split, protocol, progress.update)
+        for split, pictures in loaded:
+            results += evaluate_models(
+                *(segmenters, pictures, split, protocol, progress.update),
+                batch_size=options.batch_size,
+                workers=options.workers,
+            )
+    if options.cost and processes.is_main_process:
+        height, width = loaded[0][1][0]["image"].shape[:2]
+        costs = {}
+        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=quiet):
+            costs[name] = cost_of(segmenter, (height, width), protocol)
+        results = [replace(result, cost=costs[result.model]) for result in results]
     return results
 
 
-def chosen_protocol(models: Sequence[str | Path], bound: str | None) -> Protocol:
-    """The protocol of ``bound`` (WIDTHxHEIGHT or native), else what the models' folders name.
+def _segmenters(names: Sequence[str], options: EvaluateOptions) -> dict[str, Segmenter]:
+    """The models and their ensembles, by the names of their rows."""
+    models = {name: load_for_evaluation(name) for name in dict.fromkeys(names)}
+    segmenters = {name: model_segmenter(model) for name, model in models.items()}
+    for combine in dict.fromkeys(options.ensembles):
+        ensemble = ensemble_segmenter(list(models.values()), combine, options.head)
+        segmenters[ensemble_name(len(models), combine, options.head)] = ensemble
+    return segmenters
+
+
+def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
+    """A model as :func:`revt_hf.modeling.load_model` gives it, on the accelerator's device.
 
     Raises:
-        UserError: the bound cannot be read, or the models were made for different ones.
+        UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
     """
-    return Protocol(recorded_evaluation(models).bound if bound is None else parse_bound(bound))
+    return load_model(source).to(process_state().device)
+
+
+def chosen_protocol(
+    models: Sequence[str | Path], bound: str | None, name: str | None = None
+) -> Protocol:
+    """The protocol of a name, else what the models' folders name; a bound replaces its own.
+
+    Args:
+        models: folders or Hub ids.
+        bound: ``WIDTHxHEIGHT``, ``native``, or None for the protocol's own.
+        name: of ``PROTOCOLS``, or None.
+
+    Raises:
+        UserError: the name or the bound cannot be read, or the models were made for different
+            protocols.
+    """
+    changes = {} if bound is None else {"bound": parse_bound(bound)}
+    if name is None:
+        return Protocol.of(recorded_evaluation(models, **changes))
+    try:
+        return Protocol.of(named_protocol(name).model_copy(update=changes))
+    except ValueError as error:
+        raise UserError(f"--protocol: {error}") from error

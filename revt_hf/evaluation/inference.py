@@ -1,27 +1,32 @@
-"""Picture to class map by the original's test protocol.
+"""Picture to class map: the original's test protocol, its sliding window, scales and flip.
 
 Resize to a bound (ratio kept, never padded), normalise, network, then the logits are resized
 bilinearly twice, to the network's input size and to the picture's own, and the arg max is taken
 (original: ``test_time_aug.py``, ``encoder_decoder.py``).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.imagenet import MEAN, STD
 from revt_hf.recipe import Evaluation
-from revt_hf.resize import bounded_resize
+from revt_hf.resize import bounded_resize, bounded_size
 
 _MEAN = np.array(MEAN, dtype=np.float32)
 _STD = np.array(STD, dtype=np.float32)
 
-Size = tuple[int, int]
+# Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,94 +49,193 @@ class Protocol:
         """The protocol that a recipe's section or ``PROTOCOLS`` describes."""
         return cls(**evaluation.model_dump())
 
+    @property
+    def views(self) -> int:
+        """How often the network sees each picture, windows not counted."""
+        return len(self.scales) * (2 if self.flip else 1)
 
-def prepare(image: NDArray[np.uint8], protocol: Protocol) -> torch.Tensor:
-    """Network input of an RGB picture.
+    @property
+    def text(self) -> str:
+        """The protocol in words, for reports."""
+        parts = ["native size" if self.bound is None else "resized (ratio kept) to {}x{}"]
+        if self.bound is not None:
+            parts[0] = parts[0].format(*self.bound)
+        if self.window is not None:
+            parts.append(f"windows of {self.window} every {self.stride} pixels")
+        if self.scales != (1.0,):
+            parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
+        parts.append("with and without flip" if self.flip else "no flip")
+        return ", ".join(parts)
+
+
+def network_sizes(picture_size: Size, protocol: Protocol) -> tuple[Size, ...]:
+    """The (height, width) of the network's input at each of the protocol's scales."""
+    bounds = (_bound(picture_size, protocol, scale) for scale in protocol.scales)
+    return tuple(
+        picture_size if bound is None else bounded_size(*picture_size, bound) for bound in bounds
+    )
+
+
+def _bound(picture_size: Size, protocol: Protocol, scale: float) -> tuple[int, int] | None:
+    if protocol.bound is None and scale == 1:
+        return None
+    width, height = protocol.bound or picture_size[::-1]
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def prepare(image: NDArray[np.uint8], protocol: Protocol, scale: float = 1.0) -> torch.Tensor:
+    """Network input of an RGB picture at one of the protocol's scales.
 
     Args:
         image: (H, W, 3) uint8.
         protocol: see :class:`Protocol`.
+        scale: multiplies the protocol's bound, or the picture's size without one.
 
     Returns:
         (1, 3, h, w) float32, ImageNet-normalised.
     """
-    if protocol.bound is not None:
-        image = bounded_resize(image, protocol.bound, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    height, width = image.shape[:2]
+    bound = _bound((height, width), protocol, scale)
+    if bound is not None:
+        image = bounded_resize(image, bound, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     pixels = (image.astype(np.float32) - _MEAN) / _STD
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Segmenter:
+    """What gives every pixel of a picture a class, and can be scored.
+
+    Made by :func:`model_segmenter` and :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
+
+    Attributes:
+        networks: each gives logits; of several, the probabilities are averaged.
+        modules: everything that runs, for its device and its cost.
+        models: the SegFormers that it is made of.
+        combine: how an ensemble combines its members; None for a single model.
+        head: whose decode head an ensemble of features uses, counted from 1.
+    """
+
+    networks: tuple[Network, ...]
+    modules: tuple[nn.Module, ...]
+    models: tuple[SegformerForSemanticSegmentation, ...]
+    combine: str | None = None
+    head: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.models[0].device
+
+    def description(self) -> dict[str, Any] | None:
+        """What results say of an ensemble: its size, how it combines, its head; else None."""
+        if self.combine is None:
+            return None
+        return {"members": len(self.models), "combine": self.combine, "head": self.head}
+
+    def class_map(self, image: NDArray[np.uint8], protocol: Protocol) -> NDArray[np.uint8]:
+        """The class map (H, W), uint8 train ids, of an RGB picture (H, W, 3), uint8."""
+        return self.class_maps([image], protocol)[0]
+
+    @torch.inference_mode()
+    def class_maps(
+        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+    ) -> list[NDArray[np.uint8]]:
+        """Class maps of several pictures that go through the network together.
+
+        Args:
+            images: each (H, W, 3) uint8, RGB; their :func:`network_sizes` are equal.
+            protocol: see :class:`Protocol`.
+
+        Returns:
+            Each picture's class map (H, W), uint8 train ids.
+        """
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        means = [MeanProbabilities(size) for size in sizes]
+        for pixels, flipped in _views(images, protocol, self.device):
+            network_size = (pixels.shape[2], pixels.shape[3])
+            for network in self.networks:
+                logits = sliding_logits(network, pixels, protocol)
+                if protocol.views == len(self.networks) == 1:
+                    # The arg max of a single softmax is that of its logits.
+                    rows = zip(logits, sizes, strict=True)
+                    return [class_map(one, network_size, size) for one, size in rows]
+                for mean, one in zip(means, logits, strict=True):
+                    mean.add(one.flip(-1) if flipped else one, network_size)
+        return [mean.class_map() for mean in means]
+
+
+def model_segmenter(model: SegformerForSemanticSegmentation) -> Segmenter:
+    """A single SegFormer, in eval mode, as something that can be scored."""
+    return Segmenter(
+        networks=(lambda pixels: model(pixel_values=pixels).logits,),
+        modules=(model,),
+        models=(model,),
+    )
+
+
 def predict(
     model: SegformerForSemanticSegmentation, image: NDArray[np.uint8], protocol: Protocol
 ) -> NDArray[np.uint8]:
     """The class map (H, W), uint8 train ids, of an RGB picture (H, W, 3), uint8."""
-    pixels = prepare(image, protocol)
-    logits = model(pixel_values=pixels.to(model.device)).logits
-    height, width = image.shape[:2]
-    return class_map(logits[0], (pixels.shape[2], pixels.shape[3]), (height, width))
+    return model_segmenter(model).class_map(image, protocol)
 
 
-def class_map(logits: torch.Tensor, network_size: Size, picture_size: Size) -> NDArray[np.uint8]:
-    """Arg max of logits at the picture's size.
+def _views(
+    images: Sequence[NDArray[np.uint8]], protocol: Protocol, device: torch.device
+) -> Iterator[tuple[torch.Tensor, bool]]:
+    """The network's inputs (N, 3, h, w), and whether each is mirrored."""
+    for scale in protocol.scales:
+        pixels = torch.cat([prepare(image, protocol, scale) for image in images]).to(device)
+        yield pixels, False
+        if protocol.flip:
+            yield pixels.flip(-1), True
+
+
+def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:
+    """Logits of the network's input, by windows where the protocol has them.
+
+    Each window's logits are resized to its size; where windows overlap they are averaged
+    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
 
     Args:
-        logits: (C, h, w), C at most 255.
-        network_size: (height, width) of the network's input, the first resize.
-        picture_size: (height, width) of the picture, the second.
+        network: see ``Network``.
+        pixels: (N, 3, H, W) float32, normalised.
+        protocol: its ``window`` and ``stride`` count.
 
     Returns:
-        (height, width) uint8.
+        (N, C, H, W) with several windows, else (N, C, h, w) as the network gives them.
     """
-    if logits.device.type == "cpu":
-        return _class_map_cpu(logits.float().numpy(), network_size, picture_size)
-    return _class_map_torch(logits.float(), network_size, picture_size)
+    windows = list(_windows((pixels.shape[2], pixels.shape[3]), protocol))
+    if len(windows) == 1:
+        return network(pixels)
+    total: torch.Tensor | None = None
+    counts = pixels.new_zeros(pixels.shape[2:])
+    for rows, columns in windows:
+        window = pixels[:, :, rows, columns]
+        logits = functional.interpolate(
+            network(window), size=window.shape[2:], mode="bilinear", align_corners=False
+        )
+        if total is None:
+            total = logits.new_zeros((*logits.shape[:2], *pixels.shape[2:]))
+        total[:, :, rows, columns] += logits
+        counts[rows, columns] += 1
+    assert total is not None
+    return total.div_(counts)
 
 
-def _class_map_cpu(
-    logits: NDArray[np.float32], network_size: Size, picture_size: Size
-) -> NDArray[np.uint8]:
-    # One channel at a time with a running maximum: a few planes in memory, all of them reused.
-    best = np.empty(picture_size, dtype=np.float32)
-    plane = np.empty_like(best)
-    between = np.empty(network_size, dtype=np.float32) if network_size != picture_size else None
-    classes = np.zeros(picture_size, dtype=np.uint8)
-    higher = np.empty_like(classes)
-    _resize(logits[0], between, best)
-    for channel in range(1, logits.shape[0]):
-        _resize(logits[channel], between, plane)
-        cv2.compare(plane, best, cv2.CMP_GT, dst=higher)
-        cv2.max(plane, best, dst=best)
-        # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
-        cv2.min(higher, float(channel), dst=higher)
-        cv2.max(classes, higher, dst=classes)
-    return classes
+def _windows(size: Size, protocol: Protocol) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of each window; the last ones are pulled back inside."""
+    if protocol.window is None or protocol.stride is None:
+        yield slice(0, size[0]), slice(0, size[1])
+        return
+    rows, columns = (_spans(length, protocol.window, protocol.stride) for length in size)
+    for top in rows:
+        for left in columns:
+            yield top, left
 
 
-def _resize(
-    plane: NDArray[np.float32], between: NDArray[np.float32] | None, result: NDArray[np.float32]
-) -> None:
-    """Bilinear resize into ``result``, by way of ``between`` if there is one."""
-    for target in (between, result):
-        if target is not None:
-            cv2.resize(plane, target.shape[::-1], dst=target, interpolation=cv2.INTER_LINEAR)
-            plane = target
-
-
-def _class_map_torch(
-    logits: torch.Tensor, network_size: Size, picture_size: Size
-) -> NDArray[np.uint8]:
-    best: torch.Tensor | None = None
-    classes = torch.zeros(picture_size, dtype=torch.uint8, device=logits.device)
-    for channel in range(logits.shape[0]):
-        plane = logits[None, channel : channel + 1]
-        for size in (network_size, picture_size):
-            plane = functional.interpolate(plane, size=size, mode="bilinear", align_corners=False)
-        plane = plane[0, 0]
-        if best is None:
-            best = plane
-            continue
-        higher = plane > best
-        classes.masked_fill_(higher, channel)
-        best = torch.maximum(plane, best)
-    return classes.cpu().numpy()
+def _spans(length: int, window: int, stride: int) -> list[slice]:
+    steps = max(0, -(-(length - window) // stride)) + 1
+    ends = (min(step * stride + window, length) for step in range(steps))
+    return [slice(max(0, end - window), end) for end in ends]

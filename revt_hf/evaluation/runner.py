@@ -1,19 +1,27 @@
 """Evaluate models on domains: one picture decoded once for all models."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.domains import domain_label, label_encoding
 from revt_hf.evaluation.confusion import confusion_matrix
-from revt_hf.evaluation.inference import Protocol, predict
+from revt_hf.evaluation.cost import Cost
+from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter, predict
+from revt_hf.evaluation.loading import picture_batches
 from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.labels import NUM_CLASSES
+from revt_hf.processes import failing_together, process_state
 from revt_hf.recipe import DomainSpec
+
+Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model, what it was scored on, and what came out."""
+    """A model (or ensemble), what it was scored on, and what came out."""
 
     model: str
     split: SplitSpec
@@ -40,10 +48,15 @@ class Evaluated:
     label_encoding: str | None
     protocol: Protocol
     scores: dict[str, Any]
+    ensemble: dict[str, Any] | None = None
+    cost: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``revt evaluate --json`` writes."""
-        return {
+        """The object that ``revt evaluate --json`` writes.
+
+        ``ensemble`` and ``cost`` stand in it only where there is one.
+        """
+        row = {
             "model": self.model,
             "domain": self.split.spec.domain,
             "config": self.split.spec.config,
@@ -56,35 +69,74 @@ class Evaluated:
             "label_encoding": self.label_encoding,
             "protocol": {**asdict(self.protocol), "resize": "keep ratio"},
         }
+        if self.ensemble is not None:
+            row["ensemble"] = self.ensemble
+        if self.cost is not None:
+            row["cost"] = asdict(self.cost)
+        return row
 
 
 def evaluate_models(
-    models: dict[str, SegformerForSemanticSegmentation],
+    models: Mapping[str, Scorable],
     pictures: Any,
     split: SplitSpec,
     protocol: Protocol,
     on_picture: Callable[[], object] = lambda: None,
+    batch_size: int = 1,
+    workers: int = 0,
 ) -> list[Evaluated]:
-    """Score every model on one split.
+    """Score every model on one split; each picture is decoded once for all of them.
+
+    Of several processes (``accelerate launch``, ``torchrun``) each takes every n-th picture, and
+    the confusion matrices are summed: every process returns the scores of all pictures.
 
     Args:
-        models: by the name that results carry; in eval mode.
+        models: SegFormers or segmenters by the name that results carry; in eval mode.
         pictures: rows with ``image`` and ``label`` as :func:`revt_hf.domains.load_domain` gives.
         split: where the pictures come from; results carry it.
         protocol: see :class:`Protocol`.
-        on_picture: called after each picture, for a progress bar.
+        on_picture: called after each picture of this process, for a progress bar.
+        batch_size: pictures that go through a network together, where their inputs' sizes agree.
+        workers: processes that decode pictures while the networks run; 0 decodes in between.
+
+    Raises:
+        UserError: a picture or label cannot be read; of several processes the main one says so.
     """
-    metrics = {name: MeanIoU() for name in models}
-    for row in pictures:
-        for name, model in models.items():
-            prediction = predict(model, row["image"], protocol)
-            metrics[name].add(prediction=prediction, reference=row["label"])
-        on_picture()
+    segmenters = {name: as_segmenter(model) for name, model in models.items()}
+    metrics = {name: MeanIoU() for name in segmenters}
+    processes = process_state()
+    own = range(processes.process_index, len(pictures), processes.num_processes)
+    with failing_together(processes):
+        for rows in picture_batches(pictures, own, protocol, batch_size, workers):
+            images = [row["image"] for row in rows]
+            for name, segmenter in segmenters.items():
+                metrics[name].add_batch(
+                    predictions=segmenter.class_maps(images, protocol),
+                    references=[row["label"] for row in rows],
+                )
+            for _ in rows:
+                on_picture()
     encoding = label_encoding(pictures)
-    return [
-        Evaluated(name, split, len(pictures), encoding, protocol, metric.compute())
-        for name, metric in metrics.items()
-    ]
+    results = []
+    for name, segmenter in segmenters.items():
+        metric = metrics[name]
+        metric.matrix = _summed(metric.matrix, processes)
+        scores, ensemble = metric.compute(), segmenter.description()
+        results.append(Evaluated(name, split, len(pictures), encoding, protocol, scores, ensemble))
+    return results
+
+
+def _summed(matrix: NDArray[np.int64], processes: PartialState) -> NDArray[np.int64]:
+    """A confusion matrix (19, 19) summed over all processes, which is exact in integers."""
+    if processes.num_processes == 1:
+        return matrix
+    total: torch.Tensor = reduce(torch.from_numpy(matrix).to(processes.device), reduction="sum")
+    return total.cpu().numpy()
+
+
+def as_segmenter(model: Scorable) -> Segmenter:
+    """A SegFormer as a segmenter; a segmenter as it is."""
+    return model if isinstance(model, Segmenter) else model_segmenter(model)
 
 
 def confusion_of(

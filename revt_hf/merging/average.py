@@ -117,7 +117,12 @@ def _evaluation(folder: Path | None) -> dict[str, Any]:
         return {"bound": [1024, 512]}
     from revt_hf.recorded import recorded_evaluation
 
-    return recorded_evaluation([folder]).model_dump(mode="json")
+    evaluation = recorded_evaluation([folder])
+    # Defaults are left out: records of before there were other fields stay as they are.
+    return {
+        "bound": evaluation.bound and list(evaluation.bound),
+        **evaluation.model_dump(mode="json", exclude_defaults=True),
+    }
 
 
 def _write_weights(plan: Plan, path: Path, options: MergeOptions) -> dict[str, Any]:

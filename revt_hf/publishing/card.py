@@ -17,7 +17,7 @@ from revt_hf.publishing.licences import licence_metadata
 from revt_hf.publishing.measured import Measured, protocol_text
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import method_name
-from revt_hf.recipe import DomainSpec
+from revt_hf.recipe import PROTOCOLS, DomainSpec, Evaluation
 
 __all__ = ["MARKER", "ModelCardFacts", "card_text", "check_card"]
 
@@ -188,8 +188,16 @@ def _command(facts: ModelCardFacts) -> str:
     for key, value in spec.options.items():
         words += ["--option", f"{key}={json.dumps(without_places(value))}"]
     # A Hub id says nothing of the protocol by itself.
-    words += ["--bound", "native" if facts.bound is None else "{}x{}".format(*facts.bound)]
+    words += _protocol(facts.evaluation)
     return shlex.join(words)
+
+
+def _protocol(evaluation: Evaluation) -> list[str]:
+    if evaluation == Evaluation(bound=evaluation.bound):
+        bound = evaluation.bound
+        return ["--bound", "native" if bound is None else "{}x{}".format(*bound)]
+    names = [name for name, known in PROTOCOLS.items() if known == evaluation]
+    return ["--protocol", names[0]] if names else []
 
 
 def _asked(facts: ModelCardFacts) -> tuple[DomainSpec, str]:

@@ -18,7 +18,7 @@ from revt_hf.publishing.records import (
     published_recipe,
     read_merge,
 )
-from revt_hf.recipe import Recipe, Source
+from revt_hf.recipe import Evaluation, Recipe, Source
 from revt_hf.recorded import recorded_evaluation, recorded_recipe
 
 # The paper's merge: the mean of these tensors.
@@ -33,7 +33,7 @@ class ModelCardFacts:
         repo_id: where the model goes on the Hub.
         licence: of the weights, in words or as the Hub's identifier.
         architecture: such as ``SegFormer-B2``.
-        bound: (width, height) that the model's pictures are resized into; None is native size.
+        evaluation: the test protocol that the model is made for.
         processor_size: (width, height) that its image processor resizes to; None: it does not.
         recipe: that trained it.
         recipe_text: the same as it is published, YAML.
@@ -46,7 +46,7 @@ class ModelCardFacts:
     repo_id: str
     licence: str
     architecture: str
-    bound: tuple[int, int] | None
+    evaluation: Evaluation
     processor_size: tuple[int, int] | None = None
     recipe: Recipe | None = None
     recipe_text: str | None = None
@@ -93,7 +93,7 @@ class ModelCardFacts:
             repo_id=repo_id,
             licence=named,
             architecture=_architecture(read_json_object(place / "config.json")),
-            bound=recorded_evaluation([place]).bound,
+            evaluation=recorded_evaluation([place]),
             processor_size=_processor_size(place / "preprocessor_config.json"),
             recipe=recipe,
             recipe_text=published_recipe(recipe, hub_ids) if recipe else None,

@@ -126,10 +126,12 @@ def models_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:
     """A protocol in words, such as ``1024x512, resize: keep ratio, flip: no``."""
-    values = dict(protocol)
+    values = {key: value for key, value in protocol.items() if value is not None}
     bound = values.pop("bound", None)
     if bound is None:
         values.pop("resize", None)
+    if list(values.get("scales", [])) == [1]:
+        del values["scales"]
     parts = ["native size" if bound is None else "x".join(map(str, bound))]
     return ", ".join([*parts, *(f"{key}: {_word(value)}" for key, value in values.items())])
 
@@ -137,4 +139,4 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

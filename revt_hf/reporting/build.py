@@ -7,16 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, predict
 from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
 from revt_hf.labels import colourise
-from revt_hf.modeling import load_model
 from revt_hf.reporting.page import Curve, Model, Panel, Report, Scene
 from revt_hf.reporting.pictures import contact_sheet, overlay
 from revt_hf.reporting.results import scores_of
 from revt_hf.training.tracking import read_metrics
 
-_LIBRARIES = (
+LIBRARIES = (
     "torch",
     "transformers",
     "datasets",
@@ -66,7 +66,7 @@ def compare(
         details: headings and texts on how the models were made.
         on_picture: called after each picture, for a progress bar.
     """
-    networks = {entry.model.name: load_model(entry.folder) for entry in entries}
+    networks = {entry.model.name: load_for_evaluation(entry.folder) for entry in entries}
     results: list[Evaluated] = []
     scenes = []
     for split, pictures in splits:
@@ -129,11 +129,8 @@ def _curves(entries: Sequence[Entry]) -> list[Curve]:
 
 
 def _protocol_text(protocol: Protocol) -> str:
-    size = "native size"
-    if protocol.bound is not None:
-        size = f"resized (ratio kept) to {protocol.bound[0]}x{protocol.bound[1]}"
     return (
-        f"Pictures {size}, no flip; logits resized bilinearly to the network's input, then to the "
+        f"Pictures: {protocol.text}; logits resized bilinearly to the network's input, then to the "
         "picture; arg max. IoU over all pixels of a domain at the label's own size; classes that "
         "are neither labelled nor predicted are left out of the mean."
     )
@@ -141,4 +138,4 @@ def _protocol_text(protocol: Protocol) -> str:
 
 def _versions() -> str:
     lines = [f"Python {platform.python_version()} on {platform.machine()}"]
-    return "\n".join([*lines, *(f"{name} {version(name)}" for name in _LIBRARIES)])
+    return "\n".join([*lines, *(f"{name} {version(name)}" for name in LIBRARIES)])

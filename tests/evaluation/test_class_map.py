@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from revt_hf.evaluation.inference import _class_map_torch, class_map
+from revt_hf.evaluation.class_maps import _class_map_torch, class_map
 
 
 def _reference(logits, network_size, picture_size):

@@ -14,7 +14,7 @@ from hub_repository import Hub
 from hub_server import serve_hub
 from tiny import run, tiny_recipe
 
-from revt_hf.evaluation.command import evaluate_command, requested_splits
+from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
 from revt_hf.files import write_json
 from revt_hf.merging.average import merge
 from revt_hf.publishing.push import PushOptions
@@ -45,7 +45,7 @@ def make_models(root: Path) -> Models:
         *requested_splits(None, "streets", None, None, "val", options),
     ]
     names = [str(models.revt), str(models.base)]
-    done = evaluate_command(names, splits, None, quiet=True)
+    done = evaluate_command(names, splits, EvaluateOptions(quiet=True))
     write_json(models.results, [result.to_json() for result in done])
     return models
 

@@ -1,0 +1,154 @@
+"""Logits to class map, with a few planes of the picture's size in memory, never all channels.
+
+Logits are resized bilinearly twice, to the network's input size and to the picture's own
+(original: ``encoder_decoder.py``). The class of a pixel is the arg max of its logits, or of the
+mean of several softmax probabilities.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+Size = tuple[int, int]
+
+# Rows of the picture whose channels are in memory at once.
+_STRIP = 32
+
+
+class MeanProbabilities:
+    """Class map of the mean of several softmax probabilities of one picture.
+
+    Logits are kept as small as the network gives them, and all of them are brought to the
+    picture's size strip by strip. Should they outgrow the picture's own channels, they are added
+    up there instead: memory does not grow with the number of views and ensemble members.
+
+    Args:
+        picture_size: (height, width).
+    """
+
+    def __init__(self, picture_size: Size) -> None:
+        self._size = picture_size
+        self._kept: list[tuple[torch.Tensor, Size]] = []
+        self._total: torch.Tensor | None = None
+
+    def add(self, logits: torch.Tensor, network_size: Size) -> None:
+        """Count the probabilities of logits (C, h, w) whose network input had ``network_size``."""
+        self._kept.append((logits.float(), network_size))
+        height, width = self._size
+        if sum(kept.numel() for kept, _ in self._kept) > logits.shape[0] * height * width:
+            total = self._total
+            if total is None:
+                total = logits.new_zeros((logits.shape[0], *self._size), dtype=torch.float32)
+            for top, bottom in self._strips():
+                total[:, top:bottom] = self._sum(top, bottom)
+            self._total, self._kept = total, []
+
+    def class_map(self) -> NDArray[np.uint8]:
+        """The class map (height, width), uint8."""
+        classes = np.empty(self._size, dtype=np.uint8)
+        for top, bottom in self._strips():
+            best = self._sum(top, bottom).argmax(0)
+            classes[top:bottom] = best.to(torch.uint8).cpu().numpy()
+        return classes
+
+    def _strips(self) -> list[tuple[int, int]]:
+        height = self._size[0]
+        return [(top, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]
+
+    def _sum(self, top: int, bottom: int) -> torch.Tensor:
+        """The sum of all probabilities (C, rows, width) in some rows."""
+        strips = [
+            _rows(logits, (network_size, self._size), top, bottom).softmax(0)
+            for logits, network_size in self._kept
+        ]
+        if self._total is not None:
+            strips.append(self._total[:, top:bottom])
+        return functools.reduce(torch.add, strips)
+
+
+def _rows(logits: torch.Tensor, sizes: tuple[Size, ...], top: int, bottom: int) -> torch.Tensor:
+    """Some rows of logits (C, h, w) after bilinear resizes to each of ``sizes`` in turn."""
+    if not sizes:
+        return logits[:, top:bottom]
+    *before, (height, width) = sizes
+    source_height = before[-1][0] if before else logits.shape[1]
+    # Pixel centres lie at 0.5, as in ``interpolate(align_corners=False)``.
+    centres = torch.arange(top, bottom, dtype=torch.float32, device=logits.device) + 0.5
+    centres = (centres * (source_height / height) - 0.5).clamp(0, source_height - 1)
+    upper = centres.floor().long()
+    lower = (upper + 1).clamp(max=source_height - 1)
+    first, last = int(upper[0]), int(lower[-1])
+    source = _rows(logits, tuple(before), first, last + 1)
+    weight = (centres - upper)[:, None]
+    rows = torch.lerp(source[:, upper - first], source[:, lower - first], weight)
+    size = (bottom - top, width)
+    return functional.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def class_map(logits: torch.Tensor, network_size: Size, picture_size: Size) -> NDArray[np.uint8]:
+    """Arg max of logits at the picture's size.
+
+    Args:
+        logits: (C, h, w), C at most 255.
+        network_size: (height, width) of the network's input, the first resize.
+        picture_size: (height, width) of the picture, the second.
+
+    Returns:
+        (height, width) uint8.
+    """
+    if logits.device.type == "cpu":
+        return _class_map_cpu(logits.float().numpy(), network_size, picture_size)
+    return _class_map_torch(logits.float(), network_size, picture_size)
+
+
+def _class_map_cpu(
+    logits: NDArray[np.float32], network_size: Size, picture_size: Size
+) -> NDArray[np.uint8]:
+    # One channel at a time with a running maximum: a few planes in memory, all of them reused.
+    best = np.empty(picture_size, dtype=np.float32)
+    plane = np.empty_like(best)
+    between = np.empty(network_size, dtype=np.float32) if network_size != picture_size else None
+    classes = np.zeros(picture_size, dtype=np.uint8)
+    higher = np.empty_like(classes)
+    _resize(logits[0], between, best)
+    for channel in range(1, logits.shape[0]):
+        _resize(logits[channel], between, plane)
+        cv2.compare(plane, best, cv2.CMP_GT, dst=higher)
+        cv2.max(plane, best, dst=best)
+        # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
+        cv2.min(higher, float(channel), dst=higher)
+        cv2.max(classes, higher, dst=classes)
+    return classes
+
+
+def _resize(
+    plane: NDArray[np.float32], between: NDArray[np.float32] | None, result: NDArray[np.float32]
+) -> None:
+    """Bilinear resize into ``result``, by way of ``between`` if there is one."""
+    for target in (between, result):
+        if target is not None:
+            cv2.resize(plane, target.shape[::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+            plane = target
+
+
+def _class_map_torch(
+    logits: torch.Tensor, network_size: Size, picture_size: Size
+) -> NDArray[np.uint8]:
+    best: torch.Tensor | None = None
+    classes = torch.zeros(picture_size, dtype=torch.uint8, device=logits.device)
+    for channel in range(logits.shape[0]):
+        plane = logits[None, channel : channel + 1]
+        for size in (network_size, picture_size):
+            plane = functional.interpolate(plane, size=size, mode="bilinear", align_corners=False)
+        plane = plane[0, 0]
+        if best is None:
+            best = plane
+            continue
+        higher = plane > best
+        classes.masked_fill_(higher, channel)
+        best = torch.maximum(plane, best)
+    return classes.cpu().numpy()

@@ -1,0 +1,175 @@
+"""What a prediction costs: parameters, floating-point operations, pictures a second, memory.
+
+An ensemble costs all that it runs. Sizes follow from the configurations, so that operations are
+counted without computing them, and CPU memory is measured in a process that does nothing else.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from revt_hf.evaluation.blueprint import blueprint_of, without_weights
+from revt_hf.evaluation.class_maps import Size
+from revt_hf.evaluation.inference import Protocol, Segmenter, network_sizes, sliding_logits
+
+_MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one picture, at batch size 1.
+
+    Attributes:
+        parameters: of everything that runs; a member that runs in full counts in full.
+        flops: multiplications and additions (a multiply-add is 2) of the convolutions, linear
+            layers and attention, over all views and windows; normalisation, activations and
+            resizing are not counted.
+        pictures_per_second: from a decoded picture to its class map, median after a warm-up.
+        peak_mib: weights and working memory in MiB: of the GPU's allocator, or on a CPU by how
+            much the resident memory of a process of its own grows.
+        picture_size: (height, width) of the picture that all this is for.
+        device: where speed and memory were measured.
+    """
+
+    parameters: int
+    flops: int
+    pictures_per_second: float
+    peak_mib: float
+    picture_size: Size
+    device: str
+
+
+def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
+    """Measure one model's or ensemble's cost, where it is.
+
+    Args:
+        segmenter: a model or an ensemble.
+        size: (height, width) of the picture; the protocol makes the network's input of it.
+        protocol: see :class:`Protocol`.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    rate = _pictures_per_second(segmenter, image, protocol)
+    if segmenter.device.type == "cuda":
+        peak = _cuda_peak_mib(segmenter, image, protocol)
+    else:
+        peak = _cpu_peak_mib(segmenter, size, protocol)
+    return Cost(
+        parameters=parameters_of(segmenter),
+        flops=flops_of(segmenter, size, protocol),
+        pictures_per_second=rate,
+        peak_mib=peak,
+        picture_size=size,
+        device=_device_name(segmenter.device),
+    )
+
+
+def parameters_of(segmenter: Segmenter) -> int:
+    """Parameters of everything that runs."""
+    return sum(
+        parameter.numel() for module in segmenter.modules for parameter in module.parameters()
+    )
+
+
+def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
+    """Floating-point operations of one picture of a (height, width); see :class:`Cost`."""
+    shapes_only = without_weights(blueprint_of(segmenter))
+    views_a_scale = protocol.views // len(protocol.scales)
+    # Other attention kernels hide their products from the counter on some devices.
+    with (
+        torch.inference_mode(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        for network_size in network_sizes(size, protocol):
+            pixels = torch.empty((1, 3, *network_size), device="meta")
+            for network in shapes_only.networks:
+                sliding_logits(network, pixels, protocol)
+    return int(counter.get_total_flops()) * views_a_scale
+
+
+def _pictures_per_second(
+    segmenter: Segmenter, image: NDArray[np.uint8], protocol: Protocol
+) -> float:
+    segmenter.class_map(image, protocol)
+    times: list[float] = []
+    while len(times) < _MIN_RUNS or (sum(times) < _SECONDS and len(times) < _MAX_RUNS):
+        since = time.perf_counter()
+        # A class map lies in the CPU's memory: the GPU has finished.
+        segmenter.class_map(image, protocol)
+        times.append(time.perf_counter() - since)
+    return 1 / statistics.median(times)
+
+
+def _cuda_peak_mib(segmenter: Segmenter, image: NDArray[np.uint8], protocol: Protocol) -> float:
+    device = segmenter.device
+    others = torch.cuda.memory_allocated(device) - _bytes_of(segmenter)
+    torch.cuda.reset_peak_memory_stats(device)
+    segmenter.class_map(image, protocol)
+    return (torch.cuda.max_memory_allocated(device) - others) / _MIB
+
+
+def _bytes_of(segmenter: Segmenter) -> int:
+    tensors = {
+        tensor.data_ptr(): tensor.nbytes
+        for module in segmenter.modules
+        for tensor in module.state_dict().values()
+    }
+    return sum(tensors.values())
+
+
+def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol) -> float:
+    # Not multiprocessing: it would run the caller's script again where that has no main guard.
+    order = {
+        "blueprint": blueprint_of(segmenter),
+        "size": size,
+        "protocol": asdict(protocol),
+        "threads": torch.get_num_threads(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "revt_hf.evaluation.peak_memory"],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def print_costs(costs: Mapping[str, Cost]) -> None:
+    """A table of what models and ensembles cost, by name, on the terminal."""
+    first = next(iter(costs.values()))
+    height, width = first.picture_size
+    table = Table(
+        title=f"Cost of a {width}x{height} picture ({first.device})", title_justify="left"
+    )
+    table.add_column("model", overflow="fold")
+    for title in ("parameters (M)", "GFLOPs", "pictures/s", "peak MiB"):
+        table.add_column(title, justify="right")
+    for name, cost in costs.items():
+        table.add_row(
+            name,
+            f"{cost.parameters / 1e6:.2f}",
+            f"{cost.flops / 1e9:.1f}",
+            f"{cost.pictures_per_second:.3g}",
+            f"{cost.peak_mib:.0f}",
+        )
+    Console().print(table)

@@ -1,0 +1,124 @@
+"""Ensembles: what ReVT must be compared with, at the cost of all members in every prediction.
+
+With several views (scales, flip) members are combined within each view.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.errors import UserError
+from revt_hf.evaluation.inference import Network, Segmenter, model_segmenter
+
+Models = Sequence[SegformerForSemanticSegmentation]
+
+
+def mean_of_logits(models: Models) -> Network:
+    """A network that gives the mean of its members' logits.
+
+    It is also the *product of probabilities*: with l_mc the logits of member m,
+    log(prod_m softmax(l_m)_c) = sum_m l_mc - sum_m logsumexp(l_m), whose last term is the same
+    for all classes. The classes rank as in the sum of logits, hence as in their mean, and that
+    holds after a bilinear resize as well, because resizing is linear. With several views the
+    normalised geometric mean of the members' probabilities is averaged over them.
+    """
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        total = models[0](pixel_values=pixels).logits
+        for model in models[1:]:
+            total = total + model(pixel_values=pixels).logits
+        return total / len(models)
+
+    return network
+
+
+def mean_of_features(models: Models, head: int) -> Network:
+    """A network that decodes the mean of its members' encoder features with one head.
+
+    Args:
+        models: of one architecture.
+        head: whose decode head, counted from 1.
+    """
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        stages = list(_features(models[0], pixels))
+        for model in models[1:]:
+            stages = [a + b for a, b in zip(stages, _features(model, pixels), strict=True)]
+        means = tuple(stage / len(models) for stage in stages)
+        logits: torch.Tensor = models[head - 1].decode_head(means)
+        return logits
+
+    return network
+
+
+def _features(
+    model: SegformerForSemanticSegmentation, pixels: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The encoder's four stages, each (N, channels, h, w)."""
+    stages: tuple[torch.Tensor, ...] = model.segformer(
+        pixels, output_hidden_states=True
+    ).hidden_states
+    return stages
+
+
+def _logits(models: Models, head: int) -> Segmenter:
+    return Segmenter((mean_of_logits(models),), tuple(models), tuple(models))
+
+
+def _probabilities(models: Models, head: int) -> Segmenter:
+    single = [model_segmenter(model).networks[0] for model in models]
+    return Segmenter(tuple(single), tuple(models), tuple(models))
+
+
+def _encoder_features(models: Models, head: int) -> Segmenter:
+    if not 1 <= head <= len(models):
+        raise UserError(f"head {head}: the ensemble has members 1 to {len(models)}")
+    for number, model in enumerate(models, 1):
+        if model.config.hidden_sizes != models[0].config.hidden_sizes:
+            raise UserError(
+                f"an ensemble of features needs encoders of one width: member {number} has "
+                f"{list(model.config.hidden_sizes)}, member 1 has "
+                f"{list(models[0].config.hidden_sizes)}"
+            )
+    modules = (*(model.segformer for model in models), models[head - 1].decode_head)
+    return Segmenter((mean_of_features(models, head),), modules, tuple(models), head=head)
+
+
+_MAKERS: dict[str, Callable[[Models, int], Segmenter]] = {
+    "logits": _logits,
+    "product": _logits,
+    "probabilities": _probabilities,
+    "features": _encoder_features,
+}
+COMBINATIONS = tuple(_MAKERS)
+
+
+def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter:
+    """Several models as one thing that can be scored.
+
+    Args:
+        models: at least two, in eval mode.
+        combine: ``logits`` (their mean), ``product`` (of probabilities; see
+            :func:`mean_of_logits`), ``probabilities`` (the mean of softmax at the picture's size,
+            the original's ensemble) or ``features`` (the mean of each encoder stage, decoded by
+            one head).
+        head: for ``features``, whose decode head, counted from 1.
+
+    Raises:
+        UserError: fewer than two models, an unknown way to combine them, encoders or a head that
+            do not fit.
+    """
+    if combine not in _MAKERS:
+        raise UserError(f"unknown ensemble '{combine}': use one of {', '.join(COMBINATIONS)}")
+    if len(models) < 2:
+        raise UserError(f"an ensemble needs at least two models, not {len(models)}")
+    made = _MAKERS[combine](models, head)
+    return replace(made, combine=combine)
+
+
+def ensemble_name(members: int, combine: str, head: int | None = None) -> str:
+    """How results call an ensemble, such as ``ensemble of 3 (features, head 1)``."""
+    which = combine if combine != "features" else f"features, head {head}"
+    return f"ensemble of {members} ({which})"

@@ -1,0 +1,43 @@
+"""Pictures for evaluation, decoded ahead, in batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, Subset
+
+from revt_hf.evaluation.inference import Protocol, network_sizes
+
+Row = dict[str, Any]
+
+
+def picture_batches(
+    pictures: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
+) -> Iterator[list[Row]]:
+    """Consecutive pictures whose network inputs have the same size, at most ``batch_size``.
+
+    Args:
+        pictures: rows with ``image`` (H, W, 3) uint8; decoded as they are read.
+        indices: which of them, in this order.
+        protocol: decides the sizes.
+        batch_size: at least 1.
+        workers: processes that decode ahead; each keeps two pictures ready.
+    """
+    loader = DataLoader(
+        Subset(pictures, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    )
+    batch: list[Row] = []
+    batch_sizes = None
+    for row in loader:
+        height, width = row["image"].shape[:2]
+        sizes = network_sizes((height, width), protocol)
+        if batch and (len(batch) == batch_size or sizes != batch_sizes):
+            yield batch
+            batch = []
+        batch.append(row)
+        batch_sizes = sizes
+    if batch:
+        yield batch
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
