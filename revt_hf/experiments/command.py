@@ -9,7 +9,7 @@ from revt_hf.errors import UserError
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.plan import plan_json, plan_tree
 from revt_hf.experiments.recipe import load_experiment
-from revt_hf.experiments.runner import HowToRun, chosen_steps, run_steps
+from revt_hf.experiments.runner import HowToRun, Outcome, chosen_steps, run_steps
 from revt_hf.experiments.steps import build_graph
 from revt_hf.files import write_json
 
@@ -21,6 +21,7 @@ def run_command(
     how: HowToRun,
     dry_run: bool,
     json_file: Path | None,
+    report_only: bool = False,
 ) -> None:
     """Plan or carry out an experiment; then its table and report.
 
@@ -31,26 +32,31 @@ def run_command(
         how: which steps, and how.
         dry_run: only print the plan.
         json_file: gets the steps and their states.
+        report_only: do no step, only write table and report of what is done. With only some
+            steps chosen they are not written: such runs may go on side by side.
 
     Raises:
         UserError: the experiment is not valid, or steps failed (the others are done).
     """
     experiment = load_experiment(file, overrides)
     graph = build_graph(experiment)
+    if report_only and how.only:
+        raise UserError("--report-only does no step: leave --only out")
     steps = chosen_steps(graph, how)
     if dry_run:
         Console().print(plan_tree(experiment.title, graph, steps, output))
         if json_file is not None:
             write_json(json_file, plan_json(graph, steps, output))
         return
-    outcome = run_steps(graph, output, how)
+    outcome = Outcome() if report_only else run_steps(graph, output, how)
     if json_file is not None:
         write_json(json_file, plan_json(graph, steps, output))
-    from revt_hf.experiments.outputs import write_outputs
+    if not how.only:
+        from revt_hf.experiments.outputs import write_outputs
 
-    write_outputs(graph, Ledger(graph, output), output, how.quiet)
+        write_outputs(graph, Ledger(graph, output), output, how.quiet)
     problem = outcome.problem()
     if problem is not None:
         raise UserError(problem)
-    if not how.quiet:
+    if not how.quiet and not report_only:
         print(f"{len(outcome.done)} steps done, {len(outcome.kept)} were: {output}")

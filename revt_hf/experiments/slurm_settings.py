@@ -1,0 +1,160 @@
+"""What ``revt submit`` asks Slurm for: a typed, validated YAML file, overridden by flags."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from revt_hf.errors import UserError
+from revt_hf.recipe import validation_sentence
+from revt_hf.yaml_files import read_with_parents
+
+Kind = Literal["train", "merge", "score", "report"]
+
+# They make the stages what they are.
+_OURS = {"--array", "-a", "--dependency", "-d", "--output", "-o", "--open-mode", "--job-name", "-J"}
+
+
+def _form(pattern: str, example: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and re.fullmatch(pattern, value)):
+            return value
+        raise ValueError(f"write it as {example}, not {value!r}")
+
+    return BeforeValidator(check)
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _lines(value: Any) -> Any:
+    return value.splitlines() if isinstance(value, str) else value
+
+
+_Word = Annotated[str | None, _form(r"\S+", "one word")]
+# YAML reads 12:00:00 without quotes as a number, to the base of 60.
+_Time = Annotated[
+    str | None, _form(r"(\d+-)?\d+(:\d+){0,2}", '"12:00:00" or "2-00:00:00", in quotes')
+]
+# Validators in front run from right to left.
+_Gpus = Annotated[
+    str | None, _form(r"([A-Za-z][\w.-]*:)?\d+", "2 or a100:2"), BeforeValidator(_number_as_text)
+]
+_Memory = Annotated[str | None, _form(r"\d+[KMGT]", "32G")]
+_Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageSettings(_Strict):
+    """What each task of a stage gets; what is not given is left to the cluster.
+
+    ``gpus`` (``2``, ``a100:2``) and ``memory`` (``32G``) are per node; ``cpus`` are cores.
+    ``at_once`` limits how many tasks of a stage run at a time. ``setup`` are lines of shell that
+    come first, ``extra`` further options of sbatch (``--qos=low``). ``requeue`` lets Slurm start
+    a preempted task again, which then goes on.
+    """
+
+    partition: _Word = None
+    account: _Word = None
+    time: _Time = None
+    gpus: _Gpus = None
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    memory: _Memory = None
+    at_once: Annotated[int, Field(ge=1)] | None = None
+    requeue: bool = True
+    setup: _Lines = ()
+    extra: _Lines = ()
+
+    @field_validator("extra")
+    @classmethod
+    def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            option = re.split(r"[=\s]", line, maxsplit=1)[0]
+            if not option.startswith("-") or "\n" in line:
+                raise ValueError(f"'{line}' is no option of sbatch, such as --qos=low")
+            if option in _OURS:
+                raise ValueError(f"revt submit itself sets {option}: remove it")
+        return lines
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of a task; 0 where none are asked for."""
+        return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
+
+    def options(self) -> list[str]:
+        """The options of sbatch."""
+        table = {
+            "partition": self.partition,
+            "account": self.account,
+            "time": self.time,
+            "gres": f"gpu:{self.gpus}" if self.gpu_count else None,
+            "cpus-per-task": self.cpus,
+            "mem": self.memory,
+        }
+        given = [f"--{name}={value}" for name, value in table.items() if value is not None]
+        return [*given, "--requeue" if self.requeue else "--no-requeue", *self.extra]
+
+
+class SlurmSettings(StageSettings):
+    """The settings of all stages; those of one replace them.
+
+    ``launcher`` starts trainings, such as ``accelerate launch --num_processes 4``.
+    """
+
+    launcher: str | None = None
+    train: StageSettings = StageSettings()
+    merge: StageSettings = StageSettings()
+    score: StageSettings = StageSettings()
+    report: StageSettings = StageSettings()
+
+    @field_validator("launcher")
+    @classmethod
+    def _words(cls, launcher: str | None) -> str | None:
+        shlex.split(launcher or "")
+        return launcher
+
+    def of(self, kind: Kind) -> StageSettings:
+        """What a kind of stage gets: its own values, the common ones where it has none."""
+        own: StageSettings = getattr(self, kind)
+        common = {name: getattr(self, name) for name in StageSettings.model_fields}
+        return StageSettings(**common | {name: getattr(own, name) for name in own.model_fields_set})
+
+
+def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
+    """Read and validate settings.
+
+    Args:
+        file: YAML, ``extends`` works; None for the defaults.
+        flags: common values that replace the file's, None where not given.
+
+    Raises:
+        UserError: a missing file, broken YAML, an unknown key, a wrong value, or several GPUs for
+            a training that nothing launches on them.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = read_with_parents(file)
+        _checked(lambda: SlurmSettings.model_validate(values), f"{file}: ")
+    values |= {name: value for name, value in flags.items() if value is not None}
+    settings = _checked(lambda: SlurmSettings.model_validate(values), "")
+    count = settings.of("train").gpu_count
+    if count > 1 and not settings.launcher:
+        raise UserError(
+            f"{count} GPUs for each training, but it would use one: give a launcher, such as "
+            f"--launcher 'accelerate launch --num_processes {count}'"
+        )
+    return settings
+
+
+def _checked(validate: Callable[[], SlurmSettings], where: str) -> SlurmSettings:
+    try:
+        return validate()
+    except ValidationError as error:
+        raise UserError(f"{where}{validation_sentence(SlurmSettings, error, '')}") from error
