@@ -87,12 +87,14 @@ class Measurement(_Read):
     """A network scored by one protocol; ``path`` is the file that says so.
 
     ``group`` names the table's row, and ``kind`` its place; None where nobody said what it is.
+    ``size`` of the SegFormer, such as ``b5``, keeps experiments apart that use the same names.
     """
 
     format: Literal["revt_hf.evaluation/1"] = FORMAT
     model: str
     group: str
     kind: Kind | None = None
+    size: str | None = None
     seed: int | None = None
     head: str | None = None
     protocol_name: str | None = None

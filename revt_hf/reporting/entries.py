@@ -82,7 +82,7 @@ def entries_of(measurements: Sequence[Measurement]) -> list[Entry]:
     groups: dict[Hashable, list[Measurement]] = {}
     for one in measurements:
         key = (one.views, one.group, one.kind, one.model, one.seed, one.head, one.sha256)
-        groups.setdefault((*key, one.paper), []).append(one)
+        groups.setdefault((*key, one.size, one.paper), []).append(one)
     entries = []
     for group in groups.values():
         # Ensembles of two experiments may have one name; their sources tell them apart.

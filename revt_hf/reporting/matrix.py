@@ -19,8 +19,7 @@ from revt_hf.reporting.rows import (
 )
 from revt_hf.reporting.summary import best_rows
 
-# What nobody named a kind for stands among the members.
-_ORDER = ("start", "member", "merge", "recalibrated", "ensemble", "selection")
+_KINDS = ("start", "member", "merge", "recalibrated", "ensemble", "selection")
 
 
 def build_tables(measurements: Sequence[Measurement], options: TableOptions) -> list[ResultTable]:
@@ -60,7 +59,8 @@ def _check_names_of_protocols(entries: Sequence[Entry]) -> None:
     for entry in entries:
         name = entry.measurement.protocol_name
         for label in entry.scores:
-            first = seen.setdefault((name, entry.sources, entry.measurement.group, label), entry)
+            one = entry.measurement
+            first = seen.setdefault((name, entry.sources, one.group, one.size, label), entry)
             if name is not None and first.views != entry.views:
                 raise UserError(
                     f"{not_averaged(first, entry, label)}: their protocol '{name}' is "
@@ -74,7 +74,7 @@ def _table(
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
         one = entry.measurement
-        key = (one.group, one.kind, one.paper)
+        key = (one.group, one.kind, one.paper, one.size)
         own = (one.model, one.seed, one.head) if options.per_model else ()
         groups.setdefault((*key, *own), []).append(entry)
     labels = list(dict.fromkeys(label for entry in entries for label in entry.scores))
@@ -89,7 +89,7 @@ def _table(
         sources,
         options.classes,
         tuple(Column(label, label in sources) for label in labels),
-        tuple(sorted(rows, key=lambda row: _ORDER.index(row.kind or "member"))),
+        tuple(rows),
         has_mean=len(targets) > 1,
         costs=options.cost,
     )
@@ -139,14 +139,37 @@ def _finished(table: ResultTable) -> ResultTable:
             for column in table.columns
         ]
         table = replace(table, columns=tuple(columns))
-    best: list[set[str]] = [set() for _ in table.rows]
+    rows = _titled(sorted(table.rows, key=_place))
+    best: list[set[str]] = [set() for _ in rows]
     for label in compared(table):
-        column = [
-            row.cells[label].mean if label in row.cells and row.selected_on != "target" else None
-            for row in table.rows
-        ]
-        for number in best_rows(column):
-            best[number].add(label)
-    rows = [replace(row, best=frozenset(b)) for row, b in zip(table.rows, best, strict=True)]
+        for size in {row.size for row in rows}:
+            column = [
+                row.cells[label].mean
+                if row.size == size and row.selected_on != "target" and label in row.cells
+                else None
+                for row in rows
+            ]
+            for number in best_rows(column):
+                best[number].add(label)
+    rows = [replace(row, best=frozenset(b)) for row, b in zip(rows, best, strict=True)]
     table = replace(table, rows=tuple(rows))
     return replace(table, notes=tuple(notes_of(table)))
+
+
+def _place(row: TableRow) -> tuple[str, int]:
+    """Rows go by size, then by kind; those of the paper that nobody measured are the last."""
+    # What nobody named a kind for stands among the members.
+    kind = _KINDS.index(row.kind or "member") if row.entries else len(_KINDS)
+    return row.size or "", kind
+
+
+def _titled(rows: Sequence[TableRow]) -> list[TableRow]:
+    """With the size in the title where there are several."""
+    if len({row.size for row in rows}) == 1:
+        return list(rows)
+    return [
+        replace(row, title=f"{row.title}, SegFormer-{row.size.upper()}")
+        if row.entries and row.size
+        else row
+        for row in rows
+    ]

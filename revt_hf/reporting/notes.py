@@ -19,7 +19,8 @@ def notes_of(table: ResultTable) -> Iterator[str]:
     if any(row.count > 1 for row in table.rows):
         yield "Mean \u00b1 population standard deviation over n networks (seeds and heads)."
     if any(row.best for row in table.rows):
-        yield "Bold: the best of a target domain."
+        sizes = {row.size for row in table.rows if row.entries}
+        yield f"Bold: the best of a target domain{' and a size' if len(sizes) > 1 else ''}."
     if any(column.has_paper for column in table.columns):
         yield (
             "paper: from the README of the original implementation, not measured here; ours: "

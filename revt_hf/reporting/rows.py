@@ -83,6 +83,13 @@ class TableRow:
     best: frozenset[str] = frozenset()
 
     @property
+    def size(self) -> str | None:
+        """Of the SegFormers, if it was said."""
+        if self.entries:
+            return self.entries[0].measurement.size
+        return self.paper.size if self.paper else None
+
+    @property
     def count(self) -> int:
         """How many networks it is the mean of."""
         return len(self.entries)

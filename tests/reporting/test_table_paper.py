@@ -117,6 +117,18 @@ def test_rows_nobody_measured_join_the_table_of_their_source(tmp_path: Path) -> 
     assert len(gta.rows) == 5 + 8
 
 
+def test_they_stand_below_those_of_their_size(tmp_path: Path) -> None:
+    sized = [{**one, "size": "b5"} for one in (*REVT, *BASE)]
+    (table,) = tables(tmp_path, *sized, paper="gta5")
+    assert [row.title for row in table.rows] == [
+        *("Baseline, SegFormer-B2, GTA5", "ReVT {1, 4, 6}, SegFormer-B2, GTA5"),
+        *("ReVT {4, 5, 6}, SegFormer-B2, GTA5", "Baseline, SegFormer-B3, GTA5"),
+        *("ReVT {1, 4, 6}, SegFormer-B3, GTA5", "ReVT {4, 5, 6}, SegFormer-B3, GTA5"),
+        *("base, SegFormer-B5", "ReVT {1,4,6}, SegFormer-B5"),
+        *("Baseline, SegFormer-B5, GTA5", "ReVT {4, 5, 6}, SegFormer-B5, GTA5"),
+    ]
+
+
 def test_another_protocol_is_not_compared_with_the_paper(tmp_path: Path) -> None:
     """Its numbers are of 1024x512."""
     native = {"protocol": {**PUBLISHED, "bound": None}, "protocol_name": "native", "paper": PAPER}

@@ -190,6 +190,28 @@ def test_networks_of_other_sources_have_a_table_of_their_own(tmp_path: Path) -> 
     assert [len(table.rows[0].entries) for table in found] == [2, 2]
 
 
+def test_networks_of_other_sizes_have_rows_of_their_own(tmp_path: Path) -> None:
+    """Experiments of several sizes use the same names."""
+    sizes = {"b5": 10.0, "b2": 0.0}
+    both = [
+        {
+            **evaluation(f"{name}/0", {"rain/val": miou + more}, kind=kind),
+            "size": size,
+            "sha256": f"{name} of {size}",
+        }
+        for size, more in sizes.items()
+        for name, kind, miou in (("revt", "merge", 40.0), ("base", "member", 30.0))
+    ]
+    table = one_table(tmp_path, *both)
+    assert [row.title for row in table.rows] == [
+        *("base, SegFormer-B2", "revt, SegFormer-B2", "base, SegFormer-B5", "revt, SegFormer-B5"),
+    ]
+    assert [row.cells["rain/val"].mean for row in table.rows] == [30.0, 40.0, 40.0, 50.0]
+    assert [bool(row.best) for row in table.rows] == [False, True, False, True]
+    assert table.notes == ("Bold: the best of a target domain and a size.",)
+    assert [row.title for row in one_table(tmp_path / "one", *both[:2]).rows] == ["base", "revt"]
+
+
 def test_the_scores_of_one_network_may_be_in_several_files(tmp_path: Path) -> None:
     whole = BASE[0]
     parts = [{**whole, "results": [result]} for result in whole["results"]]
@@ -262,7 +284,7 @@ def test_compact_evaluations_hold_what_the_table_needs_and_no_more(tmp_path: Pat
     one = evaluation("m", {"rain/val": 100 / 3}, seed=4, head="base", paper=PAPER)
     (value,) = compact(read_measurements(written(tmp_path, one)))
     kept = [
-        *("format", "model", "group", "kind", "seed", "head", "protocol_name", "protocol"),
+        *("format", "model", "group", "kind", "size", "seed", "head", "protocol_name", "protocol"),
         *("paper", "selection", "cost", "sha256", "results"),
     ]
     assert list(value) == kept
