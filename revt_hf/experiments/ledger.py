@@ -63,16 +63,17 @@ class Ledger:
 
     def folder_of(self, step_id: str) -> Path:
         """The model folder (or, of a given checkpoint, the folder or Hub id) of a step."""
-        step = self._graph.steps[step_id]
-        if isinstance(step.work, Given):
+        step = self._graph.steps.get(step_id)
+        if step is not None and isinstance(step.work, Given):
             return Path(step.work.checkpoint)
         return self._folder / step_id
 
     def model_of(self, step_id: str) -> str:
         """Where a step's network is loaded from."""
-        work = self._graph.steps[step_id].work
+        step = self._graph.steps.get(step_id)
+        averaged = step is not None and isinstance(step.work, Train) and step.work.average
         folder = self.folder_of(step_id)
-        return str(folder / EMA_FOLDER if isinstance(work, Train) and work.average else folder)
+        return str(folder / EMA_FOLDER if averaged else folder)
 
     def result_of(self, step_id: str) -> Path:
         """The file whose presence says that a step has finished."""
@@ -147,6 +148,10 @@ class Ledger:
         step = self._graph.steps[step_id]
         if isinstance(step.work, Given):
             return self._of_checkpoint(step.work.checkpoint)
+        if isinstance(step.work, Score):
+            # Not its labels, which may change.
+            rows = json.loads(self.result_of(step_id).read_text())["results"]
+            return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
         return str(self._read(step_id)["result"]["sha256"])
 
     def missing_data(self, step_id: str) -> str | None:
@@ -227,6 +232,8 @@ class Ledger:
     def _outside(self, step: Step) -> str | None:
         """A hash of what comes from outside of the experiment: a recipe's start, a merge's base."""
         source = None
+        if isinstance(step.work, Score):
+            step = self._graph.passing.get(step.work.network, step)
         if isinstance(step.work, Train):
             source = step.work.recipe.model.start
         elif isinstance(step.work, MergeWork) and step.work.base not in self._graph.steps:

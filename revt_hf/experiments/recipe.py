@@ -107,7 +107,8 @@ class Merge(_Titled):
     One for each seed (where ``members`` are named without one), each head, each selection and
     each set of weights. ``members`` are names, ``base/1`` is the member ``base`` of seed 1.
     ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also re-estimates the
-    head's BatchNorm statistics on so many source pictures. ``evaluate: false`` merges only.
+    head's BatchNorm statistics on so many source pictures. ``evaluate: false`` merges only,
+    ``keep: false`` keeps the scores only: hundreds of merges are many GiB.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -122,6 +123,13 @@ class Merge(_Titled):
     base: ExpandedPath | None = None
     recalibrate: Annotated[int, Field(ge=1)] | None = None
     evaluate: bool = True
+    keep: bool = True
+
+    @model_validator(mode="after")
+    def _kept_or_scored(self) -> "Merge":
+        if not self.keep and (not self.evaluate or self.recalibrate):
+            raise ValueError("keep: false goes with evaluate, and without recalibrate")
+        return self
 
     @model_validator(mode="after")
     def _rules_or_one_rule(self) -> "Merge":

@@ -16,6 +16,7 @@ from rich.progress import Progress, TaskID
 from revt_hf.errors import UserError
 from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.merging import make_merge
 from revt_hf.experiments.steps import (
     Choose,
     Given,
@@ -27,8 +28,6 @@ from revt_hf.experiments.steps import (
     Train,
 )
 from revt_hf.files import readable_os_errors
-from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.plan import MergeSpec
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
 
@@ -198,19 +197,7 @@ class _Run:
         raise UserError(self._ledger.status(step.id).note)
 
     def _merge(self, step: Step) -> None:
-        work = step.work
-        if not isinstance(work, MergeWork):
-            raise TypeError(f"{step.id} merges nothing")
-        base = work.base
-        if base is not None and base in self._graph.steps:
-            base = self._ledger.model_of(base)
-        spec = MergeSpec(
-            tuple(self._ledger.model_of(member) for member in work.members),
-            work.rules,
-            work.head,
-            base,
-        )
-        merge(spec, self._ledger.folder_of(step.id), options=MergeOptions(overwrite=True))
+        make_merge(step, self._graph, self._ledger)
 
     def _recalibrate(self, step: Step) -> None:
         from revt_hf.merging.command import recalibrate_command

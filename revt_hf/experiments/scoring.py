@@ -2,8 +2,9 @@
 
 import json
 import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
 from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.merging import make_merge
 from revt_hf.experiments.steps import Choose, Graph, Network, Score, Step
 from revt_hf.files import file_sha256, write_json
 from revt_hf.recorded import recorded_recipe
@@ -71,8 +73,7 @@ def score(
     evaluate = graph.experiment.evaluate
     since = time.perf_counter()
     networks = {step.id: _network(step, graph) for step in group}
-    folders = {ledger.model_of(part) for network in networks.values() for part in network.parts}
-    models = {folder: load_for_evaluation(folder) for folder in sorted(folders)}
+    models, abouts = _loaded(networks.values(), graph, ledger)
     segmenters = {
         step_id: _segmenter([models[ledger.model_of(part)] for part in network.parts], network)
         for step_id, network in networks.items()
@@ -96,7 +97,7 @@ def score(
     for step in group:
         network = networks[step.id]
         cost = _cost(segmenters[step.id], network, graph, protocol) if evaluate.cost else None
-        about = {**_about(network, ledger), "cost": cost, "seconds": round(seconds, 2)}
+        about = {**abouts[network.id], "cost": cost, "seconds": round(seconds, 2)}
         path = ledger.result_of(step.id)
         write_json(path, _evaluation(network, step, about, rows[step.id]))
         ledger.finish(step.id, seconds)
@@ -165,6 +166,25 @@ def _score(step: Step) -> Score:
 
 def _network(step: Step, graph: Graph) -> Network:
     return graph.networks[_score(step).network]
+
+
+def _loaded(
+    networks: Iterable[Network], graph: Graph, ledger: Ledger
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Models by their folders, and what results say of the networks made of them."""
+    models: dict[str, Any] = {}
+    abouts = {}
+    for network in networks:
+        passing = graph.passing.get(network.id)
+        if passing is not None:
+            make_merge(passing, graph, ledger)
+        for folder in map(ledger.model_of, network.parts):
+            if folder not in models:
+                models[folder] = load_for_evaluation(folder)
+        abouts[network.id] = _about(network, ledger)
+        if passing is not None:
+            shutil.rmtree(ledger.folder_of(network.id))
+    return models, abouts
 
 
 def _segmenter(models: Sequence[Any], network: Network) -> Segmenter:

@@ -120,10 +120,20 @@ class Network:
 
 @dataclass
 class Graph:
-    """All steps of an experiment, each after those that it needs, and what they are scored as."""
+    """All steps of an experiment, and what they are scored as.
+
+    Attributes:
+        experiment: where they come from.
+        steps: each after those that it needs.
+        passing: merges that are made when they are scored, and not kept.
+        networks: what is scored, by name.
+        protocols: by name.
+        splits: what is scored on.
+    """
 
     experiment: Experiment
     steps: dict[str, Step] = field(default_factory=dict)
+    passing: dict[str, Step] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
     protocols: dict[str, Evaluation] = field(default_factory=dict)
     splits: list[SplitSpec] = field(default_factory=list)
@@ -134,7 +144,7 @@ class Graph:
         Raises:
             UserError: there is one of that name.
         """
-        if step.id in self.steps:
+        if step.id in self.steps or step.id in self.passing:
             raise UserError(f"two steps of the experiment would be called {step.id}: rename one")
         self.steps[step.id] = step
 
@@ -239,6 +249,8 @@ def _add_merges(
                 needs,
             )
             graph.add(step)
+            if not merge.keep:
+                graph.passing[step.id] = graph.steps.pop(step.id)
             made: list[tuple[str, Kind, str]] = [(step.id, "merge", group)]
             if merge.recalibrate is not None:
                 if recipe is None:
@@ -353,7 +365,9 @@ def _add_scores(graph: Graph, recipe: Recipe | None) -> None:
             graph.protocols[protocol] = chosen
     for name in graph.protocols:
         for network in graph.networks.values():
-            graph.add(Step(f"results/{name}/{network.id}", Score(network.id, name), network.parts))
+            passing = graph.passing.get(network.id)
+            needs = passing.needs if passing else network.parts
+            graph.add(Step(f"results/{name}/{network.id}", Score(network.id, name), needs))
 
 
 def _add_selections(graph: Graph, name: str, selection: SelectionRecipe) -> None:
@@ -476,7 +490,9 @@ def settings_of(step: Step, graph: Graph) -> Mapping[str, Any]:
     if isinstance(work, Recalibrate):
         return {"sources": [_dumped(one) for one in work.sources], "pictures": work.pictures}
     if isinstance(work, Score):
+        passing = graph.passing.get(work.network)
         return {
+            "merge": settings_of(passing, graph) if passing else None,
             "protocol": _dumped(graph.protocols[work.protocol]),
             "splits": [[_dumped(one.spec), one.split, one.is_source] for one in graph.splits],
             "combine": graph.networks[work.network].combine,

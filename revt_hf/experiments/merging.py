@@ -1,0 +1,25 @@
+"""Carrying out an experiment's merges."""
+
+from pathlib import Path
+
+from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.steps import Graph, MergeWork, Step
+from revt_hf.merging.average import MergeOptions, merge
+from revt_hf.merging.plan import MergeSpec
+
+
+def make_merge(step: Step, graph: Graph, ledger: Ledger) -> Path:
+    """Merge what a step names into its folder.
+
+    Raises:
+        UserError: the members do not fit together, or cannot be read.
+    """
+    work = step.work
+    if not isinstance(work, MergeWork):
+        raise TypeError(f"{step.id} merges nothing")
+    base = work.base
+    if base is not None and base in graph.steps:
+        base = ledger.model_of(base)
+    members = tuple(ledger.model_of(member) for member in work.members)
+    spec = MergeSpec(members, work.rules, work.head, base)
+    return merge(spec, ledger.folder_of(step.id), options=MergeOptions(overwrite=True))

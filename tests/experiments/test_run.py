@@ -1,0 +1,275 @@
+"""``revt run``: what is done stays, what changed is done again, what fails stops only its own."""
+
+import json
+import os
+import shutil
+
+import pytest
+from tiny_experiment import write_experiment
+
+from revt_hf.cli import main
+from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.recipe import load_experiment
+from revt_hf.experiments.runner import HowToRun, run_steps
+from revt_hf.experiments.steps import build_graph
+
+QUIET = HowToRun(quiet=True)
+
+
+def outcome(path, output, *overrides, how=QUIET):
+    """Run an experiment."""
+    return run_steps(build_graph(load_experiment(path, overrides)), output, how)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment of one seed that has run, with what came of it."""
+    root = tmp_path_factory.mktemp("finished")
+    path = write_experiment(root, seeds=[0])
+    return path, root / "out", outcome(path, root / "out")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it to change."""
+    path, output, _ = finished
+    shutil.copytree(path.parent, tmp_path / "copy", copy_function=shutil.copy2)
+    return tmp_path / "copy" / path.name, tmp_path / "copy" / output.name
+
+
+def evaluation(output, name):
+    return json.loads((output / "results" / "recipe" / f"{name}.json").read_text())
+
+
+def test_everything_is_done_once(finished):
+    path, output, first = finished
+    graph = build_graph(load_experiment(path))
+    assert first.problem() is None
+    assert sorted(first.done) == sorted(graph.steps)
+    again = outcome(path, output)
+    assert (again.done, sorted(again.kept)) == ([], sorted(graph.steps))
+
+
+def test_an_evaluation_says_what_it_is_of(finished):
+    _, output, _ = finished
+    merged = evaluation(output, "merges/revt/0/head-other")
+    assert (merged["kind"], merged["group"], merged["seed"], merged["head"]) == (
+        "merge",
+        "ReVT",
+        0,
+        "other",
+    )
+    assert {row["label"]: row["is_source"] for row in merged["results"]} == {
+        "source/val": True,
+        "fog/val": False,
+    }
+    digests = [entry["sha256"] for entry in merged["merge"]["members"]]
+    members = [evaluation(output, f"members/{name}/0") for name in ("base", "other")]
+    assert digests == [member["sha256"] for member in members]
+    assert members[1]["recipe"]["augmentation"]["method"] == 1
+    assert merged["versions"]["torch"]
+    assert evaluation(output, "ensembles/both/0/logits")["members"][1]["sha256"] == digests[1]
+
+
+def test_a_selection_takes_the_best_on_source_val(finished):
+    _, output, _ = finished
+    choice = json.loads((output / "selections/best/0.json").read_text())
+    scores = {
+        name: evaluation(output, name)["results"][0]["mIoU"]
+        for name in (
+            "members/base/0",
+            "members/other/0",
+            "merges/revt/0/head-base",
+            "merges/revt/0/head-other",
+        )
+    }
+    assert choice["scores"] == scores
+    assert scores[choice["chosen"]] == max(scores.values())
+    best = evaluation(output, "selections/best/0")
+    assert best["results"] == evaluation(output, choice["chosen"])["results"]
+    assert best["selection"] == {"on": ["source/val"], "target": False, "candidates": 4}
+    assert best["kind"] == "selection"
+
+
+def test_a_selection_on_a_target_is_marked(copied):
+    path, output = copied
+    on_target = "selections.best.on=fog/val"
+    done = outcome(path, output, on_target, "allow_target_selection=true")
+    assert done.done == ["selections/best/0"]
+    assert evaluation(output, "selections/best/0")["selection"]["target"] is True
+
+
+def test_only_what_depends_on_a_change_is_done_again(copied):
+    path, output = copied
+    done = outcome(path, output, "members.other.set={'augmentation.method': 2}")
+    assert "members/base/0" in done.kept
+    assert "results/recipe/members/base/0" in done.kept
+    assert set(done.done) == {
+        "members/other/0",
+        "merges/revt/0/head-base",
+        "merges/revt/0/head-other",
+        "results/recipe/members/other/0",
+        "results/recipe/merges/revt/0/head-base",
+        "results/recipe/merges/revt/0/head-other",
+        "results/recipe/ensembles/both/0/logits",
+        "selections/best/0",
+    }
+
+
+def test_lost_and_changed_results_are_made_again(copied):
+    path, output = copied
+    # A merge's record names the members' paths: the copy's own bytes are made first.
+    shutil.rmtree(output / "merges")
+    outcome(path, output)
+    before = evaluation(output, "merges/revt/0/head-base")
+    (output / "results/recipe/merges/revt/0/head-base.json").unlink()
+    weights = output / "merges/revt/0/head-other/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    done = outcome(path, output)
+    assert set(done.done) >= {"results/recipe/merges/revt/0/head-base", "merges/revt/0/head-other"}
+    # The same bytes again: what needs the merge is still right.
+    assert "results/recipe/merges/revt/0/head-other" not in done.done
+    assert evaluation(output, "merges/revt/0/head-base")["results"] == before["results"]
+
+
+def test_touching_a_file_changes_nothing(copied):
+    path, output = copied
+    os.utime(output / "members/base/0/model.safetensors", (1, 1))
+    assert outcome(path, output).done == []
+
+
+def test_a_new_title_needs_no_new_score(copied):
+    path, output = copied
+    done = outcome(path, output, "merges.revt.title=averaged")
+    assert done.done == []
+    assert evaluation(output, "merges/revt/0/head-base")["group"] == "averaged"
+    assert outcome(path, output, "merges.revt.title=averaged").done == []
+
+
+def test_what_fails_is_named_and_the_rest_goes_on(copied, capsys):
+    path, output = copied
+    bad = "members.other.set={'optimizer.lr': 1.0e+30}"
+    done = outcome(path, output, bad)
+    assert list(done.failed) == ["members/other/0"]
+    assert "the loss is" in done.failed["members/other/0"]
+    assert done.blocked["merges/revt/0/head-base"] == "members/other/0"
+    assert "results/recipe/members/base/0" in done.kept
+    arguments = ["run", str(path), "--output", str(output), "--set", bad, "--quiet"]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "error: 1 of" in error
+    assert "members/other/0: the loss is" in error
+    assert "more need them" in error
+
+
+def test_parts_of_an_experiment(tmp_path):
+    path, output = write_experiment(tmp_path, seeds=[0]), tmp_path / "out"
+    alone = HowToRun(only=("merges/revt",), needs=False, quiet=True)
+    done = outcome(path, output, how=alone)
+    assert (done.done, set(done.blocked)) == (
+        [],
+        {"merges/revt/0/head-base", "merges/revt/0/head-other"},
+    )
+    done = outcome(path, output, how=HowToRun(only=("merges/*/head-other",), quiet=True))
+    assert done.done == ["members/base/0", "members/other/0", "merges/revt/0/head-other"]
+    assert not (output / "results").exists()
+
+
+def test_the_plan_says_what_is_done_and_writes_nothing(copied, capsys, tmp_path):
+    path, output = copied
+    shutil.rmtree(output / "merges/revt/0/head-other")
+    before = sorted(output.rglob("*"))
+    plan = tmp_path / "plan.json"
+    arguments = ["run", str(path), "--output", str(output), "--dry-run", "--json", str(plan)]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert not caught.value.code
+    states = {row["step"]: row["state"] for row in json.loads(plan.read_text())}
+    assert states["members/base/0"] == "done"
+    assert states["merges/revt/0/head-other"] == "missing"
+    assert states["results/recipe/merges/revt/0/head-other"] == "stale"
+    assert "10 steps: " in capsys.readouterr().out
+    assert sorted(output.rglob("*")) == before
+
+
+def test_missing_data_are_said_in_the_plan(tmp_path, capsys):
+    path = write_experiment(tmp_path, seeds=[0])
+    missing = "members.base.set={source: {domain: gta5, data_dir: /nowhere/gta5, options: {}}}"
+    with pytest.raises(SystemExit):
+        main(["run", str(path), "--output", str(tmp_path / "o"), "--dry-run", "--set", missing])
+    assert "/nowhere/gta5" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_an_unknown_step_is_refused(tmp_path, capsys):
+    path = write_experiment(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(path), "--output", str(tmp_path / "o"), "--only", "mergers/*"])
+    assert caught.value.code == 2
+    assert "--only mergers/*: no step is called so" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_checkpoint_can_be_a_member(finished, tmp_path):
+    _, output, _ = finished
+    members = {
+        "old": {"checkpoint": f"{output}/members/base/{{seed}}", "seeds": [0]},
+        "other": {"checkpoint": f"{output}/members/other/0"},
+    }
+    sections = {
+        "members": members,
+        "merges": {"revt": {"members": ["old", "other"], "heads": "first", "recalibrate": 2}},
+        "evaluate": {"recipe": "member.yaml"},
+    }
+    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    done = outcome(path, tmp_path / "out")
+    assert done.problem() is None
+    assert "recalibrated/revt/0/head-old" in done.done
+    first = (output / "merges/revt/0/head-base/model.safetensors").stat().st_size
+    assert (
+        tmp_path / "out/merges/revt/0/head-old/model.safetensors"
+    ).stat().st_size >= first - 4096
+    members["other"]["checkpoint"] = str(tmp_path / "nothing")
+    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    done = outcome(path, tmp_path / "out")
+    assert f"there is no checkpoint {tmp_path}/nothing" in done.failed["members/other"]
+
+
+def test_merges_that_are_not_kept_leave_their_scores(copied):
+    path, output = copied
+    kept = evaluation(output, "merges/revt/0/head-other")
+    shutil.rmtree(output / "merges")
+    done = outcome(path, output, "merges.revt.keep=false")
+    assert "results/recipe/merges/revt/0/head-other" in done.done
+    assert not [found for found in (output / "merges").rglob("*") if found.is_file()]
+    now = evaluation(output, "merges/revt/0/head-other")
+    assert now["results"] == kept["results"]
+    assert now["merge"]["head"] == 2
+    assert outcome(path, output, "merges.revt.keep=false").done == []
+    again = outcome(path, output, "merges.revt.keep=false", "merges.revt.select=stage1")
+    assert "results/recipe/merges/revt/0/head-other" in again.done
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path):
+    sections = {"merges": None, "ensembles": None, "selections": None, "seeds": [0]}
+    recipe = {"recipe": "member.yaml", "set": {"train.steps": 4, "train.checkpoint_every": 2}}
+    path = write_experiment(tmp_path, members={"base": recipe}, **sections)
+    whole = outcome(path, tmp_path / "whole", how=HowToRun(only=("members",), quiet=True))
+    assert whole.done == ["members/base/0"]
+    # As an interruption after step 2 leaves it.
+    shutil.copytree(tmp_path / "whole/members", tmp_path / "half/members")
+    folder = tmp_path / "half/members/base/0"
+    shutil.rmtree(folder / "checkpoints/step-00000004", ignore_errors=True)
+    (folder / "model.safetensors").unlink()
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    if kept != ["step-00000002"]:
+        pytest.skip(f"only the newest checkpoint is kept: {kept}")
+    graph = build_graph(load_experiment(path))
+    assert Ledger(graph, tmp_path / "half").status("members/base/0").state == "begun"
+    outcome(path, tmp_path / "half", how=HowToRun(only=("members",), quiet=True))
+    first, second = (
+        (tmp_path / name / "members/base/0/model.safetensors").read_bytes()
+        for name in ("whole", "half")
+    )
+    assert first == second
