@@ -3,16 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from networks import full_size, same_but_ties
 from torch.nn import functional
 
-from revt_hf.evaluation.class_maps import _class_map_torch, class_map
-
-
-def _reference(logits, network_size, picture_size):
-    full = logits[None]
-    for size in (network_size, picture_size):
-        full = functional.interpolate(full, size=size, mode="bilinear", align_corners=False)
-    return full[0].argmax(0).numpy().astype(np.uint8), full[0]
+from revt_hf.evaluation.class_maps import MeanProbabilities, _class_map_torch, class_map
 
 
 @pytest.mark.parametrize(
@@ -30,7 +24,8 @@ def test_equals_interpolate_and_argmax(logits_size, network_size, picture_size):
     coarse = torch.randn(19, 6, 8, generator=generator) * 5
     logits = functional.interpolate(coarse[None], size=logits_size, mode="bicubic")[0]
     before = logits.clone()
-    expected, full = _reference(logits, network_size, picture_size)
+    full = full_size(logits, network_size, picture_size)
+    expected = full.argmax(0).numpy().astype(np.uint8)
     for route in (class_map, _class_map_torch):
         ours = route(logits, network_size, picture_size)
         assert ours.dtype == np.uint8
@@ -52,3 +47,18 @@ def test_last_class_can_win():
     logits = torch.zeros(19, 4, 4)
     logits[18] = 1
     assert (class_map(logits, (8, 8), (16, 16)) == 18).all()
+
+
+@pytest.mark.parametrize("picture_size", [(97, 131), (16, 16)])
+def test_mean_probabilities_are_those_of_all_channels_at_full_size(picture_size):
+    # At 16x16 the maps outgrow the picture's channels, and are added up there.
+    generator = torch.Generator().manual_seed(0)
+    means = MeanProbabilities(picture_size)
+    total = torch.zeros(19, *picture_size)
+    for size, network_size in (((30, 41), (120, 161)), ((8, 9), (30, 33)), ((64, 64), (64, 64))):
+        logits = torch.randn(19, *size, generator=generator) * 5
+        total += full_size(logits, network_size, picture_size).softmax(0)
+        means.add(logits, network_size)
+    ours = means.class_map()
+    assert ours.dtype == np.uint8
+    assert same_but_ties(ours, total)

@@ -1,0 +1,29 @@
+"""What test_sharing starts twice, with torchrun: `revt evaluate`, and who decoded what."""
+
+import sys
+from pathlib import Path
+
+from revt_hf.cli import main
+from revt_hf.evaluation import runner
+from revt_hf.processes import process_state
+
+
+def _count(folder: Path) -> None:
+    batches = runner.picture_batches
+
+    def counted(pictures, indices, *rest):
+        state = process_state()
+        name = f"{state.process_index}-of-{state.num_processes}"
+        (folder / name).write_text(" ".join(map(str, indices)))
+        yield from batches(pictures, indices, *rest)
+
+    runner.picture_batches = counted
+
+
+if __name__ == "__main__":
+    _count(Path(sys.argv[1]))
+    try:
+        main(["evaluate", "/nowhere", "--domain", "streets"])
+    except SystemExit as end:
+        print(f"ended with {end.code}")
+    main(["evaluate", *sys.argv[2:]])

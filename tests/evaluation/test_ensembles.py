@@ -1,0 +1,112 @@
+"""Ensembles against what they are said to be, computed with all channels at full size."""
+
+import pytest
+import torch
+from networks import full_size, picture, same_but_ties, tiny_model
+
+from revt_hf.errors import UserError
+from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
+from revt_hf.evaluation.inference import Protocol, predict, prepare
+
+SIZE, NETWORK = (64, 96), (48, 72)
+PROTOCOL = Protocol(bound=(96, 48))
+IMAGE = picture(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [tiny_model(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def logits(models):
+    """Each member's logits, (C, h, w) as the network gives them."""
+    pixels = prepare(IMAGE, PROTOCOL)
+    assert tuple(pixels.shape[2:]) == NETWORK
+    with torch.inference_mode():
+        return [model(pixel_values=pixels).logits[0] for model in models]
+
+
+@pytest.fixture(scope="module")
+def probabilities(logits):
+    """Each member's probabilities (C, H, W) at the picture's size, float64."""
+    return [full_size(one, NETWORK, SIZE).double().softmax(0) for one in logits]
+
+
+def test_logits_are_averaged(models, logits):
+    ours = ensemble_segmenter(models, "logits").class_map(IMAGE, PROTOCOL)
+    assert same_but_ties(ours, full_size(torch.stack(logits).mean(0), NETWORK, SIZE))
+
+
+def test_the_product_is_that_of_probabilities_at_full_size(models, probabilities):
+    ours = ensemble_segmenter(models, "product").class_map(IMAGE, PROTOCOL)
+    product = torch.stack(probabilities).prod(0)
+    # Small differences of a product are large ones of its logarithm.
+    assert same_but_ties(ours, product.log())
+
+
+def test_probabilities_are_averaged_at_full_size(models, probabilities):
+    ours = ensemble_segmenter(models, "probabilities").class_map(IMAGE, PROTOCOL)
+    assert same_but_ties(ours, torch.stack(probabilities).mean(0))
+
+
+@pytest.mark.parametrize("head", [1, 3])
+def test_features_are_averaged_before_one_members_head(models, head):
+    ours = ensemble_segmenter(models, "features", head).class_map(IMAGE, PROTOCOL)
+    stages = {}
+
+    def keep(index):
+        return lambda module, inputs, output: stages.setdefault(index, []).append(output)
+
+    handles = [
+        stage.register_forward_hook(keep(index))
+        for model in models
+        for index, stage in enumerate(model.segformer.stages)
+    ]
+    with torch.inference_mode():
+        for model in models:
+            model(pixel_values=prepare(IMAGE, PROTOCOL))
+        means = tuple(torch.stack(stages[index]).mean(0) for index in range(4))
+        expected = models[head - 1].decode_head(means)[0]
+    for handle in handles:
+        handle.remove()
+    assert same_but_ties(ours, full_size(expected, NETWORK, SIZE))
+
+
+def test_they_differ_from_each_other_and_from_their_members(models):
+    maps = {
+        "logits": ensemble_segmenter(models, "logits").class_map(IMAGE, PROTOCOL),
+        "probabilities": ensemble_segmenter(models, "probabilities").class_map(IMAGE, PROTOCOL),
+        "head 1": ensemble_segmenter(models, "features", 1).class_map(IMAGE, PROTOCOL),
+        "head 2": ensemble_segmenter(models, "features", 2).class_map(IMAGE, PROTOCOL),
+        **{f"member {n}": predict(model, IMAGE, PROTOCOL) for n, model in enumerate(models)},
+    }
+    assert len({value.tobytes() for value in maps.values()}) == len(maps)
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("protocol", [PROTOCOL, Protocol(None, 48, 32, (0.5, 1.0), True)])
+def test_an_ensemble_of_a_model_with_itself_is_the_model(models, combine, protocol):
+    ours = ensemble_segmenter([models[0]] * 2, combine).class_map(IMAGE, protocol)
+    assert (ours != predict(models[0], IMAGE, protocol)).mean() < 1e-3
+
+
+def test_members_of_an_ensemble_of_logits_may_differ_in_size(models):
+    other = tiny_model(0, hidden_sizes=[8, 16, 20, 64])
+    ensemble_segmenter([models[0], other], "logits").class_map(IMAGE, PROTOCOL)
+    with pytest.raises(UserError, match="member 2 has \\[8, 16, 20, 64\\]"):
+        ensemble_segmenter([models[0], other], "features")
+
+
+@pytest.mark.parametrize(
+    ("members", "combine", "head", "words"),
+    [
+        (3, "votes", 1, "unknown ensemble 'votes': use one of logits, product"),
+        (1, "logits", 1, "at least two models, not 1"),
+        (3, "features", 4, "head 4: the ensemble has members 1 to 3"),
+        (3, "features", 0, "head 0"),
+    ],
+)
+def test_what_cannot_be_combined_is_one_sentence(models, members, combine, head, words):
+    with pytest.raises(UserError, match=words):
+        ensemble_segmenter(models[:members], combine, head)

@@ -1,0 +1,114 @@
+"""`revt evaluate`: which protocol it takes, and what its rows say of ensembles and cost."""
+
+import json
+
+import pytest
+import yaml
+from networks import tiny_model
+from test_cli import refused, revt
+from tiny import TINY
+
+from revt_hf.errors import UserError
+from revt_hf.evaluation import cost
+from revt_hf.evaluation.command import chosen_protocol
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.recipe import PROTOCOLS, Evaluation, parse_recipe
+
+STREETS = ["--domain", "streets", "--option", "val_pictures=2", "--option", "size=[64, 128]"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("models") / name for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        tiny_model(seed).save_pretrained(folder)
+    return folders
+
+
+def _recipe(evaluation):
+    return parse_recipe({**TINY, "evaluation": evaluation}, "tiny recipe")
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A folder whose recipe names a sliding window."""
+    (tmp_path / "sliding").mkdir()
+    (tmp_path / "sliding" / "recipe.yaml").write_text(_recipe("slide").to_yaml())
+    return tmp_path / "sliding"
+
+
+def test_a_recipes_section_is_a_name_or_fields():
+    assert _recipe("slide").evaluation == PROTOCOLS["slide"]
+    fields = {"bound": None, "window": 1024, "stride": 768}
+    assert _recipe(fields).evaluation == PROTOCOLS["slide"]
+    # What is saved beside a result reads back as the same.
+    resolved = yaml.safe_load(_recipe("multi-scale").to_yaml())["evaluation"]
+    assert _recipe(resolved).evaluation == PROTOCOLS["multi-scale"]
+    assert PROTOCOLS["published"] == Evaluation()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "words"),
+    [
+        ("sliding", "unknown protocol 'sliding': use one of published, native, slide"),
+        ({"window": 512}, "evaluation: give window and stride together"),
+        ({"stride": 512}, "evaluation: give window and stride together"),
+        ({"window": 512, "stride": 600}, "stride 600 is larger than window 512"),
+        ({"window": 0, "stride": 1}, "evaluation.window: input should be greater than 0"),
+        ({"scales": [1.0, 0]}, "evaluation.scales.1: input should be greater than 0"),
+        ({"scales": []}, "evaluation.scales"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(evaluation, words):
+    with pytest.raises(UserError, match=words):
+        _recipe(evaluation)
+
+
+def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
+    slide = Protocol(None, 1024, 768)
+    assert chosen_protocol([recorded], None) == slide
+    assert chosen_protocol([recorded], "96x48") == Protocol((96, 48), 1024, 768)
+    assert chosen_protocol([recorded], None, "native") == Protocol(None)
+    assert chosen_protocol([models[0]], None) == Protocol()
+    multi = chosen_protocol([models[0]], "native", "multi-scale")
+    assert multi == Protocol(None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
+    with pytest.raises(UserError, match=r"sliding: slide, .*a: published\): pass --protocol"):
+        chosen_protocol([recorded, models[0]], None)
+    with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
+        chosen_protocol([recorded], None, "sliding")
+
+
+def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path, monkeypatch):
+    # A process of its own for each row takes seconds; test_cost starts one.
+    monkeypatch.setattr(cost, "_cpu_peak_mib", lambda *_: 123.4)
+    arguments = [*STREETS, "--protocol", "native", "--batch-size", "2", "--workers", "1"]
+    arguments += ["--ensemble", "logits", "--ensemble", "features", "--head", "2", "--cost"]
+    code, out, error = revt(
+        capsys, "evaluate", *models, *arguments, "--json", tmp_path / "r.json", "--quiet"
+    )
+    assert code == 0, error
+    rows = json.loads((tmp_path / "r.json").read_text())
+    names = [*map(str, models), "ensemble of 2 (logits)", "ensemble of 2 (features, head 2)"]
+    assert [row["model"] for row in rows] == names
+    assert rows[3]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
+    for row in rows:
+        assert row["protocol"]["bound"] is None
+        assert row["cost"]["picture_size"] == [64, 128]
+        assert row["cost"]["flops"] > row["cost"]["parameters"] > 0
+        assert row["cost"]["pictures_per_second"] > 0
+        assert row["cost"]["peak_mib"] == 123.4
+    flops = [row["cost"]["flops"] for row in rows]
+    assert flops[2] == 2 * flops[0]
+    assert "Cost of a 128x64 picture" in out
+    assert "GFLOPs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ensemble", "logits"], "at least two models"),
+        (["--protocol", "sliding"], "unknown protocol 'sliding'"),
+    ],
+)
+def test_mistakes_are_one_sentence(capsys, models, arguments, words):
+    assert words in refused(capsys, "evaluate", models[0], *STREETS, *arguments)

@@ -1,0 +1,144 @@
+"""Scoring: batches, workers and shared decoding change nothing but the time."""
+
+import weakref
+
+import numpy as np
+import pytest
+from networks import row, tiny_model
+
+from revt_hf.errors import UserError
+from revt_hf.evaluation import metric
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import picture_batches
+from revt_hf.evaluation.runner import SplitSpec, confusion_of, evaluate_models
+from revt_hf.recipe import DomainSpec
+
+SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)
+SIZES = [(64, 96), (64, 96), (64, 96), (32, 64), (64, 96), (128, 192), (48, 48)]
+PICTURES = [row(*size, seed) for seed, size in enumerate(SIZES)]
+PROTOCOL = Protocol((96, 64))
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"first": tiny_model(0), "second": tiny_model(1)}
+
+
+@pytest.fixture
+def matrices(monkeypatch):
+    """The confusion matrices that come out, in the models' order."""
+    seen = []
+
+    def remembered(matrix):
+        seen.append(matrix.copy())
+        return scores_from(matrix)
+
+    monkeypatch.setattr(metric, "scores_from", remembered)
+    return seen
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (1, 2), (4, 2)])
+def test_batches_and_workers_give_identical_matrices(models, matrices, batch_size, workers):
+    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, batch_size=batch_size, workers=workers)
+    assert len(matrices) == 2
+    for matrix, model in zip(matrices, models.values(), strict=True):
+        expected = confusion_of(model, PICTURES, range(len(PICTURES)), PROTOCOL)
+        assert (matrix == expected).all()
+        assert matrix.sum() == sum((one["label"] != 255).sum() for one in PICTURES)
+
+
+def test_pictures_of_one_network_size_go_together():
+    def groups(protocol, batch_size):
+        batches = picture_batches(PICTURES, range(len(PICTURES)), protocol, batch_size, 0)
+        return [[int(one["name"]) for one in batch] for batch in batches]
+
+    assert groups(Protocol(None), 2) == [[0, 1], [2], [3], [4], [5], [6]]
+    # 64x96 and 128x192 are the same once they are resized.
+    assert groups(PROTOCOL, 4) == [[0, 1, 2], [3], [4, 5], [6]]
+    assert groups(PROTOCOL, 1) == [[n] for n in range(7)]
+
+
+def test_the_networks_get_whole_batches(models):
+    shapes = []
+    handle = models["first"].register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["pixel_values"].shape)),
+        with_kwargs=True,
+    )
+    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, batch_size=4)
+    handle.remove()
+    assert [shape[0] for shape in shapes] == [3, 1, 2, 1]
+
+
+class Counted:
+    """Pictures that are made when asked for; knows how often, and how many are alive."""
+
+    def __init__(self, number):
+        self.number, self.reads, self.most, self.alive = number, 0, 0, []
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        made = row(32, 64, index)
+        self.reads += 1
+        self.alive = [ref for ref in self.alive if ref() is not None]
+        self.alive.append(weakref.ref(made["image"]))
+        self.most = max(self.most, len(self.alive))
+        return made
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_one_decode_for_all_and_memory_does_not_grow_with_the_pictures(models, batch_size):
+    pictures = Counted(12)
+    ensemble = ensemble_segmenter(list(models.values()), "probabilities")
+    results = evaluate_models(
+        {**models, "both": ensemble}, pictures, SPLIT, PROTOCOL, batch_size=batch_size
+    )
+    assert pictures.reads == 12
+    # The last batch, this one, and the picture that did not fit into it.
+    assert pictures.most <= 2 * batch_size + 1
+    assert [result.images for result in results] == [12] * 3
+
+
+def test_rows_of_ensembles_say_what_they_are(models):
+    members = list(models.values())
+    scored = {
+        "single": members[0],
+        "mean": ensemble_segmenter(members, "logits"),
+        "features": ensemble_segmenter(members, "features", 2),
+    }
+    rows = [one.to_json() for one in evaluate_models(scored, PICTURES[:2], SPLIT, PROTOCOL)]
+    assert [one["model"] for one in rows] == ["single", "mean", "features"]
+    assert "ensemble" not in rows[0]
+    assert rows[1]["ensemble"] == {"members": 2, "combine": "logits", "head": None}
+    assert rows[2]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
+    assert rows[0]["protocol"] == {
+        "bound": (96, 64),
+        "window": None,
+        "stride": None,
+        "scales": (1.0,),
+        "flip": False,
+        "resize": "keep ratio",
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_one_sentence(models, workers):
+    class Broken(Counted):
+        def __getitem__(self, index):
+            if index == 2:
+                raise UserError("streets/2.png is truncated")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserError) as caught:
+        evaluate_models(models, Broken(4), SPLIT, PROTOCOL, workers=workers)
+    assert str(caught.value) == "streets/2.png is truncated"
+
+
+def test_progress_counts_pictures(models):
+    ticks = []
+    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, lambda: ticks.append(1), batch_size=3)
+    assert len(ticks) == len(PICTURES)
+    assert np.sum(ticks) == 7
