@@ -11,8 +11,8 @@ SIZES = ("b1", "b2", "b3", "b5")
 # Others extend them; alone they lack a model or members.
 _PART_FOLDERS = {"parts", "sizes", "methods"}
 _PART_NAMES = {"protocol.yaml", "member.yaml"}
-# Configurations of another program.
-_FOREIGN = RECIPES / "accelerate"
+# Configurations of other programs.
+_FOREIGN = {RECIPES / "accelerate", RECIPES / "slurm"}
 
 
 def _is_part(path):
@@ -22,7 +22,7 @@ def _is_part(path):
 FILES = sorted(
     path
     for path in (*RECIPES.rglob("*.yaml"), *ROOT.glob("revt_hf/demo/recipes/*.yaml"))
-    if _FOREIGN not in path.parents
+    if not _FOREIGN & set(path.parents)
 )
 PARTS = [path for path in FILES if _is_part(path)]
 _WHOLE = [path for path in FILES if not _is_part(path)]
