@@ -65,7 +65,7 @@ def recalibrate_command(
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
     check_output(output, overwrite)
-    rows = _spread_pictures(sources, pictures)
+    rows = spread_pictures(sources, pictures)
     held_out = [load_spec(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))
     before = _scores(model, held_out, protocol, quiet)
@@ -76,7 +76,12 @@ def recalibrate_command(
     return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 
 
-def _spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
+def spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
+    """About so many training pictures, spread over the sources by their weights.
+
+    Raises:
+        UserError: a source's data cannot be used.
+    """
     # Neighbours in a split are often frames of one drive: the first ones would show one street.
     weights = sum(source.weight for source in sources)
     parts = []

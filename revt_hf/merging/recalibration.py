@@ -42,6 +42,36 @@ class _Moments:
 
 
 @torch.inference_mode()
+def measured_statistics(
+    model: SegformerForSemanticSegmentation,
+    pictures: Iterable[dict[str, Any]],
+    protocol: Protocol,
+    on_picture: Callable[[], object] = lambda: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of each channel that the head's BatchNorm is given.
+
+    Args:
+        model: in eval mode.
+        pictures: rows with ``image`` (H, W, 3), uint8, RGB.
+        protocol: how pictures reach the network.
+        on_picture: called after each picture, for a progress bar.
+
+    Returns:
+        Mean and variance over all pixels of all pictures, each (channels,), float64.
+    """
+    layer = model.decode_head.batch_norm
+    moments = _Moments(layer.num_features)
+    handle = layer.register_forward_pre_hook(moments)
+    try:
+        for row in pictures:
+            model(pixel_values=prepare(row["image"], protocol).to(model.device))
+            on_picture()
+    finally:
+        handle.remove()
+    return moments.mean_and_variance()
+
+
+@torch.inference_mode()
 def recalibrate_model(
     model: SegformerForSemanticSegmentation,
     pictures: Iterable[dict[str, Any]],
@@ -57,15 +87,7 @@ def recalibrate_model(
         on_picture: called after each picture, for a progress bar.
     """
     layer = model.decode_head.batch_norm
-    moments = _Moments(layer.num_features)
-    handle = layer.register_forward_pre_hook(moments)
-    try:
-        for row in pictures:
-            model(pixel_values=prepare(row["image"], protocol).to(model.device))
-            on_picture()
-    finally:
-        handle.remove()
-    mean, variance = moments.mean_and_variance()
+    mean, variance = measured_statistics(model, pictures, protocol, on_picture)
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)
 

@@ -182,7 +182,7 @@ class _Engine:
             view = memoryview(buffers.bytes[0])[: count * size]
             buffers.busy.append(feed.read(run.first, start * size, view))
             if own in FLOATS:
-                array = _unpacked(view, own)
+                array = unpacked(view, own)
                 self._check(run, start, array, feed.source.label)
                 view = view if own == dtype else _packed(array, dtype)
             yield view
@@ -201,7 +201,7 @@ class _Engine:
             buffer = buffers.bytes[number]
             view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
             buffers.busy.append(feed.read(run.first, start * ITEM_SIZES[dtype], view))
-            array = _unpacked(view, dtype)
+            array = unpacked(view, dtype)
             if check:
                 self._check(run, start, array, feed.source.label)
             arrays.append(array.astype(np.result_type(array, _WIDE[first_dtype]), copy=False))
@@ -246,8 +246,8 @@ class _Engine:
 _WIDE = {"F64": np.float64, "F32": np.float32, "F16": np.float32, "BF16": np.float32}
 
 
-def _unpacked(view: memoryview, dtype: str) -> NDArray[Any]:
-    """Bytes as float32 or float64."""
+def unpacked(view: memoryview, dtype: str) -> NDArray[Any]:
+    """Bytes of a floating-point tensor as float32 or float64 (1-D); not a copy if they can be."""
     raw = np.frombuffer(view, dtype=_NUMPY[dtype])
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)

@@ -10,7 +10,7 @@ from tiny import TINY, run, same_weights, tiny_recipe
 from revt_hf.augment import PipelineSpec, build_pipeline
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import splits_of
-from revt_hf.merging.command import _spread_pictures, recalibrate_command
+from revt_hf.merging.command import spread_pictures, recalibrate_command
 from revt_hf.recipe import parse_recipe
 from revt_hf.training.data import TrainingCrops
 
@@ -108,6 +108,6 @@ def test_mistakes(change, words):
 
 def test_recalibration_pictures_are_spread_over_the_split():
     (source,) = tiny_recipe(source={"options": {"pictures": 9, "size": [64, 128]}}).sources
-    rows = _spread_pictures([source], 3)
+    rows = spread_pictures([source], 3)
     assert [row["name"] for row in rows] == [f"source-{scene:08d}" for scene in (0, 4, 8)]
-    assert len(_spread_pictures([source], 50)) == 9
+    assert len(spread_pictures([source], 50)) == 9
