@@ -43,6 +43,13 @@ SIZES = {
 }
 
 
+def size_of(config: SegformerConfig) -> str | None:
+    """The size of that name (``b0`` to ``b5``), None for another one; whatever its head's width."""
+    encoder = (tuple(config.depths), tuple(config.hidden_sizes))
+    found = (name for name, size in SIZES.items() if (size.depths, size.hidden_sizes) == encoder)
+    return next(found, None)
+
+
 def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     """The network a recipe asks for, in float32 on the CPU, with the 19 classes.
 

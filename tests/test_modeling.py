@@ -10,7 +10,7 @@ from transformers import (
 
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES
-from revt_hf.modeling import SIZES, build_model, load_model
+from revt_hf.modeling import SIZES, build_model, load_model, size_of
 from revt_hf.recipe import Model
 
 # Parameters in millions: SegFormer's table 1 (encoder); ours counted without the head.
@@ -25,6 +25,8 @@ def test_sizes_are_the_papers(size):
     count = sum(parameter.numel() for parameter in model.segformer.parameters()) / 1e6
     assert count == pytest.approx(ENCODER_MILLIONS[size], abs=0.5)
     assert model.config.id2label == dict(enumerate(CLASSES))
+    assert size_of(model.config) == size
+    assert size_of(SegformerConfig(depths=[1, 2, 3, 4])) is None
 
 
 def test_the_seed_decides_the_weights():

@@ -54,7 +54,9 @@ def run_command(
     if not how.only:
         from revt_hf.experiments.outputs import write_outputs
 
-        write_outputs(graph, Ledger(graph, output), output, how.quiet)
+        written = write_outputs(graph, Ledger(graph, output), output, file.stem, how.quiet)
+        if not how.quiet:
+            print("\n".join(f"written: {path}" for path in written))
     problem = outcome.problem()
     if problem is not None:
         raise UserError(problem)

@@ -23,6 +23,7 @@ from revt_hf.recipe import (
     load_recipe,
     validation_sentence,
 )
+from revt_hf.reporting.paper import paper_row
 from revt_hf.yaml_files import apply_override, read_with_parents
 
 Combine = Literal["logits", "product", "probabilities", "features"]
@@ -45,6 +46,10 @@ def _paper(value: Any) -> Any:
     size, _, methods = rest.partition("/")
     if not re.fullmatch(r"\d(-\d)*", methods):
         raise ValueError(f"write it as source/size/methods, such as gta5/b5/1-4-6, not '{value}'")
+    try:
+        paper_row(source, size, tuple(int(number) for number in methods.split("-")))
+    except UserError as error:
+        raise ValueError(str(error)) from error
     return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
 
 

@@ -24,10 +24,11 @@ from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
 from revt_hf.experiments.steps import Choose, Graph, Network, Score, Step
 from revt_hf.files import file_sha256, write_json
+from revt_hf.modeling import size_of
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import LIBRARIES
+from revt_hf.reporting.collect import FORMAT
 
-FORMAT = "revt_hf.evaluation/1"
 # Of weights that are held at a time; a network by itself may go beyond it.
 _TOGETHER_BYTES = 3 * 2**30
 _COSTS: dict[str, dict[str, Any]] = {}
@@ -115,14 +116,14 @@ def choose(step: Step, graph: Graph, ledger: Ledger) -> None:
     since = time.perf_counter()
     first, *_ = graph.protocols
     scores = {
-        candidate: _mean_on(_read(ledger.evaluation_of(first, candidate)), work.on)
+        candidate: _mean_on(read_evaluation(ledger.evaluation_of(first, candidate)), work.on)
         for candidate in work.candidates
     }
     best = max(scores, key=lambda candidate: scores[candidate])
     sources = {split.label for split in graph.splits if split.is_source}
     network = graph.networks[step.id]
     for protocol in graph.protocols:
-        found = _read(ledger.evaluation_of(protocol, best))
+        found = read_evaluation(ledger.evaluation_of(protocol, best))
         found |= {
             **_labels(network),
             "chosen": best,
@@ -141,7 +142,7 @@ def choose(step: Step, graph: Graph, ledger: Ledger) -> None:
 def relabel(step: Step, graph: Graph, ledger: Ledger) -> None:
     """Bring the labels of a finished score up to date: titles are not worth scoring again."""
     path = ledger.result_of(step.id)
-    found, labels = _read(path), _labels(_network(step, graph))
+    found, labels = read_evaluation(path), _labels(_network(step, graph))
     if any(found.get(key) != value for key, value in labels.items()):
         write_json(path, {**found, **labels})
         ledger.refresh(step.id)
@@ -181,7 +182,8 @@ def _loaded(
         for folder in map(ledger.model_of, network.parts):
             if folder not in models:
                 models[folder] = load_for_evaluation(folder)
-        abouts[network.id] = _about(network, ledger)
+        size = size_of(models[ledger.model_of(network.parts[0])].config)
+        abouts[network.id] = {"size": size, **_about(network, ledger)}
         if passing is not None:
             shutil.rmtree(ledger.folder_of(network.id))
     return models, abouts
@@ -274,7 +276,12 @@ def _bytes(folder: str) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The evaluation in a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:

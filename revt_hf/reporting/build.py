@@ -1,11 +1,13 @@
 """From model folders and splits to a report page: scores, pictures, curves."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, predict
@@ -14,6 +16,7 @@ from revt_hf.labels import colourise
 from revt_hf.reporting.page import Curve, Model, Panel, Report, Scene
 from revt_hf.reporting.pictures import contact_sheet, overlay
 from revt_hf.reporting.results import scores_of
+from revt_hf.reporting.summary import Score
 from revt_hf.training.tracking import read_metrics
 
 LIBRARIES = (
@@ -68,24 +71,45 @@ def compare(
     """
     networks = {entry.model.name: load_for_evaluation(entry.folder) for entry in entries}
     results: list[Evaluated] = []
-    scenes = []
     for split, pictures in splits:
         results += evaluate_models(networks, pictures, split, protocol, on_picture)
+    report = assemble(
+        title, intro, entries, networks, splits, protocol, scores_of(results), details
+    )
+    return Comparison(report, results)
+
+
+def assemble(
+    title: str,
+    intro: str,
+    entries: Sequence[Entry],
+    networks: Mapping[str, SegformerForSemanticSegmentation],
+    splits: Sequence[tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    scores: Sequence[Score],
+    details: dict[str, str],
+) -> Report:
+    """A report of models that have been scored; one scene of every unseen split is drawn.
+
+    Args as those of :func:`compare`; ``networks`` are the entries' models by name, ``scores``
+    carry these names and the splits' labels.
+    """
+    scenes = []
+    for split, pictures in splits:
         if not split.is_source:
             row = pictures[len(pictures) // 2]
             scenes.append(_scene(split.label, row, entries, networks, protocol))
-    report = Report(
+    return Report(
         title=title,
         intro=intro,
         models=[entry.model for entry in entries],
         sources=[split.label for split, _ in splits if split.is_source],
         targets=[split.label for split, _ in splits if not split.is_source],
-        scores=scores_of(results),
+        scores=list(scores),
         scenes=scenes,
         curves=_curves(entries),
         details={**details, "Protocol": _protocol_text(protocol), "Versions": _versions()},
     )
-    return Comparison(report, results)
 
 
 def write_sheet(report: Report, path: Path) -> None:
@@ -103,7 +127,11 @@ def write_sheet(report: Report, path: Path) -> None:
 
 
 def _scene(
-    domain: str, row: Any, entries: Sequence[Entry], networks: dict[str, Any], protocol: Protocol
+    domain: str,
+    row: Any,
+    entries: Sequence[Entry],
+    networks: Mapping[str, Any],
+    protocol: Protocol,
 ) -> Scene:
     image = row["image"]
     shown = [entry for entry in entries if entry.model.kind != "start"]

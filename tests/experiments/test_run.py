@@ -273,3 +273,37 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
         for name in ("whole", "half")
     )
     assert first == second
+
+
+def test_tables_and_a_page_are_left(copied):
+    path, output = copied
+    arguments = ["run", str(path), "--output", str(output), "--quiet"]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert not caught.value.code
+    markdown = (output / "tables/experiment.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in markdown.splitlines() if "|" in line}
+    score = evaluation(output, "members/base/0")["results"][1]["mIoU"]
+    assert f"{score:.1f}" in rows["1 base"]
+    assert rows["ReVT"].split("|")[2].strip() == "2"
+    assert [row for row in rows if row.startswith("best")]
+    for suffix in (".tex", ".csv", ".html"):
+        assert "ReVT" in (output / f"tables/experiment{suffix}").read_text()
+    page = (output / "reports/experiment.html").read_text()
+    assert "ReVT, head base" in page
+    assert "ensemble" in page or "both, logits" in page
+
+
+def test_another_experiment_in_the_folder_stays_out_of_the_table(copied):
+    path, output = copied
+    smaller = path.with_name("smaller.yaml")
+    smaller.write_text(
+        "title: smaller\nseeds: [0]\nmembers: {base: {recipe: member.yaml, title: 1 base}}\n"
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(smaller), "--output", str(output), "--quiet"])
+    assert not caught.value.code
+    markdown = (output / "tables/smaller.md").read_text()
+    assert "1 base" in markdown
+    assert "ReVT" not in markdown
+    assert not (output / "reports").exists()
