@@ -11,7 +11,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.domains import checked_options, get_domain
+from revt_hf.experiments.plan import plan_json
 from revt_hf.experiments.recipe import load_experiment, member_recipe
+from revt_hf.experiments.runner import HowToRun, chosen_steps
+from revt_hf.experiments.steps import build_graph
 from revt_hf.merging.selection import original_name, select
 from revt_hf.modeling import SIZES as NETWORKS
 from revt_hf.reporting.paper import ROWS
@@ -54,6 +57,24 @@ def test_the_experiment_and_its_members_recipes_are_valid(path, monkeypatch):
         domain = get_domain(target.domain)
         options = checked_options(domain, target.options)
         assert target.split in domain.splits(None, domain.chosen_config(target.config), options)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_every_experiment_plans(path, monkeypatch, tmp_path):
+    monkeypatch.setenv("CAMVID", str(tmp_path / "camvid"))
+    graph = build_graph(load_experiment(path))
+    steps = chosen_steps(graph, HowToRun())
+    assert steps
+    rows = plan_json(graph, steps, tmp_path / "run")
+    assert {row["state"] for row in rows} == {"missing"}
+    done = set()
+    for row in rows:
+        assert set(row["needs"]) <= done
+        done.add(row["step"])
+    built_in = all(split.spec.domain == "streets" for split in graph.splits)
+    scores = [row for row in rows if row["step"].startswith("results/")]
+    assert all(bool(row["note"]) is not built_in for row in scores)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("path", PAPER_EXPERIMENTS, ids=name_of)
