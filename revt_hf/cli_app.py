@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from revt_hf import cli_checkpoints, cli_evaluate, cli_experiments, cli_push, cli_results
+from revt_hf import (
+    cli_checkpoints,
+    cli_diagnose,
+    cli_evaluate,
+    cli_experiments,
+    cli_push,
+    cli_results,
+)
 from revt_hf.cli_data import Json, Overwrite, Quiet, data_app
 from revt_hf.cli_evaluate import Bound
 
@@ -19,6 +26,7 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 cli_checkpoints.register(app)
+cli_diagnose.register(app)
 cli_evaluate.register(app)
 cli_experiments.register(app)
 cli_push.register(app)

@@ -26,7 +26,7 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
     """
     spec = plan.spec
     labels = [*spec.members, *([spec.base] if spec.base else [])]
-    entries = [_entry(label, files) for label, files in zip(labels, digests, strict=True)]
+    entries = [member_entry(label, files) for label, files in zip(labels, digests, strict=True)]
     first = spec.rules[0]
     return {
         "members": entries[: len(spec.members)],
@@ -40,7 +40,13 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
     }
 
 
-def _entry(label: str, files: Digests) -> dict[str, Any]:
+def member_entry(label: str, files: Digests) -> dict[str, Any]:
+    """What a record says of a member: path and sha256 (of shards, of all of them together).
+
+    Args:
+        label: the path.
+        files: sha256 by file name, or None if not taken.
+    """
     if files is None:
         return {"path": label, "sha256": None}
     if len(files) == 1:
@@ -118,7 +124,7 @@ def member_states(record: Mapping[str, Any]) -> list[MemberState]:
             try:
                 with open_checkpoint(entry["path"], quiet=True) as found:
                     now = {path.name: file_sha256(path) for path in found.originals}
-                state = "same" if _entry("", now)["sha256"] == entry["sha256"] else "changed"
+                state = "same" if member_entry("", now)["sha256"] == entry["sha256"] else "changed"
             except UserError:
                 state = "gone"
         states.append(MemberState(entry["path"], state))

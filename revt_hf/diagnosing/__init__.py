@@ -1,0 +1,1 @@
+"""See when and why averaging members works."""
