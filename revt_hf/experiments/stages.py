@@ -141,15 +141,17 @@ def _merges(steps: Iterable[Step]) -> Iterator[tuple[str, ...]]:
 
 
 def _scores(steps: Iterable[Step]) -> Iterator[tuple[str, ...]]:
-    protocols: dict[str, list[str]] = {}
+    """Networks by all protocols: no two tasks make a merge that is not kept."""
+    networks: dict[str, list[str]] = {}
     for step in steps:
         if isinstance(step.work, Score):
-            protocols.setdefault(step.work.protocol, []).append(step.id)
-    for names in protocols.values():
-        count = -(-len(names) // _TOGETHER)
-        for number in range(count):
-            # As equal as can be: the longest task decides when the stage ends.
-            yield tuple(names[number * len(names) // count : (number + 1) * len(names) // count])
+            networks.setdefault(step.work.network, []).append(step.id)
+    left = list(networks.values())
+    count = -(-len(left) // _TOGETHER)
+    for number in range(count):
+        # As equal as can be: the longest task decides when the stage ends.
+        part = left[number * len(left) // count : (number + 1) * len(left) // count]
+        yield tuple(step_id for steps_of_one in part for step_id in steps_of_one)
 
 
 def _arguments(steps: Sequence[str]) -> str:

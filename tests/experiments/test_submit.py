@@ -80,8 +80,20 @@ def test_at_most_eight_networks_are_scored_together_in_equal_parts(tmp_path):
     path = write_experiment(tmp_path, merges=merges, evaluate={"protocols": ["native", "slide"]})
     tasks = stages_of(path, tmp_path / "out")["score"].tasks
     # 4 members, 12 merges and 2 ensembles, by two protocols.
-    assert [len(task) for task in tasks] == [6] * 6
-    assert all(len({step.split("/")[1] for step in task}) == 1 for task in tasks)
+    networks = [{step.split("/", 2)[2] for step in task} for task in tasks]
+    assert [len(part) for part in networks] == [6] * 3
+    assert len(set().union(*networks)) == 18
+
+
+def test_a_merge_that_is_not_kept_is_made_by_one_task(tmp_path):
+    merges = {"revt": {"members": ["base", "other"], "weights": {"steps": 6}}}
+    merges["revt"] |= {"method": "weighted_mean", "keep": False}
+    evaluate = {"protocols": ["native", "slide"]}
+    path = write_experiment(tmp_path, seeds=[0], merges=merges, evaluate=evaluate, selections=None)
+    found = stages_of(path, tmp_path / "out")
+    assert list(found) == ["train-0", "score", "report"]
+    places = [{step.split("/", 2)[2] for step in task} for task in found["score"].tasks]
+    assert sum(map(len, places)) == len(set().union(*places)) == 17
 
 
 @pytest.fixture(scope="module")
