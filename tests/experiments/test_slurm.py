@@ -32,7 +32,7 @@ def slurm():
         yield
 
 
-def wait_until(condition, what, seconds=240):
+def wait_until(condition, what, seconds=400):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, what
