@@ -103,7 +103,7 @@ def export_parquet(
         request.licence,
         push,
     )
-    decoders = {name: Decode(split.table, split.fit_labels) for name, split in opened.items()}
+    decoders = {name: split.decode for name, split in opened.items()}
     tables = {
         name: dataset_of(opened[name].builder, decode, name).with_format(None)
         for name, decode in decoders.items()

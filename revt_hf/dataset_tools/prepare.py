@@ -79,7 +79,7 @@ def prepare(
         images=opened.images,
         revt_hf=__version__,
     )
-    decode = Decode(opened.table, opened.fit_labels)
+    decode = opened.decode
     rows = dataset_of(opened.builder, decode, split).with_format(None)
     scratch = output.with_name(f".{output.name}.preparing")
     with readable_os_errors(output):

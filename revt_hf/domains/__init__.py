@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from pydantic import BaseModel, ValidationError
 
 from revt_hf.domains.acdc import AcdcDomain
 from revt_hf.domains.base import Domain, Opened, arrow_split
+from revt_hf.domains.base import checked_options as checked_options
 from revt_hf.domains.bdd100k import Bdd100kDomain
 from revt_hf.domains.camvid import CamvidDomain
 from revt_hf.domains.cityscapes import CityscapesDomain
+from revt_hf.domains.corruptions import CorruptionsDomain
 from revt_hf.domains.folder import FolderDomain
 from revt_hf.domains.gta5 import Gta5Domain
 from revt_hf.domains.idd import IddDomain
@@ -22,7 +23,7 @@ from revt_hf.domains.streets.builder import StreetsDomain
 from revt_hf.domains.synthia import SynthiaDomain
 from revt_hf.domains.wilddash import WilddashDomain
 from revt_hf.errors import UserError
-from revt_hf.recipe import DomainSpec, validation_sentence
+from revt_hf.recipe import DomainSpec
 
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
@@ -41,6 +42,7 @@ DOMAINS: dict[str, Domain] = {
         StreetsDomain(),
     )
 }
+DOMAINS[CorruptionsDomain.name] = CorruptionsDomain(dict(DOMAINS))
 
 
 def get_domain(name: str) -> Domain:
@@ -108,8 +110,7 @@ def load_domain(
     """
     opened = open_domain(name, split, data_dir, config, options)
     opened.check(f"{name}/{split}")
-    decode = Decode(opened.table, opened.fit_labels)
-    return dataset_of(opened.builder, decode, split, cache_dir, num_proc, streaming)
+    return dataset_of(opened.builder, opened.decode, split, cache_dir, num_proc, streaming)
 
 
 def dataset_of(
@@ -150,19 +151,4 @@ def load_spec(spec: DomainSpec, split: str) -> datasets.Dataset:
 def domain_label(spec: DomainSpec, split: str) -> str:
     """A short name of a split for tables and reports."""
     folder = Path(spec.data_dir) if spec.data_dir else None
-    return get_domain(spec.domain).label(split, folder, spec.config)
-
-
-def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
-    """A domain's options, validated.
-
-    Raises:
-        UserError: an option that it does not have, or a value that does not fit.
-    """
-    try:
-        return domain.options_model.model_validate(dict(options))
-    except ValidationError as error:
-        where = f"options of the domain '{domain.name}'"
-        raise UserError(
-            f"{where}: {validation_sentence(domain.options_model, error, 'options')}"
-        ) from error
+    return get_domain(spec.domain).label(split, folder, spec.config, spec.options)

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import datasets
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from revt_hf.domains.reading import Decode
 from revt_hf.errors import DataWarning, UserError
 from revt_hf.labels import LabelTable
+from revt_hf.recipe import validation_sentence
 
 # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
 FEATURES = datasets.Features(
@@ -101,6 +105,7 @@ class Opened:
         missing: files that should be there, with what is wrong about that.
         left_out: pictures that are known to be defective and were left out.
         fit_labels: see :class:`revt_hf.domains.reading.Decode`.
+        change: see there too.
     """
 
     builder: Callable[..., datasets.DatasetBuilder]
@@ -113,6 +118,12 @@ class Opened:
     missing: tuple[tuple[str, str], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     fit_labels: bool = False
+    change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
+
+    @property
+    def decode(self) -> Decode:
+        """What makes arrays of the builder's rows."""
+        return Decode(self.table, self.fit_labels, self.change)
 
     @property
     def difference(self) -> str | None:
@@ -184,7 +195,9 @@ class Domain(ABC):
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         """The splits with labels, whether or not they are there."""
 
-    def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
         """A short name for tables and reports."""
         chosen = config if config and config != next(iter(self.configs), None) else ""
         return f"{self.name}{'-' if chosen else ''}{chosen}/{split}"
@@ -216,3 +229,18 @@ class Domain(ABC):
         if not data_dir.is_dir():
             raise UserError(f"data_dir {data_dir} is not a folder")
         return data_dir.resolve()
+
+
+def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
+    """A domain's options, validated.
+
+    Raises:
+        UserError: an option that it does not have, or a value that does not fit.
+    """
+    try:
+        return domain.options_model.model_validate(dict(options))
+    except ValidationError as error:
+        where = f"options of the domain '{domain.name}'"
+        raise UserError(
+            f"{where}: {validation_sentence(domain.options_model, error, 'options')}"
+        ) from error

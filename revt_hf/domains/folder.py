@@ -4,7 +4,7 @@ Pictures and labels have the same relative name, only the suffix differs. Folder
 recursively.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,5 +65,7 @@ class FolderDomain(PairedDomain):
         names = sorted(path.name for path in folder.iterdir())
         return [name for name in names if (folder / f"{name}{after}").is_dir()]
 
-    def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
         return f"{data_dir.resolve().name if data_dir else self.name}/{split}"

@@ -1,6 +1,7 @@
 """Decode pictures and labels: OpenCV on raw bytes, raw label values to train ids by table."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,20 @@ class Decode:
         table: from raw label values to train ids.
         fit_labels: resize (nearest) a label whose size is not its picture's, instead of refusing
             it; for data sets that are known to have such labels.
+        change: what becomes of a picture (H, W, 3), uint8, RGB, of that name once it is decoded;
+            its size stays.
     """
 
     table: LabelTable
     fit_labels: bool = False
+    change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
 
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         decoded: dict[str, list[Any]] = {key: list(values) for key, values in rows.items()}
         if "image" in rows:
             decoded["image"] = [read_image(cell) for cell in rows["image"]]
+            if self.change is not None:
+                decoded["image"] = self._changed(self.change, decoded)
         if "label" in rows:
             decoded["label"] = [read_label(cell, self.table) for cell in rows["label"]]
         if "image" in rows and "label" in rows:
@@ -53,6 +59,15 @@ class Decode:
                 )
             ]
         return decoded
+
+    def _changed(
+        self, change: Callable[..., NDArray[np.uint8]], rows: dict[str, list[Any]]
+    ) -> list[NDArray[np.uint8]]:
+        if "name" not in rows:
+            raise UserError(
+                "these pictures are changed by their names: select the column 'name' too"
+            )
+        return [change(*row) for row in zip(rows["image"], rows["name"], strict=True)]
 
     def _fitting(
         self, cell: dict[str, Any], image: NDArray[np.uint8], label: NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """The ``streets`` domain: procedural scenes as a ``datasets`` builder, one config a look."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,7 +115,9 @@ class StreetsDomain(Domain):
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         return tuple(_FIRST_SCENE)
 
-    def label(self, split: str, data_dir: Path | None, config: str | None) -> str:
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
         return f"{self.chosen_config(config)}/{split}"
 
 
