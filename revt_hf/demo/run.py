@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from revt_hf.augment import method
 from revt_hf.domains import load_spec
-from revt_hf.evaluation.command import splits_of
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.jobs import Job, train_side_by_side
 from revt_hf.files import check_output, write_json
 from revt_hf.merging.average import merge

@@ -14,7 +14,7 @@ from revt_hf.diagnosing.figures import aligned
 from revt_hf.diagnosing.scoring import Data, load_data
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
-from revt_hf.evaluation.runner import SplitSpec
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.files import check_output, write_text
 
 

@@ -22,7 +22,7 @@ from revt_hf.diagnosing.plane_chart import draw_plane
 from revt_hf.diagnosing.scoring import Data, load_data
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, requested_splits
-from revt_hf.evaluation.runner import SplitSpec
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.files import atomic_folder, check_output, file_sha256, write_json
 from revt_hf.merging.command import spread_pictures
 from revt_hf.merging.record import member_entry

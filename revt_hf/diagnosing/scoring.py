@@ -15,7 +15,7 @@ from revt_hf.evaluation.class_maps import MeanProbabilities, class_map
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.inference import Protocol, prepare, sliding_logits
 from revt_hf.evaluation.loading import picture_batches
-from revt_hf.evaluation.runner import SplitSpec
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.resize import bounded_label
 from revt_hf.training.loss import segmentation_loss

@@ -1,6 +1,7 @@
 """The heat map of members' similarity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,19 @@ import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 
 from revt_hf.diagnosing.figures import figure, short_names
-from revt_hf.diagnosing.similarity import Distance, Part, Similarity
+from revt_hf.diagnosing.similarity import Part, Similarity
 
-# Of the figure, in inches.
-_COLUMN, _ROW, _MARGINS = 0.24, 0.3, 3.2
+# In inches: a column of the map, a row, what stands above and beside a map, labels below.
+_COLUMN, _ROW, _TITLE, _BESIDE, _LABELS = 0.24, 0.3, 0.45, 1.3, 1.2
+_NARROWEST = 5
 
-Values = Callable[[Part], list[float | None]]
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    rows: Sequence[str]
+    values: Callable[[Part], list[float | None]]
+    logarithmic: bool = False
 
 
 def draw_similarity(result: Similarity, path: Path) -> None:
@@ -23,75 +31,79 @@ def draw_similarity(result: Similarity, path: Path) -> None:
         result: see :func:`revt_hf.diagnosing.similarity.similarity`.
         path: the PNG.
     """
-    names = short_names(result.members)
-    pairs = [f"{names[i - 1]} - {names[j - 1]}" for i, j in result.pairs]
-    panels: list[tuple[str, list[str], Values, bool]] = [
-        ("cosine of the weights", pairs, _measure("cosine"), False),
-        ("L2 distance", pairs, _measure("l2"), False),
-        ("mean squared displacement (log scale)", pairs, _measure("msd"), True),
-    ]
-    if result.base is not None:
-        panels += [
-            (
-                "cosine of the ways from the base",
-                pairs,
-                lambda part: [move.cosine for move in part.moves],
-                False,
-            ),
-            (
-                "mean squared displacement from the base (log scale)",
-                names,
-                lambda part: [move.msd for move in part.moved],
-                True,
-            ),
-        ]
-    columns = (result.blocks, result.layer_types)
-    widths = [max(4, len(parts)) * _COLUMN for parts in columns]
-    height = sum(len(rows) * _ROW + 1.25 for _, rows, _, _ in panels)
+    head = [part for part in result.layer_types if part.name.startswith("head ")]
+    encoder = [part for part in result.layer_types if part not in head]
+    shown = {"blocks": result.blocks, "Layers of the encoder": encoder, "Parts of the head": head}
+    columns = [parts for parts in shown.values() if parts]
+    titles = [title for title, parts in shown.items() if parts]
+    panels = _panels(result)
+    widths = [max(_NARROWEST, len(parts)) * _COLUMN + _BESIDE for parts in columns]
+    heights = [len(panel.rows) * _ROW + _TITLE for panel in panels]
     with figure(
         path,
-        sum(widths) + _MARGINS,
-        height,
-        rows=len(panels),
-        columns=2,
+        sum(widths) + _BESIDE,
+        sum(heights) + _LABELS,
+        len(panels),
+        len(columns),
         width_ratios=widths,
-        height_ratios=[len(rows) * _ROW + 1.25 for _, rows, _, _ in panels],
+        height_ratios=heights,
     ) as (drawing, axes):
-        for line, (title, rows, values, logarithmic) in zip(axes, panels, strict=True):
-            for place, (axis, parts) in enumerate(zip(line, columns, strict=True)):
-                image = _heat(axis, parts, rows if place == 0 else [], values, logarithmic)
-                drawing.colorbar(image, ax=axis, fraction=0.05, pad=0.01)
-            line[0].set_title(f"{title}, by block", loc="left")
-            line[1].set_title("by kind of layer", loc="left")
+        for line, panel in zip(axes, panels, strict=True):
+            first = panel is panels[0]
+            line[0].set_title(panel.title, loc="left")
+            for axis, parts in zip(line, columns, strict=True):
+                names = [part.name.removeprefix("head ") for part in parts] if first else []
+                axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+                axis.xaxis.tick_top()
+                axis.grid(False)
+                image = _heat(axis, panel, parts)
+                if image is not None:
+                    drawing.colorbar(image, ax=axis, fraction=0.06, pad=0.02).ax.tick_params(
+                        labelsize=7, which="both"
+                    )
+            line[0].set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
+        for axis, title in zip(axes[0][1:], titles[1:], strict=True):
+            axis.set_title(title, loc="left")
 
 
-def _measure(name: str) -> Values:
-    def values(part: Part) -> list[float | None]:
-        pairs: tuple[Distance, ...] = part.pairs
-        return [getattr(pair, name) for pair in pairs]
+def _panels(result: Similarity) -> list[_Panel]:
+    names = short_names(result.members)
+    pairs = [f"{names[i - 1]} - {names[j - 1]}" for i, j in result.pairs]
+    panels = [
+        _Panel("Cosine of the weights", pairs, lambda part: [p.cosine for p in part.pairs]),
+        _Panel("L2 distance", pairs, lambda part: [p.l2 for p in part.pairs]),
+        _Panel("Mean squared displacement", pairs, lambda part: [p.msd for p in part.pairs], True),
+    ]
+    if result.base is None:
+        return panels
+    return [
+        *panels,
+        _Panel(
+            "Cosine of the ways from the base", pairs, lambda part: [p.cosine for p in part.moves]
+        ),
+        _Panel(
+            "Mean squared displacement from the base",
+            names,
+            lambda part: [p.msd for p in part.moved],
+            True,
+        ),
+    ]
 
-    return values
 
-
-def _heat(
-    axis: Any, parts: tuple[Part, ...], rows: list[str], values: Values, logarithmic: bool
-) -> Any:
-    columns = [values(part) for part in parts]
-    count = max(map(len, columns))
-    # The head has no base.
-    table = np.full((count, len(parts)), np.nan)
+def _heat(axis: Any, panel: _Panel, parts: Sequence[Part]) -> Any:
+    """The map, or None where nothing is known: the head has no base."""
+    columns = [panel.values(part) for part in parts]
+    table = np.full((len(panel.rows), len(parts)), np.nan)
     for place, column in enumerate(columns):
         table[: len(column), place] = [np.nan if value is None else value for value in column]
-    if logarithmic:
+    if panel.logarithmic:
         # Equal weights have no logarithm.
         table[table <= 0] = np.nan
-    finite = table[np.isfinite(table)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.5, 1.0)
-    norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
-    image = axis.imshow(table, aspect="auto", norm=norm, cmap="viridis")
-    axis.grid(False)
-    axis.set_xticks(range(len(parts)), [part.name for part in parts], rotation=90, fontsize=7)
-    axis.set_yticks(range(len(rows)), rows, fontsize=8)
-    if not rows:
-        axis.set_yticks([])
-    return image
+    axis.set_yticks([])
+    known = table[np.isfinite(table)]
+    if not known.size:
+        axis.axis("off")
+        return None
+    limits = LogNorm if panel.logarithmic else Normalize
+    norm = limits(known.min(), known.max())
+    return axis.imshow(table, aspect="auto", norm=norm, cmap="viridis")

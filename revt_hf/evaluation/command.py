@@ -12,11 +12,12 @@ from revt_hf.errors import UserError
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
-from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
+from revt_hf.evaluation.runner import Evaluated, evaluate_models
+from revt_hf.evaluation.splits import SplitSpec, splits_of
 from revt_hf.modeling import load_model
 from revt_hf.options import key_values, parse_bound
 from revt_hf.processes import failing_together, local_main_first, process_state
-from revt_hf.recipe import DomainSpec, Recipe, load_recipe, named_protocol
+from revt_hf.recipe import DomainSpec, load_recipe, named_protocol
 from revt_hf.recorded import recorded_evaluation
 
 
@@ -53,14 +54,6 @@ def recipe_splits(recipe: Path) -> list[SplitSpec]:
         UserError: the recipe cannot be read.
     """
     return splits_of(load_recipe(recipe))
-
-
-def splits_of(recipe: Recipe) -> list[SplitSpec]:
-    """Every source's val and all targets of a loaded recipe."""
-    return [
-        *(SplitSpec(source, source.val, is_source=True) for source in recipe.sources),
-        *(SplitSpec(target, target.split, is_source=False) for target in recipe.targets),
-    ]
 
 
 @dataclass(frozen=True)

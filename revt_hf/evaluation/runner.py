@@ -11,31 +11,17 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains import domain_label, label_encoding
+from revt_hf.domains import label_encoding
 from revt_hf.evaluation.confusion import confusion_matrix
 from revt_hf.evaluation.cost import Cost
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter, predict
 from revt_hf.evaluation.loading import picture_batches
 from revt_hf.evaluation.metric import MeanIoU
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.labels import NUM_CLASSES
 from revt_hf.processes import failing_together, process_state
-from revt_hf.recipe import DomainSpec
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter
-
-
-@dataclass(frozen=True)
-class SplitSpec:
-    """A split to score on, and whether it belongs to the models' training domain."""
-
-    spec: DomainSpec
-    split: str
-    is_source: bool
-
-    @property
-    def label(self) -> str:
-        """A short name for tables."""
-        return domain_label(self.spec, self.split)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import EMA_FOLDER, WEIGHTS_FILE, open_checkpoint
 from revt_hf.domains import open_domain
 from revt_hf.domains.base import Opened
 from revt_hf.errors import UserError
@@ -25,7 +25,6 @@ from revt_hf.experiments.steps import (
 from revt_hf.files import file_sha256, write_json
 from revt_hf.recipe import DomainSpec
 from revt_hf.training.checkpoints import newest_checkpoint
-from revt_hf.training.result import EMA_FOLDER
 
 State = Literal["done", "stale", "begun", "missing"]
 _LEDGER = ".steps"
@@ -56,7 +55,7 @@ class Ledger:
 
     def __init__(self, graph: Graph, folder: Path) -> None:
         self._graph = graph
-        self._folder = folder
+        self.folder = folder
         self._statuses: dict[str, Status] = {}
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._domains: dict[str, Opened] = {}
@@ -66,7 +65,7 @@ class Ledger:
         step = self._graph.steps.get(step_id)
         if step is not None and isinstance(step.work, Given):
             return Path(step.work.checkpoint)
-        return self._folder / step_id
+        return self.folder / step_id
 
     def model_of(self, step_id: str) -> str:
         """Where a step's network is loaded from."""
@@ -79,12 +78,12 @@ class Ledger:
         """The file whose presence says that a step has finished."""
         work = self._graph.steps[step_id].work
         if isinstance(work, Score | Choose):
-            return self._folder / f"{step_id}.json"
+            return self.folder / f"{step_id}.json"
         return Path(self.model_of(step_id)) / WEIGHTS_FILE
 
     def evaluation_of(self, protocol: str, network: str) -> Path:
         """Where the evaluation of a network lies."""
-        return self._folder / f"results/{protocol}/{network}.json"
+        return self.folder / f"results/{protocol}/{network}.json"
 
     def status(self, step_id: str) -> Status:
         """Where a step stands; looked up once until the step is done again."""
@@ -263,7 +262,7 @@ class Ledger:
         return self._domains[key]
 
     def _entry(self, step_id: str) -> Path:
-        return self._folder / _LEDGER / f"{step_id}.json"
+        return self.folder / _LEDGER / f"{step_id}.json"
 
     def _read(self, step_id: str) -> dict[str, Any]:
         try:

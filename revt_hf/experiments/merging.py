@@ -8,8 +8,8 @@ from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.plan import MergeSpec
 
 
-def make_merge(step: Step, graph: Graph, ledger: Ledger) -> Path:
-    """Merge what a step names into its folder.
+def make_merge(step: Step, graph: Graph, ledger: Ledger, folder: Path) -> Path:
+    """Merge what a step names into a folder.
 
     Raises:
         UserError: the members do not fit together, or cannot be read.
@@ -22,4 +22,4 @@ def make_merge(step: Step, graph: Graph, ledger: Ledger) -> Path:
         base = ledger.model_of(base)
     members = tuple(ledger.model_of(member) for member in work.members)
     spec = MergeSpec(members, work.rules, work.head, base)
-    return merge(spec, ledger.folder_of(step.id), options=MergeOptions(overwrite=True))
+    return merge(spec, folder, options=MergeOptions(overwrite=True))

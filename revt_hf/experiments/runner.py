@@ -66,10 +66,14 @@ class Outcome:
         """One sentence on what failed, None if nothing did."""
         if not self.failed and not self.blocked:
             return None
-        reasons = "; ".join(f"{step}: {why}" for step, why in _grouped(self.failed).items())
-        waiting = f"; {len(self.blocked)} more need them" if self.blocked else ""
         total = len(self.done) + len(self.kept) + len(self.failed) + len(self.blocked)
-        return f"{len(self.failed)} of {total} steps failed: {reasons}{waiting}"
+        parts = [f"{step}: {why}" for step, why in _grouped(self.failed).items()]
+        if not self.failed:
+            needs = ", ".join(sorted(set(self.blocked.values())))
+            return f"{len(self.blocked)} of {total} steps need what is not done: {needs}"
+        if self.blocked:
+            parts.append(f"{len(self.blocked)} more need them")
+        return f"{len(self.failed)} of {total} steps failed: {'; '.join(parts)}"
 
 
 def chosen_steps(graph: Graph, how: HowToRun) -> list[Step]:
@@ -197,7 +201,7 @@ class _Run:
         raise UserError(self._ledger.status(step.id).note)
 
     def _merge(self, step: Step) -> None:
-        make_merge(step, self._graph, self._ledger)
+        make_merge(step, self._graph, self._ledger, self._ledger.folder_of(step.id))
 
     def _recalibrate(self, step: Step) -> None:
         from revt_hf.merging.command import recalibrate_command

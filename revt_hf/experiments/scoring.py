@@ -2,12 +2,13 @@
 
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def score(
     networks = {step.id: _network(step, graph) for step in group}
     models, abouts = _loaded(networks.values(), graph, ledger)
     segmenters = {
-        step_id: _segmenter([models[ledger.model_of(part)] for part in network.parts], network)
+        step_id: _segmenter([models[part] for part in network.parts], network)
         for step_id, network in networks.items()
     }
     rows: dict[str, list[dict[str, Any]]] = {step_id: [] for step_id in networks}
@@ -172,21 +173,27 @@ def _network(step: Step, graph: Graph) -> Network:
 def _loaded(
     networks: Iterable[Network], graph: Graph, ledger: Ledger
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Models by their folders, and what results say of the networks made of them."""
+    """Models by their steps, and what results say of the networks made of them."""
     models: dict[str, Any] = {}
     abouts = {}
     for network in networks:
-        passing = graph.passing.get(network.id)
-        if passing is not None:
-            make_merge(passing, graph, ledger)
-        for folder in map(ledger.model_of, network.parts):
-            if folder not in models:
-                models[folder] = load_for_evaluation(folder)
-        size = size_of(models[ledger.model_of(network.parts[0])].config)
-        abouts[network.id] = {"size": size, **_about(network, ledger)}
-        if passing is not None:
-            shutil.rmtree(ledger.folder_of(network.id))
+        with _folders(network, graph, ledger) as folders:
+            for part, folder in zip(network.parts, folders, strict=True):
+                if part not in models:
+                    models[part] = load_for_evaluation(folder)
+            size = size_of(models[network.parts[0]].config)
+            abouts[network.id] = {"size": size, **_about(network, folders)}
     return models, abouts
+
+
+@contextmanager
+def _folders(network: Network, graph: Graph, ledger: Ledger) -> Iterator[list[Path]]:
+    """Where a network's parts lie; a merge that is not kept is made, and gone afterwards."""
+    if network.id not in graph.passing:
+        yield [Path(ledger.model_of(part)) for part in network.parts]
+        return
+    with TemporaryDirectory(prefix=".merge-", dir=ledger.folder) as scratch:
+        yield [make_merge(graph.passing[network.id], graph, ledger, Path(scratch) / "merge")]
 
 
 def _segmenter(models: Sequence[Any], network: Network) -> Segmenter:
@@ -234,9 +241,8 @@ def _evaluation(
     }
 
 
-def _about(network: Network, ledger: Ledger) -> dict[str, Any]:
+def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
     """What a result must say of the weights and the machine that made it."""
-    folders = [Path(ledger.model_of(part)) for part in network.parts]
     first = folders[0]
     merged = first / MERGE_FILE
     recipe = recorded_recipe(first)
@@ -248,8 +254,8 @@ def _about(network: Network, ledger: Ledger) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json") if recipe else None,
         "merge": json.loads(merged.read_text()) if merged.is_file() else None,
         "members": [
-            {"path": str(folder), "sha256": digest}
-            for folder, digest in zip(folders, hashes, strict=True)
+            {"path": part, "sha256": digest}
+            for part, digest in zip(network.parts, hashes, strict=True)
         ],
         "sha256": hashes[0] if len(hashes) == 1 else None,
         "versions": {

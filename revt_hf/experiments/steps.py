@@ -21,8 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from revt_hf.errors import UserError
-from revt_hf.evaluation.command import splits_of
-from revt_hf.evaluation.runner import SplitSpec
+from revt_hf.evaluation.splits import SplitSpec, splits_of
 from revt_hf.experiments.recipe import (
     Experiment,
     Grid,

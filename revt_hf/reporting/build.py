@@ -11,7 +11,8 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, predict
-from revt_hf.evaluation.runner import Evaluated, SplitSpec, evaluate_models
+from revt_hf.evaluation.runner import Evaluated, evaluate_models
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.labels import colourise
 from revt_hf.reporting.page import Curve, Model, Panel, Report, Scene
 from revt_hf.reporting.pictures import contact_sheet, overlay

@@ -2,16 +2,19 @@
 
 import shutil
 from pathlib import Path
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING
 
 from revt_hf.errors import UserError
+
+if TYPE_CHECKING:
+    # Plans look for checkpoints, and need no torch for it.
+    from accelerate import Accelerator
 
 CHECKPOINT_FOLDER = "checkpoints"
 _PREFIX = "step-"
 
 
-def save_checkpoint(accelerator: Accelerator, run: Path, step: int, keep: int) -> None:
+def save_checkpoint(accelerator: "Accelerator", run: Path, step: int, keep: int) -> None:
     """Save model, optimizer and averages after ``step`` steps; keep the newest ``keep``."""
     folder = run / CHECKPOINT_FOLDER
     target = folder / f"{_PREFIX}{step:08d}"
@@ -38,7 +41,7 @@ def newest_checkpoint(run: Path) -> tuple[Path, int] | None:
     return found[-1], int(found[-1].name.removeprefix(_PREFIX))
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+def load_checkpoint(accelerator: "Accelerator", checkpoint: Path) -> None:
     """Put a checkpoint's state into everything that the accelerator prepared.
 
     Raises:

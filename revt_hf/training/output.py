@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
+from revt_hf.checkpoints.tensors import EMA_FOLDER
 from revt_hf.errors import UserError
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import recorded_recipe
 from revt_hf.training.checkpoints import CHECKPOINT_FOLDER
-from revt_hf.training.result import EMA_FOLDER
 from revt_hf.training.run_record import RUN_FILE, check_same_processes
 from revt_hf.training.tracking import METRICS_FILE
 

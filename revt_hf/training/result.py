@@ -10,13 +10,12 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.augment import PipelineSpec
+from revt_hf.checkpoints.tensors import EMA_FOLDER
 from revt_hf.files import atomic_folder, write_text
 from revt_hf.modeling import quiet_transformers
 from revt_hf.recipe import Augmentation, Recipe
 from revt_hf.recorded import RECIPE_FILE
 from revt_hf.resize import bounded_size
-
-EMA_FOLDER = "ema"
 
 
 def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:

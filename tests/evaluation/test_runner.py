@@ -12,7 +12,8 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import picture_batches
-from revt_hf.evaluation.runner import SplitSpec, confusion_of, evaluate_models
+from revt_hf.evaluation.runner import confusion_of, evaluate_models
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.recipe import DomainSpec
 
 SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)

@@ -9,8 +9,8 @@ from tiny import TINY, run, same_weights, tiny_recipe
 
 from revt_hf.augment import PipelineSpec, build_pipeline
 from revt_hf.errors import UserError
-from revt_hf.evaluation.command import splits_of
-from revt_hf.merging.command import spread_pictures, recalibrate_command
+from revt_hf.evaluation.splits import splits_of
+from revt_hf.merging.command import recalibrate_command, spread_pictures
 from revt_hf.recipe import parse_recipe
 from revt_hf.training.data import TrainingCrops
 
