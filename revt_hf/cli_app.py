@@ -7,6 +7,7 @@ import typer
 
 from revt_hf import (
     cli_checkpoints,
+    cli_curves,
     cli_diagnose,
     cli_evaluate,
     cli_experiments,
@@ -26,6 +27,7 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 cli_checkpoints.register(app)
+cli_curves.register(app)
 cli_diagnose.register(app)
 cli_evaluate.register(app)
 cli_experiments.register(app)

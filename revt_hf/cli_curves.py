@@ -1,0 +1,40 @@
+"""``revt curves``: parse, validate, call."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.cli_data import Json, Quiet
+
+
+def curves(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Evaluations (JSON) and folders of them; files of revt evaluate."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The figure (PNG).")],
+    protocol: Annotated[str | None, typer.Option(help="Only evaluations by this one.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The mean over synthia16 or synthia13, not over all 19.")
+    ] = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw mIoU over the severity of corruptions: members against their merges."""
+    from revt_hf.files import write_json
+    from revt_hf.reporting.collect import read_measurements
+    from revt_hf.reporting.curves import build_curves
+    from revt_hf.reporting.curves_chart import draw_curves
+
+    found = build_curves(read_measurements(results), protocol, classes)
+    draw_curves(found, output)
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+    if not quiet:
+        print(f"{len(found.curves)} curves: {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(curves)
