@@ -245,6 +245,5 @@ def test_tables_in_documents_are_current(page):
     assert now == fresh, f"revt table --update {page.relative_to(ROOT)}"
 
 
-@pytest.mark.xfail(strict=False, reason="its results section is still written by hand")
 def test_readme_results_are_current():
     assert ROOT / "README.md" in pages()
