@@ -19,7 +19,7 @@ _MEMBERS = 3
 _DEPTHS = (3, 6, 40, 3)
 _WIDTHS = (64, 128, 320, 512)
 _HEAD = 768
-_PIECE = 1 << 17  # as cat reads
+PIECE = 1 << 17  # as cat reads
 
 
 @cache
@@ -29,7 +29,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _members() -> tuple[Path, ...]:
+def b5_members() -> tuple[Path, ...]:
     """Folders with tensors of B5's number and sizes (about 340 MB), without transformers."""
     shapes: dict[str, tuple[int, ...]] = {}
     for stage, (depth, width) in enumerate(zip(_DEPTHS, _WIDTHS, strict=True)):
@@ -58,8 +58,8 @@ def _members() -> tuple[Path, ...]:
     return tuple(folders)
 
 
-def _weights() -> list[Path]:
-    return [folder / "model.safetensors" for folder in _members()]
+def b5_weights() -> list[Path]:
+    return [folder / "model.safetensors" for folder in b5_members()]
 
 
 def _output() -> Path:
@@ -67,7 +67,7 @@ def _output() -> Path:
 
 
 def _load_everything() -> Path:
-    states = [load_file(path) for path in _weights()]
+    states = [load_file(path) for path in b5_weights()]
     merged = {
         name: sum(state[name] for state in states) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
@@ -80,7 +80,7 @@ def _load_everything() -> Path:
 
 
 def _tensor_by_tensor() -> Path:
-    files = [safe_open(path, framework="np") for path in _weights()]
+    files = [safe_open(path, framework="np") for path in b5_weights()]
     merged = {
         name: sum(file.get_tensor(name) for file in files) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
@@ -93,7 +93,7 @@ def _tensor_by_tensor() -> Path:
 
 
 def _ours() -> Path:
-    return merge(_members(), _output(), overwrite=True) / "model.safetensors"
+    return merge(b5_members(), _output(), overwrite=True) / "model.safetensors"
 
 
 def _difference(first: Path, second: Path) -> float:
@@ -106,7 +106,7 @@ def _difference(first: Path, second: Path) -> float:
 @row("merge-b5", peer="load everything, average, save", goal=2.0, tolerance=1e-6, memory=True)
 def against_everything() -> Pair:
     """With every member's sha256."""
-    _members()
+    b5_members()
     return Pair(_load_everything, _ours, _difference)
 
 
@@ -115,29 +115,29 @@ def against_everything() -> Pair:
 )
 def against_tensor_by_tensor() -> Pair:
     """With every member's sha256."""
-    _members()
+    b5_members()
     return Pair(_tensor_by_tensor, _ours, _difference)
 
 
 def _floor() -> None:
     """Read all inputs, write as much as one of them: what no merge can be faster than."""
-    first, *others = _weights()
+    first, *others = b5_weights()
     with first.open("rb") as file, (Path(_folder().name) / "copy").open("wb") as copy:
-        while piece := file.read(_PIECE):
+        while piece := file.read(PIECE):
             copy.write(piece)
     for path in others:
         with path.open("rb") as file:
-            while file.read(_PIECE):
+            while file.read(PIECE):
                 pass
 
 
 def _command(*more: str) -> None:
-    arguments = ["merge", *map(str, _members()), "--output", str(_output()), "--overwrite"]
+    arguments = ["merge", *map(str, b5_members()), "--output", str(_output()), "--overwrite"]
     subprocess.run([sys.executable, "-m", "revt_hf.cli", *arguments, "--quiet", *more], check=True)
 
 
 def _against_floor(command: Callable[[], object]) -> Pair:
-    _members()
+    b5_members()
     return Pair(_floor, command, lambda _first, _second: 0.0)
 
 
@@ -161,12 +161,12 @@ def engine() -> Pair:
 
 def _many(count: int) -> Any:
     """For the table of members: the function without hashing, on the same files again."""
-    members = [_members()[number % _MEMBERS] for number in range(count)]
+    members = [b5_members()[number % _MEMBERS] for number in range(count)]
     return merge(members, _output(), overwrite=True, options=MergeOptions(hashing=False))
 
 
 @row("merge-8-members", peer="2 members", goal=0.25)
 def eight_members() -> Pair:
     """Time grows with the number of members, four times for four times as many."""
-    _members()
+    b5_members()
     return Pair(partial(_many, 2), partial(_many, 8), lambda _first, _second: 0.0)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.diagnosing.scoring import Data
-from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.merging.recalibration import measured_statistics, recalibrate_model
+from revt_hf.modeling import load_model
+from revt_hf.processes import process_state
 
 Channels = NDArray[np.float64]
 
@@ -107,13 +108,13 @@ def norm_shifts(
     Raises:
         UserError: a model cannot be read.
     """
-    model = load_for_evaluation(merge)
+    model = load_model(merge).to(process_state().device)
     shifts = [norm_shift(model, merge, "merge", data, on_picture)]
     recalibrate_model(model, training, data.protocol, on_picture)
     shifts.append(norm_shift(model, merge, "recalibrated", data, on_picture))
     for member in members:
         del model
-        model = load_for_evaluation(member)
+        model = load_model(member).to(process_state().device)
         shifts.append(norm_shift(model, member, "member", data, on_picture))
     return shifts
 
