@@ -57,7 +57,6 @@ def write_outputs(graph: Graph, ledger: Ledger, folder: Path, name: str, quiet: 
     written = []
     for chosen, suffix in _SUFFIXES.items():
         path = folder / "tables" / f"{name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, formatted(tables, chosen))
         written.append(path)
     if not quiet:
@@ -65,7 +64,6 @@ def write_outputs(graph: Graph, ledger: Ledger, folder: Path, name: str, quiet: 
     if graph.experiment.report:
         text = formatted(tables, TableFormat.terminal)
         page = folder / "reports" / f"{name}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
         if _write_report(graph, ledger, page, text):
             written.append(page)
     return written

@@ -173,7 +173,8 @@ def test_parts_of_an_experiment(tmp_path):
         {"merges/revt/0/head-base", "merges/revt/0/head-other"},
     )
     done = outcome(path, output, how=HowToRun(only=("merges/*/head-other",), quiet=True))
-    assert done.done == ["members/base/0", "members/other/0", "merges/revt/0/head-other"]
+    assert done.done[-1] == "merges/revt/0/head-other"
+    assert set(done.done[:-1]) == {"members/base/0", "members/other/0"}
     assert not (output / "results").exists()
 
 
