@@ -143,6 +143,10 @@ class Training(_Section):
 
     ``effective_batch`` is what the recipe expects ``batch_size`` x ``gradient_accumulation`` x
     processes to be: a run with another number of processes is refused.
+
+    For speed and memory, the results are the same up to rounding: ``folded_head`` computes the
+    decode head at each stage's own resolution, ``loss_rows`` is how many rows of the labels the
+    loss upsamples logits to at a time (null: all), ``compile`` is ``torch.compile``.
     """
 
     steps: Positive = 40_000
@@ -152,6 +156,9 @@ class Training(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     loss: Literal["valid", "published"] = "valid"
     precision: Literal["fp32", "bf16"] = "fp32"
+    folded_head: bool = False
+    loss_rows: Positive | None = None
+    compile: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     workers: Annotated[int, Field(ge=0)] = 4
     log_every: Positive = 50

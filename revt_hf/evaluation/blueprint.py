@@ -7,12 +7,14 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Segmenter, model_segmenter
+from revt_hf.folded_head import fold_, is_folded
 
 
 def blueprint_of(segmenter: Segmenter) -> dict[str, Any]:
     """All that decides a segmenter's shapes, as JSON."""
     return {
         "configs": [model.config.to_dict() for model in segmenter.models],
+        "folded": [is_folded(model) for model in segmenter.models],
         "combine": segmenter.combine,
         "head": segmenter.head,
     }
@@ -25,6 +27,9 @@ def without_weights(blueprint: dict[str, Any]) -> Segmenter:
             SegformerForSemanticSegmentation(SegformerConfig.from_dict(config)).eval()
             for config in blueprint["configs"]
         ]
+    for model, is_folded_there in zip(models, blueprint["folded"], strict=True):
+        if is_folded_there:
+            fold_(model)
     if blueprint["combine"] is None:
         return model_segmenter(models[0])
     return ensemble_segmenter(models, blueprint["combine"], blueprint["head"] or 1)

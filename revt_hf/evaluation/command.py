@@ -14,6 +14,7 @@ from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.runner import Evaluated, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.folded_head import fold_
 from revt_hf.modeling import load_model
 from revt_hf.options import key_values, parse_bound
 from revt_hf.processes import failing_together, local_main_first, process_state
@@ -138,12 +139,14 @@ def _segmenters(names: Sequence[str], options: EvaluateOptions) -> dict[str, Seg
 
 
 def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
-    """A model as :func:`revt_hf.modeling.load_model` gives it, on the accelerator's device.
+    """A model on the accelerator's device, in eval mode, its decode head folded.
+
+    :func:`revt_hf.modeling.load_model` gives it as it is; see :mod:`revt_hf.folded_head`.
 
     Raises:
         UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
     """
-    return load_model(source).to(process_state().device)
+    return fold_(load_model(source)).to(process_state().device)
 
 
 def chosen_protocol(

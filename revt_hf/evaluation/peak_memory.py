@@ -46,7 +46,7 @@ def _start_libraries() -> None:
     config = SegformerConfig(
         num_labels=NUM_CLASSES, depths=[1] * 4, hidden_sizes=[8, 16, 40, 64], decoder_hidden_size=8
     )
-    blueprint = {"configs": [config.to_dict()], "combine": None, "head": None}
+    blueprint = {"configs": [config.to_dict()], "folded": [False], "combine": None, "head": None}
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     with_zeros(without_weights(blueprint)).class_map(image, Protocol(None))
 

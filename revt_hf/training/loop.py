@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.runner import confusion_of
 from revt_hf.files import check_output
+from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
 from revt_hf.processes import failing_together, local_main_first
 from revt_hf.recipe import Recipe
@@ -162,6 +163,10 @@ class _Run:
         settings, accelerator = self._recipe.train, self._accelerator
         model: Any = self._parts.model
         apply_statistics(model, self._batch_norm)
+        if settings.folded_head:
+            fold_(model)
+        if settings.compile:
+            model.compile()
         optimizer = build_optimizer(model, self._recipe.optimizer)
         model, optimizer = accelerator.prepare(model, optimizer)
         average = None
@@ -256,7 +261,9 @@ class _Run:
             last = part == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(model):
                 logits = model(pixel_values=batch["pixel_values"]).logits
-                loss = segmentation_loss(logits, batch["labels"], settings.loss, pixels)
+                loss = segmentation_loss(
+                    logits, batch["labels"], settings.loss, pixels, settings.loss_rows
+                )
                 # The gradients of all processes are averaged where they have to be summed.
                 accelerator.backward(loss * accelerator.num_processes)
             losses.append(loss.detach())
@@ -272,7 +279,9 @@ class _Run:
         scores = []
         for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
-            matrix = torch.from_numpy(confusion_of(model, pictures, indices, self._protocol))
+            with folded(model), self._uncompiled():
+                counts = confusion_of(model, pictures, indices, self._protocol)
+            matrix = torch.from_numpy(counts)
             total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
             scores.append(scores_from(total.cpu().numpy()))
         values = {
@@ -283,6 +292,13 @@ class _Run:
             for source, score in zip(self._recipe.sources, scores, strict=True):
                 values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
         return values
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Pictures of many sizes are not worth compiling for."""
+        if not self._recipe.train.compile:
+            return nullcontext()
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
 
     def _report(self, log: MetricsLog | None, step: int, values: dict[str, float]) -> None:
         if log is not None:

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from revt_hf.labels import IGNORE_INDEX
+from revt_hf.training.strip_loss import summed_in_strips
 
 Averaging = Literal["valid", "published"]
 
@@ -30,6 +31,7 @@ def segmentation_loss(
     labels: torch.Tensor,
     averaging: Averaging,
     pixels: torch.Tensor | None = None,
+    rows: int | None = None,
 ) -> torch.Tensor:
     """Cross-entropy after bilinear upsampling of the logits to the labels' size.
 
@@ -41,14 +43,22 @@ def segmentation_loss(
         pixels: of a batch that is part of a larger one: how many pixels the whole averages over
             (the sum of its parts' :func:`averaged_pixels`). The parts' losses then sum to the
             loss of the whole.
+        rows: upsample so many rows of the labels at a time (see
+            :func:`revt_hf.training.strip_loss.summed_in_strips`), which takes less memory and
+            time; None: all at once.
 
     Returns:
         A scalar, float32; 0 for a batch without a valid pixel.
     """
-    upsampled = functional.interpolate(
-        logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
-    )
-    total = functional.cross_entropy(upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    if rows is None:
+        upsampled = functional.interpolate(
+            logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
+        )
+        total = functional.cross_entropy(
+            upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+    else:
+        total = summed_in_strips(logits.float(), labels, rows)
     if pixels is None:
         pixels = averaged_pixels(labels, averaging)
     return total / pixels.clamp(min=1)

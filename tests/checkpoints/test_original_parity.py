@@ -11,6 +11,7 @@ from original_files import WIDTHS, check_same_state, original_shapes
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.converting.convert import convert, convert_to_mmseg
 from revt_hf.evaluation.inference import Protocol, predict
+from revt_hf.folded_head import fold_
 from revt_hf.labels import CLASSES, PALETTE
 from revt_hf.modeling import build_model, load_model
 from revt_hf.recipe import Model, Optimizer, Schedule
@@ -58,12 +59,16 @@ def trace():
     return np.load(golden_file("train_trace_b0.npz"))
 
 
-@pytest.fixture(scope="module")
-def trained(golden):
+@pytest.fixture(scope="module", params=["usual", "folded head, loss in strips"])
+def trained(golden, request):
     """Losses, and the network afterwards: dropout and drop path off, batches as recorded."""
     spec = json.loads(golden_file("train_trace.json").read_text())
     start = Model(start=str(golden), head="start", drop_path=0.0, dropout=0.0)
     model = build_model(start, seed=0).train()
+    rows = None
+    if request.param != "usual":
+        fold_(model)
+        rows = 20
     optimizer = build_optimizer(model, Optimizer())
     schedule = Schedule(warmup_steps=spec["warmup"])
     random = np.random.default_rng(spec["data_seed"])
@@ -76,7 +81,7 @@ def trained(golden):
         labels[random.random(labels.shape) < 0.1] = 255
         set_learning_rate(optimizer, step, spec["steps"], schedule)
         logits = model(pixel_values=torch.from_numpy(pixels)).logits
-        loss = segmentation_loss(logits, torch.from_numpy(labels[:, 0]), "published")
+        loss = segmentation_loss(logits, torch.from_numpy(labels[:, 0]), "published", rows=rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
