@@ -11,6 +11,7 @@ from revt_hf import (
     cli_diagnose,
     cli_evaluate,
     cli_experiments,
+    cli_predict,
     cli_push,
     cli_results,
 )
@@ -31,6 +32,7 @@ cli_curves.register(app)
 cli_diagnose.register(app)
 cli_evaluate.register(app)
 cli_experiments.register(app)
+cli_predict.register(app)
 cli_push.register(app)
 cli_results.register(app)
 

@@ -13,7 +13,15 @@ from revt_hf.reporting.pictures import Panel, contact_sheet
 # For two different classes, three, and more.
 _HEAT = np.array([[245, 166, 35], [208, 52, 44], [96, 20, 110]], dtype=np.uint8)
 _DIMMED = 0.45
-_COLUMNS = ("picture", "ground truth", "members differ", "the merge there", "the merge")
+_COLUMNS = (
+    "picture",
+    "ground truth",
+    "members differ",
+    "the merge where they do",
+    "the merge",
+)
+_CAPTION = "{:.1f} % of pixels; 2 classes orange, 3 red"
+_VERDICT = "right green, wrong red, no label white"
 
 
 def draw_disagreement(scenes: Sequence[Scene], path: Path) -> None:
@@ -30,8 +38,8 @@ def draw_disagreement(scenes: Sequence[Scene], path: Path) -> None:
         [
             Panel(f"{scene.name}", scene.image),
             Panel(_COLUMNS[1], colourise(scene.label)),
-            Panel(f"{scene.disputed * 100:.1f} % of pixels", _heat(scene)),
-            Panel("green right, red wrong", _verdict(scene)),
+            Panel(_CAPTION.format(scene.disputed * 100), _heat(scene)),
+            Panel(_VERDICT, _verdict(scene)),
             Panel(_COLUMNS[4], colourise(scene.merged)),
         ]
         for scene in scenes

@@ -14,6 +14,12 @@ from revt_hf.merging.selection import original_name, select
 
 ENCODER, HEAD, ALL = "encoder", "head", "all"
 _LAYER_TYPES = ("attention", "mlp", "norm", "patch_embed")
+_HEAD_MODULES = (
+    *(f"linear_c.{stage}" for stage in range(4)),
+    "linear_fuse",
+    "batch_norm",
+    "classifier",
+)
 _STEP = re.compile(r"backbone\.(patch_embed|block|norm)(\d+)\.(?:(\d+)\.)?")
 # In the order of a stage.
 _KINDS = ("patch_embed", "block", "norm")
@@ -41,11 +47,14 @@ def layer_types(names: Sequence[str]) -> dict[str, Group]:
         chosen = _select(preset, names)
         if chosen:
             types[preset] = [place_of[name] for name in chosen]
+    modules: dict[str, Group] = {}
     for place, name in enumerate(names):
         if name.startswith(HEAD_PREFIX):
             module = name.removeprefix(HEAD_PREFIX).rpartition(".")[0].removesuffix(".proj")
-            types.setdefault(f"head {module}", []).append(place)
-    return types
+            modules.setdefault(module, []).append(place)
+    known = [module for module in _HEAD_MODULES if module in modules]
+    others = [module for module in modules if module not in known]
+    return {**types, **{f"head {module}": modules[module] for module in (*known, *others)}}
 
 
 def wholes(names: Sequence[str]) -> dict[str, Group]:

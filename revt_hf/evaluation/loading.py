@@ -1,6 +1,6 @@
 """Pictures for evaluation, decoded ahead, in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, Subset
@@ -25,16 +25,32 @@ def picture_batches(
     loader = DataLoader(
         Subset(pictures, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is
     )
+    yield from same_size_batches(loader, protocol, batch_size)
+
+
+def same_size_batches(
+    rows: Iterable[Row], protocol: Protocol, batch_size: int
+) -> Iterator[list[Row]]:
+    """Consecutive rows whose network inputs have the same size, at most ``batch_size``.
+
+    Args:
+        rows: with ``image`` (H, W, 3) uint8.
+        protocol: decides the sizes.
+        batch_size: at least 1; a full batch does not wait for the next row.
+    """
     batch: list[Row] = []
     batch_sizes = None
-    for row in loader:
+    for row in rows:
         height, width = row["image"].shape[:2]
         sizes = network_sizes((height, width), protocol)
-        if batch and (len(batch) == batch_size or sizes != batch_sizes):
+        if batch and sizes != batch_sizes:
             yield batch
             batch = []
         batch.append(row)
         batch_sizes = sizes
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
     if batch:
         yield batch
 

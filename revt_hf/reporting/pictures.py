@@ -149,6 +149,47 @@ def contact_sheet(
         sheet.save(scratch, format="PNG", optimize=True)
 
 
+def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """The colours of classes with their names, to stand below a picture.
+
+    Args:
+        classes: names of Cityscapes classes, at least one.
+        width: of the strip in pixels; names that need more are cut off.
+
+    Returns:
+        RGB, (H, width, 3), uint8, on white.
+    """
+    legend = _legend(classes, _strip_font(width), width)
+    assert legend is not None
+    strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
+    strip.paste(legend, (0, _TEXT_GAP))
+    return np.asarray(strip)
+
+
+def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """Titles to stand above pictures that are side by side.
+
+    Args:
+        titles: one for each picture.
+        width: of each picture in pixels; titles that need more are cut off.
+
+    Returns:
+        RGB, (H, width x titles, 3), uint8, on white; H is even.
+    """
+    font = _strip_font(width)
+    height = 2 * ((_line_height(font) + _TEXT_GAP) // 2)
+    strip = Image.new("RGB", (width * len(titles), height), "white")
+    for number, title in enumerate(titles):
+        cell = Image.new("RGB", (width, height), "white")
+        _centred(ImageDraw.Draw(cell), [title], font, width // 2, _TEXT_GAP // 2, _INK)
+        strip.paste(cell, (number * width, 0))
+    return np.asarray(strip)
+
+
+def _strip_font(width: int) -> ImageFont.FreeTypeFont:
+    return _font("DejaVuSans.ttf", min(max(11, width // 45), 28))
+
+
 def _check_picture(image: NDArray[np.uint8], what: str) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UserError(f"{what}: {image.shape} {image.dtype} is not (height, width, 3) uint8")

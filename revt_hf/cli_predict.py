@@ -1,0 +1,90 @@
+"""``revt predict``: parse, validate, call."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.cli_data import Json, Quiet
+from revt_hf.cli_evaluate import Bound
+from revt_hf.errors import UserError
+
+EXIT_FAILED = 2
+
+
+class MapIds(StrEnum):
+    """What class maps hold."""
+
+    train = "train"
+    cityscapes = "cityscapes"
+
+
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, folders of them, videos.")],
+    models: Annotated[
+        list[str],
+        typer.Option("--model", help="A SegFormer folder or Hub id; several are compared."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder of results.")],
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT,...",
+            help="maps, overlays, side-by-side, differences; default: all that suits.",
+        ),
+    ] = None,
+    ids: Annotated[
+        MapIds, typer.Option(help="Train ids (0..18), or Cityscapes' own (7, 8, 11, ...).")
+    ] = MapIds.train,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="published, native, slide or multi-scale; default: what the models name."
+        ),
+    ] = None,
+    bound: Bound = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures of one size that go through a network together.")
+    ] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Threads that decode pictures while the networks run.")
+    ] = 2,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder that has files already.")
+    ] = False,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Segment pictures and videos: class maps, overlays, models side by side."""
+    from revt_hf.files import write_json
+    from revt_hf.predicting.command import PredictOptions, predict_command
+    from revt_hf.predicting.saving import IDS, KEPT
+
+    kept = None if save is None else tuple(dict.fromkeys(save.replace(" ", "").split(",")))
+    for kind in kept or ():
+        if kind not in KEPT:
+            raise UserError(f"--save {kind}: use {', '.join(KEPT)}, with commas between them")
+    options = PredictOptions(
+        kept=None if kept is None else tuple(kind for kind in KEPT if kind in kept),
+        ids=next(name for name in IDS if name == ids.value),
+        protocol=protocol,
+        bound=bound,
+        batch_size=batch_size,
+        workers=workers,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    done = predict_command(pictures, models, output, options)
+    if json_file is not None:
+        write_json(json_file, done.to_json())
+    if not quiet:
+        failed = f", {len(done.failed)} failed" if done.failed else ""
+        print(f"{len(done.pictures)} pictures and videos{failed}: {output}")
+    if done.failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(predict)

@@ -1,0 +1,113 @@
+"""What is predicted on: pictures, folders of them and videos, each under a name of its own."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from revt_hf.domains.files import list_files
+from revt_hf.errors import UserError
+from revt_hf.files import check_apart
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture or a video.
+
+    Attributes:
+        path: the file.
+        name: of what is written for it, without suffix, with folders (``/``).
+        is_video: whether it is a video, by its suffix.
+    """
+
+    path: Path
+    name: str
+    is_video: bool
+
+
+def find_inputs(places: Sequence[Path], output: Path) -> list[Input]:
+    """All pictures and videos of files and folders, each once.
+
+    Folders are searched with all folders in them, for the suffixes of ``PICTURES`` and ``VIDEOS``;
+    hidden files and what lies in ``output`` are left out. A file that is named itself is taken
+    whatever its suffix. Names are relative to the folder; of several places, below the folder's
+    own name.
+
+    Args:
+        places: files and folders.
+        output: where results go.
+
+    Raises:
+        UserError: a place does not exist, or is a folder without pictures; ``output`` is or holds
+            one of them.
+    """
+    found: dict[Path, PurePosixPath] = {}
+    for place in places:
+        check_apart(output, place)
+        if place.is_dir():
+            inside = list(_inside(place, output))
+            if not inside:
+                raise UserError(_nothing_in(place))
+            prefix = place.resolve().name if len(places) > 1 else ""
+            for path, name in inside:
+                found.setdefault(path, PurePosixPath(prefix, name))
+        elif place.exists():
+            found.setdefault(place, PurePosixPath(place.name))
+        else:
+            raise UserError(f"{place}: there is no such file or folder")
+    once = {path.resolve(): (path, name) for path, name in reversed(found.items())}
+    paths, relative = zip(*reversed(once.values()), strict=True)
+    names = unique_names(relative)
+    return [
+        Input(path, name, path.suffix.lower() in VIDEOS)
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
+    """Names without suffix, none of which is another's or another's folder.
+
+    Files that differ in nothing but the suffix keep it (``a.jpg``, ``a.png``); those that still
+    have the same name are numbered. Upper and lower case count as equal: not every file system
+    tells them apart.
+    """
+    stems = [file.with_suffix("") for file in files]
+    counts = Counter(map(_folded, stems))
+    folders = {_folded(parent) for stem in stems for parent in stem.parents}
+    names = [
+        stem if counts[_folded(stem)] == 1 and _folded(stem) not in folders else file
+        for stem, file in zip(stems, files, strict=True)
+    ]
+    taken = {_folded(parent) for name in names for parent in name.parents}
+    unique = []
+    for name in names:
+        number, free = 1, name
+        while _folded(free) in taken:
+            number += 1
+            free = name.with_name(f"{name.name}-{number}")
+        taken.add(_folded(free))
+        unique.append(str(free))
+    return unique
+
+
+def _folded(path: PurePosixPath) -> str:
+    return str(path).casefold()
+
+
+def _inside(folder: Path, output: Path) -> Iterator[tuple[Path, str]]:
+    ours = output.resolve()
+    for name, file in list_files(folder).items():
+        path = Path(file.path)
+        is_input = path.suffix.lower() in PICTURES | VIDEOS
+        if is_input and ours not in path.resolve().parents:
+            yield path, name
+
+
+def _nothing_in(folder: Path) -> str:
+    if (folder / "config.json").exists():
+        return f"{folder} holds no pictures but a model: name it with --model"
+    known = ", ".join(sorted(suffix[1:] for suffix in PICTURES | VIDEOS))
+    return f"{folder} holds no pictures or videos ({known})"
