@@ -120,7 +120,7 @@ def paths(
     if points < 2:
         raise UserError(f"--points {points}: a way has at least two, its ends")
     lines = []
-    at = tuple(float(value) for value in np.linspace(0, 1, points))
+    at = tuple(place / (points - 1) for place in range(points))
     for first, last in ways(start):
         # Between the members both heads can be kept, to a member its own.
         kept = (1, 2) if first else (last,)

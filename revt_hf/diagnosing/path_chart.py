@@ -24,14 +24,13 @@ def draw_paths(lines: Sequence[Line], names: Sequence[str], data: str, path: Pat
         (f"mIoU on {data} (%)", lambda score: score.miou),
     )
     width = 1.2 + 4.2 * len(ends)
-    with figure(path, width, 6.4, 2, len(ends), sharey="row", sharex=True) as (_, axes):
+    with figure(path, width, 6.4, 2, len(ends), sharex=True) as (_, axes):
         for column, way in enumerate(ends):
             shown = [line for line in lines if (line.first, line.last) == way]
             for row, (label, measure) in enumerate(measures):
                 for line in shown:
                     _draw(axes[row][column], line, names, measure, labelled=row == 0)
-                if column == 0:
-                    axes[row][0].set_ylabel(label)
+                axes[row][column].set_ylabel(label if column == 0 else "")
             origin = names[way[0] - 1] if way[0] else "start"
             target = names[way[1] - 1]
             axes[0][column].set_title(f"{origin} to {target}")

@@ -28,16 +28,16 @@ def draw_plane(
         data: what was scored on, in words.
         path: the PNG.
     """
-    measures: tuple[tuple[str, Callable[[Score], float], bool], ...] = (
-        ("mIoU (%)", lambda score: score.miou, True),
-        ("loss", lambda score: score.loss, False),
+    measures: tuple[tuple[str, Callable[[Score], float], bool, str], ...] = (
+        ("mIoU (%)", lambda score: score.miou, True, "%.1f"),
+        ("loss", lambda score: score.loss, False, "%.3f"),
     )
     with figure(path, 11.5, 5.2, 1, 2) as (drawing, axes):
-        for axis, (label, measure, high_is_good) in zip(axes[0], measures, strict=True):
+        for axis, (label, measure, high_is_good, ticks) in zip(axes[0], measures, strict=True):
             values = [measure(point.scores[head]) for point in points]
             filled = _triangle(axis, points, values, names, high_is_good)
             axis.set_title(label)
-            drawing.colorbar(filled, ax=axis, shrink=0.8)
+            drawing.colorbar(filled, ax=axis, shrink=0.8, format=ticks)
         owner = names[int(head) - 1]
         drawing.suptitle(f"Weighted means of three encoders, head of {owner}, on {data}")
 
