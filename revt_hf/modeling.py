@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.hub import split_revision
 from revt_hf.errors import UserError
+from revt_hf.folded_head import fold_
 from revt_hf.labels import CLASSES
 from revt_hf.recipe import Model
 
@@ -88,6 +89,25 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
             f"{source} has {model.config.num_labels} classes, the domains have {len(CLASSES)}"
         )
     return model.eval()
+
+
+def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+    """Make a model's predictions faster, in place; logits, names and saved files stay the same.
+
+    The decode head is folded (:func:`revt_hf.folded_head.fold_`). On a CPU, the weights of
+    convolutions lie channels last in memory as well, so that the encoder's depth-wise convolutions
+    need not copy their inputs.
+
+    Args:
+        model: on the device where it will run.
+
+    Returns:
+        The same model.
+    """
+    fold_(model)
+    if model.device.type == "cpu":
+        model.to(memory_format=torch.channels_last)
+    return model
 
 
 def _config_from_size(spec: Model) -> SegformerConfig:

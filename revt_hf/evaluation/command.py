@@ -14,8 +14,7 @@ from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.runner import Evaluated, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec, splits_of
-from revt_hf.folded_head import fold_
-from revt_hf.modeling import load_model
+from revt_hf.modeling import for_inference_, load_model
 from revt_hf.options import key_values, parse_bound
 from revt_hf.processes import failing_together, local_main_first, process_state
 from revt_hf.recipe import DomainSpec, load_recipe, named_protocol
@@ -139,14 +138,15 @@ def _segmenters(names: Sequence[str], options: EvaluateOptions) -> dict[str, Seg
 
 
 def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
-    """A model on the accelerator's device, in eval mode, its decode head folded.
+    """A model on the accelerator's device, in eval mode, made faster; not for training.
 
-    :func:`revt_hf.modeling.load_model` gives it as it is; see :mod:`revt_hf.folded_head`.
+    :func:`revt_hf.modeling.load_model` gives it as it is, and
+    :func:`revt_hf.modeling.for_inference_` says what is done to it.
 
     Raises:
         UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
     """
-    return fold_(load_model(source)).to(process_state().device)
+    return for_inference_(load_model(source).to(process_state().device))
 
 
 def chosen_protocol(
