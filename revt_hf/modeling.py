@@ -110,6 +110,13 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
     return model
 
 
+def is_channels_last(model: SegformerForSemanticSegmentation) -> bool:
+    """Whether weights of convolutions lie channels last, as :func:`for_inference_` puts them."""
+    return any(
+        weight.ndim == 4 and not weight.is_contiguous() for weight in model.segformer.parameters()
+    )
+
+
 def _config_from_size(spec: Model) -> SegformerConfig:
     size = SIZES[spec.size or "b0"]
     config = SegformerConfig(

@@ -8,7 +8,6 @@ import importlib
 import json
 import multiprocessing
 import pkgutil
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import Any
 
 from revt_hf import benchmarks
 from revt_hf.errors import UserError
+from revt_hf.memory import peak_mib
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,9 @@ def _peak_of(entry: Row, side: str) -> float:
 
 def _measure_peak(name: str, side: str) -> float:
     pair = load_rows([name])[0].prepare()
-    before = _peak_mib()
+    before = peak_mib()
     getattr(pair, side)()
-    return _peak_mib() - before
-
-
-def _peak_mib() -> float:
-    """This process's peak resident memory; Linux counts it in KiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # A process started from a large one inherits that one's ``ru_maxrss``.
-        line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_mib() - before
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Result], str]], ...] = (

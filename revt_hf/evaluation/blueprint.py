@@ -8,31 +8,58 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Segmenter, model_segmenter
 from revt_hf.folded_head import fold_, is_folded
+from revt_hf.modeling import is_channels_last
 
 
 def blueprint_of(segmenter: Segmenter) -> dict[str, Any]:
-    """All that decides a segmenter's shapes, as JSON."""
+    """All that decides a segmenter's shapes and memory, as JSON."""
     return {
-        "configs": [model.config.to_dict() for model in segmenter.models],
-        "folded": [is_folded(model) for model in segmenter.models],
+        "models": [_facts(model) for model in segmenter.models],
         "combine": segmenter.combine,
         "head": segmenter.head,
+        "bf16": segmenter.bf16,
+    }
+
+
+def _facts(model: SegformerForSemanticSegmentation) -> dict[str, Any]:
+    return {
+        "config": model.config.to_dict(),
+        "attention": model.config._attn_implementation,
+        "folded": is_folded(model),
+        "channels_last": is_channels_last(model),
+        "compiled": model._compiled_call_impl is not None,
     }
 
 
 def without_weights(blueprint: dict[str, Any]) -> Segmenter:
-    """A segmenter of these shapes on the meta device: it has no memory and computes nothing."""
-    with torch.device("meta"):
-        models = [
-            SegformerForSemanticSegmentation(SegformerConfig.from_dict(config)).eval()
-            for config in blueprint["configs"]
-        ]
-    for model, is_folded_there in zip(models, blueprint["folded"], strict=True):
-        if is_folded_there:
-            fold_(model)
+    """A segmenter of these shapes on the meta device: it has no memory and computes nothing.
+
+    What is compiled there is not compiled here: :func:`compile_`.
+    """
+    models = [_shapes(facts) for facts in blueprint["models"]]
     if blueprint["combine"] is None:
-        return model_segmenter(models[0])
+        return model_segmenter(models[0], blueprint["bf16"])
     return ensemble_segmenter(models, blueprint["combine"], blueprint["head"] or 1)
+
+
+def _shapes(facts: dict[str, Any]) -> SegformerForSemanticSegmentation:
+    with torch.device("meta"):
+        model = SegformerForSemanticSegmentation(SegformerConfig.from_dict(facts["config"])).eval()
+    model.set_attn_implementation(facts["attention"])
+    if facts["folded"]:
+        fold_(model)
+    if facts["channels_last"]:
+        model.to(memory_format=torch.channels_last)
+    return model
+
+
+def compile_(segmenter: Segmenter, blueprint: dict[str, Any]) -> bool:
+    """Compile the models that the blueprint's are, in place; whether there are any."""
+    compiled = [facts["compiled"] for facts in blueprint["models"]]
+    for model, wanted in zip(segmenter.models, compiled, strict=True):
+        if wanted:
+            model.compile(dynamic=False)
+    return any(compiled)
 
 
 @torch.no_grad()

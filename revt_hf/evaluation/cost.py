@@ -4,12 +4,9 @@ An ensemble costs all that it runs. Sizes follow from the configurations, so tha
 counted without computing them, and CPU memory is measured in a process that does nothing else.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.inference import Protocol, Segmenter, network_sizes, sliding_logits
+from revt_hf.memory import measured_in_own_process
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
@@ -62,17 +60,13 @@ def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
     """
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     rate = _pictures_per_second(segmenter, image, protocol)
-    if segmenter.device.type == "cuda":
-        peak = _cuda_peak_mib(segmenter, image, protocol)
-    else:
-        peak = _cpu_peak_mib(segmenter, size, protocol)
     return Cost(
         parameters=parameters_of(segmenter),
         flops=flops_of(segmenter, size, protocol),
         pictures_per_second=rate,
-        peak_mib=peak,
+        peak_mib=peak_mib(segmenter, size, protocol),
         picture_size=size,
-        device=_device_name(segmenter.device),
+        device=device_name(segmenter.device),
     )
 
 
@@ -113,15 +107,37 @@ def _pictures_per_second(
     return 1 / statistics.median(times)
 
 
-def _cuda_peak_mib(segmenter: Segmenter, image: NDArray[np.uint8], protocol: Protocol) -> float:
+def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, pictures: int = 1) -> float:
+    """Weights and working memory of a prediction, in MiB; see :class:`Cost`.
+
+    Args:
+        segmenter: a model or an ensemble, where it is.
+        size: (height, width) of the pictures.
+        protocol: see :class:`Protocol`.
+        pictures: how many go through the network together.
+
+    Raises:
+        MemoryError: on a CPU, more than there is.
+        torch.OutOfMemoryError: on a GPU, more than there is.
+    """
+    if segmenter.device.type == "cuda":
+        images = [np.zeros((*size, 3), dtype=np.uint8)] * pictures
+        return _cuda_peak_mib(segmenter, images, protocol)
+    return _cpu_peak_mib(segmenter, size, protocol, pictures)
+
+
+def _cuda_peak_mib(
+    segmenter: Segmenter, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+) -> float:
     device = segmenter.device
-    others = torch.cuda.memory_allocated(device) - _bytes_of(segmenter)
+    others = torch.cuda.memory_allocated(device) - bytes_of(segmenter)
     torch.cuda.reset_peak_memory_stats(device)
-    segmenter.class_map(image, protocol)
+    segmenter.class_maps(images, protocol)
     return (torch.cuda.max_memory_allocated(device) - others) / _MIB
 
 
-def _bytes_of(segmenter: Segmenter) -> int:
+def bytes_of(segmenter: Segmenter) -> int:
+    """What the weights of everything that runs take, in bytes."""
     tensors = {
         tensor.data_ptr(): tensor.nbytes
         for module in segmenter.modules
@@ -130,25 +146,19 @@ def _bytes_of(segmenter: Segmenter) -> int:
     return sum(tensors.values())
 
 
-def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol) -> float:
-    # Not multiprocessing: it would run the caller's script again where that has no main guard.
+def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, pictures: int) -> float:
     order = {
         "blueprint": blueprint_of(segmenter),
         "size": size,
         "protocol": asdict(protocol),
+        "pictures": pictures,
         "threads": torch.get_num_threads(),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "revt_hf.evaluation.peak_memory"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
+    return measured_in_own_process("revt_hf.evaluation.peak_memory", order)
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the type of another device and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"

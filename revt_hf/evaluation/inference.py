@@ -19,6 +19,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.imagenet import MEAN, STD
+from revt_hf.precision import bf16_autocast
 from revt_hf.recipe import Evaluation
 from revt_hf.resize import bounded_resize, bounded_size
 
@@ -114,6 +115,7 @@ class Segmenter:
         models: the SegFormers that it is made of.
         combine: how an ensemble combines its members; None for a single model.
         head: whose decode head an ensemble of features uses, counted from 1.
+        bf16: whether the network runs under autocast to bfloat16.
     """
 
     networks: tuple[Network, ...]
@@ -121,6 +123,7 @@ class Segmenter:
     models: tuple[SegformerForSemanticSegmentation, ...]
     combine: str | None = None
     head: int | None = None
+    bf16: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -165,13 +168,20 @@ class Segmenter:
         return [mean.class_map() for mean in means]
 
 
-def model_segmenter(model: SegformerForSemanticSegmentation) -> Segmenter:
-    """A single SegFormer, in eval mode, as something that can be scored."""
-    return Segmenter(
-        networks=(lambda pixels: model(pixel_values=pixels).logits,),
-        modules=(model,),
-        models=(model,),
-    )
+def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
+    """A single SegFormer, in eval mode, as something that can be scored.
+
+    Args:
+        model: on any device.
+        bf16: run it under autocast to bfloat16, so that its logits are bfloat16.
+    """
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        with bf16_autocast(model.device, bf16):
+            logits: torch.Tensor = model(pixel_values=pixels).logits
+        return logits
+
+    return Segmenter(networks=(network,), modules=(model,), models=(model,), bf16=bf16)
 
 
 def predict(
