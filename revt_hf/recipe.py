@@ -138,11 +138,22 @@ class Schedule(_Section):
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-6
 
 
+class Swad(_Section):
+    """Averaging over a window of steps (:class:`revt_hf.training.swad.WindowAverage`)."""
+
+    patience: Positive = 3
+    overfit_patience: Positive = 6
+    tolerance: Annotated[float, Field(ge=1)] = 1.3
+
+
 class Training(_Section):
     """Length, batch and bookkeeping. ``batch_size`` is per process, steps are optimizer steps.
 
     ``effective_batch`` is what the recipe expects ``batch_size`` x ``gradient_accumulation`` x
     processes to be: a run with another number of processes is refused.
+
+    Next to the final weights, ``ema`` (a decay) keeps a moving average in the folder ``ema/``, and
+    ``swad`` the mean over a window of steps, which source-val's loss chooses, in ``swad/``.
 
     For speed and memory, the results are the same up to rounding: ``folded_head`` computes the
     decode head at each stage's own resolution, ``loss_rows`` is how many rows of the labels the
@@ -160,12 +171,26 @@ class Training(_Section):
     loss_rows: Positive | None = None
     compile: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    swad: Swad | None = None
     workers: Annotated[int, Field(ge=0)] = 4
     log_every: Positive = 50
     validate_every: Positive | None = 5000
     checkpoint_every: Positive | None = 4000
     keep_checkpoints: Positive = 1
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.swad is not None:
+            if self.validate_every is None:
+                raise ValueError("swad chooses its window by validations: set validate_every")
+            validations = -(-self.steps // self.validate_every)
+            if validations < self.swad.patience:
+                raise ValueError(
+                    f"swad.patience is {self.swad.patience} validations, but there are only "
+                    f"{validations} (every {self.validate_every} of {self.steps} steps)"
+                )
+        return self
 
 
 class Evaluation(_Section):

@@ -22,8 +22,8 @@ WEIGHTS_FILE = "model.safetensors"
 # What revt_hf puts beside the weights: how they were trained, or merged.
 RECIPE_FILE = "recipe.yaml"
 MERGE_FILE = "merge.json"
-# Of a run with a moving average: its weights, in a folder of the run's.
-EMA_FOLDER = "ema"
+# Averages of the weights within a run lie in folders of the run's, named like the recipe's fields.
+AVERAGES = ("ema", "swad")
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 _FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")

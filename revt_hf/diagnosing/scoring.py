@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.domains import load_spec, open_domain
-from revt_hf.evaluation.class_maps import MeanProbabilities, class_map
-from revt_hf.evaluation.confusion import confusion_matrix, scores_from
-from revt_hf.evaluation.inference import Protocol, prepare, sliding_logits
-from revt_hf.evaluation.loading import picture_batches
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.resize import bounded_label
-from revt_hf.training.loss import segmentation_loss
+from revt_hf.evaluation.sums import sums_of
 
 OnPicture = Callable[[], object]
 
@@ -117,7 +112,6 @@ def _content(split: SplitSpec) -> str:
     return open_domain(spec.domain, split.split, folder, spec.config, spec.options).content
 
 
-@torch.inference_mode()
 def score_heads(
     model: SegformerForSemanticSegmentation,
     heads: Mapping[str, nn.Module],
@@ -126,8 +120,7 @@ def score_heads(
 ) -> dict[str, Score]:
     """Score a model's encoder with each of several decode heads; it sees each picture once.
 
-    The loss is taken at the network's input size as in training: labels are resized like their
-    pictures (nearest), logits to them. Of several views it is that of the scale nearest to 1.
+    See :func:`revt_hf.evaluation.sums.sums_of`.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.
@@ -138,83 +131,14 @@ def score_heads(
     Raises:
         UserError: a picture cannot be read.
     """
-    network = _Network(model, list(heads.values()))
-    sums = [_score_split(network, rows, data, on_picture) for rows in data.rows]
+    modules = list(heads.values())
+    sums = [
+        sums_of(model, modules, rows, range(len(rows)), data.protocol, data.workers, on_picture)
+        for rows in data.rows
+    ]
     scores = {}
     for place, name in enumerate(heads):
-        losses = [split[place].loss / max(split[place].pixels, 1) for split in sums]
+        losses = [split[place].mean_loss for split in sums]
         mious = [scores_from(split[place].matrix).miou for split in sums]
         scores[name] = Score(float(np.mean(losses)), float(np.mean(mious)))
     return scores
-
-
-class _Network:
-    """Logits of several heads on one encoder, side by side in the channels."""
-
-    def __init__(self, model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]) -> None:
-        self._encoder = model.segformer
-        self._heads = heads
-        self.count = len(heads)
-        self.device = model.device
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        features = self._encoder(pixels, output_hidden_states=True).hidden_states
-        return torch.cat([head(features) for head in self._heads], dim=1)
-
-
-class _Sums:
-    """What one head has brought together over a split."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.pixels = 0
-        self.matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-
-
-def _score_split(network: _Network, rows: Any, data: Data, on_picture: OnPicture) -> list[_Sums]:
-    sums = [_Sums() for _ in range(network.count)]
-    indices = range(len(rows))
-    for (row,) in picture_batches(rows, indices, data.protocol, 1, data.workers):
-        _score_picture(network, row, data.protocol, sums)
-        on_picture()
-    return sums
-
-
-def _score_picture(
-    network: _Network, row: Mapping[str, Any], protocol: Protocol, sums: Sequence[_Sums]
-) -> None:
-    label = row["label"]
-    size = (row["image"].shape[0], row["image"].shape[1])
-    means = [MeanProbabilities(size) for _ in sums]
-    for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
-    for scale in protocol.scales:
-        pixels = prepare(row["image"], protocol, scale).to(network.device)
-        for flipped in (False, True)[: 1 + protocol.flip]:
-            logits = sliding_logits(network, pixels.flip(-1) if flipped else pixels, protocol)
-            network_size = (pixels.shape[2], pixels.shape[3])
-            parts = [part[0] for part in logits.chunk(network.count, dim=1)]
-            if scale == for_loss and not flipped:
-                _add_loss(parts, label, network_size, sums)
-            if protocol.views == 1:
-                for one, total in zip(parts, sums, strict=True):
-                    total.matrix += confusion_matrix(label, class_map(one, network_size, size))
-                return
-            for one, mean in zip(parts, means, strict=True):
-                mean.add(one.flip(-1) if flipped else one, network_size)
-    for mean, total in zip(means, sums, strict=True):
-        total.matrix += confusion_matrix(label, mean.class_map())
-
-
-def _add_loss(
-    parts: Sequence[torch.Tensor], label: Any, size: tuple[int, int], sums: Sequence[_Sums]
-) -> None:
-    resized = bounded_label(label, size, (size[1], size[0]))
-    pixels = int((resized != IGNORE_INDEX).sum())
-    if not pixels:
-        return
-    labels = torch.from_numpy(resized.astype(np.int64))[None].to(parts[0].device)
-    for logits, total in zip(parts, sums, strict=True):
-        loss = segmentation_loss(logits[None], labels, "valid")
-        # Summed over pixels, so that pictures count by their labelled pixels.
-        total.loss += float(loss) * pixels
-        total.pixels += pixels

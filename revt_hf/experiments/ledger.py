@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from revt_hf.checkpoints.tensors import EMA_FOLDER, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.domains import open_domain
 from revt_hf.domains.base import Opened
 from revt_hf.errors import UserError
 from revt_hf.experiments.steps import (
+    Average,
     Choose,
     Given,
     Graph,
@@ -65,14 +66,13 @@ class Ledger:
         step = self._graph.steps.get(step_id)
         if step is not None and isinstance(step.work, Given):
             return Path(step.work.checkpoint)
+        if step is not None and isinstance(step.work, Average):
+            return self.folder_of(step.work.training) / step.work.kind
         return self.folder / step_id
 
     def model_of(self, step_id: str) -> str:
         """Where a step's network is loaded from."""
-        step = self._graph.steps.get(step_id)
-        averaged = step is not None and isinstance(step.work, Train) and step.work.average
-        folder = self.folder_of(step_id)
-        return str(folder / EMA_FOLDER if averaged else folder)
+        return str(self.folder_of(step_id))
 
     def result_of(self, step_id: str) -> Path:
         """The file whose presence says that a step has finished."""
@@ -145,8 +145,8 @@ class Ledger:
     def fingerprint(self, step_id: str) -> str:
         """A hash of a finished step's result."""
         step = self._graph.steps[step_id]
-        if isinstance(step.work, Given):
-            return self._of_checkpoint(step.work.checkpoint)
+        if isinstance(step.work, Given | Average):
+            return self._of_checkpoint(self.model_of(step_id))
         if isinstance(step.work, Score):
             # Not its labels, which may change.
             rows = json.loads(self.result_of(step_id).read_text())["results"]
@@ -182,6 +182,12 @@ class Ledger:
                 self._of_checkpoint(step.work.checkpoint)
             except UserError as error:
                 return Status("missing", str(error))
+            return Status("done")
+        if isinstance(step.work, Average):
+            if not self.done(step.work.training):
+                return Status("missing")
+            if not self.result_of(step.id).is_file():
+                return Status("missing", f"{step.work.training} left no {step.work.kind}/")
             return Status("done")
         result, entry = self.result_of(step.id), {}
         if result.is_file():

@@ -73,11 +73,12 @@ class _Titled(_Strict):
 
 
 class Member(_Titled):
-    """A network: trained by a recipe, once for each seed, or a checkpoint that exists.
+    """A network: trained by a recipe, once for each seed; an average; or a checkpoint that exists.
 
     ``set`` overrides values of the recipe (``train.steps: 100``). ``start`` names another member
     to start from. ``checkpoint`` is a folder or Hub id; with seeds, ``{seed}`` stands for each.
-    ``average`` takes the moving average of the weights (``train.ema``) instead of the last ones.
+    ``of`` names a trained member whose ``average`` it is: what that run kept besides its last
+    weights (``train.ema``, ``train.swad``).
     Without ``seeds``, the experiment's count; ``seeds: []`` trains once, with the recipe's own.
     """
 
@@ -86,15 +87,23 @@ class Member(_Titled):
     start: str | None = None
     checkpoint: ExpandedPath | None = None
     seeds: tuple[Seed, ...] | None = None
-    average: bool = False
+    of: str | None = None
+    average: Literal["ema", "swad"] | None = None
     evaluate: bool = True
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Member":
-        if (self.recipe is None) == (self.checkpoint is None):
-            raise ValueError("give either a recipe to train it or a checkpoint that exists")
-        if self.checkpoint is not None and (self.set or self.start or self.average):
-            raise ValueError("set, start and average belong to a recipe, not to a checkpoint")
+        if sum(origin is not None for origin in (self.recipe, self.checkpoint, self.of)) != 1:
+            raise ValueError(
+                "give either a recipe to train it, a checkpoint that exists, or the member that it "
+                "is an average of"
+            )
+        if self.recipe is None and (self.set or self.start):
+            raise ValueError("set and start belong to a recipe")
+        if (self.of is None) != (self.average is None):
+            raise ValueError("of and average go together: which member's average, and which one")
+        if self.of is not None and ("/" in self.of or self.seeds is not None):
+            raise ValueError("an average has the seeds of its member: name no seeds")
         if self.checkpoint is not None and self.seeds and "{seed}" not in self.checkpoint:
             raise ValueError("a checkpoint with seeds needs {seed} in its path")
         return self
@@ -240,6 +249,8 @@ class Experiment(_Strict):
     def seeds_of(self, member: str) -> tuple[int, ...]:
         """The seeds that a member is trained with; none: once, with its recipe's own."""
         named = self.members[member]
+        if named.of is not None and named.of in self.members:
+            return self.seeds_of(named.of)
         if named.seeds is not None:
             return named.seeds
         if named.checkpoint is not None and "{seed}" not in named.checkpoint:

@@ -18,6 +18,7 @@ from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
 from revt_hf.experiments.steps import (
+    Average,
     Choose,
     Given,
     Graph,
@@ -137,8 +138,9 @@ class _Run:
         self._bar: TaskID = progress.add_task("all steps", total=len(steps), note="")
 
     def all(self) -> Outcome:
-        self._one_by_one(Given, self._given)
+        self._one_by_one(Given, self._not_there)
         self._train([step for step in self._steps if isinstance(step.work, Train)])
+        self._one_by_one(Average, self._not_there)
         self._one_by_one(MergeWork, self._merge)
         self._one_by_one(Recalibrate, self._recalibrate)
         self._score([step for step in self._steps if isinstance(step.work, Score)])
@@ -197,7 +199,7 @@ class _Run:
         resume = begun and self._ledger.status(step.id).state == "begun"
         return Job(step.id, recipe, folder, resume)
 
-    def _given(self, step: Step) -> None:
+    def _not_there(self, step: Step) -> None:
         raise UserError(self._ledger.status(step.id).note)
 
     def _merge(self, step: Step) -> None:
@@ -345,7 +347,7 @@ class _Run:
 
 def _ordered(graph: Graph) -> list[Step]:
     """In the order of work."""
-    kinds: list[Any] = [Given, Train, MergeWork, Recalibrate, Score, Choose]
+    kinds: list[Any] = [Given, Train, Average, MergeWork, Recalibrate, Score, Choose]
     return [step for kind in kinds for step in graph.of_kind(kind)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
 from revt_hf.experiments.steps import (
+    Average,
     Choose,
     Given,
     Graph,
@@ -72,7 +73,7 @@ def stages(graph: Graph, ledger: Ledger) -> list[Stage]:
     left = [
         step
         for step in graph.steps.values()
-        if not isinstance(step.work, Given) and not ledger.done(step.id)
+        if not isinstance(step.work, Given | Average) and not ledger.done(step.id)
     ]
     if not left:
         return []

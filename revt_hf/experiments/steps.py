@@ -25,6 +25,7 @@ from revt_hf.evaluation.splits import SplitSpec, splits_of
 from revt_hf.experiments.recipe import (
     Experiment,
     Grid,
+    Member,
     Merge,
     NamedProtocol,
     PaperRow,
@@ -43,7 +44,6 @@ class Train:
 
     recipe: Recipe
     start: str | None
-    average: bool
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ class Given:
     """A checkpoint that exists: a folder or Hub id."""
 
     checkpoint: str
+
+
+@dataclass(frozen=True)
+class Average:
+    """What a training (a step) keeps besides its last weights; nothing is left to do."""
+
+    training: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Choose:
     on: tuple[str, ...]
 
 
-Work = Train | Given | MergeWork | Recalibrate | Score | Choose
+Work = Train | Given | Average | MergeWork | Recalibrate | Score | Choose
 
 
 @dataclass(frozen=True)
@@ -186,9 +194,9 @@ def _add_members(graph: Graph) -> None:
     starts = {member.start for member in experiment.members.values()}
     waiting = list(experiment.members)
     while waiting:
-        ready = [n for n in waiting if experiment.members[n].start not in waiting]
+        ready = [n for n in waiting if not _needed(experiment.members[n]).intersection(waiting)]
         if not ready:
-            raise UserError(f"members.{waiting[0]}.start: the members start from each other")
+            raise UserError(f"members.{waiting[0]}: the members start from each other")
         for name in ready:
             _add_member(graph, name, "start" if name in starts else "member")
             waiting.remove(name)
@@ -199,6 +207,21 @@ def _add_members(graph: Graph) -> None:
     )
 
 
+def _needed(member: Member) -> set[str | None]:
+    """Names of members without their seed."""
+    return {name and name.split("/")[0] for name in (member.start, member.of)}
+
+
+def _average(graph: Graph, name: str, training: str) -> Average:
+    member, work = graph.experiment.members[name], graph.steps[training].work
+    kind = str(member.average)
+    if not isinstance(work, Train) or getattr(work.recipe.train, kind) is None:
+        raise UserError(
+            f"members.{name}.of: '{member.of}' keeps no such average; its recipe needs train.{kind}"
+        )
+    return Average(training, kind)
+
+
 def _add_member(graph: Graph, name: str, kind: Kind) -> None:
     experiment = graph.experiment
     member = experiment.members[name]
@@ -207,16 +230,24 @@ def _add_member(graph: Graph, name: str, kind: Kind) -> None:
         if member.checkpoint is not None:
             where = member.checkpoint.replace("{seed}", str(seed))
             graph.add(Step(step_id, Given(where)))
+        elif member.of is not None:
+            training = _one_member(experiment, f"members.{name}.of", member.of, seed).step
+            graph.add(Step(step_id, _average(graph, name, training), (training,)))
         else:
             recipe = member_recipe(experiment, name, seed)
             start = None
             if member.start is not None:
                 start = _one_member(experiment, f"members.{name}.start", member.start, seed).step
+                if isinstance(graph.steps[start].work, Average):
+                    raise UserError(
+                        f"members.{name}.start: '{member.start}' is an average; use a training or "
+                        "a checkpoint"
+                    )
                 # Its folder is known when the step runs.
                 model = recipe.model.model_copy(update={"start": None})
                 recipe = recipe.model_copy(update={"model": model})
             needs = (start,) if start else ()
-            graph.add(Step(step_id, Train(recipe, start, member.average), needs))
+            graph.add(Step(step_id, Train(recipe, start), needs))
         if member.evaluate:
             group = member.title or name
             graph.networks[step_id] = Network(
@@ -478,9 +509,11 @@ def settings_of(step: Step, graph: Graph) -> Mapping[str, Any]:
     """
     work = step.work
     if isinstance(work, Train):
-        return {"recipe": _dumped(work.recipe), "average": work.average}
+        return {"recipe": _dumped(work.recipe)}
     if isinstance(work, Given):
         return {"checkpoint": work.checkpoint}
+    if isinstance(work, Average):
+        return {"average": work.kind}
     if isinstance(work, MergeWork):
         rules = [
             [rule.select, rule.method, rule.weights, dict(rule.parameters)] for rule in work.rules

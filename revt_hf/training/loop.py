@@ -18,8 +18,8 @@ from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.runner import confusion_of
-from revt_hf.files import check_output
+from revt_hf.evaluation.sums import sums_of
+from revt_hf.files import check_output, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
 from revt_hf.processes import failing_together, local_main_first
@@ -40,6 +40,7 @@ from revt_hf.training.optim import build_optimizer, set_learning_rate
 from revt_hf.training.output import check_resumable, clear_run
 from revt_hf.training.result import pipeline_spec, save_result, write_recipe
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
+from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import MetricsLog, check_trackers, flat
 
 
@@ -56,10 +57,10 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     """Train as the recipe says; the result is an ordinary SegFormer folder.
 
     ``output`` holds ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, the
-    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl`` (and ``ema/``, a second SegFormer
-    folder, when the recipe asks for an average). A run that was interrupted goes on from its
-    newest checkpoint with ``resume`` and ends with the same weights, bit for bit, as one that was
-    not.
+    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl`` (and ``ema/`` and ``swad/``,
+    SegFormer folders as well, where the recipe asks for averages). A run that was interrupted goes
+    on from its newest checkpoint with ``resume`` and ends with the same weights, bit for bit, as
+    one that was not.
 
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` pictures
     of every batch; the main one writes.
@@ -169,10 +170,14 @@ class _Run:
             model.compile()
         optimizer = build_optimizer(model, self._recipe.optimizer)
         model, optimizer = accelerator.prepare(model, optimizer)
-        average = None
+        average = window = None
         if settings.ema is not None:
             average = MovingAverage(accelerator.unwrap_model(model), settings.ema)
             accelerator.register_for_checkpointing(average)
+        if settings.swad is not None:
+            window = WindowAverage(**settings.swad.model_dump())
+            accelerator.register_for_checkpointing(window)
+        averages = [one for one in (average, window) if one is not None]
         done = self._resume()
         log = MetricsLog(self._folder, done) if accelerator.is_main_process else None
         if settings.trackers:
@@ -190,8 +195,8 @@ class _Run:
         for step in range(done, settings.steps):
             set_learning_rate(optimizer, step, settings.steps, self._recipe.schedule)
             meter.add(self._optimizer_step(model, optimizer, batches, step))
-            if average is not None:
-                average.update(accelerator.unwrap_model(model))
+            for one in averages:
+                one.update(accelerator.unwrap_model(model))
             now = step + 1
             progress.update()
             if now % settings.log_every == 0 or now == settings.steps:
@@ -205,7 +210,10 @@ class _Run:
             if self._parts.held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
-                self._report(log, now, self._validate(accelerator.unwrap_model(model)))
+                scores = self._validate(accelerator.unwrap_model(model))
+                self._report(log, now, scores)
+                if window is not None:
+                    window.validated(scores["val_loss"])
                 training_mode(model, self._batch_norm)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
@@ -213,18 +221,25 @@ class _Run:
         progress.close()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            averaged = average.state_dict() if average is not None else None
-            save_result(
-                accelerator.unwrap_model(model),
-                self._folder,
-                self._recipe,
-                self._parts.example_size,
-                averaged,
-            )
+            self._save(accelerator.unwrap_model(model), average, window)
         if settings.trackers:
             accelerator.end_training()
         accelerator.wait_for_everyone()
         return self._folder
+
+    def _save(
+        self,
+        model: SegformerForSemanticSegmentation,
+        average: MovingAverage | None,
+        window: WindowAverage | None,
+    ) -> None:
+        averages: dict[str, dict[str, torch.Tensor]] = {}
+        if average is not None:
+            averages["ema"] = average.state_dict()
+        if window is not None:
+            averages["swad"], record = window.result()
+            write_json(self._folder / "swad" / "window.json", record)
+        save_result(model, self._folder, self._recipe, self._parts.example_size, averages)
 
     def _resume(self) -> int:
         newest = newest_checkpoint(self._folder) if self._options.resume else None
@@ -272,19 +287,28 @@ class _Run:
         return torch.stack(losses).sum()
 
     def _validate(self, model: SegformerForSemanticSegmentation) -> dict[str, float]:
-        """Scores on each source's val; of several, their mean and each under its name."""
+        """Loss and scores on each source's val; of several, their mean and each one's scores."""
         accelerator = self._accelerator
         share_running_statistics(model)
         model.eval()
-        scores = []
+        scores, losses = [], []
         for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
             with folded(model), self._uncompiled():
-                counts = confusion_of(model, pictures, indices, self._protocol)
-            matrix = torch.from_numpy(counts)
-            total = accelerator.reduce(matrix.to(accelerator.device), reduction="sum")
-            scores.append(scores_from(total.cpu().numpy()))
+                (own,) = sums_of(model, [model.decode_head], pictures, indices, self._protocol)
+            own_parts = (
+                torch.from_numpy(own.matrix),
+                torch.tensor(own.loss),
+                torch.tensor(own.pixels),
+            )
+            matrix, loss, pixels = (
+                accelerator.reduce(part.to(accelerator.device), reduction="sum")
+                for part in own_parts
+            )
+            scores.append(scores_from(matrix.cpu().numpy()))
+            losses.append(float(loss) / max(int(pixels), 1))
         values = {
+            "val_loss": sum(losses) / len(losses),
             "val_mIoU": sum(score.miou for score in scores) / len(scores),
             "val_aAcc": sum(score.aacc for score in scores) / len(scores),
         }

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from revt_hf.checkpoints.tensors import EMA_FOLDER
+from revt_hf.checkpoints.tensors import AVERAGES
 from revt_hf.errors import UserError
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import recorded_recipe
@@ -36,7 +36,7 @@ def check_resumable(recipe: Recipe, run: Path, processes: int) -> None:
 
 def clear_run(run: Path) -> None:
     """Remove what an earlier run left; nothing else in the folder is touched."""
-    for name in (CHECKPOINT_FOLDER, EMA_FOLDER):
+    for name in (CHECKPOINT_FOLDER, *AVERAGES):
         shutil.rmtree(run / name, ignore_errors=True)
     for name in _RESULTS:
         (run / name).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What a finished run leaves: an ordinary SegFormer folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.augment import PipelineSpec
-from revt_hf.checkpoints.tensors import EMA_FOLDER
 from revt_hf.files import atomic_folder, write_text
 from revt_hf.modeling import quiet_transformers
 from revt_hf.recipe import Augmentation, Recipe
@@ -33,24 +33,25 @@ def save_result(
     run: Path,
     recipe: Recipe,
     example_size: tuple[int, int],
-    averaged: dict[str, torch.Tensor] | None,
+    averages: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> None:
-    """Save the model (and its moving average) into the run's folder.
+    """Save the model, and averages of its weights, into the run's folder.
 
     Args:
         model: the trained network.
         run: the run's folder.
         recipe: the run's recipe; its test protocol becomes the image processor's size.
         example_size: (height, width) of a source picture.
-        averaged: the moving average's tensors, if there is one.
+        averages: tensors of each, by the name of their folder within the run's.
     """
-    _save(model, run, recipe, example_size)
-    if averaged is not None:
-        final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # The last weights come last: with them a run is a finished one.
+    for name, averaged in averages.items():
         model.load_state_dict(averaged)
-        _save(model, run / EMA_FOLDER, recipe, example_size)
-        write_recipe(recipe, run / EMA_FOLDER)
-        model.load_state_dict(final)
+        _save(model, run / name, recipe, example_size)
+        write_recipe(recipe, run / name)
+    model.load_state_dict(final)
+    _save(model, run, recipe, example_size)
 
 
 def _save(

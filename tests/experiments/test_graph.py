@@ -135,6 +135,12 @@ def test_a_selection_on_a_target_is_refused_unless_allowed(graph, problem):
     assert built.networks["selections/best/0"].kind == "selection"
 
 
+def _averages(**mean):
+    """A member and what should be its average, which its recipe does not ask for."""
+    members = {"base": {"recipe": "member.yaml"}, "mean": {"average": "swad", **mean}}
+    return {"members": members, "merges": {}}
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
@@ -144,6 +150,28 @@ def test_a_selection_on_a_target_is_refused_unless_allowed(graph, problem):
         ({"members": {"a b": {"recipe": "member.yaml"}}}, ("'a b'",)),
         ({"members": {"a": {"checkpoint": "x", "seeds": [1]}}}, ("members.a", "{seed}")),
         ({"members": {"a": {"recipe": "none.yaml"}}, "merges": {}}, ("none.yaml",)),
+        ({"members": {"a": {"recipe": "member.yaml", "of": "b"}}}, ("members.a", "either")),
+        ({"members": {"a": {"of": "b"}}}, ("members.a", "average")),
+        ({"members": {"a": {"of": "b", "average": "mean"}}}, ("members.a.average", "'mean'")),
+        (_averages(of="nobody"), ("members.mean.of", "nobody", "base")),
+        (_averages(of="base"), ("members.mean.of", "'base'", "train.swad")),
+        (_averages(of="mean"), ("members.mean", "each other")),
+        (_averages(of="base/0"), ("members.mean", "no seeds")),
+        (_averages(of="base", start="base"), ("members.mean", "set and start")),
+        (
+            {
+                "members": {
+                    "base": {
+                        "recipe": "member.yaml",
+                        "set": {"train.swad": {"patience": 1}, "train.validate_every": 1},
+                    },
+                    "mean": {"of": "base", "average": "swad"},
+                    "late": {"recipe": "member.yaml", "start": "mean", "set": {"model": {}}},
+                },
+                "merges": {},
+            },
+            ("members.late.start", "'mean'", "average"),
+        ),
         ({"merges": {"m": {"members": ["base", "nobody"]}}}, ("merges.m", "nobody", "base, other")),
         ({"merges": {"m": {"members": ["base", "other/7"]}}}, ("merges.m", "'7'")),
         ({"merges": {"m": {"members": ["base", "base"]}}}, ("merges.m", "twice")),

@@ -310,3 +310,39 @@ def test_another_experiment_in_the_folder_stays_out_of_the_table(copied):
     assert "1 base" in markdown
     assert "ReVT" not in markdown
     assert not (output / "reports").exists()
+
+
+def test_averages_of_a_run_are_members_without_a_training(tmp_path):
+    member = {
+        "recipe": "member.yaml",
+        "set": {"train.ema": 0.5, "train.swad": {"patience": 1}, "train.validate_every": 1},
+    }
+    members = {
+        "base-swad": {"of": "base", "average": "swad"},
+        "base": member,
+        "base-ema": {"of": "base", "average": "ema", "title": "moving"},
+    }
+    merges = {"all": {"members": ["base", "base-ema", "base-swad"], "heads": "first"}}
+    path = write_experiment(
+        tmp_path, members=members, merges=merges, ensembles=None, selections=None
+    )
+    output = tmp_path / "out"
+    done = outcome(path, output)
+    assert done.problem() is None
+    assert sorted(step for step in done.done if step.startswith("members/")) == [
+        "members/base/0",
+        "members/base/1",
+    ]
+    names = ("base", "base-ema", "base-swad")
+    rows = [evaluation(output, f"members/{name}/1") for name in names]
+    assert len({row["sha256"] for row in rows}) == 3
+    assert [row["seed"] for row in rows] == [1, 1, 1]
+    assert rows[1]["group"] == "moving"
+    merged = evaluation(output, "merges/all/1/head-base")
+    assert [one["sha256"] for one in merged["merge"]["members"]] == [row["sha256"] for row in rows]
+    assert outcome(path, output).done == []
+    # Without the average, only what is made of it fails, and says why.
+    shutil.rmtree(output / "members/base/1/swad")
+    lost = outcome(path, output)
+    assert "members/base/1 left no swad/" in lost.problem()
+    assert set(lost.failed) == {"members/base-swad/1"}

@@ -65,6 +65,7 @@ TESTED_ELSEWHERE = {
     "train.loss_rows": "test_speed_fields",
     "train.compile": "test_speed_fields",
     "train.ema": "test_train::test_moving_average",
+    "train.swad": "test_swad",
     "train.workers": "test_train::test_workers",
     "train.log_every": "test_train::test_metrics",
     "train.validate_every": "test_train::test_validation",

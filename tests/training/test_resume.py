@@ -21,7 +21,8 @@ RECIPE = {
         "checkpoint_every": 5,
         "gradient_accumulation": 2,
         "ema": 0.9,
-        "validate_every": 10,
+        "swad": {"patience": 1},
+        "validate_every": 3,
         "keep_checkpoints": 2,
     },
 }
@@ -59,7 +60,8 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
             check=True,
             env=environment,
         )
-    for part in ("model.safetensors", "ema/model.safetensors", "config.json"):
+    kept = ("model.safetensors", "ema/model.safetensors", "swad/model.safetensors", "config.json")
+    for part in kept:
         assert (killed / part).read_bytes() == (whole / part).read_bytes(), part
 
     def without_speed(folder):
