@@ -138,9 +138,9 @@ def similarity(
         count = len(members) + (base is not None)
         on_total(count * sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items))
         products = Products(plan)
-        for piece in Reader(plan, stack).pieces():
-            products.add(piece)
-            on_bytes(sum(array.nbytes for array in piece.arrays))
+        for partial in Reader(plan, stack).partials():
+            products.add(partial)
+            on_bytes(partial.nbytes)
         products.check_finite()
     # Whole numbers, such as BatchNorm's count of batches, are no weights.
     kept = [place for place, item in enumerate(plan.items) if item.dtype in FLOATS]
