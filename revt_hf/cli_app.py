@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf import (
+    cli_benchmark,
     cli_checkpoints,
     cli_curves,
     cli_diagnose,
@@ -27,6 +28,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
+cli_benchmark.register(app)
 cli_checkpoints.register(app)
 cli_curves.register(app)
 cli_diagnose.register(app)

@@ -6,38 +6,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.benchmarks.runner import Pair, row
 from revt_hf.folded_head import fold_
-from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.labels import NUM_CLASSES
+from revt_hf.model_speed.networks import patch_labels, random_network, smooth_pixels
+from revt_hf.model_speed.steps import FIRST, LOSS_ROWS, STEPS, TrainingStep
 from revt_hf.modeling import build_model, for_inference_
-from revt_hf.recipe import Model, Optimizer
+from revt_hf.recipe import Model
 from revt_hf.training.loss import segmentation_loss
-from revt_hf.training.optim import build_optimizer
 
 _PICTURE = (512, 1024)
 _CROP, _BATCH = 512, 2
-# Rows of a strip: the time is the same from 8 to 64.
-LOSS_ROWS = 16
-
-
-def _network(size: str) -> SegformerForSemanticSegmentation:
-    """Random weights, BatchNorm statistics of a picture, logits as wide as after training."""
-    model = build_model(Model.model_validate({"size": size, "drop_path": 0}), seed=0)
-    with torch.no_grad():
-        model.decode_head.batch_norm.momentum = 1.0
-        spread = model.train()(pixel_values=_pixels(2, 128, 256)).logits.std()
-        model.decode_head.classifier.weight.mul_(2 / spread)
-    return model.eval()
-
-
-def _pixels(batch: int, height: int, width: int) -> torch.Tensor:
-    """Smooth patches, (N, 3, H, W), as wide as normalised pictures."""
-    generator = torch.Generator().manual_seed(0)
-    patches = torch.randn(batch, 3, height // 32, width // 32, generator=generator)
-    return functional.interpolate(patches, size=(height, width), mode="bicubic")
 
 
 def _forward_difference(peer: torch.Tensor, ours: torch.Tensor) -> float:
@@ -47,9 +28,9 @@ def _forward_difference(peer: torch.Tensor, ours: torch.Tensor) -> float:
 
 
 def _forward(size: str, change: Callable[[Any], Any]) -> Pair:
-    ordinary = _network(size)
+    ordinary = random_network(size)
     ours = change(copy.deepcopy(ordinary))
-    pixels = _pixels(1, *_PICTURE)
+    pixels = smooth_pixels(1, *_PICTURE)
 
     @torch.inference_mode()
     def logits(model: SegformerForSemanticSegmentation) -> torch.Tensor:
@@ -74,59 +55,19 @@ for _size, _goals in {"b0": (2.0, 2.5), "b2": (2.5, 2.5), "b5": (1.5, 1.5)}.item
         )(partial(_forward, _size, _change))
 
 
-def _labels() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.randint(0, NUM_CLASSES, (_BATCH, _CROP // 32, _CROP // 32), generator=generator)
-    coarse[:, 0] = IGNORE_INDEX
-    return coarse.repeat_interleave(32, 1).repeat_interleave(32, 2)
-
-
-def _training_step(
-    head: bool = False, rows: int | None = None, bf16: bool = False, compiled: bool = False
-) -> Pair:
+def _training_step(kind: str) -> Pair:
     """A step of B0 with each side's own copy of the network; what is compared is the loss."""
-    pixels, labels = _pixels(_BATCH, _CROP, _CROP), _labels()
-    peer = build_model(Model(size="b0"), seed=0).train()
+    batch = smooth_pixels(_BATCH, _CROP, _CROP), patch_labels(_BATCH, _CROP, _CROP)
+    peer = build_model(Model(size="b0"), seed=0)
     ours = copy.deepcopy(peer)
-    if head:
-        fold_(ours)
-    if compiled:
-        ours.compile()
-
-    def peer_loss() -> torch.Tensor:
-        loss: torch.Tensor = peer(pixel_values=pixels, labels=labels).loss
-        return loss
-
-    def our_loss() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = ours(pixel_values=pixels).logits
-        return segmentation_loss(logits, labels, "valid", rows=rows)
-
     return Pair(
-        _stepping(peer, peer_loss),
-        _stepping(ours, our_loss),
+        TrainingStep(peer, STEPS[FIRST], *batch),
+        TrainingStep(ours, STEPS[kind], *batch),
         lambda theirs, ours: abs(ours / theirs - 1),
     )
 
 
-def _stepping(
-    model: SegformerForSemanticSegmentation, loss_of: Callable[[], torch.Tensor]
-) -> Callable[[], float]:
-    optimizer = build_optimizer(model, Optimizer())
-
-    def step() -> float:
-        # Both sides drop the same values and paths.
-        torch.manual_seed(0)
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.detach())
-
-    return step
-
-
-def _training_row(name: str, goal: float, tolerance: float = 1e-5, **settings: Any) -> None:
+def _training_row(name: str, kind: str, goal: float, tolerance: float = 1e-5) -> None:
     row(
         f"training-step{name}",
         peer="transformers' labels= step, B0, two 512 crops",
@@ -135,16 +76,15 @@ def _training_row(name: str, goal: float, tolerance: float = 1e-5, **settings: A
         repeats=15,
         seconds=90.0,
         memory=True,
-    )(partial(_training_step, **settings))
+    )(partial(_training_step, kind))
 
 
-_BOTH = {"head": True, "rows": LOSS_ROWS}
-_training_row("", 1.4, **_BOTH)
-_training_row("-folded-head", 1.2, head=True)
-_training_row("-loss-rows", 1.05, rows=LOSS_ROWS)
-_training_row("-bf16", 1.4, tolerance=1e-2, bf16=True, **_BOTH)
+_training_row("", "folded_head, loss_rows", 1.4)
+_training_row("-folded-head", "folded_head", 1.2)
+_training_row("-loss-rows", "loss_rows", 1.05)
+_training_row("-bf16", "folded_head, loss_rows, bf16", 1.4, tolerance=1e-2)
 # A compiled network draws other values to drop.
-_training_row("-compiled", 1.4, tolerance=1e-1, compiled=True, **_BOTH)
+_training_row("-compiled", "folded_head, loss_rows, compile", 1.4, tolerance=1e-1)
 
 
 @row(
@@ -158,7 +98,7 @@ def loss_in_strips() -> Pair:
     """Logits of two 512 crops; the difference is the gradient's, relative to its largest value."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(_BATCH, NUM_CLASSES, _CROP // 4, _CROP // 4, generator=generator)
-    labels = _labels()
+    labels = patch_labels(_BATCH, _CROP, _CROP)
 
     def gradient(rows: int | None) -> torch.Tensor:
         leaf = logits.clone().requires_grad_()

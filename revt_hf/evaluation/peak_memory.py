@@ -31,7 +31,7 @@ def measure(order: dict[str, Any]) -> float:
             through together, ``protocol`` (the fields of :class:`Protocol`) and ``threads``.
     """
     torch.set_num_threads(order["threads"])
-    start_libraries()
+    _start_libraries(order["blueprint"]["bf16"])
     segmenter = without_weights(order["blueprint"])
     images = [np.zeros((*order["size"], 3), dtype=np.uint8)] * order["pictures"]
     protocol = Protocol(**order["protocol"])
@@ -51,12 +51,17 @@ def measure(order: dict[str, Any]) -> float:
     return bytes_of(segmenter) / _MIB + growth_mib(predict)
 
 
-def start_libraries() -> None:
-    """A prediction of a tiny model: threads and buffers that belong to no model."""
+def tiny_network() -> SegformerForSemanticSegmentation:
+    """A network that takes hardly any memory itself, in eval mode."""
     config = SegformerConfig(
         num_labels=NUM_CLASSES, depths=[1] * 4, hidden_sizes=[8, 16, 40, 64], decoder_hidden_size=8
     )
-    tiny = model_segmenter(SegformerForSemanticSegmentation(config).eval())
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+def _start_libraries(bf16: bool) -> None:
+    """A prediction of a tiny model: threads and buffers that belong to no model."""
+    tiny = model_segmenter(tiny_network(), bf16)
     tiny.class_map(np.zeros((64, 64, 3), dtype=np.uint8), Protocol(None))
 
 

@@ -55,13 +55,18 @@ def formatted(tables: Sequence[ResultTable], chosen: TableFormat) -> str:
 
 def print_tables(tables: Sequence[ResultTable], file: TextIO | None = None) -> None:
     """Tables on the terminal, or as plain text where there is none."""
+    print_layouts([layout(table) for table in tables], file)
+
+
+def print_layouts(contents: Sequence[Layout], file: TextIO | None = None) -> None:
+    """Tables of text on the terminal, or as plain text where there is none."""
     console = Console(file=file)
     if not console.is_terminal:
         console = Console(file=file, width=_WIDE)
-    for number, table in enumerate(tables):
+    for number, content in enumerate(contents):
         if number:
             console.print()
-        console.print(_terminal(layout(table)), crop=False)
+        console.print(_terminal(content), crop=False)
 
 
 def _terminal(content: Layout) -> Group:
