@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
-from revt_hf.cli_evaluate import Bound
+from revt_hf.cli_evaluate import Bound, Members, Pictures, ProtocolName, Workers
 
 if TYPE_CHECKING:
     from revt_hf.diagnosing.choosing import Choice, Judge
@@ -17,7 +17,6 @@ choose_app = typer.Typer(
     help="Choose members and weights of a merge, on source-val only.", no_args_is_help=True
 )
 
-Members = Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")]
 Recipe = Annotated[Path, typer.Option(help="Its source-val is scored on, never its targets.")]
 Output = Annotated[Path, typer.Option(metavar="FILE", help="The merge recipe (YAML).")]
 On = Annotated[
@@ -27,14 +26,6 @@ Head = Annotated[
     int | None,
     typer.Option(min=1, help="Which member's head merges get; default: try all, take the best."),
 ]
-Pictures = Annotated[
-    int | None, typer.Option(min=1, help="Of each split at most so many, spread over it.")
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(help="published, native, slide or multi-scale; default: what the models name."),
-]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
 
 
 @choose_app.command("soup")
@@ -45,7 +36,7 @@ def soup(
     on: On = None,
     head: Head = None,
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -70,7 +61,7 @@ def weights(
     on: On = None,
     head: Head = None,
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -93,7 +84,7 @@ def leave_one_out(
     on: On = None,
     head: Head = None,
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     workers: Workers = 0,
     overwrite: Overwrite = False,

@@ -7,7 +7,7 @@ import typer
 
 from revt_hf import cli_choose
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet
-from revt_hf.cli_evaluate import Bound
+from revt_hf.cli_evaluate import Bound, Members, Pictures, ProtocolName, Workers
 from revt_hf.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,19 +16,10 @@ if TYPE_CHECKING:
 
 diagnose_app = typer.Typer(help="See when and why averaging works.", no_args_is_help=True)
 
-Members = Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")]
 Output = Annotated[Path, typer.Option(metavar="DIR", help="The folder of plot and JSON.")]
 Recipe = Annotated[Path | None, typer.Option(help="Its source-val is looked at.")]
 Domain = Annotated[str | None, typer.Option(help="Instead of a recipe: any domain, a target too.")]
 Split = Annotated[str, typer.Option(help="The domain's split.")]
-Pictures = Annotated[
-    int | None, typer.Option(min=1, help="Of each split at most so many, spread over it.")
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(help="published, native, slide or multi-scale; default: what the models name."),
-]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
 
 
 @diagnose_app.command("similarity")
@@ -82,7 +73,7 @@ def path_command(
         str, typer.Option(help="encoder, or all: also a curve with the heads interpolated.")
     ] = "encoder",
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -126,7 +117,7 @@ def plane_command(
         str, typer.Option(help="Steps of the grids on the triangle, coarse to fine.")
     ] = "3,6",
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     workers: Workers = 0,
     json_file: Json = None,
@@ -167,7 +158,7 @@ def norm_command(
         int, typer.Option(min=1, help="About so many pictures to recalibrate on.")
     ] = 100,
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -201,7 +192,7 @@ def disagreement_command(
     split: Split = "val",
     show: Annotated[int, typer.Option(min=1, help="So many of the most disputed pictures.")] = 4,
     pictures: Pictures = None,
-    protocol: Protocol = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     overwrite: Overwrite = False,
     json_file: Json = None,

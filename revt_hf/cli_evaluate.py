@@ -7,6 +7,20 @@ import typer
 
 from revt_hf.cli_data import Config, DataDir, Json, Options, Quiet
 
+Members = Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(help="published, native, slide or multi-scale; default: what the models name."),
+]
+Pictures = Annotated[
+    int | None, typer.Option(min=1, help="Of each split at most so many, spread over it.")
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Processes that decode pictures while the networks run; 0: in between."
+    ),
+]
 Bound = Annotated[
     str | None,
     typer.Option(help="Resize bound WIDTHxHEIGHT, or native; default: what the models name."),
@@ -14,7 +28,7 @@ Bound = Annotated[
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")],
+    models: Members,
     domain: Annotated[str | None, typer.Option(help="A domain, such as folder.")] = None,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
@@ -24,12 +38,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Instead of a domain: this recipe's source-val and all its targets."),
     ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="published, native, slide or multi-scale; default: what the models name."
-        ),
-    ] = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     ensembles: Annotated[
         list[str] | None,
@@ -49,9 +58,7 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures that go through a network together.")
     ] = 1,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode pictures while the networks run.")
-    ] = 0,
+    workers: Workers = 0,
     classes: Annotated[
         str | None,
         typer.Option(help="Print the mean over synthia16 or synthia13, not over all 19."),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Quiet
-from revt_hf.cli_evaluate import Bound
+from revt_hf.cli_evaluate import Bound, ProtocolName
 from revt_hf.errors import UserError
 
 EXIT_FAILED = 2
@@ -37,12 +37,7 @@ def predict(
     ids: Annotated[
         MapIds, typer.Option(help="Train ids (0..18), or Cityscapes' own (7, 8, 11, ...).")
     ] = MapIds.train,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="published, native, slide or multi-scale; default: what the models name."
-        ),
-    ] = None,
+    protocol: ProtocolName = None,
     bound: Bound = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures of one size that go through a network together.")
