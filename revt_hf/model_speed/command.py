@@ -1,5 +1,6 @@
 """What ``revt benchmark`` does: measure on this machine, and gather what was measured."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,9 +11,8 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
-from revt_hf.files import check_output, readable_os_errors
+from revt_hf.files import check_output
 from revt_hf.model_speed.inference import (
-    IN_A_ROW,
     InferenceOptions,
     InferenceRow,
     measure_model,
@@ -22,7 +22,7 @@ from revt_hf.model_speed.machine import Machine, chosen_device
 from revt_hf.model_speed.networks import random_network
 from revt_hf.model_speed.show import inference_layout, loaders_layout, steps_layout
 from revt_hf.model_speed.steps import STEPS
-from revt_hf.model_speed.training import IN_A_ROW as STEPS_IN_A_ROW
+from revt_hf.model_speed.timing import in_a_row
 from revt_hf.model_speed.training import StepRow, TrainingOptions, measure_steps
 from revt_hf.model_speed.variants import chosen_variants
 from revt_hf.modeling import SIZES, build_model, load_model
@@ -52,7 +52,7 @@ class InferenceResult:
             "protocol": {
                 **asdict(self.options),
                 "picture": [width, height],
-                "in_a_row": IN_A_ROW,
+                "in_a_row": in_a_row(self.options.pictures),
                 "network_input": self.options.protocol.text,
             },
             "rows": [row.to_json(self.rows) for row in self.rows],
@@ -82,7 +82,7 @@ class TrainingResult:
             "protocol": {
                 **asdict(self.options),
                 "crop": [width, height],
-                "in_a_row": STEPS_IN_A_ROW,
+                "in_a_row": in_a_row(self.options.steps),
                 "recipe": self.recipe,
             },
             "rows": [row.to_json() for row in self.rows],
@@ -182,7 +182,8 @@ def check_outputs(markdown: Path | None, json_file: Path | None, overwrite: bool
     """Refuse before a long measurement what could not be written after it.
 
     Raises:
-        UserError: the Markdown file exists and ``overwrite`` is false, or a folder is in the way.
+        UserError: the Markdown file exists and ``overwrite`` is false, or a path is a folder or
+            lies where nothing can be written.
     """
     if markdown is not None:
         check_output(markdown, overwrite)
@@ -191,8 +192,9 @@ def check_outputs(markdown: Path | None, json_file: Path | None, overwrite: bool
             continue
         if path.is_dir():
             raise UserError(f"{path} is a folder: name a file")
-        with readable_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise UserError(f"cannot write {path}: {above} is not a folder that may be written to")
 
 
 def _fresh(size: str) -> SegformerForSemanticSegmentation:

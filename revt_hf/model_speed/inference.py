@@ -26,7 +26,6 @@ from revt_hf.model_speed.networks import smooth_picture
 from revt_hf.model_speed.timing import interleaved, seconds_of
 from revt_hf.model_speed.variants import REFERENCE, Variant
 
-IN_A_ROW = 5
 # At each batch so many runs of each way, fewer and more by how long they take.
 _LEAST, _MOST, _SECONDS = 3, 30, 2.0
 # Of the memory that is left on a CPU; more would make the machine swap.
@@ -227,9 +226,7 @@ class _Measuring:
         for call in calls.values():
             for _ in range(self._options.warm_up):
                 call()
-        timed = interleaved(
-            calls, self._device, self._options.pictures, IN_A_ROW, self._progress.update
-        )
+        timed = interleaved(calls, self._device, self._options.pictures, self._progress.update)
         for name, seconds in timed.items():
             self._rows[name].frame_rate = FrameRate(
                 pictures_per_second=1 / statistics.median(seconds),
@@ -279,7 +276,7 @@ class _Measuring:
             longest = max(longest, seconds_of(call, self._device))
         runs = min(_MOST, max(_LEAST, int(_SECONDS / longest))) if calls else 0
         self._progress.total += runs * len(calls)
-        work = partial(interleaved, calls, self._device, runs, IN_A_ROW, self._progress.update)
+        work = partial(interleaved, calls, self._device, runs, self._progress.update)
         timed = attempted(work, compiled=False)
         for name in calls:
             seconds = (timed.value or {}).get(name)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from revt_hf.model_speed.inference import IN_A_ROW, InferenceOptions, InferenceRow
+from revt_hf.model_speed.inference import InferenceOptions, InferenceRow
 from revt_hf.model_speed.loaders import ROUNDS, LoaderRow
 from revt_hf.model_speed.machine import Machine
 from revt_hf.model_speed.steps import FIRST
-from revt_hf.model_speed.training import IN_A_ROW as STEPS_IN_A_ROW
+from revt_hf.model_speed.timing import in_a_row
 from revt_hf.model_speed.training import StepRow, TrainingOptions
 from revt_hf.model_speed.variants import REFERENCE, VARIANTS
 from revt_hf.reporting.layout import Cell, Heading, Layout
@@ -60,8 +60,8 @@ def _inference_notes(
     if options.frame_rate:
         yield (
             f"pictures/s: batch 1, the median of {options.pictures} pictures after "
-            f"{options.warm_up}, {IN_A_ROW} of each variant in turn; from normalised pixels to the "
-            "class map in the CPU's memory"
+            f"{options.warm_up}, {in_a_row(options.pictures)} of each variant in turn; from "
+            "normalised pixels to the class map in the CPU's memory"
         )
     if options.best_batch:
         yield "best: batches 1, 2, 4, ... until pictures/s stop rising or memory ends"
@@ -92,9 +92,8 @@ def steps_layout(rows: Sequence[StepRow], options: TrainingOptions, machine: Mac
     notes = [
         f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
         "section. AdamW is fused where nothing else is said",
-        f"the median of {options.steps} steps after {options.warm_up}, {STEPS_IN_A_ROW} of each "
-        "kind in turn; "
-        "pictures lie on the device, Accelerate is not used",
+        f"the median of {options.steps} steps after {options.warm_up}, {in_a_row(options.steps)} of "
+        "each kind in turn; pictures lie on the device, Accelerate is not used",
         RANDOM_WEIGHTS,
         machine.text,
         *(f"{row.model}, {row.step}: {row.failure}" for row in rows if row.failure is not None),

@@ -20,7 +20,6 @@ from revt_hf.model_speed.networks import patch_labels, smooth_pixels
 from revt_hf.model_speed.steps import STEPS, StepKind, TrainingStep, adamw, shared_copy
 from revt_hf.model_speed.timing import interleaved
 
-IN_A_ROW = 2
 _MIB = 2**20
 
 
@@ -115,7 +114,7 @@ def measure_steps(
             model.zero_grad()
             continue
         running[way] = attempt.value
-    timed = interleaved(running, device, options.steps, IN_A_ROW, progress.update)
+    timed = interleaved(running, device, options.steps, progress.update)
     for way, seconds in timed.items():
         row = rows[way]
         row.steps = len(seconds)

@@ -14,7 +14,7 @@ from revt_hf.folded_head import is_folded
 from revt_hf.model_speed import inference
 from revt_hf.model_speed.inference import InferenceOptions, measure_model
 from revt_hf.model_speed.networks import patch_labels, random_network, smooth_picture
-from revt_hf.model_speed.timing import interleaved
+from revt_hf.model_speed.timing import in_a_row, interleaved
 from revt_hf.model_speed.variants import VARIANTS, chosen_variants
 from revt_hf.modeling import is_channels_last
 
@@ -179,10 +179,11 @@ def test_batches_end_before_the_cpu_has_no_memory_left(model, memory, monkeypatc
 def test_runs_take_turns():
     order, ticks = [], []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = interleaved(calls, CPU, runs=5, in_a_row=2, after_each=lambda: ticks.append(1))
-    assert "".join(order) == "aabbaabbab"
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 5, "b": 5}
-    assert len(ticks) == 10
+    seconds = interleaved(calls, CPU, runs=17, after_each=lambda: ticks.append(1))
+    assert "".join(order) == "aabb" * 8 + "ab"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 17, "b": 17}
+    assert len(ticks) == 34
+    assert [in_a_row(runs) for runs in (1, 15, 16, 200)] == [1, 1, 2, 5]
 
 
 def test_memory_grows_with_the_batch_and_is_less_in_bf16(model):
