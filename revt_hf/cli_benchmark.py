@@ -16,7 +16,7 @@ PICTURE, CROP, BATCH = (1024, 512), 512, 2
 
 def benchmark(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="SegFormer folders or Hub ids.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="SegFormer folders or Hub ids.")
     ] = None,
     sizes: Annotated[
         list[str] | None,

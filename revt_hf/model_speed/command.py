@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
+from revt_hf.evaluation.inference import network_sizes
 from revt_hf.files import check_output
 from revt_hf.model_speed.inference import (
     InferenceOptions,
@@ -120,9 +121,12 @@ def inference_benchmark(
             does not exist.
     """
     where, chosen = chosen_device(device), chosen_variants(variants)
-    if min(options.picture) < SMALLEST:
-        height, width = options.picture
-        raise UserError(f"--picture {width}x{height}: a side has at least {SMALLEST} pixels")
+    ((height, width),) = network_sizes(options.picture, options.protocol)
+    if min(height, width) < SMALLEST:
+        raise UserError(
+            f"--picture and --bound make {width}x{height} pixels: the network needs at least "
+            f"{SMALLEST} on each side"
+        )
     named = _models(models, sizes or ([] if models else list(SIZES)), random_network)
     machine = Machine.of(where)
     runs = len(chosen) * options.pictures if options.frame_rate else 0

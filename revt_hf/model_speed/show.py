@@ -92,8 +92,8 @@ def steps_layout(rows: Sequence[StepRow], options: TrainingOptions, machine: Mac
     notes = [
         f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
         "section. AdamW is fused where nothing else is said",
-        f"the median of {options.steps} steps after {options.warm_up}, {in_a_row(options.steps)} of "
-        "each kind in turn; pictures lie on the device, Accelerate is not used",
+        f"the median of {options.steps} steps after {options.warm_up}, {in_a_row(options.steps)} "
+        "of each kind in turn; pictures lie on the device, Accelerate is not used",
         RANDOM_WEIGHTS,
         machine.text,
         *(f"{row.model}, {row.step}: {row.failure}" for row in rows if row.failure is not None),
