@@ -18,7 +18,7 @@ from revt_hf.merging.feeds import opened, read_at
 from revt_hf.merging.plan import FLOATS, Plan, Source
 from revt_hf.merging.streaming import Run, runs, unpacked
 
-_BUFFER_BYTES = 1024 * 1024
+_BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.
 _PIECE = 32768
 # Short enough for BLAS not to start threads of its own.
