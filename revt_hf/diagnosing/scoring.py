@@ -13,7 +13,7 @@ from revt_hf.domains import load_spec, open_domain
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.evaluation.sums import sums_of
+from revt_hf.training.validation import sums_of
 
 OnPicture = Callable[[], object]
 
@@ -120,7 +120,7 @@ def score_heads(
 ) -> dict[str, Score]:
     """Score a model's encoder with each of several decode heads; it sees each picture once.
 
-    See :func:`revt_hf.evaluation.sums.sums_of`.
+    See :func:`revt_hf.training.validation.sums_of`.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.

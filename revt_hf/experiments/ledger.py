@@ -11,7 +11,7 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.domains import open_domain
 from revt_hf.domains.base import Opened
 from revt_hf.errors import UserError
-from revt_hf.experiments.steps import (
+from revt_hf.experiments.graph import (
     Average,
     Choose,
     Given,

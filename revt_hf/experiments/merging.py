@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from revt_hf.experiments.graph import Graph, MergeWork, Step
 from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.steps import Graph, MergeWork, Step
 from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.plan import MergeSpec
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from revt_hf.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.experiments.graph import Graph, Network
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.scoring import evaluations, read_evaluation
-from revt_hf.experiments.steps import Graph, Network
 from revt_hf.files import write_text
 from revt_hf.reporting.build import Entry, assemble
 from revt_hf.reporting.collect import read_measurements

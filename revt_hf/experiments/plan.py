@@ -8,8 +8,8 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from revt_hf.experiments.graph import Graph, Step
 from revt_hf.experiments.ledger import Ledger, Status
-from revt_hf.experiments.steps import Graph, Step
 
 _STYLES = {"done": "green", "stale": "yellow", "begun": "cyan", "missing": "dim"}
 _WORDS = {"stale": "to do again: its inputs changed", "missing": "to do"}

@@ -14,10 +14,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
 from revt_hf.errors import UserError
-from revt_hf.experiments.jobs import Job, Trainings, bars
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.merging import make_merge
-from revt_hf.experiments.steps import (
+from revt_hf.experiments.graph import (
     Average,
     Choose,
     Given,
@@ -28,6 +25,9 @@ from revt_hf.experiments.steps import (
     Step,
     Train,
 )
+from revt_hf.experiments.jobs import Job, Trainings, bars
+from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.merging import make_merge
 from revt_hf.files import readable_os_errors
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe

@@ -21,9 +21,9 @@ from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
 from revt_hf.evaluation.runner import as_segmenter, evaluate_models
+from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.experiments.steps import Choose, Graph, Network, Score, Step
 from revt_hf.files import file_sha256, write_json
 from revt_hf.modeling import size_of
 from revt_hf.recorded import recorded_recipe

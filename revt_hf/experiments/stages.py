@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
-from revt_hf.experiments.steps import (
+from revt_hf.experiments.graph import (
     Average,
     Choose,
     Given,
@@ -20,6 +18,8 @@ from revt_hf.experiments.steps import (
     Step,
     Train,
 )
+from revt_hf.experiments.ledger import Ledger
+from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
 
 _TOGETHER = 8
 _ABOUT: dict[Kind, str] = {

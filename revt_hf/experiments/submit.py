@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.slurm_settings import SlurmSettings
 from revt_hf.experiments.stages import Call, Stage, script, stages
-from revt_hf.experiments.steps import Graph, build_graph
+from revt_hf.experiments.steps import build_graph
 from revt_hf.files import write_json, write_text
 
 _SUBMITTED = "submitted.json"

@@ -18,7 +18,6 @@ from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.sums import sums_of
 from revt_hf.files import check_output, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
@@ -42,6 +41,7 @@ from revt_hf.training.result import pipeline_spec, save_result, write_recipe
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
 from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import MetricsLog, check_trackers, flat
+from revt_hf.training.validation import sums_of
 
 
 @dataclass(frozen=True)

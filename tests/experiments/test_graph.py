@@ -4,8 +4,9 @@ import pytest
 from tiny_experiment import write_experiment
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.graph import MergeWork, Score, Train
 from revt_hf.experiments.recipe import load_experiment
-from revt_hf.experiments.steps import MergeWork, Score, Train, build_graph
+from revt_hf.experiments.steps import build_graph
 
 
 @pytest.fixture

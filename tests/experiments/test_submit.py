@@ -8,9 +8,9 @@ import yaml
 from submitting import code_of, graph_of, printed, stages_of, submit
 from tiny_experiment import write_experiment
 
+from revt_hf.experiments.graph import Given
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.runner import HowToRun, chosen_steps
-from revt_hf.experiments.steps import Given
 
 # A Slurm that numbers jobs, refuses the script named in REFUSE, and writes down what it is told.
 FAKE = """#!/usr/bin/env bash
