@@ -132,7 +132,7 @@ def _check_request(request: Export, output: Path) -> None:
             )
     if request.bound is not None:
         bounded_size(1, 1, request.bound)
-    check_apart(output, request.data_dir)
+    check_apart(output, [request.data_dir])
 
 
 def _check_push(repository: str | None, private: bool) -> None:

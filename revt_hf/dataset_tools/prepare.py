@@ -64,7 +64,7 @@ def prepare(
         UserError: the data cannot be read, ``output`` exists, or the disk is too small.
     """
     check_output(output, overwrite)
-    check_apart(output, Path(spec.data_dir) if spec.data_dir else None)
+    check_apart(output, [spec.data_dir])
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
     record = PreparedRecord(
