@@ -1,6 +1,7 @@
 """Swapping a finished output for an old one, and clearing up after a process that was killed."""
 
 import ctypes
+import hashlib
 import os
 import shutil
 import stat
@@ -18,6 +19,12 @@ _cleaning = threading.Lock()
 def beside(target: Path, what: str) -> Path:
     """The hidden path beside an output for its lock, its unfinished and its replaced state."""
     return target.with_name(f".{target.name}{SCRATCH_PREFIX}{what}")
+
+
+def scratch_file(target: Path) -> Path:
+    """Where a file is written before it takes its name; that of a dead process can be told."""
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    return target.with_name(f"{SCRATCH_PREFIX}{os.getpid()}-{name}{target.suffix}")
 
 
 def real_path(path: str | Path) -> Path:

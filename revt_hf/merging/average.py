@@ -19,7 +19,6 @@ from revt_hf.checkpoints.tensors import (
     RECIPE_FILE,
     WEIGHTS_FILE,
 )
-from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import merge_record
