@@ -35,6 +35,7 @@ __all__ = [
     "folder_in_place",
     "growing_folder",
     "locked",
+    "read_json_object",
     "readable_os_errors",
     "real_path",
     "replace_folder",
@@ -191,6 +192,23 @@ def write_text(target: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_file(target) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return values
 
 
 def file_sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ from rich.progress import (
 
 from revt_hf.errors import UserError
 from revt_hf.recipe import Recipe
+from revt_hf.training.checkpoints import training_folder
 from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5
@@ -138,7 +139,7 @@ class Trainings:
         return ended
 
     def _show(self, running: _Running) -> None:
-        losses = [row for row in read_metrics(running.job.output) if "loss" in row]
+        losses = [row for row in read_metrics(training_folder(running.job.output)) if "loss" in row]
         if losses:
             values: dict[str, Any] = losses[-1]
             note = f"loss {values['loss']:.3f}"
