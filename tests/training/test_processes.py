@@ -72,8 +72,6 @@ def test_two_processes_equal_one_with_the_same_global_batch(together, alone, nam
 
 def test_a_resumed_run_ends_with_the_same_bits(together):
     whole, resumed = together / "whole", together / "resumed"
-    states = {path.name for path in (whole / "checkpoints" / "step-00000004").iterdir()}
-    assert {"random_states_0.pkl", "random_states_1.pkl"} <= states
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, resumed)]
     assert weights[0] == weights[1]
 

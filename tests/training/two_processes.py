@@ -9,6 +9,7 @@ from tiny import tiny_recipe
 
 from revt_hf.cli import main
 from revt_hf.errors import UserError
+from revt_hf.markers import mark_output
 from revt_hf.processes import failing_together
 from revt_hf.training.loop import RunOptions, train
 
@@ -58,6 +59,7 @@ def _train_all(folder: Path) -> None:
     if state.is_main_process:
         (folder / "plain").mkdir()
         (folder / "plain" / "metrics.jsonl").write_text("of an older run")
+        mark_output(folder / "plain")
         usual.write_text(USUAL.to_yaml())
         sunny.write_text(tiny_recipe(source={"config": "sunny"}).to_yaml())
     state.wait_for_everyone()
