@@ -40,10 +40,10 @@ def similarity_command(
     from revt_hf.diagnosing.similarity import similarity
     from revt_hf.files import atomic_folder, check_output, write_json
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, [*members, base])
     with tqdm(unit="B", unit_scale=True, desc="similarity", disable=quiet) as bar:
         result = similarity(members, base, bar.update, bar.reset, quiet)
-    with atomic_folder(output, overwrite) as scratch:
+    with atomic_folder(output, overwrite, [*members, base]) as scratch:
         write_json(scratch / "similarity.json", result.to_json())
         if not no_plot:
             from revt_hf.diagnosing.similarity_chart import draw_similarity

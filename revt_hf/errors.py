@@ -21,6 +21,20 @@ def printable(text: str, lines: bool = False) -> str:
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What torch and safetensors raise in place of an OSError when a file cannot be written.
+_WRITE_ERRORS = (
+    "PytorchStreamWriter failed",
+    "inline_container",
+    "unexpected pos",
+    "I/O error",
+)
+
 
 class UserError(Exception):
     """Bad input, described in one sentence: the file, key or value, and what to do about it.
@@ -38,3 +52,29 @@ class UserError(Exception):
 
 class DataWarning(UserWarning):
     """Data that can be used, but are not what the data set officially is."""
+
+
+@contextmanager
+def readable_os_errors(target: Path) -> Iterator[None]:
+    """Turn what the file system, torch and safetensors say into a UserError naming ``target``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Not by type: torch and safetensors are not imported here.
+        if any(words in str(error) for words in _WRITE_ERRORS):
+            reason = _disk_state(target) or str(error).splitlines()[0]
+            raise UserError(f"cannot write {target}: {reason}") from error
+        raise
+
+
+def _disk_state(target: Path) -> str | None:
+    """Torch does not say why it could not write."""
+    try:
+        above = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
+        return None if shutil.disk_usage(above).free > 1 << 20 else "no space left on device"
+    except OSError:
+        return None

@@ -8,7 +8,7 @@ overrides come last. Unknown keys and wrong types are refused with their YAML pa
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -71,6 +71,15 @@ class Model(_Section):
         return self
 
 
+def _option_paths(value: Any, folder: str) -> Iterator[str]:
+    """Options that can be paths, such as ``split_files``, relative to a folder of data."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _option_paths(part, folder)
+    elif isinstance(value, str) and (folder or os.sep in value):
+        yield str(Path(folder, value.partition("{")[0]))
+
+
 class DomainSpec(_Section):
     """Where pictures come from: a registered domain, its folder, configuration and options."""
 
@@ -78,6 +87,11 @@ class DomainSpec(_Section):
     data_dir: ExpandedPath | None = None
     config: str | None = None
     options: dict[str, Any] = {}
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        return [self.data_dir, *_option_paths(self.options, self.data_dir or "")]
 
 
 class Source(DomainSpec):
@@ -91,6 +105,11 @@ class Source(DomainSpec):
     val: str = "val"
     weight: Annotated[float, Field(gt=0)] = 1.0
     prepared: ExpandedPath | None = None
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        return [*super().inputs, self.prepared]
 
 
 class Target(DomainSpec):
@@ -270,6 +289,16 @@ class Recipe(_Section):
     def sources(self) -> tuple[Source, ...]:
         """All training domains, ``source`` first."""
         return (self.source, *self.more_sources)
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        specs = (*self.sources, *self.targets)
+        return [
+            self.model.start,
+            None if self.augmentation.mixing == "generated" else self.augmentation.mixing,
+            *(path for spec in specs for path in spec.inputs),
+        ]
 
     @model_validator(mode="after")
     def _validates_on_source(self) -> "Recipe":

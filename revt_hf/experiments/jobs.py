@@ -1,6 +1,5 @@
 """Training runs in processes of their own, side by side, watched through their metrics."""
 
-import contextlib
 import os
 import sys
 import time
@@ -22,8 +21,9 @@ from rich.progress import (
 
 from revt_hf.child import Child
 from revt_hf.errors import UserError, printable
-from revt_hf.files import readable_os_errors
+from revt_hf.files import locked, write_text
 from revt_hf.recipe import Recipe
+from revt_hf.training.checkpoints import training_folder
 from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5
@@ -114,11 +114,14 @@ class Trainings:
             job: the run.
             sharing: so many runs share the processor's cores. Small networks use one core each
                 better than all of them together.
+
+        Raises:
+            UserError: another process trains into the run's folder, or nothing can be written there.
         """
         recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
-        with readable_os_errors(recipe):
-            recipe.parent.mkdir(parents=True, exist_ok=True)
-            recipe.write_text(job.recipe.to_yaml(), encoding="utf-8")
+        # A training that outlived its `revt run` keeps its recipe and log.
+        with locked(job.output):
+            write_text(recipe, job.recipe.to_yaml())
         what = "--resume" if job.resume else "--overwrite"
         arguments = ["train", str(recipe), "--output", str(job.output), "--quiet", what]
         environment = {**os.environ, "OMP_NUM_THREADS": _threads(sharing)}
@@ -144,11 +147,11 @@ class Trainings:
         return ended
 
     def _show(self, running: _Running) -> None:
-        # Half a line, or none of ours: a bar is not worth the trainings.
-        with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError):
-            values: dict[str, Any] = [r for r in read_metrics(running.job.output) if "loss" in r][-1]
-            note = f"loss {float(values['loss']):.3f}"
-            self._progress.update(running.bar, completed=int(values["step"]), note=note)
+        losses = [row for row in read_metrics(training_folder(running.job.output)) if "loss" in row]
+        if losses:
+            values: dict[str, Any] = losses[-1]
+            note = f"loss {values['loss']:.3f}"
+            self._progress.update(running.bar, completed=values["step"], note=note)
 
 
 def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:

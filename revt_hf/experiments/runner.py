@@ -32,6 +32,7 @@ from revt_hf.experiments.merging import make_merge
 from revt_hf.files import readable_os_errors
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.checkpoints import training_folder
 
 _LOCKS = ".steps"
 
@@ -212,7 +213,8 @@ class _Run:
             )
         folder = self._ledger.folder_of(step.id)
         # Begun with another recipe, it must begin anew.
-        begun = (folder / RECIPE_FILE).is_file() and recorded_recipe(folder) == recipe
+        trained = training_folder(folder)
+        begun = (trained / RECIPE_FILE).is_file() and recorded_recipe(trained) == recipe
         resume = begun and self._ledger.status(step.id).state == "begun"
         return Job(step.id, recipe, folder, resume)
 

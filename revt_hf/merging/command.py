@@ -64,7 +64,8 @@ def recalibrate_command(
     Raises:
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
-    check_output(output, overwrite)
+    inputs = [model, *(path for source in sources for path in source.inputs)]
+    check_output(output, overwrite, inputs)
     rows = spread_pictures(sources, pictures)
     held_out = [load_spec(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.files import atomic_folder, check_output
 from revt_hf.modeling import load_model, quiet_transformers
@@ -108,12 +107,10 @@ def recalibrate(
         UserError: ``source`` cannot be read, or ``output`` exists and ``overwrite`` is false.
     """
     folder, target = Path(source), Path(output)
-    check_output(target, overwrite)
-    if folder.resolve() == target.resolve():
-        raise UserError(f"the output {target} is the model itself: choose another output")
+    check_output(target, overwrite, [source])
     model = load_model(folder)
     recalibrate_model(model, pictures, protocol, on_picture)
-    with atomic_folder(target, overwrite) as scratch, quiet_transformers():
+    with atomic_folder(target, overwrite, [source]) as scratch, quiet_transformers():
         model.save_pretrained(scratch)
         for name in _KEPT_FILES:
             if (folder / name).is_file():

@@ -17,10 +17,10 @@ from revt_hf.errors import DataWarning, UserError
 from revt_hf.evaluation.command import chosen_protocol, load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.loading import Row, same_size_batches
-from revt_hf.files import check_output
+from revt_hf.files import check_output, growing_folder
 from revt_hf.labels import CLASSES, NUM_CLASSES
 from revt_hf.predicting.inputs import Input, find_inputs
-from revt_hf.predicting.saving import Ids, Kept, Outputs, VideoOutputs
+from revt_hf.predicting.saving import KEPT, LEGENDS, Ids, Kept, Outputs, VideoOutputs
 from revt_hf.predicting.video import Video
 
 
@@ -154,7 +154,7 @@ def predict_command(
     sources = list(dict.fromkeys(str(Path(model)) for model in models))
     names = _model_names(sources)
     outputs = Outputs(output, names, options.kept, options.ids)
-    check_output(output, options.overwrite)
+    check_output(output, options.overwrite, sources)
     inputs = find_inputs(places, output)
     protocol = chosen_protocol(sources, options.bound, options.protocol)
     segmenters = {
@@ -163,7 +163,11 @@ def predict_command(
     }
     work = _Work(outputs, segmenters, protocol, options)
     total = sum(not item.is_video for item in inputs)
-    with tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress:
+    patterns = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
+    with (
+        growing_folder(output, options.overwrite, patterns, places, inside=True),
+        tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress,
+    ):
         pictures = work.run(inputs, progress)
     named = dict(zip(names, sources, strict=True))
     return Prediction(named, protocol, options.ids, pictures, work.failed)

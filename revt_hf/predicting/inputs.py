@@ -46,7 +46,7 @@ def find_inputs(places: Sequence[Path], output: Path) -> list[Input]:
     """
     found: dict[Path, PurePosixPath] = {}
     for place in places:
-        check_apart(output, place)
+        check_apart(output, [place], inside=True)
         if place.is_dir():
             inside = list(_inside(place, output))
             if not inside:

@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
-from revt_hf.files import file_sha256, write_json, write_text
+from revt_hf.files import file_sha256, read_json_object, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
-from revt_hf.publishing.facts import ModelCardFacts, read_json_object
+from revt_hf.publishing.facts import ModelCardFacts
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import Member, published_recipe

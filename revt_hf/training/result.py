@@ -1,5 +1,6 @@
 """What a finished run leaves: an ordinary SegFormer folder."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.augment import PipelineSpec
-from revt_hf.files import atomic_folder, write_text
+from revt_hf.files import readable_os_errors, write_text
+from revt_hf.markers import SCRATCH_PREFIX
 from revt_hf.modeling import quiet_transformers
 from revt_hf.recipe import Augmentation, Recipe
 from revt_hf.recorded import RECIPE_FILE
+from revt_hf.replacing import open_up
 from revt_hf.resize import bounded_size
+
+_RESULT_FILES = ("preprocessor_config.json", "config.json", "model.safetensors")
 
 
 def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:
@@ -57,14 +62,20 @@ def save_result(
 def _save(
     model: SegformerForSemanticSegmentation, folder: Path, recipe: Recipe, size: tuple[int, int]
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder / ".result") as scratch, quiet_transformers():
-        model.save_pretrained(scratch)
-        image_processor(recipe, size).save_pretrained(scratch)
-    # The weights last: a folder with weights is a finished one.
-    for name in ("preprocessor_config.json", "config.json", "model.safetensors"):
-        (folder / ".result" / name).replace(folder / name)
-    (folder / ".result").rmdir()
+    scratch = folder / f"{SCRATCH_PREFIX}result"
+    with readable_os_errors(folder), quiet_transformers():
+        # A process that was killed may have left one.
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            model.save_pretrained(scratch)
+            image_processor(recipe, size).save_pretrained(scratch)
+            open_up(scratch)
+            # The weights last: a folder with weights is a finished one.
+            for name in _RESULT_FILES:
+                (scratch / name).replace(folder / name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
