@@ -1,11 +1,18 @@
 """The one error a user's input can cause, the one warning, and how names are shown in them."""
 
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 # Control characters, changes of the direction of writing, odd bytes of file names.
-_HIDDEN = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_IN_LINES = re.compile(f"\r(?!\n)|[{_HIDDEN}]")
-_IN_A_LINE = re.compile(f"[\t\n\r{_HIDDEN}]")
+_HIDDEN = (
+    r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+)
+_IN_LINES = re.compile(rf"\r(?!\n)|[{_HIDDEN}]")
+_IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
 
 
 def printable(text: str, lines: bool = False) -> str:
@@ -21,11 +28,6 @@ def printable(text: str, lines: bool = False) -> str:
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 # What torch and safetensors raise in place of an OSError when a file cannot be written.
 _WRITE_ERRORS = (

@@ -116,7 +116,7 @@ class Trainings:
                 better than all of them together.
 
         Raises:
-            UserError: another process trains into the run's folder, or nothing can be written there.
+            UserError: another process trains into the run's folder, or it cannot be written.
         """
         recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
         # A training that outlived its `revt run` keeps its recipe and log.
