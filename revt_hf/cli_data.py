@@ -65,9 +65,9 @@ def list_domains(json_file: Json = None) -> None:
     from revt_hf.dataset_tools.show import listing, listing_table
     from revt_hf.files import write_json
 
-    Console().print(listing_table())
     if json_file is not None:
         write_json(json_file, listing())
+    Console().print(listing_table())
 
 
 @data_app.command("verify")
