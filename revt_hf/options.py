@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-import yaml
-
 from revt_hf.errors import UserError
+from revt_hf.yaml_files import parse_yaml
 
 
 def parse_bound(text: str, flag: str = "--bound") -> tuple[int, int] | None:
@@ -33,7 +32,7 @@ def key_values(options: Sequence[str] | None) -> dict[str, object]:
         if not equals:
             raise UserError(f"--option {text}: write it as key=value")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--option {text}: the value is not YAML") from error
+            values[key] = parse_yaml(value)
+        except UserError as error:
+            raise UserError(f"--option {text}: the value is not YAML ({error})") from error
     return values
