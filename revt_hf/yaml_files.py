@@ -44,7 +44,9 @@ class _Loader(yaml.SafeLoader):
             elif isinstance(node, yaml.SequenceNode):
                 waiting += [(part, depth + 1) for part in node.value]
             elif node.tag != _TEXT and len(node.value) > _DIGITS:
-                raise UserError(f"line {node.start_mark.line + 1} holds a number of too many digits")
+                raise UserError(
+                    f"line {node.start_mark.line + 1} holds a number of too many digits"
+                )
         return root
 
     def mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -92,7 +94,7 @@ def parse_yaml(text: str) -> Any:
     if len(text) > _BYTES:
         raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
     try:
-        return _unshared(yaml.load(text, _Loader))  # noqa: S506
+        return _unshared(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
