@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -103,6 +104,21 @@ def chosen_steps(graph: Graph, how: HowToRun) -> list[Step]:
     return [step for step in _ordered(graph) if step.id in wanted]
 
 
+def launcher_words(launcher: str | None) -> list[str]:
+    """A launcher's program and arguments; none without one.
+
+    Raises:
+        UserError: its quotes do not fit together, or there is no such program.
+    """
+    try:
+        words = shlex.split(launcher or "")
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher}: {str(error).lower()}") from error
+    if words and shutil.which(words[0]) is None:
+        raise UserError(f"--launcher {launcher}: there is no program '{words[0]}'")
+    return words
+
+
 def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
     """Do what is not done yet.
 
@@ -117,6 +133,7 @@ def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
         UserError: ``how`` does not fit; steps that fail are in the outcome.
     """
     steps = chosen_steps(graph, how)
+    launcher_words(how.launcher)
     with readable_os_errors(folder):
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
     with bars(how.quiet) as progress:
@@ -152,7 +169,7 @@ class _Run:
         waiting = self._unfinished(steps)
         if not waiting:
             return
-        launcher = shlex.split(self._how.launcher) if self._how.launcher else [sys.executable]
+        launcher = launcher_words(self._how.launcher) or [sys.executable]
         places = self._how.places or _places()
         locks: dict[str, FileLock] = {}
         with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:

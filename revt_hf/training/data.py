@@ -113,8 +113,11 @@ def derived_seed(*parts: int) -> int:
 
 def _mixture(
     seed: int, weights: Sequence[float], positions: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.int64]]:
     """Which source each position draws from, and how many it has drawn from it before."""
+    if len(weights) == 1:
+        # Neither takes memory.
+        return np.broadcast_to(np.uint8(0), positions), range(positions)
     bounds = np.cumsum(weights) / np.sum(weights)
     draws = np.random.default_rng([seed, _MIXTURE]).random(positions)
     drawn = np.minimum(np.searchsorted(bounds, draws, side="right"), len(weights) - 1)
