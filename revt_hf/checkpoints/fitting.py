@@ -9,6 +9,7 @@ from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace
 from revt_hf.errors import UserError
 
 COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
+VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
 _NAMED = 3
@@ -44,7 +45,7 @@ def fitting_places(
     if problems:
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UserError(
-            f"{checkpoint.originals[0]} does not fit {description.file}: "
+            f"{description.label}: its tensors are not those of {description.file}: "
             f"{'; '.join(problems[:_NAMED])}{more}"
         )
     return {name: held[name] for name in shapes}

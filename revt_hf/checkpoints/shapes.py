@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CLASSIFIER = "decode_head.classifier"
 _RGB = 3
 
 
@@ -93,7 +94,7 @@ def _head(of: Architecture, classes: int) -> Iterator[tuple[str, tuple[int, ...]
     for statistic in ("running_mean", "running_var"):
         yield f"decode_head.batch_norm.{statistic}", (width,)
     yield "decode_head.batch_norm.num_batches_tracked", ()
-    yield from _layer("decode_head.classifier", classes, width, 1, 1)
+    yield from _layer(CLASSIFIER, classes, width, 1, 1)
 
 
 def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from revt_hf.domains import load_spec
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import Entry, compare
@@ -54,7 +54,7 @@ def report_command(
         for folder in folders
     ]
     protocol = chosen_protocol([entry.folder for entry in entries], bound)
-    splits = [(split, load_spec(split.spec, split.split)) for split in recipe_splits(recipe)]
+    splits = [(split, load_labelled(split.spec, split.split)) for split in recipe_splits(recipe)]
     with tqdm(
         total=sum(len(pictures) for _, pictures in splits), unit="picture", disable=quiet
     ) as progress:

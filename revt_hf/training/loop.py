@@ -15,12 +15,14 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import domain_label
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import check_labelled, load_labelled
 from revt_hf.files import check_output, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
+from revt_hf.normalisation import normalisation_of
 from revt_hf.processes import failing_together, local_main_first
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
@@ -82,7 +84,6 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
             check_output(run, options.overwrite)
         check_trackers(recipe.train.trackers)
         batch = effective_batch(recipe.train, processes)
-        pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     parts = local_main_first(accelerator, lambda: _load(recipe))
     record = RunRecord(
         processes=processes,
@@ -97,7 +98,7 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
         write_recipe(recipe, run)
         record.write(run)
         announce(record, recipe.train, options.quiet)
-    return _Run(recipe, run, options, accelerator, parts, pipeline, record).train()
+    return _Run(recipe, run, options, accelerator, parts, record).train()
 
 
 def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
@@ -122,19 +123,25 @@ class _Parts:
     pictures: list[Any]
     held_out: list[Any]
     example_size: tuple[int, int]
+    pipeline: Pipeline
     model: SegformerForSemanticSegmentation
 
 
 def _load(recipe: Recipe) -> _Parts:
+    model = build_model(recipe.model, recipe.train.seed)
+    # An encoder that is trained further sees pictures as it has seen them before.
+    pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
     held_out = (
-        [load_spec(source, source.val) for source in recipe.sources]
+        [load_labelled(source, source.val) for source in recipe.sources]
         if recipe.train.validate_every
         else []
     )
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
+    for source, rows in zip(recipe.sources, pictures, strict=True):
+        check_labelled(rows, domain_label(source, source.train))
+    return _Parts(pictures, held_out, example_size, pipeline, model)
 
 
 class _Run:
@@ -147,7 +154,6 @@ class _Run:
         options: RunOptions,
         accelerator: Accelerator,
         parts: _Parts,
-        pipeline: Pipeline,
         record: RunRecord,
     ) -> None:
         self._recipe = recipe
@@ -155,7 +161,6 @@ class _Run:
         self._options = options
         self._accelerator = accelerator
         self._parts = parts
-        self._pipeline = pipeline
         self._batch = record.effective_batch
         self._batch_norm: Statistics = record.batch_norm
         self._protocol = Protocol.of(recipe.evaluation)
@@ -255,7 +260,7 @@ class _Run:
         crops = TrainingCrops(
             self._parts.pictures,
             [source.weight for source in self._recipe.sources],
-            self._pipeline,
+            self._parts.pipeline,
             settings.seed,
             settings.steps * self._batch,
         )

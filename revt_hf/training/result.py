@@ -1,6 +1,7 @@
 """What a finished run leaves: an ordinary SegFormer folder."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 from revt_hf.augment import PipelineSpec
 from revt_hf.files import atomic_folder, write_text
 from revt_hf.modeling import quiet_transformers
+from revt_hf.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.recipe import Augmentation, Recipe
 from revt_hf.recorded import RECIPE_FILE
 from revt_hf.resize import bounded_size
 
 
-def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:
+def pipeline_spec(
+    augmentation: Augmentation, normalisation: Normalisation = IMAGENET
+) -> PipelineSpec:
     """The augmentation room's settings of a recipe's section; their fields are the same."""
-    return PipelineSpec(**augmentation.model_dump())
+    return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
 def write_recipe(recipe: Recipe, run: Path) -> None:
@@ -60,14 +64,16 @@ def _save(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder / ".result") as scratch, quiet_transformers():
         model.save_pretrained(scratch)
-        image_processor(recipe, size).save_pretrained(scratch)
+        image_processor(recipe, size, normalisation_of(model)).save_pretrained(scratch)
     # The weights last: a folder with weights is a finished one.
     for name in ("preprocessor_config.json", "config.json", "model.safetensors"):
         (folder / ".result" / name).replace(folder / name)
     (folder / ".result").rmdir()
 
 
-def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
+def image_processor(
+    recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
+) -> Any:
     """The Hugging Face image processor that prepares pictures as the test protocol does.
 
     Hugging Face's resize knows one fixed size, so it is exact for pictures of the source's
@@ -80,4 +86,5 @@ def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
         do_resize=recipe.evaluation.bound is not None,
         size={"height": height, "width": width},
         do_reduce_labels=False,
+        **asdict(normalisation),
     )
