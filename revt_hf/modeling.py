@@ -3,7 +3,6 @@
 Plain transformers classes throughout: what is saved here loads anywhere.
 """
 
-import dataclasses
 import logging
 import math
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from revt_hf.checkpoints.class_order import rows_by_train_id
 from revt_hf.checkpoints.description import Description, read_description
 from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places, float_dtypes
-from revt_hf.checkpoints.shapes import CLASSIFIER, Architecture
+from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.errors import UserError
@@ -106,13 +105,6 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
     """
     with _opened(source) as (checkpoint, description):
         return _whole(checkpoint, description, SegformerConfig(**description.config()))
-
-
-def minimum_input(model: SegformerForSemanticSegmentation) -> int:
-    """The smallest side, in pixels, of what a network can take."""
-    fields = {field.name for field in dataclasses.fields(Architecture)}
-    values = {name: getattr(model.config, name) for name in fields}
-    return Architecture(**values).minimum_input
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
@@ -228,7 +220,8 @@ def _tensors(
             "%s: %s says %s, the tensors are %s: read as what they are",
             *(description.label, CONFIG_FILE, description.dtype, " and ".join(sorted(dtypes))),
         )
-    tensors = {}
+    # Files of old have none, and nothing reads it: BatchNorm's momentum is fixed.
+    tensors = {COUNTER: torch.tensor(0)} if with_head else {}
     for name, place in places.items():
         tensor = read_tensor(place)
         if name == COUNTER:

@@ -27,7 +27,8 @@ def fitting_places(
             there and may be any.
 
     Returns:
-        On-disk name -> place, of the network's tensors.
+        On-disk name -> place, of the network's tensors; BatchNorm's count of batches, which
+        nothing reads, may lack.
 
     Raises:
         UserError: tensors are missing, left over, of another shape, or no floats; the first few
@@ -48,7 +49,7 @@ def fitting_places(
             f"{description.label}: its tensors are not those of {description.file}: "
             f"{'; '.join(problems[:_NAMED])}{more}"
         )
-    return {name: held[name] for name in shapes}
+    return {name: held[name] for name in shapes if name in held}
 
 
 def float_dtypes(places: Mapping[str, TensorPlace]) -> set[str]:
@@ -67,5 +68,5 @@ def _problems(
         elif place.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
             yield f"{place.name!a} is of dtype {place.dtype}"
     for name in shapes:
-        if name not in held:
+        if name not in held and name != COUNTER:
             yield f"{name} is missing"

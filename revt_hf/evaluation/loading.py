@@ -38,8 +38,8 @@ def check_labelled(pictures: Any, name: str) -> None:
     labels = (pictures[index]["label"] for index in range(len(pictures)))
     if not any((label != IGNORE_INDEX).any() for label in labels):
         raise UserError(
-            f"{name}: no pixel of its {len(pictures)} pictures is labelled (all are "
-            f"{IGNORE_INDEX}, ignored): look at its label encoding with revt data verify"
+            f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), look at its "
+            "label encoding with revt data verify"
         )
 
 
