@@ -13,6 +13,7 @@ VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
 _NAMED = 3
+_LONGEST = 120
 
 
 def fitting_places(
@@ -62,11 +63,16 @@ def _problems(
 ) -> Iterator[str]:
     for name, place in held.items():
         if name not in shapes:
-            yield f"{place.name!a} has no place in the network"
+            yield f"{_shown(place.name)} has no place in the network"
         elif place.shape != shapes[name]:
-            yield f"{place.name!a} is {list(place.shape)}, not {list(shapes[name])}"
+            yield f"{_shown(place.name)} is {list(place.shape)}, not {list(shapes[name])}"
         elif place.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
-            yield f"{place.name!a} is of dtype {place.dtype}"
+            yield f"{_shown(place.name)} is of dtype {place.dtype}"
     for name in shapes:
         if name not in held and name != COUNTER:
             yield f"{name} is missing"
+
+
+def _shown(name: str) -> str:
+    shown = ascii(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
