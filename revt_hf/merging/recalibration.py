@@ -16,6 +16,7 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.files import atomic_folder, check_output
 from revt_hf.modeling import load_model, quiet_transformers
+from revt_hf.normalisation import normalisation_of
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE
 
 _KEPT_FILES = ("preprocessor_config.json", MERGE_FILE, RECIPE_FILE)
@@ -63,7 +64,8 @@ def measured_statistics(
     handle = layer.register_forward_pre_hook(moments)
     try:
         for row in pictures:
-            model(pixel_values=prepare(row["image"], protocol).to(model.device))
+            pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
+            model(pixel_values=pixels.to(model.device))
             on_picture()
     finally:
         handle.remove()

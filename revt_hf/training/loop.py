@@ -19,12 +19,14 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import domain_label
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import check_labelled, load_labelled
 from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
+from revt_hf.normalisation import normalisation_of
 from revt_hf.processes import failing_together, local_main_first
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
@@ -98,7 +100,6 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
 
 def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
     processes = accelerator.num_processes
-    pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     parts = local_main_first(accelerator, lambda: _load(recipe))
     record = RunRecord(
         processes=processes,
@@ -118,7 +119,7 @@ def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelera
     accelerator.project_configuration.project_dir = str(folder)
     accelerator.project_configuration.logging_dir = str(folder)
     try:
-        _Run(recipe, folder, options, accelerator, parts, pipeline, record).train()
+        _Run(recipe, folder, options, accelerator, parts, record).train()
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 finish_run(folder, run)
@@ -151,19 +152,25 @@ class _Parts:
     pictures: list[Any]
     held_out: list[Any]
     example_size: tuple[int, int]
+    pipeline: Pipeline
     model: SegformerForSemanticSegmentation
 
 
 def _load(recipe: Recipe) -> _Parts:
+    model = build_model(recipe.model, recipe.train.seed)
+    # An encoder that is trained further sees pictures as it has seen them before.
+    pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
     held_out = (
-        [load_spec(source, source.val) for source in recipe.sources]
+        [load_labelled(source, source.val) for source in recipe.sources]
         if recipe.train.validate_every
         else []
     )
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
+    for source, rows in zip(recipe.sources, pictures, strict=True):
+        check_labelled(rows, domain_label(source, source.train))
+    return _Parts(pictures, held_out, example_size, pipeline, model)
 
 
 class _Run:
@@ -176,7 +183,6 @@ class _Run:
         options: RunOptions,
         accelerator: Accelerator,
         parts: _Parts,
-        pipeline: Pipeline,
         record: RunRecord,
     ) -> None:
         self._recipe = recipe
@@ -184,7 +190,6 @@ class _Run:
         self._options = options
         self._accelerator = accelerator
         self._parts = parts
-        self._pipeline = pipeline
         self._batch = record.effective_batch
         self._batch_norm: Statistics = record.batch_norm
         self._protocol = Protocol.of(recipe.evaluation)
@@ -290,7 +295,7 @@ class _Run:
         crops = TrainingCrops(
             self._parts.pictures,
             [source.weight for source in self._recipe.sources],
-            self._pipeline,
+            self._parts.pipeline,
             settings.seed,
             settings.steps * self._batch,
         )
