@@ -18,6 +18,7 @@ from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.files import check_output, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
@@ -31,7 +32,13 @@ from revt_hf.training.batch_norm import (
     training_mode,
 )
 from revt_hf.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
+from revt_hf.training.data import (
+    TrainingCrops,
+    check_crops,
+    derived_seed,
+    load_training,
+    training_loader,
+)
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
@@ -84,6 +91,8 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
         batch = effective_batch(recipe.train, processes)
         pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     parts = local_main_first(accelerator, lambda: _load(recipe))
+    with failing_together(accelerator):
+        _check_sizes(recipe, parts)
     record = RunRecord(
         processes=processes,
         effective_batch=batch,
@@ -135,6 +144,14 @@ def _load(recipe: Recipe) -> _Parts:
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
     return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
+
+
+def _check_sizes(recipe: Recipe, parts: _Parts) -> None:
+    """Refuse images that the network cannot take, or that cannot be stacked to a batch."""
+    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
+    for source, rows in zip(recipe.sources, parts.held_out, strict=False):
+        check_sizes(rows, domain_label(source, source.val), protocol, minimum)
+    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
 
 
 class _Run:
