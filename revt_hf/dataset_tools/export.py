@@ -18,7 +18,8 @@ from revt_hf.dataset_tools.card import Contents, card_text, check_sharing
 from revt_hf.dataset_tools.parallel import in_threads
 from revt_hf.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.domains.base import Opened
-from revt_hf.domains.reading import RAW_SUFFIX, Decode
+from revt_hf.domains.decoding import RAW_SUFFIX
+from revt_hf.domains.reading import Decode
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_text
 from revt_hf.markers import MARKER_FILE

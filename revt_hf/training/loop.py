@@ -23,6 +23,7 @@ from revt_hf.domains import domain_label
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import check_labelled, load_labelled
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
@@ -42,7 +43,13 @@ from revt_hf.training.checkpoints import (
     save_checkpoint,
     whole_checkpoint,
 )
-from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
+from revt_hf.training.data import (
+    TrainingCrops,
+    check_crops,
+    derived_seed,
+    load_training,
+    training_loader,
+)
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
@@ -101,6 +108,8 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
 def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
     processes = accelerator.num_processes
     parts = local_main_first(accelerator, lambda: _load(recipe))
+    with failing_together(accelerator):
+        _check_sizes(recipe, parts)
     record = RunRecord(
         processes=processes,
         effective_batch=effective_batch(recipe.train, processes),
@@ -171,6 +180,14 @@ def _load(recipe: Recipe) -> _Parts:
     for source, rows in zip(recipe.sources, pictures, strict=True):
         check_labelled(rows, domain_label(source, source.train))
     return _Parts(pictures, held_out, example_size, pipeline, model)
+
+
+def _check_sizes(recipe: Recipe, parts: _Parts) -> None:
+    """Refuse images that the network cannot take, or that cannot be stacked to a batch."""
+    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
+    for source, rows in zip(recipe.sources, parts.held_out, strict=False):
+        check_sizes(rows, domain_label(source, source.val), protocol, minimum)
+    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
 
 
 class _Run:
