@@ -15,13 +15,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     validate_repo_id,
 )
 
+from revt_hf.checkpoints import hub_requests
+from revt_hf.checkpoints.hub_requests import bounded_requests, causes, failed_transport
 from revt_hf.errors import UserError
 
 Kind = Literal["model", "dataset"]
-# How long the Hub may be silent; by itself the client would wait for ever.
-ANSWER_SECONDS = 60.0
 _WORDS = {"model": "model", "dataset": "data set"}
-_LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
 
 
 def is_repo_id(text: str) -> bool:
@@ -91,7 +90,8 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
         UserError: the Hub cannot be reached or refuses, whatever its client raised.
     """
     try:
-        with _calm_client(quiet):
+        # A commit of many files takes the Hub its time.
+        with _quiet_client(quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
             yield
     except UserError:
         raise
@@ -103,20 +103,15 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
 
 
 @contextmanager
-def _calm_client(quiet: bool) -> Iterator[None]:
-    """The Hub's client with limited patience and without its log of retries."""
+def _quiet_client(quiet: bool) -> Iterator[None]:
+    """The Hub's client without its log of retries."""
     level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    client = huggingface_hub.get_session()
-    patience = client.timeout
     logging.set_verbosity_error()
     if quiet:
         disable_progress_bars()
-    if patience.read is None:
-        client.timeout = ANSWER_SECONDS
     try:
         yield
     finally:
-        client.timeout = patience
         logging.set_verbosity(level)
         if quiet and bars:
             enable_progress_bars()
@@ -129,19 +124,13 @@ def failure(error: BaseException, endpoint: str) -> str:
         error: what the Hub's client raised.
         endpoint: the Hub's address.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
             return _refusal(status)
-        name, of_transport = type(cause).__name__, type(cause).__module__.startswith("httpx")
-        if of_transport and "Timeout" in name:
-            return f"{endpoint} did not answer in time"
-        if of_transport and name in _LOST:
-            return f"the connection to {endpoint} was lost"
-        if of_transport or isinstance(cause, ConnectionError):
-            return f"no connection to {endpoint}"
-        cause = cause.__cause__ or cause.__context__
+        lost = failed_transport(cause, endpoint)
+        if lost is not None:
+            return lost
     return f"the upload broke off ({type(error).__name__})"
 
 
