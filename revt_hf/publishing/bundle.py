@@ -25,6 +25,8 @@ from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# What transformers imports from a repository with trust_remote_code.
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
 _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
@@ -155,4 +157,12 @@ def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[M
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(read_json_object(folder / name)))
+        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that asks nobody to run a module beside it, or of another repository."""
+    if isinstance(value, Mapping):
+        kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
+        return {key: _without_code(inner) for key, inner in kept}
+    return [*map(_without_code, value)] if isinstance(value, list) else value
