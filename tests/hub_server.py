@@ -13,11 +13,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub
+import pytest
 from hub_repository import COMMIT, Hub, Repository
 
+TOKEN = "hf_secretsecretsecret"
 _WRONG_TOKEN = "Invalid credentials in Authorization header"
 _LARGE = (".parquet", ".safetensors", ".bin")
 
@@ -302,3 +306,15 @@ def serve_uploads(folder: Path, token: str | None = None) -> Iterator[str]:
     """
     with serve_hub(Hub(folder, token)) as hub:
         yield hub.endpoint
+
+
+@contextmanager
+def local_hub(patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that takes one token, which is set; retries do not wait."""
+    # xet does not fall back to plain uploads.
+    patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+    patch.setenv("HF_TOKEN", TOKEN)
+    with serve_hub(Hub(token=TOKEN)) as hub:
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub

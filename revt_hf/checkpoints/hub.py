@@ -114,13 +114,12 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
     cached = False
     try:
         folder = take(*_FILES, *_WEIGHTS[0])
-    except HubError:
+    except HubError as error:
+        cached = True
         try:
-            folder, cached = take(*_FILES, *_WEIGHTS[0], cached=True), True
+            folder = take(*_FILES, *_WEIGHTS[0], cached=True)
         except OSError:
-            folder = None
-        if folder is None:
-            raise
+            raise error from None
     for patterns in _WEIGHTS[1:]:
         if not _weights(folder):
             # The same commit, whatever was pushed meanwhile.

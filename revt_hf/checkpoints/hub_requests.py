@@ -4,6 +4,7 @@
 sleeps as long as a server asks (``Retry-After``) and takes whatever a server names as a path.
 """
 
+import logging
 import re
 import sys
 import threading
@@ -46,8 +47,13 @@ def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
         HubError: the Hub is silent, asks to wait for too long, or names a path.
     """
     from huggingface_hub.utils import _http as http
+    from huggingface_hub.utils import logging as hub_logging
 
     with _ONE_AT_A_TIME:
+        level = hub_logging.get_verbosity()
+        if level == logging.WARNING:
+            # A line for each retry; what matters is raised.
+            hub_logging.set_verbosity_error()
         limits = Limits(answer_seconds)
         client, factory = http._GLOBAL_CLIENT, http._GLOBAL_CLIENT_FACTORY
         with http._CLIENT_LOCK:
@@ -59,6 +65,7 @@ def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
             with http._CLIENT_LOCK:
                 http._GLOBAL_CLIENT, http._GLOBAL_CLIENT_FACTORY = client, factory
             limits.release(client)
+            hub_logging.set_verbosity(level)
 
 
 class Limits:
@@ -180,7 +187,7 @@ def _check_commit(response: Any) -> None:
 
 
 def _watched_streams(http: Any) -> Callable[..., Any]:
-    class Watched(http.SyncByteStream):  # type: ignore[misc]
+    class Watched(http.SyncByteStream):
         def __init__(
             self, stream: Any, moved: Callable[[int], None], ended: Callable[[], None] | None = None
         ) -> None:

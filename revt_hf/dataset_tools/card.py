@@ -11,6 +11,7 @@ from revt_hf.domains.base import Domain, Opened
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES, IGNORE_INDEX, PALETTE
 from revt_hf.markdown import code, text, yaml_text
+from revt_hf.publishing.hub import MARKER
 from revt_hf.publishing.licences import licence_metadata
 from revt_hf.publishing.places import is_place, last_part, without_places
 
@@ -131,6 +132,7 @@ def _licence(contents: Contents) -> dict[str, Any]:
 
 def _sections(contents: Contents) -> Iterator[list[str]]:
     yield [f"# {text(contents.title)}"]
+    yield [MARKER]
     yield [
         f"Street scenes with a semantic label of {len(CLASSES)} classes for every pixel, written "
         f"by revt_hf {__version__} from {_origin(contents)}.",

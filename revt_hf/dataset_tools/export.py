@@ -21,7 +21,14 @@ from revt_hf.domains.base import Opened
 from revt_hf.domains.reading import RAW_SUFFIX, Decode
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_apart, check_output, write_text
-from revt_hf.publishing.hub import check_repo_id, make_repository, pushing, require_token
+from revt_hf.publishing.hub import (
+    CARD_FILE,
+    check_ours,
+    check_repo_id,
+    make_repository,
+    pushing,
+    require_token,
+)
 from revt_hf.resize import bounded_label, bounded_resize, bounded_size
 
 SHARD_BYTES = 500_000_000
@@ -77,7 +84,7 @@ def export_parquet(
         output: the folder; complete or not there.
         overwrite: replace ``output`` if it exists.
         push: id of a Hub data set to upload it to; it is made if it does not exist, and its
-            ``data`` folder is replaced.
+            ``data`` folder and card are replaced if they were pushed from here.
         private: the Hub data set is for its owner alone.
         quiet: no progress bars.
 
@@ -116,7 +123,7 @@ def export_parquet(
                 rows, desc=f"export {name}", total=len(pictures), unit="picture", disable=quiet
             )
             _write_split(watched, scratch / _DATA, name)
-        write_text(scratch / "README.md", card_text(contents))
+        write_text(scratch / CARD_FILE, card_text(contents))
     if push is not None:
         _push(output, push, private, quiet)
     return output
@@ -244,6 +251,9 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
     later = f"hf upload {repository} {folder} --repo-type dataset{' --private' if private else ''}"
     with pushing(repository, hub, quiet, f"{folder} is complete: push it later with '{later}'"):
         make_repository(hub, repository, "dataset", private)
+        head = hub.dataset_info(repository)
+        there = [sibling.rfilename for sibling in head.siblings or ()]
+        check_ours(hub, repository, "dataset", str(head.sha), there)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",
@@ -251,4 +261,6 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
             commit_message="Export by revt_hf",
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
+            # Whoever was faster is not overwritten.
+            parent_commit=head.sha,
         )

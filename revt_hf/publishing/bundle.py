@@ -16,13 +16,13 @@ from revt_hf.files import file_sha256, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts, read_json_object
+from revt_hf.publishing.hub import CARD_FILE
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import Member, published_recipe
 from revt_hf.publishing.weights import copy_weights
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
-CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # What transformers imports from a repository with trust_remote_code.

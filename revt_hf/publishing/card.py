@@ -13,6 +13,7 @@ from revt_hf.labels import CLASSES, ENCODINGS
 from revt_hf.markdown import code, json_text, shell_line, text, yaml_text
 from revt_hf.publishing.card_check import check_card
 from revt_hf.publishing.facts import ModelCardFacts
+from revt_hf.publishing.hub import MARKER
 from revt_hf.publishing.licences import licence_metadata
 from revt_hf.publishing.measured import Measured, protocol_text
 from revt_hf.publishing.places import without_places
@@ -21,8 +22,6 @@ from revt_hf.recipe import PROTOCOLS, DomainSpec, Evaluation
 
 __all__ = ["MARKER", "ModelCardFacts", "card_text", "check_card"]
 
-# Tells a repository that was pushed from here, whose card may be replaced.
-MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
 PAPER = "https://arxiv.org/abs/2308.13331"
 TASK = "image-segmentation"
 TAGS = ("revt_hf", "segformer", "semantic-segmentation", "domain-generalization")

@@ -1,6 +1,6 @@
 """What every push to the Hub needs: ids, a token, patience, and one sentence for any failure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -9,9 +9,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
+    build_hf_headers,
     disable_progress_bars,
     enable_progress_bars,
-    logging,
+    hf_raise_for_status,
     validate_repo_id,
 )
 
@@ -20,6 +21,11 @@ from revt_hf.checkpoints.hub_requests import bounded_requests, causes, failed_tr
 from revt_hf.errors import UserError
 
 Kind = Literal["model", "dataset"]
+CARD_FILE = "README.md"
+# Tells a repository that was pushed from here, whose card may be replaced.
+MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
+# The Hub puts it into every new repository.
+_GIVEN = ".gitattributes"
 _WORDS = {"model": "model", "dataset": "data set"}
 
 
@@ -76,6 +82,37 @@ def make_repository(hub: HfApi, repo_id: str, kind: Kind, private: bool) -> None
         )
 
 
+def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequence[str]) -> None:
+    """Refuse a repository that holds something else than what was pushed from here.
+
+    Args:
+        hub: where.
+        repo_id: its id.
+        kind: what it holds.
+        commit: of the branch that is pushed to.
+        there: the names of its files.
+
+    Raises:
+        UserError: it holds files, and no card of ours.
+        Exception: whatever the Hub's client raises; see :func:`pushing`.
+    """
+    foreign = [name for name in there if name != _GIVEN]
+    if not foreign:
+        return
+    if CARD_FILE in foreign:
+        # Not hf_hub_download: it would leave the card in the user's cache.
+        prefix = "" if kind == "model" else f"{kind}s/"
+        url = f"{hub.endpoint}/{prefix}{repo_id}/resolve/{commit}/{CARD_FILE}"
+        card = huggingface_hub.get_session().get(url, headers=build_hf_headers())
+        hf_raise_for_status(card)
+        if MARKER in card.text:
+            return
+    raise UserError(
+        f"the Hub {_WORDS[kind]} {repo_id} exists already and holds other content ({foreign[0]}), "
+        "which a push would replace: choose another id"
+    )
+
+
 @contextmanager
 def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None]:
     """Push within this block: what fails is one sentence that holds no token.
@@ -91,7 +128,7 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
     """
     try:
         # A commit of many files takes the Hub its time.
-        with _quiet_client(quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
+        with _bars(not quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
             yield
     except UserError:
         raise
@@ -103,17 +140,14 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
 
 
 @contextmanager
-def _quiet_client(quiet: bool) -> Iterator[None]:
-    """The Hub's client without its log of retries."""
-    level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    if quiet:
+def _bars(shown: bool) -> Iterator[None]:
+    hidden = are_progress_bars_disabled()
+    if not shown:
         disable_progress_bars()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if quiet and bars:
+        if not (shown or hidden):
             enable_progress_bars()
 
 

@@ -193,6 +193,22 @@ def test_refusals_are_told_apart(hub, failure, sentence):
     _refused(sentence)
 
 
+def test_half_a_snapshot_is_not_used(hub, monkeypatch):
+    hub.failures.append(Failure("GET*.safetensors", 500))
+    _refused("status 500")
+    assert any(name.endswith("config.json") for name in _cached())
+    assert not any("incomplete" in name for name in _cached())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _refused("not whole in the cache")
+
+
+def test_retries_are_not_logged(hub, capfd):
+    hub.failures.append(Failure("HEAD", 503, times=2))
+    fetch("someone/tiny", quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert huggingface_hub.logging.get_verbosity() == huggingface_hub.logging.WARNING
+
+
 def test_what_is_not_there_is_told_apart(hub, monkeypatch, tmp_path):
     _refused("no model http.*/someone/absent .*: check the name", "someone/absent")
     _refused("has no branch, tag or commit 'nowhere'", "someone/tiny@nowhere")

@@ -128,7 +128,7 @@ def test_the_second_push_fails_and_the_first_one_stays(models, hub):
 def test_whoever_was_faster_is_not_overwritten(models, hub, monkeypatch):
     theirs = {"README.md": b"theirs"}
     monkeypatch.setattr(
-        push_module, "_check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
+        push_module, "check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
     )
     _refused(models.revt, r"changed at the same time \(status 412\)")
     assert hub.model("me/revt").files() == theirs
