@@ -14,15 +14,17 @@ from revt_hf.files import file_sha256, read_json_object, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts
+from revt_hf.publishing.hub import CARD_FILE
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import Member, published_recipe
 from revt_hf.publishing.weights import copy_weights
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
-CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# What transformers imports from a repository with trust_remote_code.
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
 _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
@@ -142,4 +144,12 @@ def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[M
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(read_json_object(folder / name)))
+        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that asks nobody to run a module beside it, or of another repository."""
+    if isinstance(value, Mapping):
+        kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
+        return {key: _without_code(inner) for key, inner in kept}
+    return [*map(_without_code, value)] if isinstance(value, list) else value
