@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
     GradientAccumulationPlugin,
@@ -28,7 +27,7 @@ from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
 from revt_hf.normalisation import normalisation_of
-from revt_hf.processes import failing_together, local_main_first
+from revt_hf.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
     Statistics,
@@ -73,6 +72,7 @@ class RunOptions:
     quiet: bool = False
 
 
+@separate_accelerator()
 def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None) -> Path:
     """Train as the recipe says; the result is an ordinary SegFormer folder.
 
@@ -142,8 +142,6 @@ def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelera
 def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
     # Said of depth-wise kernels, whose second stride means nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Accelerate keeps the first run's precision for the whole process.
-    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
         # The loop accumulates itself; a plugin is not overruled by the launcher's environment.
@@ -352,7 +350,14 @@ class _Run:
         for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
             with folded(model), self._uncompiled():
-                (own,) = sums_of(model, [model.decode_head], pictures, indices, self._protocol)
+                (own,) = sums_of(
+                    model,
+                    [model.decode_head],
+                    pictures,
+                    indices,
+                    self._protocol,
+                    self._recipe.train.workers,
+                )
             own_parts = (
                 torch.from_numpy(own.matrix),
                 torch.tensor(own.loss),
