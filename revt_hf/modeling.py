@@ -140,12 +140,6 @@ def _config_from_size(spec: Model) -> SegformerConfig:
         hidden_sizes=list(spec.hidden_sizes or size.hidden_sizes),
         decoder_hidden_size=spec.decoder_hidden_size or size.decoder_hidden_size,
     )
-    for width, heads in zip(config.hidden_sizes, config.num_attention_heads, strict=True):
-        if width % heads:
-            raise UserError(
-                f"model.hidden_sizes: {width} is not a multiple of its stage's {heads} "
-                "attention heads"
-            )
     _apply_common(config, spec)
     return config
 
