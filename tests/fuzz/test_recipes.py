@@ -1,6 +1,7 @@
 """Mutated recipes, overrides, experiments, merge recipes and Slurm settings: read or refused."""
 
 import copy
+from functools import partial
 
 import pytest
 import yaml
@@ -96,6 +97,7 @@ def test_mutated_overrides(tmp_path):
         override = f"{rng.choice(keys)}={rng.choice(SCALARS)}"
         if rng.random() < 0.3:
             override = mutated_text(override, rng)
-        reads_or_refuses(lambda: load_recipe(path, [override]), f"{where}: {override[:80]!r}")
-        reads_or_refuses(lambda: key_values([override]), f"{where}: {override[:80]!r}")
-        reads_or_refuses(lambda: parse_bound(override.partition("=")[2]), where)
+        where = f"{where}: {override[:80]!r}"
+        reads_or_refuses(partial(load_recipe, path, [override]), where)
+        reads_or_refuses(partial(key_values, [override]), where)
+        reads_or_refuses(partial(parse_bound, override.partition("=")[2]), where)
