@@ -1,6 +1,7 @@
 """Scoring an experiment's networks: several at a time, each picture decoded once for all."""
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.files import file_sha256, write_json
+from revt_hf.files import file_sha256, read_json_object, write_json
 from revt_hf.modeling import size_of
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import LIBRARIES
@@ -253,7 +254,7 @@ def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
     ]
     return {
         "recipe": recipe.model_dump(mode="json") if recipe else None,
-        "merge": json.loads(merged.read_text()) if merged.is_file() else None,
+        "merge": read_json_object(merged) if merged.is_file() else None,
         "members": [
             {"path": part, "sha256": digest}
             for part, digest in zip(network.parts, hashes, strict=True)
@@ -290,6 +291,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the evaluation {path}: delete it and run again") from error
+        evaluation = read_json_object(path)
+        if all(math.isfinite(row["mIoU"]) and row["label"] for row in evaluation["results"]):
+            return evaluation
+    except (UserError, KeyError, TypeError):
+        pass
+    raise UserError(f"cannot read the evaluation {path}: delete it and run again")

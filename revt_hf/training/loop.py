@@ -19,6 +19,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label
+from revt_hf.errors import printable
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import check_labelled, load_labelled
@@ -236,7 +237,7 @@ class _Run:
         progress = tqdm(
             total=settings.steps,
             initial=done,
-            desc=self._folder.name,
+            desc=printable(self._folder.name),
             unit="step",
             disable=self._options.quiet or not accelerator.is_local_main_process,
         )
