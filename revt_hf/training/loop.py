@@ -19,6 +19,7 @@ from revt_hf.domains import domain_label, load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import check_output, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
@@ -88,6 +89,7 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
         elif accelerator.is_main_process:
             check_output(run, options.overwrite)
         check_trackers(recipe.train.trackers)
+        source_splits(recipe.sources)
         batch = effective_batch(recipe.train, processes)
         pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     parts = local_main_first(accelerator, lambda: _load(recipe))
