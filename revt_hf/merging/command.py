@@ -9,11 +9,12 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import confusion_of
+from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import check_output
 from revt_hf.merging.recalibration import recalibrate
 from revt_hf.modeling import load_model
@@ -67,6 +68,7 @@ def recalibrate_command(
     """
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, overwrite, inputs)
+    labels = [split.label for split in source_splits(sources)] if score_val else []
     rows = spread_pictures(sources, pictures)
     held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))
@@ -74,7 +76,6 @@ def recalibrate_command(
     with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:
         done = recalibrate(model, output, rows, protocol, overwrite, progress.update)
     after = _scores(done, held_out, protocol, quiet)
-    labels = [domain_label(source, source.val) for source in sources if score_val]
     return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 
 
