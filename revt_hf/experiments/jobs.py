@@ -18,7 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from revt_hf.cores import core_count
 from revt_hf.errors import UserError
+from revt_hf.experiments.devices import gpu_variable, least_used, visible_gpus
 from revt_hf.recipe import Recipe
 from revt_hf.training.tracking import read_metrics
 
@@ -51,6 +53,7 @@ class _Running:
     process: "subprocess.Popen[bytes]"
     bar: TaskID
     since: float
+    gpu: str | None
 
 
 def bars(quiet: bool) -> Progress:
@@ -68,6 +71,8 @@ def bars(quiet: bool) -> Progress:
 class Trainings:
     """Runs side by side; a context manager that stops what still runs at its end.
 
+    Each run gets one GPU, unless a launcher of the user's decides that.
+
     Args:
         progress: gets a bar for each run.
         places: so many at a time.
@@ -78,6 +83,7 @@ class Trainings:
         self._progress = progress
         self._places = places
         self._launcher = launcher
+        self._gpus = visible_gpus() if tuple(launcher) == _HERE else []
         self._running: list[_Running] = []
 
     def __enter__(self) -> "Trainings":
@@ -112,15 +118,17 @@ class Trainings:
         recipe.write_text(job.recipe.to_yaml())
         what = "--resume" if job.resume else "--overwrite"
         arguments = ["train", str(recipe), "--output", str(job.output), "--quiet", what]
+        gpu = least_used(self._gpus, (running.gpu for running in self._running))
+        own = {} if gpu is None else {gpu_variable(): gpu}
         with _log_of(job).open("w") as log:
             process = subprocess.Popen(
                 [*self._launcher, *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": _threads(sharing)},
+                env={**os.environ, "OMP_NUM_THREADS": _threads(sharing), **own},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         bar = self._progress.add_task(job.name, total=job.recipe.train.steps, note="")
-        self._running.append(_Running(job, process, bar, time.perf_counter()))
+        self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
 
     def wait(self) -> list[Finished]:
         """Look after the runs for half a second; those that have ended."""
@@ -162,7 +170,7 @@ def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
 
 def _threads(sharing: int) -> str:
     """What the user says, else an equal share of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // sharing))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
 
 
 def _log_of(job: Job) -> Path:

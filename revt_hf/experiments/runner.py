@@ -1,7 +1,6 @@
 """Carrying out an experiment: what is done stays, what fails stops only what needs it."""
 
 import fnmatch
-import os
 import shlex
 import sys
 import time
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.devices import default_slots
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -42,7 +42,7 @@ class HowToRun:
     Attributes:
         only: names of steps with ``*``, of folders of steps; empty for all.
         needs: also do what these need.
-        places: trainings side by side; None for a core each, or one where there is a GPU.
+        places: trainings side by side; None for one a GPU, or one a core without any.
         launcher: a command line such as ``accelerate launch --config_file F``, for trainings.
         quiet: no progress bars.
     """
@@ -152,7 +152,7 @@ class _Run:
         if not waiting:
             return
         launcher = shlex.split(self._how.launcher) if self._how.launcher else [sys.executable]
-        places = self._how.places or _places()
+        places = self._how.places or default_slots(self._how.launcher)
         locks: dict[str, FileLock] = {}
         with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
             while waiting or trainings.busy:
@@ -349,12 +349,6 @@ def _ordered(graph: Graph) -> list[Step]:
     """In the order of work."""
     kinds: list[Any] = [Given, Train, Average, MergeWork, Recalibrate, Score, Choose]
     return [step for kind in kinds for step in graph.of_kind(kind)]
-
-
-def _places() -> int:
-    import torch
-
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def _grouped(failed: dict[str, str]) -> dict[str, str]:
