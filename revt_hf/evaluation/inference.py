@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
-from revt_hf.imagenet import MEAN, STD
+from revt_hf.normalisation import MEAN, STD
 from revt_hf.precision import bf16_autocast
 from revt_hf.recipe import Evaluation
 from revt_hf.resize import bounded_resize, bounded_size
