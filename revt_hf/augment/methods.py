@@ -16,9 +16,9 @@ from revt_hf.augment.mixing import GENERATED, mixing_pictures
 from revt_hf.augment.photometric import PhotoMetricDistortion
 from revt_hf.augment.pixmix import PixMix
 from revt_hf.errors import UserError
+from revt_hf.labels import IGNORE_INDEX
 from revt_hf.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.normalisation import STD as IMAGENET_STD
-from revt_hf.labels import IGNORE_INDEX
 
 FLIP_PROBABILITY = 0.5
 

@@ -22,8 +22,8 @@ from revt_hf.domains import load_domain
 from revt_hf.domains.prepared import Format, load_prepared
 from revt_hf.domains.reading import read_image, read_label
 from revt_hf.errors import DataWarning
-from revt_hf.normalisation import MEAN, STD
 from revt_hf.labels import IGNORE_INDEX, label_table
+from revt_hf.normalisation import MEAN, STD
 from revt_hf.recipe import DomainSpec, Source
 
 HEIGHT, WIDTH = 1052, 1914
