@@ -24,6 +24,19 @@ class Architecture:
     strides: tuple[int, ...] = (4, 2, 2, 2)
     hidden_act: str = "gelu"
 
+    @property
+    def minimum_input(self) -> int:
+        """The smallest side of the network's input, in pixels: 29 for every size B0..B5.
+
+        Each stage has to leave as many rows and columns as its attention reads at once.
+        """
+        needed = 1
+        for stage in reversed(range(len(self.depths))):
+            needed = max(needed, self.sr_ratios[stage])
+            patch, padding = self.patch_sizes[stage], self.patch_sizes[stage] // 2
+            needed = (needed - 1) * self.strides[stage] + patch - 2 * padding
+        return max(needed, 1)
+
     def differences(self, other: "Architecture") -> dict[str, tuple[Any, Any]]:
         """Field -> this one's value and the other's, where they differ."""
         ours, theirs = asdict(self), asdict(other)
