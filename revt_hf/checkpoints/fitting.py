@@ -9,6 +9,7 @@ from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace
 from revt_hf.errors import UserError
 
 COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
+VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
 _NAMED = 3

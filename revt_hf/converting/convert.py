@@ -121,13 +121,19 @@ def convert_to_mmseg(
     return _to_original(folder, output_file, overwrite, quiet).output
 
 
-def describe(label: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def describe(
+    label: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    classes: tuple[str, ...] | None = None,
+) -> None:
     """Write ``config.json`` and ``preprocessor_config.json`` of tensors that have none.
 
     Args:
         label: what errors call the tensors' source.
         shapes: of a whole SegFormer, by on-disk name.
         folder: gets the files.
+        classes: their names, where they are known.
 
     Raises:
         UserError: as :func:`convert`, for widths that are of no SegFormer or a missing head.
@@ -136,7 +142,7 @@ def describe(label: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) ->
     if not has_head(tensors):
         raise UserError(f"{label} has no decode head: give a member that has one, with its folder")
     config = infer_config(label, tensors)
-    _name_classes(config, None)
+    _name_classes(config, classes)
     config.architectures = [SegformerForSemanticSegmentation.__name__]
     config.save_pretrained(folder)
     _processor().save_pretrained(folder)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.errors import UserError
@@ -19,7 +20,7 @@ from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.files import file_sha256
 from revt_hf.merging.feeds import opened, read_at
 from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import FLOATS, MergeSpec, Plan, Rule, Source, make_plan
+from revt_hf.merging.plan import MergeSpec, Plan, Rule, Source, make_plan
 from revt_hf.merging.record import merge_record
 from revt_hf.merging.streaming import unpacked
 
