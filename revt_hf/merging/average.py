@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import FLOATS, fitting_places
+from revt_hf.checkpoints.fitting import fitting_places
 from revt_hf.checkpoints.headers import (
     ITEM_SIZES,
     METADATA,
@@ -21,7 +21,7 @@ from revt_hf.checkpoints.headers import (
     header_bytes,
     tensors_hash,
 )
-from revt_hf.checkpoints.processor import model_config, processor
+from revt_hf.checkpoints.model_files import common_dtype, model_config, processor
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
@@ -102,7 +102,8 @@ def merge(
             plan.check_unchanged()
             if options.repeats is not None:
                 check_repeated(options.repeats, record)
-            write_json(scratch / CONFIG_FILE, model_config(description, _dtype(plan)))
+            dtype = common_dtype(item.dtype for item in plan.items)
+            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
             write_json(scratch / PROCESSOR_FILE, _processor(plan, description))
             write_json(scratch / MERGE_FILE, record)
     return target
@@ -144,14 +145,6 @@ def _processor(plan: Plan, description: Description) -> Mapping[str, Any]:
 def _by_authority(plan: Plan) -> list[Source]:
     """The head's member first: it says what the others leave open."""
     return [plan.sources[plan.spec.head - 1], *plan.sources]
-
-
-def _dtype(plan: Plan) -> str:
-    """The dtype that ``config.json`` names: it holds every tensor as it is."""
-    found = {FLOATS[item.dtype] for item in plan.items if item.dtype in FLOATS}
-    return (
-        next(iter(found)) if len(found) == 1 else ("float64" if "float64" in found else "float32")
-    )
 
 
 def _evaluation(plan: Plan) -> dict[str, Any]:

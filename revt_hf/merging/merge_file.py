@@ -1,6 +1,6 @@
 """The schema of ``merge.json`` and ``recalibration.json``, which strangers may have written."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -31,6 +31,13 @@ class RuleEntry(_Strict):
     parameters: dict[str, FiniteFloat]
 
 
+class ChangeSource(_Strict):
+    """A domain and the split whose images were used; the rest as in a recipe's sources."""
+
+    domain: Annotated[str, Field(pattern=r"^[\w.-]{1,80}$")]
+    train: str
+
+
 class Change(_Strict):
     """What was done to weights after they were merged or trained.
 
@@ -44,8 +51,8 @@ class Change(_Strict):
         revt_hf: the version that did it.
     """
 
-    kind: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
-    sources: tuple[dict[str, Any], ...]
+    kind: Literal["recalibrated"]
+    sources: tuple[ChangeSource, ...]
     images: Annotated[int, Field(ge=1)]
     protocol: dict[str, Any]
     before: Sha256

@@ -113,7 +113,7 @@ def recorded_changes(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the record is not valid, or the weights are not those that it describes.
     """
-    record = _record_of(folder)
+    record = read_record(folder)
     if record is None:
         return []
     path, content = record
@@ -123,6 +123,16 @@ def recorded_changes(folder: Path) -> list[dict[str, Any]]:
             "or make the folder again"
         )
     return list(content.get("changes", []))
+
+
+def change_lines(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was done to weights after they were merged or trained, in words."""
+    return [
+        f"then {change['kind']} on {change['images']} images of "
+        + (", ".join(source["domain"] for source in change["sources"]) or "an unknown source")
+        + ": mean and variance of the decode head's BatchNorm are new"
+        for change in changes
+    ]
 
 
 def describes(record: Mapping[str, Any], folder: Path) -> bool | None:
@@ -145,7 +155,7 @@ def with_change(folder: Path, change: Mapping[str, Any]) -> tuple[str, dict[str,
         folder: of the weights before it.
         change: see ``revt_hf.merging.merge_file.Change``.
     """
-    record = _record_of(folder)
+    record = read_record(folder)
     path, content = record or (folder / CHANGES_FILE, {})
     changes = [*content.get("changes", []), dict(change)]
     return path.name, {**content, "tensors_sha256": change["after"], "changes": changes}
@@ -174,8 +184,12 @@ def _entries(record: Mapping[str, Any]) -> list[Any]:
     return [*record["members"], *([record["base"]] if record["base"] else [])]
 
 
-def _record_of(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The record of how a folder's weights were made, if there is one."""
+def read_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The record of how a folder's weights were made, and its file: of a merge, or of changes.
+
+    Raises:
+        UserError: it is not valid.
+    """
     if (folder / MERGE_FILE).is_file():
         return folder / MERGE_FILE, read_merge_record(folder / MERGE_FILE)
     path = folder / CHANGES_FILE

@@ -13,6 +13,7 @@ from revt_hf.checkpoints.names import disk_name
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256, write_json, write_text
+from revt_hf.merging.record import CHANGES_FILE, recorded_changes
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts, read_json_object
@@ -26,6 +27,7 @@ CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
+_OWN |= {CHANGES_FILE}
 _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
 
@@ -67,7 +69,8 @@ def check_model(folder: Path) -> None:
     """Refuse a folder that is not a whole SegFormer of finite weights.
 
     Raises:
-        UserError: a file or tensor is missing, there is one too many, or a weight is not finite.
+        UserError: a file or tensor is missing, there is one too many, a weight is not finite, or
+            the weights are not those that the folder's record describes.
     """
     check_files(folder)
     for name in _CONFIG_FILES:
@@ -77,6 +80,7 @@ def check_model(folder: Path) -> None:
     extra = sorted(present - wanted)
     if extra:
         raise UserError(f"{folder / WEIGHTS_FILE} holds {extra[0]}, which its SegFormer has not")
+    recorded_changes(folder)
 
 
 def _finite_tensors(path: Path) -> set[str]:
@@ -132,6 +136,9 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     write_text(target / CARD_FILE, text)
     if facts.merge:
         write_json(target / MERGE_FILE, facts.merge.record)
+    elif facts.changes:
+        changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
+        write_json(target / CHANGES_FILE, changes)
     if facts.recipe_text:
         write_text(target / RECIPE_FILE, facts.recipe_text)
     for name, folder in bundle.members.items():

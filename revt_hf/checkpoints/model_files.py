@@ -1,11 +1,16 @@
-"""The fields of a ``preprocessor_config.json`` that are read, compared and written. No torch."""
+"""What is written beside weights: ``config.json`` and ``preprocessor_config.json``. No torch.
 
-from collections.abc import Mapping
+Only what is known of the network and its images is carried from a folder to the next: code that
+a file names (``auto_map``) is not.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_normalisation
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.json_fields import JsonFields
 from revt_hf.normalisation import Normalisation
 
@@ -68,6 +73,18 @@ def _size(fields: JsonFields) -> dict[str, int]:
     ):
         raise fields.wrong("size", "it has to have height and width")
     return dict(size)
+
+
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """The dtype that ``config.json`` names: it holds every tensor as it is.
+
+    Args:
+        dtypes: of a model's tensors, safetensors' names; those of whole numbers do not count.
+    """
+    found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
+    if len(found) == 1:
+        return found.pop()
+    return "float64" if "float64" in found else "float32"
 
 
 def model_config(description: Description, dtype: str) -> dict[str, Any]:
