@@ -101,15 +101,6 @@ class Source:
     dropped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
 
-    def remarks(self) -> list[str]:
-        """What is not taken as it is, in words."""
-        found = []
-        if self.dropped:
-            found.append(f"left out of {self.label}: {listed(self.dropped)}")
-        if self.added:
-            found.append(f"missing in {self.label}, 0 is taken: {listed(self.added)}")
-        return found
-
 
 @dataclass(frozen=True)
 class Item:
@@ -152,7 +143,8 @@ class Plan:
         ]
         if self.base is not None:
             lines.append(f"base: {self.base.label}")
-        lines += [line for source in self.sources for line in source.remarks()]
+        for source in self.sources:
+            lines += remarks(source.label, source.dropped, source.added)
         for number, rule in enumerate(self.spec.rules):
             weights = f", weights {list(rule.weights)}" if rule.weights else ""
             extra = "".join(f", {key} {value:g}" for key, value in rule.parameters.items())
@@ -184,6 +176,16 @@ class Plan:
         return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
 
 
+def remarks(label: str, dropped: Sequence[str], added: Sequence[str]) -> list[str]:
+    """What is not taken from a member as it is, in words; arguments as in :class:`Source`."""
+    found = []
+    if dropped:
+        found.append(f"left out of {label}: {listed(dropped)}")
+    if added:
+        found.append(f"missing in {label}, 0 is taken: {listed(added)}")
+    return found
+
+
 def check_spec(spec: MergeSpec) -> None:
     """All that can be said of a merge before its members are opened.
 
@@ -203,7 +205,6 @@ def check_spec(spec: MergeSpec) -> None:
                 f"unknown merge method '{rule.method}': use one of {', '.join(METHODS)}"
             )
         method = METHODS[rule.method]
-        checked_parameters(method, rule.parameters)
         low, high = method.members
         if len(spec.members) < low or (high is not None and len(spec.members) > high):
             wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
@@ -217,6 +218,22 @@ def check_spec(spec: MergeSpec) -> None:
             raise UserError(
                 f"{len(rule.weights)} weights for {len(spec.members)} members: give one a member"
             )
+        _try(rule, len(spec.members))
+
+
+def _try(rule: Rule, members: int) -> None:
+    """Weights or parameters that a method cannot work with show on any numbers."""
+    if rule.weights is not None and not np.isfinite(rule.weights).all():
+        raise UserError(f"{rule.method}: weights have to be finite, not {list(rule.weights)}")
+    method = METHODS[rule.method]
+    parameters: dict[str, Any] = dict(checked_parameters(method, rule.parameters))
+    if method.stochastic:
+        parameters["salt"] = ""
+    ones = [np.ones(1, np.float32)] * (members + 1)
+    weights = np.array(rule.weights) if rule.weights is not None else None
+    base = ones[0] if method.needs_base else None
+    with np.errstate(all="ignore"):
+        method.function(ones[:members], weights, base, **parameters)
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
