@@ -126,6 +126,8 @@ def convert(
     print(f"converted {size}{classes}: {done.output}")
     if done.dropped:
         print(f"left out: {', '.join(done.dropped)}")
+    if done.added:
+        print(f"missing, 0 is taken: {', '.join(done.added)}")
 
 
 def register(app: typer.Typer) -> None:

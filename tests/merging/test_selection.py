@@ -362,8 +362,8 @@ def test_any_text_selects_something_or_is_refused(text):
 def test_a_regex_that_backtracks_is_stopped():
     start = time.monotonic()
     with pytest.raises(UserError, match="takes more than 2 seconds") as caught:
-        select(r"re:(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)\8\7\6\5\4\3\2\1!", B5)
-    assert time.monotonic() - start < 10
+        select(r"re:(?:.*?.*?){20}(.)\1{3}", B5)
+    assert time.monotonic() - start < 30
     assert "\n" not in str(caught.value)
 
 
