@@ -34,6 +34,10 @@ def inspect(
 
     path, record = read_record(folder) or (folder, read_merge_record(folder / MERGE_FILE))
     states = member_states(record) if path.name == MERGE_FILE else []
+    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
+    if json_file is not None:
+        rows = [{"path": state.path, "state": state.state} for state in states]
+        write_json(json_file, {**record, "states": rows, "weights": own})
     for rule in record.get("rules", []):
         weights = f", weights {rule['weights']}" if rule["weights"] else ""
         print(
@@ -44,11 +48,7 @@ def inspect(
     print("".join(f"{line}\n" for line in change_lines(record.get("changes", []))), end="")
     for state in states:
         print(f"{state.state:8} {state.path}")
-    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
     print(f"{own:8} {folder} (the weights that {path.name} describes)")
-    if json_file is not None:
-        rows = [{"path": state.path, "state": state.state} for state in states]
-        write_json(json_file, {**record, "states": rows, "weights": own})
     if own == "changed" or any(state.state in ("changed", "gone") for state in states):
         raise typer.Exit(EXIT_CHANGED)
 

@@ -1,6 +1,7 @@
 """How images are normalised before the network: RGB, channel by channel, on 0..255."""
 
 from dataclasses import dataclass
+from typing import Any
 
 # ImageNet's: what every SegFormer of the original is trained with.
 MEAN = (123.675, 116.28, 103.53)
@@ -50,3 +51,10 @@ class Normalisation:
 
 
 IMAGENET = Normalisation()
+
+
+def normalisation_of(model: Any) -> Normalisation:
+    """How a network's images are normalised: as its folder says, ImageNet's way without one."""
+    found = getattr(model, "normalisation", IMAGENET)
+    assert isinstance(found, Normalisation)
+    return found

@@ -19,6 +19,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Far beyond every SegFormer, small enough that whatever is within can be tried out.
 _MOST_STAGES, _MOST_BLOCKS, _WIDEST, _MOST_CLASSES = 9, 1000, 65_536, 65_536
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+_LONGEST_NAME = 200
 _RGB = 3
 # Defaults of transformers.
 _SHARES = {
@@ -164,8 +165,10 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
     numbers = [str(number) for number in range(len(names))]
     if set(names) != set(numbers):
         raise fields.wrong("id2label", f"its keys have to be the numbers 0 to {len(names) - 1}")
-    if not all(isinstance(name, str) and _printable(name) for name in names.values()):
-        raise fields.wrong("id2label", "its values have to be names")
+    if not all(isinstance(name, str) and _is_name(name) for name in names.values()):
+        raise fields.wrong(
+            "id2label", f"its values have to be names (of at most {_LONGEST_NAME} characters)"
+        )
     if count not in (None, len(names)):
         raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
     return tuple(names[number] for number in numbers)
@@ -182,9 +185,9 @@ def _dtype(fields: JsonFields) -> str | None:
     return found.pop().removeprefix("torch.") if found else None
 
 
-def _printable(name: str) -> bool:
+def _is_name(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return bool(name.strip())
+    return bool(name.strip()) and len(name) <= _LONGEST_NAME

@@ -13,6 +13,7 @@ VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
 _NAMED = 3
+_LONGEST = 120
 
 
 def fitting_places(
@@ -27,7 +28,8 @@ def fitting_places(
             there and may be any.
 
     Returns:
-        On-disk name -> place, of the network's tensors.
+        On-disk name -> place, of the network's tensors; BatchNorm's count of batches, which
+        nothing reads, may lack.
 
     Raises:
         UserError: tensors are missing, left over, of another shape, or no floats; the first few
@@ -45,15 +47,10 @@ def fitting_places(
     if problems:
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise UserError(
-            f"{checkpoint.originals[0]} does not fit {description.file}: "
+            f"{description.label}: its tensors are not those of {description.file}: "
             f"{'; '.join(problems[:_NAMED])}{more}"
         )
-    return {name: held[name] for name in shapes}
-
-
-def float_dtypes(places: Mapping[str, TensorPlace]) -> set[str]:
-    """The dtypes of the tensors of floating point, as ``config.json`` calls them."""
-    return {FLOATS[place.dtype] for place in places.values() if place.dtype in FLOATS}
+    return {name: held[name] for name in shapes if name in held}
 
 
 def _problems(
@@ -61,11 +58,16 @@ def _problems(
 ) -> Iterator[str]:
     for name, place in held.items():
         if name not in shapes:
-            yield f"{place.name!a} has no place in the network"
+            yield f"{_shown(place.name)} has no place in the network"
         elif place.shape != shapes[name]:
-            yield f"{place.name!a} is {list(place.shape)}, not {list(shapes[name])}"
+            yield f"{_shown(place.name)} is {list(place.shape)}, not {list(shapes[name])}"
         elif place.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
-            yield f"{place.name!a} is of dtype {place.dtype}"
+            yield f"{_shown(place.name)} is of dtype {place.dtype}"
     for name in shapes:
-        if name not in held:
+        if name not in held and name != COUNTER:
             yield f"{name} is missing"
+
+
+def _shown(name: str) -> str:
+    shown = ascii(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."

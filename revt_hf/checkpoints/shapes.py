@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CLASSIFIER = "decode_head.classifier"
 _RGB = 3
 
 
@@ -23,19 +24,6 @@ class Architecture:
     patch_sizes: tuple[int, ...] = (7, 3, 3, 3)
     strides: tuple[int, ...] = (4, 2, 2, 2)
     hidden_act: str = "gelu"
-
-    @property
-    def minimum_input(self) -> int:
-        """The smallest side of the network's input, in pixels: 29 for every size B0..B5.
-
-        Each stage has to leave as many rows and columns as its attention reads at once.
-        """
-        needed = 1
-        for stage in reversed(range(len(self.depths))):
-            needed = max(needed, self.sr_ratios[stage])
-            patch, padding = self.patch_sizes[stage], self.patch_sizes[stage] // 2
-            needed = (needed - 1) * self.strides[stage] + patch - 2 * padding
-        return max(needed, 1)
 
     def differences(self, other: "Architecture") -> dict[str, tuple[Any, Any]]:
         """Field -> this one's value and the other's, where they differ."""
@@ -93,7 +81,7 @@ def _head(of: Architecture, classes: int) -> Iterator[tuple[str, tuple[int, ...]
     for statistic in ("running_mean", "running_var"):
         yield f"decode_head.batch_norm.{statistic}", (width,)
     yield "decode_head.batch_norm.num_batches_tracked", ()
-    yield from _layer("decode_head.classifier", classes, width, 1, 1)
+    yield from _layer(CLASSIFIER, classes, width, 1, 1)
 
 
 def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.class_order import rows_by_train_id
 from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
+from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.files import file_sha256
@@ -89,6 +91,9 @@ class Blender:
             missing = [name for name in self._tensors(self.model) if name not in self._place]
             if missing:
                 raise UserError(f"{self.members[0]} does not hold the tensor {missing[0]}")
+            # The files keep their order of classes, the model has the train ids'.
+            description = self._plan.sources[0].says.description
+            self._rows = list(rows_by_train_id(description)) if description else []
         except BaseException:
             self._stack.close()
             raise
@@ -118,6 +123,7 @@ class Blender:
         digests = [
             {path.name: file_sha256(path) for path in source.originals} for source in self._sources
         ]
+        self._plan.check_unchanged()
         record = merge_record(self._plan, digests)
         return {"members": record["members"], "base": record["base"]}
 
@@ -132,6 +138,8 @@ class Blender:
             # Whole numbers, such as BatchNorm's count of batches, are no weights.
             if item.dtype in FLOATS:
                 blended = self._blended(self._place[name], blend).reshape(item.shape)
+                if name.startswith(CLASSIFIER):
+                    blended = blended[self._rows]
                 tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
 
     def _blended(self, place: int, blend: Blend) -> NDArray[Any]:

@@ -25,7 +25,7 @@ from revt_hf.experiments.graph import (
 )
 from revt_hf.files import file_sha256, write_json
 from revt_hf.recipe import DomainSpec
-from revt_hf.training.checkpoints import newest_checkpoint
+from revt_hf.training.checkpoints import newest_checkpoint, training_folder
 
 State = Literal["done", "stale", "begun", "missing"]
 _LEDGER = ".steps"
@@ -196,9 +196,13 @@ class Ledger:
             if inputs is not None and entry.get("inputs") == inputs and self._same(result, entry):
                 return Status("done")
         note = self.missing_data(step.id) or ""
-        begun = newest_checkpoint(self.folder_of(step.id)) if isinstance(step.work, Train) else None
-        if begun and not entry and isinstance(step.work, Train):
-            return Status("begun", note or f"step {begun[1]} of {step.work.recipe.train.steps}")
+        if isinstance(step.work, Train):
+            own = self.folder_of(step.id)
+            folder = training_folder(own)
+            begun = newest_checkpoint(folder)
+            # Beside an older result lies what is to replace it.
+            if begun and (not entry or folder != own):
+                return Status("begun", note or f"step {begun[1]} of {step.work.recipe.train.steps}")
         return Status("stale" if entry else "missing", note)
 
     def _same(self, result: Path, entry: Mapping[str, Any]) -> bool:

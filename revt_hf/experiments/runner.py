@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ from revt_hf.experiments.merging import make_merge
 from revt_hf.files import readable_os_errors
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.checkpoints import training_folder
 
 _LOCKS = ".steps"
 
@@ -102,6 +104,21 @@ def chosen_steps(graph: Graph, how: HowToRun) -> list[Step]:
     return [step for step in _ordered(graph) if step.id in wanted]
 
 
+def launcher_words(launcher: str | None) -> list[str]:
+    """A launcher's program and arguments; none without one.
+
+    Raises:
+        UserError: its quotes do not fit together, or there is no such program.
+    """
+    try:
+        words = shlex.split(launcher or "")
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher}: {str(error).lower()}") from error
+    if words and shutil.which(words[0]) is None:
+        raise UserError(f"--launcher {launcher}: there is no program '{words[0]}'")
+    return words
+
+
 def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
     """Do what is not done yet.
 
@@ -116,6 +133,7 @@ def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
         UserError: ``how`` does not fit; steps that fail are in the outcome.
     """
     steps = chosen_steps(graph, how)
+    launcher_words(how.launcher)
     with readable_os_errors(folder):
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
     with bars(how.quiet) as progress:
@@ -151,7 +169,7 @@ class _Run:
         waiting = self._unfinished(steps)
         if not waiting:
             return
-        launcher = shlex.split(self._how.launcher) if self._how.launcher else [sys.executable]
+        launcher = launcher_words(self._how.launcher) or [sys.executable]
         places = self._how.places or _places()
         locks: dict[str, FileLock] = {}
         with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
@@ -195,7 +213,8 @@ class _Run:
             )
         folder = self._ledger.folder_of(step.id)
         # Begun with another recipe, it must begin anew.
-        begun = (folder / RECIPE_FILE).is_file() and recorded_recipe(folder) == recipe
+        trained = training_folder(folder)
+        begun = (trained / RECIPE_FILE).is_file() and recorded_recipe(trained) == recipe
         resume = begun and self._ledger.status(step.id).state == "begun"
         return Job(step.id, recipe, folder, resume)
 

@@ -20,6 +20,7 @@ from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
@@ -82,7 +83,7 @@ def score(
     }
     rows: dict[str, list[dict[str, Any]]] = {step_id: [] for step_id in networks}
     for split in graph.splits:
-        pictures = load_spec(split.spec, split.split)
+        pictures = load_labelled(split.spec, split.split)
         results = evaluate_models(
             segmenters,
             pictures,

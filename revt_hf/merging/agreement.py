@@ -54,14 +54,16 @@ def check_agreement(first: Described, other: Described, encoder_only: bool = Fal
     Args:
         first: a member.
         other: another one, or the base.
-        encoder_only: nothing else of ``other`` is used (its head and classes may differ).
+        encoder_only: nothing else of ``other`` is used: its head, classes and image sizes may
+            differ.
 
     Raises:
         UserError: they differ; the differences are named.
     """
     found = list(_encoder_differences(first, other, encoder_only))
+    found += _processor_differences(first, other, encoder_only)
     if not encoder_only:
-        found += [*_class_differences(first, other), *_processor_differences(first, other)]
+        found += _class_differences(first, other)
     _refuse(other.label, f"does not match {first.label}", found)
 
 
@@ -130,13 +132,13 @@ def _class_differences(first: Described, other: Described) -> Iterator[str]:
     yield f"{what}: number {place} is {theirs[place]!a}, not {ours[place]!a}"
 
 
-def _processor_differences(first: Described, other: Described) -> Iterator[str]:
+def _processor_differences(first: Described, other: Described, values_only: bool) -> Iterator[str]:
     """Normalisation, for which a folder without the file has ImageNet's; the rest of two files."""
     if first.description is None or other.description is None:
         return
     ours: Mapping[str, Any] = asdict(first.description.normalisation)
     theirs: Mapping[str, Any] = asdict(other.description.normalisation)
-    if first.processor is not None and other.processor is not None:
+    if not values_only and first.processor is not None and other.processor is not None:
         ours, theirs = first.processor, other.processor
     for key, value in ours.items():
         if theirs[key] != value:

@@ -30,7 +30,6 @@ from revt_hf.checkpoints.tensors import (
     WEIGHTS_FILE,
     Checkpoint,
 )
-from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import NOWHERE, MergeSpec, Plan, Source, make_plan
 from revt_hf.merging.record import check_repeated, merge_record
@@ -88,15 +87,13 @@ def merge(
     options = options or MergeOptions()
     overwrite = overwrite or options.overwrite
     target = Path(output)
-    check_output(target, overwrite)
-    for member in spec.members:
-        if target.resolve() == Path(member).resolve():
-            raise UserError(f"the output {target} is also a member: choose another output")
+    inputs = (*spec.members, spec.base)
+    check_output(target, overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
         description = result_description(plan)
         evaluation = _evaluation(plan)
-        with atomic_folder(target, overwrite) as scratch:
+        with atomic_folder(target, overwrite, inputs) as scratch:
             record, tensors = _write_weights(plan, scratch / WEIGHTS_FILE, options)
             record |= {"evaluation": evaluation, "tensors_sha256": tensors}
             plan.check_unchanged()

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import confusion_of
 from revt_hf.files import check_output
 from revt_hf.merging.recalibration import recalibrate
@@ -64,9 +65,10 @@ def recalibrate_command(
     Raises:
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
-    check_output(output, overwrite)
+    inputs = [model, *(path for source in sources for path in source.inputs)]
+    check_output(output, overwrite, inputs)
     rows = spread_pictures(sources, pictures)
-    held_out = [load_spec(source, source.val) for source in sources] if score_val else []
+    held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))
     before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:

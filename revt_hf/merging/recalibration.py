@@ -33,6 +33,7 @@ from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
 from revt_hf.modeling import load_model
+from revt_hf.normalisation import normalisation_of
 
 _MEAN = VARIANCE.replace("var", "mean")
 _DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
@@ -80,7 +81,8 @@ def measured_statistics(
     handle = layer.register_forward_pre_hook(moments)
     try:
         for row in pictures:
-            model(pixel_values=prepare(row["image"], protocol).to(model.device))
+            pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
+            model(pixel_values=pixels.to(model.device))
             on_picture()
     finally:
         handle.remove()
@@ -130,9 +132,7 @@ def recalibrate(
             describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
     """
     folder, target = Path(source), Path(output)
-    check_output(target, overwrite)
-    if folder.resolve() == target.resolve():
-        raise UserError(f"the output {target} is the model itself: choose another output")
+    check_output(target, overwrite, [source])
     seen = 0
 
     def counted() -> None:
@@ -156,7 +156,7 @@ def recalibrate(
         tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
         processor = read_processor(folder)
         checkpoint.stamps.check()
-    with atomic_folder(target, overwrite) as scratch:
+    with atomic_folder(target, overwrite, [source]) as scratch:
         save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
         change = {
             "kind": "recalibrated",

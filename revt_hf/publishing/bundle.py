@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.model_files import common_dtype
 from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
-from revt_hf.files import file_sha256, write_json, write_text
+from revt_hf.files import file_sha256, read_json_object, write_json, write_text
 from revt_hf.merging.record import CHANGES_FILE, recorded_changes
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
-from revt_hf.publishing.facts import ModelCardFacts, read_json_object
+from revt_hf.publishing.facts import ModelCardFacts
+from revt_hf.publishing.hub import CARD_FILE
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import Member, published_recipe
 from revt_hf.publishing.weights import copy_weights
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
-CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# What transformers imports from a repository with trust_remote_code.
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
 _OWN |= {CHANGES_FILE}
 _MEMBERS = "members"
@@ -66,35 +68,29 @@ def check_files(folder: Path) -> None:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is not a whole SegFormer of finite weights.
+    """Refuse a folder that :func:`revt_hf.modeling.load_model` would not take as it is.
 
     Raises:
-        UserError: a file or tensor is missing, there is one too many, a weight is not finite, or
-            the weights are not those that the folder's record describes.
+        UserError: as it says; a file is missing; ``config.json`` names another dtype than the
+            weights have; or the weights are not those that the folder's record describes.
     """
     check_files(folder)
-    for name in _CONFIG_FILES:
-        read_json_object(folder / name)
-    present = _finite_tensors(folder / WEIGHTS_FILE)
-    wanted = {disk_name(name) for name in load_model(folder).state_dict()}
-    extra = sorted(present - wanted)
-    if extra:
-        raise UserError(f"{folder / WEIGHTS_FILE} holds {extra[0]}, which its SegFormer has not")
+    load_model(folder)
+    described = read_description(folder)
+    with open_checkpoint(folder) as checkpoint:
+        dtype = common_dtype(place.dtype for place in checkpoint.places.values())
+        others = [p.name for name, p in checkpoint.places.items() if disk_name(p.name) != name]
+        others += checkpoint.dropped
+    if others:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE} holds {listed(others)}, which transformers would not load: "
+            "revt merge and revt convert give a folder that it does"
+        )
+    if described.dtype not in (None, dtype):
+        raise UserError(
+            f"{described.file} says {described.dtype}, the weights are {dtype}: correct its dtype"
+        )
     recorded_changes(folder)
-
-
-def _finite_tensors(path: Path) -> set[str]:
-    """The names of a file's tensors, each looked through."""
-    names = set()
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if not torch.isfinite(file.get_tensor(name)).all():
-                    raise UserError(f"{path}: {name} holds NaN or infinity: the model is of no use")
-                names.add(disk_name(name))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file") from error
-    return names
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
@@ -162,4 +158,12 @@ def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[M
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(read_json_object(folder / name)))
+        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that asks nobody to run a module beside it, or of another repository."""
+    if isinstance(value, Mapping):
+        kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
+        return {key: _without_code(inner) for key, inner in kept}
+    return [*map(_without_code, value)] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from revt_hf.errors import UserError
 from revt_hf.publishing.places import without_places
-from revt_hf.recipe import validation_sentence
+from revt_hf.sections import validation_sentence
 
 _ROWS = "a list of results as 'revt evaluate --json' writes it"
 
