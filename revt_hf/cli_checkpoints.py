@@ -22,24 +22,34 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="A merged SegFormer.")],
     json_file: Json = None,
 ) -> None:
-    """Print how a merge was made, and whether its members are still the same."""
+    """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.files import write_json
-    from revt_hf.merging.record import member_states, read_merge_record
+    from revt_hf.merging.record import (
+        change_lines,
+        describes,
+        member_states,
+        read_merge_record,
+        read_record,
+    )
 
-    record = read_merge_record(folder / MERGE_FILE)
-    states = member_states(record)
+    path, record = read_record(folder) or (folder, read_merge_record(folder / MERGE_FILE))
+    states = member_states(record) if path.name == MERGE_FILE else []
+    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
     if json_file is not None:
         rows = [{"path": state.path, "state": state.state} for state in states]
-        write_json(json_file, {**record, "states": rows})
-    for rule in record["rules"]:
+        write_json(json_file, {**record, "states": rows, "weights": own})
+    for rule in record.get("rules", []):
         weights = f", weights {rule['weights']}" if rule["weights"] else ""
         print(
             f"{rule['method']} of '{rule['select']}'{weights} {rule['parameters'] or ''}".rstrip()
         )
-    print(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
+    if "head" in record:
+        print(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
+    print("".join(f"{line}\n" for line in change_lines(record.get("changes", []))), end="")
     for state in states:
         print(f"{state.state:8} {state.path}")
-    if any(state.state in ("changed", "gone") for state in states):
+    print(f"{own:8} {folder} (the weights that {path.name} describes)")
+    if own == "changed" or any(state.state in ("changed", "gone") for state in states):
         raise typer.Exit(EXIT_CHANGED)
 
 
@@ -116,6 +126,8 @@ def convert(
     print(f"converted {size}{classes}: {done.output}")
     if done.dropped:
         print(f"left out: {', '.join(done.dropped)}")
+    if done.added:
+        print(f"missing, 0 is taken: {', '.join(done.added)}")
 
 
 def register(app: typer.Typer) -> None:
