@@ -8,6 +8,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
+from revt_hf.labels import CLASSES
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 
 
@@ -15,7 +16,11 @@ from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 def model():
     torch.manual_seed(0)
     config = SegformerConfig(
-        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 40, 64], decoder_hidden_size=16, num_labels=19
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 40, 64],
+        decoder_hidden_size=16,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: train_id for train_id, name in enumerate(CLASSES)},
     )
     return SegformerForSemanticSegmentation(config).eval()
 

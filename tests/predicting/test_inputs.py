@@ -21,7 +21,7 @@ def _touch(folder, *files):
 
 
 def _found(*places, output="out"):
-    return {str(item.path): item.name for item in find_inputs(places, Path(output))}
+    return {str(item.path): item.name for item in find_inputs(places, Path(output))[0]}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_folders_are_searched_with_all_that_is_in_them(tmp_path):
     files = ("b.JPG", "a/x.png", "a/drive.mp4", "notes.txt", ".hidden.png", "a/x.json")
     _touch(tmp_path / "in", *files)
     folder = tmp_path / "in"
-    found = find_inputs([folder], tmp_path / "out")
+    found, _ = find_inputs([folder], tmp_path / "out")
     assert [(item.name, item.is_video) for item in found] == [
         ("a/drive", True),
         ("a/x", False),

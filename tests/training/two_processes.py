@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
-from tiny import tiny_recipe
+from tiny import in_float64, tiny_recipe
 
 from revt_hf.cli import main
 from revt_hf.errors import UserError
@@ -65,7 +65,8 @@ def _train_all(folder: Path) -> None:
     state.wait_for_everyone()
     for name, (batch_size, accumulation, loss) in DETERMINED.items():
         recipe = determined(batch_size=batch_size, gradient_accumulation=accumulation, loss=loss)
-        train(recipe, folder / name, RunOptions(quiet=True, overwrite=True))
+        with in_float64():
+            train(recipe, folder / name, RunOptions(quiet=True, overwrite=True))
     whole, resumed = folder / "whole", folder / "resumed"
     _command(usual, "--output", whole)
     if state.is_main_process:
