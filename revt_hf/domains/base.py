@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from revt_hf.domains.reading import Decode
 from revt_hf.errors import DataWarning, UserError
 from revt_hf.labels import LabelTable
-from revt_hf.recipe import validation_sentence
+from revt_hf.sections import validation_sentence
 
 # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
 FEATURES = datasets.Features(

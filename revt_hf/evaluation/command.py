@@ -7,11 +7,11 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated, evaluate_models
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
@@ -105,7 +105,7 @@ def evaluate_command(
         protocol = chosen_protocol(models, options.bound, options.protocol)
         segmenters = _segmenters(models, options)
     loaded = local_main_first(
-        processes, lambda: [(split, load_spec(split.spec, split.split)) for split in splits]
+        processes, lambda: [(split, load_labelled(split.spec, split.split)) for split in splits]
     )
     results: list[Evaluated] = []
     with failing_together(processes):

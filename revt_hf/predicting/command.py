@@ -18,11 +18,13 @@ from revt_hf.evaluation.command import chosen_protocol, load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.loading import Row, same_size_batches
 from revt_hf.evaluation.sizes import minimum_side, too_small
-from revt_hf.files import check_output
+from revt_hf.files import check_growing, growing_folder
 from revt_hf.labels import CLASSES, NUM_CLASSES
 from revt_hf.predicting.inputs import Input, find_inputs
-from revt_hf.predicting.saving import Ids, Kept, Outputs, VideoOutputs
+from revt_hf.predicting.saving import KEPT, LEGENDS, Ids, Kept, Outputs, VideoOutputs
 from revt_hf.predicting.video import Video
+
+_WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def predict_command(
     sources = list(dict.fromkeys(str(Path(model)) for model in models))
     names = _model_names(sources)
     outputs = Outputs(output, names, options.kept, options.ids)
-    check_output(output, options.overwrite)
+    check_growing(output, options.overwrite, _WRITTEN, sources)
     inputs, left_out = find_inputs(places, output)
     protocol = chosen_protocol(sources, options.bound, options.protocol)
     segmenters = {
@@ -165,7 +167,10 @@ def predict_command(
     work = _Work(outputs, segmenters, protocol, options)
     work.leave_out(left_out)
     total = sum(not item.is_video for item in inputs)
-    with tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress:
+    with (
+        growing_folder(output, options.overwrite, _WRITTEN, places, inside=True),
+        tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress,
+    ):
         pictures = work.run(inputs, progress)
     named = dict(zip(names, sources, strict=True))
     return Prediction(named, protocol, options.ids, pictures, work.failed)

@@ -55,7 +55,7 @@ def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict
     found: dict[Path, PurePosixPath] = {}
     left_out: dict[str, str] = {}
     for place in places:
-        check_apart(output, place)
+        check_apart(output, [place], inside=True)
         if place.is_dir():
             inside = list(_inside(place, output, left_out))
             if not inside and not left_out:

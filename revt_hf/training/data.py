@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from revt_hf.augment import Pipeline, augment
+from revt_hf.cores import one_thread
 from revt_hf.domains import load_spec
 from revt_hf.domains.prepared import load_prepared
 from revt_hf.errors import UserError
@@ -145,6 +146,7 @@ def training_loader(
         sampler=_FromPosition(first_position, len(crops)),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -156,8 +158,11 @@ def derived_seed(*parts: int) -> int:
 
 def _mixture(
     seed: int, weights: Sequence[float], positions: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.int64]]:
     """Which source each position draws from, and how many it has drawn from it before."""
+    if len(weights) == 1:
+        # Neither takes memory.
+        return np.broadcast_to(np.uint8(0), positions), range(positions)
     bounds = np.cumsum(weights) / np.sum(weights)
     draws = np.random.default_rng([seed, _MIXTURE]).random(positions)
     drawn = np.minimum(np.searchsorted(bounds, draws, side="right"), len(weights) - 1)

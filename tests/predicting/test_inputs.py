@@ -86,8 +86,8 @@ def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
         ("nowhere", "nowhere: there is no such file or folder"),
         ("empty", "empty holds no pictures or videos (avi, bmp, jpeg"),
         ("model", "model holds no pictures but a model: name it with --model"),
-        ("out", "out is or holds the data's own folder"),
-        ("out/a.png", "out is or holds the data's own folder"),
+        ("out", "out is or holds the input"),
+        ("out/a.png", "out is or holds the input"),
     ],
 )
 def test_places_that_cannot_be_used(tmp_path, place, words):
