@@ -71,6 +71,16 @@ def test_a_split_that_is_asked_for_but_cannot_be_read_is_a_problem(revt, root, t
     assert "absent.txt" in text
 
 
+def test_a_split_of_other_suffixes_only_is_a_problem(revt, root, tmp_path):
+    for kind in ("img_dir", "ann_dir"):
+        (root / kind / "val").mkdir()
+        (root / kind / "val" / "1.bmp").touch()
+    code, text, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    assert [problem["file"] for problem in report["problems"]] == ["val"]
+    assert "1 with other suffixes, such as" in text
+
+
 def test_a_split_without_a_labelled_pixel_is_a_problem(revt, root, tmp_path):
     for path in (root / "ann_dir" / "train").iterdir():
         cv2.imwrite(str(path), np.full((8, 10), 255, np.uint8))

@@ -273,3 +273,14 @@ def test_a_size_that_differs_by_a_turn_names_exif(load, root):
     with pytest.raises(UserError, match=r"8x6.*6x8.*EXIF orientation 6"):
         load()[0]
     assert load(labels_follow_exif=True)[0]["label"].shape == (8, 6)
+
+
+def test_images_and_labels_in_one_folder_are_not_taken_for_each_other(load, root):
+    for number, name in enumerate(("d.jpg", "d.png", "e.jpg", "e.png")):
+        mode = "L" if number % 2 else "RGB"
+        (root / "all").mkdir(exist_ok=True)
+        Image.new(mode, (8, 6)).save(root / "all" / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = load("all", image_dir="all", label_dir="all", image_suffix=".jpg")
+    assert [row["name"] for row in rows] == ["d", "e"]
