@@ -56,6 +56,10 @@ def train(
     from revt_hf.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if not resume:
+        from revt_hf.files import check_output
+
+        check_output(output, overwrite, [recipe])
     from revt_hf.training.loop import RunOptions
     from revt_hf.training.loop import train as run_training
 

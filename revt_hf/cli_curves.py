@@ -27,7 +27,7 @@ def curves(
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
-    check_output_file(output, inputs=results)
+    check_output_file(output, inputs=[path for path in results if path.is_file()])
     found = build_curves(read_measurements(results), protocol, classes)
     draw_curves(found, output)
     if json_file is not None:

@@ -71,8 +71,10 @@ def table(
     if not results:
         raise UserError("name RESULTS: evaluations (JSON) or folders of them")
     chosen = table_format(format)
-    check_output_file(output, inputs=results)
-    check_output_file(json_file, inputs=results)
+    # Of folders only JSON files are read.
+    read = [path for path in results if path.is_file() or (output and output.suffix == ".json")]
+    check_output_file(output, inputs=read)
+    check_output_file(json_file, inputs=[path for path in results if path.is_file()])
     measurements = read_measurements(results)
     tables = build_tables(measurements, options)
     if json_file is not None:

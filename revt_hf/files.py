@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ from typing import Any
 from revt_hf.errors import UserError, readable_os_errors
 from revt_hf.locks import lock_file
 from revt_hf.markers import mark_output
-from revt_hf.output_rules import Place, check_apart, check_output, check_output_file
+from revt_hf.output_rules import (
+    Place,
+    check_apart,
+    check_growing,
+    check_output,
+    check_output_file,
+)
 from revt_hf.replacing import (
     beside,
     clear_files,
@@ -29,6 +35,7 @@ __all__ = [
     "atomic_folder",
     "beside",
     "check_apart",
+    "check_growing",
     "check_output",
     "check_output_file",
     "file_sha256",
@@ -102,15 +109,15 @@ def atomic_folder(
 def growing_folder(
     target: Path,
     overwrite: bool,
-    patterns: Iterable[str],
-    inputs: Iterable[Place] = (),
+    patterns: Collection[str],
+    inputs: Collection[Place] = (),
     inside: bool = False,
 ) -> Iterator[None]:
     """Write into a folder file by file; what is there and is not written anew stays.
 
     Args:
         target: the output.
-        overwrite: as in :func:`check_output`.
+        overwrite: go on where files are already; those of these names must be ours.
         patterns: what may be written, as in :func:`revt_hf.markers.mark_output`.
         inputs: as in :func:`check_output`.
         inside: the output may lie in an input.
@@ -118,12 +125,15 @@ def growing_folder(
     Raises:
         UserError: see :func:`check_output`; or it is being written or cannot be written.
     """
+    place = real_path(target)
     with locked(target):
-        check_output(target, overwrite, inputs, inside)
+        check_growing(target, overwrite, patterns, inputs, inside)
         with readable_os_errors(target):
-            real_path(target).mkdir(exist_ok=True)
-            mark_output(real_path(target), patterns)
+            place.mkdir(exist_ok=True)
+            mark_output(place, patterns, patterns)
         yield
+        with readable_os_errors(target):
+            mark_output(place, files=patterns)
 
 
 @contextmanager

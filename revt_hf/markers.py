@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,15 +12,18 @@ SCRATCH_PREFIX = ".revt-"
 _FORMAT = "revt_hf.output/1"
 
 
-def mark_output(folder: Path, patterns: Iterable[str] = ()) -> None:
+def mark_output(
+    folder: Path, patterns: Iterable[str] = (), files: Collection[str] = ("*",)
+) -> None:
     """Write the marker of a folder that we have written or are about to write.
 
     Args:
         folder: the output.
         patterns: relative paths (``fnmatch``; ``*`` also matches ``/``) that may be written later.
+        files: patterns of what is there now and is ours.
     """
-    files = [path for path in _files(folder) if not _is_passing(path)]
-    value = {"format": _FORMAT, "files": sorted(files), "patterns": list(patterns)}
+    ours = [path for path in _files(folder) if not _is_passing(path) and _fits(path, files)]
+    value = {"format": _FORMAT, "files": sorted(ours), "patterns": list(patterns)}
     (folder / MARKER_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
@@ -29,13 +32,17 @@ def is_marked(folder: Path) -> bool:
     return _read(folder) is not None
 
 
-def foreign_file(folder: Path) -> str | None:
-    """The first file of a marked folder that we did not write, relative; None if all are ours."""
+def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
+    """The first file of a folder that we did not write, relative; None if all are ours.
+
+    Args:
+        folder: with or without a marker.
+        among: patterns of the files to look at.
+    """
     files, patterns = _read(folder) or (set(), [])
     for path in sorted(_files(folder)):
-        if path in files or _is_passing(path):
-            continue
-        if not any(fnmatchcase(path, pattern) for pattern in patterns):
+        ours = path in files or _is_passing(path) or _fits(path, patterns)
+        if not ours and _fits(path, among):
             return path
     return None
 
@@ -56,6 +63,10 @@ def _files(folder: Path) -> Iterator[str]:
         links = [name for name in folders if Path(above, name).is_symlink()]
         for name in (*files, *links):
             yield Path(above, name).relative_to(folder).as_posix()
+
+
+def _fits(path: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _is_passing(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Which outputs are refused: the one rule of every command that writes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from revt_hf.errors import UserError, readable_os_errors
@@ -12,33 +12,23 @@ Place = str | Path | None
 _ELSEWHERE = "choose another output"
 
 
-def check_output(
-    path: Path, overwrite: bool, inputs: Iterable[Place] = (), inside: bool = False
-) -> None:
+def check_output(path: Path, overwrite: bool, inputs: Iterable[Place] = ()) -> None:
     """Refuse an output folder that would destroy something.
 
     Args:
         path: the folder; a link stands for what it leads to.
         overwrite: whether a folder that we wrote may be replaced.
         inputs: everything the command reads; Hub ids and None are passed over.
-        inside: it may lie in an input.
 
     Raises:
         UserError: ``path`` is, holds or lies in an input; is or holds the working directory or
             the home; is no folder; or is not empty and ``overwrite`` is false, or it holds
             anything that we did not write.
     """
-    check_apart(path, inputs, inside)
-    with readable_os_errors(path):
-        target = real_path(path)
-        if not os.path.lexists(target):
-            _check_writable(path, target)
-            return
-        if not target.is_dir():
-            raise UserError(f"{path} is not a folder: {_ELSEWHERE}")
-        _check_writable(path, target)
-        if not any(target.iterdir()):
-            return
+    check_apart(path, inputs)
+    target = _filled_folder(path)
+    if target is None:
+        return
     if not overwrite:
         raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
     if not is_marked(target):
@@ -46,11 +36,35 @@ def check_output(
             f"{path} was not written by revt, so it is not overwritten: {_ELSEWHERE}, or delete it "
             "yourself"
         )
-    foreign = foreign_file(target)
-    if foreign is not None:
-        raise UserError(
-            f"{path} holds {foreign}, which revt did not write: move it away, or {_ELSEWHERE}"
-        )
+    _check_ours(path, foreign_file(target))
+
+
+def check_growing(
+    path: Path,
+    overwrite: bool,
+    patterns: Collection[str],
+    inputs: Iterable[Place] = (),
+    inside: bool = False,
+) -> None:
+    """Refuse an output folder that is added to, if that would destroy something.
+
+    Args:
+        path: the folder.
+        overwrite: whether it may hold something.
+        patterns: what may be written; all other files stay as they are.
+        inputs: as in :func:`check_output`.
+        inside: it may lie in an input.
+
+    Raises:
+        UserError: as :func:`check_output`; of the files only those that might be written count.
+    """
+    check_apart(path, inputs, inside)
+    target = _filled_folder(path)
+    if target is None:
+        return
+    if not overwrite:
+        raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+    _check_ours(path, foreign_file(target, patterns))
 
 
 def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) -> None:
@@ -110,6 +124,27 @@ def check_output_file(
             raise UserError(f"cannot write {path}: {target.parent} may not be written to")
     if not overwrite:
         raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+
+
+def _filled_folder(path: Path) -> Path | None:
+    """Where an output really lies if there is something in it.
+
+    Raises:
+        UserError: it is no folder, or nothing can be written beside it.
+    """
+    with readable_os_errors(path):
+        target = real_path(path)
+        if os.path.lexists(target) and not target.is_dir():
+            raise UserError(f"{path} is not a folder: {_ELSEWHERE}")
+        _check_writable(path, target)
+        return target if target.is_dir() and any(target.iterdir()) else None
+
+
+def _check_ours(path: Path, foreign: str | None) -> None:
+    if foreign is not None:
+        raise UserError(
+            f"{path} holds {foreign}, which revt did not write: move it away, or {_ELSEWHERE}"
+        )
 
 
 def _protected() -> Iterator[tuple[str, Path]]:

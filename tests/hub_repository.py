@@ -13,9 +13,12 @@ _GIVEN = ".gitattributes"
 class Failure:
     """What goes wrong on some requests.
 
-    ``where`` is a part of ``METHOD /path?query``. ``what`` is a status to answer; or ``cut`` (half
-    of the body is read, then the connection ends), ``silence`` (the same, without an end),
-    ``damage`` (the body arrives changed) or ``forget`` (all is done, but the answer is lost).
+    ``where`` is a part of ``METHOD /path?query``, or parts with ``*`` between them. ``what`` is a
+    status to answer, with ``headers`` and ``body``; or ``cut`` (half of the body is read, then the
+    connection ends), ``silence`` (the same, without an end), ``damage`` (the body arrives changed),
+    ``forget`` (all is done, but the answer is lost), ``stall`` and ``half`` (half of the answer's
+    body, then nothing or the end), ``drip`` (byte after byte) or ``wrong`` (the answer's body is
+    changed).
     ``skip`` requests pass first, then ``times`` are hit, or all.
     """
 
@@ -23,9 +26,11 @@ class Failure:
     what: int | str
     skip: int = 0
     times: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
     def hits(self, request: str) -> bool:
-        if self.where not in request or self.times == 0:
+        if self.times == 0 or not all(part in request for part in self.where.split("*")):
             return False
         if self.skip:
             self.skip -= 1

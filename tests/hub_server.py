@@ -10,46 +10,64 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub
+import pytest
 from hub_repository import COMMIT, Hub, Repository
 
+TOKEN = "hf_secretsecretsecret"
 _WRONG_TOKEN = "Invalid credentials in Authorization header"
-_LARGE = (".parquet", ".safetensors")
+_LARGE = (".parquet", ".safetensors", ".bin")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     hub: Hub
+    trouble: int | str | None = None
 
-    def answer(self, body: bytes, etag: str = "", status: int = 200, commit: str = "") -> None:
+    def answer(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if etag:
-            self.send_header("ETag", f'"{etag}"')
-            self.send_header("X-Repo-Commit", commit)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if self.trouble == "wrong":
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if self.trouble in ("stall", "half"):
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.hub.reached.set()
+            if self.trouble == "stall":
+                self.hub.ended.wait(60)
+            self._cut()
+            return
+        for byte in body if self.trouble == "drip" else ():
+            self.wfile.write(bytes([byte]))
+            if self.hub.ended.wait(0.02):
+                return
+        if self.trouble != "drip":
             self.wfile.write(body)
 
     def answer_json(self, value: Any, status: int = 200) -> None:
         self.answer(json.dumps(value).encode(), status=status)
 
     def refuse(self, status: int, code: str = "", message: str = "") -> None:
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", message)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.answer(b"", status, {"X-Error-Code": code, "X-Error-Message": message})
 
     def do_GET(self) -> None:
         request = f"{self.command} {self.path}"
         self.hub.requests.append(request)
         length = int(self.headers["Content-Length"] or 0)
-        what = next((f.what for f in self.hub.failures if f.hits(request)), None)
+        failure = next((failure for failure in self.hub.failures if failure.hits(request)), None)
+        what = self.trouble = failure.what if failure else None
         if what in ("cut", "silence"):
             self.rfile.read(length // 2)
             self.hub.reached.set()
@@ -61,7 +79,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if what == "damage":
             body = body[:-1] + bytes([body[-1] ^ 1])
         if isinstance(what, int):
-            self.refuse(what)
+            self.answer(failure.body, what, failure.headers)
             return
         if what == "forget":
             self.wfile = io.BytesIO()
@@ -141,19 +159,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         files, below = repository.files(commit), unquote("/".join(rest[2:]))
         if what == "tree":
-            listed = {path: len(content) for path, content in files.items() if below in path}
-            self.answer_json(
-                [{"type": "file", "path": p, "size": s, "oid": p} for p, s in listed.items()]
-            )
+            self.answer_json([_entry(*file) for file in files.items() if below in file[0]])
         elif what == "revision":
             about = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
             siblings = [{"rfilename": path} for path in files]
             self.answer_json({**about, "tags": [], "siblings": siblings})
         elif what == "resolve" and below in files:
-            content = files[below]
-            self.answer(content, hashlib.sha1(content).hexdigest(), commit=commit)
+            self._resolve(below, files[below], commit)
         else:
             self.refuse(404, "EntryNotFound")
+
+    def _resolve(self, path: str, content: bytes, commit: str) -> None:
+        about = {"X-Repo-Commit": commit, "ETag": f'"{_blob_id(content)}"'}
+        if path.endswith(_LARGE):
+            about["X-Linked-ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+        self.answer(content, headers=about)
 
     def _discussions(self, name: str, repository: Repository) -> None:
         about = {"repo": {"name": name, "type": "model"}, "isPullRequest": True, "status": "open"}
@@ -226,12 +246,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    """A file as the Hub lists it."""
+    found = {"type": "file", "path": path, "size": len(content), "oid": _blob_id(content)}
+    if path.endswith(_LARGE):
+        oid = hashlib.sha256(content).hexdigest()
+        found["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 134}
+    return found
+
+
 def _mode(path: str, present: bytes | None) -> dict[str, Any]:
     large = path.endswith(_LARGE)
     found = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
     if present is not None:
-        plain = hashlib.sha1(b"blob %d\0" % len(present) + present)
-        found["oid"] = (hashlib.sha256(present) if large else plain).hexdigest()
+        found["oid"] = hashlib.sha256(present).hexdigest() if large else _blob_id(present)
     return found
 
 
@@ -274,3 +306,15 @@ def serve_uploads(folder: Path, token: str | None = None) -> Iterator[str]:
     """
     with serve_hub(Hub(folder, token)) as hub:
         yield hub.endpoint
+
+
+@contextmanager
+def local_hub(patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that takes one token, which is set; retries do not wait."""
+    # xet does not fall back to plain uploads.
+    patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+    patch.setenv("HF_TOKEN", TOKEN)
+    with serve_hub(Hub(token=TOKEN)) as hub:
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub

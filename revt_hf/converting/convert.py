@@ -11,6 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
@@ -241,9 +242,4 @@ def _name_classes(config: SegformerConfig, given: Any) -> tuple[str, ...]:
 
 
 def _read_config(label: str, folder: Path) -> Any:
-    try:
-        with quiet_transformers():
-            return SegformerConfig.from_pretrained(folder)
-    # A config.json can be wrong in many ways, each with an error class of its own.
-    except Exception as error:
-        raise UserError(f"{label}: its {CONFIG_FILE} is not that of a SegFormer") from error
+    return SegformerConfig(**read_description(folder, label).config())

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
 from revt_hf import __version__
 from revt_hf.domains.base import Domain, Opened
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.markdown import code, text, yaml_text
+from revt_hf.publishing.hub import MARKER
 from revt_hf.publishing.licences import licence_metadata
+from revt_hf.publishing.places import is_place, last_part, without_places
 
 # Upper ends of the Hub's size categories.
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
@@ -98,9 +99,9 @@ def card_text(contents: Contents) -> str:
 
     No path of this machine stands in it.
     """
-    front = _metadata(contents).to_yaml()
+    front = yaml_text(_metadata(contents).to_dict())
     body = "\n\n".join("\n".join(section) for section in _sections(contents))
-    return str(DatasetCard(f"---\n{front}\n---\n\n{body}\n"))
+    return f"---\n{front}---\n\n{body}\n"
 
 
 def _metadata(contents: Contents) -> DatasetCardData:
@@ -130,7 +131,8 @@ def _licence(contents: Contents) -> dict[str, Any]:
 
 
 def _sections(contents: Contents) -> Iterator[list[str]]:
-    yield [f"# {contents.title}"]
+    yield [f"# {text(contents.title)}"]
+    yield [MARKER]
     yield [
         f"Street scenes with a semantic label of {len(CLASSES)} classes for every pixel, written "
         f"by revt_hf {__version__} from {_origin(contents)}.",
@@ -146,7 +148,7 @@ def _sections(contents: Contents) -> Iterator[list[str]]:
 def _origin(contents: Contents) -> str:
     if contents.is_own:
         return "a folder of pictures and labels"
-    return f"the data set `{contents.domain.name}`"
+    return f"the data set {code(contents.domain.name)}"
 
 
 def _source(contents: Contents) -> str:
@@ -159,8 +161,8 @@ def _source(contents: Contents) -> str:
 
 def _terms(contents: Contents) -> Iterator[str]:
     yield (
-        f"{contents.licence_text}. Its terms apply to this copy too: read them before you use it "
-        "or pass it on."
+        f"{text(contents.licence_text)}. Its terms apply to this copy too: read them before you "
+        "use it or pass it on."
     )
     sharing = contents.domain.facts.sharing
     if sharing.allowed == "confirm" and not contents.is_own:
@@ -174,7 +176,7 @@ def _terms(contents: Contents) -> Iterator[str]:
 
 def _counts(contents: Contents) -> Iterator[str]:
     yield from ("| split | pictures |", "|---|---|")
-    yield from (f"| {name} | {opened.images} |" for name, opened in contents.splits.items())
+    yield from (f"| {text(name)} | {opened.images} |" for name, opened in contents.splits.items())
     yield ""
     if contents.bound:
         width, height = contents.bound
@@ -186,10 +188,11 @@ def _counts(contents: Contents) -> Iterator[str]:
         yield "Pictures have their original size and are not encoded anew."
     for name, opened in contents.splits.items():
         if opened.difference:
-            yield f"\nThe split `{name}` is not the official one: {opened.difference}."
+            differs = text(without_places(opened.difference))
+            yield f"\nThe split {code(name)} is not the official one: {differs}."
         if opened.left_out:
-            listed = ", ".join(f"{picture} ({why})" for picture, why in opened.left_out.items())
-            yield f"\nLeft out of `{name}` as defective: {listed}."
+            listed = text(", ".join(f"{last} ({why})" for last, why in opened.left_out.items()))
+            yield f"\nLeft out of {code(name)} as defective: {listed}."
 
 
 def _classes(contents: Contents) -> Iterator[str]:
@@ -197,7 +200,7 @@ def _classes(contents: Contents) -> Iterator[str]:
     yield (
         "`label` is an 8-bit picture with one channel; a pixel's value is the Cityscapes train id "
         f"of its class, {IGNORE_INDEX} is ignored. Made with the label table "
-        + ", ".join(f"`{table}`" for table in tables)
+        + ", ".join(map(code, tables))
         + "."
     )
     yield from ("", "| id | name | colour (RGB) |", "|---|---|---|")
@@ -224,15 +227,15 @@ def _settings(contents: Contents) -> str:
         "splits": list(contents.splits),
         "bound": list(contents.bound) if contents.bound else None,
     }
-    return str(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)).rstrip()
+    return yaml_text(settings).rstrip()
 
 
 def _without_places(value: Any) -> Any:
     """An option's value; of absolute paths only the last part."""
     if isinstance(value, Mapping):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {without_places(str(k)): _without_places(inner) for k, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_without_places(inner) for inner in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return f".../{Path(value).name}"
-    return value
+    if isinstance(value, str) and is_place(value):
+        return f".../{last_part(value)}"
+    return without_places(value)

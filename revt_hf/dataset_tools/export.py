@@ -18,11 +18,19 @@ from revt_hf.dataset_tools.card import Contents, card_text, check_sharing
 from revt_hf.dataset_tools.parallel import in_threads
 from revt_hf.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.domains.base import Opened
-from revt_hf.domains.reading import RAW_SUFFIX, Decode
+from revt_hf.domains.decoding import RAW_SUFFIX
+from revt_hf.domains.reading import Decode
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_text
 from revt_hf.markers import MARKER_FILE
-from revt_hf.publishing.hub import check_repo_id, make_repository, pushing, require_token
+from revt_hf.publishing.hub import (
+    CARD_FILE,
+    check_ours,
+    check_repo_id,
+    make_repository,
+    pushing,
+    require_token,
+)
 from revt_hf.recipe import DomainSpec
 from revt_hf.resize import bounded_label, bounded_resize, bounded_size
 
@@ -85,7 +93,7 @@ def export_parquet(
         output: the folder; complete or not there.
         overwrite: replace ``output`` if it exists.
         push: id of a Hub data set to upload it to; it is made if it does not exist, and its
-            ``data`` folder is replaced.
+            ``data`` folder and card are replaced if they were pushed from here.
         private: the Hub data set is for its owner alone.
         quiet: no progress bars.
 
@@ -124,7 +132,7 @@ def export_parquet(
                 rows, desc=f"export {name}", total=len(pictures), unit="picture", disable=quiet
             )
             _write_split(watched, scratch / _DATA, name)
-        write_text(scratch / "README.md", card_text(contents))
+        write_text(scratch / CARD_FILE, card_text(contents))
     if push is not None:
         _push(output, push, private, quiet)
     return output
@@ -253,6 +261,9 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
     )
     with pushing(repository, hub, quiet, f"{folder} is complete: push it later with '{later}'"):
         make_repository(hub, repository, "dataset", private)
+        head = hub.dataset_info(repository)
+        there = [sibling.rfilename for sibling in head.siblings or ()]
+        check_ours(hub, repository, "dataset", str(head.sha), there)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",
@@ -261,4 +272,6 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
             commit_message="Export by revt_hf",
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
+            # Whoever was faster is not overwritten.
+            parent_commit=head.sha,
         )

@@ -23,7 +23,14 @@ from revt_hf.diagnosing.scoring import Data, load_data
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, requested_splits
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.files import atomic_folder, check_output, file_sha256, growing_folder, write_json
+from revt_hf.files import (
+    atomic_folder,
+    check_growing,
+    check_output,
+    file_sha256,
+    growing_folder,
+    write_json,
+)
 from revt_hf.merging.command import spread_pictures
 from revt_hf.merging.record import member_entry
 from revt_hf.processes import process_state
@@ -132,7 +139,7 @@ def plane_command(
         raise UserError(f"a plane has three corners, not {len(members)}: name three members")
     if not levels or min(levels) < 1:
         raise UserError("--steps: whole numbers from 1 on, coarse to fine, such as 4,8")
-    check_output(request.output, True, request.inputs(*members))
+    check_growing(request.output, True, _PLANE_FILES, request.inputs(*members))
     data = request.data(members)
     names = short_names(members)
     growing = growing_folder(request.output, True, _PLANE_FILES, request.inputs(*members))

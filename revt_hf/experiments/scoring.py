@@ -18,15 +18,17 @@ from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.cost import cost_of, device_name
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
 from revt_hf.files import file_sha256, read_json_object, write_json
 from revt_hf.modeling import size_of
+from revt_hf.processes import process_state
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import LIBRARIES
 from revt_hf.reporting.collect import FORMAT
@@ -83,7 +85,7 @@ def score(
     }
     rows: dict[str, list[dict[str, Any]]] = {step_id: [] for step_id in networks}
     for split in graph.splits:
-        pictures = load_spec(split.spec, split.split)
+        pictures = load_labelled(split.spec, split.split)
         results = evaluate_models(
             segmenters,
             pictures,
@@ -268,9 +270,10 @@ def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _device() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    device = process_state().device
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return device_name(device)
 
 
 def _mean_on(evaluation: Mapping[str, Any], labels: Sequence[str]) -> float:

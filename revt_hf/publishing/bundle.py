@@ -6,25 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.fitting import float_dtypes
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256, read_json_object, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts
+from revt_hf.publishing.hub import CARD_FILE
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
 from revt_hf.publishing.records import Member, published_recipe
 from revt_hf.publishing.weights import copy_weights
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
-CARD_FILE = "README.md"
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# What transformers imports from a repository with trust_remote_code.
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
 _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
@@ -64,33 +64,22 @@ def check_files(folder: Path) -> None:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is not a whole SegFormer of finite weights.
+    """Refuse a folder that :func:`revt_hf.modeling.load_model` would not take as it is.
 
     Raises:
-        UserError: a file or tensor is missing, there is one too many, or a weight is not finite.
+        UserError: as it says; a file is missing; or ``config.json`` names another dtype than the
+            weights have.
     """
     check_files(folder)
-    for name in _CONFIG_FILES:
-        read_json_object(folder / name)
-    present = _finite_tensors(folder / WEIGHTS_FILE)
-    wanted = {disk_name(name) for name in load_model(folder).state_dict()}
-    extra = sorted(present - wanted)
-    if extra:
-        raise UserError(f"{folder / WEIGHTS_FILE} holds {extra[0]}, which its SegFormer has not")
-
-
-def _finite_tensors(path: Path) -> set[str]:
-    """The names of a file's tensors, each looked through."""
-    names = set()
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if not torch.isfinite(file.get_tensor(name)).all():
-                    raise UserError(f"{path}: {name} holds NaN or infinity: the model is of no use")
-                names.add(disk_name(name))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file") from error
-    return names
+    load_model(folder)
+    described = read_description(folder)
+    with open_checkpoint(folder) as checkpoint:
+        dtypes = float_dtypes(checkpoint.places)
+    if described.dtype is not None and dtypes != {described.dtype}:
+        raise UserError(
+            f"{described.file} says {described.dtype}, the weights are "
+            f"{' and '.join(sorted(dtypes))}: correct its dtype"
+        )
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
@@ -155,4 +144,12 @@ def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[M
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(read_json_object(folder / name)))
+        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that asks nobody to run a module beside it, or of another repository."""
+    if isinstance(value, Mapping):
+        kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
+        return {key: _without_code(inner) for key, inner in kept}
+    return [*map(_without_code, value)] if isinstance(value, list) else value

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,8 +10,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from revt_hf import __version__
 from revt_hf.domains import DOMAINS
 from revt_hf.labels import CLASSES, ENCODINGS
+from revt_hf.markdown import code, json_text, shell_line, text, yaml_text
 from revt_hf.publishing.card_check import check_card
 from revt_hf.publishing.facts import ModelCardFacts
+from revt_hf.publishing.hub import MARKER
 from revt_hf.publishing.licences import licence_metadata
 from revt_hf.publishing.measured import Measured, protocol_text
 from revt_hf.publishing.places import without_places
@@ -21,18 +22,18 @@ from revt_hf.recipe import PROTOCOLS, DomainSpec, Evaluation
 
 __all__ = ["MARKER", "ModelCardFacts", "card_text", "check_card"]
 
-# Tells a repository that was pushed from here, whose card may be replaced.
-MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
 PAPER = "https://arxiv.org/abs/2308.13331"
 TASK = "image-segmentation"
 TAGS = ("revt_hf", "segformer", "semantic-segmentation", "domain-generalization")
 _PLAIN_DOMAIN = "cityscapes"
+# Numbers, also in lists and under names of letters.
+_NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 
 
 def card_text(facts: ModelCardFacts) -> str:
     """The text of a model card; every number in it comes from ``facts``."""
     body = "\n\n".join("\n".join(section) for section in _sections(facts))
-    return f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{yaml_text(_metadata(facts).to_dict())}---\n\n{body}\n"
 
 
 def _metadata(facts: ModelCardFacts) -> ModelCardData:
@@ -75,7 +76,7 @@ def _name(facts: ModelCardFacts) -> str:
 
 
 def _sections(facts: ModelCardFacts) -> Iterator[list[str]]:
-    yield [f"# {_name(facts)}"]
+    yield [f"# {text(_name(facts))}"]
     yield [MARKER]
     yield [_summary(facts)]
     yield ["## How it was made", "", *_making(facts)]
@@ -86,13 +87,15 @@ def _sections(facts: ModelCardFacts) -> Iterator[list[str]]:
     if facts.recipe_text:
         yield [*_folded("Training recipe (recipe.yaml)", "yaml", facts.recipe_text)]
     if facts.merge:
-        record = json.dumps(facts.merge.record, indent=2, ensure_ascii=False)
+        record = json_text(json.dumps(facts.merge.record, indent=2, ensure_ascii=False))
         yield [*_folded("Provenance (merge.json)", "json", record)]
     yield ["## Limits and licence", "", *_limits(facts)]
 
 
 def _summary(facts: ModelCardFacts) -> str:
-    what = f"A {facts.architecture} for the {len(CLASSES)} Cityscapes classes of street scenes"
+    what = (
+        f"A {text(facts.architecture)} for the {len(CLASSES)} Cityscapes classes of street scenes"
+    )
     made = f"; written by revt_hf {__version__}."
     if facts.merge is None:
         return what + made
@@ -106,17 +109,17 @@ def _summary(facts: ModelCardFacts) -> str:
 def _making(facts: ModelCardFacts) -> Iterator[str]:
     if facts.merge:
         for rule in facts.merge.rules:
-            settings = "".join(f", {key} {_plain(value)}" for key, value in rule.settings.items())
-            yield f"- the members' tensors `{rule.selection}`: `{rule.method}`{settings}"
-        yield f"- every other tensor: that of `{facts.merge.head}`"
+            settings = "".join(f", {text(k)} {_plain(value)}" for k, value in rule.settings.items())
+            yield f"- the members' tensors {code(rule.selection)}: {code(rule.method)}{settings}"
+        yield f"- every other tensor: that of {code(facts.merge.head)}"
         yield from ("", "| member | augmentation method | sha256 of its weights |", "|---|---|---|")
         for member in facts.merge.members:
             how = method_name(member.recipe) if member.recipe else "not recorded"
-            digest = f"`{member.sha256}`" if member.sha256 else "not recorded"
-            yield f"| `{_cell(member.called)}` | {how} | {digest} |"
+            digest = code(member.sha256) if member.sha256 else "not recorded"
+            yield f"| {code(member.called)} | {how} | {digest} |"
     elif facts.recipe:
         train = facts.recipe.train
-        where = ", ".join(f"`{source.domain}`" for source in facts.recipe.sources)
+        where = ", ".join(code(source.domain) for source in facts.recipe.sources)
         yield (
             f"Trained on {where} with augmentation method {method_name(facts.recipe)}: "
             f"{train.steps} steps of {train.batch_size} pictures a process, seed {train.seed}. "
@@ -144,10 +147,10 @@ def _use(facts: ModelCardFacts) -> Iterator[str]:
     yield "classes = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]"
     yield "```"
     if facts.processor_size:
-        width, height = facts.processor_size
+        size = text("x".join(map(str, facts.processor_size)))
         yield ""
         yield (
-            f"The image processor resizes every picture to {width}x{height}, whatever its ratio; "
+            f"The image processor resizes every picture to {size}, whatever its ratio; "
             "`revt evaluate` keeps the ratio."
         )
 
@@ -158,8 +161,8 @@ def _results(facts: ModelCardFacts) -> Iterator[str]:
         yield "|---|---|---|---|---|---|"
         for row in facts.results:
             yield (
-                f"| {_cell(row.label)} | {facts.kind(row)} | {row.images} | {row.miou:.2f} | "
-                f"{row.label_encoding or 'not recorded'} | {protocol_text(row.protocol)} |"
+                f"| {text(row.label)} | {facts.kind(row)} | {row.images} | {row.miou:.2f} | "
+                f"{_encoding(row.label_encoding)} | {text(protocol_text(row.protocol))} |"
             )
         yield ""
         yield "mIoU is over all pixels of a domain, at the labels' own size. To measure:"
@@ -169,11 +172,16 @@ def _results(facts: ModelCardFacts) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return text(value)
+    written = json.dumps(value, ensure_ascii=False)
+    return written if _NUMBERS.fullmatch(written) else text(written)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _encoding(name: str | None) -> str:
+    if name is None:
+        return "not recorded"
+    return name if name in ENCODINGS else text(name)
 
 
 def _command(facts: ModelCardFacts) -> str:
@@ -189,7 +197,7 @@ def _command(facts: ModelCardFacts) -> str:
         words += ["--option", f"{key}={json.dumps(without_places(value))}"]
     # A Hub id says nothing of the protocol by itself.
     words += _protocol(facts.evaluation)
-    return shlex.join(words)
+    return shell_line(words)
 
 
 def _protocol(evaluation: Evaluation) -> list[str]:
@@ -222,9 +230,10 @@ def _spec(spec: DomainSpec) -> dict[str, Any]:
     return {"domain": spec.domain, "config": spec.config, "options": spec.options}
 
 
-def _folded(title: str, language: str, text: str) -> Iterator[str]:
+def _folded(title: str, language: str, record: str) -> Iterator[str]:
+    """A record of which nothing can end the block; see :mod:`revt_hf.markdown`."""
     yield from ("<details>", f"<summary>{title}</summary>", "", f"```{language}")
-    yield from (text.rstrip(), "```", "", "</details>")
+    yield from (record.rstrip(), "```", "", "</details>")
 
 
 def _limits(facts: ModelCardFacts) -> Iterator[str]:
@@ -234,12 +243,12 @@ def _limits(facts: ModelCardFacts) -> Iterator[str]:
         "it where a mistake can do harm."
     )
     yield ""
-    yield f"Licence of the weights: {facts.licence}."
+    yield f"Licence of the weights: {text(facts.licence)}."
     if facts.starts:
-        named = ", ".join(f"`{start}`" for start in facts.starts)
+        named = ", ".join(code(start) for start in facts.starts)
         yield f"Training started from {named}, whose licence applies, too."
     for domain, licence in _data_licences(facts).items():
-        yield f"Training data `{domain}`: {licence}."
+        yield f"Training data {code(domain)}: {licence}."
 
 
 def _data_licences(facts: ModelCardFacts) -> Mapping[str, str]:

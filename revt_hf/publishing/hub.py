@@ -1,6 +1,6 @@
 """What every push to the Hub needs: ids, a token, patience, and one sentence for any failure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -9,19 +9,24 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
+    build_hf_headers,
     disable_progress_bars,
     enable_progress_bars,
-    logging,
+    hf_raise_for_status,
     validate_repo_id,
 )
 
+from revt_hf.checkpoints import hub_requests
+from revt_hf.checkpoints.hub_requests import bounded_requests, causes, failed_transport
 from revt_hf.errors import UserError
 
 Kind = Literal["model", "dataset"]
-# How long the Hub may be silent; by itself the client would wait for ever.
-ANSWER_SECONDS = 60.0
+CARD_FILE = "README.md"
+# Tells a repository that was pushed from here, whose card may be replaced.
+MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
+# The Hub puts it into every new repository.
+_GIVEN = ".gitattributes"
 _WORDS = {"model": "model", "dataset": "data set"}
-_LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
 
 
 def is_repo_id(text: str) -> bool:
@@ -77,6 +82,37 @@ def make_repository(hub: HfApi, repo_id: str, kind: Kind, private: bool) -> None
         )
 
 
+def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequence[str]) -> None:
+    """Refuse a repository that holds something else than what was pushed from here.
+
+    Args:
+        hub: where.
+        repo_id: its id.
+        kind: what it holds.
+        commit: of the branch that is pushed to.
+        there: the names of its files.
+
+    Raises:
+        UserError: it holds files, and no card of ours.
+        Exception: whatever the Hub's client raises; see :func:`pushing`.
+    """
+    foreign = [name for name in there if name != _GIVEN]
+    if not foreign:
+        return
+    if CARD_FILE in foreign:
+        # Not hf_hub_download: it would leave the card in the user's cache.
+        prefix = "" if kind == "model" else f"{kind}s/"
+        url = f"{hub.endpoint}/{prefix}{repo_id}/resolve/{commit}/{CARD_FILE}"
+        card = huggingface_hub.get_session().get(url, headers=build_hf_headers())
+        hf_raise_for_status(card)
+        if MARKER in card.text:
+            return
+    raise UserError(
+        f"the Hub {_WORDS[kind]} {repo_id} exists already and holds other content ({foreign[0]}), "
+        "which a push would replace: choose another id"
+    )
+
+
 @contextmanager
 def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None]:
     """Push within this block: what fails is one sentence that holds no token.
@@ -91,7 +127,8 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
         UserError: the Hub cannot be reached or refuses, whatever its client raised.
     """
     try:
-        with _calm_client(quiet):
+        # A commit of many files takes the Hub its time.
+        with _bars(not quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
             yield
     except UserError:
         raise
@@ -103,22 +140,14 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
 
 
 @contextmanager
-def _calm_client(quiet: bool) -> Iterator[None]:
-    """The Hub's client with limited patience and without its log of retries."""
-    level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
-    client = huggingface_hub.get_session()
-    patience = client.timeout
-    logging.set_verbosity_error()
-    if quiet:
+def _bars(shown: bool) -> Iterator[None]:
+    hidden = are_progress_bars_disabled()
+    if not shown:
         disable_progress_bars()
-    if patience.read is None:
-        client.timeout = ANSWER_SECONDS
     try:
         yield
     finally:
-        client.timeout = patience
-        logging.set_verbosity(level)
-        if quiet and bars:
+        if not (shown or hidden):
             enable_progress_bars()
 
 
@@ -129,19 +158,13 @@ def failure(error: BaseException, endpoint: str) -> str:
         error: what the Hub's client raised.
         endpoint: the Hub's address.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
             return _refusal(status)
-        name, of_transport = type(cause).__name__, type(cause).__module__.startswith("httpx")
-        if of_transport and "Timeout" in name:
-            return f"{endpoint} did not answer in time"
-        if of_transport and name in _LOST:
-            return f"the connection to {endpoint} was lost"
-        if of_transport or isinstance(cause, ConnectionError):
-            return f"no connection to {endpoint}"
-        cause = cause.__cause__ or cause.__context__
+        lost = failed_transport(cause, endpoint)
+        if lost is not None:
+            return lost
     return f"the upload broke off ({type(error).__name__})"
 
 

@@ -6,22 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    get_session,
-)
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    build_hf_headers,
-    hf_raise_for_status,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from revt_hf import __version__
-from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, file_sha256
 from revt_hf.publishing.bundle import (
-    CARD_FILE,
     Bundle,
     assemble,
     check_files,
@@ -29,13 +18,16 @@ from revt_hf.publishing.bundle import (
     is_own,
     members_by_name,
 )
-from revt_hf.publishing.card import MARKER
 from revt_hf.publishing.facts import ModelCardFacts
-from revt_hf.publishing.hub import check_repo_id, make_repository, pushing, require_token
+from revt_hf.publishing.hub import (
+    check_ours,
+    check_repo_id,
+    make_repository,
+    pushing,
+    require_token,
+)
 from revt_hf.publishing.measured import read_results
 
-# The Hub puts it into every new repository.
-_GIVEN = ".gitattributes"
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is there by halves: run the same command again"
 
@@ -181,7 +173,7 @@ def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
             hub.create_branch(repo_id, branch=branch, exist_ok=True)
         head = hub.model_info(repo_id, revision=branch)
         there = [sibling.rfilename for sibling in head.siblings or ()]
-        _check_ours(hub, repo_id, str(head.sha), there)
+        check_ours(hub, repo_id, "model", str(head.sha), there)
         title = f"revt_hf {__version__}: model {_digest(files)}"
         opened = _opened(hub, repo_id, title) if options.create_pr else None
         if opened:
@@ -202,24 +194,6 @@ def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
     if done.pr_url:
         return done.pr_url
     return f"{hub.endpoint}/{repo_id}{f'/tree/{branch}' if branch else ''}"
-
-
-def _check_ours(hub: HfApi, repo_id: str, commit: str, there: Sequence[str]) -> None:
-    """Refuse a repository that holds something else than what was pushed from here."""
-    foreign = [name for name in there if name != _GIVEN]
-    if not foreign:
-        return
-    if CARD_FILE in foreign:
-        # Not hf_hub_download: it would leave the card in the user's cache.
-        url = f"{hub.endpoint}/{repo_id}/resolve/{commit}/{CARD_FILE}"
-        card = get_session().get(url, headers=build_hf_headers())
-        hf_raise_for_status(card)
-        if MARKER in card.text:
-            return
-    raise UserError(
-        f"the Hub model {repo_id} exists already and holds other content ({foreign[0]}), which a "
-        "push would replace: choose another id"
-    )
 
 
 def _opened(hub: HfApi, repo_id: str, title: str) -> str | None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from revt_hf.augment import method
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
+from revt_hf.markdown import yaml_text
 from revt_hf.publishing.hub import is_repo_id
 from revt_hf.publishing.places import last_part, without_places
 from revt_hf.recipe import Recipe
@@ -100,7 +99,7 @@ def is_known(name: str, hub_ids: Collection[str] = ()) -> bool:
 def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
     """A resolved recipe as YAML, without places of this machine."""
     values = without_places(recipe.model_dump(mode="json"), hub_ids)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return yaml_text(values)
 
 
 def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()) -> Merge | None:

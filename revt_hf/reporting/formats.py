@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from revt_hf.errors import UserError, printable
+from revt_hf.markdown import text
 from revt_hf.reporting.collect import Cost
 from revt_hf.reporting.layout import Heading, Layout, layout
 from revt_hf.reporting.markup import html, latex
@@ -100,26 +101,22 @@ def markdown(content: Layout) -> str:
     """A table as Markdown that ends in a line break."""
     rules = ["---" if heading.role == "name" else "---:" for heading in content.headings]
     lines = [
-        _escaped(content.caption),
+        text(content.caption, begins_line=True),
         "",
-        _line(_escaped(heading.flat) for heading in content.headings),
+        _line(text(heading.flat) for heading in content.headings),
         _line(rules),
     ]
     for row in content.rows:
-        texts = [(_escaped(cell.text), cell.best) for cell in row]
-        lines.append(_line(f"**{text}**" if best else text for text, best in texts))
+        cells = [(text(cell.text), cell.best) for cell in row]
+        lines.append(_line(f"**{cell}**" if best else cell for cell, best in cells))
     if content.notes:
-        lines += ["", *"\\\n".join(map(_escaped, content.notes)).splitlines()]
+        notes = (text(note, begins_line=True) for note in content.notes)
+        lines += ["", *"\\\n".join(notes).splitlines()]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escaped(text: str) -> str:
-    special = str.maketrans({symbol: f"\\{symbol}" for symbol in "\\|*_`<[]"})
-    return " ".join(text.translate(special).split())
 
 
 _CSV = ("protocol", "source", "classes", "group", "kind", "selected_on", "label", "is_source")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DataLoaderConfiguration,
     GradientAccumulationPlugin,
@@ -19,14 +18,18 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import domain_label
 from revt_hf.errors import printable
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import check_labelled, load_labelled
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
-from revt_hf.processes import failing_together, local_main_first
+from revt_hf.normalisation import normalisation_of
+from revt_hf.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
     Statistics,
@@ -41,7 +44,13 @@ from revt_hf.training.checkpoints import (
     save_checkpoint,
     whole_checkpoint,
 )
-from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
+from revt_hf.training.data import (
+    TrainingCrops,
+    check_crops,
+    derived_seed,
+    load_training,
+    training_loader,
+)
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
@@ -65,6 +74,7 @@ class RunOptions:
     quiet: bool = False
 
 
+@separate_accelerator()
 def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None) -> Path:
     """Train as the recipe says; the result is an ordinary SegFormer folder.
 
@@ -93,14 +103,16 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
                 stack.enter_context(locked(run))
                 check_run(recipe, run, options.resume, options.overwrite, processes)
             check_trackers(recipe.train.trackers)
+            source_splits(recipe.sources)
             effective_batch(recipe.train, processes)
         return _train(recipe, run, options, accelerator)
 
 
 def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
     processes = accelerator.num_processes
-    pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     parts = local_main_first(accelerator, lambda: _load(recipe))
+    with failing_together(accelerator):
+        _check_sizes(recipe, parts)
     record = RunRecord(
         processes=processes,
         effective_batch=effective_batch(recipe.train, processes),
@@ -119,7 +131,7 @@ def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelera
     accelerator.project_configuration.project_dir = str(folder)
     accelerator.project_configuration.logging_dir = str(folder)
     try:
-        _Run(recipe, folder, options, accelerator, parts, pipeline, record).train()
+        _Run(recipe, folder, options, accelerator, parts, record).train()
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 finish_run(folder, run)
@@ -133,8 +145,6 @@ def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelera
 def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
     # Said of depth-wise kernels, whose second stride means nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Accelerate keeps the first run's precision for the whole process.
-    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
         # The loop accumulates itself; a plugin is not overruled by the launcher's environment.
@@ -152,19 +162,33 @@ class _Parts:
     pictures: list[Any]
     held_out: list[Any]
     example_size: tuple[int, int]
+    pipeline: Pipeline
     model: SegformerForSemanticSegmentation
 
 
 def _load(recipe: Recipe) -> _Parts:
+    model = build_model(recipe.model, recipe.train.seed)
+    # An encoder that is trained further sees pictures as it has seen them before.
+    pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
     held_out = (
-        [load_spec(source, source.val) for source in recipe.sources]
+        [load_labelled(source, source.val) for source in recipe.sources]
         if recipe.train.validate_every
         else []
     )
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
+    for source, rows in zip(recipe.sources, pictures, strict=True):
+        check_labelled(rows, domain_label(source, source.train))
+    return _Parts(pictures, held_out, example_size, pipeline, model)
+
+
+def _check_sizes(recipe: Recipe, parts: _Parts) -> None:
+    """Refuse images that the network cannot take, or that cannot be stacked to a batch."""
+    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
+    for source, rows in zip(recipe.sources, parts.held_out, strict=False):
+        check_sizes(rows, domain_label(source, source.val), protocol, minimum)
+    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
 
 
 class _Run:
@@ -177,7 +201,6 @@ class _Run:
         options: RunOptions,
         accelerator: Accelerator,
         parts: _Parts,
-        pipeline: Pipeline,
         record: RunRecord,
     ) -> None:
         self._recipe = recipe
@@ -185,7 +208,6 @@ class _Run:
         self._options = options
         self._accelerator = accelerator
         self._parts = parts
-        self._pipeline = pipeline
         self._batch = record.effective_batch
         self._batch_norm: Statistics = record.batch_norm
         self._protocol = Protocol.of(recipe.evaluation)
@@ -291,7 +313,7 @@ class _Run:
         crops = TrainingCrops(
             self._parts.pictures,
             [source.weight for source in self._recipe.sources],
-            self._pipeline,
+            self._parts.pipeline,
             settings.seed,
             settings.steps * self._batch,
         )
@@ -331,7 +353,14 @@ class _Run:
         for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
             with folded(model), self._uncompiled():
-                (own,) = sums_of(model, [model.decode_head], pictures, indices, self._protocol)
+                (own,) = sums_of(
+                    model,
+                    [model.decode_head],
+                    pictures,
+                    indices,
+                    self._protocol,
+                    self._recipe.train.workers,
+                )
             own_parts = (
                 torch.from_numpy(own.matrix),
                 torch.tensor(own.loss),

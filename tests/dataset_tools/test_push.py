@@ -6,14 +6,15 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pytest
-from hub_server import serve_uploads
+from hub_repository import Failure
+from hub_server import TOKEN, local_hub, serve_uploads
 from test_export import load, streets, tables
 
+from revt_hf.checkpoints import hub_requests
 from revt_hf.dataset_tools import export
 from revt_hf.dataset_tools.export import export_parquet
 from revt_hf.errors import UserError
-
-TOKEN = "hf_secretsecretsecret"
+from revt_hf.markers import MARKER_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,8 @@ def hub(tmp_path_factory, monkeypatch):
 def _files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
+        # Not the marker, which is for this machine only.
+        for path in folder.rglob("[!.]*")
         if path.is_file()
     }
 
@@ -45,6 +47,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_what_is_pushed_is_the_folder(hub, tmp_path):
     done = export_parquet(streets("train", "val"), tmp_path / "set", push="me/roads", quiet=True)
     assert _files(hub / "me" / "roads") == _files(done)
+    assert not list(hub.rglob(MARKER_FILE))
     assert 'load_dataset("me/roads", split="train")' in (done / "README.md").read_text()
 
 
@@ -55,6 +58,26 @@ def test_shards_of_an_earlier_push_go(hub, tmp_path, monkeypatch):
     assert len(tables(hub / "me" / "roads")) == 3
     done = export_parquet(streets(), tmp_path / "one", push="me/roads", quiet=True)
     assert _files(hub / "me" / "roads") == _files(done)
+
+
+@pytest.mark.parametrize("there", [{"README.md": b"# by hand"}, {"data/train.parquet": b"theirs"}])
+def test_a_data_set_with_other_content_is_left_alone(tmp_path, monkeypatch, there):
+    with local_hub(monkeypatch) as hub:
+        hub.make("datasets", "me/other").commit("main", there)
+        with pytest.raises(UserError, match=r"data set me/other exists already and holds other"):
+            export_parquet(streets(), tmp_path / "set", push="me/other", quiet=True)
+        assert hub.repositories["datasets", "me/other"].files() == there
+
+
+def test_a_silent_hub_is_not_waited_for(tmp_path, monkeypatch):
+    with local_hub(monkeypatch) as hub:
+        monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+        hub.failures.append(Failure("PUT", "silence"))
+        with pytest.raises(UserError, match=r"did not answer .*: push it later with 'hf upload"):
+            export_parquet(streets(), tmp_path / "set", push="me/roads", quiet=True)
+    assert len(load(tmp_path / "set", "train")) == 3
 
 
 def test_pictures_that_should_be_private_do_not_become_public(hub, tmp_path):

@@ -1,17 +1,11 @@
 """Tiny trained models, their merge and their results, and a local Hub to push them to."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
-import pytest
-from hub_repository import Hub
-from hub_server import serve_hub
+from hub_server import TOKEN, local_hub
 from tiny import run, tiny_recipe
 
 from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
@@ -19,7 +13,8 @@ from revt_hf.files import write_json
 from revt_hf.merging.average import merge
 from revt_hf.publishing.push import PushOptions
 
-TOKEN = "hf_secretsecretsecret"
+__all__ = ["LICENCE", "TOKEN", "Models", "files_of", "local_hub", "make_models", "results_of"]
+
 LICENCE = PushOptions(licence="apache-2.0", quiet=True)
 
 
@@ -61,15 +56,3 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-@contextmanager
-def local_hub(patch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A Hub that takes one token, which is set; retries do not wait."""
-    # xet does not fall back to plain uploads.
-    patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    patch.setenv("HF_TOKEN", TOKEN)
-    with serve_hub(Hub(token=TOKEN)) as hub:
-        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-        yield hub

@@ -13,9 +13,9 @@ from hub_repository import Failure
 from pushed import LICENCE, TOKEN, local_hub, make_models
 from safetensors.torch import load_file, save_file
 
+from revt_hf.checkpoints import hub_requests
 from revt_hf.errors import UserError
 from revt_hf.files import write_json
-from revt_hf.publishing import hub as hub_module
 from revt_hf.publishing import push as push_module
 from revt_hf.publishing.push import push
 
@@ -92,12 +92,22 @@ def test_a_passing_trouble_is_not_one(models, hub, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch):
-    monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
-    hub.failures.append(Failure("/commit/", "silence"))
-    _refused(models.revt, "did not answer in time")
-    assert len(hub.model("me/revt").commits) == 1
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch, where):
+    monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    hub.failures.append(Failure(where, "silence"))
+    _refused(models.revt, "did not answer (in time|within 0.3 seconds)")
+    assert all(len(made.commits) == 1 for made in hub.repositories.values())
     assert huggingface_hub.get_session().timeout.read is None
+
+
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+def test_a_hub_that_asks_for_a_day_is_not_waited_for(models, hub, where):
+    hub.failures.append(Failure(where, 429, headers={"Retry-After": "100000"}))
+    _refused(models.revt, r"asks to wait 100000 seconds \(status 429\)")
+    assert all(len(made.commits) == 1 for made in hub.repositories.values())
 
 
 def test_an_answer_that_is_lost_on_its_way(models, hub):
@@ -118,7 +128,7 @@ def test_the_second_push_fails_and_the_first_one_stays(models, hub):
 def test_whoever_was_faster_is_not_overwritten(models, hub, monkeypatch):
     theirs = {"README.md": b"theirs"}
     monkeypatch.setattr(
-        push_module, "_check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
+        push_module, "check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
     )
     _refused(models.revt, r"changed at the same time \(status 412\)")
     assert hub.model("me/revt").files() == theirs
@@ -175,6 +185,11 @@ def test_a_bad_id(models, hub, name):
     assert hub.requests == []
 
 
+def _set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def _change_tensor(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -202,7 +217,7 @@ BROKEN = {
     ),
     "one too many": (
         lambda f: _change_tensor(f, lambda t: t.update(optimizer=torch.ones(2))),
-        "holds optimizer",
+        ".optimizer. has no place",
     ),
     "NaN": (
         lambda f: _change_tensor(f, lambda t: t["decode_head.classifier.bias"].fill_(torch.nan)),
@@ -210,7 +225,15 @@ BROKEN = {
     ),
     "another model": (
         lambda f: write_json(f / "config.json", {"model_type": "bert"}),
-        "is a bert model",
+        "model_type is .bert.",
+    ),
+    "another dtype": (
+        lambda f: _set_config(f, dtype="bfloat16"),
+        "says bfloat16, the weights are float32: correct its dtype",
+    ),
+    "classes": (
+        lambda f: _set_config(f, id2label={n: f"c{n}" for n in range(19)}),
+        "names 'c0', which the domains do not have",
     ),
     "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
     "recipe": (lambda f: (f / "recipe.yaml").write_text("modle: 1"), "recipe.yaml: modle"),

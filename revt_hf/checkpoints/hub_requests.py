@@ -1,0 +1,237 @@
+"""Requests to the Hub that end: time-outs, retries and waiting, all of them bounded.
+
+``huggingface_hub`` has one HTTP client for the process. By itself it waits for ever for an answer,
+sleeps as long as a server asks (``Retry-After``) and takes whatever a server names as a path.
+"""
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Without an answer, or 64 KiB of a file, for so long, a request has failed, retries included.
+PATIENCE_SECONDS = 60.0
+_PROGRESS_BYTES = 65536
+_MOST_REPEATS = 20  # of one address
+_MOST_REQUESTS = 1000
+_OK, _REFUSED, _BUSY, _BROKEN = 200, 400, 429, 500
+_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
+_ETAG = re.compile(r"[^/\\]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
+# The client is the process's: two blocks at once would restore each other's.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class HubError(Exception):
+    """Why nothing more is asked of the Hub, as a part of a sentence."""
+
+
+@contextmanager
+def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
+    """Bound every request that ``huggingface_hub`` makes within this block.
+
+    A request fails when nothing came or went for ``PATIENCE_SECONDS``, or for
+    ``HF_HUB_ETAG_TIMEOUT`` or ``HF_HUB_DOWNLOAD_TIMEOUT`` if one of them is longer. The caller's
+    own client and factory of clients stay as they are.
+
+    Args:
+        answer_seconds: how long one attempt may wait where the library sets no limit.
+
+    Raises:
+        HubError: the Hub is silent, asks to wait for too long, or names a path.
+    """
+    from huggingface_hub.utils import _http as http
+    from huggingface_hub.utils import logging as hub_logging
+
+    with _ONE_AT_A_TIME:
+        level = hub_logging.get_verbosity()
+        if level == logging.WARNING:
+            # A line for each retry; what matters is raised.
+            hub_logging.set_verbosity_error()
+        limits = Limits(answer_seconds)
+        client, factory = http._GLOBAL_CLIENT, http._GLOBAL_CLIENT_FACTORY
+        with http._CLIENT_LOCK:
+            http._GLOBAL_CLIENT = None
+            http._GLOBAL_CLIENT_FACTORY = lambda: limits.bind(factory())
+        try:
+            yield limits
+        finally:
+            with http._CLIENT_LOCK:
+                http._GLOBAL_CLIENT, http._GLOBAL_CLIENT_FACTORY = client, factory
+            limits.release(client)
+            hub_logging.set_verbosity(level)
+
+
+class Limits:
+    """What one block may ask for, and how long it may wait."""
+
+    def __init__(self, answer_seconds: float) -> None:
+        from huggingface_hub import constants
+
+        named = (constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        self._patience = max(PATIENCE_SECONDS, *named)
+        self._answer = answer_seconds
+        self._asked: Counter[str] = Counter()
+        # What was asked and has not been answered whole: asked again, it is a retry.
+        self._open: set[str] = set()
+        self._redirected = False
+        self._bound: list[tuple[Any, Any]] = []
+        self._answered = False
+        self._progress()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was asked and nothing was answered."""
+        return bool(self._asked) and not self._answered
+
+    def bind(self, client: Any) -> Any:
+        """The client with these limits; its own hooks run first."""
+        # httpx, or the package of another name that takes its place in newer versions.
+        watched = _watched_streams(sys.modules[type(client).__module__.partition(".")[0]])
+        hooks = client.event_hooks
+
+        def before(request: Any) -> None:
+            self._before(request)
+            request.stream = watched(request.stream, self._moved)
+
+        def after(response: Any) -> None:
+            ended = self._after(response)
+            response.stream = watched(response.stream, self._moved, ended)
+            if response.status_code == _OK and "/revision/" in response.request.url.path:
+                _check_commit(response)
+
+        self._bound.append((client, hooks))
+        client.event_hooks = {
+            "request": [*hooks["request"], before],
+            "response": [*hooks["response"], after],
+        }
+        return client
+
+    def release(self, kept: Any) -> None:
+        """Take the limits away and close the clients that were made, but ``kept``."""
+        for client, hooks in self._bound:
+            client.event_hooks = hooks
+            if client is not kept:
+                client.close()
+
+    def _progress(self) -> None:
+        self._bytes, self._deadline = 0, time.monotonic() + self._patience
+
+    def _moved(self, count: int) -> None:
+        """Count bytes of a body, of either direction."""
+        self._left()
+        self._bytes += count
+        if self._bytes >= _PROGRESS_BYTES:
+            self._progress()
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise HubError(f"the Hub did not answer within {self._patience:g} seconds")
+        return left
+
+    def _before(self, request: Any) -> None:
+        address = f"{request.method} {request.url}"
+        if address not in self._open and not self._redirected:
+            self._progress()
+        self._open.add(address)
+        left = self._left()
+        self._asked[address] += request.method in ("GET", "HEAD")
+        if self._asked[address] > _MOST_REPEATS or self._asked.total() > _MOST_REQUESTS:
+            raise HubError("the Hub keeps answering without coming to an end")
+        limits = dict(request.extensions.get("timeout") or {})
+        for kind in ("connect", "read", "write", "pool"):
+            given = limits.get(kind)
+            limits[kind] = min(left, self._answer if given is None else given)
+        request.extensions = {**request.extensions, "timeout": limits}
+
+    def _after(self, response: Any) -> Callable[[], None]:
+        """Look at the head of an answer; returns what to do when its body has come."""
+        for name in ("ETag", "X-Linked-ETag"):
+            if not _ETAG.fullmatch(response.headers.get(name, "")):
+                raise HubError(f"the Hub's {name} is a path, not the name of a file's content")
+        status = response.status_code
+        self._redirected = response.has_redirect_location
+        if status == _BUSY or status >= _BROKEN:
+            seconds = _asked_to_wait(response)
+            if seconds > self._left():
+                raise HubError(f"the Hub asks to wait {seconds} seconds (status {status})")
+            return lambda: None
+        self._answered |= status < _REFUSED
+        address = f"{response.request.method} {response.request.url}"
+        return lambda: self._open.discard(address)
+
+
+def _asked_to_wait(response: Any) -> int:
+    told = response.headers.get("Retry-After", "").strip()
+    found = _LIMIT.search(response.headers.get("ratelimit", ""))
+    waits = [told if told.isdecimal() else "0", found[1] if found else "0"]
+    # More digits than a number may have in Python.
+    return max(int(text[:9]) for text in waits)
+
+
+def _check_commit(response: Any) -> None:
+    response.read()
+    try:
+        commit = response.json().get("sha")
+    except (ValueError, AttributeError) as error:
+        raise HubError("the Hub's answer is not JSON: check HF_ENDPOINT") from error
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise HubError("the Hub's answer names no commit: check HF_ENDPOINT")
+
+
+def _watched_streams(http: Any) -> Callable[..., Any]:
+    class Watched(http.SyncByteStream):
+        def __init__(
+            self, stream: Any, moved: Callable[[int], None], ended: Callable[[], None] | None = None
+        ) -> None:
+            self._stream, self._moved, self._ended = stream, moved, ended
+
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in self._stream:
+                self._moved(len(chunk))
+                yield chunk
+            if self._ended is not None:
+                self._ended()
+
+        def close(self) -> None:
+            self._stream.close()
+
+    return Watched
+
+
+def failed_transport(error: BaseException, endpoint: str) -> str | None:
+    """Why a request got no answer; None if it got one.
+
+    Args:
+        error: one of a chain of exceptions.
+        endpoint: the Hub's address.
+    """
+    if isinstance(error, HubError):
+        return str(error)
+    name, of_transport = type(error).__name__, type(error).__module__.startswith("httpx")
+    if of_transport and "Timeout" in name:
+        return f"{endpoint} did not answer in time"
+    if of_transport and name == "TooManyRedirects":
+        return f"{endpoint} redirects without end"
+    if of_transport and name in _LOST:
+        return f"the connection to {endpoint} was lost"
+    if of_transport or isinstance(error, ConnectionError):
+        return f"no connection to {endpoint}"
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, the outermost first."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
