@@ -101,6 +101,9 @@ def atomic_folder(
             # Things may have come there meanwhile.
             check_output(target, overwrite, inputs)
             replace_folder(scratch, place)
+        except UserError as error:
+            # What is written inside names the place that nobody knows.
+            raise UserError(str(error).replace(str(scratch), str(target))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
