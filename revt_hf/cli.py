@@ -170,7 +170,7 @@ def _shown_output() -> Iterator[None]:
         # Closed before the start.
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     else:
-        sys.stdout = _Shown(before)  # type: ignore[assignment]
+        sys.stdout = _Shown(before)
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 from revt_hf.merging.plan import MergeSpec, Rule
 
 _DESCRIPTION = "Average the encoders of several SegFormers; keep one decode head."
@@ -93,7 +93,7 @@ def merge_command(arguments: Sequence[str]) -> None:
 
         write_json(given.json, read_merge_record(done / MERGE_FILE))
     if not given.quiet:
-        print(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
+        say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 
 
 def _spec(given: argparse.Namespace) -> MergeSpec:
@@ -119,7 +119,8 @@ def _show_plan(spec: MergeSpec, json_file: Path | None, quiet: bool) -> None:
 
     with ExitStack() as stack:
         plan = make_plan(spec, stack, quiet)
-    print("\n".join(plan.lines()))
+    for line in plan.lines():
+        say(line)
     if json_file is not None:
         write_json(json_file, plan.to_json())
 
