@@ -56,6 +56,10 @@ def train(
     from revt_hf.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if not resume:
+        from revt_hf.files import check_output
+
+        check_output(output, overwrite, [recipe])
     from revt_hf.training.loop import RunOptions
     from revt_hf.training.loop import train as run_training
 
@@ -78,9 +82,10 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with pictures."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.reporting.command import report_command
 
+    check_output_file(output, inputs=[recipe, *members, *revts, start])
     results = report_command(output, recipe, members, revts, start, bound, quiet)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])

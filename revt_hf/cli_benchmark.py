@@ -106,7 +106,7 @@ def benchmark(
     from revt_hf.reporting.formats import markdown as markdown_text
     from revt_hf.reporting.formats import print_layouts
 
-    check_outputs(markdown, json_file, overwrite)
+    check_outputs(markdown, json_file, overwrite, [*(models or []), *([recipe] if recipe else [])])
     result: InferenceResult | TrainingResult
     if train:
         fields = crop, batch_size, steps, warm_up

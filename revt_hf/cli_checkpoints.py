@@ -28,6 +28,9 @@ def inspect(
 
     record = read_merge_record(folder / MERGE_FILE)
     states = member_states(record)
+    if json_file is not None:
+        rows = [{"path": state.path, "state": state.state} for state in states]
+        write_json(json_file, {**record, "states": rows})
     for rule in record["rules"]:
         weights = f", weights {rule['weights']}" if rule["weights"] else ""
         print(
@@ -36,9 +39,6 @@ def inspect(
     print(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
     for state in states:
         print(f"{state.state:8} {state.path}")
-    if json_file is not None:
-        rows = [{"path": state.path, "state": state.state} for state in states]
-        write_json(json_file, {**record, "states": rows})
     if any(state.state in ("changed", "gone") for state in states):
         raise typer.Exit(EXIT_CHANGED)
 

@@ -129,9 +129,9 @@ def _choose(
     from revt_hf.files import write_json
 
     result = choose_command(members, recipe, output, method, title, merges, how)
-    print("\n".join(result["report"]))
     if json_file is not None:
         write_json(json_file, result)
+    print("\n".join(result["report"]))
     if not how.quiet:
         print(f"written: {output}; revt merge --recipe {output} --output FOLDER")
 

@@ -22,11 +22,12 @@ def curves(
     quiet: Quiet = False,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.reporting.collect import read_measurements
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
+    check_output_file(output, inputs=[path for path in results if path.is_file()])
     found = build_curves(read_measurements(results), protocol, classes)
     draw_curves(found, output)
     if json_file is not None:

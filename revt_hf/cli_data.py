@@ -29,11 +29,23 @@ def _hush(quiet: bool) -> bool:
     return quiet
 
 
+def _writable(json_file: Path | None) -> Path | None:
+    """Before the work: its results would be lost."""
+    if json_file is not None:
+        from revt_hf.files import check_output_file
+
+        check_output_file(json_file)
+    return json_file
+
+
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="No progress bars or remarks.", callback=_hush)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write results here.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write results here.", callback=_writable),
+]
 
 
 class OutputFormat(StrEnum):
@@ -53,9 +65,9 @@ def list_domains(json_file: Json = None) -> None:
     from revt_hf.dataset_tools.show import listing, listing_table
     from revt_hf.files import write_json
 
-    Console().print(listing_table())
     if json_file is not None:
         write_json(json_file, listing())
+    Console().print(listing_table())
 
 
 @data_app.command("verify")

@@ -40,10 +40,10 @@ def similarity_command(
     from revt_hf.diagnosing.similarity import similarity
     from revt_hf.files import atomic_folder, check_output, write_json
 
-    check_output(output, overwrite)
+    check_output(output, overwrite, [*members, base])
     with tqdm(unit="B", unit_scale=True, desc="similarity", disable=quiet) as bar:
         result = similarity(members, base, bar.update, bar.reset, quiet)
-    with atomic_folder(output, overwrite) as scratch:
+    with atomic_folder(output, overwrite, [*members, base]) as scratch:
         write_json(scratch / "similarity.json", result.to_json())
         if not no_plot:
             from revt_hf.diagnosing.similarity_chart import draw_similarity
@@ -88,6 +88,7 @@ def path_command(
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, workers, overwrite, quiet)
     result = command.path_command(members, start, points, interpolate == "all", request)
+    _keep(result, json_file)
     names = {0: "start", **dict(enumerate(members, 1))}
     for line in result["lines"]:
         first = 0 if line["from"] == "start" else line["from"]
@@ -98,7 +99,7 @@ def path_command(
             f"at {barrier['loss_at']:g}, mIoU {barrier['mIoU']:.2f} points at "
             f"{barrier['mIoU_at']:g}"
         )
-    _finish(result, json_file, output, quiet)
+    _done(output, quiet)
 
 
 @diagnose_app.command("plane")
@@ -129,13 +130,14 @@ def plane_command(
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, workers, True, quiet)
     result = command.plane_command(members, _whole_numbers(steps), request)
+    _keep(result, json_file)
     for head, member in enumerate(members, 1):
         scored = [
             (point["heads"][str(head)]["mIoU"], point["weights"]) for point in result["points"]
         ]
         miou, weights = max(scored, key=lambda pair: pair[0])
         print(f"head of {member}: best mIoU {miou:.2f} at weights {', '.join(weights)}")
-    _finish(result, json_file, output, quiet)
+    _done(output, quiet)
 
 
 @diagnose_app.command("norm")
@@ -171,12 +173,13 @@ def norm_command(
     request = _request(where, output, protocol, bound, pictures, 0, overwrite, quiet)
     sources = command.norm_sources(recipe, request.splits, train)
     result = command.norm_command(merge, members or [], sources, recalibrate_on, request)
+    _keep(result, json_file)
     for row in result["models"]:
         print(
             f"{row['model']} ({row['kind']}): mean off by {row['mean_shift_rms']:.3f} running "
             f"standard deviations (rms), log variance ratio {row['log_variance_ratio_rms']:.3f}"
         )
-    _finish(result, json_file, output, quiet)
+    _done(output, quiet)
 
 
 @diagnose_app.command("disagreement")
@@ -204,13 +207,14 @@ def disagreement_command(
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, 0, overwrite, quiet)
     result = command.disagreement_command(members, merge, show, request)
+    _keep(result, json_file)
     print(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
     followed = result["merge_on_disputed"]
     print(", ".join(f"{who} {_percent(share)}" for who, share in followed.items()))
     for kind, row in result["accuracy"].items():
         accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
         print(f"right on {kind} pixels: {', '.join(accuracies)}")
-    _finish(result, json_file, output, quiet)
+    _done(output, quiet)
 
 
 def _request(
@@ -230,12 +234,12 @@ def _request(
     return Request(splits, output, protocol, bound, pictures, workers, overwrite, quiet)
 
 
-def _finish(result: dict[str, Any], json_file: Path | None, output: Path, quiet: bool) -> None:
+def _keep(result: dict[str, Any], json_file: Path | None) -> None:
+    """Write results before they are printed: nobody may be reading."""
     from revt_hf.files import write_json
 
     if json_file is not None:
         write_json(json_file, result)
-    _done(output, quiet)
 
 
 def _done(output: Path, quiet: bool) -> None:

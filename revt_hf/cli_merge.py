@@ -73,6 +73,9 @@ def merge_command(arguments: Sequence[str]) -> None:
     given = _parser().parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
+    from revt_hf.files import check_output_file
+
+    check_output_file(given.json, inputs=[*given.members, given.recipe, given.repeat, given.base])
     spec = _spec(given)
     if given.dry_run:
         _show_plan(spec, given.json, given.quiet)

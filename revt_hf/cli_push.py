@@ -1,12 +1,15 @@
 """``revt push`` and ``revt merge-and-push``: parse, validate, call."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
 from revt_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from revt_hf.evaluation.runner import Evaluated
 
 Licence = Annotated[
     str | None, typer.Option(help="The weights' licence; of its start's, if that is stricter.")
@@ -84,16 +87,20 @@ def merge_and_push(
     quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the ReVT, publish it with a card of what was measured."""
+    *members, repo_id = models
+    if len(members) < 2:
+        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
+    _check_no_member(repo_id, members)
     from revt_hf.files import write_json
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.publishing.hub import check_repo_id, require_token
     from revt_hf.publishing.push import push_command
+    from revt_hf.reporting.results import print_scores
 
-    *members, repo_id = models
-    if len(members) < 2:
-        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     # All that a push would refuse at the end of the work is refused now.
     check_repo_id(repo_id, "model")
+    if json_file is not None and recipe is None:
+        raise UserError("--json gets the scores: say on what with --recipe FILE")
     if not licence:
         raise UserError("name the licence of the weights: --licence apache-2.0, or their start's")
     if dry_run is None:
@@ -102,9 +109,11 @@ def merge_and_push(
     results = None
     if recipe is not None:
         results = done.with_name(f"{done.name}.results.json")
-        write_json(results, _scores(str(done), recipe, quiet))
-        if json_file is not None:
-            json_file.write_bytes(results.read_bytes())
+        scores = _scores(str(done), recipe, quiet)
+        for file in (results, json_file):
+            if file is not None:
+                write_json(file, [row.to_json() for row in scores])
+        print_scores(scores)
     print(
         push_command(
             done,
@@ -123,13 +132,23 @@ def merge_and_push(
     )
 
 
-def _scores(model: str, recipe: Path, quiet: bool) -> list[dict[str, Any]]:
-    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
-    from revt_hf.reporting.results import print_scores
+def _check_no_member(repo_id: str, members: list[str]) -> None:
+    """Refuse a last argument that looks like one more member, whose repository was forgotten."""
+    place = Path(repo_id)
+    beside = any(
+        Path(member).exists() and Path(member).parent == place.parent for member in members
+    )
+    if place.exists() or (beside and place.parent != Path()):
+        raise UserError(
+            f"{repo_id} is where the members are, not a repository on the Hub: give the members, "
+            "then OWNER/NAME"
+        )
 
-    rows = evaluate_command([model], recipe_splits(recipe), EvaluateOptions(quiet=quiet))
-    print_scores(rows)
-    return [row.to_json() for row in rows]
+
+def _scores(model: str, recipe: Path, quiet: bool) -> list["Evaluated"]:
+    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
+
+    return evaluate_command([model], recipe_splits(recipe), EvaluateOptions(quiet=quiet))
 
 
 def register(app: typer.Typer) -> None:

@@ -44,7 +44,7 @@ def table(
     quiet: Quiet = False,
 ) -> None:
     """One table of many evaluations: rows are models, columns domains, beside the paper's."""
-    from revt_hf.files import write_text
+    from revt_hf.files import check_output_file, write_text
     from revt_hf.reporting.collect import compact_text, read_measurements
     from revt_hf.reporting.formats import TableFormat, formatted, print_tables, table_format
     from revt_hf.reporting.matrix import build_tables
@@ -71,6 +71,10 @@ def table(
     if not results:
         raise UserError("name RESULTS: evaluations (JSON) or folders of them")
     chosen = table_format(format)
+    # Of folders only JSON files are read.
+    read = [path for path in results if path.is_file() or (output and output.suffix == ".json")]
+    check_output_file(output, inputs=read)
+    check_output_file(json_file, inputs=[path for path in results if path.is_file()])
     measurements = read_measurements(results)
     tables = build_tables(measurements, options)
     if json_file is not None:

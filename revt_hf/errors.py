@@ -1,18 +1,87 @@
-"""The one error a user's input can cause, and the one warning."""
+"""The one error a user's input can cause, the one warning, and how names are shown in them."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Control characters, what is invisible or changes the direction of writing, odd bytes of names.
+_HIDDEN = (
+    r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\ud800-\udfff"
+)
+_LONGEST = 2000
+_IN_LINES = re.compile(rf"\r(?!\n)|[{_HIDDEN}]")
+_IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """A text that can be shown: what would move the cursor, colour or reorder it is escaped.
+
+    Args:
+        text: such as a sentence that holds names from files.
+        lines: leave line breaks and tabs; without, a name cannot forge a second line.
+    """
+    return (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+# What torch and safetensors raise in place of an OSError when a file cannot be written.
+_WRITE_ERRORS = (
+    "PytorchStreamWriter failed",
+    "inline_container",
+    "unexpected pos",
+    "I/O error",
+)
 
 
 class UserError(Exception):
     """Bad input, described in one sentence: the file, key or value, and what to do about it.
 
-    The command line prints the sentence and exits with code 2; library users catch it.
+    The command line prints the sentence and exits with code 2; library users catch it. What is not
+    :func:`printable` is escaped.
     """
 
     def __init__(self, message: str) -> None:
         # A DataLoader re-raises a worker's error with the worker's traceback as its message.
         if "Original Traceback" in message:
             message = message.rsplit("UserError: ", 1)[-1].strip()
-        super().__init__(message)
+        if len(message) > _LONGEST:
+            # A sentence that quotes a whole file; its end says what to do.
+            message = f"{message[: _LONGEST * 2 // 3]} ... {message[-_LONGEST // 4 :]}"
+        super().__init__(printable(message))
 
 
 class DataWarning(UserWarning):
     """Data that can be used, but are not what the data set officially is."""
+
+
+@contextmanager
+def readable_os_errors(target: Path) -> Iterator[None]:
+    """Turn what the file system, torch and safetensors say into a UserError naming ``target``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Not by type: torch and safetensors are not imported here.
+        if any(words in str(error) for words in _WRITE_ERRORS):
+            reason = _disk_state(target) or str(error).splitlines()[0]
+            raise UserError(f"cannot write {target}: {reason}") from error
+        raise
+
+
+def _disk_state(target: Path) -> str | None:
+    """Torch does not say why it could not write."""
+    try:
+        above = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
+        return None if shutil.disk_usage(above).free > 1 << 20 else "no space left on device"
+    except OSError:
+        return None

@@ -1,68 +1,175 @@
-"""Outputs that are either complete or not there."""
+"""Outputs that are either complete or not there; nothing else writes files."""
 
-import ctypes
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, readable_os_errors
+from revt_hf.locks import lock_file
+from revt_hf.markers import mark_output
+from revt_hf.output_rules import (
+    Place,
+    check_apart,
+    check_growing,
+    check_output,
+    check_output_file,
+)
+from revt_hf.replacing import (
+    beside,
+    clear_files,
+    open_up,
+    real_path,
+    recover,
+    remove_replaced,
+    replace_folder,
+    scratch_file,
+)
 
-# Of Linux: paths are absolute anyway, and RENAME_EXCHANGE.
-_ANYWHERE, _EXCHANGE = -100, 2
-
-
-def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse an output that would destroy something.
-
-    Raises:
-        UserError: ``path`` exists and is not an empty folder, and ``overwrite`` is false; or it
-            is the working directory or one above it, which overwriting would take away.
-    """
-    here = Path.cwd()
-    if overwrite and path.resolve() in (here, *here.parents):
-        raise UserError(f"{path} is or holds the working directory: choose another output")
-    empty_folder = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty_folder and not overwrite:
-        raise UserError(f"{path} exists already: choose another output or pass --overwrite")
-
-
-def check_apart(output: Path, source: Path | None) -> None:
-    """Refuse an output that would take the place of what it is made from.
-
-    Raises:
-        UserError: ``output`` is ``source`` or holds it.
-    """
-    place = source.resolve() if source else None
-    if place is not None and output.resolve() in (place, *place.parents):
-        raise UserError(f"{output} is or holds the data's own folder: choose another output")
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "beside",
+    "check_apart",
+    "check_growing",
+    "check_output",
+    "check_output_file",
+    "file_sha256",
+    "folder_in_place",
+    "growing_folder",
+    "locked",
+    "read_json_object",
+    "readable_os_errors",
+    "real_path",
+    "replace_folder",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
-def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
+def locked(output: Path) -> Iterator[None]:
+    """Be the only one that writes an output folder while the block runs.
+
+    What a killed process left beside it is cleared away first.
 
     Raises:
-        UserError: ``target`` is not empty and ``overwrite`` is false, or cannot be written.
+        UserError: another process is writing it, or nothing can be written there.
     """
-    check_output(target, overwrite)
-    with readable_os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        scratch.chmod(0o777 & ~_umask())
+    target = real_path(output)
+    with ExitStack() as stack:
+        with readable_os_errors(output):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not stack.enter_context(lock_file(beside(target, "lock"))):
+                raise UserError(
+                    f"{output} is being written by another process: choose another output, or "
+                    "wait for it"
+                )
+            recover(target)
+        yield
+
+
+@contextmanager
+def atomic_folder(
+    target: Path, overwrite: bool = False, inputs: Iterable[Place] = (), mark: bool = True
+) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
+
+    Args:
+        target: the output.
+        overwrite: as in :func:`check_output`.
+        inputs: as in :func:`check_output`.
+        mark: put a marker into it, without which it can never be overwritten.
+
+    Raises:
+        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    """
+    check_output(target, overwrite, inputs)
+    place = real_path(target)
+    with readable_os_errors(target), locked(target):
+        scratch = beside(place, "new")
+        scratch.mkdir()
         try:
             yield scratch
-            for path in scratch.rglob("*"):
-                # Some libraries write files that only their owner can read.
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-            replace_folder(scratch, target)
+            open_up(scratch)
+            if mark:
+                mark_output(scratch)
+            # Things may have come there meanwhile.
+            check_output(target, overwrite, inputs)
+            replace_folder(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def growing_folder(
+    target: Path,
+    overwrite: bool,
+    patterns: Collection[str],
+    inputs: Collection[Place] = (),
+    inside: bool = False,
+) -> Iterator[None]:
+    """Write into a folder file by file; what is there and is not written anew stays.
+
+    Args:
+        target: the output.
+        overwrite: go on where files are already; those of these names must be ours.
+        patterns: what may be written, as in :func:`revt_hf.markers.mark_output`.
+        inputs: as in :func:`check_output`.
+        inside: the output may lie in an input.
+
+    Raises:
+        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    """
+    place = real_path(target)
+    with locked(target):
+        check_growing(target, overwrite, patterns, inputs, inside)
+        with readable_os_errors(target):
+            place.mkdir(exist_ok=True)
+            mark_output(place, patterns, patterns)
+        yield
+        with readable_os_errors(target):
+            mark_output(place, files=patterns)
+
+
+@contextmanager
+def folder_in_place(target: Path, overwrite: bool, patterns: Iterable[str]) -> Iterator[None]:
+    """Write a folder anew where it is to be; what was there comes back if the block fails.
+
+    For work that records its own path. After a kill the next call brings the old folder back.
+
+    Args:
+        target: the output.
+        overwrite: as in :func:`check_output`.
+        patterns: what may be written, as in :func:`revt_hf.markers.mark_output`.
+
+    Raises:
+        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    """
+    check_output(target, overwrite)
+    place = real_path(target)
+    kept = beside(place, "kept")
+    with locked(target):
+        check_output(target, overwrite)
+        try:
+            with readable_os_errors(target):
+                if place.exists():
+                    place.rename(kept)
+                place.mkdir()
+                mark_output(place, patterns)
+            yield
+            with readable_os_errors(target):
+                mark_output(place)
+        except BaseException:
+            if kept.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                kept.rename(place)
+            raise
+        remove_replaced(place, kept)
 
 
 @contextmanager
@@ -70,14 +177,18 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces ``target`` when the block succeeds.
 
     Raises:
-        UserError: ``target`` cannot be written.
+        UserError: ``target`` cannot be written, or is something else than a file.
     """
     with readable_os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
+        place = real_path(target)
+        if os.path.lexists(place) and not place.is_file():
+            raise UserError(f"cannot write {target}: it is not a regular file")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        clear_files(place.parent)
+        scratch = scratch_file(place)
         try:
             yield scratch
-            scratch.replace(target)
+            scratch.replace(place)
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -93,6 +204,23 @@ def write_text(target: Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return values
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal.
 
@@ -104,50 +232,3 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def replace_folder(scratch: Path, target: Path) -> None:
-    """Move ``scratch`` to ``target``; what was there goes only once that has worked.
-
-    Where the system can swap two names at once, one of the two is there at any moment.
-    """
-    if not target.exists():
-        scratch.rename(target)
-        return
-    if _swap(scratch, target):
-        shutil.rmtree(scratch, ignore_errors=True)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
-    try:
-        scratch.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(first: Path, second: Path) -> bool:
-    """Exchange two names (Linux ``renameat2``); False where that cannot be done."""
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return False
-    names = (os.fsencode(first.absolute()), os.fsencode(second.absolute()))
-    return bool(rename(_ANYWHERE, names[0], _ANYWHERE, names[1], _EXCHANGE) == 0)
-
-
-@contextmanager
-def readable_os_errors(target: Path) -> Iterator[None]:
-    """Turn errors of the file system into a UserError that names ``target``."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,23 +3,30 @@
 Plain transformers classes throughout: what is saved here loads anywhere.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
-from revt_hf.checkpoints.hub import split_revision
+from revt_hf.checkpoints.class_order import rows_by_train_id
+from revt_hf.checkpoints.description import Description, read_description
+from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places, float_dtypes
+from revt_hf.checkpoints.shapes import CLASSIFIER
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint, standard_name
+from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.errors import UserError
 from revt_hf.folded_head import fold_
 from revt_hf.labels import CLASSES
 from revt_hf.recipe import Model
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,41 +61,50 @@ def size_of(config: SegformerConfig) -> str | None:
 def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     """The network a recipe asks for, in float32 on the CPU, with the 19 classes.
 
+    With a start, :func:`revt_hf.normalisation.normalisation_of` the network is the start's.
+
     Args:
         spec: the recipe's ``model`` section.
         seed: decides every randomly initialised weight.
 
     Raises:
-        UserError: the start cannot be read or lacks tensors, or sizes that do not fit together.
+        UserError: the start cannot be used (as :func:`load_model` says; with ``head: fresh`` its
+            head and classes may be any), or sizes that do not fit together.
     """
     torch.manual_seed(seed)
     if spec.start is None:
         model = _new_model(_config_from_size(spec))
         _initialise_convolutions(model)
         return model
-    config = _load_config(spec.start)
-    _apply_common(config, spec)
-    if spec.head == "start":
-        return _load(SegformerForSemanticSegmentation, spec.start, config)
-    if spec.decoder_hidden_size:
-        config.decoder_hidden_size = spec.decoder_hidden_size
-    model = _new_model(config)
-    model.segformer.load_state_dict(_load(SegformerModel, spec.start, config).state_dict())
-    return model
+    with _opened(spec.start) as (checkpoint, description):
+        config = SegformerConfig(**description.config())
+        _apply_common(config, spec)
+        if spec.head == "start":
+            return _whole(checkpoint, description, config)
+        if spec.decoder_hidden_size:
+            config.decoder_hidden_size = spec.decoder_hidden_size
+        model = _new_model(config)
+        tensors = _tensors(checkpoint, description, with_head=False)
+    model.segformer.load_state_dict(
+        {name: tensors[standard_name(name)] for name in model.segformer.state_dict()}
+    )
+    return _normalised_by(model, description)
 
 
 def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
     """A trained SegFormer from a folder or Hub id (``repo@revision``): float32, eval mode.
 
+    Every tensor of its files is used, and every one of the network is there and finite. The rows
+    of its head are brought to the order of the train ids by the names of its classes, and
+    :func:`revt_hf.normalisation.normalisation_of` it is what its ``preprocessor_config.json``
+    says. Nothing that its files hold is run.
+
     Raises:
-        UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
+        UserError: it cannot be read, its tensors are not those of its ``config.json``, one is not
+            finite, or its classes are not the domains' 19; file, key or tensor is named.
     """
-    model = _load(SegformerForSemanticSegmentation, str(source), _load_config(str(source)))
-    if model.config.num_labels != len(CLASSES):
-        raise UserError(
-            f"{source} has {model.config.num_labels} classes, the domains have {len(CLASSES)}"
-        )
-    return model.eval()
+    with _opened(source) as (checkpoint, description):
+        return _whole(checkpoint, description, SegformerConfig(**description.config()))
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
@@ -124,22 +140,20 @@ def _config_from_size(spec: Model) -> SegformerConfig:
         hidden_sizes=list(spec.hidden_sizes or size.hidden_sizes),
         decoder_hidden_size=spec.decoder_hidden_size or size.decoder_hidden_size,
     )
-    for width, heads in zip(config.hidden_sizes, config.num_attention_heads, strict=True):
-        if width % heads:
-            raise UserError(
-                f"model.hidden_sizes: {width} is not a multiple of its stage's {heads} "
-                "attention heads"
-            )
     _apply_common(config, spec)
     return config
 
 
 def _apply_common(config: SegformerConfig, spec: Model) -> None:
     if spec.head == "fresh":
-        config.id2label = dict(enumerate(CLASSES))
-        config.label2id = {name: train_id for train_id, name in enumerate(CLASSES)}
+        _name_classes(config)
     config.drop_path_rate = spec.drop_path
     config.classifier_dropout_prob = spec.dropout
+
+
+def _name_classes(config: SegformerConfig) -> None:
+    config.id2label = dict(enumerate(CLASSES))
+    config.label2id = {name: train_id for train_id, name in enumerate(CLASSES)}
 
 
 def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
@@ -163,42 +177,65 @@ def _initialise_convolutions(model: nn.Module) -> None:
 
 
 @contextmanager
-def _hub_errors(source: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        if Path(source).exists():
-            reason = "it holds no readable SegFormer (config.json, model.safetensors)"
+def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
+    with open_checkpoint(source, quiet=True) as checkpoint:
+        if checkpoint.folder is None:
+            raise UserError(f"{source} is a single file: give a folder with {CONFIG_FILE}")
+        yield checkpoint, read_description(checkpoint.folder, str(source))
+
+
+def _whole(
+    checkpoint: Checkpoint, description: Description, config: SegformerConfig
+) -> SegformerForSemanticSegmentation:
+    """The network with its decode head, whose rows become the train ids."""
+    rows = list(rows_by_train_id(description))
+    tensors = _tensors(checkpoint, description, with_head=True)
+    if rows != sorted(rows):
+        for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
+            tensors[name] = tensors[name][rows]
+    _name_classes(config)
+    with torch.device("meta"):
+        model = _new_model(config)
+    model.load_state_dict(
+        {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
+    )
+    return _normalised_by(model.eval(), description)
+
+
+def _tensors(
+    checkpoint: Checkpoint, description: Description, with_head: bool
+) -> dict[str, torch.Tensor]:
+    """On-disk name -> tensor of the network: float32, finite, on the CPU; the counter int64."""
+    places = fitting_places(checkpoint, description, with_head)
+    dtypes = float_dtypes(places)
+    if description.dtype is not None and dtypes != {description.dtype}:
+        # Whoever wrote one of the two forgot the other; the values are those of the tensors.
+        _log.warning(
+            "%s: %s says %s, the tensors are %s: read as what they are",
+            *(description.label, CONFIG_FILE, description.dtype, " and ".join(sorted(dtypes))),
+        )
+    # Files of old have none, and nothing reads it: BatchNorm's momentum is fixed.
+    tensors = {COUNTER: torch.tensor(0)} if with_head else {}
+    for name, place in places.items():
+        tensor = read_tensor(place)
+        if name == COUNTER:
+            tensors[name] = tensor.to(torch.int64)
+            continue
+        tensors[name] = tensor = tensor.to(torch.float32)
+        if not tensor.isfinite().all():
+            why = "holds NaN or infinity"
+        elif name == VARIANCE and bool((tensor < 0).any()):
+            why = "is a variance and holds a negative number"
         else:
-            reason = "there is no such folder, and no such model could be fetched from the Hub"
-        raise UserError(f"cannot load the model '{source}': {reason}") from error
+            continue
+        raise UserError(f"{checkpoint.original(place)}: {place.name} {why}: the model is of no use")
+    return tensors
 
 
-def _load_config(source: str) -> SegformerConfig:
-    name, revision = split_revision(source)
-    with _hub_errors(source):
-        if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-            raise UserError(f"{name} is not a model folder: config.json is missing")
-        config = SegformerConfig.from_pretrained(name, revision=revision)
-    if config.model_type != "segformer":
-        raise UserError(f"{source} is a {config.model_type} model, not a SegFormer")
-    return config
-
-
-def _load(kind: Any, source: str, config: SegformerConfig) -> Any:
-    name, revision = split_revision(source)
-    with _hub_errors(source), quiet_transformers():
-        model, report = kind.from_pretrained(
-            name, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise UserError(
-            f"{source} does not fit its config.json: {len(missing)} tensors are missing or of "
-            f"another shape, {missing[0]} first"
-        )
+def _normalised_by(
+    model: SegformerForSemanticSegmentation, description: Description
+) -> SegformerForSemanticSegmentation:
+    model.normalisation = description.normalisation
     return model
 
 

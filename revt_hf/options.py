@@ -1,10 +1,12 @@
 """Values of command-line options that several commands share."""
 
+import re
 from collections.abc import Sequence
 
-import yaml
-
 from revt_hf.errors import UserError
+from revt_hf.yaml_files import parse_yaml
+
+_LARGEST = 2**15
 
 
 def parse_bound(text: str, flag: str = "--bound") -> tuple[int, int] | None:
@@ -16,9 +18,12 @@ def parse_bound(text: str, flag: str = "--bound") -> tuple[int, int] | None:
     if text == "native":
         return None
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise UserError(f"{flag} {text}: write WIDTHxHEIGHT, such as 1024x512, or native")
-    return int(width), int(height)
+    sides = [int(side) for side in (width, height) if re.fullmatch("0*[0-9]{1,5}", side)]
+    if len(sides) < 2 or not all(0 < side <= _LARGEST for side in sides):
+        raise UserError(
+            f"{flag} {text}: write WIDTHxHEIGHT, such as 1024x512, up to {_LARGEST}, or native"
+        )
+    return sides[0], sides[1]
 
 
 def key_values(options: Sequence[str] | None) -> dict[str, object]:
@@ -33,7 +38,7 @@ def key_values(options: Sequence[str] | None) -> dict[str, object]:
         if not equals:
             raise UserError(f"--option {text}: write it as key=value")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--option {text}: the value is not YAML") from error
+            values[key] = parse_yaml(value)
+        except UserError as error:
+            raise UserError(f"--option {text}: the value is not YAML ({error})") from error
     return values

@@ -1,12 +1,15 @@
 """Several processes of one command: what they agree on, and what the main one says for all."""
 
+import atexit
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object, parse_flag_from_env
 
 from revt_hf.errors import DataWarning, UserError
@@ -20,6 +23,24 @@ def process_state() -> PartialState:
     """The processes that ``accelerate launch`` or ``torchrun`` started, and this one's device."""
     # PartialState by itself does not look at what ``accelerate launch --cpu`` sets.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+@contextmanager
+def separate_accelerator() -> Iterator[None]:
+    """Settings of an Accelerator made inside the block end with it; the caller's come back.
+
+    All Accelerators of a process share what the first one was told (precision, accumulation).
+    """
+    shared = [kind._shared_state for kind in (AcceleratorState, GradientState)]
+    callers = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, values in zip(shared, callers, strict=True):
+            state.clear()
+            state.update(values)
 
 
 @contextmanager
@@ -59,3 +80,13 @@ def local_main_first(processes: Processes, load: Callable[[], T]) -> T:
             if processes.is_local_main_process is first:
                 loaded.append(load())
     return loaded[0]
+
+
+@atexit.register
+def _leave_processes() -> None:
+    """Leave the process group, whose threads otherwise abort an ending process now and then."""
+    # One that ends by an exception must not wait for the others: they wait for it.
+    if hasattr(sys, "last_value"):
+        return
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -5,41 +5,42 @@ values it starts from; nested keys are merged, everything else is replaced. ``--
 overrides come last. Unknown keys and wrong types are refused with their YAML path.
 """
 
-import difflib
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from revt_hf.errors import UserError
+from revt_hf.sections import (
+    BatchSize,
+    Channels,
+    Count,
+    CropSide,
+    ExpandedPath,
+    Factor,
+    Layers,
+    Pixels,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Workers,
+    validation_sentence,
+)
 from revt_hf.yaml_files import apply_override, read_with_parents
 
-
-def _expand(value: Any) -> Any:
-    """Expand ``~`` and environment variables of a path."""
-    if not isinstance(value, str):
-        return value
-    expanded = os.path.expandvars(str(Path(value).expanduser())) if value else value
-    undefined = re.search(r"\$\{?(\w+)", expanded)
-    if undefined:
-        raise ValueError(f"the environment variable {undefined[1]} is not set")
-    return expanded
+_SMALLEST_WINDOW = 32
+_SMALLEST_SCALE = 0.01
+# Attention heads of the stages.
+_HEADS = (1, 2, 5, 8)
+# Which source each crop of a mixture is drawn from stands in memory.
+_MIXED_CROPS = 10**8
 
 
-ExpandedPath = Annotated[str, BeforeValidator(_expand)]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(_Section):
+class Model(Section):
     """The network and where its weights start.
 
     ``start`` is a Hub id (``nvidia/mit-b5``, ``repo@revision``) or a folder; without it the
@@ -51,9 +52,9 @@ class Model(_Section):
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5"] | None = None
     start: ExpandedPath | None = None
     head: Literal["fresh", "start"] = "fresh"
-    depths: tuple[Positive, Positive, Positive, Positive] | None = None
-    hidden_sizes: tuple[Positive, Positive, Positive, Positive] | None = None
-    decoder_hidden_size: Positive | None = None
+    depths: tuple[Layers, Layers, Layers, Layers] | None = None
+    hidden_sizes: tuple[Channels, Channels, Channels, Channels] | None = None
+    decoder_hidden_size: Channels | None = None
     drop_path: Share = 0.1
     dropout: Share = 0.1
     batch_norm: Literal["live", "frozen"] = "live"
@@ -68,16 +69,33 @@ class Model(_Section):
             raise ValueError("the encoder's size comes from start: remove size, depths, sizes")
         if self.head == "start" and self.decoder_hidden_size:
             raise ValueError("the head's size comes from start: remove decoder_hidden_size")
+        for size, heads in zip(self.hidden_sizes or (), _HEADS, strict=False):
+            if size % heads:
+                raise ValueError(f"hidden_sizes are multiples of {_HEADS}, not {self.hidden_sizes}")
         return self
 
 
-class DomainSpec(_Section):
+def _option_paths(value: Any, folder: str) -> Iterator[str]:
+    """Options that can be paths, such as ``split_files``, relative to a folder of data."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _option_paths(part, folder)
+    elif isinstance(value, str) and (folder or os.sep in value):
+        yield str(Path(folder, value.partition("{")[0]))
+
+
+class DomainSpec(Section):
     """Where pictures come from: a registered domain, its folder, configuration and options."""
 
     domain: str
     data_dir: ExpandedPath | None = None
     config: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        return [self.data_dir, *_option_paths(self.options, self.data_dir or "")]
 
 
 class Source(DomainSpec):
@@ -89,8 +107,13 @@ class Source(DomainSpec):
 
     train: str = "train"
     val: str = "val"
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, ge=1e-6, le=1e6)] = 1.0
     prepared: ExpandedPath | None = None
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        return [*super().inputs, self.prepared]
 
 
 class Target(DomainSpec):
@@ -99,54 +122,59 @@ class Target(DomainSpec):
     split: str = "val"
 
 
-class Augmentation(_Section):
+class Augmentation(Section):
     """One of the paper's methods 1..6, and the geometry around it.
 
     ``null`` for ``photometric`` and ``flip_probability`` means the method's own default.
     """
 
     method: int | str = 1
-    resize_bound: tuple[Positive, Positive] | None = (1280, 720)
-    crop: Positive | tuple[Positive, Positive] | None = 512
+    resize_bound: tuple[Pixels, Pixels] | None = (1280, 720)
+    crop: CropSide | tuple[CropSide, CropSide] | None = 512
     cat_max_ratio: Share = 0.75
     flip_probability: Share | None = None
     flip_first: bool = True
     photometric: bool | None = None
-    bilateral_diameter: tuple[Annotated[int, Field(ge=0)], Positive] | None = None
+    bilateral_diameter: (
+        tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(gt=0, le=255)]] | None
+    ) = None
     bilateral_probability: Share = 0.5
-    pixmix_k: Annotated[int, Field(ge=0)] = 4
-    pixmix_beta: Annotated[float, Field(gt=0)] = 3.0
+    pixmix_k: Annotated[int, Field(ge=0, le=100)] = 4
+    pixmix_beta: Annotated[float, Field(gt=0, ge=1e-3, le=1e6)] = 3.0
     mixing: ExpandedPath = "generated"
     published: bool = False
 
 
-class Optimizer(_Section):
+class Optimizer(Section):
     """AdamW, with the decode head's learning rate multiplied."""
 
-    lr: Annotated[float, Field(gt=0)] = 6e-5
-    head_lr_factor: Annotated[float, Field(gt=0)] = 10.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    lr: Factor = 6e-5
+    head_lr_factor: Factor = 10.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """Polynomial decay to ``min_lr`` over all steps, with linear warm-up."""
 
-    power: Annotated[float, Field(gt=0)] = 1.0
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 1500
+    power: Annotated[float, Field(gt=0, le=100)] = 1.0
+    min_lr: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    warmup_steps: Count = 1500
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-6
 
 
-class Swad(_Section):
+class Swad(Section):
     """Averaging over a window of steps (:class:`revt_hf.training.swad.WindowAverage`)."""
 
     patience: Positive = 3
     overfit_patience: Positive = 6
-    tolerance: Annotated[float, Field(ge=1)] = 1.3
+    tolerance: Annotated[float, Field(ge=1, le=1e6)] = 1.3
 
 
-class Training(_Section):
+class Training(Section):
     """Length, batch and bookkeeping. ``batch_size`` is per process, steps are optimizer steps.
 
     ``effective_batch`` is what the recipe expects ``batch_size`` x ``gradient_accumulation`` x
@@ -160,11 +188,11 @@ class Training(_Section):
     loss upsamples logits to at a time (null: all), ``compile`` is ``torch.compile``.
     """
 
-    steps: Positive = 40_000
-    batch_size: Positive = 2
-    gradient_accumulation: Positive = 1
+    steps: Annotated[int, Field(gt=0, le=10**7)] = 40_000
+    batch_size: BatchSize = 2
+    gradient_accumulation: BatchSize = 1
     effective_batch: Positive | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     loss: Literal["valid", "published"] = "valid"
     precision: Literal["fp32", "bf16"] = "fp32"
     folded_head: bool = False
@@ -172,7 +200,7 @@ class Training(_Section):
     compile: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     swad: Swad | None = None
-    workers: Annotated[int, Field(ge=0)] = 4
+    workers: Workers = 4
     log_every: Positive = 50
     validate_every: Positive | None = 5000
     checkpoint_every: Positive | None = 4000
@@ -193,7 +221,7 @@ class Training(_Section):
         return self
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """Test protocol: how pictures reach the network, and which views of them are averaged.
 
     Pictures are resized (ratio kept) to ``bound`` (width, height); null is native size. With
@@ -202,11 +230,11 @@ class Evaluation(_Section):
     picture: the probabilities of all views are averaged.
     """
 
-    bound: tuple[Positive, Positive] | None = (1024, 512)
-    window: Positive | None = None
-    stride: Positive | None = None
+    bound: tuple[Pixels, Pixels] | None = (1024, 512)
+    window: Pixels | None = None
+    stride: Pixels | None = None
     scales: Annotated[
-        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)
+        tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1, max_length=100)
     ] = (1.0,)
     flip: bool = False
 
@@ -219,6 +247,12 @@ class Evaluation(_Section):
                 f"stride {self.stride} is larger than window {self.window}: pixels between the "
                 "windows would be left out"
             )
+        if self.window is not None and self.window < _SMALLEST_WINDOW:
+            raise ValueError(
+                f"a window has at least {_SMALLEST_WINDOW} pixels a side, not {self.window}"
+            )
+        if min(self.scales) < _SMALLEST_SCALE:
+            raise ValueError(f"scales are at least {_SMALLEST_SCALE}, not {min(self.scales)}")
         return self
 
 
@@ -253,7 +287,7 @@ ProtocolChoice = Annotated[
 ]
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole training run; with ``more_sources`` it is trained on a mixture."""
 
     model: Model
@@ -270,6 +304,23 @@ class Recipe(_Section):
     def sources(self) -> tuple[Source, ...]:
         """All training domains, ``source`` first."""
         return (self.source, *self.more_sources)
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine: no output may be there."""
+        specs = (*self.sources, *self.targets)
+        return [
+            self.model.start,
+            None if self.augmentation.mixing == "generated" else self.augmentation.mixing,
+            *(path for spec in specs for path in spec.inputs),
+        ]
+
+    @model_validator(mode="after")
+    def _mixture_fits(self) -> "Recipe":
+        crops = self.train.steps * self.train.batch_size * self.train.gradient_accumulation
+        if self.more_sources and crops > _MIXED_CROPS:
+            raise ValueError(f"a mixture has at most {_MIXED_CROPS} crops, this one has {crops}")
+        return self
 
     @model_validator(mode="after")
     def _validates_on_source(self) -> "Recipe":
@@ -317,7 +368,7 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {_first_problem(error)}") from error
+        raise UserError(f"{name}: {validation_sentence(Recipe, error, '')}") from error
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -330,48 +381,3 @@ def recipe_schema() -> dict[str, Any]:
     # Any section may come from a parent.
     schema.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: str) -> str:
-    """One sentence for the first problem of a pydantic error, its YAML path led by ``prefix``."""
-    return _first_problem(error, prefix, model)
-
-
-def _first_problem(
-    error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None
-) -> str:
-    # An unknown key explains more than the missing one that it leaves behind.
-    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    path = ".".join(part for part in (prefix, *map(str, problem["loc"])) if part)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model or Recipe, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-        return f"{path}: unknown key ({hint})"
-    if problem["type"] == "missing":
-        return f"{path}: required, but not given"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
-
-
-def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys known at a place of a nested model; none if what stands there is no model."""
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is None:
-            # A place in a list, a key of a mapping, or a branch of a union.
-            continue
-        inner = _model_in(field.annotation)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

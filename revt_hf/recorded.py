@@ -63,6 +63,6 @@ def _evaluation_of(folder: Path) -> Evaluation:
     if not path.is_file():
         return Evaluation()
     try:
-        return Evaluation.model_validate(json.loads(path.read_text())["evaluation"])
-    except (ValueError, KeyError, TypeError) as error:
+        return Evaluation.model_validate(json.loads(path.read_text("utf-8"))["evaluation"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error

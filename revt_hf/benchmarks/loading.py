@@ -16,14 +16,15 @@ from PIL import Image
 from revt_hf.augment import PipelineSpec, augment, build_pipeline
 from revt_hf.benchmarks.augment import Picture
 from revt_hf.benchmarks.runner import Pair, row
+from revt_hf.cores import core_count
 from revt_hf.dataset_tools.prepare import prepare
 from revt_hf.dataset_tools.verify import verify
 from revt_hf.domains import load_domain
 from revt_hf.domains.prepared import Format, load_prepared
 from revt_hf.domains.reading import read_image, read_label
 from revt_hf.errors import DataWarning
-from revt_hf.imagenet import MEAN, STD
 from revt_hf.labels import IGNORE_INDEX, label_table
+from revt_hf.normalisation import MEAN, STD
 from revt_hf.recipe import DomainSpec, Source
 
 HEIGHT, WIDTH = 1052, 1914
@@ -182,7 +183,7 @@ def label_share() -> Pair:
 @row(
     "verify",
     peer="one thread, 1000 pictures of 480x264",
-    goal=0.8 * (os.cpu_count() or 1),
+    goal=0.8 * core_count(),
     seconds=30.0,
 )
 def verify_in_threads() -> Pair:

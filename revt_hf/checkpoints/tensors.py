@@ -57,6 +57,10 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def original(self, place: TensorPlace) -> Path:
+        """The given file that a tensor comes from."""
+        return place.file if self.files == self.originals else self.originals[0]
+
     def close(self) -> None:
         """Delete the temporary files, if there are any; ``places`` are void then."""
         if self._scratch is not None:

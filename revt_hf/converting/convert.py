@@ -11,6 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
@@ -23,7 +24,7 @@ from revt_hf.converting.architecture import (
     size_name,
 )
 from revt_hf.errors import UserError
-from revt_hf.files import atomic_file, atomic_folder, check_apart, check_output
+from revt_hf.files import atomic_file, atomic_folder, check_output, check_output_file
 from revt_hf.labels import CLASSES, PALETTE
 from revt_hf.modeling import quiet_transformers
 
@@ -147,10 +148,9 @@ def _processor() -> SegformerImageProcessorPil:
 
 
 def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
-    check_output(output, overwrite)
+    check_output(output, overwrite, [source])
     if source.is_dir():
         raise UserError(f"{source} is a folder, not a file of the original: try --to {ORIGINAL}")
-    check_apart(output, source)
     read = read_torch_file(source)
     tensors, dropped = _without_classifier(read.tensors)
     whole = has_head(tensors)
@@ -161,7 +161,7 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     model.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
     )
-    with atomic_folder(output, overwrite) as scratch, quiet_transformers():
+    with atomic_folder(output, overwrite, [source]) as scratch, quiet_transformers():
         model.save_pretrained(scratch)
         _processor().save_pretrained(scratch)
     gone = (*read.dropped, *(read.names[name] for name in dropped))
@@ -170,13 +170,11 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
 
 def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool) -> Converted:
     label = str(source)
-    check_output(output, overwrite)
+    check_output_file(output, overwrite, [source])
     with open_checkpoint(source, quiet) as checkpoint:
         folder, gone = checkpoint.folder, checkpoint.dropped
         if folder is None:
             raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
-        for part in (folder, *checkpoint.originals):
-            check_apart(output, part)
         in_file = {name: place.name for name, place in checkpoint.places.items()}
         everything = {name: read_tensor(place) for name, place in checkpoint.places.items()}
     tensors, dropped = _without_classifier(everything)
@@ -244,9 +242,4 @@ def _name_classes(config: SegformerConfig, given: Any) -> tuple[str, ...]:
 
 
 def _read_config(label: str, folder: Path) -> Any:
-    try:
-        with quiet_transformers():
-            return SegformerConfig.from_pretrained(folder)
-    # A config.json can be wrong in many ways, each with an error class of its own.
-    except Exception as error:
-        raise UserError(f"{label}: its {CONFIG_FILE} is not that of a SegFormer") from error
+    return SegformerConfig(**read_description(folder, label).config())

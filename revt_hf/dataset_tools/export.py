@@ -18,9 +18,11 @@ from revt_hf.dataset_tools.card import Contents, card_text, check_sharing
 from revt_hf.dataset_tools.parallel import in_threads
 from revt_hf.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.domains.base import Opened
-from revt_hf.domains.reading import RAW_SUFFIX, Decode
+from revt_hf.domains.decoding import RAW_SUFFIX
+from revt_hf.domains.reading import Decode
 from revt_hf.errors import UserError
-from revt_hf.files import atomic_folder, check_apart, check_output, write_text
+from revt_hf.files import atomic_folder, check_output, write_text
+from revt_hf.markers import MARKER_FILE
 from revt_hf.publishing.hub import (
     CARD_FILE,
     check_ours,
@@ -29,6 +31,7 @@ from revt_hf.publishing.hub import (
     pushing,
     require_token,
 )
+from revt_hf.recipe import DomainSpec
 from revt_hf.resize import bounded_label, bounded_resize, bounded_size
 
 SHARD_BYTES = 500_000_000
@@ -64,6 +67,12 @@ class Export:
     bound: tuple[int, int] | None
     licence: str | None
 
+    @property
+    def inputs(self) -> list[str | None]:
+        """What is read on this machine."""
+        folder = str(self.data_dir) if self.data_dir else None
+        return DomainSpec(domain=self.domain, data_dir=folder, options=dict(self.options)).inputs
+
 
 def export_parquet(
     request: Export,
@@ -98,8 +107,8 @@ def export_parquet(
     domain = get_domain(request.domain)
     check_sharing(domain, request.licence)
     _check_push(push, private)
-    _check_request(request, output)
-    check_output(output, overwrite)
+    _check_request(request)
+    check_output(output, overwrite, request.inputs)
     opened = _open(request)
     contents = Contents(
         domain,
@@ -115,7 +124,7 @@ def export_parquet(
         name: dataset_of(opened[name].builder, decode, name).with_format(None)
         for name, decode in decoders.items()
     }
-    with atomic_folder(output, overwrite) as scratch:
+    with atomic_folder(output, overwrite, request.inputs) as scratch:
         (scratch / _DATA).mkdir()
         for name, pictures in tables.items():
             rows = in_threads(_Encode(decoders[name], request.bound), pictures)
@@ -129,7 +138,7 @@ def export_parquet(
     return output
 
 
-def _check_request(request: Export, output: Path) -> None:
+def _check_request(request: Export) -> None:
     if not request.splits:
         raise UserError("name at least one split to export")
     for name in request.splits:
@@ -139,7 +148,6 @@ def _check_request(request: Export, output: Path) -> None:
             )
     if request.bound is not None:
         bounded_size(1, 1, request.bound)
-    check_apart(output, request.data_dir)
 
 
 def _check_push(repository: str | None, private: bool) -> None:
@@ -248,7 +256,9 @@ def _writer(path: Path) -> pq.ParquetWriter:
 
 def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
     hub = huggingface_hub.HfApi()
-    later = f"hf upload {repository} {folder} --repo-type dataset{' --private' if private else ''}"
+    later = f"hf upload {repository} {folder} --repo-type dataset --exclude {MARKER_FILE}" + (
+        " --private" if private else ""
+    )
     with pushing(repository, hub, quiet, f"{folder} is complete: push it later with '{later}'"):
         make_repository(hub, repository, "dataset", private)
         head = hub.dataset_info(repository)
@@ -258,6 +268,7 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
             repo_id=repository,
             repo_type="dataset",
             folder_path=folder,
+            ignore_patterns=[MARKER_FILE],
             commit_message="Export by revt_hf",
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",

@@ -1,8 +1,8 @@
 """``revt data prepare``: the deterministic part of a training pipeline done once, lossless."""
 
-import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,17 @@ from revt_hf.domains.prepared import (
 )
 from revt_hf.domains.reading import Decode
 from revt_hf.errors import UserError
-from revt_hf.files import check_apart, check_output, readable_os_errors, replace_folder, write_json
+from revt_hf.files import (
+    beside,
+    check_output,
+    locked,
+    read_json_object,
+    readable_os_errors,
+    real_path,
+    replace_folder,
+    write_json,
+)
+from revt_hf.markers import mark_output
 from revt_hf.recipe import DomainSpec
 from revt_hf.resize import bounded_label, bounded_resize
 
@@ -63,8 +73,7 @@ def prepare(
     Raises:
         UserError: the data cannot be read, ``output`` exists, or the disk is too small.
     """
-    check_output(output, overwrite)
-    check_apart(output, Path(spec.data_dir) if spec.data_dir else None)
+    check_output(output, overwrite, spec.inputs)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
     record = PreparedRecord(
@@ -81,8 +90,9 @@ def prepare(
     )
     decode = opened.decode
     rows = dataset_of(opened.builder, decode, split).with_format(None)
-    scratch = output.with_name(f".{output.name}.preparing")
-    with readable_os_errors(output):
+    scratch = beside(real_path(output), "preparing")
+    with readable_os_errors(output), locked(output):
+        check_output(output, overwrite, spec.inputs)
         _start(scratch, record)
         work = partial(_prepare_one, scratch, record, decode)
         with tqdm(total=len(rows), unit="picture", desc="prepare", disable=quiet) as progress:
@@ -90,7 +100,8 @@ def prepare(
                 if number == 0:
                     _check_space(scratch, written * (len(rows) - 1))
                 progress.update()
-        replace_folder(scratch, output)
+        mark_output(scratch)
+        replace_folder(scratch, real_path(output))
     return record
 
 
@@ -98,8 +109,9 @@ def _start(scratch: Path, record: PreparedRecord) -> None:
     """An empty scratch folder, or one that the same job left unfinished."""
     path = scratch / RECORD_FILE
     values = record.model_dump(mode="json")
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == values:
-        return
+    with suppress(UserError):
+        if read_json_object(path) == values:
+            return
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     write_json(path, values)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from revt_hf.dataset_tools.verify import Verified
 from revt_hf.domains import DOMAINS, load_domain
+from revt_hf.files import check_output_file
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
 from revt_hf.reporting.pictures import Panel, contact_sheet, overlay
 
@@ -34,6 +35,7 @@ def show(
     Raises:
         UserError: the data cannot be read.
     """
+    check_output_file(output, inputs=[data_dir])
     rows = load_domain(name, split, data_dir, config, options)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(pictures, len(rows))).round().astype(int))
     sheet, names = [], []

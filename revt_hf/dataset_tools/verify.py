@@ -1,6 +1,6 @@
 """``revt data verify``: is what lies on disk what the data set should be?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from revt_hf.dataset_tools.jpeg_damage import JpegDamage
 from revt_hf.dataset_tools.parallel import in_threads
-from revt_hf.domains import checked_options, dataset_of, get_domain
-from revt_hf.domains.base import Opened
-from revt_hf.domains.reading import Decode, fitted, read_image, read_raw, size_difference
+from revt_hf.domains import checked_options, get_domain
+from revt_hf.domains.base import NotThereError, Opened, by_reason
+from revt_hf.domains.decoding import ImageFile, decode_image, decode_raw, open_image
+from revt_hf.domains.reading import fitted, label_turn, size_difference, turned_apart
+from revt_hf.domains.table import table_of
 from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
+
+# Names in a note.
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,14 @@ class Verified:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What one picture and its label hold."""
+    """What one picture and its label hold.
 
+    ``key`` tells the picture from all others; ``labelled`` is false where the label can be read
+    and ignores every pixel.
+    """
+
+    key: str
+    labelled: bool
     pixels: NDArray[np.int64]
     problems: list[Problem]
     refitted: bool
@@ -108,30 +120,36 @@ def verify(
     chosen = domain.chosen_config(config)
     settings = checked_options(domain, options or {})
     opened: dict[str, Opened] = {}
-    absent: dict[str, UserError] = {}
+    absent: dict[str, NotThereError] = {}
+    unusable: dict[str, UserError] = {}
     for split in domain.splits(data_dir, chosen, settings):
         try:
             opened[split] = domain.open(split, data_dir, chosen, settings)
-        except UserError as error:
+        except NotThereError as error:
             absent[split] = error
+        except UserError as error:
+            unusable[split] = error
     if not opened:
-        raise next(iter(absent.values()), UserError(f"{name}: no split in {data_dir}"))
+        reasons = [*unusable.values(), *absent.values()]
+        raise next(iter(reasons), UserError(f"{name}: no split in {data_dir}"))
     first = next(iter(opened.values()))
     result = Verified(name, chosen, first.layout, first.found, first.table.name)
-    for split, reason in absent.items():
+    for split, reason in {**absent, **unusable}.items():
         result.splits[split] = SplitCount(0, domain.expected(split, chosen, settings))
-        result.notes.append(f"{split}: {reason}")
+        if split in absent:
+            result.notes.append(f"{split}: {reason}")
+        else:
+            result.problems.append(Problem(split, str(reason)))
     for split, found in opened.items():
         result.splits[split] = SplitCount(found.images, found.expected)
         if found.difference:
             result.notes.append(f"{split}: {found.difference}")
         if found.layout != first.layout:
             result.notes.append(f"{split}: {found.found}")
-        result.problems += [
-            Problem(*problem)
-            for problem in found.missing
-            if Problem(*problem) not in result.problems
-        ]
+        listed = dict.fromkeys(Problem(*one) for one in (*found.missing, *found.broken))
+        result.problems += [problem for problem in listed if problem not in result.problems]
+        unused = by_reason(found.unused, _SHOWN)
+        result.notes += [note for note in unused if note not in result.notes]
     _read_all(result, opened, workers, quiet)
     return result
 
@@ -139,20 +157,27 @@ def verify(
 def _read_all(
     result: Verified, opened: Mapping[str, Opened], workers: int | None, quiet: bool
 ) -> None:
-    seen: set[str] = set()
+    # Splits share images (full and train), so each is read once: whether anything is labelled.
+    seen: dict[str, bool] = {}
     refitted = 0
-    # Splits share pictures (full and train), so each is read once.
     total = sum(found.images for found in opened.values())
-    with tqdm(total=total, unit="picture", desc="verify", disable=quiet) as progress:
+    with (
+        tqdm(total=total, unit="picture", desc="verify", disable=quiet) as progress,
+        JpegDamage() as damage,
+    ):
         for split, found in opened.items():
-            rows = _unseen(found, split, seen)
+            keys: list[str] = []
+            rows = _unseen(found, split, seen, keys)
             before = progress.n
-            for checked in in_threads(partial(_check, found), rows, workers):
+            for checked in in_threads(partial(_check, found, damage), rows, workers):
                 result.pixels += checked.pixels
                 result.problems += checked.problems
                 refitted += checked.refitted
+                seen[checked.key] = checked.labelled
                 progress.update()
             progress.update(found.images - (progress.n - before))
+            if keys and not any(seen[key] for key in keys):
+                result.problems.append(Problem(split, "no pixel of this split is labelled"))
     if refitted:
         result.notes.append(
             f"{refitted} labels differ from their pictures in size, a known defect; they are "
@@ -160,34 +185,45 @@ def _read_all(
         )
 
 
-def _unseen(found: Opened, split: str, seen: set[str]) -> Iterable[dict[str, Any]]:
+def _unseen(
+    found: Opened, split: str, seen: dict[str, bool], keys: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows that are not in ``seen`` yet; ``keys`` takes those of all."""
     if not found.images:
         return
-    rows = dataset_of(found.builder, Decode(found.table), split).with_format(None)
-    for row in rows:
-        if row["image"]["path"] is None or row["image"]["path"] not in seen:
-            seen.add(row["image"]["path"])
-            yield row
+    for row in table_of(found.builder, split):
+        keys.append(row["image"]["path"] or f"{split}/{row['name']}")
+        if keys[-1] not in seen:
+            seen[keys[-1]] = False
+            yield {**row, "key": keys[-1]}
 
 
-def _check(found: Opened, row: dict[str, Any]) -> _Checked:
+def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
     pixels = np.zeros(256, dtype=np.int64)
     problems: list[Problem] = []
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
     refitted = False
+    opened: dict[str, ImageFile] = {}
     image = label = None
     try:
-        image = read_image(row["image"])
+        opened["image"] = open_image(row["image"])
+        image = decode_image(opened["image"])
+        if opened["image"].header.kind == "jpeg" and (what := damage.find(files["image"])):
+            problems.append(Problem(files["image"], what))
     except UserError as error:
         problems.append(_problem(files["image"], error))
     try:
-        label, unknown = found.table.lenient(read_raw(row["label"], found.table))
+        opened["label"] = open_image(row["label"])
+        turn = label_turn(opened.get("image"), opened["label"], found.follow_exif)
+        label, unknown = found.table.lenient(decode_raw(opened["label"], found.table, turn))
         if unknown:
             what = f"{found.table.described(unknown)} is not in the encoding '{found.table.name}'"
             problems.append(Problem(files["label"], what))
     except UserError as error:
         problems.append(_problem(files["label"], error))
     if label is not None and image is not None:
+        if apart := turned_apart(opened["image"], opened["label"], found.follow_exif):
+            problems.append(Problem(files["label"], apart))
         difference = size_difference(image, label)
         if difference and found.fit_labels:
             label, refitted = fitted(label, image), True
@@ -196,7 +232,8 @@ def _check(found: Opened, row: dict[str, Any]) -> _Checked:
     if label is not None:
         counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
         pixels = counts.reshape(-1).astype(np.int64)
-    return _Checked(pixels, problems, refitted)
+    labelled = label is None or bool(pixels[:NUM_CLASSES].any())
+    return _Checked(row["key"], labelled, pixels, problems, refitted)
 
 
 def _problem(file: str, error: UserError) -> Problem:

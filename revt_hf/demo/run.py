@@ -1,6 +1,5 @@
 """``revt demo``: a broad start, three members, their ReVT, and a page that compares them."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from revt_hf.domains import load_spec
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.jobs import Job, train_side_by_side
-from revt_hf.files import check_output, write_json
+from revt_hf.files import folder_in_place, write_json
 from revt_hf.merging.average import merge
 from revt_hf.recipe import load_recipe
 from revt_hf.reporting.build import Comparison, Entry, compare, write_sheet
@@ -22,6 +21,7 @@ from revt_hf.reporting.page import Model, write_page
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"
+_WRITTEN = ("start*", "members/*", "revt/*", "results.json", "scenes.png", PAGE)
 # One minute on two cores: enough to see that everything runs, too little to learn much.
 _QUICK = {
     "start.yaml": ("train.steps=40", "source.options.pictures=24"),
@@ -58,8 +58,11 @@ def run_demo(
     Raises:
         UserError: ``output`` exists and ``overwrite`` is false, or a step failed.
     """
-    check_output(output, overwrite)
-    shutil.rmtree(output, ignore_errors=True)
+    with folder_in_place(output, overwrite, _WRITTEN):
+        return _run(output, quick, quiet)
+
+
+def _run(output: Path, quick: bool, quiet: bool) -> Path:
     clock = _Clock()
     start = _job("start", "start.yaml", quick, output / "start")
     members = [

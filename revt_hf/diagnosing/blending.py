@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.class_order import rows_by_train_id
+from revt_hf.checkpoints.description import (
+    PROCESSOR_FILE,
+    read_description,
+    read_normalisation,
+)
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
+from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.files import file_sha256
@@ -88,6 +95,9 @@ class Blender:
             missing = [name for name in self._tensors(self.model) if name not in self._place]
             if missing:
                 raise UserError(f"{self.members[0]} does not hold the tensor {missing[0]}")
+            # The files keep their order of classes, the model has the train ids'.
+            self._rows = _common_rows(self._plan.sources, start_head and self._plan.base)
+            _check_normalisation(self._sources)
         except BaseException:
             self._stack.close()
             raise
@@ -131,6 +141,8 @@ class Blender:
             # Whole numbers, such as BatchNorm's count of batches, are no weights.
             if item.dtype in FLOATS:
                 blended = self._blended(self._place[name], blend).reshape(item.shape)
+                if name.startswith(CLASSIFIER):
+                    blended = blended[self._rows]
                 tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
 
     def _blended(self, place: int, blend: Blend) -> NDArray[Any]:
@@ -150,3 +162,31 @@ class Blender:
         path = source.files[file]
         read_at(self._files[number][file], path, int(source.offset[place]), buffer)
         return unpacked(buffer, dtype)
+
+
+def _common_rows(members: Sequence[Source], start: Source | Literal[False] | None) -> list[int]:
+    """The rows of the decode heads by train id, which all that are blended have to agree on."""
+    sources = [*members, *([start] if start else [])]
+    rows = {
+        source.label: list(rows_by_train_id(read_description(source.folder, source.label)))
+        for source in sources
+        if source.folder is not None
+    }
+    for label, found in rows.items():
+        if found != rows[members[0].label]:
+            raise UserError(f"{label} has its classes in another order than {members[0].label}")
+    return rows[members[0].label]
+
+
+def _check_normalisation(sources: Sequence[Source]) -> None:
+    read = {
+        source.label: read_normalisation(source.folder)
+        for source in sources
+        if source.folder is not None
+    }
+    for label, found in read.items():
+        if found != read[sources[0].label]:
+            raise UserError(
+                f"{label} normalises images otherwise than {sources[0].label} "
+                f"({PROCESSOR_FILE}): blends of them mean nothing"
+            )

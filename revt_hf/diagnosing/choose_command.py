@@ -15,8 +15,9 @@ from revt_hf.diagnosing.scoring import Data, load_data
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.files import check_output, write_text
+from revt_hf.files import check_output_file, write_text
 from revt_hf.markdown import visible
+from revt_hf.recipe import load_recipe
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def choose_command(
         UserError: members or data that cannot be used, a target to choose on, or an output that
             exists.
     """
-    check_output(output, options.overwrite)
+    check_output_file(output, options.overwrite, [*members, recipe, *load_recipe(recipe).inputs])
     splits = _source_splits(recipe, options.on)
     data = load_data(
         splits,

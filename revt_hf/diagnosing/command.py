@@ -23,12 +23,21 @@ from revt_hf.diagnosing.scoring import Data, load_data
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, requested_splits
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.files import atomic_folder, check_output, file_sha256, write_json
+from revt_hf.files import (
+    atomic_folder,
+    check_growing,
+    check_output,
+    file_sha256,
+    growing_folder,
+    write_json,
+)
 from revt_hf.merging.command import spread_pictures
 from revt_hf.merging.record import member_entry
 from revt_hf.processes import process_state
 from revt_hf.recipe import Source, load_recipe
 from revt_hf.reporting.build import LIBRARIES
+
+_PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,10 @@ class Request:
     workers: int = 0
     overwrite: bool = False
     quiet: bool = False
+
+    def inputs(self, *models: str | None) -> list[str | None]:
+        """All that is read: models, and the pictures' folders."""
+        return [*models, *(path for split in self.splits for path in split.spec.inputs)]
 
     def data(self, models: Sequence[str]) -> Data:
         """The pictures, as these models want them.
@@ -94,7 +107,8 @@ def path_command(
     Raises:
         UserError: bad members, data or numbers, or an output that exists.
     """
-    check_output(request.output, request.overwrite)
+    inputs = request.inputs(*members, start)
+    check_output(request.output, request.overwrite, inputs)
     if len(members) != 2:
         raise UserError(f"a path has two ends, not {len(members)}: name two members")
     data = request.data(members)
@@ -104,7 +118,7 @@ def path_command(
         with _bar(total, "path", request) as on_picture:
             lines = paths(blender, data, points, start is not None, everything, on_picture)
     result = {"format": "revt_hf.path/1", **about, "lines": [line.to_json() for line in lines]}
-    with atomic_folder(request.output, request.overwrite) as scratch:
+    with atomic_folder(request.output, request.overwrite, inputs) as scratch:
         draw_paths(lines, short_names(members), data.label, scratch / "path.png")
         write_json(scratch / "path.json", result)
     return result
@@ -125,9 +139,11 @@ def plane_command(
         raise UserError(f"a plane has three corners, not {len(members)}: name three members")
     if not levels or min(levels) < 1:
         raise UserError("--steps: whole numbers from 1 on, coarse to fine, such as 4,8")
+    check_growing(request.output, True, _PLANE_FILES, request.inputs(*members))
     data = request.data(members)
     names = short_names(members)
-    with Blender(members, quiet=request.quiet) as blender:
+    growing = growing_folder(request.output, True, _PLANE_FILES, request.inputs(*members))
+    with growing, Blender(members, quiet=request.quiet) as blender:
         about = _about(blender.records(), data)
         finished = FinishedPoints(request.output, about)
         left = sum(
@@ -163,7 +179,8 @@ def norm_command(
     Raises:
         UserError: a model or data that cannot be used, or an output that exists.
     """
-    check_output(request.output, request.overwrite)
+    inputs = request.inputs(merge, *members)
+    check_output(request.output, request.overwrite, inputs)
     data = request.data([merge])
     training = spread_pictures(sources, pictures)
     total = (2 + len(members)) * data.pictures + len(training)
@@ -176,7 +193,7 @@ def norm_command(
         "models": [shift.to_json() for shift in shifts],
     }
     names = short_names([merge, *members])
-    with atomic_folder(request.output, request.overwrite) as scratch:
+    with atomic_folder(request.output, request.overwrite, inputs) as scratch:
         draw_norm(shifts, [names[0], *names], data.label, scratch / "norm.png")
         write_json(scratch / "norm.json", result)
     return result
@@ -196,7 +213,8 @@ def disagreement_command(
     Raises:
         UserError: a model or data that cannot be used, or an output that exists.
     """
-    check_output(request.output, request.overwrite)
+    inputs = request.inputs(merge, *members)
+    check_output(request.output, request.overwrite, inputs)
     if len(members) < 2:
         raise UserError("only several members can differ: name at least two")
     data = request.data([*members, merge])
@@ -209,7 +227,7 @@ def disagreement_command(
         **found.counts.to_json([*members, merge]),
         "pictures": [{"name": name, "disputed": share * 100} for name, share in found.pictures],
     }
-    with atomic_folder(request.output, request.overwrite) as scratch:
+    with atomic_folder(request.output, request.overwrite, inputs) as scratch:
         draw_disagreement(found.scenes, scratch / "disagreement.png")
         write_json(scratch / "disagreement.json", result)
     return result

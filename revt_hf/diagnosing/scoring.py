@@ -12,6 +12,7 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.domains import load_spec, open_domain
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.training.validation import sums_of
 
@@ -102,6 +103,7 @@ def load_data(
         if pictures is not None and pictures < len(rows):
             # Neighbours are often frames of one drive.
             rows = rows.select(np.linspace(0, len(rows) - 1, pictures).round().astype(int))
+        check_labelled(rows, split.label)
         loaded.append(rows)
     return Data(tuple(splits), tuple(loaded), protocol, workers)
 

@@ -21,6 +21,7 @@ from revt_hf.domains.mapillary import MapillaryDomain
 from revt_hf.domains.reading import Decode
 from revt_hf.domains.streets.builder import StreetsDomain
 from revt_hf.domains.synthia import SynthiaDomain
+from revt_hf.domains.table import table_of
 from revt_hf.domains.wilddash import WilddashDomain
 from revt_hf.errors import UserError
 from revt_hf.recipe import DomainSpec
@@ -122,18 +123,11 @@ def dataset_of(
     streaming: bool = False,
 ) -> Any:
     """The pictures that a builder lists, decoded when they are read; see :func:`load_domain`."""
-    builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
     if streaming:
+        builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
         rows = builder.as_streaming_dataset(split=arrow_split(split))
         return rows.map(decode, batched=True, batch_size=1)
-    datasets.disable_progress_bars()
-    try:
-        builder.download_and_prepare(num_proc=num_proc)
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
-    return builder.as_dataset(split=arrow_split(split)).with_transform(decode)
+    return table_of(make_builder, split, cache_dir, num_proc).with_transform(decode)
 
 
 def label_encoding(pictures: Any) -> str | None:

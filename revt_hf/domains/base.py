@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from revt_hf.domains.reading import Decode
 from revt_hf.errors import DataWarning, UserError
 from revt_hf.labels import LabelTable
-from revt_hf.recipe import validation_sentence
+from revt_hf.sections import validation_sentence
 
 # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
 FEATURES = datasets.Features(
@@ -32,6 +32,10 @@ FEATURES = datasets.Features(
 
 LOG = logging.getLogger("revt_hf.domains")
 _SHOWN = 3
+
+
+class NotThereError(UserError):
+    """A split that is not there at all, which is no fault of the data that are."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,12 @@ class Opened:
         content: a hash that moves when a picture comes, goes or changes.
         expected: how many the official split has, as far as that is known.
         missing: files that should be there, with what is wrong about that.
+        broken: files that should be images or labels but cannot be opened, with the reason.
+        unused: files that may have been meant but are not taken, with the reason.
         left_out: pictures that are known to be defective and were left out.
         fit_labels: see :class:`revt_hf.domains.reading.Decode`.
         change: see there too.
+        follow_exif: see there too.
     """
 
     builder: Callable[..., datasets.DatasetBuilder]
@@ -116,14 +123,17 @@ class Opened:
     content: str
     expected: int | None = None
     missing: tuple[tuple[str, str], ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     fit_labels: bool = False
     change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
+    follow_exif: bool | None = None
 
     @property
     def decode(self) -> Decode:
         """What makes arrays of the builder's rows."""
-        return Decode(self.table, self.fit_labels, self.change)
+        return Decode(self.table, self.fit_labels, self.change, self.follow_exif)
 
     @property
     def difference(self) -> str | None:
@@ -154,8 +164,22 @@ class Opened:
                 shown,
                 dots,
             )
+        for what in [*by_reason(self.broken), *by_reason(self.unused)]:
+            warnings.warn(f"{name}: {what}", DataWarning, stacklevel=2)
         if self.difference:
             warnings.warn(f"{name}: {self.difference}", DataWarning, stacklevel=2)
+
+
+def by_reason(files: Iterable[tuple[str, str]], shown: int = _SHOWN) -> list[str]:
+    """A sentence for each reason why files are not taken, with the first of them by name."""
+    reasons: dict[str, list[str]] = {}
+    for file, why in files:
+        reasons.setdefault(why, []).append(file)
+    return [
+        f"not taken ({why}): {', '.join(named[:shown])}"
+        + (f" and {len(named) - shown} more" if len(named) > shown else "")
+        for why, named in reasons.items()
+    ]
 
 
 def arrow_split(split: str) -> str:

@@ -95,5 +95,5 @@ class CamvidDomain(PairedDomain):
         if split not in _SPLITS:
             raise UserError(f"unknown split '{split}' of camvid: use {', '.join(_SPLITS)} or all")
         wanted = frames(split)
-        names = {*match.pairs, *match.unlabelled}
+        names = {*match.pairs, *match.unusable}
         return {name for name in names if PurePosixPath(name).name in wanted}

@@ -51,10 +51,10 @@ class CityscapesDomain(PairedDomain):
     ) -> Collection[str] | None:
         if split not in (_DEV, _REST):
             return None
-        names = {*match.pairs, *match.unlabelled}
+        names = {*match.pairs, *match.unusable}
         if _DEV in options.split_files:
             path = data_dir / options.split_files[_DEV]
-            dev = set(read_split_file(path, names, match.layout.image_suffix)[0])
+            dev = set(read_split_file(path, names, match.layout.image_suffixes)[0])
         else:
             dev = {name for name in names if name.split("/")[0] in DEV_CITIES}
         return dev if split == _DEV else names - dev

@@ -41,7 +41,7 @@ class CorruptionsOptions(BaseModel):
     base_options: dict[str, Any] = {}
     kind: Kind
     severity: Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])] = 3
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True)

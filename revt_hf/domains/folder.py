@@ -6,7 +6,9 @@ recursively.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from revt_hf.domains.base import Facts, Sharing
 from revt_hf.domains.layouts import Layout
@@ -14,18 +16,21 @@ from revt_hf.domains.paired import PairedDomain, PairedOptions
 from revt_hf.errors import UserError
 from revt_hf.labels import label_table
 
+Suffix = Annotated[str, Field(min_length=1)]
+
 
 class FolderOptions(PairedOptions):
     """Options of the ``folder`` domain.
 
-    ``image_dir`` and ``label_dir`` may hold ``{split}``; ``encoding`` is the name of an encoding
-    or a table of raw value: train id.
+    ``image_dir`` and ``label_dir`` may hold ``{split}``. A suffix may be a list of several; upper
+    and lower case do not matter, nor does ``.jpg`` for ``.jpeg``. ``encoding`` is the name of an
+    encoding or a table of raw value: train id.
     """
 
     image_dir: str = "img_dir/{split}"
     label_dir: str = "ann_dir/{split}"
-    image_suffix: str = ".png"
-    label_suffix: str = ".png"
+    image_suffix: Suffix | tuple[Suffix, ...] = ".png"
+    label_suffix: Suffix | tuple[Suffix, ...] = ".png"
     encoding: str | dict[int, int] = "train_ids"
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from revt_hf.domains.base import Facts, Sharing
+from revt_hf.domains.base import Facts, NotThereError, Sharing
 from revt_hf.domains.layouts import Layout, Match
 from revt_hf.domains.paired import PairedDomain, PairedOptions
 from revt_hf.errors import UserError
@@ -84,7 +84,7 @@ class Gta5Domain(PairedDomain):
     ) -> Collection[str] | None:
         if split == "full":
             return None
-        names = [*match.pairs, *match.unlabelled]
+        names = [*match.pairs, *match.unusable]
         if options.split == "hash":
             return {name for name in names if split_by_hash(name) == split}
         if options.split == "robustnet":
@@ -138,7 +138,7 @@ def _official(split: str, folders: Sequence[Path]) -> frozenset[int]:
     ]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise UserError(
+        raise NotThereError(
             f"the split '{split}' of gta5 stands in {_SPLIT_FILE}, which is not in {folders[0]}: "
             "it comes with the mapping archive (read_mapping) of the data set's page; or go on "
             "without it by the option split=robustnet (the same division, 15 training frames "

@@ -30,13 +30,10 @@ class IddDomain(PairedDomain):
 
     def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
         ids, train_ids = label_table("idd_ids"), label_table("train_ids")
-        place = ("leftImg8bit/{split}", "gtFine/{split}")
+        images = tuple(f"_leftImg8bit{suffix}" for suffix in (".png", ".jpg"))  # parts I and II
+        place = ("leftImg8bit/{split}", "gtFine/{split}", images)
         return [
-            Layout(kind, *place, f"_leftImg8bit{picture}", label, table)  # type: ignore[arg-type]
-            for kind, label, table in (
-                ("official", "_gtFine_polygons.json", ids),
-                ("official", "_gtFine_labelids.png", ids),
-                ("converted", "_gtFine_labelTrainIds.png", train_ids),
-            )
-            for picture in (".png", ".jpg")
+            Layout("official", *place, "_gtFine_polygons.json", ids),
+            Layout("official", *place, "_gtFine_labelids.png", ids),
+            Layout("converted", *place, "_gtFine_labelTrainIds.png", train_ids),
         ]

@@ -1,12 +1,12 @@
 """Ways in which a data set can lie on disk, and finding out which one it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from revt_hf.domains.base import SourceFile
-from revt_hf.domains.files import list_files
+from revt_hf.domains.base import NotThereError, SourceFile
+from revt_hf.domains.files import NOT_UTF8, image_stem, list_files, stem_of
 from revt_hf.errors import UserError
 from revt_hf.labels import LabelTable
 
@@ -22,8 +22,9 @@ class Layout:
         kind: as downloaded, or converted for mmsegmentation or the original implementation.
         images: folder of the pictures.
         labels: folder of the labels.
-        image_suffix: end of a picture's name that its label does not share.
-        label_suffix: end of a label's name.
+        image_suffix: end of an image's name that its label does not share, or several; see
+            :func:`revt_hf.domains.files.stem_of`.
+        label_suffix: end of a label's name, or several.
         table: from label values to train ids.
         folders: the folders of splits that are called otherwise.
         parts: all of them together are the split.
@@ -33,12 +34,22 @@ class Layout:
     kind: Literal["official", "converted"]
     images: str
     labels: str
-    image_suffix: str
-    label_suffix: str
+    image_suffix: str | tuple[str, ...]
+    label_suffix: str | tuple[str, ...]
     table: LabelTable
     folders: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
     counted: bool = True
+
+    @property
+    def image_suffixes(self) -> tuple[str, ...]:
+        """The ends of images' names."""
+        return (self.image_suffix,) if isinstance(self.image_suffix, str) else self.image_suffix
+
+    @property
+    def label_suffixes(self) -> tuple[str, ...]:
+        """The ends of labels' names."""
+        return (self.label_suffix,) if isinstance(self.label_suffix, str) else self.label_suffix
 
     def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
         """(prefix of the names, folder of pictures, folder of labels) of a split."""
@@ -56,7 +67,7 @@ class Layout:
     def described(self, split: str) -> str:
         """``images/*.png with labels/*.png``."""
         _, images, labels = self.folder_pairs(split)[0]
-        return f"{images}/*{self.image_suffix} with {labels}/*{self.label_suffix}"
+        return f"{images}/{_all(self.image_suffixes)} with {labels}/{_all(self.label_suffixes)}"
 
 
 @dataclass(frozen=True)
@@ -70,19 +81,30 @@ class Pair:
 
 @dataclass(frozen=True)
 class Match:
-    """A layout that was found, with the pictures of a split.
+    """A layout that was found, with the images of a split.
 
     Attributes:
         layout: which one.
         root: the folder that its paths start from.
-        pairs: by name, in order of name.
-        unlabelled: names of pictures without a label -> (picture, where the label should be).
+        pairs: by name.
+        unusable: names of images that have no label, or more than one -> (file, what is wrong).
+        broken: files that should be images or labels but cannot be opened, with the reason.
+        unused: files that may have been meant but are not taken, with the reason.
     """
 
     layout: Layout
     root: Path
-    pairs: dict[str, Pair]
-    unlabelled: dict[str, tuple[str, str]]
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: "Match") -> None:
+        """Take in what another part of the split has."""
+        self.pairs.update(other.pairs)
+        self.unusable.update(other.unusable)
+        self.broken.update(other.broken)
+        self.unused.update(other.unused)
 
 
 class Finder:
@@ -91,61 +113,125 @@ class Finder:
     def __init__(self, root: Path, wrappers: Sequence[str] = ("",)) -> None:
         self._root = root
         self._places = [root / wrapper for wrapper in wrappers if (root / wrapper).is_dir()]
-        self._listings: dict[Path, dict[str, SourceFile]] = {}
+        self._listings: dict[Path, tuple[dict[str, SourceFile], dict[str, str]]] = {}
 
     def find(self, layouts: Sequence[Layout], split: str, domain: str) -> Match:
-        """The first layout, in the given order, that has pictures with labels.
+        """The first layout, in the given order, that has images with labels.
 
         Raises:
-            UserError: none has; the message says what was looked for.
+            NotThereError: no layout's folders are there; the message says what was looked for.
+            UserError: they are, but without images and labels.
         """
         reasons = []
         for layout in layouts:
             for place in self._places:
                 match = self._match(place, layout, split)
                 if isinstance(match, Match):
+                    others = [other for other in layouts if other is not layout]
+                    self._drop_others(match, others, split)
                     return match
                 if place == self._root or not match.endswith(_NO_FOLDER):
                     reasons.append(f"{layout.kind}: {layout.described(split)} ({match})")
-        raise UserError(
+        kind = UserError if any("has a label" in reason for reason in reasons) else NotThereError
+        raise kind(
             f"split '{split}' of {domain} is not in {self._root}; looked for "
             + "; ".join(dict.fromkeys(reasons))
         )
 
     def _match(self, place: Path, layout: Layout, split: str) -> Match | str:
-        pairs: dict[str, Pair] = {}
-        unlabelled: dict[str, tuple[str, str]] = {}
+        match = Match(layout, place)
         for prefix, images, labels in layout.folder_pairs(split):
             for folder in (images, labels):
                 if not (place / folder).is_dir():
                     return f"{folder}{_NO_FOLDER}"
-            label_files = self._list(place / labels)
-            for path, image in self._list(place / images).items():
-                if not path.endswith(layout.image_suffix):
-                    continue
-                if images == labels and path.endswith(layout.label_suffix):
-                    continue
-                stem = path.removesuffix(layout.image_suffix)
-                label = label_files.get(stem + layout.label_suffix)
-                if label is None:
-                    where = place / labels / (stem + layout.label_suffix)
-                    unlabelled[prefix + stem] = (image.path, str(where))
-                else:
-                    pairs[prefix + stem] = Pair(image, label, prefix + stem)
-        if pairs:
-            return Match(layout, place, dict(sorted(pairs.items())), unlabelled)
-        if unlabelled:
-            picture, missing = next(iter(unlabelled.values()))
-            return (
-                f"none of {len(unlabelled)} pictures has a label: {picture} has no label, "
-                f"{missing} does not exist"
-            )
-        return f"no pictures *{layout.image_suffix} in {layout.folder_pairs(split)[0][1]}"
+            self._pair(match, prefix, place / images, place / labels)
+        if match.pairs:
+            ordered = dict(sorted(match.pairs.items()))
+            return replace(match, pairs=ordered)
+        if match.unusable:
+            count, (_, example) = len(match.unusable), next(iter(match.unusable.values()))
+            return f"none of {count} images has a label: {example}"
+        others = [path for path, why in match.unused.items() if why.startswith(_OTHER_SUFFIX)]
+        hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
+        return (
+            f"no images {_all(layout.image_suffixes)} in {layout.folder_pairs(split)[0][1]}{hint}"
+        )
 
-    def _list(self, folder: Path) -> dict[str, SourceFile]:
+    def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
+        layout = match.layout
+        apart = layout.label_suffixes if images == labels else ()
+        pictures = self._by_stem(match, images, layout.image_suffixes, apart)
+        labelled = self._by_stem(match, labels, layout.label_suffixes, ())
+        for stem, found in pictures.items():
+            named = labelled.pop(stem, [])
+            name = prefix + stem
+            for files in (found, named):
+                if len(files) > 1:
+                    both = f"{files[0].path} and {files[1].path} have the same name"
+                    match.unusable[name] = (files[0].path, f"{both}: keep one of them")
+            if not named:
+                missing = labels / (stem + layout.label_suffixes[0])
+                what = f"the image {found[0].path} has no label: {missing} does not exist"
+                match.unusable[name] = (str(missing), what)
+            elif name not in match.unusable:
+                match.pairs[name] = Pair(found[0], named[0], name)
+        for files in labelled.values():
+            match.unused.update({file.path: "a label without an image" for file in files})
+
+    def _by_stem(
+        self, match: Match, folder: Path, suffixes: Sequence[str], apart: Sequence[str]
+    ) -> dict[str, list[SourceFile]]:
+        """The files of a folder that have one of some suffixes, by what stands before it."""
+        found: dict[str, list[SourceFile]] = {}
+        files, left_out = self._list(folder)
+        ends = [image_stem(suffix) for suffix in suffixes]
+        for path, file in files.items():
+            if apart and stem_of(path, apart) is not None:
+                continue
+            stem = stem_of(path, suffixes)
+            if stem is not None:
+                found.setdefault(stem, []).append(file)
+            # Only the extension is another one: an image or label of the same kind.
+            elif any((image_stem(path) or "\0").endswith(end) for end in ends if end is not None):
+                match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
+        for path, reason in left_out.items():
+            if stem_of(path, suffixes) is not None:
+                match.broken[str(folder / path)] = reason
+        return found
+
+    def _drop_others(self, match: Match, others: Sequence[Layout], split: str) -> None:
+        """Forget labels that belong to another layout of the same data set."""
+        folders = [
+            f"{match.root / labels}/"
+            for other in others
+            for _, _, labels in other.folder_pairs(split)
+            if labels not in [own for _, _, own in match.layout.folder_pairs(split)]
+        ]
+        suffixes = [
+            suffix
+            for other in others
+            for suffix in other.label_suffixes
+            if suffix not in match.layout.label_suffixes
+        ]
+        for path in list(match.unused):
+            foreign = suffixes and stem_of(path, suffixes) is not None
+            if foreign or path.startswith(tuple(folders)):
+                del match.unused[path]
+
+    def _list(self, folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
         if folder not in self._listings:
-            self._listings[folder] = list_files(folder)
+            left_out: dict[str, str] = {}
+            files = list_files(folder, left_out)
+            for name, reason in left_out.items():
+                if reason == NOT_UTF8:
+                    raise UserError(f"the file name {name} in {folder} is not UTF-8: rename it")
+            self._listings[folder] = (files, left_out)
         return self._listings[folder]
 
 
+def _all(suffixes: Sequence[str]) -> str:
+    return f"*{suffixes[0]}" if len(suffixes) == 1 else f"*({'|'.join(suffixes)})"
+
+
 _NO_FOLDER = " is missing"
+_OTHER_SUFFIX = "its suffix is not"

@@ -24,13 +24,17 @@ class PairedOptions(BaseModel):
     ``layout`` takes only the official or only the converted layout (default: the first that is
     found, official ones first). ``split_files`` maps a split to a text file (relative to
     ``data_dir``) with one name, stem or path a line; a split of the data set is narrowed down to
-    it, any other name makes a split out of all of them.
+    it, any other name makes a split out of all of them. ``labels_follow_exif`` says what a label
+    without an orientation is worth beside an image that EXIF turns: true, it was drawn on the image
+    as it is stored and is turned too; false, on the image as it is displayed. Without it, such
+    labels are warned of, and stay as they are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: Literal["official", "converted"] | None = None
     split_files: dict[str, str] = {}
+    labels_follow_exif: bool | None = None
 
 
 class PairsBuilder(datasets.GeneratorBasedBuilder):
@@ -122,11 +126,7 @@ class PairedDomain(Domain):
         pairs = [match.pairs[name] for name in names if name in match.pairs]
         pairs = [pair for pair in pairs if pair.name not in left_out]
         wanted = set(names) - set(left_out)
-        missing += [
-            (label, f"the picture {image} has no label: {label} does not exist")
-            for name, (image, label) in match.unlabelled.items()
-            if name in wanted
-        ]
+        missing += [problem for name, problem in match.unusable.items() if name in wanted]
         if not pairs and not missing:
             raise UserError(f"split '{split}' of {self.name} has no pictures in {match.root}")
         rows = [(pair.name, pair.image.path, pair.label.path) for pair in pairs]
@@ -152,7 +152,10 @@ class PairedDomain(Domain):
             content=fingerprint([split, *(_content(pair) for pair in pairs)]),
             expected=None if expected is None else expected - len(left_out),
             missing=tuple(missing),
+            broken=tuple(match.broken.items()),
+            unused=tuple(match.unused.items()),
             left_out=left_out,
+            follow_exif=options.labels_follow_exif,
             fit_labels=self.fit_labels,
         )
 
@@ -169,21 +172,19 @@ class PairedDomain(Domain):
                 problem = problem or error
         if not parts:
             raise problem or UserError(f"{self.name} has no splits to take pictures from")
-        return Match(
-            parts[0].layout,
-            parts[0].root,
-            {name: pair for match in parts for name, pair in match.pairs.items()},
-            {name: where for match in parts for name, where in match.unlabelled.items()},
-        )
+        whole = Match(parts[0].layout, parts[0].root)
+        for match in parts:
+            whole.add(match)
+        return whole
 
     def _names(
         self, split: str, match: Match, root: Path, options: Any
     ) -> tuple[list[str], list[tuple[str, str]]]:
         """The split's names in order, and what is listed but not there."""
-        everything = sorted({*match.pairs, *match.unlabelled})
+        everything = sorted({*match.pairs, *match.unusable})
         if split in options.split_files:
             path = root / options.split_files[split]
-            listed, unknown = read_split_file(path, everything, match.layout.image_suffix)
+            listed, unknown = read_split_file(path, everything, match.layout.image_suffixes)
             return sorted(listed), [
                 (str(path), f"{path} lists '{entry}', a picture that does not exist")
                 for entry in unknown

@@ -84,7 +84,7 @@ def load_prepared(source: Source, bound: tuple[int, int] | None) -> Any:
         "converted", IMAGES, LABELS, image_suffix, label_suffix, label_table("train_ids")
     )
     match = Finder(folder.resolve()).find([layout], record.split, "a prepared folder")
-    if len(match.pairs) != record.images or match.unlabelled:
+    if len(match.pairs) != record.images or match.unusable:
         raise UserError(
             f"{folder} holds {len(match.pairs)} of {record.images} pictures: prepare it again"
         )

@@ -1,28 +1,19 @@
-"""Decode pictures and labels: OpenCV on raw bytes, raw label values to train ids by table."""
+"""Rows of a domain as arrays: images as RGB, labels as train ids by table, both as displayed."""
 
-import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from revt_hf.domains.polygons import draw_polygons
-from revt_hf.errors import UserError
-from revt_hf.labels import LabelTable, Reading
-
-RAW_SUFFIX = ".npy"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-_PNG_COLOUR_TYPE = 25
-_PALETTE = 3
-# Decoders fill a truncated picture up without a word; its missing end marker tells.
-_PNG_TAIL = 64
-_JPEG_TAIL = 1 << 16  # cameras append data of their own
+from revt_hf.domains.decoding import ImageFile, decode_image, decode_raw, open_image
+from revt_hf.errors import DataWarning, UserError
+from revt_hf.labels import LabelTable
 
 
 @dataclass(frozen=True)
@@ -33,30 +24,34 @@ class Decode:
 
     Attributes:
         table: from raw label values to train ids.
-        fit_labels: resize (nearest) a label whose size is not its picture's, instead of refusing
-            it; for data sets that are known to have such labels.
-        change: what becomes of a picture (H, W, 3), uint8, RGB, of that name once it is decoded;
+        fit_labels: resize (nearest) a label whose size is not its image's, instead of refusing it;
+            for data sets that are known to have such labels.
+        change: what becomes of an image (H, W, 3), uint8, RGB, of that name once it is decoded;
             its size stays.
+        follow_exif: turn a label like its image; if false by its own orientation, as with None,
+            which warns where the two differ.
     """
 
     table: LabelTable
     fit_labels: bool = False
     change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
+    follow_exif: bool | None = None
 
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         decoded: dict[str, list[Any]] = {key: list(values) for key, values in rows.items()}
+        images = [open_image(cell) for cell in rows.get("image", [])]
+        labels = [open_image(cell) for cell in rows.get("label", [])]
         if "image" in rows:
-            decoded["image"] = [read_image(cell) for cell in rows["image"]]
+            decoded["image"] = [decode_image(image) for image in images]
             if self.change is not None:
                 decoded["image"] = self._changed(self.change, decoded)
-        if "label" in rows:
-            decoded["label"] = [read_label(cell, self.table) for cell in rows["label"]]
-        if "image" in rows and "label" in rows:
+        if "label" in rows and "image" not in rows:
+            if self.follow_exif:
+                raise UserError("labels are turned like their images: select 'image' too")
+            decoded["label"] = [decode_label(label, self.table) for label in labels]
+        elif "label" in rows:
             decoded["label"] = [
-                self._fitting(cell, image, label)
-                for cell, image, label in zip(
-                    rows["label"], decoded["image"], decoded["label"], strict=True
-                )
+                self._label(*pair) for pair in zip(images, labels, decoded["image"], strict=True)
             ]
         return decoded
 
@@ -69,15 +64,44 @@ class Decode:
             )
         return [change(*row) for row in zip(rows["image"], rows["name"], strict=True)]
 
-    def _fitting(
-        self, cell: dict[str, Any], image: NDArray[np.uint8], label: NDArray[np.uint8]
+    def _label(
+        self, image: ImageFile, label: ImageFile, pixels: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        difference = size_difference(image, label)
+        found = decode_label(label, self.table, label_turn(image, label, self.follow_exif))
+        apart = turned_apart(image, label, self.follow_exif)
+        difference = size_difference(pixels, found)
         if difference is None:
-            return label
+            if apart:
+                _warn_once(str(Path(label.name).parent), f"{label.name}: {apart}")
+            return found
         if not self.fit_labels:
-            raise UserError(f"{_name(cell)}: {difference}")
-        return fitted(label, image)
+            raise UserError(f"{label.name}: {difference}{'; ' if apart else ''}{apart or ''}")
+        return fitted(found, pixels)
+
+
+def turned_apart(image: ImageFile, label: ImageFile, follow_exif: bool | None) -> str | None:
+    """How the orientations of an image and its label differ; None if that is meant or not so."""
+    turns = image.header.orientation, label.header.orientation
+    if follow_exif is not None or turns[0] == turns[1]:
+        return None
+    shown = " and ".join(
+        f"the {kind} {f'by EXIF orientation {turn}' if turn > 1 else 'not at all'}"
+        for kind, turn in zip(("image is turned", "label"), turns, strict=True)
+    )
+    return (
+        f"{shown}: set the option labels_follow_exif to true if the label was drawn on the image "
+        "as it is stored, to false if on the image as it is displayed"
+    )
+
+
+def label_turn(image: ImageFile | None, label: ImageFile, follow_exif: bool | None) -> int:
+    """The EXIF orientation that a label is turned by."""
+    return (image if follow_exif and image else label).header.orientation
+
+
+@cache
+def _warn_once(folder: str, text: str = "") -> None:
+    warnings.warn(text, DataWarning, stacklevel=2)
 
 
 def size_difference(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> str | None:
@@ -98,136 +122,35 @@ def fitted(label: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
-    """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8.
+    """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8, turned as displayed.
 
     A raw array (``.npy``) is mapped into memory: only what is used of it is read.
 
     Raises:
-        UserError: the file is missing, truncated or not a picture.
+        UserError: see :func:`open_image`; or it is not an image.
     """
-    if _is_raw(cell):
-        return _mapped(cell, channels=3)
-    data = _bytes(cell)
-    picture = _decoded(data, cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise UserError(f"{_name(cell)}: not a picture that OpenCV can read")
-    return np.asarray(picture, dtype=np.uint8)
+    return decode_image(open_image(cell))
 
 
 def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
-    """Decode an undecoded label cell to train ids (H, W), uint8.
+    """Decode an undecoded label cell to train ids (H, W), uint8, turned by its own orientation.
 
     Raises:
-        UserError: as :func:`read_raw`, or it holds a value that the encoding does not have.
+        UserError: as :func:`decode_raw`, or it holds a value that the encoding does not have.
     """
-    raw = read_raw(cell, table)
+    return decode_label(open_image(cell), table)
+
+
+def decode_label(
+    file: ImageFile, table: LabelTable, orientation: int | None = None
+) -> NDArray[np.uint8]:
+    """Train ids (H, W), uint8; see :func:`decode_raw`.
+
+    Raises:
+        UserError: as there, or it holds a value that the encoding does not have.
+    """
+    raw = decode_raw(file, table, orientation)
     try:
         return table(raw)
     except UserError as error:
-        raise UserError(f"{_name(cell)}: {error}") from error
-
-
-def read_raw(cell: dict[str, Any], table: LabelTable) -> NDArray[Any]:
-    """Decode an undecoded label cell to its raw values (H, W); uint8, uint16 or uint32.
-
-    Palette pictures give their indices, never their colours; see :class:`Reading` for the rest.
-
-    Raises:
-        UserError: the file is missing, truncated, or not of the encoding's kind.
-    """
-    if _is_raw(cell):
-        return _mapped(cell, channels=0)
-    data = _bytes(cell)
-    if str(cell["path"] or "").endswith(".json"):
-        return draw_polygons(data, table, _name(cell))
-    if table.reading is Reading.VALUE and _has_palette(data):
-        return _palette_indices(data, cell)
-    raw = _decoded(data, cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        raise UserError(f"{_name(cell)}: not a label picture that OpenCV can read")
-    return _values(raw, table, cell)
-
-
-def _values(raw: NDArray[Any], table: LabelTable, cell: dict[str, Any]) -> NDArray[Any]:
-    channels = 1 if raw.ndim == 2 else raw.shape[2]
-    bits = 8 * raw.dtype.itemsize
-    if raw.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{_name(cell)}: labels are whole numbers of 8 or 16 bits, not {raw.dtype}")
-    if table.reading is Reading.VALUE:
-        if channels != 1:
-            raise UserError(f"{_name(cell)}: a label picture has one channel, this has {channels}")
-        return raw
-    if channels < 3:
-        raise UserError(
-            f"{_name(cell)}: labels of the encoding '{table.name}' have three channels, "
-            f"this has {channels}"
-        )
-    if bits != (16 if table.reading is Reading.RED else 8):
-        raise UserError(
-            f"{_name(cell)}: labels of the encoding '{table.name}' do not have {bits} bits"
-        )
-    # OpenCV's order is blue, green, red.
-    if table.reading is Reading.RED:
-        return np.ascontiguousarray(raw[..., 2])
-    blue, green, red = (raw[..., channel].astype(np.uint32) for channel in range(3))
-    return red << 16 | green << 8 | blue
-
-
-def _has_palette(data: bytes) -> bool:
-    return (
-        data.startswith(_PNG)
-        and len(data) > _PNG_COLOUR_TYPE
-        and data[_PNG_COLOUR_TYPE] == _PALETTE
-    )
-
-
-def _palette_indices(data: bytes, cell: dict[str, Any]) -> NDArray[np.uint8]:
-    # OpenCV would expand the palette to colours.
-    try:
-        return np.array(Image.open(io.BytesIO(data)))
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        raise UserError(f"{_name(cell)}: not a label picture that Pillow can read") from error
-
-
-def _decoded(data: bytes, flags: int) -> NDArray[Any] | None:
-    if not data:
-        return None
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-    return None if picture is None else np.asarray(picture)
-
-
-def _is_raw(cell: dict[str, Any]) -> bool:
-    return cell["bytes"] is None and str(cell["path"]).endswith(RAW_SUFFIX)
-
-
-def _mapped(cell: dict[str, Any], channels: int) -> NDArray[np.uint8]:
-    try:
-        mapped = np.load(cell["path"], mmap_mode="r", allow_pickle=False)
-    # What a broken header raises is up to numpy and to Python's own parser.
-    except Exception as error:
-        raise UserError(f"{_name(cell)}: missing, truncated or not a raw picture") from error
-    if not isinstance(mapped, np.ndarray) or not mapped.size:
-        raise UserError(f"{_name(cell)}: not a raw picture")
-    shape_is_right = mapped.ndim == (3 if channels else 2) and mapped.shape[2:] in ((), (channels,))
-    if mapped.dtype != np.uint8 or not shape_is_right:
-        raise UserError(f"{_name(cell)}: not a raw picture (8 bits, {channels or 1} channels)")
-    return np.asarray(mapped)
-
-
-def _bytes(cell: dict[str, Any]) -> bytes:
-    try:
-        data = cell["bytes"] or Path(cell["path"]).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {_name(cell)}: {error.strerror}") from error
-    if (data.startswith(_PNG) and b"IEND" not in data[-_PNG_TAIL:]) or (
-        data.startswith(_JPEG) and b"\xff\xd9" not in data[-_JPEG_TAIL:]
-    ):
-        raise UserError(f"{_name(cell)}: the file is truncated")
-    return bytes(data)
-
-
-def _name(cell: dict[str, Any]) -> str:
-    return str(cell["path"] or "a picture held in memory")
+        raise UserError(f"{file.name}: {error}") from error

@@ -59,7 +59,7 @@ class SynthiaDomain(PairedDomain):
     ) -> Collection[str] | None:
         if split == "full":
             return None
-        names = [*match.pairs, *match.unlabelled]
+        names = [*match.pairs, *match.unusable]
 
         def draw(name: str) -> bytes:
             return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()

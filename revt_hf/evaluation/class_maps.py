@@ -120,7 +120,8 @@ def _class_map_cpu(
         cv2.compare(plane, best, cv2.CMP_GT, dst=higher)
         cv2.max(plane, best, dst=best)
         # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
-        cv2.min(higher, float(channel), dst=higher)
+        # (Not by OpenCV, which takes a single pixel for a number of its own.)
+        np.minimum(higher, np.uint8(channel), out=higher)
         cv2.max(classes, higher, dst=classes)
     return classes
 

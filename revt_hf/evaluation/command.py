@@ -7,13 +7,14 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated, evaluate_models
-from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
 from revt_hf.modeling import for_inference_, load_model
 from revt_hf.options import key_values, parse_bound
 from revt_hf.processes import failing_together, local_main_first, process_state
@@ -100,12 +101,18 @@ def evaluate_command(
     options = options or EvaluateOptions()
     processes = process_state()
     with failing_together(processes):
+        told_apart(splits)
         protocol = chosen_protocol(models, options.bound, options.protocol)
         segmenters = _segmenters(models, options)
     loaded = local_main_first(
-        processes, lambda: [(split, load_spec(split.spec, split.split)) for split in splits]
+        processes, lambda: [(split, load_labelled(split.spec, split.split)) for split in splits]
     )
     results: list[Evaluated] = []
+    with failing_together(processes):
+        minimum = minimum_side(model for one in segmenters.values() for model in one.models)
+        # The first split is checked where it is scored, before anything else.
+        for split, pictures in loaded[1:]:
+            check_sizes(pictures, split.label, protocol, minimum)
     total = sum(
         len(range(processes.process_index, len(pictures), processes.num_processes))
         for _, pictures in loaded

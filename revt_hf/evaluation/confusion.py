@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.errors import UserError
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
 
 # calcHist counts in float32, which is exact up to here.
@@ -79,10 +80,10 @@ def scores_from(matrix: NDArray[np.int64]) -> Scores:
     """IoU, accuracy and their means of a (19, 19) confusion matrix; see :class:`Scores`.
 
     Raises:
-        ValueError: an empty matrix.
+        UserError: an empty matrix.
     """
     if matrix.sum() == 0:
-        raise ValueError("no labelled pixel was counted")
+        raise UserError("no labelled pixel was counted: there is nothing to score")
     hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1).astype(np.float64)
     union = labelled + matrix.sum(axis=0) - hit

@@ -1,6 +1,7 @@
 """Ensembles: what ReVT must be compared with, at the cost of all members in every prediction.
 
-With several views (scales, flip) members are combined within each view.
+With several views (scales, flip) members are combined within each view. Members that normalise
+images in different ways each see them as their own: pixels come as the first member's.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Network, Segmenter, model_segmenter
+from revt_hf.normalisation import normalisation_of
 
 Models = Sequence[SegformerForSemanticSegmentation]
 
@@ -28,7 +30,7 @@ def mean_of_logits(models: Models) -> Network:
     def network(pixels: torch.Tensor) -> torch.Tensor:
         total = models[0](pixel_values=pixels).logits
         for model in models[1:]:
-            total = total + model(pixel_values=pixels).logits
+            total = total + model(pixel_values=_own(model, models[0], pixels)).logits
         return total / len(models)
 
     return network
@@ -45,7 +47,8 @@ def mean_of_features(models: Models, head: int) -> Network:
     def network(pixels: torch.Tensor) -> torch.Tensor:
         stages = list(_features(models[0], pixels))
         for model in models[1:]:
-            stages = [a + b for a, b in zip(stages, _features(model, pixels), strict=True)]
+            own = _features(model, _own(model, models[0], pixels))
+            stages = [a + b for a, b in zip(stages, own, strict=True)]
         means = tuple(stage / len(models) for stage in stages)
         logits: torch.Tensor = models[head - 1].decode_head(means)
         return logits
@@ -63,13 +66,32 @@ def _features(
     return stages
 
 
+def _own(
+    model: SegformerForSemanticSegmentation,
+    first: SegformerForSemanticSegmentation,
+    pixels: torch.Tensor,
+) -> torch.Tensor:
+    """Pixels (N, 3, H, W) that are normalised as the first member's, as a member's own."""
+    given, wanted = normalisation_of(first), normalisation_of(model)
+    if given == wanted:
+        return pixels
+    mean, std, own_mean, own_std = (
+        pixels.new_tensor(channels)[:, None, None]
+        for channels in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return (pixels * std + mean - own_mean) / own_std
+
+
 def _logits(models: Models, head: int) -> Segmenter:
     return Segmenter((mean_of_logits(models),), tuple(models), tuple(models))
 
 
 def _probabilities(models: Models, head: int) -> Segmenter:
-    single = [model_segmenter(model).networks[0] for model in models]
-    return Segmenter(tuple(single), tuple(models), tuple(models))
+    def single(model: SegformerForSemanticSegmentation) -> Network:
+        network = model_segmenter(model).networks[0]
+        return lambda pixels: network(_own(model, models[0], pixels))
+
+    return Segmenter(tuple(map(single, models)), tuple(models), tuple(models))
 
 
 def _encoder_features(models: Models, head: int) -> Segmenter:

@@ -18,13 +18,10 @@ from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
-from revt_hf.imagenet import MEAN, STD
+from revt_hf.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.precision import bf16_autocast
 from revt_hf.recipe import Evaluation
 from revt_hf.resize import bounded_resize, bounded_size
-
-_MEAN = np.array(MEAN, dtype=np.float32)
-_STD = np.array(STD, dtype=np.float32)
 
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -84,22 +81,29 @@ def _bound(picture_size: Size, protocol: Protocol, scale: float) -> tuple[int, i
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def prepare(image: NDArray[np.uint8], protocol: Protocol, scale: float = 1.0) -> torch.Tensor:
+def prepare(
+    image: NDArray[np.uint8],
+    protocol: Protocol,
+    scale: float = 1.0,
+    normalisation: Normalisation = IMAGENET,
+) -> torch.Tensor:
     """Network input of an RGB picture at one of the protocol's scales.
 
     Args:
         image: (H, W, 3) uint8.
         protocol: see :class:`Protocol`.
         scale: multiplies the protocol's bound, or the picture's size without one.
+        normalisation: the network's own, see :func:`revt_hf.normalisation.normalisation_of`.
 
     Returns:
-        (1, 3, h, w) float32, ImageNet-normalised.
+        (1, 3, h, w) float32, normalised.
     """
     height, width = image.shape[:2]
     bound = _bound((height, width), protocol, scale)
     if bound is not None:
         image = bounded_resize(image, bound, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    pixels = (image.astype(np.float32) - _MEAN) / _STD
+    mean, std = (np.array(part, np.float32) for part in (normalisation.mean, normalisation.std))
+    pixels = (image.astype(np.float32) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
@@ -124,6 +128,11 @@ class Segmenter:
     combine: str | None = None
     head: int | None = None
     bf16: bool = False
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its networks' inputs are normalised with: the first model's own."""
+        return normalisation_of(self.models[0])
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +164,7 @@ class Segmenter:
         """
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         means = [MeanProbabilities(size) for size in sizes]
-        for pixels, flipped in _views(images, protocol, self.device):
+        for pixels, flipped in self._views(images, protocol):
             network_size = (pixels.shape[2], pixels.shape[3])
             for network in self.networks:
                 logits = sliding_logits(network, pixels, protocol)
@@ -166,6 +175,17 @@ class Segmenter:
                 for mean, one in zip(means, logits, strict=True):
                     mean.add(one.flip(-1) if flipped else one, network_size)
         return [mean.class_map() for mean in means]
+
+    def _views(
+        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+    ) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The networks' inputs (N, 3, h, w), and whether each is mirrored."""
+        for scale in protocol.scales:
+            prepared = [prepare(image, protocol, scale, self.normalisation) for image in images]
+            pixels = torch.cat(prepared).to(self.device)
+            yield pixels, False
+            if protocol.flip:
+                yield pixels.flip(-1), True
 
 
 def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
@@ -189,17 +209,6 @@ def predict(
 ) -> NDArray[np.uint8]:
     """The class map (H, W), uint8 train ids, of an RGB picture (H, W, 3), uint8."""
     return model_segmenter(model).class_map(image, protocol)
-
-
-def _views(
-    images: Sequence[NDArray[np.uint8]], protocol: Protocol, device: torch.device
-) -> Iterator[tuple[torch.Tensor, bool]]:
-    """The network's inputs (N, 3, h, w), and whether each is mirrored."""
-    for scale in protocol.scales:
-        pixels = torch.cat([prepare(image, protocol, scale) for image in images]).to(device)
-        yield pixels, False
-        if protocol.flip:
-            yield pixels.flip(-1), True
 
 
 def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:

@@ -5,9 +5,43 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
+from revt_hf.cores import one_thread
+from revt_hf.domains import domain_label, load_spec
+from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, network_sizes
+from revt_hf.labels import IGNORE_INDEX
+from revt_hf.recipe import DomainSpec
 
 Row = dict[str, Any]
+
+
+def load_labelled(spec: DomainSpec, split: str) -> Any:
+    """One split of the domain that a recipe names, if there is anything to score on it.
+
+    Raises:
+        UserError: as :func:`revt_hf.domains.load_spec`, or :func:`check_labelled`.
+    """
+    pictures = load_spec(spec, split)
+    check_labelled(pictures, domain_label(spec, split))
+    return pictures
+
+
+def check_labelled(pictures: Any, name: str) -> None:
+    """Refuse pictures of which no pixel has a class; reads as far as the first that has one.
+
+    Args:
+        pictures: rows with ``label`` (H, W) uint8, train ids and 255.
+        name: what the error calls them.
+
+    Raises:
+        UserError: there is no labelled pixel, or a picture before the first cannot be read.
+    """
+    labels = (pictures[index]["label"] for index in range(len(pictures)))
+    if not any((label != IGNORE_INDEX).any() for label in labels):
+        raise UserError(
+            f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), look at its "
+            "label encoding with revt data verify"
+        )
 
 
 def picture_batches(
@@ -23,7 +57,11 @@ def picture_batches(
         workers: processes that decode ahead; each keeps two pictures ready.
     """
     loader = DataLoader(
-        Subset(pictures, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        Subset(pictures, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=one_thread,
     )
     yield from same_size_batches(loader, protocol, batch_size)
 

@@ -17,6 +17,7 @@ from revt_hf.evaluation.cost import Cost
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter, predict
 from revt_hf.evaluation.loading import picture_batches
 from revt_hf.evaluation.metric import MeanIoU
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.labels import NUM_CLASSES
 from revt_hf.processes import failing_together, process_state
@@ -92,7 +93,9 @@ def evaluate_models(
     metrics = {name: MeanIoU() for name in segmenters}
     processes = process_state()
     own = range(processes.process_index, len(pictures), processes.num_processes)
+    minimum = minimum_side(model for one in segmenters.values() for model in one.models)
     with failing_together(processes):
+        check_sizes(pictures, split.label, protocol, minimum)
         for rows in picture_batches(pictures, own, protocol, batch_size, workers):
             images = [row["image"] for row in rows]
             for name, segmenter in segmenters.items():

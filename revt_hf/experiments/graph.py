@@ -16,6 +16,7 @@ from revt_hf.merging.plan import Rule
 from revt_hf.recipe import Evaluation, Recipe, Source
 
 Kind = Literal["start", "member", "merge", "recalibrated", "ensemble", "selection"]
+_MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,10 @@ class Graph:
         """Add a step.
 
         Raises:
-            UserError: there is one of that name.
+            UserError: there is one of that name, or there are too many.
         """
+        if len(self.steps) + len(self.passing) >= _MOST_STEPS:
+            raise UserError(f"the experiment has more than {_MOST_STEPS} steps: use fewer seeds")
         if step.id in self.steps or step.id in self.passing:
             raise UserError(f"two steps of the experiment would be called {step.id}: rename one")
         self.steps[step.id] = step

@@ -1,7 +1,6 @@
 """Training runs in processes of their own, side by side, watched through their metrics."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,11 +19,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from revt_hf.errors import UserError
+from revt_hf.child import Child
+from revt_hf.cores import core_count
+from revt_hf.errors import UserError, printable
+from revt_hf.experiments.devices import gpu_variable, least_used, visible_gpus
+from revt_hf.files import locked, write_text
 from revt_hf.recipe import Recipe
+from revt_hf.training.checkpoints import training_folder
 from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5
+_SIGNALLED = 128
 _HERE = (sys.executable, "-m", "revt_hf.cli")
 
 
@@ -48,25 +55,31 @@ class Finished:
 @dataclass
 class _Running:
     job: Job
-    process: "subprocess.Popen[bytes]"
+    process: Child
     bar: TaskID
     since: float
+    gpu: str | None
 
 
 def bars(quiet: bool) -> Progress:
     """The progress bars that runs are shown with."""
+    # Not through what escapes the control characters of names: bars move the cursor.
+    console = Console(file=getattr(sys.stdout, "stream", None))
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=console,
         disable=quiet,
     )
 
 
 class Trainings:
     """Runs side by side; a context manager that stops what still runs at its end.
+
+    Each run gets one GPU, unless a launcher of the user's decides that.
 
     Args:
         progress: gets a bar for each run.
@@ -78,6 +91,7 @@ class Trainings:
         self._progress = progress
         self._places = places
         self._launcher = launcher
+        self._gpus = visible_gpus() if tuple(launcher) == _HERE else []
         self._running: list[_Running] = []
 
     def __enter__(self) -> "Trainings":
@@ -85,7 +99,7 @@ class Trainings:
 
     def __exit__(self, *_: object) -> None:
         for running in self._running:
-            running.process.terminate()
+            running.process.stop()
         for running in self._running:
             running.process.wait()
 
@@ -106,21 +120,24 @@ class Trainings:
             job: the run.
             sharing: so many runs share the processor's cores. Small networks use one core each
                 better than all of them together.
+
+        Raises:
+            UserError: another process trains into the run's folder, or it cannot be written.
         """
         recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(job.recipe.to_yaml())
+        # A training that outlived its `revt run` keeps its recipe and log.
+        with locked(job.output):
+            write_text(recipe, job.recipe.to_yaml())
         what = "--resume" if job.resume else "--overwrite"
         arguments = ["train", str(recipe), "--output", str(job.output), "--quiet", what]
-        with _log_of(job).open("w") as log:
-            process = subprocess.Popen(
-                [*self._launcher, *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": _threads(sharing)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        bar = self._progress.add_task(job.name, total=job.recipe.train.steps, note="")
-        self._running.append(_Running(job, process, bar, time.perf_counter()))
+        gpu = least_used(self._gpus, (running.gpu for running in self._running))
+        own = {} if gpu is None else {gpu_variable(): gpu}
+        environment = {**os.environ, "OMP_NUM_THREADS": _threads(sharing), **own}
+        process = Child([*self._launcher, *arguments], _log_of(job), environment)
+        bar = self._progress.add_task(
+            escape(printable(job.name)), total=job.recipe.train.steps, note=""
+        )
+        self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
 
     def wait(self) -> list[Finished]:
         """Look after the runs for half a second; those that have ended."""
@@ -128,17 +145,17 @@ class Trainings:
         ended = []
         for running in list(self._running):
             self._show(running)
-            if running.process.poll() is None:
+            code = running.process.poll()
+            if code is None:
                 continue
             self._running.remove(running)
             self._progress.remove_task(running.bar)
-            code = running.process.returncode
-            problem = _last_words(running.job, code) if code else None
+            problem = _last_words(running, code) if code else None
             ended.append(Finished(running.job, problem, time.perf_counter() - running.since))
         return ended
 
     def _show(self, running: _Running) -> None:
-        losses = [row for row in read_metrics(running.job.output) if "loss" in row]
+        losses = [row for row in read_metrics(training_folder(running.job.output)) if "loss" in row]
         if losses:
             values: dict[str, Any] = losses[-1]
             note = f"loss {values['loss']:.3f}"
@@ -162,17 +179,20 @@ def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
 
 def _threads(sharing: int) -> str:
     """What the user says, else an equal share of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // sharing))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
 
 
 def _log_of(job: Job) -> Path:
     return job.output.with_name(f"{job.output.name}.log")
 
 
-def _last_words(job: Job, code: int) -> str:
+def _last_words(running: _Running, code: int) -> str:
     """What the run said last: our own sentence, or the end of a traceback."""
-    lines = _log_of(job).read_text(errors="replace").strip().splitlines()
+    lines = [line for line in running.process.said() if line]
     said = [line for line in lines if line.startswith("error: ")]
     if said:
         return said[-1].removeprefix("error: ")
-    return f"{lines[-1]} ({_log_of(job)})" if lines else f"ended with {code}"
+    end = f"{lines[-1]} ({_log_of(running.job)})" if lines else ""
+    if code > _SIGNALLED:
+        return f"ended by signal {code - _SIGNALLED}{f' after: {end}' if end else ''}"
+    return end or f"ended with exit code {code}"

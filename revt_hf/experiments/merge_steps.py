@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import combinations, pairwise, product
+from math import comb
 
 from revt_hf.errors import UserError
 from revt_hf.experiments.graph import Graph, Kind, MergeWork, Network, Recalibrate, Step
@@ -10,6 +11,8 @@ from revt_hf.experiments.named_members import NamedMember, one_member, seed_text
 from revt_hf.experiments.recipe import Experiment, Grid, Merge
 from revt_hf.merging.plan import MergeSpec, Rule, check_spec
 from revt_hf.recipe import Recipe
+
+_MOST_POINTS = 10_000
 
 
 def add_merges(
@@ -102,7 +105,7 @@ def _variants(name: str, merge: Merge, count: int) -> Iterator[tuple[str, tuple[
     if merge.rules is not None:
         yield "", tuple(Rule(r.select, r.method, r.weights, r.parameters) for r in merge.rules)
         return
-    selections, weights = merge.selections(), _weights(merge, count)
+    selections, weights = merge.selections(), _weights(name, merge, count)
     for select, chosen in product(selections, weights):
         parts = [_slug(select)] if len(selections) > 1 else []
         if len(weights) > 1 and chosen is not None:
@@ -110,14 +113,25 @@ def _variants(name: str, merge: Merge, count: int) -> Iterator[tuple[str, tuple[
         yield "/".join(parts), (Rule(select, merge.method, chosen, merge.parameters),)
 
 
-def _weights(merge: Merge, count: int) -> list[tuple[float, ...] | None]:
+def _grid(name: str, steps: int, count: int) -> list[tuple[float, ...] | None]:
+    """All weights of so many members that are multiples of 1/``steps`` and sum to 1."""
+    points = comb(steps + count - 1, count - 1)
+    if points > _MOST_POINTS:
+        raise UserError(
+            f"merges.{name}.weights: {steps} steps of {count} members are {points} merges, more "
+            f"than {_MOST_POINTS}"
+        )
+    rows: list[tuple[float, ...] | None] = []
+    # Bars between steps that lie in a row say how many go to each member.
+    for bars in combinations(range(steps + count - 1), count - 1):
+        edges = (-1, *bars, steps + count - 1)
+        rows.append(tuple((high - low - 1) / steps for low, high in pairwise(edges)))
+    return rows
+
+
+def _weights(name: str, merge: Merge, count: int) -> list[tuple[float, ...] | None]:
     if isinstance(merge.weights, Grid):
-        steps = merge.weights.steps
-        return [
-            tuple(number / steps for number in numbers)
-            for numbers in product(range(steps + 1), repeat=count)
-            if sum(numbers) == steps
-        ]
+        return _grid(name, merge.weights.steps, count)
     if merge.weights and isinstance(merge.weights[0], tuple):
         return [row for row in merge.weights if isinstance(row, tuple)]
     return [merge.weights]  # type: ignore[list-item]

@@ -10,28 +10,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from revt_hf.errors import UserError
 from revt_hf.merging.merge_recipe import RuleRecipe
-from revt_hf.recipe import (
-    PROTOCOLS,
-    Evaluation,
+from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, Target, load_recipe
+from revt_hf.reporting.paper import paper_row
+from revt_hf.sections import (
+    BatchSize,
     ExpandedPath,
-    Recipe,
-    Target,
-    load_recipe,
+    Number,
+    Positive,
+    Section,
+    Seed,
+    Workers,
     validation_sentence,
 )
-from revt_hf.reporting.paper import paper_row
 from revt_hf.yaml_files import apply_override, read_with_parents
 
 Combine = Literal["logits", "product", "probabilities", "features"]
-Seed = Annotated[int, Field(ge=0)]
-Weights = tuple[float, ...]
+Weights = tuple[Number, ...]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_RANGE = re.compile(r"blocks:(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"blocks:0*([0-9]{1,9})\.\.0*([0-9]{1,9})")
+_LAST_BLOCK = 1000
 
 
 def _listed(value: Any) -> Any:
@@ -53,11 +55,7 @@ def _paper(value: Any) -> Any:
     return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PaperRow(_Strict):
+class PaperRow(Section):
     """A row of the paper's table, in YAML ``gta5/b5/1-4-6``."""
 
     source: str
@@ -65,7 +63,7 @@ class PaperRow(_Strict):
     methods: tuple[int, ...]
 
 
-class _Titled(_Strict):
+class _Titled(Section):
     """``title`` names the table's row, ``paper`` the row of the paper's table to compare with."""
 
     title: str | None = None
@@ -83,7 +81,7 @@ class Member(_Titled):
     """
 
     recipe: str | None = None
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     start: str | None = None
     checkpoint: ExpandedPath | None = None
     seeds: tuple[Seed, ...] | None = None
@@ -109,7 +107,7 @@ class Member(_Titled):
         return self
 
 
-class Grid(_Strict):
+class Grid(Section):
     """All weights that are multiples of 1/``steps``, at least 0, and sum to 1."""
 
     steps: Annotated[int, Field(ge=1, le=100)]
@@ -132,10 +130,10 @@ class Merge(_Titled):
     )
     method: str = "mean"
     weights: Weights | tuple[Weights, ...] | Grid | None = None
-    parameters: dict[str, float] = {}
+    parameters: dict[str, Number] = Field(default_factory=dict)
     rules: tuple[RuleRecipe, ...] | None = None
     base: ExpandedPath | None = None
-    recalibrate: Annotated[int, Field(ge=1)] | None = None
+    recalibrate: Positive | None = None
     evaluate: bool = True
     keep: bool = True
 
@@ -160,6 +158,14 @@ class Merge(_Titled):
             numbers = range(int(span[1]), int(span[2]) + 1) if span else ()
             found += [f"blocks:{number}" for number in numbers] if span else [text]
         return found
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Merge":
+        for text in self.select:
+            span = _RANGE.fullmatch(text)
+            if span and not int(span[1]) <= int(span[2]) <= _LAST_BLOCK:
+                raise ValueError(f"select: '{text}' is no range of blocks up to {_LAST_BLOCK}")
+        return self
 
 
 class Ensemble(_Titled):
@@ -192,7 +198,7 @@ class NamedProtocol(Evaluation):
     name: Annotated[str, Field(pattern=_NAME.pattern)]
 
 
-class Evaluate(_Strict):
+class Evaluate(Section):
     """What is scored on, and how.
 
     ``recipe`` gives source-val and targets, by default that of the first trained member;
@@ -207,8 +213,8 @@ class Evaluate(_Strict):
         tuple[str | NamedProtocol, ...], BeforeValidator(_listed), Field(min_length=1)
     ] = ("recipe",)
     cost: bool = False
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    workers: Annotated[int, Field(ge=0)] = 0
+    batch_size: BatchSize = 1
+    workers: Workers = 0
 
     @model_validator(mode="after")
     def _known(self) -> "Evaluate":
@@ -222,16 +228,16 @@ class Evaluate(_Strict):
         return self
 
 
-class Experiment(_Strict):
+class Experiment(Section):
     """A whole experiment; ``seeds`` are those of all members that name none."""
 
     title: str
     intro: str = ""
     seeds: tuple[Seed, ...] = ()
     members: Annotated[dict[str, Member], Field(min_length=1)]
-    merges: dict[str, Merge] = {}
-    ensembles: dict[str, Ensemble] = {}
-    selections: dict[str, Selection] = {}
+    merges: dict[str, Merge] = Field(default_factory=dict)
+    ensembles: dict[str, Ensemble] = Field(default_factory=dict)
+    selections: dict[str, Selection] = Field(default_factory=dict)
     evaluate: Evaluate = Evaluate()
     allow_target_selection: bool = False
     report: bool = True

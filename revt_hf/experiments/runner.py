@@ -1,8 +1,8 @@
 """Carrying out an experiment: what is done stays, what fails stops only what needs it."""
 
 import fnmatch
-import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.devices import default_slots
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -31,6 +32,7 @@ from revt_hf.experiments.merging import make_merge
 from revt_hf.files import readable_os_errors
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.checkpoints import training_folder
 
 _LOCKS = ".steps"
 
@@ -42,7 +44,7 @@ class HowToRun:
     Attributes:
         only: names of steps with ``*``, of folders of steps; empty for all.
         needs: also do what these need.
-        places: trainings side by side; None for a core each, or one where there is a GPU.
+        places: trainings side by side; None for one a GPU, or one a core without any.
         launcher: a command line such as ``accelerate launch --config_file F``, for trainings.
         quiet: no progress bars.
     """
@@ -102,6 +104,21 @@ def chosen_steps(graph: Graph, how: HowToRun) -> list[Step]:
     return [step for step in _ordered(graph) if step.id in wanted]
 
 
+def launcher_words(launcher: str | None) -> list[str]:
+    """A launcher's program and arguments; none without one.
+
+    Raises:
+        UserError: its quotes do not fit together, or there is no such program.
+    """
+    try:
+        words = shlex.split(launcher or "")
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher}: {str(error).lower()}") from error
+    if words and shutil.which(words[0]) is None:
+        raise UserError(f"--launcher {launcher}: there is no program '{words[0]}'")
+    return words
+
+
 def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
     """Do what is not done yet.
 
@@ -116,6 +133,7 @@ def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
         UserError: ``how`` does not fit; steps that fail are in the outcome.
     """
     steps = chosen_steps(graph, how)
+    launcher_words(how.launcher)
     with readable_os_errors(folder):
         (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
     with bars(how.quiet) as progress:
@@ -151,8 +169,8 @@ class _Run:
         waiting = self._unfinished(steps)
         if not waiting:
             return
-        launcher = shlex.split(self._how.launcher) if self._how.launcher else [sys.executable]
-        places = self._how.places or _places()
+        launcher = launcher_words(self._how.launcher) or [sys.executable]
+        places = self._how.places or default_slots(self._how.launcher)
         locks: dict[str, FileLock] = {}
         with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
             while waiting or trainings.busy:
@@ -195,7 +213,8 @@ class _Run:
             )
         folder = self._ledger.folder_of(step.id)
         # Begun with another recipe, it must begin anew.
-        begun = (folder / RECIPE_FILE).is_file() and recorded_recipe(folder) == recipe
+        trained = training_folder(folder)
+        begun = (trained / RECIPE_FILE).is_file() and recorded_recipe(trained) == recipe
         resume = begun and self._ledger.status(step.id).state == "begun"
         return Job(step.id, recipe, folder, resume)
 
@@ -349,12 +368,6 @@ def _ordered(graph: Graph) -> list[Step]:
     """In the order of work."""
     kinds: list[Any] = [Given, Train, Average, MergeWork, Recalibrate, Score, Choose]
     return [step for kind in kinds for step in graph.of_kind(kind)]
-
-
-def _places() -> int:
-    import torch
-
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def _grouped(failed: dict[str, str]) -> dict[str, str]:

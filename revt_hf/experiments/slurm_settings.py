@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from revt_hf.errors import UserError
-from revt_hf.recipe import validation_sentence
+from revt_hf.errors import UserError, printable
+from revt_hf.sections import Section, validation_sentence
 from revt_hf.yaml_files import read_with_parents
 
 Kind = Literal["train", "merge", "score", "report"]
@@ -35,24 +35,23 @@ def _lines(value: Any) -> Any:
     return value.splitlines() if isinstance(value, str) else value
 
 
-_Word = Annotated[str | None, _form(r"\S+", "one word")]
+_Word = Annotated[str | None, _form(r"[!-~]+", "one word")]
 # YAML reads 12:00:00 without quotes as a number, to the base of 60.
 _Time = Annotated[
-    str | None, _form(r"(\d+-)?\d+(:\d+){0,2}", '"12:00:00" or "2-00:00:00", in quotes')
+    str | None,
+    _form(r"([0-9]{1,9}-)?[0-9]{1,9}(:[0-9]{1,2}){0,2}", '"12:00:00" or "2-00:00:00", in quotes'),
 ]
 # Validators in front run from right to left.
 _Gpus = Annotated[
-    str | None, _form(r"([A-Za-z][\w.-]*:)?\d+", "2 or a100:2"), BeforeValidator(_number_as_text)
+    str | None,
+    _form(r"([A-Za-z][A-Za-z0-9_.-]*:)?[0-9]{1,6}", "2 or a100:2"),
+    BeforeValidator(_number_as_text),
 ]
-_Memory = Annotated[str | None, _form(r"\d+[KMGT]", "32G")]
+_Memory = Annotated[str | None, _form(r"[0-9]{1,12}[KMGT]", "32G")]
 _Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageSettings(_Strict):
+class StageSettings(Section):
     """What each task of a stage gets; what is not given is left to the cluster.
 
     ``gpus`` (``2``, ``a100:2``) and ``memory`` (``32G``) are per node; ``cpus`` are cores.
@@ -65,9 +64,9 @@ class StageSettings(_Strict):
     account: _Word = None
     time: _Time = None
     gpus: _Gpus = None
-    cpus: Annotated[int, Field(ge=1)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=10**6)] | None = None
     memory: _Memory = None
-    at_once: Annotated[int, Field(ge=1)] | None = None
+    at_once: Annotated[int, Field(ge=1, le=10**6)] | None = None
     requeue: bool = True
     setup: _Lines = ()
     extra: _Lines = ()
@@ -77,7 +76,7 @@ class StageSettings(_Strict):
     def _options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
         for line in lines:
             option = re.split(r"[=\s]", line, maxsplit=1)[0]
-            if not option.startswith("-") or "\n" in line:
+            if not option.startswith("-") or printable(line) != line:
                 raise ValueError(f"'{line}' is no option of sbatch, such as --qos=low")
             if option in _OURS:
                 raise ValueError(f"revt submit itself sets {option}: remove it")
@@ -118,6 +117,8 @@ class SlurmSettings(StageSettings):
     @classmethod
     def _words(cls, launcher: str | None) -> str | None:
         shlex.split(launcher or "")
+        if launcher is not None and printable(launcher) != launcher:
+            raise ValueError("a launcher is one line")
         return launcher
 
     def of(self, kind: Kind) -> StageSettings:

@@ -19,7 +19,6 @@ from revt_hf.checkpoints.tensors import (
     RECIPE_FILE,
     WEIGHTS_FILE,
 )
-from revt_hf.errors import UserError
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import merge_record
@@ -75,14 +74,12 @@ def merge(
     options = options or MergeOptions()
     overwrite = overwrite or options.overwrite
     target = Path(output)
-    check_output(target, overwrite)
-    for member in spec.members:
-        if target.resolve() == Path(member).resolve():
-            raise UserError(f"the output {target} is also a member: choose another output")
+    inputs = (*spec.members, spec.base)
+    check_output(target, overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
         folder = _model_folder(plan)
-        with atomic_folder(target, overwrite) as scratch:
+        with atomic_folder(target, overwrite, inputs) as scratch:
             record = _write_weights(plan, scratch / WEIGHTS_FILE, options)
             _write_description(plan, folder, scratch)
             write_json(scratch / MERGE_FILE, {**record, "evaluation": _evaluation(folder)})

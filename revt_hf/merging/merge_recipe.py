@@ -3,28 +3,24 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from revt_hf.errors import UserError
 from revt_hf.merging.plan import MergeSpec, Rule
-from revt_hf.recipe import ExpandedPath, validation_sentence
+from revt_hf.sections import ExpandedPath, Number, Section, validation_sentence
 from revt_hf.yaml_files import read_with_parents
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RuleRecipe(_Strict):
+class RuleRecipe(Section):
     """One rule; see ``revt_hf.merging.plan.Rule``."""
 
     select: str = "backbone"
     method: str = "mean"
-    weights: tuple[float, ...] | None = None
-    parameters: dict[str, float] = {}
+    weights: tuple[Number, ...] | None = None
+    parameters: dict[str, Number] = Field(default_factory=dict)
 
 
-class MergeRecipe(_Strict):
+class MergeRecipe(Section):
     """A merge recipe; see ``revt_hf.merging.plan.MergeSpec``. ``extends`` works as elsewhere."""
 
     members: Annotated[tuple[ExpandedPath, ...], Field(min_length=2)]

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.files import atomic_folder, check_output
 from revt_hf.modeling import load_model, quiet_transformers
+from revt_hf.normalisation import normalisation_of
+from revt_hf.processes import process_state
 from revt_hf.recorded import MERGE_FILE, RECIPE_FILE
 
 _KEPT_FILES = ("preprocessor_config.json", MERGE_FILE, RECIPE_FILE)
@@ -31,10 +32,12 @@ class _Moments:
         self._squares = torch.zeros(channels, dtype=torch.float64)
 
     def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        values = inputs[0].detach().double().cpu()
+        values = inputs[0].detach()
+        # Apple's GPUs know no float64.
+        values = (values.cpu() if values.device.type == "mps" else values).double()
         self._count += values.numel() // values.shape[1]
-        self._sum += values.sum((0, 2, 3))
-        self._squares += (values**2).sum((0, 2, 3))
+        self._sum += values.sum((0, 2, 3)).cpu()
+        self._squares += (values**2).sum((0, 2, 3)).cpu()
 
     def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
         mean = self._sum / self._count
@@ -64,7 +67,8 @@ def measured_statistics(
     handle = layer.register_forward_pre_hook(moments)
     try:
         for row in pictures:
-            model(pixel_values=prepare(row["image"], protocol).to(model.device))
+            pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
+            model(pixel_values=pixels.to(model.device))
             on_picture()
     finally:
         handle.remove()
@@ -88,8 +92,8 @@ def recalibrate_model(
     """
     layer = model.decode_head.batch_norm
     mean, variance = measured_statistics(model, pictures, protocol, on_picture)
-    layer.running_mean.copy_(mean)
-    layer.running_var.copy_(variance)
+    layer.running_mean.copy_(mean.float())
+    layer.running_var.copy_(variance.float())
 
 
 def recalibrate(
@@ -100,7 +104,7 @@ def recalibrate(
     overwrite: bool = False,
     on_picture: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Write a copy of a SegFormer folder with recalibrated statistics.
+    """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
 
     Arguments as in :func:`recalibrate_model`; ``source`` is a folder, ``output`` the new one.
 
@@ -108,12 +112,10 @@ def recalibrate(
         UserError: ``source`` cannot be read, or ``output`` exists and ``overwrite`` is false.
     """
     folder, target = Path(source), Path(output)
-    check_output(target, overwrite)
-    if folder.resolve() == target.resolve():
-        raise UserError(f"the output {target} is the model itself: choose another output")
-    model = load_model(folder)
+    check_output(target, overwrite, [source])
+    model = load_model(folder).to(process_state().device)
     recalibrate_model(model, pictures, protocol, on_picture)
-    with atomic_folder(target, overwrite) as scratch, quiet_transformers():
+    with atomic_folder(target, overwrite, [source]) as scratch, quiet_transformers():
         model.save_pretrained(scratch)
         for name in _KEPT_FILES:
             if (folder / name).is_file():

@@ -1,6 +1,5 @@
 """What ``revt benchmark`` does: measure on this machine, and gather what was measured."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import network_sizes
-from revt_hf.files import check_output
+from revt_hf.files import check_output_file
 from revt_hf.model_speed.inference import (
     InferenceOptions,
     InferenceRow,
@@ -182,23 +181,16 @@ def training_benchmark(
     return TrainingResult(machine, options, rows, recipe[0] if recipe else None, loaders)
 
 
-def check_outputs(markdown: Path | None, json_file: Path | None, overwrite: bool) -> None:
+def check_outputs(
+    markdown: Path | None, json_file: Path | None, overwrite: bool, inputs: Sequence[str | Path]
+) -> None:
     """Refuse before a long measurement what could not be written after it.
 
     Raises:
-        UserError: the Markdown file exists and ``overwrite`` is false, or a path is a folder or
-            lies where nothing can be written.
+        UserError: see :func:`revt_hf.files.check_output_file`; ``overwrite`` is for Markdown.
     """
-    if markdown is not None:
-        check_output(markdown, overwrite)
-    for path in (markdown, json_file):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UserError(f"{path} is a folder: name a file")
-        above = next(parent for parent in path.absolute().parents if parent.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise UserError(f"cannot write {path}: {above} is not a folder that may be written to")
+    check_output_file(markdown, overwrite, inputs)
+    check_output_file(json_file, inputs=inputs)
 
 
 def _fresh(size: str) -> SegformerForSemanticSegmentation:

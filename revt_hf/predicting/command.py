@@ -17,11 +17,14 @@ from revt_hf.errors import DataWarning, UserError
 from revt_hf.evaluation.command import chosen_protocol, load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.loading import Row, same_size_batches
-from revt_hf.files import check_output
+from revt_hf.evaluation.sizes import minimum_side, too_small
+from revt_hf.files import check_growing, growing_folder
 from revt_hf.labels import CLASSES, NUM_CLASSES
 from revt_hf.predicting.inputs import Input, find_inputs
-from revt_hf.predicting.saving import Ids, Kept, Outputs, VideoOutputs
+from revt_hf.predicting.saving import KEPT, LEGENDS, Ids, Kept, Outputs, VideoOutputs
 from revt_hf.predicting.video import Video
+
+_WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
 
 
 @dataclass(frozen=True)
@@ -154,16 +157,20 @@ def predict_command(
     sources = list(dict.fromkeys(str(Path(model)) for model in models))
     names = _model_names(sources)
     outputs = Outputs(output, names, options.kept, options.ids)
-    check_output(output, options.overwrite)
-    inputs = find_inputs(places, output)
+    check_growing(output, options.overwrite, _WRITTEN, sources)
+    inputs, left_out = find_inputs(places, output)
     protocol = chosen_protocol(sources, options.bound, options.protocol)
     segmenters = {
         name: model_segmenter(load_for_evaluation(source))
         for name, source in zip(names, sources, strict=True)
     }
     work = _Work(outputs, segmenters, protocol, options)
+    work.leave_out(left_out)
     total = sum(not item.is_video for item in inputs)
-    with tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress:
+    with (
+        growing_folder(output, options.overwrite, _WRITTEN, places, inside=True),
+        tqdm(total=total, unit="picture", desc="predict", disable=options.quiet) as progress,
+    ):
         pictures = work.run(inputs, progress)
     named = dict(zip(names, sources, strict=True))
     return Prediction(named, protocol, options.ids, pictures, work.failed)
@@ -196,7 +203,15 @@ class _Work:
     ) -> None:
         self._outputs, self._segmenters = outputs, segmenters
         self._protocol, self._options = protocol, options
+        self._minimum = minimum_side(model for one in segmenters.values() for model in one.models)
         self.failed: list[tuple[Input, str]] = []
+
+    def leave_out(self, items: Mapping[str, str]) -> None:
+        """Warn of files that cannot be taken, with the reason of each."""
+        for file, reason in items.items():
+            path = Path(file)
+            self.failed.append((Input(path, path.stem, is_video=False), reason))
+            warnings.warn(f"{file}: {reason}", DataWarning, stacklevel=2)
 
     def run(self, inputs: Sequence[Input], progress: Any) -> list[Predicted]:
         """Pictures first, then videos, one after the other."""
@@ -215,11 +230,22 @@ class _Work:
 
     def _read(self, items: Sequence[Input], progress: Any) -> Iterator[Row]:
         for item, read in in_threads(_read_picture, items, max(1, self._options.workers)):
-            if isinstance(read, UserError):
-                self._fail(item, read, progress)
+            try:
+                if isinstance(read, UserError):
+                    raise read
+                self._check_size(item, read)
+            except UserError as error:
+                self._fail(item, error, progress)
                 progress.update()
             else:
                 yield {"item": item, "image": read}
+
+    def _check_size(self, item: Input, image: NDArray[np.uint8]) -> None:
+        """Refuse a picture or frame (H, W, 3) that a network cannot take."""
+        size = (image.shape[0], image.shape[1])
+        reason = too_small(size, self._protocol, self._minimum)
+        if reason:
+            raise UserError(f"{item.path}: {reason}")
 
     def _video(self, item: Input, progress: Any) -> Predicted | None:
         one = Predicted(item)
@@ -241,6 +267,7 @@ class _Work:
     def _frames(self, item: Input, video: Video, progress: Any) -> Iterator[Row]:
         try:
             for frame in video:
+                self._check_size(item, frame)
                 yield {"image": frame}
         except UserError as error:
             self._fail(item, error, progress)

@@ -1,16 +1,20 @@
 """What is predicted on: pictures, folders of them and videos, each under a name of its own."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from revt_hf.domains.files import list_files
+from revt_hf.domains.files import NOT_UTF8, list_files
 from revt_hf.errors import UserError
 from revt_hf.files import check_apart
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+# Bytes of a name: file systems take 255, and results need a suffix and a scratch file beside them.
+_LONGEST = 220
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Input:
     is_video: bool
 
 
-def find_inputs(places: Sequence[Path], output: Path) -> list[Input]:
+def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
     """All pictures and videos of files and folders, each once.
 
     Folders are searched with all folders in them, for the suffixes of ``PICTURES`` and ``VIDEOS``;
@@ -40,31 +44,56 @@ def find_inputs(places: Sequence[Path], output: Path) -> list[Input]:
         places: files and folders.
         output: where results go.
 
+    Returns:
+        What can be taken; and what cannot, with the reason: no regular file, a link to nothing, a
+        name that is not UTF-8, or one too long for its results.
+
     Raises:
         UserError: a place does not exist, or is a folder without pictures; ``output`` is or holds
             one of them.
     """
     found: dict[Path, PurePosixPath] = {}
+    left_out: dict[str, str] = {}
     for place in places:
-        check_apart(output, place)
+        check_apart(output, [place], inside=True)
         if place.is_dir():
-            inside = list(_inside(place, output))
-            if not inside:
+            inside = list(_inside(place, output, left_out))
+            if not inside and not left_out:
                 raise UserError(_nothing_in(place))
             prefix = place.resolve().name if len(places) > 1 else ""
             for path, name in inside:
                 found.setdefault(path, PurePosixPath(prefix, name))
-        elif place.exists():
+        elif not place.exists():
+            raise UserError(f"{place}: there is no such file or folder")
+        elif place.is_file():
             found.setdefault(place, PurePosixPath(place.name))
         else:
-            raise UserError(f"{place}: there is no such file or folder")
+            left_out[str(place)] = "not a regular file"
     once = {path.resolve(): (path, name) for path, name in reversed(found.items())}
-    paths, relative = zip(*reversed(once.values()), strict=True)
-    names = unique_names(relative)
-    return [
-        Input(path, name, path.suffix.lower() in VIDEOS)
-        for path, name in zip(paths, names, strict=True)
-    ]
+    pairs = list(reversed(once.values()))
+    names = unique_names([name for _, name in pairs])
+    inputs = []
+    for (path, _), name in zip(pairs, names, strict=True):
+        reason = _unwritable(name)
+        if reason:
+            left_out[_shown(str(path))] = reason
+        else:
+            inputs.append(Input(path, name, path.suffix.lower() in VIDEOS))
+    return inputs, left_out
+
+
+def _unwritable(name: str) -> str | None:
+    """Why results cannot have this name; None if they can."""
+    if _shown(name) != name:
+        return NOT_UTF8
+    longest = max(len(part.encode()) for part in PurePosixPath(name).parts)
+    if longest > _LONGEST:
+        return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
+    return None
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
@@ -97,13 +126,20 @@ def _folded(path: PurePosixPath) -> str:
     return str(path).casefold()
 
 
-def _inside(folder: Path, output: Path) -> Iterator[tuple[Path, str]]:
+def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, str]]:
     ours = output.resolve()
-    for name, file in list_files(folder).items():
+    unusable: dict[str, str] = {}
+    for name, file in list_files(folder, unusable).items():
         path = Path(file.path)
-        is_input = path.suffix.lower() in PICTURES | VIDEOS
-        if is_input and ours not in path.resolve().parents:
+        if _is_input(path) and ours not in path.resolve().parents:
             yield path, name
+    for name, reason in unusable.items():
+        if _is_input(folder / name):
+            left_out[str(folder / name)] = reason
+
+
+def _is_input(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES | VIDEOS
 
 
 def _nothing_in(folder: Path) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from revt_hf.errors import UserError
 from revt_hf.files import readable_os_errors
+from revt_hf.replacing import clear_files, scratch_file
 
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 # Containers without an index only estimate how many frames they hold.
@@ -31,6 +32,8 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if not path.is_file():
+            raise UserError(f"{path}: not a regular file")
         self._capture = cv2.VideoCapture(str(path))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         # Negative where the container does not say it.
@@ -73,12 +76,14 @@ class VideoOutput:
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate
         # OpenCV chooses the container by the suffix.
-        self._scratch = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._scratch = scratch_file(path)
         self._writer: Any = None
+        self._frames = 0
 
     def __enter__(self) -> "VideoOutput":
         with readable_os_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            clear_files(self._path.parent)
         return self
 
     def write(self, frame: NDArray[np.uint8]) -> None:
@@ -95,6 +100,7 @@ class VideoOutput:
             self._writer = cv2.VideoWriter(str(self._scratch), codec, self._rate, size)
             if not self._writer.isOpened():
                 raise UserError(f"cannot write {self._path}: OpenCV has no encoder for it here")
+        self._frames += 1
         self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
 
     def __exit__(
@@ -107,7 +113,18 @@ class VideoOutput:
             self._writer.release()
         try:
             if kind is None and self._writer is not None:
+                self._check_whole()
                 with readable_os_errors(self._path):
                     self._scratch.replace(self._path)
         finally:
             self._scratch.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """OpenCV does not say when the disk is full.
+
+        Raises:
+            UserError: frames are missing.
+        """
+        there = cv2.VideoCapture(str(self._scratch)).get(cv2.CAP_PROP_FRAME_COUNT)
+        if there < self._frames:
+            raise UserError(f"cannot write {self._path}: the file is cut short; is the disk full?")

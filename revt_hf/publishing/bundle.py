@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.fitting import float_dtypes
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.errors import UserError
-from revt_hf.files import file_sha256, write_json, write_text
+from revt_hf.files import file_sha256, read_json_object, write_json, write_text
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
-from revt_hf.publishing.facts import ModelCardFacts, read_json_object
+from revt_hf.publishing.facts import ModelCardFacts
 from revt_hf.publishing.hub import CARD_FILE
 from revt_hf.publishing.measured import results_of
 from revt_hf.publishing.places import without_places
@@ -66,33 +64,22 @@ def check_files(folder: Path) -> None:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is not a whole SegFormer of finite weights.
+    """Refuse a folder that :func:`revt_hf.modeling.load_model` would not take as it is.
 
     Raises:
-        UserError: a file or tensor is missing, there is one too many, or a weight is not finite.
+        UserError: as it says; a file is missing; or ``config.json`` names another dtype than the
+            weights have.
     """
     check_files(folder)
-    for name in _CONFIG_FILES:
-        read_json_object(folder / name)
-    present = _finite_tensors(folder / WEIGHTS_FILE)
-    wanted = {disk_name(name) for name in load_model(folder).state_dict()}
-    extra = sorted(present - wanted)
-    if extra:
-        raise UserError(f"{folder / WEIGHTS_FILE} holds {extra[0]}, which its SegFormer has not")
-
-
-def _finite_tensors(path: Path) -> set[str]:
-    """The names of a file's tensors, each looked through."""
-    names = set()
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if not torch.isfinite(file.get_tensor(name)).all():
-                    raise UserError(f"{path}: {name} holds NaN or infinity: the model is of no use")
-                names.add(disk_name(name))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file") from error
-    return names
+    load_model(folder)
+    described = read_description(folder)
+    with open_checkpoint(folder) as checkpoint:
+        dtypes = float_dtypes(checkpoint.places)
+    if described.dtype is not None and dtypes != {described.dtype}:
+        raise UserError(
+            f"{described.file} says {described.dtype}, the weights are "
+            f"{' and '.join(sorted(dtypes))}: correct its dtype"
+        )
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:

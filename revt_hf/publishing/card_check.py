@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from revt_hf.errors import UserError
 from revt_hf.publishing.hub import is_repo_id
 from revt_hf.publishing.licences import HUB_LICENCES
-from revt_hf.recipe import validation_sentence
+from revt_hf.sections import validation_sentence
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
 _LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")

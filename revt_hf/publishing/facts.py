@@ -1,6 +1,5 @@
 """What a model card is filled from: a model folder, measured results, and what the user says."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from revt_hf.domains import DOMAINS, domain_label
 from revt_hf.errors import UserError
+from revt_hf.files import read_json_object
 from revt_hf.modeling import SIZES
 from revt_hf.publishing.hub import check_repo_id
 from revt_hf.publishing.measured import Measured, models_of, results_of
@@ -169,23 +169,6 @@ def _own_results(
             f"{', '.join(models_of(rows)) or 'no model'}"
         )
     return found
-
-
-def read_json_object(path: Path) -> Mapping[str, Any]:
-    """The mapping that a JSON file holds.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return values
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

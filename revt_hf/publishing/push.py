@@ -88,7 +88,10 @@ def push(
     settings = options or PushOptions()
     check_repo_id(repo_id, "model")
     if settings.dry_run is not None:
-        with atomic_folder(settings.dry_run) as scratch:
+        members = settings.with_members
+        with atomic_folder(
+            settings.dry_run, inputs=(folder, results, *members), mark=False
+        ) as scratch:
             assemble(_bundle(Path(folder), repo_id, settings, results), scratch, link=False)
         return str(settings.dry_run)
     require_token()

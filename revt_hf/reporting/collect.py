@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from revt_hf.errors import UserError
-from revt_hf.recipe import Evaluation, validation_sentence
+from revt_hf.recipe import Evaluation
 from revt_hf.reporting.paper import PaperRow, paper_row
+from revt_hf.sections import validation_sentence
 
 FORMAT: Literal["revt_hf.evaluation/1"] = "revt_hf.evaluation/1"
 _FAMILY = FORMAT.partition("/")[0] + "/"
@@ -218,7 +219,7 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not {_WHAT}") from error
 
 

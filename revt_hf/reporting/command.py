@@ -5,9 +5,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from revt_hf.domains import load_spec
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated
+from revt_hf.files import check_output_file
+from revt_hf.recipe import load_recipe
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import Entry, compare
 from revt_hf.reporting.page import Model, write_page
@@ -53,8 +55,10 @@ def report_command(
         for kind, folders in kinds
         for folder in folders
     ]
+    inputs = [recipe, *(entry.folder for entry in entries), *load_recipe(recipe).inputs]
+    check_output_file(output, inputs=inputs)
     protocol = chosen_protocol([entry.folder for entry in entries], bound)
-    splits = [(split, load_spec(split.spec, split.split)) for split in recipe_splits(recipe)]
+    splits = [(split, load_labelled(split.spec, split.split)) for split in recipe_splits(recipe)]
     with tqdm(
         total=sum(len(pictures) for _, pictures in splits), unit="picture", disable=quiet
     ) as progress:

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from revt_hf.augment import Pipeline, augment
+from revt_hf.cores import one_thread
 from revt_hf.domains import load_spec
 from revt_hf.domains.prepared import load_prepared
+from revt_hf.errors import UserError
+from revt_hf.evaluation.sizes import sizes_of
 from revt_hf.recipe import Augmentation, Source
+from revt_hf.resize import bounded_size
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
@@ -31,6 +35,46 @@ def load_training(source: Source, augmentation: Augmentation) -> Any:
     if source.prepared is None:
         return load_spec(source, source.train)
     return load_prepared(source, augmentation.resize_bound)
+
+
+def check_crops(
+    pictures: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
+) -> None:
+    """Refuse crops that the network cannot take, and whole images that do not make a batch.
+
+    Args:
+        pictures: of each source, as :func:`load_training` gives.
+        augmentation: its ``crop`` and ``resize_bound`` count.
+        batch_size: of a process.
+        minimum: the smallest side of the network's input.
+
+    Raises:
+        UserError: a crop or an image is too small, or images differ in size and are not cropped.
+    """
+    crop, bound = augmentation.crop, augmentation.resize_bound
+    if crop is not None:
+        smallest = crop if isinstance(crop, int) else min(crop)
+        if smallest < minimum:
+            raise UserError(
+                f"augmentation.crop: the network needs at least {minimum} pixels on each side, "
+                f"not {smallest}"
+            )
+        return
+    first: tuple[str, tuple[int, int]] | None = None
+    for file, size in (found for rows in pictures for found in sizes_of(rows)):
+        size = size if bound is None else bounded_size(*size, bound)
+        if min(size) < minimum:
+            raise UserError(
+                f"{file}: {size[1]}x{size[0]} pixels reach the network, and it needs at least "
+                f"{minimum} on each side: leave it out, or set augmentation.crop"
+            )
+        first = first or (file, size)
+        if batch_size > 1 and size != first[1]:
+            raise UserError(
+                f"augmentation.crop is null and images differ in size: {first[0]} "
+                f"({first[1][1]}x{first[1][0]}), {file} ({size[1]}x{size[0]}): set a crop, or "
+                "train.batch_size=1"
+            )
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
@@ -102,6 +146,7 @@ def training_loader(
         sampler=_FromPosition(first_position, len(crops)),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -113,8 +158,11 @@ def derived_seed(*parts: int) -> int:
 
 def _mixture(
     seed: int, weights: Sequence[float], positions: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.int64]]:
     """Which source each position draws from, and how many it has drawn from it before."""
+    if len(weights) == 1:
+        # Neither takes memory.
+        return np.broadcast_to(np.uint8(0), positions), range(positions)
     bounds = np.cumsum(weights) / np.sum(weights)
     draws = np.random.default_rng([seed, _MIXTURE]).random(positions)
     drawn = np.minimum(np.searchsorted(bounds, draws, side="right"), len(weights) - 1)

@@ -7,10 +7,7 @@ from torch import nn
 
 
 class MovingAverage:
-    """Keeps ``decay * average + (1 - decay) * weights`` in float32; buffers are copied.
-
-    Can be registered with ``Accelerator.register_for_checkpointing``.
-    """
+    """Keeps ``decay * average + (1 - decay) * weights`` in float32; buffers are copied."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay

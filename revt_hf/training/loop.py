@@ -2,26 +2,34 @@
 
 import logging
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+)
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import domain_label
+from revt_hf.errors import printable
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.files import check_output, write_json
+from revt_hf.evaluation.loading import check_labelled, load_labelled
+from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.splits import source_splits
+from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
-from revt_hf.processes import failing_together, local_main_first
+from revt_hf.normalisation import normalisation_of
+from revt_hf.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
     Statistics,
@@ -30,18 +38,31 @@ from revt_hf.training.batch_norm import (
     statistics,
     training_mode,
 )
-from revt_hf.training.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from revt_hf.training.data import TrainingCrops, derived_seed, load_training, training_loader
+from revt_hf.training.checkpoints import (
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+    whole_checkpoint,
+)
+from revt_hf.training.data import (
+    TrainingCrops,
+    check_crops,
+    derived_seed,
+    load_training,
+    training_loader,
+)
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
 from revt_hf.training.optim import build_optimizer, set_learning_rate
-from revt_hf.training.output import check_resumable, clear_run
+from revt_hf.training.output import begin_run, check_run, finish_run, give_up_run
 from revt_hf.training.result import pipeline_spec, save_result, write_recipe
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
 from revt_hf.training.swad import WindowAverage
-from revt_hf.training.tracking import MetricsLog, check_trackers, flat
+from revt_hf.training.tracking import TRACKER_PROJECT, MetricsLog, check_trackers, flat
 from revt_hf.training.validation import sums_of
+
+_log = logging.getLogger("revt_hf")
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,7 @@ class RunOptions:
     quiet: bool = False
 
 
+@separate_accelerator()
 def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None) -> Path:
     """Train as the recipe says; the result is an ordinary SegFormer folder.
 
@@ -75,36 +97,54 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     processes = accelerator.num_processes
     if not accelerator.is_main_process:
         logging.getLogger("revt_hf").setLevel(logging.ERROR)
-    with failing_together(accelerator):
-        if accelerator.is_main_process and options.resume:
-            check_resumable(recipe, run, processes)
-        elif accelerator.is_main_process:
-            check_output(run, options.overwrite)
-        check_trackers(recipe.train.trackers)
-        batch = effective_batch(recipe.train, processes)
-        pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
+    with ExitStack() as stack:
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                stack.enter_context(locked(run))
+                check_run(recipe, run, options.resume, options.overwrite, processes)
+            check_trackers(recipe.train.trackers)
+            source_splits(recipe.sources)
+            effective_batch(recipe.train, processes)
+        return _train(recipe, run, options, accelerator)
+
+
+def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
+    processes = accelerator.num_processes
     parts = local_main_first(accelerator, lambda: _load(recipe))
+    with failing_together(accelerator):
+        _check_sizes(recipe, parts)
     record = RunRecord(
         processes=processes,
-        effective_batch=batch,
+        effective_batch=effective_batch(recipe.train, processes),
         device=device_name(accelerator),
         precision=recipe.train.precision,
         batch_norm=statistics(recipe.model.batch_norm, accelerator.device.type, processes),
     )
-    if accelerator.is_main_process:
-        if not options.resume:
-            clear_run(run)
-        write_recipe(recipe, run)
-        record.write(run)
-        announce(record, recipe.train, options.quiet)
-    return _Run(recipe, run, options, accelerator, parts, pipeline, record).train()
+    folder = None
+    with failing_together(accelerator):
+        if accelerator.is_main_process:
+            folder = begin_run(run, options.resume)
+            write_recipe(recipe, folder)
+            record.write(folder)
+            announce(record, recipe.train, options.quiet)
+    folder = broadcast_object_list([folder])[0]
+    accelerator.project_configuration.project_dir = str(folder)
+    accelerator.project_configuration.logging_dir = str(folder)
+    try:
+        _Run(recipe, folder, options, accelerator, parts, record).train()
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                finish_run(folder, run)
+    except BaseException:
+        if accelerator.is_main_process:
+            give_up_run(folder, run)
+        raise
+    return run
 
 
 def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
     # Said of depth-wise kernels, whose second stride means nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Accelerate keeps the first run's precision for the whole process.
-    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
         # The loop accumulates itself; a plugin is not overruled by the launcher's environment.
@@ -122,19 +162,33 @@ class _Parts:
     pictures: list[Any]
     held_out: list[Any]
     example_size: tuple[int, int]
+    pipeline: Pipeline
     model: SegformerForSemanticSegmentation
 
 
 def _load(recipe: Recipe) -> _Parts:
+    model = build_model(recipe.model, recipe.train.seed)
+    # An encoder that is trained further sees pictures as it has seen them before.
+    pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
     held_out = (
-        [load_spec(source, source.val) for source in recipe.sources]
+        [load_labelled(source, source.val) for source in recipe.sources]
         if recipe.train.validate_every
         else []
     )
     # Reads a picture of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    return _Parts(pictures, held_out, example_size, build_model(recipe.model, recipe.train.seed))
+    for source, rows in zip(recipe.sources, pictures, strict=True):
+        check_labelled(rows, domain_label(source, source.train))
+    return _Parts(pictures, held_out, example_size, pipeline, model)
+
+
+def _check_sizes(recipe: Recipe, parts: _Parts) -> None:
+    """Refuse images that the network cannot take, or that cannot be stacked to a batch."""
+    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
+    for source, rows in zip(recipe.sources, parts.held_out, strict=False):
+        check_sizes(rows, domain_label(source, source.val), protocol, minimum)
+    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
 
 
 class _Run:
@@ -147,7 +201,6 @@ class _Run:
         options: RunOptions,
         accelerator: Accelerator,
         parts: _Parts,
-        pipeline: Pipeline,
         record: RunRecord,
     ) -> None:
         self._recipe = recipe
@@ -155,12 +208,11 @@ class _Run:
         self._options = options
         self._accelerator = accelerator
         self._parts = parts
-        self._pipeline = pipeline
         self._batch = record.effective_batch
         self._batch_norm: Statistics = record.batch_norm
         self._protocol = Protocol.of(recipe.evaluation)
 
-    def train(self) -> Path:
+    def train(self) -> None:
         settings, accelerator = self._recipe.train, self._accelerator
         model: Any = self._parts.model
         apply_statistics(model, self._batch_norm)
@@ -170,23 +222,24 @@ class _Run:
             model.compile()
         optimizer = build_optimizer(model, self._recipe.optimizer)
         model, optimizer = accelerator.prepare(model, optimizer)
-        average = window = None
-        if settings.ema is not None:
-            average = MovingAverage(accelerator.unwrap_model(model), settings.ema)
-            accelerator.register_for_checkpointing(average)
-        if settings.swad is not None:
-            window = WindowAverage(**settings.swad.model_dump())
-            accelerator.register_for_checkpointing(window)
-        averages = [one for one in (average, window) if one is not None]
-        done = self._resume()
+        bare = accelerator.unwrap_model(model)
+        average = MovingAverage(bare, settings.ema) if settings.ema is not None else None
+        window = WindowAverage(**settings.swad.model_dump()) if settings.swad else None
+        averages = {
+            name: one for name, one in (("ema", average), ("swad", window)) if one is not None
+        }
+        state = TrainingState(bare, optimizer, averages)
+        done = self._resume(state)
         log = MetricsLog(self._folder, done) if accelerator.is_main_process else None
         if settings.trackers:
-            accelerator.init_trackers("revt_hf", config=flat(self._recipe.model_dump(mode="json")))
+            accelerator.init_trackers(
+                TRACKER_PROJECT, config=flat(self._recipe.model_dump(mode="json"))
+            )
         batches = iter(self._loader(done))
         progress = tqdm(
             total=settings.steps,
             initial=done,
-            desc=self._folder.name,
+            desc=printable(self._folder.name),
             unit="step",
             disable=self._options.quiet or not accelerator.is_local_main_process,
         )
@@ -195,8 +248,8 @@ class _Run:
         for step in range(done, settings.steps):
             set_learning_rate(optimizer, step, settings.steps, self._recipe.schedule)
             meter.add(self._optimizer_step(model, optimizer, batches, step))
-            for one in averages:
-                one.update(accelerator.unwrap_model(model))
+            for one in averages.values():
+                one.update(bare)
             now = step + 1
             progress.update()
             if now % settings.log_every == 0 or now == settings.steps:
@@ -210,22 +263,20 @@ class _Run:
             if self._parts.held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
-                scores = self._validate(accelerator.unwrap_model(model))
+                scores = self._validate(bare)
                 self._report(log, now, scores)
                 if window is not None:
                     window.validated(scores["val_loss"])
                 training_mode(model, self._batch_norm)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
-                save_checkpoint(accelerator, self._folder, now, settings.keep_checkpoints)
+                save_checkpoint(accelerator, state, self._folder, now, settings.keep_checkpoints)
         progress.close()
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self._save(accelerator.unwrap_model(model), average, window)
+        with failing_together(accelerator):
+            if accelerator.is_main_process:
+                self._save(bare, average, window)
         if settings.trackers:
             accelerator.end_training()
-        accelerator.wait_for_everyone()
-        return self._folder
 
     def _save(
         self,
@@ -241,21 +292,28 @@ class _Run:
             write_json(self._folder / "swad" / "window.json", record)
         save_result(model, self._folder, self._recipe, self._parts.example_size, averages)
 
-    def _resume(self) -> int:
-        newest = newest_checkpoint(self._folder) if self._options.resume else None
-        if newest is None:
+    def _resume(self, state: TrainingState) -> int:
+        if not self._options.resume:
             return 0
-        checkpoint, step = newest
+        found = None
         with failing_together(self._accelerator):
-            load_checkpoint(self._accelerator, checkpoint)
-        return step
+            if self._accelerator.is_main_process:
+                found = whole_checkpoint(self._folder)
+        found = broadcast_object_list([found])[0]
+        if found is None:
+            _log.info("%s has no checkpoint yet: starting from the beginning", self._folder)
+            return 0
+        checkpoint, step = found
+        with failing_together(self._accelerator):
+            load_checkpoint(checkpoint, state)
+        return int(step)
 
     def _loader(self, done: int) -> Any:
         settings = self._recipe.train
         crops = TrainingCrops(
             self._parts.pictures,
             [source.weight for source in self._recipe.sources],
-            self._pipeline,
+            self._parts.pipeline,
             settings.seed,
             settings.steps * self._batch,
         )
@@ -295,7 +353,14 @@ class _Run:
         for pictures in self._parts.held_out:
             indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
             with folded(model), self._uncompiled():
-                (own,) = sums_of(model, [model.decode_head], pictures, indices, self._protocol)
+                (own,) = sums_of(
+                    model,
+                    [model.decode_head],
+                    pictures,
+                    indices,
+                    self._protocol,
+                    self._recipe.train.workers,
+                )
             own_parts = (
                 torch.from_numpy(own.matrix),
                 torch.tensor(own.loss),

@@ -48,17 +48,18 @@ def segmentation_loss(
             time; None: all at once.
 
     Returns:
-        A scalar, float32; 0 for a batch without a valid pixel.
+        A scalar, float32 (float64 of float64 logits); 0 for a batch without a valid pixel.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if rows is None:
         upsampled = functional.interpolate(
-            logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
+            logits, size=labels.shape[-2:], mode="bilinear", align_corners=False
         )
         total = functional.cross_entropy(
             upsampled, labels, ignore_index=IGNORE_INDEX, reduction="sum"
         )
     else:
-        total = summed_in_strips(logits.float(), labels, rows)
+        total = summed_in_strips(logits, labels, rows)
     if pixels is None:
         pixels = averaged_pixels(labels, averaging)
     return total / pixels.clamp(min=1)

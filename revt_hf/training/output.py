@@ -1,42 +1,102 @@
-"""A run's folder before training: may it be used, and what an earlier run left in it."""
+"""A run's folder: may it be used, where is it trained, and the swap of a new result for an old."""
 
 import shutil
 from pathlib import Path
 
-from revt_hf.checkpoints.tensors import AVERAGES
+from revt_hf.checkpoints.tensors import AVERAGES, WEIGHTS_FILE
 from revt_hf.errors import UserError
+from revt_hf.files import (
+    beside,
+    check_apart,
+    check_output,
+    readable_os_errors,
+    real_path,
+    replace_folder,
+)
+from revt_hf.markers import mark_output
 from revt_hf.recipe import Recipe
-from revt_hf.recorded import recorded_recipe
-from revt_hf.training.checkpoints import CHECKPOINT_FOLDER
+from revt_hf.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.checkpoints import CHECKPOINT_FOLDER, newest_checkpoint, training_folder
 from revt_hf.training.run_record import RUN_FILE, check_same_processes
-from revt_hf.training.tracking import METRICS_FILE
+from revt_hf.training.tracking import METRICS_FILE, TRACKER_PROJECT
 
-_RESULTS = (
-    "model.safetensors",
-    "config.json",
-    "preprocessor_config.json",
+_MODEL_FILES = (WEIGHTS_FILE, "config.json", "preprocessor_config.json", RECIPE_FILE)
+_WRITTEN = (
+    *_MODEL_FILES,
+    *(f"{name}/{file}" for name in AVERAGES for file in (*_MODEL_FILES, "window.json")),
     METRICS_FILE,
     RUN_FILE,
+    f"{CHECKPOINT_FOLDER}/step-*",
+    # What a tracker keeps in files.
+    f"{TRACKER_PROJECT}/*",
 )
 
 
-def check_resumable(recipe: Recipe, run: Path, processes: int) -> None:
-    """Refuse to go on with what is not the same run.
+def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool, processes: int) -> None:
+    """Refuse a folder that cannot be trained in; nothing is changed.
+
+    Args:
+        recipe: of the run.
+        run: its folder.
+        resume: go on with what is there.
+        overwrite: replace what is there.
+        processes: how many train together.
 
     Raises:
-        UserError: nothing to resume, another recipe, or another number of processes.
+        UserError: the folder would destroy something; or there is nothing to resume, or it was
+            started with another recipe or number of processes.
     """
-    before = recorded_recipe(run)
+    if not resume:
+        check_output(run, overwrite, recipe.inputs)
+        return
+    check_apart(run, recipe.inputs)
+    folder = training_folder(run)
+    before = recorded_recipe(folder)
     if before is None:
-        raise UserError(f"nothing to resume in {run}: it has no recipe.yaml")
+        raise UserError(f"nothing to resume in {folder}: it has no recipe.yaml")
     if before != recipe:
-        raise UserError(f"{run} was started with another recipe: resume with {run}/recipe.yaml")
-    check_same_processes(run, processes)
+        raise UserError(
+            f"{folder} was started with another recipe: resume with {folder / RECIPE_FILE}"
+        )
+    check_same_processes(folder, processes)
 
 
-def clear_run(run: Path) -> None:
-    """Remove what an earlier run left; nothing else in the folder is touched."""
-    for name in (CHECKPOINT_FOLDER, *AVERAGES):
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in _RESULTS:
-        (run / name).unlink(missing_ok=True)
+def begin_run(run: Path, resume: bool) -> Path:
+    """The folder to train in; what an unfinished run left goes, a finished result stays.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if resume:
+        return training_folder(run)
+    place = real_path(run)
+    aside = beside(place, "training")
+    with readable_os_errors(run):
+        shutil.rmtree(aside, ignore_errors=True)
+        begun = (place / RUN_FILE).exists() and not (place / WEIGHTS_FILE).exists()
+        if begun:
+            shutil.rmtree(place)
+        is_result = place.exists() and any(place.iterdir())
+        folder = aside if is_result else place
+        folder.mkdir(parents=True, exist_ok=True)
+        mark_output(folder, _WRITTEN)
+    return folder
+
+
+def finish_run(folder: Path, run: Path) -> None:
+    """Put a run that was trained beside an older result into that one's place.
+
+    Raises:
+        UserError: it cannot be written; both are there then.
+    """
+    place = real_path(run)
+    if real_path(folder) != place:
+        with readable_os_errors(run):
+            replace_folder(folder, place)
+
+
+def give_up_run(folder: Path, run: Path) -> None:
+    """After a failure: what was trained beside an older result stays if it can be resumed."""
+    useless = newest_checkpoint(folder) is None and not (folder / WEIGHTS_FILE).exists()
+    if useless and real_path(folder) != real_path(run):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,8 @@
 """What a finished run leaves: an ordinary SegFormer folder."""
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,23 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.augment import PipelineSpec
-from revt_hf.files import atomic_folder, write_text
+from revt_hf.files import readable_os_errors, write_text
+from revt_hf.markers import SCRATCH_PREFIX
 from revt_hf.modeling import quiet_transformers
+from revt_hf.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.recipe import Augmentation, Recipe
 from revt_hf.recorded import RECIPE_FILE
+from revt_hf.replacing import open_up
 from revt_hf.resize import bounded_size
 
+_RESULT_FILES = ("preprocessor_config.json", "config.json", "model.safetensors")
 
-def pipeline_spec(augmentation: Augmentation) -> PipelineSpec:
+
+def pipeline_spec(
+    augmentation: Augmentation, normalisation: Normalisation = IMAGENET
+) -> PipelineSpec:
     """The augmentation room's settings of a recipe's section; their fields are the same."""
-    return PipelineSpec(**augmentation.model_dump())
+    return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
 def write_recipe(recipe: Recipe, run: Path) -> None:
@@ -57,17 +66,25 @@ def save_result(
 def _save(
     model: SegformerForSemanticSegmentation, folder: Path, recipe: Recipe, size: tuple[int, int]
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder / ".result") as scratch, quiet_transformers():
-        model.save_pretrained(scratch)
-        image_processor(recipe, size).save_pretrained(scratch)
-    # The weights last: a folder with weights is a finished one.
-    for name in ("preprocessor_config.json", "config.json", "model.safetensors"):
-        (folder / ".result" / name).replace(folder / name)
-    (folder / ".result").rmdir()
+    scratch = folder / f"{SCRATCH_PREFIX}result"
+    with readable_os_errors(folder), quiet_transformers():
+        # A process that was killed may have left one.
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            model.save_pretrained(scratch)
+            image_processor(recipe, size, normalisation_of(model)).save_pretrained(scratch)
+            open_up(scratch)
+            # The weights last: a folder with weights is a finished one.
+            for name in _RESULT_FILES:
+                (scratch / name).replace(folder / name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
+def image_processor(
+    recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
+) -> Any:
     """The Hugging Face image processor that prepares pictures as the test protocol does.
 
     Hugging Face's resize knows one fixed size, so it is exact for pictures of the source's
@@ -80,4 +97,5 @@ def image_processor(recipe: Recipe, size: tuple[int, int]) -> Any:
         do_resize=recipe.evaluation.bound is not None,
         size={"height": height, "width": width},
         do_reduce_labels=False,
+        **asdict(normalisation),
     )

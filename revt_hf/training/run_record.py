@@ -1,6 +1,5 @@
 """``run.json``: on what a run was trained, and how large its optimizer steps are."""
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from revt_hf.errors import UserError
-from revt_hf.files import write_json
+from revt_hf.files import read_json_object, write_json
 from revt_hf.recipe import Training
 from revt_hf.training.batch_norm import Statistics
 
@@ -88,7 +87,11 @@ def check_same_processes(run: Path, processes: int) -> None:
     path = run / RUN_FILE
     if not path.exists():
         return
-    before = json.loads(path.read_text())["processes"]
+    before = read_json_object(path).get("processes")
+    if not isinstance(before, int):
+        raise UserError(
+            f"{path} does not say how many processes trained together: delete it to resume anyway"
+        )
     if before != processes:
         raise UserError(f"{run} was started with --num_processes {before}: resume with as many")
 

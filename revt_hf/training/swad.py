@@ -40,8 +40,7 @@ class WindowAverage:
     opened. Buffers of floats (BatchNorm's running statistics) are averaged as well, counters are
     the newest.
 
-    Can be registered with ``Accelerator.register_for_checkpointing``. Finished segments lie in the
-    CPU's memory, at most one more than the larger patience of them.
+    Finished segments lie in the CPU's memory, at most one more than the larger patience of them.
 
     Args:
         patience: segments, at least 1; the paper's N_s.

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.errors import UserError
+from revt_hf.files import readable_os_errors, write_text
 
 METRICS_FILE = "metrics.jsonl"
+TRACKER_PROJECT = "revt_hf"
+_LARGEST = 2**63
 
 
 class MetricsLog:
@@ -16,25 +19,26 @@ class MetricsLog:
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
         self._path = folder / METRICS_FILE
-        kept = [
-            line
-            for line in (self._path.read_text().splitlines() if self._path.exists() else [])
-            if _step_of(line) <= resumed_step
-        ]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+        kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+        write_text(self._path, "".join(f"{json.dumps(row)}\n" for row in kept))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append the values of one step."""
-        with self._path.open("a") as file:
+        with readable_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; empty where there is none."""
-    path = folder / METRICS_FILE
-    if not path.exists():
+    """The rows of a run's ``metrics.jsonl``: numbers by name, ``step`` among them.
+
+    Empty where there is no such file; lines that are not whole, as a killed process or a full disk
+    leaves them, are passed over.
+    """
+    try:
+        lines = (folder / METRICS_FILE).read_bytes().splitlines()
+    except OSError:
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in map(_row, lines) if row is not None]
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -60,9 +64,16 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | floa
     return result
 
 
-def _step_of(line: str) -> int:
-    # A killed process can leave half a line behind.
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 2**63
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    # Numbers that fit a float, infinity and NaN too.
+    whole = all(
+        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+        for value in row.values()
+    )
+    return row if whole and row["step"] >= 0 else None

@@ -13,6 +13,7 @@ from revt_hf.evaluation.confusion import confusion_matrix
 from revt_hf.evaluation.inference import Protocol, prepare, sliding_logits
 from revt_hf.evaluation.loading import picture_batches
 from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.normalisation import normalisation_of
 from revt_hf.resize import bounded_label
 from revt_hf.training.loss import segmentation_loss
 
@@ -81,6 +82,7 @@ class _Network:
         self._heads = heads
         self.count = len(heads)
         self.device = model.device
+        self.normalisation = normalisation_of(model)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         features = self._encoder(pixels, output_hidden_states=True).hidden_states
@@ -95,7 +97,8 @@ def _add_picture(
     means = [MeanProbabilities(size) for _ in sums]
     for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
     for scale in protocol.scales:
-        pixels = prepare(row["image"], protocol, scale).to(network.device)
+        pixels = prepare(row["image"], protocol, scale, network.normalisation)
+        pixels = pixels.to(network.device)
         for flipped in (False, True)[: 1 + protocol.flip]:
             logits = sliding_logits(network, pixels.flip(-1) if flipped else pixels, protocol)
             network_size = (pixels.shape[2], pixels.shape[3])

@@ -16,8 +16,8 @@ from revt_hf.augment import (
 )
 from revt_hf.augment.bilateral import BilateralFilter
 from revt_hf.errors import UserError
-from revt_hf.imagenet import MEAN as IMAGENET_MEAN
-from revt_hf.imagenet import STD as IMAGENET_STD
+from revt_hf.normalisation import MEAN as IMAGENET_MEAN
+from revt_hf.normalisation import STD as IMAGENET_STD
 
 SMALL = PipelineSpec(resize_bound=(160, 90), crop=64)
 SEEDS = range(12)

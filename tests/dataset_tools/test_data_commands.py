@@ -74,7 +74,7 @@ def _corrupt(root):
     data = bytearray(path.read_bytes())
     data[45] ^= 0xFF
     path.write_bytes(data)
-    return path, "not a label picture"
+    return path, "not a label"
 
 
 def _unknown_value(root):

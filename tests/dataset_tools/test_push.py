@@ -14,6 +14,7 @@ from revt_hf.checkpoints import hub_requests
 from revt_hf.dataset_tools import export
 from revt_hf.dataset_tools.export import export_parquet
 from revt_hf.errors import UserError
+from revt_hf.markers import MARKER_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,8 @@ def hub(tmp_path_factory, monkeypatch):
 def _files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
+        # Not the marker, which is for this machine only.
+        for path in folder.rglob("[!.]*")
         if path.is_file()
     }
 
@@ -45,6 +47,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_what_is_pushed_is_the_folder(hub, tmp_path):
     done = export_parquet(streets("train", "val"), tmp_path / "set", push="me/roads", quiet=True)
     assert _files(hub / "me" / "roads") == _files(done)
+    assert not list(hub.rglob(MARKER_FILE))
     assert 'load_dataset("me/roads", split="train")' in (done / "README.md").read_text()
 
 

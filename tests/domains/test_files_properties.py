@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from on_disk import CASE, picture, save_picture
 
 from revt_hf.domains import load_domain, open_domain
+from revt_hf.domains.decoding import decode_raw, open_image
 from revt_hf.domains.files import list_files, read_split_file
-from revt_hf.domains.reading import read_image, read_label, read_raw
+from revt_hf.domains.reading import read_image, read_label
 from revt_hf.errors import UserError
 from revt_hf.labels import label_table
 
@@ -256,7 +257,11 @@ def read_both(name, content):
         else:
             table = TABLES.get(name, TRAIN_IDS)
             readers = [
-                (lambda cell: read_raw(cell, table), 2, {"uint8", "uint16", "uint32"}),
+                (
+                    lambda cell: decode_raw(open_image(cell), table),
+                    2,
+                    {"uint8", "uint16", "uint32"},
+                ),
                 (lambda cell: read_label(cell, table), 2, {"uint8"}),
             ]
         found = None

@@ -153,7 +153,7 @@ def test_truncated_pngs_are_refused(load, root, kind, keep):
 
 def test_a_file_that_is_no_picture_is_refused(load, root):
     (root / "img_dir" / "train" / "a.png").write_text("hello")
-    with pytest.raises(UserError, match=r"a\.png.*not a picture"):
+    with pytest.raises(UserError, match=r"a\.png.*not an image"):
         load()[0]
 
 

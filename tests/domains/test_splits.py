@@ -106,7 +106,7 @@ def pretend(root, monkeypatch):
                 f"{name}{suffix}": SourceFile(str(path.parent / f"{name}{suffix}"), 1, 1)
                 for name in names
             }
-        monkeypatch.setattr("revt_hf.domains.layouts.list_files", lambda folder: files[folder])
+        monkeypatch.setattr("revt_hf.domains.layouts.list_files", lambda folder, _: files[folder])
 
     return run
 

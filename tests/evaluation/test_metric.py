@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import golden_file
 
+from revt_hf.errors import UserError
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.labels import CLASSES
@@ -56,7 +57,7 @@ def test_compute_starts_afresh(golden):
     label, prediction = _pictures(golden)[0]
     metric.add(prediction=prediction, reference=label)
     metric.compute()
-    with pytest.raises(ValueError, match="no labelled pixel"):
+    with pytest.raises(UserError, match="no labelled pixel"):
         metric.compute()
 
 

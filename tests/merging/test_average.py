@@ -121,16 +121,16 @@ def test_bad_members_and_outputs(members, tmp_path):
         merge(members[:1], tmp_path / "out")
     with pytest.raises(UserError, match=r"nowhere.*no such file or folder"):
         merge([members[0], tmp_path / "nowhere"], tmp_path / "out")
-    with pytest.raises(UserError, match="also a member"):
+    with pytest.raises(UserError, match="is or holds the input"):
         merge(members[:2], members[0], overwrite=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep.txt").write_text("precious")
     with pytest.raises(UserError, match="full exists already"):
         merge(members[:2], tmp_path / "full")
     assert (tmp_path / "full" / "keep.txt").read_text() == "precious"
-    merge(members[:2], tmp_path / "full", overwrite=True)
-    assert (tmp_path / "full" / "model.safetensors").exists()
-    assert not (tmp_path / "full" / "keep.txt").exists()
+    with pytest.raises(UserError, match="full was not written by revt"):
+        merge(members[:2], tmp_path / "full", overwrite=True)
+    assert (tmp_path / "full" / "keep.txt").read_text() == "precious"
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     (tmp_path / "broken" / "model.safetensors").write_text("hello")

@@ -8,6 +8,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
+from revt_hf.labels import CLASSES
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 
 
@@ -15,7 +16,11 @@ from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 def model():
     torch.manual_seed(0)
     config = SegformerConfig(
-        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 40, 64], decoder_hidden_size=16, num_labels=19
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 40, 64],
+        decoder_hidden_size=16,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: train_id for train_id, name in enumerate(CLASSES)},
     )
     return SegformerForSemanticSegmentation(config).eval()
 
@@ -54,9 +59,6 @@ def test_only_the_statistics_change(model, pictures, tmp_path):
 
 def test_outputs_are_not_destroyed(model, pictures, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match="exists already"):
-        recalibrate(tmp_path / "model", tmp_path / "model", pictures, Protocol(None))
-    with pytest.raises(UserError, match="the model itself"):
-        recalibrate(
-            tmp_path / "model", tmp_path / "model", pictures, Protocol(None), overwrite=True
-        )
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is or holds the input"):
+            recalibrate(tmp_path / "model", tmp_path / "model", pictures, Protocol(None), overwrite)

@@ -338,7 +338,7 @@ def _whole(folder):
 
 CRASH = """
 import os, pathlib, shutil, sys
-from revt_hf import files
+from revt_hf import replacing
 from revt_hf.merging.average import merge
 
 left = int(sys.argv[1])
@@ -355,7 +355,7 @@ def counted(real):
 pathlib.Path.rename = counted(pathlib.Path.rename)
 pathlib.Path.replace = counted(pathlib.Path.replace)
 shutil.rmtree = counted(shutil.rmtree)
-files._swap = counted(files._swap)
+replacing._swap = counted(replacing._swap)
 merge(sys.argv[3:], sys.argv[2], overwrite=True)
 """
 

@@ -21,7 +21,7 @@ def _touch(folder, *files):
 
 
 def _found(*places, output="out"):
-    return {str(item.path): item.name for item in find_inputs(places, Path(output))}
+    return {str(item.path): item.name for item in find_inputs(places, Path(output))[0]}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_folders_are_searched_with_all_that_is_in_them(tmp_path):
     files = ("b.JPG", "a/x.png", "a/drive.mp4", "notes.txt", ".hidden.png", "a/x.json")
     _touch(tmp_path / "in", *files)
     folder = tmp_path / "in"
-    found = find_inputs([folder], tmp_path / "out")
+    found, _ = find_inputs([folder], tmp_path / "out")
     assert [(item.name, item.is_video) for item in found] == [
         ("a/drive", True),
         ("a/x", False),
@@ -86,8 +86,8 @@ def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
         ("nowhere", "nowhere: there is no such file or folder"),
         ("empty", "empty holds no pictures or videos (avi, bmp, jpeg"),
         ("model", "model holds no pictures but a model: name it with --model"),
-        ("out", "out is or holds the data's own folder"),
-        ("out/a.png", "out is or holds the data's own folder"),
+        ("out", "out is or holds the input"),
+        ("out/a.png", "out is or holds the input"),
     ],
 )
 def test_places_that_cannot_be_used(tmp_path, place, words):

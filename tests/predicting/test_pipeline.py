@@ -11,8 +11,8 @@ from transformers import AutoImageProcessor, pipeline
 
 from revt_hf.domains.streets import render
 from revt_hf.evaluation.inference import Protocol, prepare
-from revt_hf.imagenet import STD
 from revt_hf.labels import TRAIN_ID
+from revt_hf.normalisation import STD
 from revt_hf.recipe import Evaluation
 from revt_hf.training.result import image_processor, write_recipe
 

@@ -65,7 +65,7 @@ def _read(path):
 
 
 def _written(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("[!.]*") if p.is_file())
 
 
 def test_every_kind_of_file_gives_the_class_map_of_what_is_displayed(run, network, tmp_path):

@@ -185,6 +185,11 @@ def test_a_bad_id(models, hub, name):
     assert hub.requests == []
 
 
+def _set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def _change_tensor(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -212,7 +217,7 @@ BROKEN = {
     ),
     "one too many": (
         lambda f: _change_tensor(f, lambda t: t.update(optimizer=torch.ones(2))),
-        "holds optimizer",
+        ".optimizer. has no place",
     ),
     "NaN": (
         lambda f: _change_tensor(f, lambda t: t["decode_head.classifier.bias"].fill_(torch.nan)),
@@ -220,7 +225,15 @@ BROKEN = {
     ),
     "another model": (
         lambda f: write_json(f / "config.json", {"model_type": "bert"}),
-        "is a bert model",
+        "model_type is .bert.",
+    ),
+    "another dtype": (
+        lambda f: _set_config(f, dtype="bfloat16"),
+        "says bfloat16, the weights are float32: correct its dtype",
+    ),
+    "classes": (
+        lambda f: _set_config(f, id2label={n: f"c{n}" for n in range(19)}),
+        "names 'c0', which the domains do not have",
     ),
     "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
     "recipe": (lambda f: (f / "recipe.yaml").write_text("modle: 1"), "recipe.yaml: modle"),

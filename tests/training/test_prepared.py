@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
 
 
 def test_another_job_does_not_take_over_what_is_left(spec, tmp_path):
-    left = tmp_path / ".small.preparing" / "images" / "stray.webp"
+    left = tmp_path / ".small.revt-preparing" / "images" / "stray.webp"
     left.parent.mkdir(parents=True)
     left.write_text("left over")
     prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
@@ -160,7 +160,7 @@ def test_an_output_that_exists_is_kept(spec, tmp_path):
 
 
 def test_the_source_is_never_replaced(root, spec):
-    with pytest.raises(UserError, match="holds the data's own folder"):
+    with pytest.raises(UserError, match="is or holds the input"):
         prepare(spec, "train", root, BOUND, overwrite=True, quiet=True)
     assert (root / "img_dir").is_dir()
 

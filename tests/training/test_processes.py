@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny import run
+from tiny import in_float64, run
 from two_processes import DETERMINED, USUAL, determined
 
 from revt_hf.domains import load_spec
@@ -44,7 +45,8 @@ def together(started):
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     for loss in ("valid", "published"):
-        run(folder / loss, determined(batch_size=4, loss=loss))
+        with in_float64():
+            run(folder / loss, determined(batch_size=4, loss=loss))
     return folder
 
 
@@ -62,18 +64,17 @@ def test_two_processes_equal_one_with_the_same_global_batch(together, alone, nam
     ours = load_file(alone / loss / "model.safetensors")
     assert theirs.keys() == ours.keys()
     apart = {key: (theirs[key] - ours[key]).abs().max().item() for key in ours}
-    assert max(apart.values()) < 1e-5, max(apart, key=apart.get)
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float64, torch.int64}
+    assert max(apart.values()) < 1e-12, max(apart, key=apart.get)
     losses = [
         [row["loss"] for row in read_metrics(folder)] for folder in (together / name, alone / loss)
     ]
     assert len(losses[0]) == 20
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(together):
     whole, resumed = together / "whole", together / "resumed"
-    states = {path.name for path in (whole / "checkpoints" / "step-00000004").iterdir()}
-    assert {"random_states_0.pkl", "random_states_1.pkl"} <= states
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, resumed)]
     assert weights[0] == weights[1]
 

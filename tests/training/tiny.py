@@ -1,9 +1,12 @@
 """A recipe that trains in a second."""
 
 import copy
+from contextlib import contextmanager
+from unittest import mock
 
 from safetensors.torch import load_file
 
+from revt_hf.modeling import build_model
 from revt_hf.recipe import parse_recipe
 from revt_hf.training.loop import RunOptions, train
 
@@ -53,3 +56,25 @@ def run(folder, recipe, **options):
 def same_weights(first, second):
     """Bit-identical?"""
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+@contextmanager
+def in_float64():
+    """Train in float64, where runs that are equal on paper are equal up to 1e-12.
+
+    In float32 they are not: AdamW divides a gradient by its own size, so that one which is nothing
+    but rounding (that of an attention's key bias, say) becomes a whole step of either sign, and
+    rounding depends on the processor's instruction set, its threads and the size of a batch.
+    """
+
+    def widened(spec, seed):
+        model = build_model(spec, seed).double()
+        model.register_forward_pre_hook(_widen_pixels, with_kwargs=True)
+        return model
+
+    with mock.patch("revt_hf.training.loop.build_model", widened):
+        yield
+
+
+def _widen_pixels(_, args, named):
+    return args, {**named, "pixel_values": named["pixel_values"].double()}

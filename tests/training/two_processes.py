@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
-from tiny import tiny_recipe
+from tiny import in_float64, tiny_recipe
 
 from revt_hf.cli import main
 from revt_hf.errors import UserError
+from revt_hf.markers import mark_output
 from revt_hf.processes import failing_together
 from revt_hf.training.loop import RunOptions, train
 
@@ -58,12 +59,14 @@ def _train_all(folder: Path) -> None:
     if state.is_main_process:
         (folder / "plain").mkdir()
         (folder / "plain" / "metrics.jsonl").write_text("of an older run")
+        mark_output(folder / "plain")
         usual.write_text(USUAL.to_yaml())
         sunny.write_text(tiny_recipe(source={"config": "sunny"}).to_yaml())
     state.wait_for_everyone()
     for name, (batch_size, accumulation, loss) in DETERMINED.items():
         recipe = determined(batch_size=batch_size, gradient_accumulation=accumulation, loss=loss)
-        train(recipe, folder / name, RunOptions(quiet=True, overwrite=True))
+        with in_float64():
+            train(recipe, folder / name, RunOptions(quiet=True, overwrite=True))
     whole, resumed = folder / "whole", folder / "resumed"
     _command(usual, "--output", whole)
     if state.is_main_process:

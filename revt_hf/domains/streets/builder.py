@@ -37,8 +37,11 @@ class StreetsOptions(BaseModel):
 
     pictures: Annotated[int, Field(gt=0, le=1_000_000)] = 100
     val_pictures: Annotated[int, Field(gt=0, le=1_000_000)] = 40
-    size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=128)]] = (128, 256)
-    seed: Annotated[int, Field(ge=0)] = 0
+    size: tuple[Annotated[int, Field(ge=64, le=4096)], Annotated[int, Field(ge=128, le=8192)]] = (
+        128,
+        256,
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class StreetsBuilder(datasets.GeneratorBasedBuilder):

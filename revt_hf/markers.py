@@ -1,0 +1,75 @@
+"""The marker in every output folder: what we wrote, so that nothing else is ever overwritten."""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+MARKER_FILE = ".revt_hf.json"
+# Everything unfinished is called so, within an output and beside it.
+SCRATCH_PREFIX = ".revt-"
+_FORMAT = "revt_hf.output/1"
+
+
+def mark_output(
+    folder: Path, patterns: Iterable[str] = (), files: Collection[str] = ("*",)
+) -> None:
+    """Write the marker of a folder that we have written or are about to write.
+
+    Args:
+        folder: the output.
+        patterns: relative paths (``fnmatch``; ``*`` also matches ``/``) that may be written later.
+        files: patterns of what is there now and is ours.
+    """
+    ours = [path for path in _files(folder) if not _is_passing(path) and _fits(path, files)]
+    value = {"format": _FORMAT, "files": sorted(ours), "patterns": list(patterns)}
+    (folder / MARKER_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder has a readable marker."""
+    return _read(folder) is not None
+
+
+def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
+    """The first file of a folder that we did not write, relative; None if all are ours.
+
+    Args:
+        folder: with or without a marker.
+        among: patterns of the files to look at.
+    """
+    files, patterns = _read(folder) or (set(), [])
+    for path in sorted(_files(folder)):
+        ours = path in files or _is_passing(path) or _fits(path, patterns)
+        if not ours and _fits(path, among):
+            return path
+    return None
+
+
+def _read(folder: Path) -> tuple[set[str], list[str]] | None:
+    try:
+        value = json.loads((folder / MARKER_FILE).read_bytes())
+        if value["format"] != _FORMAT:
+            return None
+        return {str(path) for path in value["files"]}, [str(path) for path in value["patterns"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Everything but real folders, relative with ``/``; links are not followed."""
+    for above, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(above, name).is_symlink()]
+        for name in (*files, *links):
+            yield Path(above, name).relative_to(folder).as_posix()
+
+
+def _fits(path: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _is_passing(path: str) -> bool:
+    """Markers, and what a killed process left unfinished."""
+    parts = path.split("/")
+    return parts[-1] == MARKER_FILE or any(part.startswith(SCRATCH_PREFIX) for part in parts)

@@ -1,0 +1,89 @@
+"""What all YAML files of ours have in common: bounded numbers, expanded paths, error sentences."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+_SHOWN = 200
+
+
+def _expand(value: Any) -> Any:
+    """Expand ``~`` and environment variables of a path."""
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(str(Path(value).expanduser())) if value else value
+    undefined = re.search(r"\$\{?(\w+)", expanded)
+    if undefined:
+        raise ValueError(f"the environment variable {undefined[1]} is not set")
+    return expanded
+
+
+ExpandedPath = Annotated[str, BeforeValidator(_expand)]
+# What is accepted must not break hours later: numbers are finite, and no larger than can work.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Pixels = Annotated[int, Field(gt=0, le=2**15)]
+CropSide = Annotated[int, Field(ge=32, le=2**15)]
+Channels = Annotated[int, Field(gt=0, le=2**13)]
+Layers = Annotated[int, Field(gt=0, le=100)]
+BatchSize = Annotated[int, Field(gt=0, le=2**16)]
+Workers = Annotated[int, Field(ge=0, le=256)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Section(BaseModel):
+    """A mapping of a YAML file: no unknown keys, neither infinity nor NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: str) -> str:
+    """One sentence for the first problem of a pydantic error, its YAML path led by ``prefix``."""
+    # An unknown key explains more than the missing one that it leaves behind.
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = ".".join(part for part in (prefix, *map(str, problem["loc"])) if part)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key ({hint})"
+    if problem["type"] == "missing":
+        return f"{path}: required, but not given"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, not {_short(problem['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys known at a place of a nested model; none if what stands there is no model."""
+    for part in location:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            # A place in a list, a key of a mapping, or a branch of a union.
+            continue
+        inner = _model_in(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -1,0 +1,171 @@
+"""What a model folder says of its network, read without torch."""
+
+import json
+
+import pytest
+import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.shapes import tensor_shapes
+from revt_hf.checkpoints.tensors import standard_name
+from revt_hf.errors import UserError
+from revt_hf.normalisation import IMAGENET, MEAN, STD, Normalisation
+
+ODD = {
+    "num_encoder_blocks": 3,
+    "depths": [1, 3, 2],
+    "hidden_sizes": [8, 12, 40],
+    "num_attention_heads": [1, 3, 5],
+    "sr_ratios": [4, 1, 2],
+    "mlp_ratios": [2, 3, 4],
+    "patch_sizes": [5, 3, 4],
+    "strides": [2, 2, 3],
+    "decoder_hidden_size": 24,
+    "num_labels": 7,
+    "hidden_act": "relu",
+}
+
+
+def _folder(tmp_path, **changes):
+    config = SegformerConfig().to_dict() | {"num_labels": None} | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("fields", [{}, ODD], ids=["b0", "odd"])
+@pytest.mark.parametrize("kind", [SegformerForSemanticSegmentation, SegformerModel])
+def test_the_tensors_are_those_of_transformers(tmp_path, fields, kind):
+    config = SegformerConfig(**fields)
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = kind(config)
+    described = read_description(tmp_path)
+    head = len(described.classes) if kind is SegformerForSemanticSegmentation else None
+    assert tensor_shapes(described.architecture, head) == {
+        standard_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()
+    }
+    again = SegformerConfig(**described.config())
+    assert again.to_diff_dict() == SegformerConfig.from_pretrained(tmp_path).to_diff_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_type", "bert"),
+        ("model_type", None),
+        ("depths", [2, 2, 10**9, 2]),
+        ("depths", [2, 2, 2]),
+        ("depths", [2, 2, True, 2]),
+        ("depths", "2222"),
+        ("depths", {"0": 2}),
+        ("hidden_sizes", [32, 64, 161, 256]),
+        ("hidden_sizes", [32, 64, 160, 2**40]),
+        ("hidden_sizes", [32, 64, 160, -1]),
+        ("num_attention_heads", [0, 2, 5, 8]),
+        ("num_encoder_blocks", 10**9),
+        ("decoder_hidden_size", 256.5),
+        ("decoder_hidden_size", 0),
+        ("num_channels", 4),
+        ("hidden_act", "os.system"),
+        ("reshape_last_stage", False),
+        ("drop_path_rate", float("nan")),
+        ("drop_path_rate", "0.1"),
+        ("classifier_dropout_prob", 2),
+        ("dtype", "int8"),
+        ("id2label", ["road"]),
+        ("id2label", {}),
+        ("id2label", {"1": "road", "2": "car"}),
+        ("id2label", {"0": 5}),
+        ("id2label", {"0": "\ud800"}),
+        ("num_labels", 3),
+        ("num_labels", 10**12),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_file_and_key(tmp_path, key, value):
+    folder = _folder(tmp_path, **{key: value})
+    with pytest.raises(UserError, match=rf"config\.json: {key} is ") as refused:
+        read_description(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 10_000, b'{"a": ' + b"9" * 10_000 + b"}"]
+)
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_what_is_no_json_object_is_named(tmp_path, name, content):
+    _folder(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is not") as refused:
+        read_description(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_or_very_large_config_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        read_description(tmp_path)
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(UserError, match=r"config\.json is larger than"):
+        read_description(tmp_path)
+
+
+def test_code_and_unknown_fields_are_not_carried_along(tmp_path):
+    folder = _folder(tmp_path, auto_map={"AutoModel": "evil.Model"}, trust_remote_code=True, x=1)
+    assert not {"auto_map", "trust_remote_code", "x"} & read_description(folder).config().keys()
+
+
+@pytest.mark.parametrize("dtype", ["dtype", "torch_dtype"])
+def test_dtype_has_two_names(tmp_path, dtype):
+    described = read_description(_folder(tmp_path, **{"dtype": None, dtype: "bfloat16"}))
+    assert described.dtype == "bfloat16"
+
+
+def test_two_dtypes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="torch_dtype is another one"):
+        read_description(_folder(tmp_path, dtype="float32", torch_dtype="float16"))
+
+
+def test_without_names_the_classes_are_numbered(tmp_path):
+    described = read_description(_folder(tmp_path, id2label=None, num_labels=3))
+    assert described.classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_without_a_processor_imagenets_constants_hold(tmp_path):
+    normalisation = read_description(_folder(tmp_path)).normalisation
+    assert (normalisation, normalisation.mean, normalisation.std) == (IMAGENET, MEAN, STD)
+
+
+def _processor(folder, **fields):
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields))
+    return read_description(_folder(folder)).normalisation
+
+
+def test_a_processors_own_constants_are_read(tmp_path):
+    halves = _processor(tmp_path, image_mean=[0.5] * 3, image_std=0.25, rescale_factor=1 / 255)
+    assert halves.mean == pytest.approx((127.5,) * 3)
+    assert halves.std == pytest.approx((63.75,) * 3)
+    plain = _processor(tmp_path, do_rescale=False, do_normalize=False, auto_map={"a": "b.C"})
+    assert (plain.mean, plain.std) == ((0,) * 3, (1,) * 3)
+    assert plain == Normalisation(do_rescale=False, do_normalize=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_mean", [0.5, 0.5]),
+        ("image_mean", ["a", "b", "c"]),
+        ("image_mean", [float("nan")] * 3),
+        ("image_std", [0.2, 0.0, 0.2]),
+        ("image_std", 10**400),
+        ("do_rescale", "yes"),
+        ("do_normalize", 1),
+        ("rescale_factor", 0),
+        ("image_processor_type", "CLIPImageProcessor"),
+        ("do_flip_channel_order", True),
+    ],
+)
+def test_a_wrong_processor_is_one_sentence_with_file_and_key(tmp_path, key, value):
+    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {key} is ") as refused:
+        _processor(tmp_path, **{key: value})
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,76 @@
+"""Whatever the files of a model folder hold: a model, or one sentence."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from mutate import COUNT, cases, mutated_bytes, mutated_json, reads_or_refuses
+from networks import tiny_model
+from tiny import tiny_recipe
+
+from revt_hf.checkpoints.description import read_normalisation
+from revt_hf.evaluation.inference import Protocol, prepare
+from revt_hf.modeling import build_model, load_model
+from revt_hf.recipe import Model
+from revt_hf.training.result import image_processor
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(0).save_pretrained(folder)
+    image_processor(tiny_recipe(), (64, 128)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def _load(folder, rng):
+    """As a trained model, or as the start of a training."""
+    if rng.random() < 0.8:
+        return load_model(folder)
+    return build_model(Model(start=str(folder)), 0)
+
+
+def test_configs(copy):
+    whole = json.loads((copy / "config.json").read_text())
+    loaded = 0
+    for rng, where in cases("config.json"):
+        (copy / "config.json").write_text(json.dumps(mutated_json(whole, rng)))
+        loaded += reads_or_refuses(partial(_load, copy, rng), where) is not None
+    # Not everything is refused, nor is everything taken.
+    assert 0 < loaded < COUNT
+
+
+def test_image_processors(copy):
+    whole = json.loads((copy / "preprocessor_config.json").read_text())
+    read = []
+    for rng, where in cases("preprocessor_config.json"):
+        (copy / "preprocessor_config.json").write_text(json.dumps(mutated_json(whole, rng)))
+        read.append(reads_or_refuses(partial(read_normalisation, copy), where))
+    found = [normalisation for normalisation in read if normalisation is not None]
+    assert 0 < len(found) < COUNT
+    for normalisation in found:
+        pixels = prepare(np.zeros((32, 32, 3), np.uint8), Protocol(None), 1.0, normalisation)
+        assert pixels.isfinite().all()
+
+
+def test_headers_of_safetensors_files(copy):
+    whole = (copy / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    for rng, where in cases("safetensors header"):
+        if rng.random() < 0.5:
+            data = mutated_bytes(whole[:end], rng) + whole[end:]
+        else:
+            text = json.dumps(mutated_json(header, rng)).encode()
+            data = len(text).to_bytes(8, "little") + text + whole[end:]
+        (copy / WEIGHTS).write_bytes(data)
+        reads_or_refuses(partial(_load, copy, rng), where)
