@@ -116,9 +116,9 @@ def test_mistakes_are_one_sentence(capsys, models, arguments, words):
     assert words in refused(capsys, "evaluate", models[0], *STREETS, *arguments)
 
 
-def test_a_split_without_labelled_pixels_is_refused(models, tmp_path):
+def test_a_split_without_labelled_pixels_is_refused(models, tmp_path, capsys):
     for kind, image in (("img_dir", Image.new("RGB", (96, 64))), ("ann_dir", VOID)):
         (tmp_path / kind / "val").mkdir(parents=True)
         image.save(tmp_path / kind / "val" / "a.png")
     where = ["--domain", "folder", "--data-dir", str(tmp_path), "--option", "encoding=train_ids"]
-    assert "no labelled pixel in" in refused("evaluate", str(models[0]), *where)
+    assert "no labelled pixel in" in refused(capsys, "evaluate", str(models[0]), *where)
