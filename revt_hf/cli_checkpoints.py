@@ -23,9 +23,10 @@ def inspect(
     json_file: Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members are still the same."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.merging.record import member_states, read_merge_record
 
+    check_output_file(json_file, inputs=[folder])
     record = read_merge_record(folder / MERGE_FILE)
     states = member_states(record)
     if json_file is not None:
@@ -66,7 +67,7 @@ def recalibrate(
     quiet: Quiet = False,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source pictures."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.merging.command import recalibrate_command
     from revt_hf.options import key_values
     from revt_hf.recipe import Source, load_recipe
@@ -87,6 +88,8 @@ def recalibrate(
             ),
         )
     )
+    read = [path for source in sources for path in source.inputs]
+    check_output_file(json_file, inputs=[model, recipe, *read])
     done = recalibrate_command(model, sources, output, pictures, overwrite, quiet, not skip_val)
     if json_file is not None:
         write_json(json_file, done.to_json())
