@@ -86,7 +86,8 @@ def report(
     from revt_hf.files import check_output_file, write_json
     from revt_hf.reporting.command import report_command
 
-    check_output_file(output, inputs=[recipe, *members, *revts, start])
+    for file in (output, json_file):
+        check_output_file(file, inputs=[recipe, *members, *revts, start])
     results = report_command(output, recipe, members, revts, start, bound, quiet)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])

@@ -23,7 +23,7 @@ def inspect(
     json_file: Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.merging.record import (
         change_lines,
         describes,
@@ -32,6 +32,7 @@ def inspect(
         read_record,
     )
 
+    check_output_file(json_file, inputs=[folder])
     path, record = read_record(folder) or (folder, read_merge_record(folder / MERGE_FILE))
     states = member_states(record) if path.name == MERGE_FILE else []
     own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
@@ -75,7 +76,7 @@ def recalibrate(
     quiet: Quiet = False,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source pictures."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.merging.command import recalibrate_command
     from revt_hf.options import key_values
     from revt_hf.recipe import Source, load_recipe
@@ -96,6 +97,8 @@ def recalibrate(
             ),
         )
     )
+    read = [path for source in sources for path in source.inputs]
+    check_output_file(json_file, inputs=[model, recipe, *read])
     done = recalibrate_command(model, sources, output, pictures, overwrite, quiet, not skip_val)
     if json_file is not None:
         write_json(json_file, done.to_json())

@@ -127,8 +127,9 @@ def _choose(
     json_file: Path | None,
 ) -> None:
     from revt_hf.diagnosing.choose_command import choose_command
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
 
+    check_output_file(json_file, inputs=[*members, recipe])
     result = choose_command(members, recipe, output, method, title, merges, how)
     if json_file is not None:
         write_json(json_file, result)

@@ -86,9 +86,10 @@ def verify_command(
     """Read a whole data set: layout, counts, broken files, unknown labels, class shares."""
     from revt_hf.dataset_tools.show import verified_text
     from revt_hf.dataset_tools.verify import verify
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.options import key_values
 
+    check_output_file(json_file, inputs=[data_dir])
     result = verify(name, data_dir, config, key_values(options), workers, quiet)
     if json_file is not None:
         write_json(json_file, result.to_json())

@@ -69,13 +69,15 @@ def evaluate(
     """Score models on a domain by the original's test protocol, or another one."""
     from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
     from revt_hf.evaluation.cost import print_costs
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.processes import process_state
     from revt_hf.reporting.results import print_scores
     from revt_hf.reporting.rows import check_subset
 
     check_subset(classes)
     splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
+    read = [path for one in splits for path in one.spec.inputs]
+    check_output_file(json_file, inputs=[*models, recipe, *read])
     how = EvaluateOptions(
         protocol=protocol,
         bound=bound,

@@ -51,7 +51,9 @@ def run(
     """Run a whole experiment: members, merges, ensembles, scores, table and report."""
     from revt_hf.experiments.command import run_command
     from revt_hf.experiments.runner import HowToRun
+    from revt_hf.files import check_output_file
 
+    check_output_file(json_file, inputs=[experiment])
     how = HowToRun(tuple(only or ()), not no_needs, jobs, launcher, quiet)
     run_command(experiment, output, overrides or [], how, dry_run, json_file, report_only)
 
@@ -80,6 +82,7 @@ def submit(
     from revt_hf.experiments.slurm_settings import load_settings
     from revt_hf.experiments.stages import Call
     from revt_hf.experiments.submit import submit_command
+    from revt_hf.files import check_output_file
 
     flags = {
         "partition": partition,
@@ -90,6 +93,7 @@ def submit(
         "memory": memory,
         "launcher": launcher,
     }
+    check_output_file(json_file, inputs=[experiment, slurm])
     call = Call(experiment, output, tuple(overrides or ()))
     submit_command(call, load_settings(slurm, flags), only_print, json_file, quiet)
 

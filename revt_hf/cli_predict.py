@@ -52,7 +52,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment pictures and videos: class maps, overlays, models side by side."""
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output_file, write_json
     from revt_hf.predicting.command import PredictOptions, predict_command
     from revt_hf.predicting.saving import IDS, KEPT
 
@@ -70,6 +70,7 @@ def predict(
         overwrite=overwrite,
         quiet=quiet,
     )
+    check_output_file(json_file, inputs=[*models, *pictures])
     done = predict_command(pictures, models, output, options)
     if json_file is not None:
         write_json(json_file, done.to_json())

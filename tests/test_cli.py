@@ -239,6 +239,36 @@ def test_overwrite_never_takes_the_working_directory(
     assert (tmp_path / "here" / "keep.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "MODEL", "--domain", "streets"],
+        ["evaluate", "MODEL", "--recipe", "FILE"],
+        ["predict", "MODEL", "--model", "MODEL", "--output", "OUT"],
+        ["inspect", "MODEL"],
+        ["recalibrate", "MODEL", "--recipe", "FILE", "--output", "OUT"],
+        ["diagnose", "similarity", "MODEL", "MODEL", "--output", "OUT"],
+        ["diagnose", "path", "MODEL", "MODEL", "--recipe", "FILE", "--output", "OUT"],
+        ["choose", "soup", "MODEL", "MODEL", "--recipe", "FILE", "--output", "OUT"],
+        ["merge", "MODEL", "MODEL", "--output", "OUT"],
+        ["data", "verify", "folder", "--data-dir", "MODEL"],
+        ["run", "FILE", "--output", "OUT"],
+        ["submit", "FILE", "--output", "OUT", "--print"],
+        ["report", "--recipe", "FILE", "--member", "MODEL", "--revt", "MODEL", "--output", "OUT"],
+    ],
+)
+def test_results_never_replace_an_input(capsys, members, recipe, tmp_path, arguments):
+    config = members[0] / "config.json"
+    file = recipe if "FILE" in arguments else config
+    before = file.read_bytes(), config.read_bytes()
+    names = {"MODEL": members[0], "FILE": recipe, "OUT": tmp_path / "out"}
+    words = [names.get(word, word) for word in arguments]
+    error = refused(capsys, *words, "--json", file)
+    assert "belongs to the input" in error
+    assert (file.read_bytes(), config.read_bytes()) == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_mismatched_checkpoints_are_named(capsys, members, tmp_path):
     state = load_file(members[1] / "model.safetensors")
     state.pop("segformer.encoder.layer_norm.0.bias")
