@@ -124,7 +124,13 @@ def dataset_of(
 ) -> Any:
     """The pictures that a builder lists, decoded when they are read; see :func:`load_domain`."""
     if streaming:
-        builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
+        try:
+            builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the datasets cache cannot be used ({error}): set HF_DATASETS_CACHE to a folder "
+                "that can be written"
+            ) from error
         rows = builder.as_streaming_dataset(split=arrow_split(split))
         return rows.map(decode, batched=True, batch_size=1)
     return table_of(make_builder, split, cache_dir, num_proc).with_transform(decode)

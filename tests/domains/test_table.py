@@ -21,8 +21,8 @@ def load(tmp_path):
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(tmp_path / "data" / kind / "val" / f"{name}.png")
 
-    def run(cache=tmp_path / "cache"):
-        return load_domain("folder", "val", tmp_path / "data", cache_dir=cache)
+    def run(cache=tmp_path / "cache", **more):
+        return load_domain("folder", "val", tmp_path / "data", cache_dir=cache, **more)
 
     return run
 
@@ -63,6 +63,8 @@ def test_a_cache_that_cannot_be_written(load, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"HF_DATASETS_CACHE or TMPDIR"):
         load(tmp_path / "file" / "x")
+    with pytest.raises(UserError, match=r"HF_DATASETS_CACHE"):
+        load(tmp_path / "file" / "x", streaming=True)
 
 
 @pytest.mark.parametrize("shown", [True, False])
