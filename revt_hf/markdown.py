@@ -73,16 +73,12 @@ def _replaced(written: str, escape: str) -> str:
     return re.sub(r"[<`]|\](?=\()", lambda found: escape.format(ord(found[0])), written)
 
 
-def visible(value: str) -> str:
-    """The text on one line, as in a comment: what cannot be printed is its escape sequence."""
+def _one_line(value: str) -> str:
     shown = (
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in " ".join(value.split())
     )
     return "".join(shown)
-
-
-def _one_line(value: str) -> str:
-    return visible(" ".join(value.split()))
 
 
 def _shell_word(word: str) -> str:
