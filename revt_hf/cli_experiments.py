@@ -42,7 +42,7 @@ def run(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Trainings side by side; default: a core each, or one GPU."),
+        typer.Option(min=1, help="Trainings side by side; default: one a GPU, or one a core."),
     ] = None,
     launcher: Launcher = None,
     json_file: Json = None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 from revt_hf.merging.plan import MergeSpec, Rule
 
 _DESCRIPTION = "Average the encoders of several SegFormers; keep one decode head."
@@ -106,8 +106,9 @@ def merge_command(arguments: Sequence[str]) -> None:
     if not given.quiet:
         for entry in read_json(done / MERGE_FILE)["members"]:
             left_out = (entry.get(key, []) for key in ("dropped", "added"))
-            print("".join(f"{line}\n" for line in remarks(entry["path"], *left_out)), end="")
-        print(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
+            for line in remarks(entry["path"], *left_out):
+                say(line)
+        say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 
 
 def _spec(given: argparse.Namespace) -> MergeSpec:
@@ -135,7 +136,8 @@ def _show_plan(spec: MergeSpec, json_file: Path | None, quiet: bool) -> None:
     with ExitStack() as stack:
         plan = make_plan(spec, stack, quiet)
         result_description(plan)
-    print("\n".join(plan.lines()))
+    for line in plan.lines():
+        say(line)
     if json_file is not None:
         write_json(json_file, plan.to_json())
 

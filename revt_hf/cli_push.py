@@ -87,17 +87,17 @@ def merge_and_push(
     quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the ReVT, publish it with a card of what was measured."""
+    *members, repo_id = models
+    if len(members) < 2:
+        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
+    _check_no_member(repo_id, members)
     from revt_hf.files import write_json
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.publishing.hub import check_repo_id, require_token
     from revt_hf.publishing.push import push_command
     from revt_hf.reporting.results import print_scores
 
-    *members, repo_id = models
-    if len(members) < 2:
-        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     # All that a push would refuse at the end of the work is refused now.
-    _check_no_member(repo_id, members)
     check_repo_id(repo_id, "model")
     if json_file is not None and recipe is None:
         raise UserError("--json gets the scores: say on what with --recipe FILE")

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Control characters, changes of the direction of writing, odd bytes of file names.
+# Control characters, what is invisible or changes the direction of writing, odd bytes of names.
 _HIDDEN = (
-    r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+    r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\ud800-\udfff"
 )
+_LONGEST = 2000
 _IN_LINES = re.compile(rf"\r(?!\n)|[{_HIDDEN}]")
 _IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
 
@@ -23,6 +25,11 @@ def printable(text: str, lines: bool = False) -> str:
         lines: leave line breaks and tabs; without, a name cannot forge a second line.
     """
     return (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
+
+
+def say(line: str) -> None:
+    """Print one line, whatever the names in it hold."""
+    print(printable(line))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -49,6 +56,9 @@ class UserError(Exception):
         # A DataLoader re-raises a worker's error with the worker's traceback as its message.
         if "Original Traceback" in message:
             message = message.rsplit("UserError: ", 1)[-1].strip()
+        if len(message) > _LONGEST:
+            # A sentence that quotes a whole file; its end says what to do.
+            message = f"{message[: _LONGEST * 2 // 3]} ... {message[-_LONGEST // 4 :]}"
         super().__init__(printable(message))
 
 

@@ -31,7 +31,7 @@ def text(value: str, begins_line: bool = False) -> str:
             escape sequence.
         begins_line: it stands at the begin of a line, where numbers and dashes are markup, too.
     """
-    shown = _ENTITY.sub("&amp;", _visible(value)).translate(_MARKUP)
+    shown = _ENTITY.sub("&amp;", _one_line(value)).translate(_MARKUP)
     shown = _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", shown)
     begin = _BLOCK.match(shown) if begins_line else None
     if begin:
@@ -43,7 +43,7 @@ def text(value: str, begins_line: bool = False) -> str:
 
 def code(value: str) -> str:
     """A name as inline code, also in a cell of a table."""
-    shown = _visible(value)
+    shown = _one_line(value)
     if shown == value and shown and not _NOT_IN_CODE.search(shown):
         return f"`{shown}`"
     return f"<code>{text(value)}</code>"
@@ -73,12 +73,16 @@ def _replaced(written: str, escape: str) -> str:
     return re.sub(r"[<`]|\](?=\()", lambda found: escape.format(ord(found[0])), written)
 
 
-def _visible(value: str) -> str:
+def visible(value: str) -> str:
+    """The text on one line, as in a comment: what cannot be printed is its escape sequence."""
     shown = (
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(value.split())
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
     )
     return "".join(shown)
+
+
+def _one_line(value: str) -> str:
+    return visible(" ".join(value.split()))
 
 
 def _shell_word(word: str) -> str:

@@ -64,5 +64,5 @@ def _evaluation_of(folder: Path) -> Evaluation:
         return Evaluation()
     try:
         return Evaluation.model_validate(read_json(path)["evaluation"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error

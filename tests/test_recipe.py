@@ -98,6 +98,56 @@ def test_bad_recipes_are_refused_in_one_sentence(tmp_path, text, words):
     assert all(word in message for word in [*words, ".yaml"]), message
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"train.seed={10**26}",
+        "train.seed=-1",
+        f"train.steps={10**12}",
+        "train.workers=1000000",
+        "train.batch_size=1000000000",
+        "source.weight=.inf",
+        "source.weight=.nan",
+        "source.weight=1e-320",
+        "optimizer.lr=.nan",
+        "optimizer.lr=.inf",
+        "optimizer.betas=[0.9, 1]",
+        "optimizer.weight_decay=.inf",
+        "schedule.power=.inf",
+        "schedule.min_lr=.nan",
+        f"schedule.warmup_steps={10**30}",
+        "augmentation.crop=31",
+        "augmentation.crop=[512, 16]",
+        "augmentation.crop=1000000",
+        "augmentation.resize_bound=[1000000, 1000000]",
+        "augmentation.pixmix_k=1000000",
+        "augmentation.pixmix_beta=.inf",
+        "evaluation.bound=[1000000, 1]",
+        "evaluation={window: 1, stride: 1}",
+        "evaluation={window: 64, stride: 0}",
+        "evaluation={window: 64, stride: 65}",
+        "evaluation.scales=[.inf]",
+        "evaluation.scales=[1.0e-9]",
+        "model.depths=[1000000, 1, 1, 1]",
+        "model.hidden_sizes=[32, 65, 160, 256]",
+        "train.ema=.nan",
+        "train.steps=true-ish",
+    ],
+)
+def test_numbers_that_would_break_later_are_refused(tmp_path, override):
+    path = _write(tmp_path / "r.yaml", yaml.safe_dump(MINIMAL))
+    with pytest.raises(UserError, match=override.partition("=")[0].split(".")[0]):
+        load_recipe(path, [override])
+
+
+def test_a_mixture_fits_into_memory(tmp_path):
+    path = _write(tmp_path / "r.yaml", yaml.safe_dump(MINIMAL))
+    overrides = ["train.steps=10000000", "train.batch_size=64"]
+    assert load_recipe(path, overrides).train.steps == 10**7
+    with pytest.raises(UserError, match="mixture"):
+        load_recipe(path, [*overrides, "more_sources=[{domain: folder}]"])
+
+
 @pytest.mark.parametrize("override", ["train.steps", "=3", "train..steps=3", "model.size.x=3"])
 def test_bad_overrides_are_refused(tmp_path, override):
     path = _write(tmp_path / "r.yaml", yaml.safe_dump(MINIMAL))

@@ -11,6 +11,10 @@ from revt_hf.errors import UserError
 from revt_hf.labels import IGNORE_INDEX
 from revt_hf.resize import bounded_label, bounded_resize
 
+TRIES = 10
+# mmsegmentation's RandomCrop checks ten windows, and draws another one after the tenth.
+PUBLISHED_TRIES = 11
+
 
 class BoundedResize(A.DualTransform):
     """Resize the picture into a bound, ratio kept; the label follows it to the same size.
@@ -49,8 +53,8 @@ def is_balanced(label: NDArray[np.uint8], cat_max_ratio: float) -> bool:
 class RandomCropMaxRatio(A.DualTransform):
     """Crop picture (H, W, C) and label (H, W), uint8, at a random place that has several classes.
 
-    A window is drawn up to ``tries`` times until ``is_balanced`` holds; the last one is kept. A
-    side shorter than the crop is taken whole. ``cat_max_ratio`` of 1 takes the first window.
+    A window is drawn up to ``tries`` times until ``is_balanced`` holds; the last one is kept, as it
+    is. A side shorter than the crop is taken whole. ``cat_max_ratio`` of 1 takes the first window.
 
     Args:
         size: side of a square crop, or (height, width).
@@ -62,7 +66,7 @@ class RandomCropMaxRatio(A.DualTransform):
     """
 
     def __init__(
-        self, size: int | tuple[int, int], cat_max_ratio: float = 0.75, tries: int = 10
+        self, size: int | tuple[int, int], cat_max_ratio: float = 0.75, tries: int = TRIES
     ) -> None:
         super().__init__(p=1.0)
         height, width = (size, size) if isinstance(size, int) else size

@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.augment.bilateral import BilateralFilter
-from revt_hf.augment.geometry import BoundedResize, RandomCropMaxRatio
+from revt_hf.augment.geometry import (
+    PUBLISHED_TRIES,
+    TRIES,
+    BoundedResize,
+    RandomCropMaxRatio,
+)
 from revt_hf.augment.mixing import GENERATED, mixing_pictures
 from revt_hf.augment.photometric import PhotoMetricDistortion
 from revt_hf.augment.pixmix import PixMix
@@ -73,7 +78,7 @@ class PipelineSpec:
         bilateral_diameter: smallest and largest; ``None`` is 1..14, or 0..14 if ``published``.
         bilateral_probability: of filtering.
         published: do as the published runs where they differ from the papers, see
-            ``revt_hf.augment.pixmix`` and ``revt_hf.augment.bilateral``.
+            ``revt_hf.augment.pixmix``, ``revt_hf.augment.bilateral`` and ``PUBLISHED_TRIES``.
         flip_first: whether the flip comes before the bilateral filter.
         mean: per channel (RGB), on 0..255.
         std: per channel (RGB), on 0..255.
@@ -150,7 +155,8 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
     if spec.resize_bound is not None:
         transforms.append(BoundedResize(spec.resize_bound))
     if spec.crop is not None:
-        transforms.append(RandomCropMaxRatio(spec.crop, spec.cat_max_ratio))
+        tries = PUBLISHED_TRIES if spec.published else TRIES
+        transforms.append(RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries))
     transforms += [_transform(step, spec) for step in _steps(spec)]
     transforms.append(A.Normalize(mean=spec.mean, std=spec.std, max_pixel_value=1.0))
     if spec.crop is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.augment.generated import generate
+from revt_hf.domains.reading import read_image
 from revt_hf.errors import UserError
 
 Picture = NDArray[np.uint8]
@@ -62,11 +63,11 @@ class FractalFolder:
 
     def draw(self, height: int, width: int, rng: random.Random) -> Picture:
         file = rng.choice(self.files)
-        data = np.frombuffer(file.read_bytes(), dtype=np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        if picture is None:
-            raise UserError(f"mixing picture {file} is not a readable picture: remove it")
-        return random_crop(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), height, width, rng)
+        try:
+            picture = read_image({"path": str(file), "bytes": None})
+        except UserError as error:
+            raise UserError(f"mixing picture {error}: remove it") from error
+        return random_crop(picture, height, width, rng)
 
 
 class GeneratedPictures:

@@ -16,6 +16,7 @@ from PIL import Image
 from revt_hf.augment import PipelineSpec, augment, build_pipeline
 from revt_hf.benchmarks.augment import Picture
 from revt_hf.benchmarks.runner import Pair, row
+from revt_hf.cores import core_count
 from revt_hf.dataset_tools.prepare import prepare
 from revt_hf.dataset_tools.verify import verify
 from revt_hf.domains import load_domain
@@ -182,7 +183,7 @@ def label_share() -> Pair:
 @row(
     "verify",
     peer="one thread, 1000 pictures of 480x264",
-    goal=0.8 * (os.cpu_count() or 1),
+    goal=0.8 * core_count(),
     seconds=30.0,
 )
 def verify_in_threads() -> Pair:

@@ -120,6 +120,8 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
             folder = take(*_FILES, *_WEIGHTS[0], cached=True)
         except OSError:
             raise error from None
+        if not _weights(folder):
+            raise error
     for patterns in _WEIGHTS[1:]:
         if not _weights(folder):
             # The same commit, whatever was pushed meanwhile.

@@ -1,10 +1,14 @@
 """Work on many pictures in threads: OpenCV, Pillow's encoders and file reads let others run."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+import cv2
+
+from revt_hf.cores import core_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,9 +20,9 @@ def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
     """Results of ``work`` in the order of ``items``; ``workers`` is all cores by default."""
-    count = workers or os.cpu_count() or 1
+    count = workers or core_count()
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(count) as pool:
+    with ThreadPoolExecutor(count) as pool, _opencv_threads(1 if count > 1 else None):
         try:
             for item in items:
                 pending.append(pool.submit(work, item))
@@ -29,3 +33,15 @@ def in_threads(
         finally:
             for future in pending:
                 future.cancel()
+
+
+@contextmanager
+def _opencv_threads(count: int | None) -> Iterator[None]:
+    """Let OpenCV use that many threads within each of ours; None leaves it as it is."""
+    before = cv2.getNumThreads()
+    if count is not None:
+        cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

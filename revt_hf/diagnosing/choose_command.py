@@ -16,6 +16,7 @@ from revt_hf.errors import UserError
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.files import check_output_file, write_text
+from revt_hf.markdown import visible
 from revt_hf.recipe import load_recipe
 
 
@@ -163,9 +164,9 @@ def _recipe_text(
         "head": numbers.index(chosen.head) + 1,
         "rules": [rule],
     }
-    comment = "".join(f"#   {line}\n" for line in lines)
+    comment = "".join(f"#   {visible(line)}\n" for line in lines)
     return (
-        f"# {title}, scored on {data.label} ({data.pictures} pictures). Run it:\n"
+        f"# {title}, scored on {visible(data.label)} ({data.pictures} pictures). Run it:\n"
         f"# revt merge --recipe THIS_FILE --output FOLDER\n#\n{comment}{remark}"
         + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from revt_hf.errors import printable
 from revt_hf.files import atomic_file
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _STYLE = {
     "grid.color": LINE,
     "legend.frameon": False,
     "text.color": INK,
+    # A $ in a name is no formula.
+    "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
@@ -93,7 +96,12 @@ def short_names(models: Sequence[str]) -> list[str]:
     shared = 0
     while shared < shortest - 1 and len({part[shared] for part in parts}) == 1:
         shared += 1
-    return ["/".join(part[shared:]).removeprefix("//") for part in parts]
+    return [printable("/".join(part[shared:]).removeprefix("//")) for part in parts]
+
+
+def legend_name(name: str) -> str:
+    """A name as a label: matplotlib leaves those out of legends that start with a ``_``."""
+    return printable(f" {name}" if name.startswith("_") else name)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

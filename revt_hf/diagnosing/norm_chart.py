@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from revt_hf.diagnosing.figures import ACCENT, INK, colour, figure
+from revt_hf.diagnosing.figures import ACCENT, INK, colour, figure, legend_name
 from revt_hf.diagnosing.norm import NormShift
 
 
@@ -34,7 +34,7 @@ def draw_norm(shifts: Sequence[NormShift], names: Sequence[str], data: str, path
                 what = "recalibrated" if shift.kind == "recalibrated" else name
                 rms = shift.summary()[f"{field}_rms"]
                 share = np.arange(len(values)) / max(len(values) - 1, 1) * 100
-                text = f"{what} (rms {rms:.2f})"
+                text = legend_name(f"{what} (rms {rms:.2f})")
                 axis.plot(share, values, color=ink, linewidth=width, label=text)
             axis.axhline(0, color=INK, linewidth=0.6)
             axis.set_ylabel(label)

@@ -101,7 +101,10 @@ class FinishedPoints:
                 )
                 for row in content["points"]
             ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError),
+            *(ArithmeticError, RecursionError),
+        ) as error:
             raise UserError(
                 f"{self.path} is not a file of finished points: delete it to score them again"
             ) from error

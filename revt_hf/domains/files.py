@@ -135,9 +135,12 @@ def read_split_file(
         UserError: the file cannot be read or lists nothing.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the split file {path}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the split file {path}: {reason}") from error
     stripped = [line.strip() for line in lines]
     entries = [line for line in stripped if line and not line.startswith("#")]
     if not entries:

@@ -1,6 +1,7 @@
 """Mapillary Vistas (Neuhold et al., ICCV 2017): street pictures from all over the world."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from revt_hf.domains.base import Facts, Sharing
@@ -45,6 +46,13 @@ class MapillaryDomain(PairedDomain):
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         return self.facts.pictures.get(split)
+
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
+        mapped = options.get("map") or DEFAULT_MAP
+        name, _, split = super().label(split, data_dir, config, options).rpartition("/")
+        return f"{name}{'' if mapped == DEFAULT_MAP else f'-{mapped}'}/{split}"
 
     def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
         table = MAPILLARY_TABLES[str(config), options.map or DEFAULT_MAP]

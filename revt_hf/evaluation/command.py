@@ -14,7 +14,7 @@ from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated, evaluate_models
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
-from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
 from revt_hf.modeling import for_inference_, load_model
 from revt_hf.options import key_values, parse_bound
 from revt_hf.processes import failing_together, local_main_first, process_state
@@ -101,6 +101,7 @@ def evaluate_command(
     options = options or EvaluateOptions()
     processes = process_state()
     with failing_together(processes):
+        told_apart(splits)
         protocol = chosen_protocol(models, options.bound, options.protocol)
         segmenters = _segmenters(models, options)
     loaded = local_main_first(

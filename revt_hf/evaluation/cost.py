@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from revt_hf.errors import printable
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.inference import Protocol, Segmenter, network_sizes, sliding_logits
@@ -176,7 +178,7 @@ def print_costs(costs: Mapping[str, Cost]) -> None:
         table.add_column(title, justify="right")
     for name, cost in costs.items():
         table.add_row(
-            name,
+            Text(printable(name)),
             f"{cost.parameters / 1e6:.2f}",
             f"{cost.flops / 1e9:.1f}",
             f"{cost.pictures_per_second:.3g}",

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
+from revt_hf.cores import one_thread
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, network_sizes
@@ -56,7 +57,11 @@ def picture_batches(
         workers: processes that decode ahead; each keeps two pictures ready.
     """
     loader = DataLoader(
-        Subset(pictures, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        Subset(pictures, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=one_thread,
     )
     yield from same_size_batches(loader, protocol, batch_size)
 

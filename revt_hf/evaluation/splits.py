@@ -1,9 +1,11 @@
 """The splits that are scored on. Nothing here imports torch: plans are made without it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from revt_hf.domains import domain_label
-from revt_hf.recipe import DomainSpec, Recipe
+from revt_hf.errors import UserError
+from revt_hf.recipe import DomainSpec, Recipe, Source
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,45 @@ class SplitSpec:
 
 
 def splits_of(recipe: Recipe) -> list[SplitSpec]:
-    """Every source's val and all targets of a loaded recipe."""
-    return [
-        *(SplitSpec(source, source.val, is_source=True) for source in recipe.sources),
-        *(SplitSpec(target, target.split, is_source=False) for target in recipe.targets),
-    ]
+    """Every source's val and all targets of a loaded recipe.
+
+    Raises:
+        UserError: see :func:`told_apart`.
+    """
+    targets = [SplitSpec(target, target.split, is_source=False) for target in recipe.targets]
+    return told_apart([*source_splits(recipe.sources), *targets])
+
+
+def source_splits(sources: Sequence[Source]) -> list[SplitSpec]:
+    """The val splits of training domains.
+
+    Raises:
+        UserError: see :func:`told_apart`.
+    """
+    return told_apart([SplitSpec(source, source.val, is_source=True) for source in sources])
+
+
+def told_apart(splits: Sequence[SplitSpec]) -> list[SplitSpec]:
+    """Splits, none of which has another one's label: results and tables know them by that alone.
+
+    Raises:
+        UserError: two have the same.
+    """
+    known: dict[str, SplitSpec] = {}
+    for split in splits:
+        other = known.setdefault(split.label, split)
+        if other is not split:
+            raise UserError(
+                f"two splits are called '{split.label}', so their results could not be told apart: "
+                f"{_described(other)} and {_described(split)}; name only one of them, or give "
+                "their folders other names"
+            )
+    return list(splits)
+
+
+def _described(split: SplitSpec) -> str:
+    spec = split.spec
+    parts = [spec.domain, spec.config, spec.data_dir]
+    parts += [f"{key}={value}" for key, value in spec.options.items()]
+    kind = "source" if split.is_source else "target"
+    return f"the {kind} {' '.join(str(part) for part in parts if part)}"

@@ -20,7 +20,9 @@ from rich.progress import (
 )
 
 from revt_hf.child import Child
+from revt_hf.cores import core_count
 from revt_hf.errors import UserError, printable
+from revt_hf.experiments.devices import gpu_variable, least_used, visible_gpus
 from revt_hf.files import locked, write_text
 from revt_hf.recipe import Recipe
 from revt_hf.training.checkpoints import training_folder
@@ -56,6 +58,7 @@ class _Running:
     process: Child
     bar: TaskID
     since: float
+    gpu: str | None
 
 
 def bars(quiet: bool) -> Progress:
@@ -76,6 +79,8 @@ def bars(quiet: bool) -> Progress:
 class Trainings:
     """Runs side by side; a context manager that stops what still runs at its end.
 
+    Each run gets one GPU, unless a launcher of the user's decides that.
+
     Args:
         progress: gets a bar for each run.
         places: so many at a time.
@@ -86,6 +91,7 @@ class Trainings:
         self._progress = progress
         self._places = places
         self._launcher = launcher
+        self._gpus = visible_gpus() if tuple(launcher) == _HERE else []
         self._running: list[_Running] = []
 
     def __enter__(self) -> "Trainings":
@@ -124,12 +130,14 @@ class Trainings:
             write_text(recipe, job.recipe.to_yaml())
         what = "--resume" if job.resume else "--overwrite"
         arguments = ["train", str(recipe), "--output", str(job.output), "--quiet", what]
-        environment = {**os.environ, "OMP_NUM_THREADS": _threads(sharing)}
+        gpu = least_used(self._gpus, (running.gpu for running in self._running))
+        own = {} if gpu is None else {gpu_variable(): gpu}
+        environment = {**os.environ, "OMP_NUM_THREADS": _threads(sharing), **own}
         process = Child([*self._launcher, *arguments], _log_of(job), environment)
         bar = self._progress.add_task(
             escape(printable(job.name)), total=job.recipe.train.steps, note=""
         )
-        self._running.append(_Running(job, process, bar, time.perf_counter()))
+        self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
 
     def wait(self) -> list[Finished]:
         """Look after the runs for half a second; those that have ended."""
@@ -171,7 +179,7 @@ def train_side_by_side(jobs: Sequence[Job], quiet: bool) -> None:
 
 def _threads(sharing: int) -> str:
     """What the user says, else an equal share of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // sharing))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
 
 
 def _log_of(job: Job) -> Path:

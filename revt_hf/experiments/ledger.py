@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import FiniteFloat, TypeAdapter
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.domains import open_domain
@@ -23,7 +26,7 @@ from revt_hf.experiments.graph import (
     Train,
     settings_of,
 )
-from revt_hf.files import file_sha256, write_json
+from revt_hf.files import file_sha256, read_json_object, write_json
 from revt_hf.recipe import DomainSpec
 from revt_hf.training.checkpoints import newest_checkpoint, training_folder
 
@@ -31,6 +34,10 @@ State = Literal["done", "stale", "begun", "missing"]
 _LEDGER = ".steps"
 # Raised when a step's result would come out differently: every step is done again then.
 _VERSION = 1
+# What an entry must hold to be one: a hash and seconds; size, time and hash of the result.
+_ENTRY = TypeAdapter(tuple[str, FiniteFloat])
+_STAMP = TypeAdapter(tuple[int, int, str])
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class Ledger:
             return self._of_checkpoint(self.model_of(step_id))
         if isinstance(step.work, Score):
             # Not its labels, which may change.
-            rows = json.loads(self.result_of(step_id).read_text())["results"]
+            rows = read_json_object(self.result_of(step_id)).get("results")
             return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
         return str(self._read(step_id)["result"]["sha256"])
 
@@ -275,8 +282,15 @@ class Ledger:
         return self.folder / _LEDGER / f"{step_id}.json"
 
     def _read(self, step_id: str) -> dict[str, Any]:
-        try:
-            entry = json.loads(self._entry(step_id).read_text())
-        except (OSError, ValueError):
+        path = self._entry(step_id)
+        if not path.exists():
             return {}
-        return entry if isinstance(entry, dict) else {}
+        try:
+            entry = read_json_object(path)
+            stamp = entry["result"]
+            _ENTRY.validate_python([entry["inputs"], entry.get("seconds", 0.0)])
+            _STAMP.validate_python([stamp["size"], stamp["modified_ns"], stamp["sha256"]])
+        except (UserError, ValueError, LookupError, TypeError):
+            _LOG.info("%s is damaged: the step is done again", path)
+            return {}
+        return entry

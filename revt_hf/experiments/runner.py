@@ -1,7 +1,6 @@
 """Carrying out an experiment: what is done stays, what fails stops only what needs it."""
 
 import fnmatch
-import os
 import shlex
 import shutil
 import sys
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.devices import default_slots
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -44,7 +44,7 @@ class HowToRun:
     Attributes:
         only: names of steps with ``*``, of folders of steps; empty for all.
         needs: also do what these need.
-        places: trainings side by side; None for a core each, or one where there is a GPU.
+        places: trainings side by side; None for one a GPU, or one a core without any.
         launcher: a command line such as ``accelerate launch --config_file F``, for trainings.
         quiet: no progress bars.
     """
@@ -170,7 +170,7 @@ class _Run:
         if not waiting:
             return
         launcher = launcher_words(self._how.launcher) or [sys.executable]
-        places = self._how.places or _places()
+        places = self._how.places or default_slots(self._how.launcher)
         locks: dict[str, FileLock] = {}
         with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
             while waiting or trainings.busy:
@@ -368,12 +368,6 @@ def _ordered(graph: Graph) -> list[Step]:
     """In the order of work."""
     kinds: list[Any] = [Given, Train, Average, MergeWork, Recalibrate, Score, Choose]
     return [step for kind in kinds for step in graph.of_kind(kind)]
-
-
-def _places() -> int:
-    import torch
-
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def _grouped(failed: dict[str, str]) -> dict[str, str]:

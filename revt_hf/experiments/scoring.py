@@ -1,6 +1,7 @@
 """Scoring an experiment's networks: several at a time, each picture decoded once for all."""
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.cost import cost_of, device_name
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, Segmenter
 from revt_hf.evaluation.loading import load_labelled
@@ -25,8 +26,9 @@ from revt_hf.evaluation.runner import as_segmenter, evaluate_models
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.files import file_sha256, write_json
+from revt_hf.files import file_sha256, read_json_object, write_json
 from revt_hf.modeling import size_of
+from revt_hf.processes import process_state
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import LIBRARIES
 from revt_hf.reporting.collect import FORMAT
@@ -253,7 +255,7 @@ def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
     ]
     return {
         "recipe": recipe.model_dump(mode="json") if recipe else None,
-        "merge": json.loads(merged.read_text()) if merged.is_file() else None,
+        "merge": read_json_object(merged) if merged.is_file() else None,
         "members": [
             {"path": part, "sha256": digest}
             for part, digest in zip(network.parts, hashes, strict=True)
@@ -268,9 +270,10 @@ def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _device() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    device = process_state().device
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return device_name(device)
 
 
 def _mean_on(evaluation: Mapping[str, Any], labels: Sequence[str]) -> float:
@@ -290,6 +293,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the evaluation {path}: delete it and run again") from error
+        evaluation = read_json_object(path)
+        if all(math.isfinite(row["mIoU"]) and row["label"] for row in evaluation["results"]):
+            return evaluation
+    except (UserError, KeyError, TypeError):
+        pass
+    raise UserError(f"cannot read the evaluation {path}: delete it and run again")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from revt_hf.errors import UserError, printable
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -89,7 +90,15 @@ def stages(graph: Graph, ledger: Ledger) -> list[Stage]:
 
 
 def script(stage: Stage, settings: SlurmSettings, title: str, call: Call) -> str:
-    """The batch script of a stage, in bash; the experiment's title leads the job's name."""
+    """The batch script of a stage, in bash; the experiment's title leads the job's name.
+
+    Raises:
+        UserError: the name of a folder does not fit into it.
+    """
+    for place in (call.folder, Path.cwd()):
+        if printable(str(place)) != str(place):
+            # Slurm reads options line by line: what follows a line break would be a command.
+            raise UserError(f"{place}: a folder of jobs has no control characters in its name")
     own = settings.of(stage.kind)
     log = shlex.quote(str(call.folder / stage.name).replace("%", "%%") + "-%a.log")
     limit = f"%{own.at_once}" if own.at_once else ""

@@ -9,14 +9,15 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from revt_hf.domains import domain_label, load_spec
+from revt_hf.domains import load_spec
+from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import confusion_of
+from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import check_output
 from revt_hf.merging.recalibration import recalibrate
-from revt_hf.modeling import load_model
 from revt_hf.recipe import Source
 from revt_hf.recorded import recorded_evaluation
 
@@ -67,6 +68,7 @@ def recalibrate_command(
     """
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, overwrite, inputs)
+    labels = [split.label for split in source_splits(sources)] if score_val else []
     rows = spread_pictures(sources, pictures)
     held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))
@@ -75,7 +77,6 @@ def recalibrate_command(
         named = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
         done = recalibrate(model, output, rows, protocol, overwrite, progress.update, named)
     after = _scores(done, held_out, protocol, quiet)
-    labels = [domain_label(source, source.val) for source in sources if score_val]
     return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 
 
@@ -98,7 +99,7 @@ def spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
 def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
     if not held_out:
         return []
-    network = load_model(folder)
+    network = load_for_evaluation(folder)
     scores = []
     for rows in held_out:
         indices = tqdm(range(len(rows)), unit="picture", desc="source-val", disable=quiet)

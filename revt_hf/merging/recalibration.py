@@ -34,6 +34,7 @@ from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
 from revt_hf.modeling import load_model
 from revt_hf.normalisation import normalisation_of
+from revt_hf.processes import process_state
 
 _MEAN = VARIANCE.replace("var", "mean")
 _DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
@@ -48,10 +49,12 @@ class _Moments:
         self._squares = torch.zeros(channels, dtype=torch.float64)
 
     def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        values = inputs[0].detach().double().cpu()
+        values = inputs[0].detach()
+        # Apple's GPUs know no float64.
+        values = (values.cpu() if values.device.type == "mps" else values).double()
         self._count += values.numel() // values.shape[1]
-        self._sum += values.sum((0, 2, 3))
-        self._squares += (values**2).sum((0, 2, 3))
+        self._sum += values.sum((0, 2, 3)).cpu()
+        self._squares += (values**2).sum((0, 2, 3)).cpu()
 
     def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
         mean = self._sum / self._count
@@ -106,8 +109,8 @@ def recalibrate_model(
     """
     layer = model.decode_head.batch_norm
     mean, variance = measured_statistics(model, pictures, protocol, on_picture)
-    layer.running_mean.copy_(mean)
-    layer.running_var.copy_(variance)
+    layer.running_mean.copy_(mean.float())
+    layer.running_var.copy_(variance.float())
 
 
 def recalibrate(
@@ -119,7 +122,7 @@ def recalibrate(
     on_picture: Callable[[], object] = lambda: None,
     sources: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write a copy of a SegFormer folder with recalibrated statistics.
+    """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
 
     All other tensors keep their bits. The record (``merge.json``, of a model that is no merge
     ``recalibration.json``) says what was done.
@@ -147,10 +150,10 @@ def recalibrate(
         description = read_description(folder)
         places = fitting_places(checkpoint, description)
         recorded_changes(folder)
-        model = load_model(folder)
+        model = load_model(folder).to(process_state().device)
         recalibrate_model(model, pictures, protocol, counted)
         layer = model.decode_head.batch_norm
-        measured = {_MEAN: layer.running_mean, VARIANCE: layer.running_var}
+        measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
         tensors = {name: read_tensor(place) for name, place in places.items()}
         before = _sha256(checkpoint.places, tensors)
         tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}

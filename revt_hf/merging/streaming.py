@@ -7,7 +7,6 @@ that are treated alike go through the buffers as one run.
 
 import hashlib
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from revt_hf.checkpoints.fitting import FLOATS, VARIANCE
 from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.cores import core_count
 from revt_hf.errors import UserError
 from revt_hf.merging.dtypes import STORED, WIDE, packed, unpacked
 from revt_hf.merging.feeds import Feed
@@ -75,7 +75,7 @@ def stream(
         # A source's bytes are hashed in order, so each source has its lane of one thread.
         lanes = [
             threads.enter_context(ThreadPoolExecutor(1))
-            for _ in range(min(len(sources), os.cpu_count() or 1))
+            for _ in range(min(len(sources), core_count()))
         ]
         feeds = [
             Feed(source, hashing, lanes[at % len(lanes)], open_files)

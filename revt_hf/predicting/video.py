@@ -32,6 +32,8 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if not path.is_file():
+            raise UserError(f"{path}: not a regular file")
         self._capture = cv2.VideoCapture(str(path))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         # Negative where the container does not say it.

@@ -156,10 +156,10 @@ def _use(facts: ModelCardFacts) -> Iterator[str]:
     yield "classes = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]"
     yield "```"
     if facts.processor_size:
-        width, height = facts.processor_size
+        size = text("x".join(map(str, facts.processor_size)))
         yield ""
         yield (
-            f"The image processor resizes every picture to {width}x{height}, whatever its ratio; "
+            f"The image processor resizes every picture to {size}, whatever its ratio; "
             "`revt evaluate` keeps the ratio."
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.diagnosing.figures import ACCENT, GREY, colour, figure
+from revt_hf.diagnosing.figures import ACCENT, GREY, colour, figure, legend_name
 from revt_hf.reporting.curves import MEMBERS, Curve, Curves
 
 _COLUMNS = 3
@@ -75,7 +75,7 @@ def _panel(axis: Any, curves: Sequence[Curve], inks: Mapping[tuple[str, str | No
         ink = inks[curve.networks, curve.kind]
         count = max(len(spread.values) for spread in curve.points.values())
         style = (0, (4, 3)) if curve.kind in _DASHED else "solid"
-        label = f"{curve.networks} ({count})"
+        label = legend_name(f"{curve.networks} ({count})")
         axis.plot(severities, means, color=ink, linestyle=style, marker="o", ms=3, label=label)
         low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
         axis.fill_between(severities, low, high, color=ink, alpha=0.18, linewidth=0)

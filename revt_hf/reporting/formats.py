@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, printable
 from revt_hf.markdown import text
 from revt_hf.reporting.collect import Cost
 from revt_hf.reporting.layout import Heading, Layout, layout
@@ -83,7 +83,7 @@ def _terminal(content: Layout) -> Group:
         table.add_row(
             *(
                 Text(
-                    cell.text.replace(" \u00b1 ", "\u00b1"),
+                    printable(cell.text.replace(" \u00b1 ", "\u00b1")),
                     style="not dim bold" if cell.best else "",
                 )
                 for cell in row

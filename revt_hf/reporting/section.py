@@ -108,11 +108,17 @@ def renewed(path: Path, request: Request | None = None) -> tuple[str, str]:
         if wanted is None:
             wanted = _parsed(section.words, path, section.begin + 1)
         else:
-            begin = f"<!-- results:begin {shlex.join(_words(wanted, path.parent))} -->"
+            begin = _begin(shlex.join(_words(wanted, path.parent)))
         tables = build_tables(read_measurements(wanted.results), wanted.options)
         made = formatted(tables, TableFormat.markdown).splitlines()
         lines[section.begin : section.end] = [begin, "", *made, ""]
     return text, "\n".join(lines) + "\n"
+
+
+def _begin(words: str) -> str:
+    if "-->" in words or not words.isprintable():
+        raise UserError(f"{words!a} cannot stand in a comment of Markdown: rename the results")
+    return f"<!-- results:begin {words} -->"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from revt_hf.augment import Pipeline, augment
+from revt_hf.cores import one_thread
 from revt_hf.domains import load_spec
 from revt_hf.domains.prepared import load_prepared
 from revt_hf.errors import UserError
@@ -145,6 +146,7 @@ def training_loader(
         sampler=_FromPosition(first_position, len(crops)),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(),
     )
 

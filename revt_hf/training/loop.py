@@ -19,10 +19,12 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label
+from revt_hf.errors import printable
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import check_labelled, load_labelled
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
 from revt_hf.modeling import build_model
@@ -101,6 +103,7 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
                 stack.enter_context(locked(run))
                 check_run(recipe, run, options.resume, options.overwrite, processes)
             check_trackers(recipe.train.trackers)
+            source_splits(recipe.sources)
             effective_batch(recipe.train, processes)
         return _train(recipe, run, options, accelerator)
 
@@ -236,7 +239,7 @@ class _Run:
         progress = tqdm(
             total=settings.steps,
             initial=done,
-            desc=self._folder.name,
+            desc=printable(self._folder.name),
             unit="step",
             disable=self._options.quiet or not accelerator.is_local_main_process,
         )

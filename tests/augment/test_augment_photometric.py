@@ -37,7 +37,11 @@ def test_steps_match_the_original(golden):
         result = STEPS[name](before, float(value))
         np.testing.assert_array_equal(before, golden["image_rgb"])
         assert result.dtype == np.uint8
-        assert np.abs(result.astype(int) - golden[key]).max() == 0, key
+        difference = np.abs(result.astype(int) - golden[key])
+        # OpenCV turns HSV to RGB in float32. Without AVX2 some values fall to the other side of a
+        # half: 0.6 % of those of one hue. A wrong rounding or hue would be seen in most of them.
+        assert difference.max() <= 1, key
+        assert np.count_nonzero(difference) <= 0.01 * difference.size, key
         checked += 1
     assert checked == 12
 

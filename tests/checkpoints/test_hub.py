@@ -1,68 +1,25 @@
-"""Downloads: the bytes that the Hub names or none, and an end of every wait, in one sentence."""
+"""Downloads: the files that are needed, with the bytes that the Hub names or not at all."""
 
 import errno
-import os
-import socket
-import threading
-import time
-import traceback
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from hub_repository import COMMIT, Failure, Hub, Repository
-from hub_server import serve_hub
+from hub_repository import COMMIT, Failure
 from huggingface_hub import constants
+from small_hub import FILES, WEIGHTS, not_fetched, small_hub
 
-from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.hub import fetch, is_hub_id
-from revt_hf.errors import DataWarning, UserError
-
-WEIGHTS = os.urandom(200_000)
-FILES = {"config.json": b'{"model_type": "segformer"}\n', "model.safetensors": WEIGHTS}
-TOKEN = "hf_secretsecretsecret"
-# Of the tests: nothing may take longer.
-LIMIT = 8
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub with one model; what takes seconds by default takes tenths."""
-    with serve_hub(Hub(token=TOKEN)) as hub:
-        hub.repositories["models", "someone/tiny"] = Repository(dict(FILES), COMMIT)
-        _use(monkeypatch, hub.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-        monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.6)
-        pause = time.sleep
-        quick = SimpleNamespace(sleep=lambda seconds: pause(min(seconds / 100, LIMIT)))
-        for module in ("utils._http", "file_download"):
-            monkeypatch.setattr(f"huggingface_hub.{module}.time", quick)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with small_hub(monkeypatch, tmp_path / "cache") as hub:
         yield hub
-
-
-def _use(monkeypatch, endpoint):
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def _model(hub):
     return hub.model("someone/tiny")
-
-
-def _refused(sentence, source="someone/tiny"):
-    start = time.monotonic()
-    with pytest.raises(UserError, match=sentence) as caught:
-        fetch(source, quiet=True)
-    assert time.monotonic() - start < LIMIT
-    assert "\n" not in str(caught.value)
-    told = "".join(traceback.format_exception(caught.value))
-    assert TOKEN not in told
-    return str(caught.value)
 
 
 def _cached():
@@ -80,59 +37,12 @@ def test_what_is_fetched_is_what_the_hub_holds_and_again_from_the_cache(hub):
     assert all("/resolve/" not in request for request in hub.requests[count:])
 
 
-@pytest.mark.parametrize(
-    ("failure", "sentence"),
-    [
-        (Failure("GET /api", "silence"), "did not answer in time"),
-        (Failure("/tree/", "silence"), "did not answer"),
-        (Failure("HEAD", "silence"), "did not answer"),
-        (Failure("GET*.safetensors", "silence"), "did not answer"),
-        (Failure("GET*.safetensors", "stall"), "did not answer"),
-        (Failure("GET*config.json", "stall"), "did not answer"),
-        (Failure("GET*.safetensors", "drip"), "did not answer"),
-        (Failure("GET*.safetensors", "half"), "connection to http.* was lost"),
-        (Failure("GET /api", 500), "answered with status 500: try again later"),
-        (Failure("HEAD", 503), "answered with status 503"),
-        (Failure("GET*.safetensors", 500), "answered with status 500"),
-        (Failure("GET*.safetensors", 429), "answered with status 429"),
-        (Failure("HEAD", 429, headers={"Retry-After": "100000"}), "asks to wait 100000 seconds"),
-        (
-            Failure("/tree/", 503, headers={"Retry-After": "9" * 5000}),
-            r"asks to wait \d+ seconds \(status 503\)",
-        ),
-        (
-            Failure("GET*.safetensors", 429, headers={"ratelimit": '"api";r=0;t=86400'}),
-            r"asks to wait 86400 seconds \(status 429\)",
-        ),
-        (Failure("", 302, headers={"Location": "/again"}), "redirects without end"),
-        (Failure("HEAD", 307, headers={"Location": "/again"}), "without coming to an end"),
-    ],
-)
-def test_a_hub_that_does_not_answer_ends_in_one_sentence(hub, failure, sentence):
-    hub.failures.append(failure)
-    _refused(f"cannot load the model 'someone/tiny': .*{sentence}")
-    hub.failures.clear()
-    assert {path.name: path.read_bytes() for path in fetch("someone/tiny").iterdir()} == FILES
-
-
-def test_a_listing_without_an_end(hub):
-    """Each page names another one."""
-    page = Failure("/tree/", 200, headers={"Content-Type": "application/json"})
-    page.headers["Link"] = f'<{hub.endpoint}/api/models/someone/tiny/tree/x>; rel="next"'
-    page.body = b"[]"
-    hub.failures.append(page)
-    _refused("keeps answering without coming to an end")
-
-
-def test_a_passing_trouble_is_not_one(hub):
-    hub.failures += [Failure("GET*.safetensors", "half", times=1), Failure("HEAD", 503, times=1)]
-    assert (fetch("someone/tiny", quiet=True) / "model.safetensors").read_bytes() == WEIGHTS
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_other_bytes_than_the_hash_says_are_refused_and_not_kept(hub, file):
     hub.failures.append(Failure(f"GET*{file}", "wrong"))
-    said = _refused(rf"sends other bytes for {file} of 'someone/tiny' than its own hash \w+ says")
+    said = not_fetched(
+        rf"sends other bytes for {file} of 'someone/tiny' than its own hash \w+ says"
+    )
     assert "nothing of them was kept" in said
     assert not any(path.endswith(file) for path in _cached())
     # Once is bad luck.
@@ -157,20 +67,8 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_network(hub, monkeypat
     path = fetch("someone/tiny", quiet=True) / "model.safetensors"
     path.resolve().write_bytes(WEIGHTS[::-1])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = _refused("is damaged, its bytes are not those of the Hub's hash")
+    said = not_fetched("is damaged, its bytes are not those of the Hub's hash")
     assert str(path) in said
-
-
-def test_the_cache_is_used_where_the_hub_is_silent_and_that_is_said(hub, monkeypatch):
-    folder = fetch("someone/tiny", quiet=True)
-    silent = Failure("", "silence")
-    busy = Failure("", 429, headers={"Retry-After": "100000"})
-    for failure in (silent, busy, Failure("", 500)):
-        hub.failures[:] = [failure]
-        with pytest.warns(DataWarning, match=f"gave no answer for 'someone/tiny'.*{COMMIT}"):
-            assert fetch("someone/tiny", quiet=True) == folder
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert fetch("someone/tiny", quiet=True) == folder
 
 
 @pytest.mark.parametrize(
@@ -190,46 +88,32 @@ def test_the_cache_is_used_where_the_hub_is_silent_and_that_is_said(hub, monkeyp
 )
 def test_refusals_are_told_apart(hub, failure, sentence):
     hub.failures.append(failure)
-    _refused(sentence)
+    not_fetched(sentence)
 
 
 def test_half_a_snapshot_is_not_used(hub, monkeypatch):
     hub.failures.append(Failure("GET*.safetensors", 500))
-    _refused("status 500")
+    not_fetched("status 500")
     assert any(name.endswith("config.json") for name in _cached())
     assert not any("incomplete" in name for name in _cached())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    _refused("not whole in the cache")
-
-
-def test_retries_are_not_logged(hub, capfd):
-    hub.failures.append(Failure("HEAD", 503, times=2))
-    fetch("someone/tiny", quiet=True)
-    assert capfd.readouterr() == ("", "")
-    assert huggingface_hub.logging.get_verbosity() == huggingface_hub.logging.WARNING
+    not_fetched("not whole in the cache")
 
 
 def test_what_is_not_there_is_told_apart(hub, monkeypatch, tmp_path):
-    _refused("no model http.*/someone/absent .*: check the name", "someone/absent")
-    _refused("has no branch, tag or commit 'nowhere'", "someone/tiny@nowhere")
+    not_fetched("no model http.*/someone/absent .*: check the name", "someone/absent")
+    not_fetched("has no branch, tag or commit 'nowhere'", "someone/tiny@nowhere")
     _model(hub).commit("empty", {"README.md": b""})
-    _refused("'someone/tiny' has no config.json", "someone/tiny@empty")
+    not_fetched("'someone/tiny' has no config.json", "someone/tiny@empty")
     _model(hub).commit("weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS})
-    _refused("has no weights: neither model.safetensors nor", "someone/tiny@weightless")
-    _refused("is not the id of a Hub model", "some--one/ti..ny")
+    not_fetched("has no weights: neither model.safetensors nor", "someone/tiny@weightless")
+    not_fetched("is not the id of a Hub model", "some--one/ti..ny")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     hub.failures.append(Failure("/api", 401))
-    _refused("asks for a token")
+    not_fetched("asks for a token")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    _refused("not whole in the cache, and HF_HUB_OFFLINE is set: unset it")
-
-
-def test_no_network(hub, monkeypatch):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        _use(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
-        _refused("there is no such folder, and no connection to http://127.0.0.1:.*: check the net")
+    not_fetched("not whole in the cache, and HF_HUB_OFFLINE is set: unset it")
 
 
 def test_a_cache_that_cannot_be_written(hub, monkeypatch):
@@ -237,7 +121,7 @@ def test_a_cache_that_cannot_be_written(hub, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download._chmod_and_move", full)
-    _refused(r"cannot write to the Hub's cache .* \(No space left on device\): set HF_HOME")
+    not_fetched(r"cannot write to the Hub's cache .* \(No space left on device\): set HF_HOME")
 
 
 @pytest.mark.parametrize("name", ["../evil.safetensors", "/evil.safetensors", "a/../../evil.bin"])
@@ -246,21 +130,6 @@ def test_a_listed_path_is_not_followed(hub, tmp_path, name):
     folder = fetch("someone/tiny", quiet=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert not any(b"evil" in path.encode() for path in _cached())
-    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
-
-
-@pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag"])
-def test_an_etag_is_not_a_path(hub, tmp_path, header):
-    told = {header: '"../../../evil"', "X-Repo-Commit": COMMIT, "Content-Length": "4"}
-    hub.failures.append(Failure("resolve", 200, headers=told))
-    _refused(f"the Hub's {header} is a path")
-    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
-
-
-@pytest.mark.parametrize("sha", ['"../../evil"', "7", "null"])
-def test_a_commit_is_not_a_path(hub, tmp_path, sha):
-    hub.failures.append(Failure("/revision/", 200, body=f'{{"id": "a", "sha": {sha}}}'.encode()))
-    _refused("names no commit")
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
@@ -303,41 +172,3 @@ def test_a_push_in_between_does_not_mix(hub, monkeypatch):
     folder = fetch("someone/tiny", quiet=True)
     assert folder.name == old
     assert (folder / "pytorch_model.bin").read_bytes() == b"first"
-
-
-def test_the_users_own_client_is_left_alone(hub):
-    made = []
-
-    def factory():
-        made.append(huggingface_hub.utils._http.default_client_factory())
-        return made[-1]
-
-    huggingface_hub.set_client_factory(factory)
-    try:
-        own = huggingface_hub.get_session()
-        fetch("someone/tiny", quiet=True)
-        assert huggingface_hub.get_session() is own and not own.is_closed
-        assert own.timeout.read is None
-        assert len(own.event_hooks["request"]) == 1
-        # Proxies and certificates of the user's count for ours, too.
-        assert len(made) == 2 and made[1].is_closed
-        hub.failures.append(Failure("", 500))
-        _refused("status 500", "someone/other")
-        assert huggingface_hub.get_session() is own and not own.is_closed
-        assert constants.HF_HUB_DISABLE_XET is False
-    finally:
-        huggingface_hub.set_client_factory(huggingface_hub.utils._http.default_client_factory)
-
-
-def test_downloads_in_two_threads(hub):
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(fetch("someone/tiny", quiet=True)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(found)) == 1 and len(found) == 2
-    assert huggingface_hub.get_session().timeout.read is None

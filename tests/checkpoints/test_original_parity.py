@@ -99,6 +99,7 @@ def test_tensors_are_the_originals(trace, trained):
     for name in names:
         ours = torch.cat([trained[1][part] for part in memory_names(name)]).flatten()[:64]
         # A bias in front of the BatchNorm has no gradient but rounding, which AdamW blows up to
-        # whole steps; the running mean alone sees it.
-        tolerance = 1e-3 if name.endswith("running_mean") else 1e-5
+        # whole steps; the running mean alone sees it. It differs by 0.3e-3 to 1.1e-3 between
+        # instruction sets, and by 1.0e-3 with gradients of random signs.
+        tolerance = 2e-3 if name.endswith("running_mean") else 1e-5
         np.testing.assert_allclose(ours.numpy(), trace[name], rtol=0, atol=tolerance, err_msg=name)

@@ -1,5 +1,7 @@
 """``revt diagnose`` and ``revt choose`` on the command line: files, numbers, refusals."""
 
+import shutil
+
 import cv2
 import pytest
 import yaml
@@ -168,3 +170,14 @@ def test_mistakes_are_one_sentence(capsys, members, recipe, tmp_path, arguments,
     output = ["--output", tmp_path / "out"]
     assert words in refused(capsys, *(given.get(word, word) for word in arguments), *output)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_members_name_does_not_leave_the_comment_of_a_choice(capsys, members, recipe, tmp_path):
+    odd = shutil.copytree(members[0], tmp_path / "a\nhead: 2\nb")
+    chosen = tmp_path / "merge.yaml"
+    arguments = ["--recipe", recipe, "--output", chosen, *NATIVE]
+    code, _, error = revt(capsys, "choose", "soup", odd, members[1], *arguments)
+    assert code == 0, error
+    written = [line for line in chosen.read_text().splitlines() if line.startswith("head:")]
+    assert len(written) == 1
+    assert str(odd) in yaml.safe_load(chosen.read_text())["members"]

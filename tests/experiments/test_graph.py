@@ -27,6 +27,31 @@ def problem(graph):
     return message
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"select": "blocks:1..999999999"}, "no range of blocks"),
+        ({"select": "blocks:9..1"}, "no range of blocks"),
+        ({"method": "weighted_mean", "weights": [float("inf"), 1.0]}, "weights"),
+        ({"method": "power", "parameters": {"p": float("nan")}}, "parameters"),
+    ],
+)
+def test_merges_of_impossible_numbers_are_refused(tmp_path, change, words):
+    merges = {"revt": {"members": ["base", "other"], **change}}
+    path = write_experiment(tmp_path, merges=merges, ensembles=None, selections=None)
+    with pytest.raises(UserError, match=words):
+        build_graph(load_experiment(path))
+
+
+def test_grids_of_many_members_are_counted_first(tmp_path):
+    members = {f"m{number}": {"recipe": "member.yaml"} for number in range(8)}
+    grid = {"members": list(members), "method": "weighted_mean", "weights": {"steps": 100}}
+    sections = {"members": members, "ensembles": None, "selections": None}
+    path = write_experiment(tmp_path, merges={"all": grid}, **sections)
+    with pytest.raises(UserError, match="merges, more than 10000"):
+        build_graph(load_experiment(path))
+
+
 def test_members_merges_ensembles_and_selections_become_steps(graph):
     built = graph()
     assert list(built.steps)[:4] == [

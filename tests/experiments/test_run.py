@@ -1,16 +1,24 @@
 """``revt run``: what is done stays, what changed is done again, what fails stops only its own."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from test_child import SECONDS, alive, until
 from tiny_experiment import write_experiment
 
 from revt_hf.cli import main
+from revt_hf.errors import UserError
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.runner import HowToRun, run_steps
+from revt_hf.experiments.scoring import read_evaluation
 from revt_hf.experiments.steps import build_graph
 
 QUIET = HowToRun(quiet=True)
@@ -346,3 +354,95 @@ def test_averages_of_a_run_are_members_without_a_training(tmp_path):
     lost = outcome(path, output)
     assert "members/base/1 left no swad/" in lost.problem()
     assert set(lost.failed) == {"members/base-swad/1"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\0",
+        b"[" * 100_000,
+        b'{"inputs": 3, "result": null}',
+        b'{"inputs": "", "seconds": "", "result": {"size": 1, "modified_ns": 1, "sha256": ""}}',
+        b'{"inputs": "", "seconds": 1, "result": {"size": [], "modified_ns": 1, "sha256": ""}}',
+    ],
+)
+def test_a_damaged_entry_is_no_entry(copied, caplog, damage):
+    path, output = copied
+    graph = build_graph(load_experiment(path))
+    entry = output / ".steps" / "merges" / "revt" / "0" / "head-base.json"
+    entry.write_bytes(damage)
+    with caplog.at_level("INFO", logger="revt_hf"):
+        ledger = Ledger(graph, output)
+        assert not ledger.done("merges/revt/0/head-base")
+        assert ledger.seconds("merges/revt/0/head-base") is None
+    assert f"{entry} is damaged: the step is done again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"results": [{"label": "x"}]}', "[1]", "nonsense"])
+def test_a_damaged_evaluation_is_named(tmp_path, damage):
+    (tmp_path / "e.json").write_text(damage)
+    with pytest.raises(UserError, match=r"e\.json"):
+        read_evaluation(tmp_path / "e.json")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words"), [("no-such-launcher x", "no-such-launcher"), ("a 'b", "quotation")]
+)
+def test_launchers_are_looked_for_before_the_work(finished, tmp_path, launcher, words):
+    path, _, _ = finished
+    with pytest.raises(UserError, match=words):
+        outcome(path, tmp_path / "out", how=HowToRun(launcher=launcher, quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
+    path, output = copied
+    folder = output / "members" / "base" / "0"
+    shutil.rmtree(folder)
+    log = folder.with_name("0.log")
+    log.write_text("of the other one")
+    code = "import sys, time; from pathlib import Path; from revt_hf.files import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        done = outcome(path, output, how=HowToRun(only=("members/*",), quiet=True))
+    finally:
+        other.kill()
+        other.communicate()
+    assert "written by another process" in done.failed["members/base/0"]
+    assert log.read_text() == "of the other one"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_trainings_end_with_their_run(tmp_path, number):
+    path = write_experiment(tmp_path, seeds=[0], merges=None, ensembles=None, selections=None)
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "revt_hf.cli", "run", str(path), "--output", str(output)]
+    command += ["--quiet", "--jobs", "1", "--set", "members.base.set={train.steps: 1000000}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = output / "members" / "base" / "0" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_text())
+    (training,) = _trainings_of(output)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=SECONDS)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert error == ""
+    if number == signal.SIGTERM:
+        assert not alive(training)
+    until(lambda: not alive(training))
+
+
+def _trainings_of(output):
+    """Numbers of the processes that train into an experiment's folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_text().split("\0")
+            if words[1:4] == ["-m", "revt_hf.cli", "train"] and str(output) in " ".join(words):
+                found.append(int(folder.name))
+    return found

@@ -9,6 +9,8 @@ from conftest import ROOT
 from submitting import printed, submit, told
 from tiny_experiment import write_experiment
 
+from revt_hf.cli import main
+from revt_hf.errors import UserError
 from revt_hf.experiments.slurm_settings import load_settings
 
 
@@ -138,3 +140,31 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
 def test_the_settings_that_are_shipped_are_valid(path):
     settings = load_settings(path, {})
     assert settings.of("train").options() != settings.of("report").options()
+
+
+def test_folders_that_would_break_lines_of_a_script_are_refused(tmp_path, capsys):
+    path = write_experiment(tmp_path, seeds=[0])
+    with pytest.raises(SystemExit) as caught:
+        main(["submit", str(path), "--output", str(tmp_path / "a\nrm -rf x"), "--print"])
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert "control characters" in said.err
+    assert "#SBATCH" not in said.out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'extra: ["--qos=low\\nrm -rf x"]',
+        'partition: "a\\nb"',
+        'account: "a\\e[31m"',
+        "cpus: 99999999999",
+        "time: '1\u0663:00'",
+        'launcher: "a\\nb"',
+        'launcher: "\'"',
+    ],
+)
+def test_settings_are_one_line_each(tmp_path, settings):
+    (tmp_path / "slurm.yaml").write_text(settings)
+    with pytest.raises(UserError):
+        load_settings(tmp_path / "slurm.yaml", {})

@@ -1,5 +1,6 @@
 """Everything that can go wrong with a push: one sentence, nothing published by halves."""
 
+import json
 import os
 import subprocess
 import sys
@@ -185,6 +186,11 @@ def test_a_bad_id(models, hub, name):
     assert hub.requests == []
 
 
+def _set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def _change_tensor(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -221,6 +227,14 @@ BROKEN = {
     "another model": (
         lambda f: write_json(f / "config.json", {"model_type": "bert"}),
         "model_type is .bert.",
+    ),
+    "another dtype": (
+        lambda f: _set_config(f, dtype="bfloat16"),
+        "says bfloat16, the weights are float32: correct its dtype",
+    ),
+    "classes": (
+        lambda f: _set_config(f, id2label={n: f"c{n}" for n in range(19)}),
+        "names 'c0', which the domains do not have",
     ),
     "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
     "recipe": (lambda f: (f / "recipe.yaml").write_text("modle: 1"), "recipe.yaml: modle"),

@@ -247,3 +247,13 @@ def test_tables_in_documents_are_current(page):
 
 def test_readme_results_are_current():
     assert ROOT / "README.md" in pages()
+
+
+@pytest.mark.parametrize("name", ["--><img src=x>", "a\nb"])
+def test_a_name_does_not_end_the_comment_that_names_it(capsys, tmp_path, name):
+    written(tmp_path / name, *BASE)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:begin revt table x -->\n<!-- results:end -->\n")
+    error = refused(capsys, tmp_path / name, "--update", page)
+    assert "cannot stand in a comment of Markdown: rename the results" in error
+    assert page.read_text().count("\n") == 2

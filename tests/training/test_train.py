@@ -1,5 +1,8 @@
 """A run: what it writes, and that its result is an ordinary Hugging Face model."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +10,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import run, same_weights, tiny_recipe
 from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, pipeline
+from transformers.models.segformer.image_processing_pil_segformer import (
+    SegformerImageProcessorPil,
+)
 
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, predict
 from revt_hf.labels import CLASSES
 from revt_hf.modeling import load_model
+from revt_hf.normalisation import normalisation_of
 from revt_hf.recipe import load_recipe
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
+
+LABELS = {"encoding": "train_ids"}
+NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +170,35 @@ def test_bad_values_stop_the_run_before_anything_is_written(tmp_path, sections, 
     with pytest.raises(UserError, match=words):
         train(tiny_recipe(**sections), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_labelled_pixels_stops_the_run_before_anything_is_written(tmp_path, split):
+    for name in ("train", "val"):
+        value = 255 if name == split else 3
+        for kind, image in (
+            ("img_dir", Image.new("RGB", (128, 64), (90, 120, 200))),
+            ("ann_dir", Image.new("L", (128, 64), value)),
+        ):
+            (tmp_path / "data" / kind / name).mkdir(parents=True)
+            image.save(tmp_path / "data" / kind / name / "a.png")
+    source = {"domain": "folder", "data_dir": str(tmp_path / "data"), "options": LABELS}
+    recipe = tiny_recipe(source=source, train={"validate_every": 2})
+    with pytest.raises(UserError, match=f"no labelled pixel in data/{split}"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_decides_how_pictures_are_normalised(trained, tmp_path):
+    processor = SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    start = shutil.copytree(trained[0], tmp_path / "start")
+    recipe = tiny_recipe(model={"size": None, **NO_SIZES, "start": str(start)})
+    weights = run(tmp_path / "imagenet", recipe)
+    processor.save_pretrained(start)
+    assert not same_weights(weights, run(tmp_path / "own", recipe))
+    saved = json.loads((tmp_path / "own" / "preprocessor_config.json").read_text())
+    assert (saved["image_mean"], saved["image_std"]) == ([0.5] * 3, [0.25] * 3)
+    assert normalisation_of(load_model(tmp_path / "own")).image_std == (0.25,) * 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

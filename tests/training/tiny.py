@@ -69,11 +69,12 @@ def in_float64():
 
     def widened(spec, seed):
         model = build_model(spec, seed).double()
-        model.register_forward_pre_hook(
-            lambda _, args, named: (args, {**named, "pixel_values": named["pixel_values"].double()}),
-            with_kwargs=True,
-        )
+        model.register_forward_pre_hook(_widen_pixels, with_kwargs=True)
         return model
 
     with mock.patch("revt_hf.training.loop.build_model", widened):
         yield
+
+
+def _widen_pixels(_, args, named):
+    return args, {**named, "pixel_values": named["pixel_values"].double()}
