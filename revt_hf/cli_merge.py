@@ -97,7 +97,7 @@ def merge_command(arguments: Sequence[str]) -> None:
     done = merge(spec, given.output, options=options)
     from revt_hf.checkpoints.json_fields import read_json
     from revt_hf.checkpoints.tensors import MERGE_FILE
-    from revt_hf.merging.plan import remarks
+    from revt_hf.merging.sources import remarks
 
     if given.json is not None:
         from revt_hf.files import write_json

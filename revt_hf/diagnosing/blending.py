@@ -20,11 +20,12 @@ from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.files import file_sha256
+from revt_hf.merging.dtypes import unpacked
 from revt_hf.merging.feeds import opened, read_at
 from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import MergeSpec, Plan, Rule, Source, make_plan
+from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
 from revt_hf.merging.record import merge_record
-from revt_hf.merging.streaming import unpacked
+from revt_hf.merging.sources import Source
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.diagnosing.parts import Group
 from revt_hf.errors import UserError
+from revt_hf.merging.dtypes import unpacked
 from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.plan import Plan, Source
-from revt_hf.merging.streaming import Run, runs, unpacked
+from revt_hf.merging.plan import Plan
+from revt_hf.merging.sources import Source
+from revt_hf.merging.streaming import Run, runs
 
 _BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.

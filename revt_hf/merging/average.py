@@ -31,8 +31,9 @@ from revt_hf.checkpoints.tensors import (
     Checkpoint,
 )
 from revt_hf.files import atomic_folder, check_output, write_json
-from revt_hf.merging.plan import NOWHERE, MergeSpec, Plan, Source, make_plan
+from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import check_repeated, merge_record
+from revt_hf.merging.sources import NOWHERE, Source
 from revt_hf.merging.streaming import stream
 
 METADATA_KEY = "revt_hf"

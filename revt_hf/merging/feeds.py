@@ -8,7 +8,7 @@ from pathlib import Path
 
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
-from revt_hf.merging.plan import Source
+from revt_hf.merging.sources import Source
 
 _GAP_BYTES = 512 * 1024
 

@@ -2,31 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import COUNTER, FLOATS, fitting_places
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.names import HEAD_PREFIX
-from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace, open_checkpoint
-from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
-from revt_hf.merging.agreement import (
-    Described,
-    check_agreement,
-    check_same_tensors,
-    described,
-)
+from revt_hf.merging.agreement import check_agreement, check_same_tensors
 from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.selection import select
-
-# Batches that the head's BatchNorm has seen: torch counts from 0 where a file does not say.
-_AFTER = "decode_head.batch_norm.running_var"
-NOWHERE = -1
+from revt_hf.merging.sources import Source, open_source, remarks, source_of, with_dtypes
 
 
 @dataclass(frozen=True)
@@ -69,37 +56,6 @@ class MergeSpec:
             "rules": [{**asdict(rule), "parameters": dict(rule.parameters)} for rule in self.rules],
             "head": self.head,
         }
-
-
-@dataclass(frozen=True)
-class Source:
-    """A member or the base: where the tensors of the plan's items lie in its files.
-
-    Attributes:
-        label: what the user called it.
-        folder: where ``config.json`` lies, None for a single file.
-        files: that are read.
-        originals: that were given.
-        file: for each item, the number of its file.
-        offset: of each item's first byte; ``NOWHERE`` for one that it does not hold.
-        dtypes: of the items that are of another one here than in the result.
-        stamps: of every file that was read.
-        says: its configuration, classes and image processor.
-        dropped: names of tensors that no SegFormer has.
-        added: names of counters that it lacks; they are 0.
-    """
-
-    label: str
-    folder: Path | None
-    files: tuple[Path, ...]
-    originals: tuple[Path, ...]
-    file: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    dtypes: Mapping[int, str]
-    stamps: Stamps
-    says: Described
-    dropped: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,16 +132,6 @@ class Plan:
         return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
 
 
-def remarks(label: str, dropped: Sequence[str], added: Sequence[str]) -> list[str]:
-    """What is not taken from a member as it is, in words; arguments as in :class:`Source`."""
-    found = []
-    if dropped:
-        found.append(f"left out of {label}: {listed(dropped)}")
-    if added:
-        found.append(f"missing in {label}, 0 is taken: {listed(added)}")
-    return found
-
-
 def check_spec(spec: MergeSpec) -> None:
     """All that can be said of a merge before its members are opened.
 
@@ -249,14 +195,14 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
             are named), a rule that does not fit the members, or a selection of nothing.
     """
     check_spec(spec)
-    first, says = _opened(spec.members[0], stack, quiet)
-    sources = [_source(first, says, first.places)]
+    first, says = open_source(spec.members[0], stack, quiet)
+    sources = [source_of(first, says, first.places)]
     for label in spec.members[1:]:
-        other, says = _opened(label, stack, quiet)
+        other, says = open_source(label, stack, quiet)
         for source in sources:
             check_agreement(source.says, says)
         check_same_tensors(first, other, first.places)
-        sources.append(_source(other, says, first.places))
+        sources.append(source_of(other, says, first.places))
     rule_of = _rules(spec, list(first.places))
     head = sources[spec.head - 1]
     items = tuple(
@@ -270,7 +216,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         for at, (name, place) in enumerate(first.places.items())
     )
     if spec.base is not None:
-        base, says = _opened(spec.base, stack, quiet, whole=False)
+        base, says = open_source(spec.base, stack, quiet, whole=False)
         needed = {
             item.name: first.places[item.name]
             for item in items
@@ -280,29 +226,12 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         for source in sources:
             check_agreement(source.says, says, encoder_only=not has_head)
         check_same_tensors(first, base, needed, extra_is_fine=True)
-        sources.append(_source(base, says, first.places))
+        sources.append(source_of(base, says, first.places))
     if head.dtypes:
-        sources = [_relative(source, first.places, items) for source in sources]
+        dtypes = [item.dtype for item in items]
+        sources = [with_dtypes(source, first.places, dtypes) for source in sources]
     base_source = sources.pop() if spec.base is not None else None
     return Plan(spec, tuple(sources), base_source, items)
-
-
-def _opened(
-    label: str, stack: ExitStack, quiet: bool, whole: bool = True
-) -> tuple[Checkpoint, Described]:
-    """A checkpoint whose tensors are those of its ``config.json``, if it has one."""
-    checkpoint = open_checkpoint(label, quiet)
-    # Only temporary files need an end; holding on to all others would take memory a member.
-    if checkpoint.files != checkpoint.originals:
-        stack.enter_context(checkpoint)
-    if _AFTER in checkpoint.places and COUNTER not in checkpoint.places:
-        counter = TensorPlace(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)
-        checkpoint = replace(checkpoint, places={**checkpoint.places, COUNTER: counter})
-    says = described(checkpoint)
-    if says.description is not None:
-        has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(checkpoint, says.description, with_head=whole and has_head)
-    return checkpoint, says
 
 
 def _rules(spec: MergeSpec, names: Sequence[str]) -> dict[str, int]:
@@ -311,35 +240,3 @@ def _rules(spec: MergeSpec, names: Sequence[str]) -> dict[str, int]:
     for number, rule in enumerate(spec.rules):
         rule_of.update(dict.fromkeys(select(rule.select, names), number))
     return rule_of
-
-
-def _source(checkpoint: Checkpoint, says: Described, first: Mapping[str, TensorPlace]) -> Source:
-    """Where a checkpoint has the first member's tensors; dtypes where they are not that one's."""
-    places = [checkpoint.places.get(name) for name in first]
-    number = {path: at for at, path in enumerate(checkpoint.files)}
-    return Source(
-        checkpoint.label,
-        checkpoint.folder,
-        checkpoint.files,
-        checkpoint.originals,
-        np.array([number[place.file] if place else NOWHERE for place in places]),
-        np.array([place.offset if place else NOWHERE for place in places]),
-        {
-            at: place.dtype
-            for at, (place, model) in enumerate(zip(places, first.values(), strict=True))
-            if place is not None and place.dtype != model.dtype
-        },
-        checkpoint.stamps,
-        says,
-        checkpoint.dropped,
-        tuple(name for name, place in checkpoint.places.items() if place.offset == NOWHERE),
-    )
-
-
-def _relative(source: Source, first: Mapping[str, TensorPlace], items: Sequence[Item]) -> Source:
-    """The source with dtypes where they are not the result's."""
-    dtypes = {at: source.dtypes.get(at, place.dtype) for at, place in enumerate(first.values())}
-    return replace(
-        source,
-        dtypes={at: dtype for at, dtype in dtypes.items() if dtype != items[at].dtype},
-    )

@@ -21,16 +21,17 @@ from revt_hf.checkpoints.fitting import FLOATS, VARIANCE
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.cores import core_count
 from revt_hf.errors import UserError
+from revt_hf.merging.dtypes import STORED, WIDE, packed, unpacked
 from revt_hf.merging.feeds import Feed
 from revt_hf.merging.methods import METHODS, checked_parameters
-from revt_hf.merging.plan import NOWHERE, Plan, Source
+from revt_hf.merging.plan import Plan
+from revt_hf.merging.sources import NOWHERE, Source
 
 _BUFFER_BYTES = 512 * 1024
 _ALL_BUFFERS = 8 * 1024 * 1024
 _SMALLEST = 8 * 1024
 _SETS = 2
 _SUMS = ("mean", "weighted_mean")
-_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,10 @@ class _Engine:
                 for feed, array in zip(self._feeds, arrays, strict=False):
                     self._check(run, start, array, feed.source.label)
             self._check(run, start, merged, "the merge")
-            packed = _packed(merged, dtype)
-            if merged.dtype != _NUMPY[dtype]:
-                self._check_held(run, start, merged, unpacked(packed, dtype))
-            yield packed
+            content = packed(merged, dtype)
+            if merged.dtype != STORED[dtype]:
+                self._check_held(run, start, merged, unpacked(content, dtype))
+            yield content
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
         feed = self._feeds[self._plan.spec.head - 1]
@@ -221,7 +222,7 @@ class _Engine:
             array = unpacked(view, dtype)
             if check:
                 self._check(run, start, array, feed.source.label)
-            arrays.append(array.astype(np.result_type(array, _WIDE[first_dtype]), copy=False))
+            arrays.append(array.astype(np.result_type(array, WIDE[first_dtype]), copy=False))
         return arrays
 
     def _next_set(self) -> "_Set":
@@ -282,30 +283,3 @@ class _Engine:
                 return item.name
             place -= item.count
         raise IndexError(place)
-
-
-# What half precision is computed in.
-_WIDE = {"F64": np.float64, "F32": np.float32, "F16": np.float32, "BF16": np.float32}
-
-
-def unpacked(view: memoryview, dtype: str) -> NDArray[Any]:
-    """Bytes of a floating-point tensor as float32 or float64 (1-D); not a copy if they can be."""
-    raw = np.frombuffer(view, dtype=_NUMPY[dtype])
-    if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32) if dtype == "F16" else raw
-
-
-def _packed(values: NDArray[Any], dtype: str) -> memoryview:
-    """Values as the file's bytes; bfloat16 is rounded to nearest even."""
-    if dtype == "BF16":
-        values = _rounded(values)
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=_NUMPY[dtype]).data.cast("B")
-
-
-def _rounded(values: NDArray[Any]) -> NDArray[np.uint16]:
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = bits + (0x7FFF + ((bits >> 16) & 1))
-    # Rounding would turn some NaN into infinity.
-    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded >> 16).astype(np.uint16)
