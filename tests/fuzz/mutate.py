@@ -48,11 +48,11 @@ def reads_or_refuses(load, where, seconds=SECONDS):
     """What ``load`` returns; None if it refuses in one sentence.
 
     Anything else than a result or a UserError of one printable line fails, and so does a call that
-    takes longer than ``seconds``.
+    takes more than ``seconds`` of the processor's time: a busy machine fails nothing.
     """
-    since = time.perf_counter()
+    since = time.process_time()
     try:
-        with _no_longer_than(2 * seconds, where):
+        with _no_longer_than(20 * seconds, where):
             result = load()
     except UserError as error:
         sentence = str(error)
@@ -62,7 +62,7 @@ def reads_or_refuses(load, where, seconds=SECONDS):
         result = None
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error
-    took = time.perf_counter() - since
+    took = time.process_time() - since
     assert took < seconds, f"{where}: took {took:.1f} s"
     return result
 
