@@ -168,7 +168,7 @@ def _jpeg(data: bytes) -> Header:
         elif marker == _START_OF_SCAN:
             break
     # In what follows, two such bytes are the end and nothing else; data of its own may come after.
-    whole = data.find(b"\xff\xd9", position) >= 0
+    whole = data.rfind(b"\xff\xd9", position) >= 0
     return Header("jpeg", size, tags.orientation(), whole, lossy=True)
 
 

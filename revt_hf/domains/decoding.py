@@ -210,7 +210,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     if orientation == 1:
         return pixels
     if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)  # type: ignore[assignment]
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]  # type: ignore[assignment]
     if orientation in (2, 3, 6, 7):

@@ -132,8 +132,8 @@ class Finder:
                     return match
                 if place == self._root or not match.endswith(_NO_FOLDER):
                     reasons.append(f"{layout.kind}: {layout.described(split)} ({match})")
-        kind = UserError if any("has a label" in reason for reason in reasons) else NotThereError
-        raise kind(
+        wrong = any(_NO_LABELS in reason or _OTHERS in reason for reason in reasons)
+        raise (UserError if wrong else NotThereError)(
             f"split '{split}' of {domain} is not in {self._root}; looked for "
             + "; ".join(dict.fromkeys(reasons))
         )
@@ -150,18 +150,24 @@ class Finder:
             return replace(match, pairs=ordered)
         if match.unusable:
             count, (_, example) = len(match.unusable), next(iter(match.unusable.values()))
-            return f"none of {count} images has a label: {example}"
-        others = [path for path, why in match.unused.items() if why.startswith(_OTHER_SUFFIX)]
-        hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
+            return f"none of {count} images {_NO_LABELS}: {example}"
+        folders = tuple(f"{place / images}/" for _, images, _ in layout.folder_pairs(split))
+        others = [
+            path
+            for path, why in match.unused.items()
+            if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
+        ]
+        hint = f"; but {len(others)} {_OTHERS}, such as {others[0]}" if others else ""
         return (
             f"no images {_all(layout.image_suffixes)} in {layout.folder_pairs(split)[0][1]}{hint}"
         )
 
     def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
         layout = match.layout
-        apart = layout.label_suffixes if images == labels else ()
-        pictures = self._by_stem(match, images, layout.image_suffixes, apart)
-        labelled = self._by_stem(match, labels, layout.label_suffixes, ())
+        shared = images == labels
+        apart = layout.label_suffixes if shared else ()
+        pictures = self._by_stem(match, images, layout.image_suffixes, shared, apart)
+        labelled = self._by_stem(match, labels, layout.label_suffixes, shared)
         for stem, found in pictures.items():
             named = labelled.pop(stem, [])
             name = prefix + stem
@@ -179,9 +185,22 @@ class Finder:
             match.unused.update({file.path: "a label without an image" for file in files})
 
     def _by_stem(
-        self, match: Match, folder: Path, suffixes: Sequence[str], apart: Sequence[str]
+        self,
+        match: Match,
+        folder: Path,
+        suffixes: Sequence[str],
+        shared: bool,
+        apart: Sequence[str] = (),
     ) -> dict[str, list[SourceFile]]:
-        """The files of a folder that have one of some suffixes, by what stands before it."""
+        """The files of a folder that have one of some suffixes, by what stands before it.
+
+        Args:
+            match: takes what is left out.
+            folder: of images or labels.
+            suffixes: what is looked for.
+            shared: whether the folder holds images and labels.
+            apart: suffixes of files that are something else.
+        """
         found: dict[str, list[SourceFile]] = {}
         files, left_out = self._list(folder)
         ends = [image_stem(suffix) for suffix in suffixes]
@@ -192,7 +211,9 @@ class Finder:
             if stem is not None:
                 found.setdefault(stem, []).append(file)
             # Only the extension is another one: an image or label of the same kind.
-            elif any((image_stem(path) or "\0").endswith(end) for end in ends if end is not None):
+            elif not shared and any(
+                (image_stem(path) or "\0").endswith(end) for end in ends if end is not None
+            ):
                 match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
         for path, reason in left_out.items():
             if stem_of(path, suffixes) is not None:
@@ -234,4 +255,6 @@ def _all(suffixes: Sequence[str]) -> str:
 
 
 _NO_FOLDER = " is missing"
+_NO_LABELS = "has a label"
+_OTHERS = "with other suffixes"
 _OTHER_SUFFIX = "its suffix is not"

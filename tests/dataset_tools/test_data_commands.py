@@ -63,6 +63,87 @@ def test_good_data(revt, root, tmp_path):
     assert "road            25.00 %" in text
 
 
+def test_a_split_that_is_asked_for_but_cannot_be_read_is_a_problem(revt, root, tmp_path):
+    option = ("--option", "split_files={mine: absent.txt}")
+    code, text, report = _verify(revt, root, tmp_path, *option)
+    assert code == 2
+    assert [problem["file"] for problem in report["problems"]] == ["mine"]
+    assert "absent.txt" in text
+
+
+def test_a_split_of_other_suffixes_only_is_a_problem(revt, root, tmp_path):
+    for kind in ("img_dir", "ann_dir"):
+        (root / kind / "val").mkdir()
+        (root / kind / "val" / "1.bmp").touch()
+    code, text, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    assert [problem["file"] for problem in report["problems"]] == ["val"]
+    assert "1 with other suffixes, such as" in text
+
+
+def test_a_split_without_a_labelled_pixel_is_a_problem(revt, root, tmp_path):
+    for path in (root / "ann_dir" / "train").iterdir():
+        cv2.imwrite(str(path), np.full((8, 10), 255, np.uint8))
+    code, _, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    assert report["problems"] == [
+        {"file": "train", "what": "no pixel of this split is labelled"},
+    ]
+
+
+def test_lossy_labels_are_problems_whatever_they_are_called(revt, root, tmp_path):
+    path = root / "ann_dir" / "train" / "1.png"
+    Image.open(path).save(path, "JPEG")
+    code, _, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    (problem,) = report["problems"]
+    assert problem["file"] == str(path)
+    assert "may change values (jpeg)" in problem["what"]
+
+
+def test_damage_inside_a_jpeg_is_a_problem(revt, root, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype=np.uint8)
+    for path in (root / "img_dir" / "train").iterdir():
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".jpg")), noise)
+    path = root / "img_dir" / "train" / "2.jpg"
+    data = bytearray(path.read_bytes())
+    data[-30:-10] = bytes(20)
+    path.write_bytes(data)
+    code, _, report = _verify(revt, root, tmp_path, "--option", "image_suffix=.jpg")
+    assert code == 2
+    (problem,) = report["problems"]
+    assert problem["file"] == str(path)
+    assert problem["what"].startswith("Corrupt JPEG data")
+
+
+def test_labels_beside_turned_images_are_problems_until_said_how(revt, root, tmp_path):
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    Image.open(root / "img_dir" / "train" / "1.png").save(
+        root / "img_dir" / "train" / "1.png", exif=tags
+    )
+    code, _, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    (problem,) = report["problems"]
+    assert "EXIF orientation 3" in problem["what"]
+    for follow in ("true", "false"):
+        option = ("--option", f"labels_follow_exif={follow}")
+        assert _verify(revt, root, tmp_path, *option)[0] == 0
+
+
+def test_files_that_are_left_out_are_named(revt, root, tmp_path):
+    images = root / "img_dir" / "train"
+    (images / "1.png").rename(images / "1.bmp")
+    (images / "4.png").symlink_to(tmp_path / "nowhere")
+    code, text, report = _verify(revt, root, tmp_path)
+    assert code == 2
+    assert report["problems"] == [{"file": str(images / "4.png"), "what": "a link to nothing"}]
+    assert "without an image" in text
+    assert str(root / "ann_dir" / "train" / "1.png") in text
+    assert str(images / "1.bmp") in text
+
+
 def _truncate(root):
     path = root / "img_dir" / "train" / "1.png"
     path.write_bytes(path.read_bytes()[:-30])

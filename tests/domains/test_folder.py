@@ -1,12 +1,15 @@
 """The original's folder layout, and everything that can be wrong with it."""
 
+import os
+import warnings
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from revt_hf.domains import load_domain
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 
 
 @pytest.fixture
@@ -167,3 +170,117 @@ def test_unknown_options_are_refused(load):
 def test_unknown_domain_lists_the_known_ones():
     with pytest.raises(UserError, match=r"'kitty'.*folder.*streets"):
         load_domain("kitty", "train")
+
+
+def _both(root, image, label, split="train"):
+    """Write an image and its label under names of their own."""
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    for kind, name, data in (("img_dir", image, pixels), ("ann_dir", label, pixels[..., 0])):
+        path = root / kind / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_jpeg = name.lower().endswith((".jpg", ".jpeg"))
+        Image.fromarray(data).save(path, "JPEG" if is_jpeg else "PNG")
+
+
+def test_suffixes_match_whatever_their_case_and_spelling(load, root):
+    for image in ("d.jpg", "e.JPG", "f.jpeg", "g.Jpeg"):
+        _both(root, image, f"{image[0]}.PNG", "mixed")
+    for suffix in (".jpg", ".JPEG"):
+        assert [row["name"] for row in load("mixed", image_suffix=suffix)] == ["d", "e", "f", "g"]
+
+
+def test_several_suffixes_make_one_split(load, root):
+    _both(root, "d.jpg", "d.png")
+    assert [row["name"] for row in load(image_suffix=[".png", ".jpg"])] == ["a", "b", "city/c", "d"]
+
+
+def test_two_images_of_one_name_are_refused(load, root):
+    _both(root, "a.jpg", "a.png")
+    with pytest.raises(UserError, match=r"a\.jpg and .*a\.png have the same name"):
+        load(image_suffix=[".png", ".jpg"])
+    _both(root, "d.png", "d.png")
+    _both(root, "d.png", "d.PNG")
+    with pytest.raises(UserError, match=r"d\.PNG and .*d\.png have the same name"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: _both(root, "d.jpg", "x.txt"), r"suffix is not \.png.*img_dir/train/d\.jpg"),
+        (
+            lambda root: (root / "img_dir" / "train" / "a.png").unlink(),
+            r"a label without an image.*ann_dir/train/a\.png",
+        ),
+        (
+            lambda root: (root / "img_dir" / "train" / "d.png").symlink_to(root / "nowhere"),
+            r"a link to nothing.*img_dir/train/d\.png",
+        ),
+        (
+            lambda root: os.mkfifo(root / "img_dir" / "train" / "d.png"),
+            r"not a regular file.*img_dir/train/d\.png",
+        ),
+    ],
+)
+def test_what_is_left_out_is_named(load, root, change, words):
+    change(root)
+    with pytest.warns(DataWarning, match=words):
+        load()
+
+
+def _turned(root, label_turn=None):
+    """An image that EXIF turns upside down, beside its label."""
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    image = root / "img_dir" / "train" / "a.png"
+    label = root / "ann_dir" / "train" / "a.png"
+    values = np.arange(48).reshape(6, 8).astype(np.uint8) % 19
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(image, exif=tags)
+    tags[0x0112] = label_turn or 1
+    Image.fromarray(values).save(label, exif=tags)
+    return values
+
+
+def test_a_label_beside_a_turned_image_is_warned_of(load, root):
+    values = _turned(root)
+    with pytest.warns(DataWarning, match=r"a\.png.*EXIF orientation 3.*labels_follow_exif"):
+        label = load()[0]["label"]
+    assert (label == values).all()
+
+
+@pytest.mark.parametrize(("follow", "turned"), [(True, True), (False, False)])
+def test_labels_follow_exif_or_not(load, root, follow, turned):
+    values = _turned(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        label = load(labels_follow_exif=follow)[0]["label"]
+        assert (label == (values[::-1, ::-1] if turned else values)).all()
+
+
+@pytest.mark.parametrize("follow", [None, True])
+def test_a_label_with_its_images_orientation_is_turned_once(load, root, follow):
+    values = _turned(root, label_turn=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (load(labels_follow_exif=follow)[0]["label"] == values[::-1, ::-1]).all()
+
+
+def test_a_size_that_differs_by_a_turn_names_exif(load, root):
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(root / "img_dir" / "train" / "a.png", exif=tags)
+    with pytest.raises(UserError, match=r"8x6.*6x8.*EXIF orientation 6"):
+        load()[0]
+    assert load(labels_follow_exif=True)[0]["label"].shape == (8, 6)
+
+
+def test_images_and_labels_in_one_folder_are_not_taken_for_each_other(load, root):
+    for number, name in enumerate(("d.jpg", "d.png", "e.jpg", "e.png")):
+        mode = "L" if number % 2 else "RGB"
+        (root / "all").mkdir(exist_ok=True)
+        Image.new(mode, (8, 6)).save(root / "all" / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = load("all", image_dir="all", label_dir="all", image_suffix=".jpg")
+    assert [row["name"] for row in rows] == ["d", "e"]

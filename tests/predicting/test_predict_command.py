@@ -1,7 +1,9 @@
 """`revt predict`: what is written for pictures of all kinds and for videos."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -294,3 +296,24 @@ def test_a_folder_with_files_is_not_written_to_unasked(capsys, models, tmp_path)
     assert code == 0, error
     assert out == f"1 pictures and videos: {tmp_path / 'out'}\n"
     assert "mine.png" in _written(tmp_path / "out")
+
+
+def test_what_the_network_cannot_take_is_one_warning_and_the_rest_goes_on(run, tmp_path):
+    folder = tmp_path / "in"
+    _save(folder / "a.png", picture(64, 64))
+    _save(folder / "thin.png", picture(9, 64))
+    _save(folder / f"{'n' * 250}.png", picture(64, 64))
+    _save(folder / "z.png", picture(64, 64))
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    shutil.copy(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    error, report = run(folder, code=2)
+    assert {Path(item["file"]).name[:8]: item["reason"][:20] for item in report["failed"]} == {
+        "thin.png": "64x9 pixels give the",
+        "nnnnnnnn": "its name has 250 byt",
+        "gone.png": "a link to nothing",
+        "pipe.png": "not a regular file",
+        "\ufffd.png": "its name is not UTF-",
+    }
+    assert error.count("warning:") == 5
+    assert {"maps/a.png", "maps/z.png"} <= set(_written(tmp_path / "out"))

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
+from PIL import Image
 
 from revt_hf.augment import PipelineSpec, build_pipeline
-from revt_hf.training.data import TrainingCrops, training_loader
+from revt_hf.domains import load_domain
+from revt_hf.errors import UserError
+from revt_hf.recipe import Augmentation
+from revt_hf.training.data import TrainingCrops, check_crops, training_loader
 
 
 def _pictures(count):
@@ -90,3 +94,38 @@ def test_a_later_start_gives_the_same_rest():
         torch.equal(a["pixel_values"], b["pixel_values"])
         for a, b in zip(whole[3:], rest, strict=True)
     )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A split of two images that have the same size only within a bound, and a thin one."""
+    root = tmp_path_factory.mktemp("mixed")
+    for kind, mode in (("img_dir", "RGB"), ("ann_dir", "L")):
+        (root / kind / "train").mkdir(parents=True)
+        for name, size in (("a", (64, 48)), ("b", (128, 96)), ("thin", (90, 20))):
+            Image.new(mode, size).save(root / kind / "train" / f"{name}.png")
+    rows = load_domain("folder", "train", root, cache_dir=root / "cache")
+    return [rows.select([0, 1]), rows.select([0, 2])]
+
+
+@pytest.mark.parametrize(
+    ("split", "augmentation", "minimum", "words"),
+    [
+        (0, {"crop": 40}, 57, r"augmentation\.crop.*at least 57.*not 40"),
+        (0, {"crop": (64, 48)}, 57, r"augmentation\.crop.*not 48"),
+        (0, {"crop": None, "resize_bound": None}, 29, r"a\.png \(64x48\).*b\.png \(128x96\)"),
+        (1, {"crop": None, "resize_bound": None}, 29, r"thin\.png: 90x20 pixels"),
+    ],
+)
+def test_crops_and_whole_images_that_cannot_be_trained_on(
+    mixed, split, augmentation, minimum, words
+):
+    with pytest.raises(UserError, match=words):
+        check_crops([mixed[split]], Augmentation(**augmentation), 2, minimum)
+
+
+def test_whole_images_that_can_be_trained_on(mixed):
+    whole = {"crop": None, "resize_bound": None}
+    check_crops([mixed[0]], Augmentation(**whole), 1, 29)
+    check_crops([mixed[0]], Augmentation(crop=None, resize_bound=(64, 48)), 2, 29)
+    check_crops([mixed[1]], Augmentation(crop=32), 2, 29)

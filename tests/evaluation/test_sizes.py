@@ -1,0 +1,72 @@
+"""Images that a network cannot take are found before it runs."""
+
+import numpy as np
+import pytest
+import torch
+from networks import tiny_model
+from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from revt_hf.domains import load_domain
+from revt_hf.errors import UserError
+from revt_hf.evaluation.inference import Protocol, model_segmenter
+from revt_hf.evaluation.sizes import check_sizes, minimum_side, too_small
+
+NATIVE = Protocol(bound=None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(0)
+
+
+def _network(**changes):
+    config = SegformerConfig(depths=[1] * 4, hidden_sizes=[8, 16, 40, 64], **changes)
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+@pytest.mark.parametrize("changes", [{}, {"sr_ratios": [4, 2, 1, 1]}, {"strides": [8, 2, 2, 2]}])
+def test_the_minimum_is_the_smallest_side_that_runs(changes):
+    model = _network(**changes)
+    smallest = minimum_side([model])
+    with torch.inference_mode():
+        model(pixel_values=torch.zeros(1, 3, smallest, smallest))
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            model(pixel_values=torch.zeros(1, 3, smallest - 1, smallest))
+
+
+def test_of_several_networks_the_largest_minimum_counts():
+    models = [_network(), _network(strides=[8, 2, 2, 2])]
+    assert minimum_side(models) == minimum_side(models[1:]) > minimum_side(models[:1]) == 29
+
+
+@pytest.mark.parametrize(
+    ("size", "protocol", "fits"),
+    [
+        ((29, 29), NATIVE, True),
+        ((28, 400), NATIVE, False),
+        ((1, 1), Protocol(), True),  # enlarged to the bound
+        ((20, 2000), Protocol(), False),
+        ((200, 200), Protocol(bound=None, window=28, stride=20), False),
+        ((60, 60), Protocol(bound=None, scales=(1.0, 0.4)), False),
+    ],
+)
+def test_what_reaches_the_network_decides(size, protocol, fits):
+    assert (too_small(size, protocol, 29) is None) is fits
+
+
+def test_one_pixel_has_a_class(model):
+    (found,) = model_segmenter(model).class_map(np.full((1, 1, 3), 90, np.uint8), Protocol())[0]
+    assert found < 19
+
+
+def test_a_split_with_one_such_image_is_refused_by_name(tmp_path):
+    for kind in ("img_dir", "ann_dir"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+        for name, size in (("good", (64, 64)), ("thin", (64, 9))):
+            mode = "RGB" if kind == "img_dir" else "L"
+            Image.new(mode, size).save(tmp_path / kind / "val" / f"{name}.png")
+    rows = load_domain("folder", "val", tmp_path, cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match=r"x/val: .*thin\.png: 64x9 .*at least 29"):
+        check_sizes(rows, "x/val", NATIVE, 29)
+    check_sizes(rows, "x/val", NATIVE, 9)
