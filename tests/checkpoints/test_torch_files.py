@@ -1,5 +1,6 @@
 """Torch's own files: what they may hold, how it is named, and that nothing in them is run."""
 
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_torch_file
+from revt_hf.cli import main
 from revt_hf.errors import UserError
 
 QUERY = "backbone.block1.0.attn.q.weight"
@@ -150,6 +152,29 @@ def test_a_plain_pickle_is_not_run_either(tmp_path, protocol):
         with pytest.raises(UserError, match=path.name):
             open_checkpoint(path)
     assert not trace.exists()
+
+
+NAMES = ("x.pth", "x.pt", "x.ckpt", "x.bin", "x.tar", "x", "x.safetensors", "m/pytorch_model.bin")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "m/pytorch_model-1.bin", "m/model.safetensors"])
+def test_nothing_is_run_whatever_the_file_is_called(tmp_path, name):
+    trace, path = tmp_path / "ran", tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if name.startswith("m/"):
+        (tmp_path / "m" / "config.json").write_text('{"model_type": "segformer"}')
+        index = {"weight_map": {QUERY: "pytorch_model-1.bin"}}
+        (tmp_path / "m" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    torch.save({"state_dict": {QUERY: VALUES}, "hook": Evil(trace)}, path)
+    source = tmp_path / name.partition("/")[0]
+    commands = [["merge", source, source, "--output", tmp_path / "out"]]
+    commands += [["convert", source, "--output", tmp_path / "out"], ["inspect", source]]
+    for command in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in command])
+        assert caught.value.code == 2
+    assert not trace.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_pickle_protocol_is_explained(tmp_path):
