@@ -108,6 +108,7 @@ def _parent_gone() -> bool:
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
     """Terminate what is left of a process's group; kill it if that takes too long."""
+    number: int
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:

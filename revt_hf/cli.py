@@ -5,6 +5,7 @@ merging a small model.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -62,6 +63,8 @@ def _code(arguments: Sequence[str]) -> int:
             raise
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         problem = ": ".join([*names, error.strerror or str(error)])
+        if error.errno in (errno.EROFS, errno.EACCES) and any(".cache" in name for name in names):
+            problem += ": set HF_HOME to a folder that can be written"
     with contextlib.suppress(OSError):
         print(f"error: {printable(problem)}", file=sys.stderr)
     return EXIT_BAD_INPUT
@@ -73,6 +76,10 @@ def _call(arguments: Sequence[str]) -> int:
     Raises:
         UserError: also for options that are wrong or missing.
     """
+    for argument in arguments:
+        # Neither safetensors nor Arrow nor JSON can hold such names.
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"{argument}: this name is not UTF-8: rename it")
     if arguments[:1] == ["merge"]:
         from revt_hf.cli_merge import merge_command
 
@@ -163,7 +170,7 @@ def _shown_output() -> Iterator[None]:
         # Closed before the start.
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     else:
-        sys.stdout = _Shown(before)  # type: ignore[assignment]
+        sys.stdout = _Shown(before)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from revt_hf import (
 )
 from revt_hf.cli_data import Json, Overwrite, Quiet, data_app
 from revt_hf.cli_evaluate import Bound
+from revt_hf.errors import say
 
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
@@ -67,7 +68,7 @@ def train(
     from accelerate import PartialState
 
     if not quiet and PartialState().is_main_process:
-        print(f"trained: {done}")
+        say(f"trained: {done}")
 
 
 @app.command()
@@ -89,7 +90,7 @@ def report(
     results = report_command(output, recipe, members, revts, start, bound, quiet)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
-    print(f"open {output}")
+    say(f"open {output}")
 
 
 @app.command()
@@ -105,7 +106,7 @@ def demo(
     from revt_hf.demo.run import run_demo
 
     page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    print(f"open {page}")
+    say(f"open {page}")
 
 
 @recipe_app.command("schema")

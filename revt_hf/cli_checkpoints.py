@@ -8,7 +8,7 @@ import typer
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet
 from revt_hf.cli_merge import merge_command
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 
 EXIT_CHANGED = 2
 
@@ -22,24 +22,33 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="A merged SegFormer.")],
     json_file: Json = None,
 ) -> None:
-    """Print how a merge was made, and whether its members are still the same."""
+    """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.files import write_json
-    from revt_hf.merging.record import member_states, read_merge_record
+    from revt_hf.merging.record import (
+        change_lines,
+        describes,
+        member_states,
+        read_merge_record,
+        read_record,
+    )
 
-    record = read_merge_record(folder / MERGE_FILE)
-    states = member_states(record)
+    path, record = read_record(folder) or (folder, read_merge_record(folder / MERGE_FILE))
+    states = member_states(record) if path.name == MERGE_FILE else []
+    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
     if json_file is not None:
         rows = [{"path": state.path, "state": state.state} for state in states]
-        write_json(json_file, {**record, "states": rows})
-    for rule in record["rules"]:
+        write_json(json_file, {**record, "states": rows, "weights": own})
+    for rule in record.get("rules", []):
         weights = f", weights {rule['weights']}" if rule["weights"] else ""
-        print(
-            f"{rule['method']} of '{rule['select']}'{weights} {rule['parameters'] or ''}".rstrip()
-        )
-    print(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
+        say(f"{rule['method']} of '{rule['select']}'{weights} {rule['parameters'] or ''}".rstrip())
+    if "head" in record:
+        say(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
+    for line in change_lines(record.get("changes", [])):
+        say(line)
     for state in states:
-        print(f"{state.state:8} {state.path}")
-    if any(state.state in ("changed", "gone") for state in states):
+        say(f"{state.state:8} {state.path}")
+    say(f"{own:8} {folder} (the weights that {path.name} describes)")
+    if own == "changed" or any(state.state in ("changed", "gone") for state in states):
         raise typer.Exit(EXIT_CHANGED)
 
 
@@ -91,9 +100,9 @@ def recalibrate(
     if json_file is not None:
         write_json(json_file, done.to_json())
     for score in done.val:
-        print(f"{score.label}: mIoU {score.before:.2f} before, {score.after:.2f} after")
+        say(f"{score.label}: mIoU {score.before:.2f} before, {score.after:.2f} after")
     if not quiet:
-        print(f"recalibrated: {done.output}")
+        say(f"recalibrated: {done.output}")
 
 
 def convert(
@@ -113,9 +122,11 @@ def convert(
         return
     size = f"SegFormer-{done.size.upper()}" if done.size else "a SegFormer"
     classes = f", {len(done.labels)} classes" if done.labels else ", encoder alone"
-    print(f"converted {size}{classes}: {done.output}")
+    say(f"converted {size}{classes}: {done.output}")
     if done.dropped:
-        print(f"left out: {', '.join(done.dropped)}")
+        say(f"left out: {', '.join(done.dropped)}")
+    if done.added:
+        say(f"missing, 0 is taken: {', '.join(done.added)}")
 
 
 def register(app: typer.Typer) -> None:

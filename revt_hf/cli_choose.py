@@ -9,6 +9,7 @@ import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
 from revt_hf.cli_evaluate import Bound, Members, Pictures, ProtocolName, Workers
+from revt_hf.errors import say
 
 if TYPE_CHECKING:
     from revt_hf.diagnosing.choosing import Choice, Judge
@@ -133,7 +134,7 @@ def _choose(
         write_json(json_file, result)
     print("\n".join(result["report"]))
     if not how.quiet:
-        print(f"written: {output}; revt merge --recipe {output} --output FOLDER")
+        say(f"written: {output}; revt merge --recipe {output} --output FOLDER")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Quiet
+from revt_hf.errors import say
 
 
 def curves(
@@ -33,7 +34,7 @@ def curves(
     if json_file is not None:
         write_json(json_file, found.to_json())
     if not quiet:
-        print(f"{len(found.curves)} curves: {output}")
+        say(f"{len(found.curves)} curves: {output}")
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 
 EXIT_BAD_DATA = 2
 
@@ -114,7 +114,7 @@ def show_command(
     from revt_hf.options import key_values
 
     count = show(name, split, output, data_dir, config, key_values(options), pictures)
-    print(f"{count} pictures of {name}/{split}: {output}")
+    say(f"{count} pictures of {name}/{split}: {output}")
 
 
 @data_app.command("prepare")
@@ -167,7 +167,7 @@ def prepare_command(
 
         request = Export(name, data_dir, config, key_values(options), splits, bound, licence)
         done = export_parquet(request, output, overwrite, push, private, quiet)
-        print(f"packed: {done}{f', pushed to {push}' if push else ''}")
+        say(f"packed: {done}{f', pushed to {push}' if push else ''}")
         return
     if push or licence or private:
         raise UserError("--push, --private and --licence go with --format parquet")
@@ -185,7 +185,7 @@ def prepare_command(
         options=key_values(options),
     )
     record = prepare(spec, splits[0], output, bound, kind, overwrite, workers, quiet)
-    print(
+    say(
         f"prepared {record.images} pictures of {name}/{record.split}: {output}; in a recipe: "
         f"source.prepared: {output}"
     )

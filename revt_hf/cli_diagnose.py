@@ -8,7 +8,7 @@ import typer
 from revt_hf import cli_choose
 from revt_hf.cli_data import Config, DataDir, Json, Options, Overwrite, Quiet
 from revt_hf.cli_evaluate import Bound, Members, Pictures, ProtocolName, Workers
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 
 if TYPE_CHECKING:
     from revt_hf.diagnosing.command import Request
@@ -94,7 +94,7 @@ def path_command(
         first = 0 if line["from"] == "start" else line["from"]
         head = names.get(line["head"], "interpolated, too")
         barrier = line["barrier"]
-        print(
+        say(
             f"{names[first]} to {names[line['to']]}, head {head}: barrier {barrier['loss']:.4f} "
             f"at {barrier['loss_at']:g}, mIoU {barrier['mIoU']:.2f} points at "
             f"{barrier['mIoU_at']:g}"
@@ -136,7 +136,7 @@ def plane_command(
             (point["heads"][str(head)]["mIoU"], point["weights"]) for point in result["points"]
         ]
         miou, weights = max(scored, key=lambda pair: pair[0])
-        print(f"head of {member}: best mIoU {miou:.2f} at weights {', '.join(weights)}")
+        say(f"head of {member}: best mIoU {miou:.2f} at weights {', '.join(weights)}")
     _done(output, quiet)
 
 
@@ -175,7 +175,7 @@ def norm_command(
     result = command.norm_command(merge, members or [], sources, recalibrate_on, request)
     _keep(result, json_file)
     for row in result["models"]:
-        print(
+        say(
             f"{row['model']} ({row['kind']}): mean off by {row['mean_shift_rms']:.3f} running "
             f"standard deviations (rms), log variance ratio {row['log_variance_ratio_rms']:.3f}"
         )
@@ -208,12 +208,12 @@ def disagreement_command(
     request = _request(where, output, protocol, bound, pictures, 0, overwrite, quiet)
     result = command.disagreement_command(members, merge, show, request)
     _keep(result, json_file)
-    print(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
+    say(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
     followed = result["merge_on_disputed"]
     print(", ".join(f"{who} {_percent(share)}" for who, share in followed.items()))
     for kind, row in result["accuracy"].items():
         accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
-        print(f"right on {kind} pixels: {', '.join(accuracies)}")
+        say(f"right on {kind} pixels: {', '.join(accuracies)}")
     _done(output, quiet)
 
 
@@ -244,7 +244,7 @@ def _keep(result: dict[str, Any], json_file: Path | None) -> None:
 
 def _done(output: Path, quiet: bool) -> None:
     if not quiet:
-        print(f"written: {output}")
+        say(f"written: {output}")
 
 
 def _similarity_text(result: "Similarity") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 from revt_hf.merging.plan import MergeSpec, Rule
 
 _DESCRIPTION = "Average the encoders of several SegFormers; keep one decode head."
@@ -84,16 +84,31 @@ def merge_command(arguments: Sequence[str]) -> None:
         raise UserError("say where the merge goes: --output FOLDER")
     from revt_hf.merging.average import MergeOptions, merge
 
-    options = MergeOptions(given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet)
-    done = merge(spec, given.output, options=options)
-    if given.json is not None:
-        from revt_hf.checkpoints.tensors import MERGE_FILE
-        from revt_hf.files import write_json
+    repeats = None
+    if given.repeat is not None:
         from revt_hf.merging.record import read_merge_record
 
-        write_json(given.json, read_merge_record(done / MERGE_FILE))
+        repeats = read_merge_record(given.repeat)
+        if given.no_hash:
+            raise UserError("--from compares sha256 with the record's: leave out --no-hash")
+    options = MergeOptions(
+        given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet, repeats
+    )
+    done = merge(spec, given.output, options=options)
+    from revt_hf.checkpoints.json_fields import read_json
+    from revt_hf.checkpoints.tensors import MERGE_FILE
+    from revt_hf.merging.plan import remarks
+
+    if given.json is not None:
+        from revt_hf.files import write_json
+
+        write_json(given.json, read_json(done / MERGE_FILE))
     if not given.quiet:
-        print(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
+        for entry in read_json(done / MERGE_FILE)["members"]:
+            left_out = (entry.get(key, []) for key in ("dropped", "added"))
+            for line in remarks(entry["path"], *left_out):
+                say(line)
+        say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 
 
 def _spec(given: argparse.Namespace) -> MergeSpec:
@@ -115,11 +130,14 @@ def _show_plan(spec: MergeSpec, json_file: Path | None, quiet: bool) -> None:
     from contextlib import ExitStack
 
     from revt_hf.files import write_json
+    from revt_hf.merging.average import result_description
     from revt_hf.merging.plan import make_plan
 
     with ExitStack() as stack:
         plan = make_plan(spec, stack, quiet)
-    print("\n".join(plan.lines()))
+        result_description(plan)
+    for line in plan.lines():
+        say(line)
     if json_file is not None:
         write_json(json_file, plan.to_json())
 

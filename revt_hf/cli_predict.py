@@ -8,7 +8,7 @@ import typer
 
 from revt_hf.cli_data import Json, Quiet
 from revt_hf.cli_evaluate import Bound, ProtocolName
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 
 EXIT_FAILED = 2
 
@@ -75,7 +75,7 @@ def predict(
         write_json(json_file, done.to_json())
     if not quiet:
         failed = f", {len(done.failed)} failed" if done.failed else ""
-        print(f"{len(done.pictures)} pictures and videos{failed}: {output}")
+        say(f"{len(done.pictures)} pictures and videos{failed}: {output}")
     if done.failed:
         raise typer.Exit(EXIT_FAILED)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Quiet
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, say
 
 EXIT_STALE = 1
 
@@ -66,7 +66,7 @@ def table(
             print(f"stale: {document}; revt table --update {document} renews it", file=sys.stderr)
             raise typer.Exit(EXIT_STALE)
         if not quiet:
-            print(f"up to date: {document}")
+            say(f"up to date: {document}")
         return
     if not results:
         raise UserError("name RESULTS: evaluations (JSON) or folders of them")
@@ -82,7 +82,7 @@ def table(
     if output is not None:
         write_text(output, formatted(tables, chosen))
         if not quiet:
-            print(f"written: {output}")
+            say(f"written: {output}")
     elif chosen is TableFormat.terminal:
         print_tables(tables)
     else:

@@ -27,6 +27,11 @@ def printable(text: str, lines: bool = False) -> str:
     return (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
 
 
+def say(line: str) -> None:
+    """Print one line, whatever the names in it hold."""
+    print(printable(line))
+
+
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 

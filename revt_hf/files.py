@@ -101,6 +101,9 @@ def atomic_folder(
             # Things may have come there meanwhile.
             check_output(target, overwrite, inputs)
             replace_folder(scratch, place)
+        except UserError as error:
+            # What is written inside names the place that nobody knows.
+            raise UserError(str(error).replace(str(scratch), str(target))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -201,7 +204,8 @@ def write_json(target: Path, value: Any) -> None:
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_file(target) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        # File names may hold bytes that are not UTF-8; escaped, they are JSON still.
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

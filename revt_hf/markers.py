@@ -24,7 +24,12 @@ def mark_output(
     """
     ours = [path for path in _files(folder) if not _is_passing(path) and _fits(path, files)]
     value = {"format": _FORMAT, "files": sorted(ours), "patterns": list(patterns)}
-    (folder / MARKER_FILE).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    scratch = folder / f"{SCRATCH_PREFIX}marker"
+    try:
+        scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(folder / MARKER_FILE)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def is_marked(folder: Path) -> bool:

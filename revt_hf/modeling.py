@@ -17,10 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.class_order import rows_by_train_id
 from revt_hf.checkpoints.description import Description, read_description
-from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places, float_dtypes
+from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places
+from revt_hf.checkpoints.model_files import common_dtype
 from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
 from revt_hf.folded_head import fold_
 from revt_hf.labels import CLASSES
@@ -207,12 +209,16 @@ def _tensors(
 ) -> dict[str, torch.Tensor]:
     """On-disk name -> tensor of the network: float32, finite, on the CPU; the counter int64."""
     places = fitting_places(checkpoint, description, with_head)
-    dtypes = float_dtypes(places)
-    if description.dtype is not None and dtypes != {description.dtype}:
+    dtype = common_dtype(place.dtype for place in places.values())
+    if description.dtype not in (None, dtype):
         # Whoever wrote one of the two forgot the other; the values are those of the tensors.
         _log.warning(
             "%s: %s says %s, the tensors are %s: read as what they are",
-            *(description.label, CONFIG_FILE, description.dtype, " and ".join(sorted(dtypes))),
+            *(description.label, CONFIG_FILE, description.dtype, dtype),
+        )
+    if checkpoint.dropped:
+        _log.warning(
+            "%s: no SegFormer has %s: left out", description.label, listed(checkpoint.dropped)
         )
     # Files of old have none, and nothing reads it: BatchNorm's momentum is fixed.
     tensors = {COUNTER: torch.tensor(0)} if with_head else {}

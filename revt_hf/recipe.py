@@ -148,7 +148,7 @@ class Augmentation(Section):
 class Optimizer(Section):
     """AdamW, with the decode head's learning rate multiplied."""
 
-    lr: Factor = 6e-5
+    lr: Annotated[float, Field(gt=0)] = 6e-5
     head_lr_factor: Factor = 10.0
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (

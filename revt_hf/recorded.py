@@ -1,10 +1,10 @@
 """What a result folder says of itself: its recipe, and the protocol it was made for."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.json_fields import read_json
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE
 from revt_hf.errors import UserError
 from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
@@ -63,6 +63,6 @@ def _evaluation_of(folder: Path) -> Evaluation:
     if not path.is_file():
         return Evaluation()
     try:
-        return Evaluation.model_validate(json.loads(path.read_text("utf-8"))["evaluation"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return Evaluation.model_validate(read_json(path)["evaluation"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error

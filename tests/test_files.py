@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from revt_hf import replacing
 from revt_hf.errors import UserError
 from revt_hf.files import atomic_file, atomic_folder, folder_in_place, locked, write_json
+from revt_hf.markers import MARKER_FILE, is_marked, mark_output
 from revt_hf.replacing import beside, scratch_file
 
 
@@ -68,6 +70,23 @@ def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
     assert (tmp_path / "out" / "a.txt").read_text() == "old"
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_full_disk_leaves_the_old_marker(tmp_path, monkeypatch):
+    _write(tmp_path / "out", "old")
+    monkeypatch.setattr(Path, "replace", lambda *_: _full_of_files(None))
+    with pytest.raises(OSError, match="No space left"):
+        mark_output(tmp_path / "out")
+    assert is_marked(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER_FILE, "a.txt"]
+
+
+def test_the_final_place_is_named_not_the_hidden_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    named = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out' / 'a.json'}: ")
+    with named, atomic_folder(tmp_path / "out") as scratch:
+        (scratch / "a.json").mkdir()
+        write_json(scratch / "a.json", {})
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -1,5 +1,6 @@
 """Rows of merging three SegFormer-B5: as a function, and as the whole command."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from revt_hf.benchmarks.runner import Pair, row
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.fitting import COUNTER
+from revt_hf.checkpoints.shapes import tensor_shapes
+from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.merging.average import MergeOptions, merge
 
 _MEMBERS = 3
-_DEPTHS = (3, 6, 40, 3)
-_WIDTHS = (64, 128, 320, 512)
-_HEAD = 768
 PIECE = 1 << 17  # as cat reads
 
 
@@ -30,29 +32,23 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def b5_members() -> tuple[Path, ...]:
-    """Folders with tensors of B5's number and sizes (about 340 MB), without transformers."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for stage, (depth, width) in enumerate(zip(_DEPTHS, _WIDTHS, strict=True)):
-        for block in range(depth):
-            place = f"segformer.encoder.block.{stage}.{block}"
-            for name in ("query", "key", "value"):
-                shapes[f"{place}.attention.self.{name}.weight"] = (width, width)
-            shapes[f"{place}.attention.output.dense.weight"] = (width, width)
-            for name, size in (("dense1", (4 * width, width)), ("dense2", (width, 4 * width))):
-                shapes[f"{place}.mlp.{name}.weight"] = size
-                shapes[f"{place}.mlp.{name}.bias"] = size[:1]
-            for number in (1, 2):
-                shapes[f"{place}.layer_norm_{number}.weight"] = (width,)
-                shapes[f"{place}.layer_norm_{number}.bias"] = (width,)
-        shapes[f"decode_head.linear_c.{stage}.proj.weight"] = (_HEAD, width)
-    shapes["decode_head.linear_fuse.weight"] = (_HEAD, 4 * _HEAD)
+    """Folders with B5's tensors (about 340 MB), without transformers."""
+    config = {
+        "model_type": "segformer",
+        "depths": [3, 6, 40, 3],
+        "hidden_sizes": [64, 128, 320, 512],
+        "decoder_hidden_size": 768,
+        "num_labels": 19,
+    }
     folders = []
     for seed in range(_MEMBERS):
         rng = np.random.default_rng(seed)
         folder = Path(_folder().name) / f"member-{seed}"
         folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        tensors = {n: rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
+        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        shapes = tensor_shapes(read_description(folder).architecture, 19)
+        tensors = {n: rng.random(s, dtype=np.float32) for n, s in shapes.items()}
+        tensors[COUNTER] = np.array(0)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         folders.append(folder)
     return tuple(folders)

@@ -53,11 +53,6 @@ def fitting_places(
     return {name: held[name] for name in shapes if name in held}
 
 
-def float_dtypes(places: Mapping[str, TensorPlace]) -> set[str]:
-    """The dtypes of the tensors of floating point, as ``config.json`` calls them."""
-    return {FLOATS[place.dtype] for place in places.values() if place.dtype in FLOATS}
-
-
 def _problems(
     held: Mapping[str, TensorPlace], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:

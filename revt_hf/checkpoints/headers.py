@@ -5,10 +5,11 @@ to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
 (https://github.com/huggingface/safetensors, "Format").
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -25,6 +26,7 @@ _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
 _MOST_DIMENSIONS = 64  # torch's
 _ALIGNMENT = 8
+_PIECE_BYTES = 1 << 20
 METADATA = "__metadata__"
 
 
@@ -92,6 +94,36 @@ def header_bytes(entries: Mapping[str, Any]) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def tensors_hash(entries: Iterable[tuple[str, str, tuple[int, ...]]]) -> "hashlib._Hash":
+    """A sha256 of tensors, to be given their bytes in the same order.
+
+    It does not depend on a file's metadata, so that it stays the same when those change.
+
+    Args:
+        entries: name, dtype (safetensors' name) and shape, in the order of the bytes.
+    """
+    listed = [[name, dtype, list(shape)] for name, dtype, shape in entries]
+    return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode())
+
+
+def tensors_sha256(path: Path) -> str:
+    """sha256 of a safetensors file's tensors: names, dtypes, shapes and bytes.
+
+    Raises:
+        UserError: the file cannot be read, or it is broken.
+    """
+    places = read_header(path)
+    digest = tensors_hash((place.name, place.dtype, place.shape) for place in places)
+    try:
+        with path.open("rb") as file:
+            file.seek(places[0].offset if places else 0)
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:

@@ -21,6 +21,7 @@ _MOST_REPEATS = 20  # of one address
 _MOST_REQUESTS = 1000
 _OK, _REFUSED, _BUSY, _BROKEN = 200, 400, 429, 500
 _LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-")
 _ETAG = re.compile(r"[^/\\]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
@@ -81,6 +82,7 @@ class Limits:
         # What was asked and has not been answered whole: asked again, it is a retry.
         self._open: set[str] = set()
         self._redirected = False
+        self._reached: Counter[str] = Counter()
         self._bound: list[tuple[Any, Any]] = []
         self._answered = False
         self._progress()
@@ -102,7 +104,7 @@ class Limits:
 
         def after(response: Any) -> None:
             ended = self._after(response)
-            response.stream = watched(response.stream, self._moved, ended)
+            response.stream = watched(response.stream, self._counter(response), ended)
             if response.status_code == _OK and "/revision/" in response.request.url.path:
                 _check_commit(response)
 
@@ -129,6 +131,20 @@ class Limits:
         self._bytes += count
         if self._bytes >= _PROGRESS_BYTES:
             self._progress()
+
+    def _counter(self, response: Any) -> Callable[[int], None]:
+        """Count bytes of an answer: what was sent before, by an attempt that broke off, is none."""
+        address = f"{response.request.method} {response.request.url}"
+        begin = _RANGE.match(response.headers.get("Content-Range", ""))
+        at = int(begin[1]) if begin else 0
+
+        def count(length: int) -> None:
+            nonlocal at
+            at += length
+            self._moved(max(0, min(length, at - self._reached[address])))
+            self._reached[address] = max(at, self._reached[address])
+
+        return count
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()

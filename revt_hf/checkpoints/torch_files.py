@@ -3,6 +3,8 @@
 import re
 import warnings
 import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, memory_names
+from revt_hf.checkpoints.names import memory_names
 from revt_hf.checkpoints.tensors import TensorPlace, standard_name
+from revt_hf.checkpoints.wrapping import is_model_name, listed, unwrap
 from revt_hf.errors import UserError
 
 DTYPES = {
@@ -29,13 +32,8 @@ DTYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
 }
-# Checkpoints keep the model under one of these, beside the optimizer and bookkeeping.
-_NESTED = ("state_dict", "model")
-_DEEPEST = 4
-_DATA_PARALLEL = "module."
-_ORIGINAL_ENCODER = "backbone."
-_IMAGENET_HEAD = "head."
-_FIRST_OF_A_BARE_ENCODER = "patch_embed1."
+# An optimizer's averages may be called like the tensors that they belong to.
+_OPTIMIZER = "optim"
 _UNKNOWN_OPERATION = "Unsupported operand"
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _NUMBER_KINDS = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
@@ -56,7 +54,7 @@ class TorchFile:
         tensors: on-disk name -> tensor on the CPU, contiguous, no two sharing memory; mapped
             from the file where its format allows it.
         names: on-disk name -> name in the file.
-        dropped: names in the file that no SegFormer has: the unused ``conv_seg``.
+        dropped: names in the file that no SegFormer has: the unused ``conv_seg``, averages.
         meta: what the original keeps beside the tensors (``CLASSES``, ``iter``, ...).
     """
 
@@ -65,44 +63,60 @@ class TorchFile:
     dropped: tuple[str, ...]
     meta: dict[str, Any]
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The class names in ``meta``, if there are any."""
+        found = self.meta.get("CLASSES")
+        named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+        return tuple(found) if found and named else None
 
-def rewrite(path: Path, target: Path) -> tuple[str, ...]:
-    """Write the model of a torch file as safetensors, with on-disk names.
 
-    Returns:
-        Names in the file that were dropped; see :class:`TorchFile`.
+def rewrite(paths: Sequence[Path], target: Path) -> TorchFile:
+    """Write the model of a torch file, or of its shards, as safetensors with on-disk names.
 
     Raises:
         UserError: as :func:`read_torch_file`; or ``target`` cannot be written.
     """
-    read = read_torch_file(path)
+    read = read_torch_file(*paths)
     try:
         save_file(read.tensors, target, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"cannot write the tensors of {path} to the temporary folder {target.parent}: {error}"
+            f"cannot write the tensors of {paths[0]} to the temporary folder {target.parent}: "
+            f"{error}"
         ) from error
-    return read.dropped
+    return read
 
 
-def read_torch_file(path: Path) -> TorchFile:
+def read_torch_file(path: Path, *shards: Path) -> TorchFile:
     """Read the model of a file that ``torch.save`` wrote.
 
-    The tensors may lie under ``state_dict`` or ``model``, their names may begin with ``module.``
-    and be the original's (with or without ``backbone.``) or transformers'. What lies beside them
-    (an optimizer) is left. The classifier of an ImageNet encoder gets transformers' name, too.
+    The tensors may lie at the top or under any keys (``state_dict``, ``model_state_dict``,
+    ``net``), in any depth, and their names may begin with ``module.`` or another prefix
+    (:func:`revt_hf.checkpoints.wrapping.unwrap`) and be the original's (with or without
+    ``backbone.``) or transformers'. What lies beside them (an optimizer) is left. The classifier
+    of an ImageNet encoder gets transformers' name, too.
+
+    Args:
+        path: the file.
+        shards: further files of the same model.
 
     Raises:
         UserError: the file cannot be read, asks for more than tensors and plain values (which
-            one is named), or holds no tensors, one twice, or one that is not dense.
+            one is named), or holds no model, several, one tensor twice, or one that is not dense.
     """
     content = _load(path)
     meta = content.get("meta") if isinstance(content, dict) else None
+    state = _state_dict(path, content)
+    for shard in shards:
+        state |= _state_dict(shard, _load(shard))
+    found = unwrap(str(path), list(state))
     tensors: dict[str, torch.Tensor] = {}
     names: dict[str, str] = {}
-    dropped = []
+    dropped = [*found.dropped]
     storages: set[int] = set()
-    for name, (full_name, tensor) in _named(_state_dict(path, content)).items():
+    for name, full_name in found.names.items():
+        tensor = state[name]
         _check(path, name, tensor)
         targets = memory_names(full_name)
         if not targets:
@@ -176,31 +190,59 @@ def _load(path: Path) -> Any:
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    for _ in range(_DEEPEST):
-        if isinstance(content, dict):
-            inner = [content[key] for key in _NESTED if isinstance(content.get(key), dict)]
-            content = inner[0] if inner else content
-    state = content if isinstance(content, dict) else {}
-    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if not state or not all(isinstance(name, str) for name in state):
-        raise UserError(f"{path} holds no named tensors, neither at the top nor in state_dict")
-    return state
+    found = _models(content)
+    if len(found) > 1:
+        keys = listed(".".join(keys) or "the top" for keys, _ in found)
+        raise UserError(
+            f"{path} holds several models, under {keys}: save the one that is wanted as a file "
+            "of its own"
+        )
+    if not found:
+        keys = listed(".".join(keys) for keys in _keys(content)) or type(content).__name__
+        raise UserError(
+            f"{path} holds no named tensors of a SegFormer, neither at the top nor deeper; it "
+            f"holds {keys}"
+        )
+    return dict(_named_tensors(found[0][1]))
 
 
-def _named(state: dict[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
-    """Name in the file -> name as in a whole model, and the tensor."""
-    strip = all(name.startswith(_DATA_PARALLEL) for name in state)
-    full_names = {name: name.removeprefix(_DATA_PARALLEL) if strip else name for name in state}
-    if any(name.startswith(_FIRST_OF_A_BARE_ENCODER) for name in full_names.values()):
-        full_names = {name: _in_whole_model(full) for name, full in full_names.items()}
-    return {name: (full, state[name]) for name, full in full_names.items()}
+def _models(content: Any) -> list[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """Keys and content of every dict in which tensors of a SegFormer lie by their names."""
+    return [
+        (keys, place)
+        for keys, place in _dicts(content)
+        if any(is_model_name(name) for name, _ in _named_tensors(place))
+    ]
 
 
-def _in_whole_model(name: str) -> str:
-    """The name, with its prefix, of a tensor of the original's encoder by itself."""
-    if name.startswith(_IMAGENET_HEAD):
-        return f"{IMAGENET_CLASSIFIER}{name.removeprefix(_IMAGENET_HEAD)}"
-    return f"{_ORIGINAL_ENCODER}{name}"
+def _dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """A dict and those in it by their keys, each once: one object may lie under many."""
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    seen = set()
+    while waiting:
+        keys, place = waiting.popleft()
+        if not isinstance(place, dict) or id(place) in seen:
+            continue
+        seen.add(id(place))
+        yield keys, place
+        waiting += (
+            ((*keys, key), inner)
+            for key, inner in place.items()
+            if isinstance(key, str) and _OPTIMIZER not in key.lower()
+        )
+
+
+def _keys(content: Any) -> Iterator[tuple[str, ...]]:
+    """Where tensors lie; without any, what is at the top."""
+    found = [(*keys, name) for keys, place in _dicts(content) for name, _ in _named_tensors(place)]
+    top = content if isinstance(content, dict) else ()
+    yield from found or ((str(key),) for key in top)
+
+
+def _named_tensors(place: dict[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in place.items():
+        if isinstance(name, str) and isinstance(value, torch.Tensor):
+            yield name, value
 
 
 def _check(path: Path, name: str, tensor: torch.Tensor) -> None:

@@ -12,7 +12,9 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.fitting import COUNTER
 from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
+from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
 from revt_hf.converting.architecture import (
@@ -48,12 +50,14 @@ class Converted:
         size: ``b0`` .. ``b5``, None if the depths or the head are of none of them.
         labels: the class names, none for an encoder alone.
         dropped: tensors of the source that are not in ``output``, by their names in the source.
+        added: counters of ``output`` that the source lacks; they are 0.
     """
 
     output: Path
     size: str | None
     labels: tuple[str, ...]
     dropped: tuple[str, ...]
+    added: tuple[str, ...] = ()
 
 
 def convert_command(
@@ -122,13 +126,19 @@ def convert_to_mmseg(
     return _to_original(folder, output_file, overwrite, quiet).output
 
 
-def describe(label: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def describe(
+    label: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    classes: tuple[str, ...] | None = None,
+) -> None:
     """Write ``config.json`` and ``preprocessor_config.json`` of tensors that have none.
 
     Args:
         label: what errors call the tensors' source.
         shapes: of a whole SegFormer, by on-disk name.
         folder: gets the files.
+        classes: their names, where they are known.
 
     Raises:
         UserError: as :func:`convert`, for widths that are of no SegFormer or a missing head.
@@ -137,7 +147,7 @@ def describe(label: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) ->
     if not has_head(tensors):
         raise UserError(f"{label} has no decode head: give a member that has one, with its folder")
     config = infer_config(label, tensors)
-    _name_classes(config, None)
+    _name_classes(config, classes)
     config.architectures = [SegformerForSemanticSegmentation.__name__]
     config.save_pretrained(folder)
     _processor().save_pretrained(folder)
@@ -151,9 +161,11 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     check_output(output, overwrite, [source])
     if source.is_dir():
         raise UserError(f"{source} is a folder, not a file of the original: try --to {ORIGINAL}")
+    stamps = Stamps([source])
     read = read_torch_file(source)
     tensors, dropped = _without_classifier(read.tensors)
     whole = has_head(tensors)
+    added = _count(tensors) if whole else ()
     config = infer_config(str(source), tensors)
     labels = _name_classes(config, read.meta.get("CLASSES")) if whole else ()
     model = empty_model(config, whole)
@@ -164,8 +176,10 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     with atomic_folder(output, overwrite, [source]) as scratch, quiet_transformers():
         model.save_pretrained(scratch)
         _processor().save_pretrained(scratch)
+        # The tensors are mapped from the file.
+        stamps.check()
     gone = (*read.dropped, *(read.names[name] for name in dropped))
-    return Converted(output, size_name(config, whole), labels, gone)
+    return Converted(output, size_name(config, whole), labels, gone, added)
 
 
 def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool) -> Converted:
@@ -177,10 +191,13 @@ def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool)
             raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
         in_file = {name: place.name for name, place in checkpoint.places.items()}
         everything = {name: read_tensor(place) for name, place in checkpoint.places.items()}
+        checkpoint.stamps.add(folder / CONFIG_FILE)
+        theirs = _read_config(label, folder)
+        checkpoint.stamps.check()
     tensors, dropped = _without_classifier(everything)
     whole = has_head(tensors)
+    added = _count(tensors) if whole else ()
     config = infer_config(label, tensors)
-    theirs = _read_config(label, folder)
     check_config(label, config, theirs)
     model = empty_model(config, whole)
     check_fits(label, model, tensors, lambda name: in_file.get(name, name))
@@ -200,9 +217,8 @@ def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool)
         state["decode_head.conv_seg.bias"] = torch.zeros(config.num_labels)
     with atomic_file(output) as scratch:
         torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, scratch)
-    return Converted(
-        output, size_name(config, whole), labels, (*gone, *(in_file[name] for name in dropped))
-    )
+    gone = (*gone, *(in_file[name] for name in dropped))
+    return Converted(output, size_name(config, whole), labels, gone, added)
 
 
 def _original_state(tensors: dict[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:
@@ -225,6 +241,14 @@ def _without_classifier(
         return tensors, []
     dropped = [name for name in tensors if name.startswith(IMAGENET_CLASSIFIER)]
     return {name: tensor for name, tensor in tensors.items() if name not in dropped}, dropped
+
+
+def _count(tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """Let the head's BatchNorm count from 0 where a file does not say; the names put in."""
+    if COUNTER in tensors:
+        return ()
+    tensors[COUNTER] = torch.tensor(0)
+    return (COUNTER,)
 
 
 def _name_classes(config: SegformerConfig, given: Any) -> tuple[str, ...]:

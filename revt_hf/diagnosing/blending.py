@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,7 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.class_order import rows_by_train_id
-from revt_hf.checkpoints.description import (
-    PROCESSOR_FILE,
-    read_description,
-    read_normalisation,
-)
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.checkpoints.shapes import CLASSIFIER
@@ -26,7 +22,7 @@ from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.files import file_sha256
 from revt_hf.merging.feeds import opened, read_at
 from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import FLOATS, MergeSpec, Plan, Rule, Source, make_plan
+from revt_hf.merging.plan import MergeSpec, Plan, Rule, Source, make_plan
 from revt_hf.merging.record import merge_record
 from revt_hf.merging.streaming import unpacked
 
@@ -96,8 +92,8 @@ class Blender:
             if missing:
                 raise UserError(f"{self.members[0]} does not hold the tensor {missing[0]}")
             # The files keep their order of classes, the model has the train ids'.
-            self._rows = _common_rows(self._plan.sources, start_head and self._plan.base)
-            _check_normalisation(self._sources)
+            description = self._plan.sources[0].says.description
+            self._rows = list(rows_by_train_id(description)) if description else []
         except BaseException:
             self._stack.close()
             raise
@@ -127,6 +123,7 @@ class Blender:
         digests = [
             {path.name: file_sha256(path) for path in source.originals} for source in self._sources
         ]
+        self._plan.check_unchanged()
         record = merge_record(self._plan, digests)
         return {"members": record["members"], "base": record["base"]}
 
@@ -162,31 +159,3 @@ class Blender:
         path = source.files[file]
         read_at(self._files[number][file], path, int(source.offset[place]), buffer)
         return unpacked(buffer, dtype)
-
-
-def _common_rows(members: Sequence[Source], start: Source | Literal[False] | None) -> list[int]:
-    """The rows of the decode heads by train id, which all that are blended have to agree on."""
-    sources = [*members, *([start] if start else [])]
-    rows = {
-        source.label: list(rows_by_train_id(read_description(source.folder, source.label)))
-        for source in sources
-        if source.folder is not None
-    }
-    for label, found in rows.items():
-        if found != rows[members[0].label]:
-            raise UserError(f"{label} has its classes in another order than {members[0].label}")
-    return rows[members[0].label]
-
-
-def _check_normalisation(sources: Sequence[Source]) -> None:
-    read = {
-        source.label: read_normalisation(source.folder)
-        for source in sources
-        if source.folder is not None
-    }
-    for label, found in read.items():
-        if found != read[sources[0].label]:
-            raise UserError(
-                f"{label} normalises images otherwise than {sources[0].label} "
-                f"({PROCESSOR_FILE}): blends of them mean nothing"
-            )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.diagnosing.parts import Group
 from revt_hf.errors import UserError
 from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.plan import FLOATS, Plan, Source
+from revt_hf.merging.plan import Plan, Source
 from revt_hf.merging.streaming import Run, runs, unpacked
 
 _BUFFER_BYTES = 2 * 1024 * 1024

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from revt_hf.checkpoints.fitting import FLOATS
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.diagnosing.parts import Group, blocks, layer_types, wholes
 from revt_hf.diagnosing.products import Products, Reader
-from revt_hf.merging.plan import FLOATS, MergeSpec, Plan, Rule, make_plan
+from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
 
 
 @dataclass(frozen=True)

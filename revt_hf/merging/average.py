@@ -5,27 +5,37 @@ And everything else that ``MergeSpec`` can say. Nothing here imports torch.
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from revt_hf.checkpoints.headers import ITEM_SIZES, METADATA, header_bytes
+from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
+from revt_hf.checkpoints.fitting import fitting_places
+from revt_hf.checkpoints.headers import (
+    ITEM_SIZES,
+    METADATA,
+    TensorPlace,
+    header_bytes,
+    tensors_hash,
+)
+from revt_hf.checkpoints.model_files import common_dtype, model_config, processor
+from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
+    Checkpoint,
 )
 from revt_hf.files import atomic_folder, check_output, write_json
-from revt_hf.merging.plan import MergeSpec, Plan, make_plan
-from revt_hf.merging.record import merge_record
+from revt_hf.merging.plan import NOWHERE, MergeSpec, Plan, Source, make_plan
+from revt_hf.merging.record import check_repeated, merge_record
 from revt_hf.merging.streaming import stream
 
 METADATA_KEY = "revt_hf"
-_PROCESSOR_FILE = "preprocessor_config.json"
 _NO_DIGEST = "0" * 64
 
 
@@ -38,12 +48,14 @@ class MergeOptions:
         hashing: put the members' sha256 into the record.
         allow_nonfinite: take NaN and infinity as they come.
         quiet: no progress bar.
+        repeats: the record of a merge whose weights have to come out again.
     """
 
     overwrite: bool = False
     hashing: bool = True
     allow_nonfinite: bool = False
     quiet: bool = True
+    repeats: Mapping[str, Any] | None = None
 
 
 def merge(
@@ -66,9 +78,10 @@ def merge(
         options: how; ``overwrite`` counts if either says so.
 
     Raises:
-        UserError: fewer than two members, a missing or broken file, keys or shapes that differ
-            (they are named), NaN or infinity in a member, or an output that exists. Nothing is
-            written then.
+        UserError: fewer than two members, a missing or broken file, configurations, classes,
+            image processors, keys or shapes that differ (they are named), NaN or infinity in a
+            member, a file that changes meanwhile, or an output that exists. Nothing is written
+            then.
     """
     spec = members if isinstance(members, MergeSpec) else MergeSpec(tuple(map(str, members)))
     options = options or MergeOptions()
@@ -78,52 +91,83 @@ def merge(
     check_output(target, overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
-        folder = _model_folder(plan)
+        description = result_description(plan)
+        evaluation = _evaluation(plan)
         with atomic_folder(target, overwrite, inputs) as scratch:
-            record = _write_weights(plan, scratch / WEIGHTS_FILE, options)
-            _write_description(plan, folder, scratch)
-            write_json(scratch / MERGE_FILE, {**record, "evaluation": _evaluation(folder)})
+            record, tensors = _write_weights(plan, scratch / WEIGHTS_FILE, options)
+            record |= {"evaluation": evaluation, "tensors_sha256": tensors}
+            plan.check_unchanged()
+            if options.repeats is not None:
+                check_repeated(options.repeats, record)
+            dtype = common_dtype(item.dtype for item in plan.items)
+            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+            write_json(scratch / PROCESSOR_FILE, _processor(plan, description))
+            write_json(scratch / MERGE_FILE, record)
     return target
 
 
-def _write_description(plan: Plan, folder: Path | None, output: Path) -> None:
-    """The configuration and image processor, copied or made from the tensors' shapes."""
-    if folder is None:
+def result_description(plan: Plan) -> Description:
+    """What the result's ``config.json`` says: as the head's member, or from the tensors' shapes.
+
+    Raises:
+        UserError: the tensors are not those of a whole SegFormer.
+    """
+    says = [source.says for source in _by_authority(plan)]
+    known = next((one.description for one in says if one.description), None)
+    label = plan.sources[plan.spec.head - 1].label
+    places = {
+        item.name: TensorPlace(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
+        for item in plan.items
+    }
+    if known is None:
         # Members that are single files are torch's or have been through it: it is imported here.
         from revt_hf.converting.convert import describe
 
-        describe(plan.sources[0].label, {item.name: item.shape for item in plan.items}, output)
-        return
-    for name in (CONFIG_FILE, _PROCESSOR_FILE):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+        classes = next((one.classes for one in says if one.classes), None)
+        with TemporaryDirectory(prefix="revt-") as folder:
+            shapes = {name: place.shape for name, place in places.items()}
+            describe(label, shapes, Path(folder), classes)
+            known = read_description(Path(folder), label)
+    result = Checkpoint(label, None, (), places, (Path(label),), (), Stamps([]))
+    fitting_places(result, known)
+    return known
 
 
-def _model_folder(plan: Plan) -> Path | None:
-    """Where the configuration comes from: the head's member, else any that has one."""
-    head = plan.sources[plan.spec.head - 1]
-    for source in (head, *plan.sources):
-        if source.folder is not None:
-            return source.folder
-    return None
+def _processor(plan: Plan, description: Description) -> Mapping[str, Any]:
+    """The image processor of the head's member, else of any that has one."""
+    own = (source.says.processor for source in _by_authority(plan))
+    return next((one for one in own if one), processor(description.normalisation))
 
 
-def _evaluation(folder: Path | None) -> dict[str, Any]:
+def _by_authority(plan: Plan) -> list[Source]:
+    """The head's member first: it says what the others leave open."""
+    return [plan.sources[plan.spec.head - 1], *plan.sources]
+
+
+def _evaluation(plan: Plan) -> dict[str, Any]:
     """The averaged features keep the scale of pictures that the members were trained on."""
-    if folder is None or not any((folder / name).is_file() for name in (RECIPE_FILE, MERGE_FILE)):
-        return {"bound": [1024, 512]}
-    from revt_hf.recorded import recorded_evaluation
+    for source in _by_authority(plan):
+        if source.folder is None:
+            continue
+        names = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        if not any(name.is_file() for name in names):
+            break
+        from revt_hf.recorded import recorded_evaluation
 
-    evaluation = recorded_evaluation([folder])
-    # Defaults are left out: records of before there were other fields stay as they are.
-    return {
-        "bound": evaluation.bound and list(evaluation.bound),
-        **evaluation.model_dump(mode="json", exclude_defaults=True),
-    }
+        source.stamps.add(*names)
+        evaluation = recorded_evaluation([source.folder])
+        # Defaults are left out: records of before there were other fields stay as they are.
+        return {
+            "bound": evaluation.bound and list(evaluation.bound),
+            **evaluation.model_dump(mode="json", exclude_defaults=True),
+        }
+    return {"bound": [1024, 512]}
 
 
-def _write_weights(plan: Plan, path: Path, options: MergeOptions) -> dict[str, Any]:
-    """Write the safetensors file; the record that its header holds."""
+def _write_weights(
+    plan: Plan, path: Path, options: MergeOptions
+) -> tuple[dict[str, Any], str | None]:
+    """Write the safetensors file; the record that its header holds, and sha256 of the tensors."""
     sources = [*plan.sources, *([plan.base] if plan.base else [])]
     blank = [
         {original.name: _NO_DIGEST for original in source.originals} if options.hashing else None
@@ -132,12 +176,20 @@ def _write_weights(plan: Plan, path: Path, options: MergeOptions) -> dict[str, A
     # The digests are known at the end only; they take the place of as many zeros.
     header = _header(plan, merge_record(plan, blank))
     total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
+    own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
-        digests = stream(plan, file, options.hashing, options.allow_nonfinite, on_bytes)
+        digests = stream(
+            plan,
+            file,
+            options.hashing,
+            options.allow_nonfinite,
+            on_bytes,
+            own if options.hashing else None,
+        )
         record = merge_record(plan, digests)
         _write_header(file, _header(plan, record), len(header))
-    return record
+    return record, own.hexdigest() if options.hashing else None
 
 
 def _header(plan: Plan, record: Mapping[str, Any]) -> bytes:

@@ -74,7 +74,8 @@ def recalibrate_command(
     protocol = Protocol.of(recorded_evaluation([model]))
     before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:
-        done = recalibrate(model, output, rows, protocol, overwrite, progress.update)
+        named = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
+        done = recalibrate(model, output, rows, protocol, overwrite, progress.update, named)
     after = _scores(done, held_out, protocol, quiet)
     return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 

@@ -2,20 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.checkpoints.fitting import COUNTER, FLOATS, fitting_places
+from revt_hf.checkpoints.names import HEAD_PREFIX
+from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace, open_checkpoint
+from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
+from revt_hf.merging.agreement import (
+    Described,
+    check_agreement,
+    check_same_tensors,
+    described,
+)
 from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.selection import select
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-_NAMED = 5
+# Batches that the head's BatchNorm has seen: torch counts from 0 where a file does not say.
+_AFTER = "decode_head.batch_norm.running_var"
+NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,21 @@ class MergeSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """A member or the base: where the tensors of the plan's items lie in its files."""
+    """A member or the base: where the tensors of the plan's items lie in its files.
+
+    Attributes:
+        label: what the user called it.
+        folder: where ``config.json`` lies, None for a single file.
+        files: that are read.
+        originals: that were given.
+        file: for each item, the number of its file.
+        offset: of each item's first byte; ``NOWHERE`` for one that it does not hold.
+        dtypes: of the items that are of another one here than in the result.
+        stamps: of every file that was read.
+        says: its configuration, classes and image processor.
+        dropped: names of tensors that no SegFormer has.
+        added: names of counters that it lacks; they are 0.
+    """
 
     label: str
     folder: Path | None
@@ -70,13 +95,19 @@ class Source:
     originals: tuple[Path, ...]
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
-    # Only where it is not the first member's.
     dtypes: Mapping[int, str]
+    stamps: Stamps
+    says: Described
+    dropped: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Item:
-    """One tensor of the result; ``rule`` is None for a copy of the head member's."""
+    """One tensor of the result, of the dtype that the head's member has it in.
+
+    ``rule`` is None for a copy of that member's, bit for bit.
+    """
 
     name: str
     dtype: str
@@ -94,6 +125,15 @@ class Plan:
     base: Source | None
     items: tuple[Item, ...]
 
+    def check_unchanged(self) -> None:
+        """Refuse what was read if a member's or the base's files are not what they were.
+
+        Raises:
+            UserError: one changed; it is named.
+        """
+        for source in (*self.sources, *([self.base] if self.base else [])):
+            source.stamps.check()
+
     def lines(self) -> list[str]:
         """The plan in words: what is merged and copied, from whom."""
         head = self.spec.members[self.spec.head - 1]
@@ -103,6 +143,8 @@ class Plan:
         ]
         if self.base is not None:
             lines.append(f"base: {self.base.label}")
+        for source in self.sources:
+            lines += remarks(source.label, source.dropped, source.added)
         for number, rule in enumerate(self.spec.rules):
             weights = f", weights {list(rule.weights)}" if rule.weights else ""
             extra = "".join(f", {key} {value:g}" for key, value in rule.parameters.items())
@@ -134,6 +176,16 @@ class Plan:
         return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
 
 
+def remarks(label: str, dropped: Sequence[str], added: Sequence[str]) -> list[str]:
+    """What is not taken from a member as it is, in words; arguments as in :class:`Source`."""
+    found = []
+    if dropped:
+        found.append(f"left out of {label}: {listed(dropped)}")
+    if added:
+        found.append(f"missing in {label}, 0 is taken: {listed(added)}")
+    return found
+
+
 def check_spec(spec: MergeSpec) -> None:
     """All that can be said of a merge before its members are opened.
 
@@ -153,7 +205,6 @@ def check_spec(spec: MergeSpec) -> None:
                 f"unknown merge method '{rule.method}': use one of {', '.join(METHODS)}"
             )
         method = METHODS[rule.method]
-        checked_parameters(method, rule.parameters)
         low, high = method.members
         if len(spec.members) < low or (high is not None and len(spec.members) > high):
             wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
@@ -167,6 +218,22 @@ def check_spec(spec: MergeSpec) -> None:
             raise UserError(
                 f"{len(rule.weights)} weights for {len(spec.members)} members: give one a member"
             )
+        _try(rule, len(spec.members))
+
+
+def _try(rule: Rule, members: int) -> None:
+    """Weights or parameters that a method cannot work with show on any numbers."""
+    if rule.weights is not None and not np.isfinite(rule.weights).all():
+        raise UserError(f"{rule.method}: weights have to be finite, not {list(rule.weights)}")
+    method = METHODS[rule.method]
+    parameters: dict[str, Any] = dict(checked_parameters(method, rule.parameters))
+    if method.stochastic:
+        parameters["salt"] = ""
+    ones = [np.ones(1, np.float32)] * (members + 1)
+    weights = np.array(rule.weights) if rule.weights is not None else None
+    base = ones[0] if method.needs_base else None
+    with np.errstate(all="ignore"):
+        method.function(ones[:members], weights, base, **parameters)
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
@@ -182,37 +249,60 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
             are named), a rule that does not fit the members, or a selection of nothing.
     """
     check_spec(spec)
-    first = _opened(spec.members[0], stack, quiet)
-    rule_of = _rules(spec, list(first.places))
-    items = tuple(
-        Item(name, place.dtype, place.shape, int(np.prod(place.shape, dtype=np.int64)), rule)
-        for name, place in first.places.items()
-        for rule in [rule_of.get(name) if place.dtype in FLOATS else None]
-    )
-    sources = [_source(first, first.places)]
+    first, says = _opened(spec.members[0], stack, quiet)
+    sources = [_source(first, says, first.places)]
     for label in spec.members[1:]:
-        other = _opened(label, stack, quiet)
-        _check_same(first, other, first.places)
-        sources.append(_source(other, first.places))
-    base = None
+        other, says = _opened(label, stack, quiet)
+        for source in sources:
+            check_agreement(source.says, says)
+        check_same_tensors(first, other, first.places)
+        sources.append(_source(other, says, first.places))
+    rule_of = _rules(spec, list(first.places))
+    head = sources[spec.head - 1]
+    items = tuple(
+        Item(
+            name,
+            head.dtypes.get(at, place.dtype),
+            place.shape,
+            int(np.prod(place.shape, dtype=np.int64)),
+            rule_of.get(name) if place.dtype in FLOATS else None,
+        )
+        for at, (name, place) in enumerate(first.places.items())
+    )
     if spec.base is not None:
-        other = _opened(spec.base, stack, quiet)
+        base, says = _opened(spec.base, stack, quiet, whole=False)
         needed = {
             item.name: first.places[item.name]
             for item in items
             if item.rule is not None and METHODS[spec.rules[item.rule].method].needs_base
         }
-        _check_same(first, other, needed, extra_is_fine=True)
-        base = _source(other, first.places)
-    return Plan(spec, tuple(sources), base, items)
+        has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
+        for source in sources:
+            check_agreement(source.says, says, encoder_only=not has_head)
+        check_same_tensors(first, base, needed, extra_is_fine=True)
+        sources.append(_source(base, says, first.places))
+    if head.dtypes:
+        sources = [_relative(source, first.places, items) for source in sources]
+    base_source = sources.pop() if spec.base is not None else None
+    return Plan(spec, tuple(sources), base_source, items)
 
 
-def _opened(label: str, stack: ExitStack, quiet: bool) -> Checkpoint:
+def _opened(
+    label: str, stack: ExitStack, quiet: bool, whole: bool = True
+) -> tuple[Checkpoint, Described]:
+    """A checkpoint whose tensors are those of its ``config.json``, if it has one."""
     checkpoint = open_checkpoint(label, quiet)
     # Only temporary files need an end; holding on to all others would take memory a member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
-    return checkpoint
+    if _AFTER in checkpoint.places and COUNTER not in checkpoint.places:
+        counter = TensorPlace(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)
+        checkpoint = replace(checkpoint, places={**checkpoint.places, COUNTER: counter})
+    says = described(checkpoint)
+    if says.description is not None:
+        has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
+        fitting_places(checkpoint, says.description, with_head=whole and has_head)
+    return checkpoint, says
 
 
 def _rules(spec: MergeSpec, names: Sequence[str]) -> dict[str, int]:
@@ -223,7 +313,8 @@ def _rules(spec: MergeSpec, names: Sequence[str]) -> dict[str, int]:
     return rule_of
 
 
-def _source(checkpoint: Checkpoint, first: Mapping[str, TensorPlace]) -> Source:
+def _source(checkpoint: Checkpoint, says: Described, first: Mapping[str, TensorPlace]) -> Source:
+    """Where a checkpoint has the first member's tensors; dtypes where they are not that one's."""
     places = [checkpoint.places.get(name) for name in first]
     number = {path: at for at, path in enumerate(checkpoint.files)}
     return Source(
@@ -231,40 +322,24 @@ def _source(checkpoint: Checkpoint, first: Mapping[str, TensorPlace]) -> Source:
         checkpoint.folder,
         checkpoint.files,
         checkpoint.originals,
-        np.array([number[place.file] if place else -1 for place in places]),
-        np.array([place.offset if place else -1 for place in places]),
+        np.array([number[place.file] if place else NOWHERE for place in places]),
+        np.array([place.offset if place else NOWHERE for place in places]),
         {
             at: place.dtype
             for at, (place, model) in enumerate(zip(places, first.values(), strict=True))
             if place is not None and place.dtype != model.dtype
         },
+        checkpoint.stamps,
+        says,
+        checkpoint.dropped,
+        tuple(name for name, place in checkpoint.places.items() if place.offset == NOWHERE),
     )
 
 
-def _check_same(
-    first: Checkpoint,
-    other: Checkpoint,
-    wanted: Mapping[str, TensorPlace],
-    extra_is_fine: bool = False,
-) -> None:
-    extra = [] if extra_is_fine else sorted(other.places.keys() - wanted.keys())
-    problems = [
-        *(f"{name} is missing" for name in sorted(wanted.keys() - other.places.keys())),
-        *(f"{name} is extra" for name in extra),
-        *(
-            f"{name} is {list(other.places[name].shape)}, not {list(place.shape)}"
-            for name, place in sorted(wanted.items())
-            if name in other.places and other.places[name].shape != place.shape
-        ),
-        *(
-            f"{name} is {other.places[name].dtype}, not {place.dtype}"
-            for name, place in sorted(wanted.items())
-            if name in other.places
-            and other.places[name].dtype != place.dtype
-            and not {other.places[name].dtype, place.dtype} <= set(FLOATS)
-        ),
-    ]
-    if problems:
-        listed = "; ".join(problems[:_NAMED])
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise UserError(f"{other.label} does not match {first.label}: {listed}{more}")
+def _relative(source: Source, first: Mapping[str, TensorPlace], items: Sequence[Item]) -> Source:
+    """The source with dtypes where they are not the result's."""
+    dtypes = {at: source.dtypes.get(at, place.dtype) for at, place in enumerate(first.values())}
+    return replace(
+        source,
+        dtypes={at: dtype for at, dtype in dtypes.items() if dtype != items[at].dtype},
+    )

@@ -5,22 +5,39 @@ member's features. Source pictures are all that is needed to set them right.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf import __version__
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
+from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
+from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    MERGE_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    open_checkpoint,
+)
+from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
-from revt_hf.files import atomic_folder, check_output
-from revt_hf.modeling import load_model, quiet_transformers
+from revt_hf.files import atomic_folder, check_output, write_json
+from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
+from revt_hf.modeling import load_model
 from revt_hf.normalisation import normalisation_of
 from revt_hf.processes import process_state
-from revt_hf.recorded import MERGE_FILE, RECIPE_FILE
 
-_KEPT_FILES = ("preprocessor_config.json", MERGE_FILE, RECIPE_FILE)
+_MEAN = VARIANCE.replace("var", "mean")
+_DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
 
 
 class _Moments:
@@ -103,21 +120,80 @@ def recalibrate(
     protocol: Protocol,
     overwrite: bool = False,
     on_picture: Callable[[], object] = lambda: None,
+    sources: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
 
-    Arguments as in :func:`recalibrate_model`; ``source`` is a folder, ``output`` the new one.
+    All other tensors keep their bits. The record (``merge.json``, of a model that is no merge
+    ``recalibration.json``) says what was done.
+
+    Arguments as in :func:`recalibrate_model`; ``source`` is a folder, ``output`` the new one, and
+    ``sources`` says where the pictures are from: ``domain``, ``train`` (the split) and so on.
 
     Raises:
-        UserError: ``source`` cannot be read, or ``output`` exists and ``overwrite`` is false.
+        UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
+            describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
     """
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])
-    model = load_model(folder).to(process_state().device)
-    recalibrate_model(model, pictures, protocol, on_picture)
-    with atomic_folder(target, overwrite, [source]) as scratch, quiet_transformers():
-        model.save_pretrained(scratch)
-        for name in _KEPT_FILES:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, scratch / name)
+    seen = 0
+
+    def counted() -> None:
+        nonlocal seen
+        seen += 1
+        on_picture()
+
+    with open_checkpoint(folder, quiet=True) as checkpoint:
+        if checkpoint.folder is None:
+            raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
+        checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
+        description = read_description(folder)
+        places = fitting_places(checkpoint, description)
+        recorded_changes(folder)
+        model = load_model(folder).to(process_state().device)
+        recalibrate_model(model, pictures, protocol, counted)
+        layer = model.decode_head.batch_norm
+        measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
+        tensors = {name: read_tensor(place) for name, place in places.items()}
+        before = _sha256(checkpoint.places, tensors)
+        tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
+        processor = read_processor(folder)
+        checkpoint.stamps.check()
+    with atomic_folder(target, overwrite, [source]) as scratch:
+        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        change = {
+            "kind": "recalibrated",
+            "sources": [dict(entry) for entry in sources],
+            "images": seen,
+            "protocol": asdict(protocol),
+            "before": before,
+            "after": tensors_sha256(scratch / WEIGHTS_FILE),
+            "revt_hf": __version__,
+        }
+        name, record = with_change(folder, change)
+        write_json(scratch / name, record)
+        dtype = common_dtype(place.dtype for place in places.values())
+        write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+        if processor is not None:
+            write_json(scratch / PROCESSOR_FILE, processor)
+        if (folder / RECIPE_FILE).is_file():
+            shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
     return target
+
+
+def _held(folder: Path, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """New statistics in the dtype of the old ones."""
+    held = new.to(old.dtype)
+    if not held.isfinite().all():
+        raise UserError(
+            f"{folder}: the new statistics are beyond {str(old.dtype).removeprefix('torch.')}"
+        )
+    return held.contiguous()
+
+
+def _sha256(places: Mapping[str, TensorPlace], tensors: Mapping[str, torch.Tensor]) -> str:
+    """As ``headers.tensors_sha256`` of the file that the tensors come from."""
+    digest = tensors_hash((name, place.dtype, place.shape) for name, place in places.items())
+    for name in places:
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from revt_hf import __version__
+from revt_hf.checkpoints.headers import tensors_sha256
+from revt_hf.checkpoints.json_fields import read_json
+from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
 
+# What was done to a model that is no merge, after it was trained.
+CHANGES_FILE = "recalibration.json"
 Digests = Mapping[str, str] | None
 
 
@@ -27,6 +32,9 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
     spec = plan.spec
     labels = [*spec.members, *([spec.base] if spec.base else [])]
     entries = [member_entry(label, files) for label, files in zip(labels, digests, strict=True)]
+    for entry, source in zip(entries, plan.sources, strict=False):
+        remarks = {"dropped": list(source.dropped), "added": list(source.added)}
+        entry.update({key: names for key, names in remarks.items() if names})
     first = spec.rules[0]
     return {
         "members": entries[: len(spec.members)],
@@ -65,40 +73,145 @@ def spec_from_record(record: Mapping[str, Any], name: str) -> MergeSpec:
         name: how messages call it.
 
     Raises:
-        UserError: it is not such a record.
+        UserError: the weights were changed after the merge: repeating it would give others.
     """
-    try:
-        return MergeSpec(
-            members=tuple(str(entry["path"]) for entry in record["members"]),
-            rules=tuple(
-                Rule(
-                    rule["select"],
-                    rule["method"],
-                    tuple(rule["weights"]) if rule["weights"] else None,
-                    dict(rule["parameters"]),
-                )
-                for rule in record["rules"]
-            ),
-            head=int(record["head"]),
-            base=str(record["base"]["path"]) if record["base"] else None,
+    if record.get("changes"):
+        raise UserError(
+            f"{name} is of weights that were {record['changes'][-1]['kind']} after the merge, so "
+            "the merge alone would give others: merge its members again, then repeat that"
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{name} is not a merge record of revt_hf that can be repeated") from error
+    return MergeSpec(
+        members=tuple(entry["path"] for entry in record["members"]),
+        rules=tuple(
+            Rule(
+                rule["select"],
+                rule["method"],
+                tuple(rule["weights"]) if rule["weights"] else None,
+                dict(rule["parameters"]),
+            )
+            for rule in record["rules"]
+        ),
+        head=record["head"],
+        base=record["base"]["path"] if record["base"] else None,
+    )
 
 
 def read_merge_record(path: Path) -> dict[str, Any]:
-    """The JSON object of a ``merge.json``.
+    """The content of a ``merge.json``, every field of which is checked.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is no merge record; the first wrong field is named.
     """
+    from revt_hf.merging.merge_file import MergeFile
+
+    return _checked(path, MergeFile, "merge record")
+
+
+def recorded_changes(folder: Path) -> list[dict[str, Any]]:
+    """What was done to a folder's weights after they were merged or trained, in order.
+
+    Raises:
+        UserError: the record is not valid, or the weights are not those that it describes.
+    """
+    record = read_record(folder)
+    if record is None:
+        return []
+    path, content = record
+    if describes(content, folder) is False:
+        raise UserError(
+            f"{path} does not describe the weights beside it: they were changed since; remove it, "
+            "or make the folder again"
+        )
+    return list(content.get("changes", []))
+
+
+def change_lines(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was done to weights after they were merged or trained, in words."""
+    return [
+        f"then {change['kind']} on {change['images']} images of "
+        + (", ".join(source["domain"] for source in change["sources"]) or "an unknown source")
+        + ": mean and variance of the decode head's BatchNorm are new"
+        for change in changes
+    ]
+
+
+def describes(record: Mapping[str, Any], folder: Path) -> bool | None:
+    """Whether a folder's weights are those of the record; None if that was not taken.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    known = record["tensors_sha256"]
+    if known is None:
+        return None
+    weights = folder / WEIGHTS_FILE
+    return weights.is_file() and tensors_sha256(weights) == known
+
+
+def with_change(folder: Path, change: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The record of a folder's weights after one more change: its file's name, and its content.
+
+    Args:
+        folder: of the weights before it.
+        change: see ``revt_hf.merging.merge_file.Change``.
+    """
+    record = read_record(folder)
+    path, content = record or (folder / CHANGES_FILE, {})
+    changes = [*content.get("changes", []), dict(change)]
+    return path.name, {**content, "tensors_sha256": change["after"], "changes": changes}
+
+
+def check_repeated(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse a repeated merge whose members or weights are not those of the record.
+
+    Raises:
+        UserError: a sha256 differs.
+    """
+    for before, now in zip(_entries(expected), _entries(found), strict=True):
+        if before["sha256"] not in (None, now["sha256"]):
+            raise UserError(
+                f"{before['path']} is not what was merged: its sha256 is {now['sha256']}, in the "
+                f"record {before['sha256']}"
+            )
+    if expected["tensors_sha256"] not in (None, found["tensors_sha256"]):
+        raise UserError(
+            "the merge gives other weights than those of the record, which revt_hf "
+            f"{expected['revt_hf']} made with numpy {expected['numpy']}: use these"
+        )
+
+
+def _entries(record: Mapping[str, Any]) -> list[Any]:
+    return [*record["members"], *([record["base"]] if record["base"] else [])]
+
+
+def read_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The record of how a folder's weights were made, and its file: of a merge, or of changes.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    if (folder / MERGE_FILE).is_file():
+        return folder / MERGE_FILE, read_merge_record(folder / MERGE_FILE)
+    path = folder / CHANGES_FILE
+    if not path.is_file():
+        return None
+    from revt_hf.merging.merge_file import Changes
+
+    return path, _checked(path, Changes, "record of changes")
+
+
+def _checked(path: Path, schema: Any, what: str) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    values = read_json(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the merge record {path}") from error
-    return record
+        # As JSON: lists are tuples there, and nothing else is taken for something else.
+        schema.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ascii(".".join(map(str, first["loc"])))[1:-1]
+        raise UserError(f"{path} is not a {what} of revt_hf: {where}: {first['msg']}") from error
+    return values
 
 
 @dataclass(frozen=True)
@@ -118,7 +231,7 @@ def member_states(record: Mapping[str, Any]) -> list[MemberState]:
     from revt_hf.checkpoints.tensors import open_checkpoint
 
     states = []
-    for entry in [*record["members"], *([record["base"]] if record.get("base") else [])]:
+    for entry in _entries(record):
         state = "unknown"
         if entry["sha256"] is not None:
             try:

@@ -18,6 +18,7 @@ Names are transformers' on-disk names (``revt_hf.checkpoints.names``). A selecti
 
 import difflib
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
@@ -47,6 +48,9 @@ PRESETS: dict[str, re.Pattern[str]] = {
 _BLOCKS = "blocks:"
 _REGEX = "re:"
 _ORIGINAL = "original:"
+_LONGEST_REGEX = 50_000
+_SHOWN = 80
+_MATCHING_SECONDS = 2.0
 
 # The order of a stage's parts is that of the pyramid's steps.
 _PARTS = ("patch_embeddings", "block", "layer_norm")
@@ -167,28 +171,52 @@ def _step(name: str) -> tuple[int, int, int] | None:
 
 
 def _pattern(expression: str) -> Callable[[str], bool]:
-    """Whether a name matches the regular expression."""
+    """Whether a name matches the regular expression; all names together in bounded time."""
     alone = expression.startswith(_ORIGINAL)
     text = expression.removeprefix(_ORIGINAL if alone else _REGEX)
     if not text:
         raise UserError(f"the selection is empty: use a preset ({_preset_names()}) or a regex")
+    if len(text) > _LONGEST_REGEX:
+        raise UserError(
+            f"the selection '{text[:_SHOWN]}...' is longer than {_LONGEST_REGEX} characters"
+        )
+    import regex
+
     try:
-        pattern = re.compile(text)
-    except re.error as error:
+        # The standard library decides what a regex is; it cannot stop one that backtracks.
+        re.compile(text)
+        pattern = regex.compile(text)
+    except (re.error, regex.error) as error:
         where = "" if error.pos is None else f" at position {error.pos}"
-        raise UserError(f"the selection '{text}' is no regex: {error.msg}{where}") from error
+        raise UserError(
+            f"the selection '{text[:_SHOWN]}' is no regex: {error.msg}{where}"
+        ) from error
     except (OverflowError, RecursionError) as error:
-        raise UserError(f"the selection '{text[:40]}' is no regex: {error}") from error
+        raise UserError(f"the selection '{text[:_SHOWN]}' is no regex: {error}") from error
+    left = _MATCHING_SECONDS
+
+    def found(name: str) -> bool:
+        nonlocal left
+        start = time.monotonic()
+        try:
+            return pattern.match(name, timeout=max(left, 1e-3)) is not None
+        except TimeoutError as error:
+            raise UserError(
+                f"the selection '{text[:_SHOWN]}' takes more than {_MATCHING_SECONDS:g} seconds: "
+                "nested repetitions such as (a+)+ are slow, write it without"
+            ) from error
+        finally:
+            left -= time.monotonic() - start
 
     def matches(name: str) -> bool:
         original = original_name(name)
-        return bool((not alone and pattern.match(name)) or (original and pattern.match(original)))
+        return (not alone and found(name)) or (original is not None and found(original))
 
     return matches
 
 
 def _nothing_found(expression: str, is_preset: bool, names: Sequence[str]) -> str:
-    message = f"the selection '{expression}' selects no tensor"
+    message = f"the selection '{expression[:_SHOWN]}' selects no tensor"
     meant = None if is_preset else _meant(expression.lower())
     if meant:
         return f"{message}: did you mean '{meant}'?"

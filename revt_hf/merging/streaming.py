@@ -5,6 +5,7 @@ Tensors are taken in the order of the first member's file. Members whose files h
 that are treated alike go through the buffers as one run.
 """
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.checkpoints.fitting import FLOATS, VARIANCE
 from revt_hf.checkpoints.headers import ITEM_SIZES
 from revt_hf.cores import core_count
 from revt_hf.errors import UserError
 from revt_hf.merging.feeds import Feed
 from revt_hf.merging.methods import METHODS, checked_parameters
-from revt_hf.merging.plan import FLOATS, Plan, Source
+from revt_hf.merging.plan import NOWHERE, Plan, Source
 
 _BUFFER_BYTES = 512 * 1024
 _ALL_BUFFERS = 8 * 1024 * 1024
@@ -47,6 +49,7 @@ def stream(
     hashing: bool,
     allow_nonfinite: bool,
     on_bytes: Callable[[int], object],
+    own_hash: "hashlib._Hash | None" = None,
 ) -> list[dict[str, str] | None]:
     """Write the data of the plan's items to ``output``, in order and without gaps.
 
@@ -56,12 +59,14 @@ def stream(
         hashing: also hash the sources' files.
         allow_nonfinite: take NaN and infinity as they come.
         on_bytes: called with the number of bytes written, for a progress bar.
+        own_hash: is given every byte that is written.
 
     Returns:
         For each member, then the base if there is one: sha256 by file name, or None.
 
     Raises:
-        UserError: a source that cannot be read to its end, or holds NaN or infinity.
+        UserError: a source that cannot be read to its end, or holds NaN or infinity; a result
+            that its dtype cannot hold.
     """
     sources = [*plan.sources, *([plan.base] if plan.base else [])]
     # The threads end before the files close that they read.
@@ -75,9 +80,12 @@ def stream(
             Feed(source, hashing, lanes[at % len(lanes)], open_files)
             for at, source in enumerate(sources)
         ]
+        own_lane = threads.enter_context(ThreadPoolExecutor(1))
         engine = _Engine(plan, feeds, allow_nonfinite)
         for run in runs(plan):
             for piece in engine.pieces(run):
+                if own_hash is not None:
+                    engine.hold(own_lane.submit(own_hash.update, piece))
                 output.write(piece)
                 on_bytes(len(piece))
         rest = [lanes[at % len(lanes)].submit(feed.digests) for at, feed in enumerate(feeds)]
@@ -130,12 +138,18 @@ class _Engine:
         self._plan = plan
         self._feeds = feeds
         self._allow_nonfinite = allow_nonfinite
+        names = [item.name for item in plan.items]
+        self._variance = names.index(VARIANCE) if VARIANCE in names else NOWHERE
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
         # One set is summed and hashed while the next one is filled.
         self._sets = deque(
             _Set([bytearray(self._buffer_bytes) for _ in feeds]) for _ in range(_SETS)
         )
+
+    def hold(self, future: "Future[None]") -> None:
+        """Keep the last piece, which would be void when the next one is asked for."""
+        self._sets[0].busy.append(future)
 
     def pieces(self, run: Run) -> Iterator[memoryview]:
         """The run's bytes, a piece at a time; each is void when the next one is asked for."""
@@ -168,23 +182,26 @@ class _Engine:
                 for feed, array in zip(self._feeds, arrays, strict=False):
                     self._check(run, start, array, feed.source.label)
             self._check(run, start, merged, "the merge")
-            yield _packed(merged, dtype)
+            packed = _packed(merged, dtype)
+            if merged.dtype != _NUMPY[dtype]:
+                self._check_held(run, start, merged, unpacked(packed, dtype))
+            yield packed
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
         feed = self._feeds[self._plan.spec.head - 1]
         dtype = self._plan.items[run.first].dtype
-        own = feed.source.dtypes.get(run.first, dtype)
-        size = ITEM_SIZES[own]
+        size = ITEM_SIZES[dtype]
+        if feed.source.offset[run.first] == NOWHERE:
+            yield memoryview(bytes(run.count * size))
+            return
         step = self._buffer_bytes // size
         for start in range(0, run.count, max(1, step)):
             count = min(step, run.count - start)
             buffers = self._next_set()
             view = memoryview(buffers.bytes[0])[: count * size]
             buffers.busy.append(feed.read(run.first, start * size, view))
-            if own in FLOATS:
-                array = unpacked(view, own)
-                self._check(run, start, array, feed.source.label)
-                view = view if own == dtype else _packed(array, dtype)
+            if dtype in FLOATS:
+                self._check(run, start, unpacked(view, dtype), feed.source.label)
             yield view
 
     def _floats(
@@ -227,19 +244,44 @@ class _Engine:
             return self._allow_nonfinite or math.isfinite(float(array.sum()))
 
     def _check(self, run: Run, start: int, array: NDArray[Any], label: str) -> None:
-        if self._is_fine(array):
-            return
-        broken = np.flatnonzero(~np.isfinite(array.reshape(-1)))
-        if not broken.size:
-            return
-        place = start + int(broken[0])
+        """Refuse NaN and infinity, and variances below 0, which give NaN in the network."""
+        if not self._is_fine(array):
+            broken = np.flatnonzero(~np.isfinite(array.reshape(-1)))
+            if broken.size:
+                raise UserError(
+                    f"{label}: the tensor {self._name(run, start + int(broken[0]))} holds NaN or "
+                    "infinity: train it again, or pass --allow-nonfinite"
+                )
+        if run.first <= self._variance < run.last:
+            for at in np.flatnonzero(array.reshape(-1) < 0):
+                if self._name(run, start + int(at)) == VARIANCE:
+                    raise UserError(
+                        f"{label}: the variance {VARIANCE} holds a negative number: select the "
+                        "backbone alone, or use another method"
+                    )
+
+    def _check_held(self, run: Run, start: int, merged: NDArray[Any], held: NDArray[Any]) -> None:
+        """Refuse what has become infinite because the file's dtype does not reach so far."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(float(held.sum())):
+                return
+        values = merged.reshape(-1)
+        broken = np.flatnonzero(np.isfinite(values) & ~np.isfinite(held))
+        if broken.size:
+            place = int(broken[0])
+            raise UserError(
+                f"the merge: the tensor {self._name(run, start + place)} holds {values[place]:g}, "
+                f"which {FLOATS[self._plan.items[run.first].dtype]} cannot hold: take the head "
+                "(--head) of a member in float32"
+            )
+
+    def _name(self, run: Run, place: int) -> str:
+        """The tensor that the value at a place of the run belongs to."""
         for item in self._plan.items[run.first : run.last]:
             if place < item.count:
-                raise UserError(
-                    f"{label}: the tensor {item.name} holds NaN or infinity: train it again, or "
-                    "pass --allow-nonfinite"
-                )
+                return item.name
             place -= item.count
+        raise IndexError(place)
 
 
 # What half precision is computed in.

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.fitting import float_dtypes
+from revt_hf.checkpoints.model_files import common_dtype
+from revt_hf.checkpoints.names import disk_name
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256, read_json_object, write_json, write_text
+from revt_hf.merging.record import CHANGES_FILE, recorded_changes
 from revt_hf.modeling import load_model
 from revt_hf.publishing.card import card_text, check_card
 from revt_hf.publishing.facts import ModelCardFacts
@@ -26,6 +29,7 @@ _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # What transformers imports from a repository with trust_remote_code.
 _CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
+_OWN |= {CHANGES_FILE}
 _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
 
@@ -67,19 +71,26 @@ def check_model(folder: Path) -> None:
     """Refuse a folder that :func:`revt_hf.modeling.load_model` would not take as it is.
 
     Raises:
-        UserError: as it says; a file is missing; or ``config.json`` names another dtype than the
-            weights have.
+        UserError: as it says; a file is missing; ``config.json`` names another dtype than the
+            weights have; or the weights are not those that the folder's record describes.
     """
     check_files(folder)
     load_model(folder)
     described = read_description(folder)
     with open_checkpoint(folder) as checkpoint:
-        dtypes = float_dtypes(checkpoint.places)
-    if described.dtype is not None and dtypes != {described.dtype}:
+        dtype = common_dtype(place.dtype for place in checkpoint.places.values())
+        others = [p.name for name, p in checkpoint.places.items() if disk_name(p.name) != name]
+        others += checkpoint.dropped
+    if others:
         raise UserError(
-            f"{described.file} says {described.dtype}, the weights are "
-            f"{' and '.join(sorted(dtypes))}: correct its dtype"
+            f"{folder / WEIGHTS_FILE} holds {listed(others)}, which transformers would not load: "
+            "revt merge and revt convert give a folder that it does"
         )
+    if described.dtype not in (None, dtype):
+        raise UserError(
+            f"{described.file} says {described.dtype}, the weights are {dtype}: correct its dtype"
+        )
+    recorded_changes(folder)
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
@@ -121,6 +132,9 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     write_text(target / CARD_FILE, text)
     if facts.merge:
         write_json(target / MERGE_FILE, facts.merge.record)
+    elif facts.changes:
+        changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
+        write_json(target / CHANGES_FILE, changes)
     if facts.recipe_text:
         write_text(target / RECIPE_FILE, facts.recipe_text)
     for name, folder in bundle.members.items():

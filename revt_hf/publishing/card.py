@@ -11,6 +11,7 @@ from revt_hf import __version__
 from revt_hf.domains import DOMAINS
 from revt_hf.labels import CLASSES, ENCODINGS
 from revt_hf.markdown import code, json_text, shell_line, text, yaml_text
+from revt_hf.merging.record import change_lines
 from revt_hf.publishing.card_check import check_card
 from revt_hf.publishing.facts import ModelCardFacts
 from revt_hf.publishing.hub import MARKER
@@ -98,8 +99,9 @@ def _summary(facts: ModelCardFacts) -> str:
     )
     made = f"; written by revt_hf {__version__}."
     if facts.merge is None:
-        return what + made
+        return what + (f", {_changed(facts)}" if facts.changes else "") + made
     name = f"a [ReVT]({PAPER})" if facts.is_revt else "a merge"
+    name = f"{name}, {_changed(facts)}," if facts.changes else name
     return (
         f"{what}: {name} of {len(facts.merge.members)} fine-tuned models, made to hold up on roads "
         f"that it has not seen, at the cost of one of them{made}"
@@ -125,8 +127,15 @@ def _making(facts: ModelCardFacts) -> Iterator[str]:
             f"{train.steps} steps of {train.batch_size} pictures a process, seed {train.seed}. "
             "The whole recipe stands below."
         )
-    else:
+    elif not facts.changes:
         yield "The folder holds no record of how the model was made."
+    for line in change_lines(facts.changes):
+        yield from ("", f"{line.capitalize()}.")
+
+
+def _changed(facts: ModelCardFacts) -> str:
+    kinds = " and ".join(dict.fromkeys(str(change["kind"]) for change in facts.changes))
+    return f"{kinds} afterwards"
 
 
 def _use(facts: ModelCardFacts) -> Iterator[str]:

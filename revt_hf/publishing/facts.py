@@ -8,6 +8,7 @@ from typing import Any
 from revt_hf.domains import DOMAINS, domain_label
 from revt_hf.errors import UserError
 from revt_hf.files import read_json_object
+from revt_hf.merging.record import read_record
 from revt_hf.modeling import SIZES
 from revt_hf.publishing.hub import check_repo_id
 from revt_hf.publishing.measured import Measured, models_of, results_of
@@ -38,6 +39,7 @@ class ModelCardFacts:
         recipe: that trained it.
         recipe_text: the same as it is published, YAML.
         merge: how it was merged.
+        changes: what was done to its weights after that (or after training).
         base_models: the Hub models that it was made from.
         datasets: the Hub data sets that it was trained on.
         results: measured ones.
@@ -51,6 +53,7 @@ class ModelCardFacts:
     recipe: Recipe | None = None
     recipe_text: str | None = None
     merge: Merge | None = None
+    changes: tuple[Mapping[str, Any], ...] = ()
     base_models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     results: tuple[Measured, ...] = ()
@@ -89,6 +92,7 @@ class ModelCardFacts:
         named = _named_licence(licence)
         recipe = recorded_recipe(place)
         hub_ids = known_hub_ids(base_models, recipe)
+        record = read_record(place)
         return cls(
             repo_id=repo_id,
             licence=named,
@@ -98,6 +102,7 @@ class ModelCardFacts:
             recipe=recipe,
             recipe_text=published_recipe(recipe, hub_ids) if recipe else None,
             merge=read_merge(place, hub_ids, members),
+            changes=tuple(record[1].get("changes", ())) if record else (),
             base_models=hub_ids,
             datasets=tuple(datasets),
             results=_own_results(place, results, repo_id),

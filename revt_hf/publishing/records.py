@@ -1,6 +1,5 @@
 """What a model folder records of how it was made, in the form that is published."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
 from revt_hf.markdown import yaml_text
+from revt_hf.merging.record import read_merge_record
 from revt_hf.publishing.hub import is_repo_id
 from revt_hf.publishing.places import last_part, without_places
 from revt_hf.recipe import Recipe
@@ -116,8 +116,8 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
     path = folder / MERGE_FILE
     if not path.is_file():
         return None
+    record = read_merge_record(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         places = [str(member["path"]) for member in record["members"]]
         published = published_record(record, hub_ids)
         members = tuple(
@@ -129,10 +129,9 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
             )
             for name, place, entry in zip(_names(places), places, record["members"], strict=True)
         )
-        head = record["head"]
-        called = members[head - 1].called if isinstance(head, int) else published["head"]
-        return Merge(_rules(record), str(called), members, published)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        head = members[record["head"] - 1].called
+        return Merge(_rules(record), head, members, published)
+    except (ValueError, IndexError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error
 
 
@@ -148,14 +147,9 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
         place: place if place.partition("@")[0] in hub_ids else name
         for name, place in zip(_names(places), places, strict=True)
     }
-    members, head = record["members"], record["head"]
-    own = {
-        "members": [{**member, "path": called[str(member["path"])]} for member in members],
-        # The number of a member; earlier records hold its path.
-        "head": called.get(head, head) if isinstance(head, str) else head,
-    }
+    members = [{**member, "path": called[str(member["path"])]} for member in record["members"]]
     return {
-        key: own[key] if key in own else without_places(value, hub_ids, key)
+        key: members if key == "members" else without_places(value, hub_ids, key)
         for key, value in record.items()
     }
 
@@ -171,14 +165,13 @@ def method_name(recipe: Recipe) -> str:
 
 
 def _rules(record: Mapping[str, Any]) -> tuple[Rule, ...]:
-    plain = [{"method": record["method"], "select": record["selection"]}]
     return tuple(
         Rule(
             str(rule.pop("method")),
             str(rule.pop("select")),
             {key: value for key, value in rule.items() if value},
         )
-        for rule in map(dict, record.get("rules") or plain)
+        for rule in map(dict, record["rules"])
     )
 
 

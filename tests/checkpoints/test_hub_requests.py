@@ -63,6 +63,15 @@ def test_a_listing_without_an_end(hub):
     not_fetched("keeps answering without coming to an end")
 
 
+def test_the_same_half_again_and_again_is_no_progress(hub, monkeypatch):
+    """A large one, of which the library keeps what came and asks on."""
+    hub.model("someone/tiny").commit("main", {**FILES, "model.safetensors": bytes(300_000)})
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.failures.append(Failure("GET*.safetensors", "stall"))
+    not_fetched("did not answer within 0.6 seconds")
+    assert sum("GET" in request and ".safetensors" in request for request in hub.requests) < 6
+
+
 def test_a_passing_trouble_is_not_one(hub):
     hub.failures += [Failure("GET*.safetensors", "half", times=1), Failure("HEAD", 503, times=1)]
     assert (fetch("someone/tiny", quiet=True) / "model.safetensors").read_bytes() == WEIGHTS

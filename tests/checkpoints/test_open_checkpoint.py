@@ -116,7 +116,7 @@ def test_the_originals_files_open_too(name):
 
 
 def test_temporary_files_go_when_the_reader_fails(tmp_path, scratch):
-    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "x.pth")
+    torch.save({"state_dict": {"decode_head.a": torch.ones(2)}}, tmp_path / "x.pth")
     with pytest.raises(RuntimeError, match="mine"), open_checkpoint(tmp_path / "x.pth") as opened:
         assert opened.files[0].is_file()
         raise RuntimeError("mine")
@@ -124,7 +124,7 @@ def test_temporary_files_go_when_the_reader_fails(tmp_path, scratch):
 
 
 def test_no_place_for_temporary_files(tmp_path, monkeypatch):
-    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "x.pth")
+    torch.save({"state_dict": {"decode_head.a": torch.ones(2)}}, tmp_path / "x.pth")
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
         with pytest.raises(UserError, match=r"no temporary folder for .*x\.pth.*set TMPDIR"):
@@ -143,8 +143,8 @@ def _index(folder, weight_map):
 @pytest.mark.parametrize(
     ("weight_map", "words"),
     [
-        ("{", "is not a shard index"),
-        ("[]", "is not a shard index"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
         ({}, "is not a shard index"),
         ({"a": 1}, "is not a shard index"),
         ({"a": "../model-1.safetensors"}, "is not a shard index"),

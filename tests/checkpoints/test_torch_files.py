@@ -101,13 +101,14 @@ def test_numbers_of_numpy_in_meta_old_and_new(tmp_path):
 
 def test_tensors_that_share_memory_are_parted(tmp_path):
     shared = torch.arange(6.0)
-    state = {"a": shared, "b": shared, "c": shared[2:4], "d": shared.reshape(2, 3).T}
+    parts = (shared, shared, shared[2:4], shared.reshape(2, 3).T)
+    state = {f"decode_head.{name}": part for name, part in zip("abcd", parts, strict=True)}
     path = saved(tmp_path, {"state_dict": state})
     tensors = read_torch_file(path).tensors
     assert len({tensor.data_ptr() for tensor in tensors.values()}) == 4
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.places.keys() == state.keys()
-        assert checkpoint.places["d"].shape == (3, 2)
+        assert checkpoint.places["decode_head.d"].shape == (3, 2)
     for name, tensor in state.items():
         assert torch.equal(tensors[name], tensor)
 
@@ -164,11 +165,12 @@ def test_another_pickle_protocol_is_explained(tmp_path):
         ([VALUES], "holds no named tensors"),
         (VALUES, "holds no named tensors"),
         ({3: VALUES}, "holds no named tensors"),
+        ({"state_dict": {"conv1.weight": VALUES}}, r"it holds state_dict\.conv1\.weight"),
         ({"state_dict": {"decode_head.conv_seg.bias": VALUES}}, "holds no tensors of a model"),
-        ({"a": VALUES.to_sparse()}, "a is not an ordinary tensor"),
-        ({"a": torch.ones(1).expand(10**12)}, "a is not an ordinary tensor"),
-        ({"a": torch.ones(2, dtype=torch.complex64)}, "a is not an ordinary tensor"),
-        ({"a": torch.empty(2, device="meta")}, "a is not an ordinary tensor"),
+        ({QUERY: VALUES.to_sparse()}, "is not an ordinary tensor"),
+        ({QUERY: torch.ones(1).expand(10**12)}, "is not an ordinary tensor"),
+        ({QUERY: torch.ones(2, dtype=torch.complex64)}, "is not an ordinary tensor"),
+        ({QUERY: torch.empty(2, device="meta")}, "is not an ordinary tensor"),
         ({QUERY: VALUES, ON_DISK: VALUES}, "one tensor under two names"),
         ({"backbone.block1.0.attn.kv.bias": torch.ones(3)}, "holds no key and value"),
         ({"backbone.block1.0.attn.kv.bias": torch.ones(())}, "holds no key and value"),

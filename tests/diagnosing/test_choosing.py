@@ -110,8 +110,9 @@ def networks(tmp_path_factory):
     def near(_, tensor):
         return tensor * (1 + 0.05 * generator.standard_normal(tensor.shape))
 
-    def broken(_, tensor):
-        return generator.standard_normal(tensor.shape)
+    def broken(name, tensor):
+        drawn = generator.standard_normal(tensor.shape)
+        return np.abs(drawn) if name.endswith("running_var") else drawn
 
     first = saved(root / "first", 0)
     folders = [

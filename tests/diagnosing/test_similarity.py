@@ -11,6 +11,7 @@ from conftest import golden_file
 from safetensors.numpy import load_file, save_file
 from tiny_members import changed, saved
 
+from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
 from revt_hf.diagnosing.similarity import similarity
 from revt_hf.errors import UserError
 
@@ -185,11 +186,14 @@ print(json.dumps({"mib": int(line.split()[1]) / 1024, "heavy": heavy}))
 
 
 def test_the_command_takes_little_memory_and_neither_torch_nor_matplotlib(tmp_path):
-    names = [f"segformer.encoder.block.0.{n}.mlp.dense1.weight" for n in range(2)]
+    sizes = {"depths": (1, 1, 14, 1), "hidden_sizes": (64, 128, 320, 512)}
+    shapes = tensor_shapes(Architecture(**sizes), 19)  # 100 MiB
     for member in range(3):
         (tmp_path / str(member)).mkdir()
-        (tmp_path / str(member) / "config.json").write_text("{}")
-        tensors = {name: np.full((2048, 4096), member + 1, dtype=np.float32) for name in names}
+        config = {"model_type": "segformer", **sizes, "num_labels": 19}
+        (tmp_path / str(member) / "config.json").write_text(json.dumps(config))
+        tensors = {name: np.full(s, member + 1, dtype=np.float32) for name, s in shapes.items()}
+        tensors["decode_head.batch_norm.num_batches_tracked"] = np.array(1)
         save_file(tensors, tmp_path / str(member) / "model.safetensors")
     folders = [str(tmp_path / str(member)) for member in range(3)]
     arguments = ["diagnose", "similarity", *folders, "--output", str(tmp_path / "out"), "--no-plot"]

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from networks import tiny_model
+from PIL import Image
 from test_cli import refused, revt
 from tiny import TINY
 
@@ -14,6 +15,7 @@ from revt_hf.evaluation.command import chosen_protocol
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.recipe import PROTOCOLS, Evaluation, parse_recipe
 
+VOID = Image.new("L", (96, 64), 255)
 STREETS = ["--domain", "streets", "--option", "val_pictures=2", "--option", "size=[64, 128]"]
 
 
@@ -112,3 +114,11 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path, m
 )
 def test_mistakes_are_one_sentence(capsys, models, arguments, words):
     assert words in refused(capsys, "evaluate", models[0], *STREETS, *arguments)
+
+
+def test_a_split_without_labelled_pixels_is_refused(models, tmp_path):
+    for kind, image in (("img_dir", Image.new("RGB", (96, 64))), ("ann_dir", VOID)):
+        (tmp_path / kind / "val").mkdir(parents=True)
+        image.save(tmp_path / kind / "val" / "a.png")
+    where = ["--domain", "folder", "--data-dir", str(tmp_path), "--option", "encoding=train_ids"]
+    assert "no labelled pixel in" in refused("evaluate", str(models[0]), *where)

@@ -104,8 +104,8 @@ NAME = "segformer.encoder.layer_norm.2.bias"
     ("change", "words"),
     [
         (lambda state: state.pop(NAME), f"{NAME} is missing"),
-        (lambda state: state.update(extra=torch.zeros(1)), "extra is extra"),
-        (lambda state: state.update({NAME: torch.zeros(3)}), rf"{NAME} is \[3\], not \[160\]"),
+        (lambda state: state.update(extra=torch.zeros(1)), "'extra' has no place"),
+        (lambda state: state.update({NAME: torch.zeros(3)}), rf"{NAME}'? is \[3\], not \[160\]"),
         (lambda state: state[NAME].fill_(torch.nan), f"{NAME} holds NaN"),
     ],
 )

@@ -42,7 +42,7 @@ def test_merge_inspect_repeat(revt, members, tmp_path):
     code, out, error = revt("inspect", tmp_path / "a", "--json", tmp_path / "i.json")
     assert code == 0, error
     assert "weighted_mean of 'stage1+head', weights [1.0, 2.0, 5.0]" in out
-    assert out.count("same ") == 3
+    assert out.count("same ") == 4
     states = json.loads((tmp_path / "i.json").read_text())["states"]
     assert [state["state"] for state in states] == ["same"] * 3
     code, _, error = revt(

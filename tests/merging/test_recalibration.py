@@ -1,15 +1,20 @@
 """BatchNorm statistics of the head, re-estimated."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.labels import CLASSES
+from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
+from revt_hf.merging.record import read_merge_record, recorded_changes, spec_from_record
 
 
 @pytest.fixture
@@ -44,17 +49,75 @@ def test_statistics_are_those_of_the_layers_input(model, pictures):
     torch.testing.assert_close(layer.running_var, expected, atol=1e-8, rtol=1e-4)
 
 
-def test_only_the_statistics_change(model, pictures, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "merge.json").write_text("{}")
+STATISTICS = {"decode_head.batch_norm.running_mean", "decode_head.batch_norm.running_var"}
+SOURCES = ({"domain": "streets", "train": "train"},)
+
+
+def saved(model, folder, dtype=torch.float32):
+    model.to(dtype).save_pretrained(folder)
+    model.to(torch.float32)
+    return folder
+
+
+@pytest.fixture
+def merged(model, tmp_path):
+    merge([saved(model, tmp_path / name) for name in "ab"], tmp_path / "merged")
+    return tmp_path / "merged"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_the_statistics_change(model, pictures, tmp_path, dtype):
+    saved(model, tmp_path / "model", dtype)
     recalibrate(tmp_path / "model", tmp_path / "out", pictures, Protocol(None))
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("model", "out"))
     changed = {name for name in before if not before[name].equal(after[name])}
-    assert changed == {
-        "decode_head.batch_norm.running_mean",
-        "decode_head.batch_norm.running_var",
-    }
-    assert (tmp_path / "out" / "merge.json").exists()
+    assert changed == STATISTICS
+    assert {tensor.dtype for tensor in after.values()} == {dtype, torch.int64}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_the_record_says_what_was_done(merged, pictures, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    recalibrate(merged, once, pictures, Protocol(None), sources=SOURCES)
+    recalibrate(once, twice, pictures[:1], Protocol(None), sources=SOURCES)
+    record = read_merge_record(twice / "merge.json")
+    first, second = record["changes"]
+    assert (first["kind"], first["images"], second["images"]) == ("recalibrated", 4, 1)
+    assert first["sources"] == [dict(SOURCES[0])]
+    assert first["before"] == read_merge_record(merged / "merge.json")["tensors_sha256"]
+    assert first["after"] == second["before"] == tensors_sha256(once / "model.safetensors")
+    assert second["after"] == tensors_sha256(twice / "model.safetensors")
+    assert record["tensors_sha256"] == second["after"]
+    with pytest.raises(UserError, match=r"merge\.json is of weights that were recalibrated"):
+        spec_from_record(record, "merge.json")
+
+
+def test_a_trained_model_has_a_record_of_its_own(model, pictures, tmp_path):
+    recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", pictures, Protocol(None))
+    assert not (tmp_path / "out" / "merge.json").exists()
+    assert [change["images"] for change in recorded_changes(tmp_path / "out")] == [4]
+
+
+def test_weights_that_the_record_does_not_describe_are_refused(merged, pictures, tmp_path):
+    path = merged / "model.safetensors"
+    state = load_file(path)
+    state["decode_head.classifier.bias"] += 1
+    save_file(state, path)
+    with pytest.raises(UserError, match=r"merge\.json does not describe the weights beside it"):
+        recalibrate(merged, tmp_path / "out", pictures, Protocol(None))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "merge.json"])
+def test_a_model_that_changes_meanwhile_is_refused(merged, pictures, tmp_path, name):
+    def change():
+        content = (merged / name).read_bytes()
+        (merged / name).write_bytes(content)
+
+    with pytest.raises(UserError, match=rf"{name} changed while it was read"):
+        recalibrate(merged, tmp_path / "out", pictures, Protocol(None), on_picture=change)
+    assert not (tmp_path / "out").exists()
 
 
 def test_outputs_are_not_destroyed(model, pictures, tmp_path):

@@ -1,6 +1,7 @@
 """Selections: presets, pyramids and the original's regular expressions on real tensor names."""
 
 import re
+import time
 
 import pytest
 import torch
@@ -356,3 +357,20 @@ def test_any_text_selects_something_or_is_refused(text):
     else:
         assert chosen
         assert set(chosen) <= set(B0)
+
+
+def test_a_regex_that_backtracks_is_stopped():
+    start = time.monotonic()
+    with pytest.raises(UserError, match="takes more than 2 seconds") as caught:
+        select(r"re:(?:.*?.*?){20}(.)\1{3}", B5)
+    assert time.monotonic() - start < 30
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 60_000, "(?i:" * 400 + "x" + ")" * 400, "blocks:1..999999999", "x" * 40_000]
+)
+def test_what_is_too_large_is_one_short_sentence(text):
+    with pytest.raises(UserError) as caught:
+        select(text, B5)
+    assert len(str(caught.value)) < 400

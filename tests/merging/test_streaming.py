@@ -17,8 +17,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from revt_hf.checkpoints.headers import tensors_sha256
+from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
+from revt_hf.labels import CLASSES
 from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.plan import MergeSpec, Rule, make_plan
 from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
@@ -32,21 +35,26 @@ NAMES = [
     "decode_head.classifier.weight",
     "decode_head.batch_norm.num_batches_tracked",
 ]
+SMALL = {
+    "depths": (1, 1, 1, 1),
+    "hidden_sizes": (8, 16, 40, 64),
+    "decoder_hidden_size": 16,
+}
 
 
-def _state(seed, dtype=torch.float32, scale=1.0):
+def _state(seed, dtype=torch.float32, sizes=SMALL):
     generator = torch.Generator().manual_seed(seed)
-    state = {
-        name: (torch.randn((seed_size := 40 + 7 * at, 3), generator=generator) * scale).to(dtype)
-        for at, name in enumerate(NAMES[:-1])
-    }
-    assert seed_size
+    shapes = tensor_shapes(Architecture(**sizes), len(CLASSES))
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    state["decode_head.batch_norm.running_var"].abs_()
+    state = {name: tensor.to(dtype) for name, tensor in state.items()}
     return {**state, NAMES[-1]: torch.tensor(seed + 5)}
 
 
-def _save(folder, state):
+def _save(folder, state, sizes=SMALL):
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "segformer"}')
+    config = {"model_type": "segformer", **sizes, "id2label": dict(enumerate(CLASSES))}
+    (folder / "config.json").write_text(json.dumps(config))
     save_file(state, folder / "model.safetensors")
     return folder
 
@@ -97,24 +105,33 @@ def test_other_dtypes_are_summed_wide_and_stay(tmp_path, dtype):
 
 def test_bfloat16_is_rounded_to_nearest_even(tmp_path):
     values = torch.tensor([1.0, 1.0078125, -3.14159, 1e-40, 65504.0, 1e38])
-    for number, state in enumerate((values, values * 1.01)):
-        _save(tmp_path / f"m{number}", {NAMES[0]: state.to(torch.bfloat16)})
+    for number, part in enumerate((values, values * 1.01)):
+        state = _state(0, torch.bfloat16)
+        state[NAMES[0]].flatten()[: len(part)] = part.to(torch.bfloat16)
+        _save(tmp_path / f"m{number}", state)
     members = [tmp_path / "m0", tmp_path / "m1"]
     merged = load_file(merge(members, tmp_path / "out") / "model.safetensors")[NAMES[0]]
     loaded = [load_file(member / "model.safetensors")[NAMES[0]].float() for member in members]
     assert torch.equal(merged, ((loaded[0] + loaded[1]) / 2).to(torch.bfloat16))
 
 
-def test_members_of_other_dtypes_take_the_first_ones(tmp_path):
-    states = [_state(0), _state(1, torch.float16), _state(2, torch.bfloat16)]
+@pytest.mark.parametrize("head", [1, 2, 3])
+def test_members_of_other_dtypes_take_the_heads_whose_bits_stay(tmp_path, head):
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    states = [_state(at, dtype) for at, dtype in enumerate(dtypes)]
     members = [_save(tmp_path / f"m{at}", state) for at, state in enumerate(states)]
-    merged = load_file(merge(members, tmp_path / "out") / "model.safetensors")
-    for name in _backbone(merged):
-        total = states[0][name] + states[1][name].float() + states[2][name].float()
-        assert merged[name].dtype is torch.float32
-        assert torch.equal(merged[name], total / 3)
-    back = load_file(merge(_spec(members, head=2), tmp_path / "b") / "model.safetensors")
-    assert back["decode_head.classifier.weight"].dtype is torch.float32
+    out = merge(_spec(members, head=head), tmp_path / "out")
+    merged = load_file(out / "model.safetensors")
+    own = states[head - 1]
+    for name, tensor in merged.items():
+        if name.startswith("segformer."):
+            total = states[0][name] + states[1][name].float() + states[2][name].float()
+            assert torch.equal(tensor, (total / 3).to(dtypes[head - 1])), name
+        else:
+            assert torch.equal(tensor, own[name]), name
+            assert tensor.dtype == own[name].dtype
+    config = json.loads((out / "config.json").read_text())
+    assert f"torch.{config['dtype']}" == str(dtypes[head - 1])
 
 
 def test_another_order_of_tensors_changes_nothing(members, tmp_path):
@@ -122,7 +139,7 @@ def test_another_order_of_tensors_changes_nothing(members, tmp_path):
     state = load_file(members[1] / "model.safetensors")
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text("{}")
+    shutil.copy(members[1] / "config.json", other)
     header, data, offset = {}, b"", 0
     for name in reversed(list(state)):
         raw = state[name].numpy().tobytes()
@@ -194,7 +211,9 @@ def test_the_record_stands_in_the_file_and_beside_it(members, tmp_path):
         metadata = file.metadata()
     assert metadata["format"] == "pt"
     inside = json.loads(metadata["revt_hf"])
-    assert inside == {key: value for key, value in record.items() if key != "evaluation"}
+    beside = ("evaluation", "tensors_sha256")
+    assert inside == {key: value for key, value in record.items() if key not in beside}
+    assert record["tensors_sha256"] == tensors_sha256(out / "model.safetensors")
     for entry, member in zip(record["members"], members, strict=True):
         assert entry == {
             "path": str(member),
@@ -228,7 +247,7 @@ def test_changed_and_vanished_members_are_told(members, tmp_path):
 @pytest.mark.parametrize("name", [NAMES[3], NAMES[4]])
 def test_what_is_not_finite_is_refused_by_name(members, tmp_path, value, name):
     state = _state(0)
-    state[name][5, 1] = value
+    state[name].view(-1)[5] = value
     save_file(state, members[0] / "model.safetensors")
     with pytest.raises(UserError, match=rf"m0: the tensor {name} holds NaN or infinity"):
         merge(_spec(members, Rule(method="min")), tmp_path / "out")
@@ -284,15 +303,12 @@ def test_a_full_disk_is_one_sentence(members, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2"]
 
 
-BIG = 6  # MiB a member: long enough to be caught in the middle
+# 12 MiB a member: long enough to be caught in the middle
+BIG = {"depths": (1, 1, 1, 1), "hidden_sizes": (64, 128, 320, 512), "decoder_hidden_size": 64}
 
 
 def _big(folder, seed):
-    state = {
-        NAMES[0]: torch.full((BIG * 2**18,), float(seed)),
-        NAMES[4]: torch.full((4,), float(seed)),
-    }
-    return _save(folder, state)
+    return _save(folder, _state(seed, sizes=BIG), BIG)
 
 
 def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path):
@@ -331,6 +347,7 @@ def _whole(folder):
         inside = json.loads(file.metadata()["revt_hf"])
     record = read_merge_record(folder / "merge.json")
     assert record.pop("evaluation")
+    assert record.pop("tensors_sha256") == tensors_sha256(folder / "model.safetensors")
     assert inside == record
     assert (folder / "config.json").exists()
     return (folder / "model.safetensors").read_bytes()
@@ -380,13 +397,13 @@ def test_a_crash_before_any_step_of_the_replacement_loses_nothing(members, tmp_p
     assert (found[0], found[-1]) == (before, after)
 
 
-@pytest.mark.parametrize(("count", "mib"), [(3, 96), (48, 8)])
-def test_the_command_is_small_and_imports_little(tmp_path, count, mib):
+@pytest.mark.parametrize(("count", "blocks"), [(3, 14), (48, 1)])  # of 100 and 12 MiB
+def test_the_command_is_small_and_imports_little(tmp_path, count, blocks):
     """The bound is for members of any size and number: these do not fit below it."""
     made = []
     for seed in range(3):
-        state = {NAMES[0]: torch.full((mib * 2**18,), float(seed))}
-        made.append(str(_save(tmp_path / f"m{seed}", state)))
+        sizes = {**BIG, "depths": (1, 1, blocks, 1)}
+        made.append(str(_save(tmp_path / f"m{seed}", _state(seed, sizes=sizes), sizes)))
     members = [made[number % 3] for number in range(count)]
     code = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"

@@ -3,21 +3,29 @@
 import json
 import re
 import shlex
+import shutil
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from pushed import make_models, results_of
+from safetensors.torch import load_file, save_file
 
 from revt_hf import __version__
 from revt_hf.cli_app import app
 from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import requested_splits
+from revt_hf.evaluation.inference import Protocol
 from revt_hf.files import write_json, write_text
 from revt_hf.merging.average import merge
+from revt_hf.merging.recalibration import recalibrate
+from revt_hf.merging.record import recorded_changes
+from revt_hf.publishing.bundle import check_model
 from revt_hf.publishing.card import MARKER, ModelCardFacts, card_text, check_card
+from revt_hf.publishing.push import PushOptions, push
 from revt_hf.recipe import load_recipe
 
 
@@ -235,7 +243,8 @@ def test_members_of_the_hub(models, tmp_path):
     record["members"][0]["path"] = "me/base@v1"
     record["members"][1]["sha256"] = None
     rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
-    record |= {"rules": [*record["rules"], rule], "base": {"path": "/data/start", "sha256": "0"}}
+    base = {"path": "/data/start", "sha256": None}
+    record |= {"rules": [*record["rules"], rule], "base": base}
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(models.revt / name)
     write_json(tmp_path / "merge.json", record)
@@ -254,6 +263,33 @@ def test_members_of_the_hub(models, tmp_path):
     without = card(tmp_path)
     assert "me/base" not in without
     assert "| `base` | not recorded |" in without
+
+
+def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
+    pictures = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
+    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    for name in ("revt", "base"):
+        source = getattr(models, name)
+        recalibrate(source, tmp_path / name, pictures, Protocol(None), sources=sources)
+        check_model(tmp_path / name)
+        text = card(tmp_path / name)
+        assert "Then recalibrated on 3 images of streets: mean and variance" in text
+        assert "recalibrated afterwards" in text
+        assert "/data/streets" not in text
+        assert "recalibrated" not in card(source)
+        sent = tmp_path / f"sent-{name}"
+        options = PushOptions(licence="mit", dry_run=sent)
+        push(tmp_path / name, "me/revt", options)
+        assert recorded_changes(sent)[0]["images"] == 3
+
+
+def test_weights_that_the_record_does_not_describe_are_not_pushed(models, tmp_path):
+    shutil.copytree(models.revt, tmp_path / "x")
+    state = load_file(tmp_path / "x" / "model.safetensors")
+    state["decode_head.classifier.bias"] += 1
+    save_file(state, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"merge\.json does not describe the weights"):
+        check_model(tmp_path / "x")
 
 
 def test_members_that_are_called_by_numbers(models, tmp_path, monkeypatch):

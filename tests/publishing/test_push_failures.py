@@ -1,5 +1,6 @@
 """Everything that can go wrong with a push: one sentence, nothing published by halves."""
 
+import json
 import os
 import subprocess
 import sys

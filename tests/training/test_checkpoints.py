@@ -89,7 +89,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(folder, capl
     assert f"step-00000004/{'' if listed else name}" in said
     assert "resuming from" in said
     shutil.rmtree(found)
-    with pytest.raises(UserError, match="step-00000004/.* no whole checkpoint before it"):
+    with pytest.raises(UserError, match=r"step-00000004/.* no whole checkpoint before it"):
         whole_checkpoint(folder)
     assert not CALLED
 

@@ -1,0 +1,113 @@
+"""Checkpoints as trainers wrap them: taken where there is one model, asked about otherwise."""
+
+import pytest
+import torch
+from original_files import original_state
+from safetensors.torch import load_file, save_file
+
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.checkpoints.wrapping import unwrap
+from revt_hf.converting.convert import convert, convert_command
+from revt_hf.errors import UserError
+
+WIDTHS, ONE = (32, 64, 160, 256), (1, 1, 1, 1)
+STATE = original_state(0, WIDTHS, ONE, 16)
+
+
+def prefixed(prefix, state=STATE):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    root = tmp_path_factory.mktemp("plain")
+    torch.save(STATE, root / "x.pth")
+    return convert(root / "x.pth", root / "folder")
+
+
+CYCLE = {"state_dict": STATE}
+CYCLE["again"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": prefixed("model.")},
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        prefixed("model.module._orig_mod.net."),
+        {name.replace("decode_head.", "decode_head._orig_mod."): t for name, t in STATE.items()},
+        {"model_state_dict": STATE, "epoch": 3},
+        {"net": STATE},
+        {"params": STATE},
+        {"ema": STATE},
+        {"module": prefixed("segmentor.")},
+        {"checkpoint": {"model": {"state_dict": prefixed("module.model.")}}},
+        {"model": STATE, "state_dict": STATE},  # one object under two keys
+        {"state_dict": STATE, "optimizer": {"exp_avg": prefixed("", dict(STATE))}},
+        {**prefixed("module."), "n_averaged": torch.tensor(5)},
+        {**prefixed("model."), "criterion.weight": torch.ones(19)},
+        {**STATE, **prefixed("ema."), "data_preprocessor.mean": torch.ones(3, 1, 1)},
+        {**STATE, "ema_backbone_patch_embed1_proj_weight": torch.ones(2)},
+        {**prefixed("model."), **prefixed("model.model_ema.module.")},
+        CYCLE,
+    ],
+)
+def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    expected = load_file(plain / "model.safetensors")
+    with open_checkpoint(tmp_path / "x.pth") as checkpoint:
+        assert checkpoint.places.keys() == expected.keys()
+        for name, place in checkpoint.places.items():
+            assert torch.equal(read_tensor(place), expected[name]), name
+    found = load_file(convert(tmp_path / "x.pth", tmp_path / "out") / "model.safetensors")
+    assert found.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module._orig_mod."])
+def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
+    expected = load_file(plain / "model.safetensors")
+    save_file({**prefixed(prefix), "n_averaged": torch.tensor(1)}, tmp_path / "a.safetensors")
+    save_file(prefixed(prefix, expected), tmp_path / "b.safetensors")
+    for name in "ab":
+        with open_checkpoint(tmp_path / f"{name}.safetensors") as checkpoint:
+            assert checkpoint.places.keys() == expected.keys()
+            for tensor, place in checkpoint.places.items():
+                assert torch.equal(read_tensor(place), expected[tensor]), tensor
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        assert "n_averaged" in checkpoint.dropped
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    torch.save({**STATE, **prefixed("ema.")}, tmp_path / "x.pth")
+    dropped = convert_command(tmp_path / "x.pth", tmp_path / "out", None, False, True).dropped
+    assert {name.partition(".")[0] for name in dropped} == {"ema", "decode_head"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {**prefixed("model."), **prefixed("ema_model."), **prefixed("imnet_model.")},
+            r"several models, .* model\., ema_model\., imnet_model\.",
+        ),
+        ({**STATE, **prefixed("teacher.")}, r"several models, .*segformer\..*, teacher\."),
+        ({"state_dict": STATE, "state_dict_ema": dict(STATE)}, "under state_dict, state_dict_ema"),
+        ({"model": STATE, "ema": {"model": dict(STATE)}}, r"under model, ema\.model"),
+        ({"net": {"conv1.weight": torch.ones(1)}}, r"no named tensors .* net\.conv1\.weight"),
+        ({"epoch": 3, "args": {"lr": 1}}, "no named tensors .* epoch, args"),
+    ],
+)
+def test_what_is_not_clear_is_asked_about(tmp_path, content, words):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=words) as caught:
+        open_checkpoint(tmp_path / "x.pth")
+    assert "x.pth" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_in_messages_are_escaped_and_few():
+    with pytest.raises(UserError, match=r"called \\x1b\[31m0, .* and 42 more") as caught:
+        unwrap("x", [f"\x1b[31m{number}" for number in range(50)])
+    assert "\x1b" not in str(caught.value)

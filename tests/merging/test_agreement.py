@@ -1,0 +1,233 @@
+"""Members are one network, or they are refused; whatever is merged can be evaluated and pushed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from segformers import rewrite, saved, tiny
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from revt_hf.converting.convert import convert
+from revt_hf.errors import UserError
+from revt_hf.labels import CLASSES
+from revt_hf.merging.average import merge
+from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.merging.record import read_merge_record
+from revt_hf.modeling import load_model
+from revt_hf.publishing.bundle import check_model
+
+COUNTER = "decode_head.batch_norm.num_batches_tracked"
+NAMES = dict(enumerate(reversed(CLASSES)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"id2label": NAMES}, "another order: number 0 is 'bicycle', not 'road'"),
+        ({"id2label": {**NAMES, 3: "boat"}}, "its classes are others"),
+        (
+            {"num_attention_heads": [1, 1, 1, 1]},
+            r"num_attention_heads .* \[1, 1, 1, 1\], not \[1",
+        ),
+        ({"hidden_act": "relu"}, "hidden_act of its config.json is relu, not gelu"),
+        ({"layer_norm_eps": 1e-3}, "layer_norm_eps of its config.json is 0.001, not 1e-06"),
+        ({"strides": [4, 2, 2, 1]}, "strides"),
+        ({"processor": {"image_mean": [0.5] * 3}}, r"image_mean of its preprocessor_config.json"),
+        ({"processor": {"do_normalize": False}}, "do_normalize"),
+        ({"processor": {"do_rescale": False}}, "do_rescale"),
+        ({"processor": {"do_reduce_labels": True}}, "do_reduce_labels"),
+        ({"processor": {"size": {"height": 64, "width": 64}}}, "size of its preprocessor"),
+    ],
+)
+def test_what_differs_is_refused_by_name(tmp_path, fields, words):
+    members = [saved(tmp_path / "a"), saved(tmp_path / "b", 1, **fields)]
+    for order in (members, members[::-1]):
+        with pytest.raises(UserError, match=r"does not match .*: ") as caught:
+            merge(order, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=words):
+        merge(members, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_normalisation_without_a_processor_is_imagenets(tmp_path):
+    members = [saved(tmp_path / "a", processor=False), saved(tmp_path / "b", 1)]
+    merge(members, tmp_path / "out")
+    other = saved(tmp_path / "c", 1, processor={"image_std": [0.5] * 3})
+    with pytest.raises(UserError, match=r"image_std of its preprocessor_config\.json"):
+        merge([members[0], other], tmp_path / "no")
+
+
+def test_the_classes_of_the_originals_files_count_too(tmp_path):
+    state = {f"module.{name}": tensor for name, tensor in tiny().state_dict().items()}
+    for name, order in (("same", CLASSES), ("permuted", tuple(reversed(CLASSES)))):
+        torch.save({"meta": {"CLASSES": order}, "state_dict": state}, tmp_path / f"{name}.pth")
+    folder = saved(tmp_path / "folder")
+    merge([folder, tmp_path / "same.pth"], tmp_path / "out")
+    for members in ([folder, tmp_path / "permuted.pth"], [tmp_path / "permuted.pth", folder]):
+        with pytest.raises(UserError, match="classes are in another order"):
+            merge(members, tmp_path / "no")
+    alone = merge([tmp_path / "permuted.pth"] * 2, tmp_path / "alone")
+    assert json.loads((alone / "config.json").read_text())["id2label"]["0"] == CLASSES[-1]
+
+
+def test_weights_deeper_than_the_configuration_are_refused(tmp_path):
+    members = [saved(tmp_path / name, depths=[2, 2, 2, 2]) for name in "ab"]
+    for member in members:
+        rewrite(member / "config.json", depths=[1, 1, 1, 1])
+    with pytest.raises(UserError, match=r"block\.0\.1\..* has no place in the network"):
+        merge(members, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_alone_is_no_merge(tmp_path):
+    folder = saved(tmp_path / "a")
+    tiny().segformer.save_pretrained(tmp_path / "b")
+    with pytest.raises(UserError, match=r"decode_head.* is missing"):
+        merge([folder, tmp_path / "b"], tmp_path / "out")
+    with pytest.raises(UserError, match="no decode head"):
+        merge([tmp_path / "b"] * 2, tmp_path / "out")
+
+
+def test_training_settings_may_differ(tmp_path):
+    settings = {"drop_path_rate": 0.3, "classifier_dropout_prob": 0.0, "initializer_range": 0.5}
+    members = [saved(tmp_path / "a"), saved(tmp_path / "b", 1, torch.float16, **settings)]
+    rewrite(members[1] / "config.json", transformers_version="4.1", _name_or_path="/home/x")
+    text = (merge(members, tmp_path / "out") / "config.json").read_text()
+    assert "/home/x" not in text
+
+
+def _wrapped(seed):
+    """Odd, and still a SegFormer: wrapped names, an average, no counter, what a trainer adds."""
+    state = dict(tiny(seed).state_dict())
+    state.pop(COUNTER)
+    return {
+        **{f"model.module.{name}": tensor for name, tensor in state.items()},
+        **{f"model.ema.{name}": tensor.clone() for name, tensor in state.items()},
+        "model.data_preprocessor.mean": torch.zeros(3, 1, 1),
+        "loss.weight": torch.ones(19),
+    }
+
+
+def _odd_folder(folder, seed, dtype=torch.float32):
+    saved(folder, seed, dtype)
+    state = load_file(folder / "model.safetensors")
+    state.pop(COUNTER)
+    state["ema.decode_head.classifier.bias"] = torch.zeros(19)
+    state["data_preprocessor.std"] = torch.zeros(3, 1, 1)
+    save_file(state, folder / "model.safetensors")
+    code = {"AutoModelForSemanticSegmentation": "modeling_evil.Evil"}
+    rewrite(folder / "config.json", auto_map=code, architectures=["Evil"])
+    rewrite(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "x.Evil"})
+    return folder
+
+
+def _odd_members(root):
+    torch.save({"state_dict": _wrapped(0)}, root / "lightning.ckpt")
+    save_file(_wrapped(1), root / "lightning.safetensors")
+    torch.save({"net": tiny(2).state_dict(), "epoch": 3}, root / "net.pth")
+    _odd_folder(root / "odd", 3)
+    _odd_folder(root / "half", 4, torch.float16)
+    saved(root / "plain", 5, processor=False)
+    tiny(6).save_pretrained(root / "sharded", max_shard_size="400KB")
+    saved(root / "bins", 7)
+    state = load_file(root / "bins" / "model.safetensors")
+    names = sorted(state)
+    where = {n: f"pytorch_model-0000{1 + (at % 2)}-of-00002.bin" for at, n in enumerate(names)}
+    for file in set(where.values()):
+        torch.save({n: state[n] for n in names if where[n] == file}, root / "bins" / file)
+    index = root / "bins" / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (root / "bins" / "model.safetensors").unlink()
+    return {path.name.partition(".")[0] + path.suffix: path for path in sorted(root.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    return _odd_members(tmp_path_factory.mktemp("odd"))
+
+
+PAIRS = [
+    ("lightning.ckpt", "lightning.safetensors"),
+    ("net.pth", "lightning.ckpt"),
+    ("odd", "half"),
+    ("half", "odd"),
+    ("plain", "odd"),
+    ("odd", "plain"),
+    ("sharded", "bins"),
+    ("bins", "net.pth"),
+    ("lightning.ckpt", "sharded"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("select", ["backbone", "all"])
+def test_every_merge_can_be_loaded_evaluated_and_pushed(odd, tmp_path, first, second, select):
+    spec = MergeSpec((str(odd[first]), str(odd[second])), (Rule(select),))
+    out = merge(spec, tmp_path / "out")
+    model, report = AutoModelForSemanticSegmentation.from_pretrained(out, output_loading_info=True)
+    assert not any(report.values()), report
+    assert str(model.dtype) == f"torch.{json.loads((out / 'config.json').read_text())['dtype']}"
+    for tensor in load_file(out / "model.safetensors").values():
+        assert tensor.dtype in (model.dtype, torch.int64)
+    AutoImageProcessor.from_pretrained(out)
+    load_model(out)
+    check_model(out)
+    for name in ("config.json", "preprocessor_config.json"):
+        assert "Evil" not in (out / name).read_text()
+
+
+def test_what_is_left_out_and_filled_in_stands_in_the_record(odd, tmp_path):
+    out = merge([odd["plain"], odd["odd"]], tmp_path / "out")
+    plain, other = read_merge_record(out / "merge.json")["members"]
+    assert "dropped" not in plain
+    assert set(other["dropped"]) == {"ema.decode_head.classifier.bias", "data_preprocessor.std"}
+    assert other["added"] == [COUNTER]
+    back = merge(MergeSpec((str(odd["plain"]), str(odd["odd"])), head=2), tmp_path / "back")
+    assert load_file(back / "model.safetensors")[COUNTER] == 0
+
+
+def test_a_missing_counter_and_averages_convert_as_well(odd, tmp_path):
+    out = convert(odd["lightning.ckpt"], tmp_path / "out")
+    assert load_file(out / "model.safetensors")[COUNTER] == 0
+    load_model(out)
+
+
+def test_what_the_dtype_cannot_hold_is_refused(tmp_path):
+    members = [saved(tmp_path / name, seed, torch.float16) for seed, name in enumerate("ab")]
+    wide = saved(tmp_path / "c", 2)
+    state = load_file(wide / "model.safetensors")
+    state["segformer.encoder.layer_norm.2.bias"][3] = 3e5
+    save_file(state, wide / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layer_norm\.2\.bias holds 100000, which float16 cannot"):
+        merge([*members, wide], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merged = load_file(merge([wide, *members], tmp_path / "ok") / "model.safetensors")
+    assert merged["segformer.encoder.layer_norm.2.bias"].dtype is torch.float32
+
+
+def test_a_variance_below_zero_is_refused(tmp_path):
+    members = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    state = load_file(members[1] / "model.safetensors")
+    state["decode_head.batch_norm.running_var"] *= 3
+    save_file(state, members[1] / "model.safetensors", metadata={"format": "pt"})
+    rule = Rule("all", "weighted_mean", (2.0, -1.0))
+    with pytest.raises(UserError, match="running_var holds a negative number"):
+        merge(MergeSpec(tuple(map(str, members)), (rule,)), tmp_path / "out")
+
+
+def test_copied_tensors_keep_odd_bits(tmp_path):
+    """Subnormal numbers and negative zeros of the head, in half precision too."""
+    for name, dtype in (("f32", torch.float32), ("f16", torch.float16)):
+        folder = saved(tmp_path / name, 0, dtype)
+        state = load_file(folder / "model.safetensors")
+        state["decode_head.classifier.bias"][:3] = torch.tensor([-0.0, 6e-8, 1e-40]).to(dtype)
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        shutil.copytree(folder, tmp_path / f"{name}-again")
+        out = merge([folder, tmp_path / f"{name}-again"], tmp_path / f"{name}-out")
+        merged = load_file(out / "model.safetensors")
+        for key, tensor in state.items():
+            if key.startswith("decode_head."):
+                assert tensor.numpy().tobytes() == merged[key].numpy().tobytes()

@@ -1,0 +1,135 @@
+"""Files that change while they are read: refused, and nothing is left."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from segformers import saved, tiny
+
+from revt_hf.checkpoints.json_fields import read_json
+from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.converting import convert as converting
+from revt_hf.errors import UserError
+from revt_hf.merging import average
+from revt_hf.merging.plan import MergeSpec, Rule
+
+
+def overwritten(path):
+    """The same number of other bytes in the same file, its time set back."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\0\0\0\0")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(path):
+    content = path.read_bytes()
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").rename(path)
+
+
+CHANGES = {
+    "overwritten": overwritten,
+    "replaced": replaced,
+    "removed": lambda path: path.unlink(),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b" "),
+}
+
+
+@pytest.fixture
+def during(monkeypatch):
+    """Call a function when the members are opened and the first bytes are written."""
+
+    def install(function):
+        stream = average.stream
+
+        def hooked(*arguments):
+            result = stream(*arguments)
+            function()
+            return result
+
+        monkeypatch.setattr(average, "stream", hooked)
+
+    return install
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(("member", "hashing"), [("a", False), ("b", True)])
+def test_a_member_that_changes_during_a_merge(tmp_path, during, change, name, member, hashing):
+    members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
+    during(lambda: CHANGES[change](tmp_path / member / name))
+    with pytest.raises(UserError, match=rf"{member}/{name} changed while it was read") as caught:
+        average.merge(members, tmp_path / "out", options=average.MergeOptions(hashing=hashing))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob(".out*/model.safetensors"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_processor_that_comes_during_a_merge(tmp_path, during):
+    members = [saved(tmp_path / letter, processor=False) for letter in "ab"]
+    during(lambda: (tmp_path / "a" / "preprocessor_config.json").write_text("{}"))
+    with pytest.raises(UserError, match=r"preprocessor_config\.json changed"):
+        average.merge(members, tmp_path / "out")
+
+
+def test_torch_files_shards_and_the_base_count_too(tmp_path, monkeypatch):
+    torch.save(tiny(0).state_dict(), tmp_path / "x.pth")
+    tiny(1).save_pretrained(tmp_path / "shards", max_shard_size="400KB")
+    base = saved(tmp_path / "base", 2)
+    members = (str(tmp_path / "x.pth"), str(tmp_path / "shards"))
+    rule = Rule(method="wise_ft")
+    spec = MergeSpec(members, (rule,), base=str(base))
+    shard = sorted((tmp_path / "shards").glob("model-*"))[1]
+    index = tmp_path / "shards" / "model.safetensors.index.json"
+    average.merge(spec, tmp_path / "fine")
+    for path in (tmp_path / "x.pth", shard, base / "model.safetensors", index):
+        with monkeypatch.context() as patch:
+            stream = average.stream
+            patch.setattr(
+                average,
+                "stream",
+                lambda *a, path=path, stream=stream: [stream(*a), overwritten(path)][0],
+            )
+            with pytest.raises(UserError, match=rf"{path.name} changed while it was read"):
+                average.merge(spec, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changes_during_a_conversion(tmp_path, monkeypatch):
+    path = tmp_path / "x.pth"
+    torch.save(tiny().state_dict(), path)
+    check = converting.check_fits
+    monkeypatch.setattr(converting, "check_fits", lambda *a: [check(*a), replaced(path)])
+    with pytest.raises(UserError, match=r"x\.pth changed while it was read"):
+        converting.convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stamp_is_of_the_file_and_not_of_its_name(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("1")
+    stamps = Stamps([path, tmp_path / "absent"])
+    stamps.check()
+    (tmp_path / "absent").write_text("2")
+    with pytest.raises(UserError, match="absent changed"):
+        stamps.check()
+
+
+def test_a_repeated_merge_gives_the_recorded_weights_or_nothing(tmp_path):
+    members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
+    record = read_json(average.merge(members, tmp_path / "out") / "merge.json")
+    options = average.MergeOptions(repeats=record)
+    average.merge(members, tmp_path / "again", options=options)
+    state = dict(tiny(7).state_dict())
+    save_file(state, members[1] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="b is not what was merged: its sha256 is"):
+        average.merge(members, tmp_path / "no", options=options)
+    other = {**record, "tensors_sha256": "0" * 64}
+    for entry in other["members"]:
+        entry["sha256"] = None
+    with pytest.raises(UserError, match="gives other weights than those of the record"):
+        average.merge(members, tmp_path / "no", options=average.MergeOptions(repeats=other))
+    assert not (tmp_path / "no").exists()
