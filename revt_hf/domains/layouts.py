@@ -67,7 +67,11 @@ class Layout:
     def described(self, split: str) -> str:
         """``images/*.png with labels/*.png``."""
         _, images, labels = self.folder_pairs(split)[0]
-        return f"{images}/{_all(self.image_suffixes)} with {labels}/{_all(self.label_suffixes)}"
+        return " or ".join(
+            f"{images}/*{image} with {labels}/*{label}"
+            for image in self.image_suffixes
+            for label in self.label_suffixes
+        )
 
 
 @dataclass(frozen=True)
@@ -248,10 +252,6 @@ class Finder:
                     raise UserError(f"the file name {name} in {folder} is not UTF-8: rename it")
             self._listings[folder] = (files, left_out)
         return self._listings[folder]
-
-
-def _all(suffixes: Sequence[str]) -> str:
-    return f"*{suffixes[0]}" if len(suffixes) == 1 else f"*({'|'.join(suffixes)})"
 
 
 _NO_FOLDER = " is missing"
