@@ -162,9 +162,8 @@ class Finder:
             if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
         ]
         hint = f"; but {len(others)} {_OTHERS}, such as {others[0]}" if others else ""
-        return (
-            f"no images {_all(layout.image_suffixes)} in {layout.folder_pairs(split)[0][1]}{hint}"
-        )
+        wanted = " or ".join(f"*{suffix}" for suffix in layout.image_suffixes)
+        return f"no images {wanted} in {layout.folder_pairs(split)[0][1]}{hint}"
 
     def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
         layout = match.layout
