@@ -1,6 +1,7 @@
 """Training on prepared pictures sees the same bits as training on the source."""
 
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from tiny import run, same_weights, tiny_recipe
 from revt_hf.dataset_tools.prepare import prepare
 from revt_hf.domains.prepared import load_prepared
 from revt_hf.errors import UserError
+from revt_hf.files import locked
 from revt_hf.recipe import DomainSpec, Source
 
 BOUND = (160, 80)
@@ -173,3 +175,26 @@ def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="GB left"):
         prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
     assert not (tmp_path / "small").exists()
+
+
+def test_two_jobs_do_not_share_an_output(spec, tmp_path):
+    def other():
+        with pytest.raises(UserError, match="being written by another process"):
+            prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+        refused.append(True)
+
+    refused = []
+    with locked(tmp_path / "small"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert refused
+    assert not (tmp_path / "small").exists()
+
+
+def test_only_what_was_prepared_is_replaced(spec, tmp_path):
+    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    prepare(spec, "train", tmp_path / "small", BOUND, "png", overwrite=True, quiet=True)
+    (tmp_path / "small" / "images" / "mine.png").write_text("precious")
+    with pytest.raises(UserError, match=r"holds images/mine\.png"):
+        prepare(spec, "train", tmp_path / "small", BOUND, overwrite=True, quiet=True)
