@@ -17,18 +17,13 @@ from accelerate.utils import (
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.augment import Pipeline, build_pipeline
 from revt_hf.domains import domain_label
 from revt_hf.errors import printable
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.loading import check_labelled, load_labelled
-from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.files import locked, write_json
 from revt_hf.folded_head import fold_, folded
-from revt_hf.modeling import build_model
-from revt_hf.normalisation import normalisation_of
 from revt_hf.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.recipe import Recipe
 from revt_hf.training.batch_norm import (
@@ -44,19 +39,14 @@ from revt_hf.training.checkpoints import (
     save_checkpoint,
     whole_checkpoint,
 )
-from revt_hf.training.data import (
-    TrainingCrops,
-    check_crops,
-    derived_seed,
-    load_training,
-    training_loader,
-)
+from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
 from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 from revt_hf.training.meter import Meter
 from revt_hf.training.optim import build_optimizer, set_learning_rate
 from revt_hf.training.output import begin_run, check_run, finish_run, give_up_run
-from revt_hf.training.result import pipeline_spec, save_result, write_recipe
+from revt_hf.training.parts import RunParts, check_parts, load_parts
+from revt_hf.training.result import save_result, write_recipe
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
 from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import TRACKER_PROJECT, MetricsLog, check_trackers, flat
@@ -110,9 +100,9 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
 
 def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
     processes = accelerator.num_processes
-    parts = local_main_first(accelerator, lambda: _load(recipe))
+    parts = local_main_first(accelerator, lambda: load_parts(recipe))
     with failing_together(accelerator):
-        _check_sizes(recipe, parts)
+        check_parts(recipe, parts)
     record = RunRecord(
         processes=processes,
         effective_batch=effective_batch(recipe.train, processes),
@@ -155,42 +145,6 @@ def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
     )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a run loads before it starts."""
-
-    pictures: list[Any]
-    held_out: list[Any]
-    example_size: tuple[int, int]
-    pipeline: Pipeline
-    model: SegformerForSemanticSegmentation
-
-
-def _load(recipe: Recipe) -> _Parts:
-    model = build_model(recipe.model, recipe.train.seed)
-    # An encoder that is trained further sees pictures as it has seen them before.
-    pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
-    pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
-    held_out = (
-        [load_labelled(source, source.val) for source in recipe.sources]
-        if recipe.train.validate_every
-        else []
-    )
-    # Reads a picture of each, so that broken data stop the run before anything is written.
-    example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    for source, rows in zip(recipe.sources, pictures, strict=True):
-        check_labelled(rows, domain_label(source, source.train))
-    return _Parts(pictures, held_out, example_size, pipeline, model)
-
-
-def _check_sizes(recipe: Recipe, parts: _Parts) -> None:
-    """Refuse images that the network cannot take, or that cannot be stacked to a batch."""
-    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
-    for source, rows in zip(recipe.sources, parts.held_out, strict=False):
-        check_sizes(rows, domain_label(source, source.val), protocol, minimum)
-    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
-
-
 class _Run:
     """One training run: its parts, and the loop over them."""
 
@@ -200,7 +154,7 @@ class _Run:
         run: Path,
         options: RunOptions,
         accelerator: Accelerator,
-        parts: _Parts,
+        parts: RunParts,
         record: RunRecord,
     ) -> None:
         self._recipe = recipe
