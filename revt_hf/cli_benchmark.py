@@ -53,7 +53,8 @@ def benchmark(
         typer.Option(help="Of --train: also load its crops; its network, crop and batch."),
     ] = None,
     crop: Annotated[
-        int | None, typer.Option(min=1, help="Of --train: pixels of a side; default: 512.")
+        int | None,
+        typer.Option(min=32, max=2**15, help="Of --train: pixels of a side; default: 512."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Of --train: crops in a step; default: 2.")
@@ -64,7 +65,9 @@ def benchmark(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Of --train --recipe: processes that load; default: its own."),
+        typer.Option(
+            min=0, max=256, help="Of --train --recipe: processes that load; default: its own."
+        ),
     ] = None,
     warm_up: Annotated[
         int | None,

@@ -20,7 +20,7 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="An option of the domain."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; default: all cores.")]
 
 
 def _hush(quiet: bool) -> bool:

@@ -18,7 +18,7 @@ Pictures = Annotated[
 Workers = Annotated[
     int,
     typer.Option(
-        min=0, help="Processes that decode pictures while the networks run; 0: in between."
+        min=0, max=256, help="Processes that decode pictures while the networks run; 0: in between."
     ),
 ]
 Bound = Annotated[

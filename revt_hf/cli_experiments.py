@@ -42,7 +42,9 @@ def run(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Trainings side by side; default: one a GPU, or one a core."),
+        typer.Option(
+            min=1, max=1024, help="Trainings side by side; default: one a GPU, or one a core."
+        ),
     ] = None,
     launcher: Launcher = None,
     json_file: Json = None,

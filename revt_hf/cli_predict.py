@@ -43,7 +43,8 @@ def predict(
         int, typer.Option(min=1, help="Pictures of one size that go through a network together.")
     ] = 1,
     workers: Annotated[
-        int, typer.Option(min=1, help="Threads that decode pictures while the networks run.")
+        int,
+        typer.Option(min=1, max=256, help="Threads that decode pictures while the networks run."),
     ] = 2,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into a folder that has files already.")

@@ -43,6 +43,8 @@ def revt(capsys, *arguments):
         (["trian"], "no such command 'trian'"),
         (["run", "x.yaml", "--output", "y", "--jobs", "0"], "'--jobs'"),
         (["run", "x.yaml", "--output", "y", "--jobs", "many"], "'--jobs'"),
+        (["run", "x.yaml", "--output", "y", "--jobs", "1000000"], "'--jobs'"),
+        (["evaluate", "x", "--domain", "streets", "--workers", "1000000"], "'--workers'"),
         (["recipe", "shew"], "no such command 'shew'"),
         (["merge", "--bogus"], "--bogus"),
         (["merge", "--head", "first"], "--head"),
