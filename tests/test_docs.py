@@ -132,3 +132,18 @@ def test_links_between_pages_outside(tmp_path):
     text = "[data](../../docs/domains.md#splits)"
     site = HOOK.with_site_links(text, page, "recipes/camvid/README.md", places)
     assert site == "[data](../../domains.md#splits)"
+
+
+def test_every_promise_names_tests_that_exist():
+    text = (DOCS / "safety.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    promises = [row.rsplit(" | ", 1) for row in rows if not row.startswith("| promise |")]
+    assert promises
+    for promise, held_by in promises:
+        file = None
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", held_by):
+            file = path or file
+            assert file is not None, promise
+            tests = (ROOT / file).read_text()
+            assert re.search(rf"^def {name or 'test_'}", tests, re.MULTILINE), f"{file}::{name}"
+        assert file is not None, promise
