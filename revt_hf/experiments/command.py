@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.folder import check_folder
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.plan import plan_json, plan_tree
 from revt_hf.experiments.recipe import load_experiment
@@ -48,6 +49,7 @@ def run_command(
         if json_file is not None:
             write_json(json_file, plan_json(graph, steps, output))
         return
+    check_folder(graph, output)
     outcome = Outcome() if report_only else run_steps(graph, output, how)
     if json_file is not None:
         write_json(json_file, plan_json(graph, steps, output))

@@ -14,6 +14,7 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.domains import open_domain
 from revt_hf.domains.base import Opened
 from revt_hf.errors import UserError
+from revt_hf.experiments.folder import STEPS_FOLDER
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -31,7 +32,6 @@ from revt_hf.recipe import DomainSpec
 from revt_hf.training.checkpoints import newest_checkpoint, training_folder
 
 State = Literal["done", "stale", "begun", "missing"]
-_LEDGER = ".steps"
 # Raised when a step's result would come out differently: every step is done again then.
 _VERSION = 1
 # What an entry must hold to be one: a hash and seconds; size, time and hash of the result.
@@ -279,7 +279,7 @@ class Ledger:
         return self._domains[key]
 
     def _entry(self, step_id: str) -> Path:
-        return self.folder / _LEDGER / f"{step_id}.json"
+        return self.folder / STEPS_FOLDER / f"{step_id}.json"
 
     def _read(self, step_id: str) -> dict[str, Any]:
         path = self._entry(step_id)

@@ -15,6 +15,7 @@ from rich.progress import Progress, TaskID
 
 from revt_hf.errors import UserError
 from revt_hf.experiments.devices import default_slots
+from revt_hf.experiments.folder import STEPS_FOLDER, begin_folder
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -29,12 +30,9 @@ from revt_hf.experiments.graph import (
 from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.files import readable_os_errors
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
 from revt_hf.training.checkpoints import training_folder
-
-_LOCKS = ".steps"
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,7 @@ def run_steps(graph: Graph, folder: Path, how: HowToRun) -> Outcome:
     """
     steps = chosen_steps(graph, how)
     launcher_words(how.launcher)
-    with readable_os_errors(folder):
-        (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+    begin_folder(graph, folder)
     with bars(how.quiet) as progress:
         return _Run(graph, folder, how, steps, progress).all()
 
@@ -348,7 +345,7 @@ class _Run:
         Raises:
             UserError: another one is doing it.
         """
-        path = self._folder / _LOCKS / f"{step.id.replace('/', '__')}.lock"
+        path = self._folder / STEPS_FOLDER / f"{step.id.replace('/', '__')}.lock"
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.folder import begin_folder, check_folder
 from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
@@ -75,6 +76,7 @@ def submit_command(
     """
     experiment = load_experiment(call.experiment, call.overrides)
     graph = build_graph(experiment)
+    check_folder(graph, call.output)
     ledger = Ledger(graph, call.output)
     jobs = plan_jobs(stages(graph, ledger), settings, experiment.title, call)
     if not jobs:
@@ -87,7 +89,10 @@ def submit_command(
     else:
         _check_slurm(call.folder)
     _remark_on_data(graph, ledger)
-    numbers = submit(jobs, call.folder) if jobs and not only_print else {}
+    numbers: dict[str, str] = {}
+    if jobs and not only_print:
+        begin_folder(graph, call.output)
+        numbers = submit(jobs, call.folder)
     if json_file is not None:
         write_json(json_file, [job.to_json(numbers.get(job.stage.name)) for job in jobs])
     if numbers and not quiet:

@@ -58,6 +58,22 @@ def test_everything_is_done_once(finished):
     assert (again.done, sorted(again.kept)) == ([], sorted(graph.steps))
 
 
+def test_a_folder_of_somebody_elses_is_no_experiments(tmp_path, monkeypatch):
+    path = write_experiment(tmp_path, seeds=[0])
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="no experiment's folder"):
+        outcome(path, own)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(UserError, match="no experiment's folder"):
+        outcome(path, tmp_path / "link")
+    monkeypatch.chdir(own)
+    with pytest.raises(UserError, match="the working directory"):
+        outcome(path, tmp_path)
+    assert [entry.name for entry in own.iterdir()] == ["thesis.tex"]
+
+
 def test_an_evaluation_says_what_it_is_of(finished):
     _, output, _ = finished
     merged = evaluation(output, "merges/revt/0/head-other")
@@ -269,6 +285,7 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     assert outcome(path, tmp_path / "whole", how=members_only).done == ["members/base/0"]
     # As an interruption after step 2 leaves it.
     shutil.copytree(tmp_path / "whole/members", tmp_path / "half/members")
+    (tmp_path / "half/.steps").mkdir()
     folder = tmp_path / "half/members/base/0"
     shutil.rmtree(folder / "checkpoints/step-00000004")
     (folder / "model.safetensors").unlink()
