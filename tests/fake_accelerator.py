@@ -1,7 +1,7 @@
 """A device that this machine does not have: its tensors compute on the CPU, but mix with none.
 
-Tensors that are moved to ``DEVICE`` are wrapped; what is computed from them is wrapped as well, with
-the CPU's numbers. An operation on wrapped tensors and tensors of the CPU fails as it does on a
+Tensors that are moved to ``DEVICE`` are wrapped, and so is what is computed from them, with the
+CPU's numbers. An operation on wrapped tensors and tensors of the CPU fails as it does on a
 real device. So code that forgets to move a tensor fails, and code that does not gives the CPU's
 results. What is no operation on tensors, such as asking a driver for free memory, is not tested.
 """
@@ -12,9 +12,9 @@ from unittest import mock
 import torch
 from accelerate import PartialState
 from torch.nn import functional
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 # Not undone before the process ends: use it in one of its own.
 _setup_privateuseone_for_python_backend("fake")
@@ -57,6 +57,10 @@ class FakeTensor(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _compute(func, args, kwargs or {})
 
+    def __reduce_ex__(self, protocol):
+        # A file holds numbers; checkpoints are read into the CPU's memory.
+        return self.inner.__reduce_ex__(protocol)
+
     def __repr__(self):
         return f"FakeTensor({self.inner})"
 
@@ -94,7 +98,7 @@ def _compute(func, args, kwargs):
         ]
         if strangers:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found {DEVICE} and cpu ({func})"
+                f"Expected all tensors to be on the same device, but found {DEVICE} and cpu: {func}"
             )
     if device is not None and device.type == DEVICE.type:
         on_device, kwargs = True, {**kwargs, "device": torch.device("cpu")}
@@ -132,9 +136,9 @@ def fake_accelerator():
     """Let the package find the device, as if the machine had it."""
     state = PartialState()
     future = torch.__future__
-    # A module that is moved gets new parameters: its old ones cannot become wrapped.
-    before = future.get_overwrite_module_params_on_conversion()
-    future.set_overwrite_module_params_on_conversion(True)
+    # Parameters of a module that is moved stay the same objects, as on real devices.
+    before = future.get_swap_module_params_on_conversion()
+    future.set_swap_module_params_on_conversion(True)
     try:
         with (
             mock.patch.dict(state._shared_state, {"device": DEVICE}),
@@ -144,4 +148,4 @@ def fake_accelerator():
         ):
             yield DEVICE
     finally:
-        future.set_overwrite_module_params_on_conversion(before)
+        future.set_swap_module_params_on_conversion(before)
