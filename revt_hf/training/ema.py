@@ -21,7 +21,8 @@ class MovingAverage:
         learned = {name for name, _ in model.named_parameters()}
         for name, tensor in model.state_dict().items():
             if name in learned:
-                self._average[name].lerp_(tensor.float(), 1 - self._decay)
+                average = self._average[name]
+                average.lerp_(tensor.to(average.dtype), 1 - self._decay)
             else:
                 self._average[name].copy_(tensor)
 

@@ -69,12 +69,13 @@ def in_float64():
 
     def widened(spec, seed):
         model = build_model(spec, seed).double()
-        model.register_forward_pre_hook(_widen_pixels, with_kwargs=True)
+        model.segformer.register_forward_pre_hook(_widen, with_kwargs=True)
         return model
 
     with mock.patch("revt_hf.training.loop.build_model", widened):
         yield
 
 
-def _widen_pixels(_, args, named):
-    return args, {**named, "pixel_values": named["pixel_values"].double()}
+def _widen(_, args, named):
+    # Training and validation give pixels as the first argument.
+    return (args[0].double(), *args[1:]), named

@@ -1,0 +1,18 @@
+"""No accelerator is needed to see that every path moves its tensors to it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_every_path_runs_on_an_accelerator_as_on_the_cpu():
+    # The device stays with the process that it was made in.
+    paths = Path(__file__).with_name("accelerator_paths.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(paths)],
+        cwd=paths.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
