@@ -1,5 +1,7 @@
 # make demo: set up, then train, merge and compare on built-in street scenes.
 # make test: set up, then run the tests.
+# make test-numeric: set up, then compare numbers again, as other processors compute them.
+# make test-min: set up the lowest allowed versions, then try the main commands with them.
 # make docs: set up, then build the documentation into site/.
 VENV := .venv
 PYTHON ?= python3
@@ -8,13 +10,33 @@ OUTPUT ?= demo
 # The variable keeps a notice of Material for MkDocs away. --quiet would take --strict its warnings.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-.PHONY: demo test check docs clean
+# An x86 processor of 2008: libraries choose their code by what the processor knows.
+OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
+	OPENCV_CPU_DISABLE=AVX512-SKX,AVX2 \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
+ONE_THREAD := OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
+NUMERIC = $(VENV)/bin/python -m pytest -n 2 -m numeric
+
+MIN_VENV := .venv-min
+MIN_READY := $(MIN_VENV)/.ready
+MIN_TESTS := tests/test_cli.py tests/test_recipe.py tests/predicting tests/training/test_train.py \
+	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
+	tests/publishing/test_push_commands.py tests/dataset_tools/test_data_commands.py
+
+.PHONY: demo test test-numeric test-min check docs clean
 
 demo: $(READY)
 	$(VENV)/bin/revt demo --output $(OUTPUT) --overwrite
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+test-numeric: $(READY)
+	$(OLD_PROCESSOR) OMP_NUM_THREADS=2 $(NUMERIC)
+	$(ONE_THREAD) $(NUMERIC)
+
+test-min: $(MIN_READY)
+	$(MIN_VENV)/bin/python -m pytest -n 2 $(MIN_TESTS)
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -36,5 +58,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 		-c constraints.txt -e '.[dev,docs]'
 	touch $(READY)
 
+$(MIN_READY): setup.cfg pyproject.toml constraints-min.txt
+	test -x $(MIN_VENV)/bin/python || $(PYTHON) -m venv $(MIN_VENV)
+	$(MIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$(grep '^torch==' constraints-min.txt)
+	$(MIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-min.txt -e '.[dev]'
+	touch $(MIN_READY)
+
 clean:
-	rm -rf $(VENV) $(OUTPUT) site
+	rm -rf $(VENV) $(MIN_VENV) $(OUTPUT) site

@@ -18,6 +18,8 @@ from revt_hf.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfo
 from revt_hf.modeling import SIZES, build_model, for_inference_, load_model
 from revt_hf.recipe import Model
 
+pytestmark = pytest.mark.numeric
+
 
 def tiny_model(seed):
     """A tiny SegFormer in eval mode whose class maps hold many classes."""

@@ -7,6 +7,8 @@ from revt_hf.augment.geometry import BoundedResize, RandomCropMaxRatio, is_balan
 from revt_hf.errors import UserError
 from revt_hf.resize import bounded_resize, bounded_size
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(
     ("height", "width", "bound", "expected"),

@@ -19,6 +19,8 @@ from revt_hf.augment.photometric import (
 from revt_hf.benchmarks.augment import plain_photometric
 from revt_hf.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 STEPS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
 
 

@@ -20,6 +20,8 @@ from revt_hf.augment.pixmix import (
 )
 from revt_hf.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 WEIGHTS = [(0.8, 0.25), (0.3, 0.9), (1.4, -0.35), (1.9, -0.8)]
 # Small exponents, where a zero's stand-in would show, and the ends of the Beta distributions.
 EXTREMES = [*WEIGHTS, (0.01, 0.5), (0.0005, 0.9), (0.06, 0.1), (0.08, 0.999), (2.0, -1.0), (1.0, 0)]

@@ -18,6 +18,8 @@ from revt_hf.recipe import Model, Optimizer, Schedule
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer, set_learning_rate
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory):

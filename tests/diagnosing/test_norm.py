@@ -8,6 +8,8 @@ from tiny_members import data_of, rows, saved, tiny_model
 from revt_hf.diagnosing.norm import norm_shift, norm_shifts
 from revt_hf.merging.recalibration import recalibrate_model
 
+pytestmark = pytest.mark.numeric
+
 
 def test_a_mean_that_is_off_by_k_standard_deviations_is_reported_as_k():
     model, data = tiny_model(0), data_of(rows(2))

@@ -8,6 +8,8 @@ from revt_hf.diagnosing.path import EVERYTHING, Line, paths
 from revt_hf.diagnosing.scoring import Score, score_heads
 from revt_hf.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 
 def _line(losses, mious=None):
     mious = mious or [50.0] * len(losses)

@@ -17,6 +17,8 @@ from revt_hf.evaluation.runner import evaluate_models
 from revt_hf.merging.average import merge
 from revt_hf.merging.plan import MergeSpec, Rule
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):

@@ -15,6 +15,8 @@ from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
 from revt_hf.diagnosing.similarity import similarity
 from revt_hf.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):

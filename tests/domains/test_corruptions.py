@@ -18,7 +18,10 @@ from revt_hf.domains.streets import render
 from revt_hf.errors import UserError
 from revt_hf.recipe import DomainSpec, Source, Target
 
-pytestmark = pytest.mark.filterwarnings("ignore::revt_hf.domains.base.DataWarning")
+pytestmark = [
+    pytest.mark.numeric,
+    pytest.mark.filterwarnings("ignore::revt_hf.domains.base.DataWarning"),
+]
 
 STREETS = {"base": "streets", "base_options": {"val_pictures": 3, "size": [64, 128]}}
 # One case of each base domain; every domain of files can be corrupted.

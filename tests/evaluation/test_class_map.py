@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, _class_map_torch, class_map
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(
     ("logits_size", "network_size", "picture_size"),

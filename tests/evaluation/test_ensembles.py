@@ -8,6 +8,8 @@ from revt_hf.errors import UserError
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, predict, prepare
 
+pytestmark = pytest.mark.numeric
+
 SIZE, NETWORK = (64, 96), (48, 72)
 PROTOCOL = Protocol(bound=(96, 48))
 IMAGE = picture(*SIZE)

@@ -10,6 +10,8 @@ from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.labels import CLASSES
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def golden():

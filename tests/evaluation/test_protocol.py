@@ -9,6 +9,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.evaluation.inference import Protocol, predict, prepare
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def golden():

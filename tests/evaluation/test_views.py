@@ -15,6 +15,8 @@ from revt_hf.evaluation.inference import (
 )
 from revt_hf.recipe import PROTOCOLS
 
+pytestmark = pytest.mark.numeric
+
 SLIDE = Protocol(None, window=32, stride=24)
 
 

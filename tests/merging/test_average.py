@@ -11,6 +11,8 @@ from revt_hf.checkpoints.names import disk_name
 from revt_hf.errors import UserError
 from revt_hf.merging.average import merge
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):

@@ -16,6 +16,8 @@ from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 from revt_hf.merging.record import read_merge_record, recorded_changes, spec_from_record
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def model():

@@ -16,6 +16,8 @@ from revt_hf.normalisation import STD
 from revt_hf.recipe import Evaluation
 from revt_hf.training.result import image_processor, write_recipe
 
+pytestmark = pytest.mark.numeric
+
 # The network's pictures are of one size and ratio, 64x128; one grey level of its input.
 _SIZE = (64, 128)
 _LEVEL = 1 / min(STD)

@@ -7,6 +7,8 @@ from tiny import run, tiny_recipe
 from revt_hf.modeling import build_model
 from revt_hf.training.batch_norm import apply_statistics, statistics
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(
     ("batch_norm", "device", "processes", "expected"),

@@ -7,6 +7,8 @@ from conftest import golden_file
 
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def golden():

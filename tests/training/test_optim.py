@@ -11,6 +11,8 @@ from revt_hf.checkpoints.names import memory_names
 from revt_hf.recipe import Optimizer, Schedule
 from revt_hf.training.optim import build_optimizer, learning_rate, set_learning_rate
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -19,6 +19,8 @@ from revt_hf.evaluation.runner import confusion_of
 from revt_hf.modeling import load_model
 from revt_hf.training.tracking import read_metrics
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):

@@ -11,6 +11,8 @@ from revt_hf.training import loss
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):

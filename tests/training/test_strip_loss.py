@@ -9,6 +9,8 @@ from torch.nn import functional
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.strip_loss import summed_in_strips
 
+pytestmark = pytest.mark.numeric
+
 
 def _case(small, large, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)

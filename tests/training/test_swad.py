@@ -15,6 +15,8 @@ from revt_hf.errors import UserError
 from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import read_metrics
 
+pytestmark = pytest.mark.numeric
+
 STEPS = 3
 
 

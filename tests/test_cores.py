@@ -1,0 +1,73 @@
+"""Cores that may be used, and OpenCV's threads in processes and threads of ours."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from revt_hf.cores import core_count
+from revt_hf.dataset_tools.parallel import in_threads
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import picture_batches
+from revt_hf.training.data import training_loader
+
+
+@pytest.mark.parametrize(
+    ("affinity", "slurm", "expected"),
+    [
+        ({0, 1, 5}, None, 3),
+        ({0, 1, 5}, "2", 2),
+        ({0}, "8", 1),  # Slurm's says nothing of a process that was bound to less
+        ({0, 1}, "", 2),
+        ({0, 1}, "0", 2),
+        ({0, 1}, "2(x3)", 2),
+    ],
+)
+def test_affinity_and_slurm_limit_the_cores(monkeypatch, affinity, slurm, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: affinity)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if slurm is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    assert core_count() == expected
+
+
+def test_without_affinity_all_cores_count(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert core_count() == 1
+
+
+class _Threads:
+    """Rows that tell how many threads OpenCV uses where they are read."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8, 3), cv2.getNumThreads(), np.uint8)}
+
+
+@pytest.fixture
+def four_threads():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    yield
+    cv2.setNumThreads(before)
+
+
+def test_workers_use_one_opencv_thread(four_threads):
+    batches = picture_batches(_Threads(), range(2), Protocol(None), 1, workers=1)
+    assert {int(row["image"].max()) for batch in batches for row in batch} == {1}
+    loaded = training_loader(_Threads(), 1, workers=1, first_position=0)
+    assert {int(batch["image"].max()) for batch in loaded} == {1}
+    assert cv2.getNumThreads() == 4
+
+
+def test_threads_of_ours_use_one_opencv_thread_each(four_threads):
+    assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=2)) == {1}
+    assert cv2.getNumThreads() == 4
+    # A single one may use them all.
+    assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=1)) == {4}
