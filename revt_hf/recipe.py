@@ -365,6 +365,8 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     Raises:
         UserError: an unknown key, a wrong type or value.
     """
+    if "members" in values:
+        raise UserError(f"{name} is an experiment, not a training recipe: use revt run")
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

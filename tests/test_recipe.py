@@ -4,8 +4,10 @@ import json
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from revt_hf.errors import UserError
+from revt_hf.experiments.recipe import load_experiment
 from revt_hf.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
 
 MINIMAL = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
@@ -153,6 +155,13 @@ def test_bad_overrides_are_refused(tmp_path, override):
     path = _write(tmp_path / "r.yaml", yaml.safe_dump(MINIMAL))
     with pytest.raises(UserError, match="--set"):
         load_recipe(path, [override])
+
+
+def test_an_experiment_in_a_recipes_place_is_told_and_the_reverse():
+    with pytest.raises(UserError, match="is an experiment, not a training recipe: use revt run"):
+        load_recipe(ROOT / "recipes/camvid/paper.yaml")
+    with pytest.raises(UserError, match="is a training recipe, not an experiment: use revt train"):
+        load_experiment(ROOT / "recipes/camvid/base.yaml")
 
 
 def test_missing_file_is_named(tmp_path):

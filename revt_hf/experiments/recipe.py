@@ -277,6 +277,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     values = read_with_parents(Path(path), localise=_recipes_beside)
     for override in overrides:
         apply_override(values, override)
+    if "source" in values:
+        raise UserError(f"{path} is a training recipe, not an experiment: use revt train")
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:

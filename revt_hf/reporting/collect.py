@@ -144,8 +144,8 @@ def read_measurements(paths: Sequence[Path]) -> list[Measurement]:
         inside = {file: value for file, value in _json_files(path) if _is_evaluation(value)}
         if not inside:
             raise UserError(
-                f"there is no evaluation of revt run under {path}: name the result files of "
-                "revt evaluate --json themselves"
+                f"{path} holds no evaluation written by revt run: pass the files that revt "
+                "evaluate --json wrote"
             )
         found.update((file.resolve(), _measurements(value, file)) for file, value in inside.items())
     return [measurement for measurements in found.values() for measurement in measurements]
