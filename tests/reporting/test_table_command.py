@@ -121,7 +121,7 @@ def test_mistakes_of_the_command_are_one_sentence(capsys, tmp_path):
         ([], "name RESULTS"),
         ([tmp_path / "nowhere.json"], "cannot read"),
         ([broken], "broken.json is not an evaluation"),
-        ([empty], "there is no evaluation of revt run under"),
+        ([empty], "holds no evaluation written by revt run"),
         ([*paths, "--format", "word"], "--format 'word': use one of terminal, markdown"),
         ([*paths, "--paper", "kitti"], "--paper 'kitti'"),
         ([*paths, "--classes", "all"], "unknown classes 'all'"),
