@@ -1,5 +1,6 @@
 """The marker in every output folder: what we wrote, so that nothing else is ever overwritten."""
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -50,6 +51,20 @@ def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
         if not ours and _fits(path, among):
             return path
     return None
+
+
+def state_of(folder: Path) -> str | None:
+    """What a folder's files look like: another text once one of them was written, added or removed.
+
+    Returns:
+        None where nothing is there.
+    """
+    found = []
+    for path in sorted(_files(folder)):
+        if not _is_passing(path):
+            now = (folder / path).lstat()
+            found.append([path, now.st_size, now.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else None
 
 
 def _read(folder: Path) -> tuple[set[str], list[str]] | None:
