@@ -11,6 +11,23 @@ MARKER_FILE = ".revt_hf.json"
 # Everything unfinished is called so, within an output and beside it.
 SCRATCH_PREFIX = ".revt-"
 _FORMAT = "revt_hf.output/1"
+_CONFIG_FILE = "config.json"
+# What a folder of a model holds, whoever wrote it.
+_MODEL_FILES = (
+    MARKER_FILE,
+    _CONFIG_FILE,
+    "preprocessor_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "recipe.yaml",
+    "merge.json",
+    "recalibration.json",
+    "run.json",
+    "metrics.jsonl",
+    "README.md",
+)
 
 
 def mark_output(
@@ -50,6 +67,23 @@ def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
         ours = path in files or _is_passing(path) or _fits(path, patterns)
         if not ours and _fits(path, among):
             return path
+    return None
+
+
+def owner(file: Path) -> Path | None:
+    """The folder of a model, or an output of ours, that a file is a part of.
+
+    Args:
+        file: an absolute path.
+    """
+    for folder in file.parents:
+        files, patterns = _read(folder) or (set(), [])
+        path = file.relative_to(folder).as_posix()
+        if path in files or _fits(path, patterns):
+            return folder
+    above = file.parent
+    if _fits(file.name, _MODEL_FILES) and (is_marked(above) or (above / _CONFIG_FILE).is_file()):
+        return above
     return None
 
 
