@@ -171,9 +171,12 @@ def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
         try:
             tensors = {name: part.contiguous() for name, part in state.model.state_dict().items()}
             save_file(tensors, scratch / _MODEL)
-            torch.save(state.optimizer.state_dict(), scratch / _OPTIMIZER)
-            for name, average in state.averages.items():
-                torch.save(average.state_dict(), scratch / f"{name}.pt")
+            parts: dict[str, Stateful] = {_OPTIMIZER: state.optimizer}
+            parts |= {f"{name}.pt": average for name, average in state.averages.items()}
+            for name, one in parts.items():
+                # Of a file that torch opens itself it does not say why it cannot be written.
+                with (scratch / name).open("wb") as file:
+                    torch.save(one.state_dict(), file)
             files = {path.name: _stamp(path) for path in sorted(scratch.iterdir())}
             write_json(scratch / MANIFEST_FILE, {"format": _FORMAT, "step": step, "files": files})
             # A damaged one of this step, before which the run was resumed.

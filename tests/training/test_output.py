@@ -1,5 +1,6 @@
 """A finished result stays until the new one is complete; there is one training at a time."""
 
+import io
 import shutil
 import threading
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_a_full_disk_keeps_the_checkpoints(tmp_path, monkeypatch):
         run(tmp_path / "run", NEW)
     assert newest_checkpoint(tmp_path / "run")[1] == 2
     assert not list((tmp_path / "run" / "checkpoints").glob(".revt-*"))
+
+
+def test_torch_says_why_a_checkpoint_cannot_be_written(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            _full()
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *how, **more: Full() if path.suffix == ".pt" else opened(path, *how, **more),
+    )
+    with pytest.raises(UserError, match=r"cannot write .*step-00000001: No space left on device$"):
+        run(tmp_path / "run", NEW)
 
 
 def test_what_others_put_into_a_run_is_not_deleted(folder):
