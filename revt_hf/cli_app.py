@@ -86,8 +86,9 @@ def report(
     from revt_hf.files import check_output_file, write_json
     from revt_hf.reporting.command import report_command
 
-    for file in (output, json_file):
-        check_output_file(file, inputs=[recipe, *members, *revts, start])
+    inputs = [recipe, *members, *revts, start]
+    check_output_file(output, inputs=inputs, outputs=[json_file])
+    check_output_file(json_file, inputs=inputs)
     results = report_command(output, recipe, members, revts, start, bound, quiet)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])

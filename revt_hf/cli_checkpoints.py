@@ -98,7 +98,7 @@ def recalibrate(
         )
     )
     read = [path for source in sources for path in source.inputs]
-    check_output_file(json_file, inputs=[model, recipe, *read])
+    check_output_file(json_file, inputs=[model, recipe, *read], outputs=[output])
     done = recalibrate_command(model, sources, output, pictures, overwrite, quiet, not skip_val)
     if json_file is not None:
         write_json(json_file, done.to_json())

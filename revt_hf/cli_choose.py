@@ -129,7 +129,7 @@ def _choose(
     from revt_hf.diagnosing.choose_command import choose_command
     from revt_hf.files import check_output_file, write_json
 
-    check_output_file(json_file, inputs=[*members, recipe])
+    check_output_file(json_file, inputs=[*members, recipe], outputs=[output])
     result = choose_command(members, recipe, output, method, title, merges, how)
     if json_file is not None:
         write_json(json_file, result)

@@ -28,8 +28,11 @@ def curves(
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
-    check_output_file(output, inputs=[path for path in results if path.is_file()])
-    found = build_curves(read_measurements(results), protocol, classes)
+    measurements = read_measurements(results)
+    read = {measurement.path for measurement in measurements}
+    check_output_file(output, inputs=read, outputs=[json_file])
+    check_output_file(json_file, inputs=read)
+    found = build_curves(measurements, protocol, classes)
     draw_curves(found, output)
     if json_file is not None:
         write_json(json_file, found.to_json())

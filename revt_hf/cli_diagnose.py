@@ -41,7 +41,7 @@ def similarity_command(
     from revt_hf.files import atomic_folder, check_output, check_output_file, write_json
 
     check_output(output, overwrite, [*members, base])
-    check_output_file(json_file, inputs=[*members, base])
+    check_output_file(json_file, inputs=[*members, base], outputs=[output])
     with tqdm(unit="B", unit_scale=True, desc="similarity", disable=quiet) as bar:
         result = similarity(members, base, bar.update, bar.reset, quiet)
     with atomic_folder(output, overwrite, [*members, base]) as scratch:
@@ -88,7 +88,7 @@ def path_command(
         raise UserError(f"--interpolate {interpolate}: use encoder or all")
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, workers, overwrite, quiet)
-    _check_json(json_file, [*members, start, recipe, data_dir])
+    _check_json(json_file, [*members, start, recipe, data_dir], output)
     result = command.path_command(members, start, points, interpolate == "all", request)
     _keep(result, json_file)
     names = {0: "start", **dict(enumerate(members, 1))}
@@ -131,7 +131,7 @@ def plane_command(
 
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, workers, True, quiet)
-    _check_json(json_file, [*members, recipe, data_dir])
+    _check_json(json_file, [*members, recipe, data_dir], output)
     result = command.plane_command(members, _whole_numbers(steps), request)
     _keep(result, json_file)
     for head, member in enumerate(members, 1):
@@ -175,7 +175,7 @@ def norm_command(
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, 0, overwrite, quiet)
     sources = command.norm_sources(recipe, request.splits, train)
-    _check_json(json_file, [merge, *(members or []), recipe, data_dir])
+    _check_json(json_file, [merge, *(members or []), recipe, data_dir], output)
     result = command.norm_command(merge, members or [], sources, recalibrate_on, request)
     _keep(result, json_file)
     for row in result["models"]:
@@ -210,7 +210,7 @@ def disagreement_command(
 
     where = (recipe, domain, data_dir, config, split, options)
     request = _request(where, output, protocol, bound, pictures, 0, overwrite, quiet)
-    _check_json(json_file, [*members, merge, recipe, data_dir])
+    _check_json(json_file, [*members, merge, recipe, data_dir], output)
     result = command.disagreement_command(members, merge, show, request)
     _keep(result, json_file)
     say(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
@@ -239,10 +239,10 @@ def _request(
     return Request(splits, output, protocol, bound, pictures, workers, overwrite, quiet)
 
 
-def _check_json(json_file: Path | None, inputs: list[Any]) -> None:
+def _check_json(json_file: Path | None, inputs: list[Any], output: Path) -> None:
     from revt_hf.files import check_output_file
 
-    check_output_file(json_file, inputs=inputs)
+    check_output_file(json_file, inputs=inputs, outputs=[output])
 
 
 def _keep(result: dict[str, Any], json_file: Path | None) -> None:

@@ -52,10 +52,13 @@ def run(
 ) -> None:
     """Run a whole experiment: members, merges, ensembles, scores, table and report."""
     from revt_hf.experiments.command import run_command
+    from revt_hf.experiments.folder import STEPS_FOLDER
     from revt_hf.experiments.runner import HowToRun
     from revt_hf.files import check_output_file
 
-    check_output_file(json_file, inputs=[experiment])
+    # A folder that is not an experiment's yet must hold nothing else.
+    begun = not dry_run or (output / STEPS_FOLDER).is_dir()
+    check_output_file(json_file, inputs=[experiment], outputs=[] if begun else [output])
     how = HowToRun(tuple(only or ()), not no_needs, jobs, launcher, quiet)
     run_command(experiment, output, overrides or [], how, dry_run, json_file, report_only)
 
@@ -81,6 +84,7 @@ def submit(
     quiet: Quiet = False,
 ) -> None:
     """Submit what is not done of an experiment to Slurm, as array jobs; submit again to go on."""
+    from revt_hf.experiments.folder import STEPS_FOLDER
     from revt_hf.experiments.slurm_settings import load_settings
     from revt_hf.experiments.stages import Call
     from revt_hf.experiments.submit import submit_command
@@ -95,7 +99,9 @@ def submit(
         "memory": memory,
         "launcher": launcher,
     }
-    check_output_file(json_file, inputs=[experiment, slurm])
+    begun = not only_print or (output / STEPS_FOLDER).is_dir()
+    read = [experiment, slurm]
+    check_output_file(json_file, inputs=read, outputs=[] if begun else [output])
     call = Call(experiment, output, tuple(overrides or ()))
     submit_command(call, load_settings(slurm, flags), only_print, json_file, quiet)
 

@@ -75,7 +75,8 @@ def merge_command(arguments: Sequence[str]) -> None:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
     from revt_hf.files import check_output_file
 
-    check_output_file(given.json, inputs=[*given.members, given.recipe, given.repeat, given.base])
+    read = [*given.members, given.recipe, given.repeat, given.base]
+    check_output_file(given.json, inputs=read, outputs=[given.output])
     spec = _spec(given)
     if given.dry_run:
         _show_plan(spec, given.json, given.quiet)

@@ -71,7 +71,10 @@ def predict(
         overwrite=overwrite,
         quiet=quiet,
     )
-    check_output_file(json_file, inputs=[*models, *pictures])
+    # In a folder of pictures a JSON file is none.
+    beside = json_file is not None and json_file.suffix == ".json"
+    read = [place for place in pictures if place.is_file() or not beside]
+    check_output_file(json_file, inputs=[*models, *read], outputs=[output])
     done = predict_command(pictures, models, output, options)
     if json_file is not None:
         write_json(json_file, done.to_json())

@@ -91,7 +91,7 @@ def merge_and_push(
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     _check_no_member(repo_id, members)
-    from revt_hf.files import write_json
+    from revt_hf.files import check_output, check_output_file, write_json
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.publishing.hub import check_repo_id, require_token
     from revt_hf.publishing.push import push_command
@@ -105,10 +105,12 @@ def merge_and_push(
         raise UserError("name the licence of the weights: --licence apache-2.0, or their start's")
     if dry_run is None:
         require_token()
+    check_output(output, overwrite, [*members, recipe])
+    results = output.with_name(f"{output.name}.results.json") if recipe is not None else None
+    check_output_file(results, inputs=members)
+    check_output_file(json_file, inputs=[*members, recipe], outputs=[output, results])
     done = merge(members, output, options=MergeOptions(overwrite, quiet=quiet))
-    results = None
     if recipe is not None:
-        results = done.with_name(f"{done.name}.results.json")
         scores = _scores(str(done), recipe, quiet)
         for file in (results, json_file):
             if file is not None:

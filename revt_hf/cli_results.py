@@ -71,11 +71,11 @@ def table(
     if not results:
         raise UserError("name RESULTS: evaluations (JSON) or folders of them")
     chosen = table_format(format)
-    # Of folders only JSON files are read.
-    read = [path for path in results if path.is_file() or (output and output.suffix == ".json")]
-    check_output_file(output, inputs=read)
-    check_output_file(json_file, inputs=[path for path in results if path.is_file()])
     measurements = read_measurements(results)
+    # Tables may lie in the folders that they are made from.
+    read = {measurement.path for measurement in measurements}
+    check_output_file(output, inputs=read, outputs=[json_file])
+    check_output_file(json_file, inputs=read)
     tables = build_tables(measurements, options)
     if json_file is not None:
         write_text(json_file, compact_text(measurements))

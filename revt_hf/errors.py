@@ -1,8 +1,8 @@
 """The one error a user's input can cause, the one warning, and how names are shown in them."""
 
+import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +45,13 @@ _WRITE_ERRORS = (
 )
 
 
+# What a file system says when a file was begun and cannot be gone on with.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_QUOTED = re.compile(r"\(os error (\d{1,4})\)")
+# Where an output is written before it takes its place.
+_BESIDE = re.compile(r"(?<![^/])\.([^/]+)\.revt-(?:training|new|preparing)(?![^/])")
+
+
 class UserError(Exception):
     """Bad input, described in one sentence: the file, key or value, and what to do about it.
 
@@ -68,25 +75,40 @@ class DataWarning(UserWarning):
 
 @contextmanager
 def readable_os_errors(target: Path) -> Iterator[None]:
-    """Turn what the file system, torch and safetensors say into a UserError naming ``target``."""
+    """Turn what the file system, torch and safetensors say into a UserError naming ``target``.
+
+    Of a hidden folder beside an output, the output is named.
+    """
+    name = _BESIDE.sub(r"\1", str(target))
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {name}: {error.strerror or error}") from error
     except UserError:
         raise
     except Exception as error:
         # Not by type: torch and safetensors are not imported here.
         if any(words in str(error) for words in _WRITE_ERRORS):
-            reason = _disk_state(target) or str(error).splitlines()[0]
-            raise UserError(f"cannot write {target}: {reason}") from error
+            raise UserError(f"cannot write {name}: {_write_problem(error)}") from error
         raise
 
 
-def _disk_state(target: Path) -> str | None:
-    """Torch does not say why it could not write."""
-    try:
-        above = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
-        return None if shutil.disk_usage(above).free > 1 << 20 else "no space left on device"
-    except OSError:
-        return None
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, the outermost first."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _write_problem(error: Exception) -> str:
+    """What the system said; torch keeps it as the context, safetensors quotes its number."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return os.strerror(cause.errno)
+    quoted = _QUOTED.search(str(error))
+    if quoted:
+        return os.strerror(int(quoted[1]))
+    return "is there no space left on the device, or is it damaged?"

@@ -1,5 +1,6 @@
 """The marker in every output folder: what we wrote, so that nothing else is ever overwritten."""
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -10,6 +11,23 @@ MARKER_FILE = ".revt_hf.json"
 # Everything unfinished is called so, within an output and beside it.
 SCRATCH_PREFIX = ".revt-"
 _FORMAT = "revt_hf.output/1"
+_CONFIG_FILE = "config.json"
+# What a folder of a model holds, whoever wrote it.
+_MODEL_FILES = (
+    MARKER_FILE,
+    _CONFIG_FILE,
+    "preprocessor_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "recipe.yaml",
+    "merge.json",
+    "recalibration.json",
+    "run.json",
+    "metrics.jsonl",
+    "README.md",
+)
 
 
 def mark_output(
@@ -50,6 +68,37 @@ def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
         if not ours and _fits(path, among):
             return path
     return None
+
+
+def owner(file: Path) -> Path | None:
+    """The folder of a model, or an output of ours, that a file is a part of.
+
+    Args:
+        file: an absolute path.
+    """
+    for folder in file.parents:
+        files, patterns = _read(folder) or (set(), [])
+        path = file.relative_to(folder).as_posix()
+        if path in files or _fits(path, patterns):
+            return folder
+    above = file.parent
+    if _fits(file.name, _MODEL_FILES) and (is_marked(above) or (above / _CONFIG_FILE).is_file()):
+        return above
+    return None
+
+
+def state_of(folder: Path) -> str | None:
+    """What a folder's files look like: another text once one of them was written, added or removed.
+
+    Returns:
+        None where nothing is there.
+    """
+    found = []
+    for path in sorted(_files(folder)):
+        if not _is_passing(path):
+            now = (folder / path).lstat()
+            found.append([path, now.st_size, now.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else None
 
 
 def _read(folder: Path) -> tuple[set[str], list[str]] | None:

@@ -16,7 +16,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.class_order import rows_by_train_id
-from revt_hf.checkpoints.description import Description, read_description
+from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
 from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places
 from revt_hf.checkpoints.model_files import common_dtype
 from revt_hf.checkpoints.shapes import CLASSIFIER
@@ -102,8 +102,9 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
     says. Nothing that its files hold is run.
 
     Raises:
-        UserError: it cannot be read, its tensors are not those of its ``config.json``, one is not
-            finite, or its classes are not the domains' 19; file, key or tensor is named.
+        UserError: it cannot be read, changes meanwhile, its tensors are not those of its
+            ``config.json``, one is not finite, or its classes are not the domains' 19; file, key
+            or tensor is named.
     """
     with _opened(source) as (checkpoint, description):
         return _whole(checkpoint, description, SegformerConfig(**description.config()))
@@ -183,7 +184,10 @@ def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
     with open_checkpoint(source, quiet=True) as checkpoint:
         if checkpoint.folder is None:
             raise UserError(f"{source} is a single file: give a folder with {CONFIG_FILE}")
+        checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE, checkpoint.folder / PROCESSOR_FILE)
         yield checkpoint, read_description(checkpoint.folder, str(source))
+        # A model that was replaced while it was read would be a mixture of two.
+        checkpoint.stamps.check()
 
 
 def _whole(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from revt_hf.errors import UserError, readable_os_errors
-from revt_hf.markers import foreign_file, is_marked
+from revt_hf.markers import foreign_file, is_marked, owner
 from revt_hf.replacing import real_path
 
 Place = str | Path | None
@@ -92,18 +92,23 @@ def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) 
 
 
 def check_output_file(
-    path: Path | None, overwrite: bool = True, inputs: Iterable[Place] = ()
+    path: Path | None,
+    overwrite: bool = True,
+    inputs: Iterable[Place] = (),
+    outputs: Iterable[Place] = (),
 ) -> None:
-    """Refuse, before the work, an output file that cannot be written or would destroy an input.
+    """Refuse, before the work, an output file that cannot be written or would destroy something.
 
     Args:
         path: such as ``--json``'s; None is passed over.
         overwrite: whether an existing file may be replaced.
-        inputs: everything the command reads.
+        inputs: everything the command reads, but folders that results may lie in.
+        outputs: what else the command writes.
 
     Raises:
-        UserError: ``path`` is a folder or no regular file, lies where nothing can be written,
-            exists and is or lies in an input, or exists and ``overwrite`` is false.
+        UserError: ``path`` is a folder or no regular file, lies where nothing can be written, is
+            or lies in an input or another output, is a file of a model's folder or of another
+            output's, or exists and ``overwrite`` is false.
     """
     if path is None:
         return
@@ -111,19 +116,33 @@ def check_output_file(
         target = real_path(path)
         if target.is_dir():
             raise UserError(f"{path} is a folder: name a file")
-        if not os.path.lexists(target):
+        exists = os.path.lexists(target)
+        if exists and not target.is_file():
+            raise UserError(f"{path} is not a regular file: name another one")
+        _check_elsewhere(path, target, "input", inputs)
+        _check_elsewhere(path, target, "output", outputs)
+        if not exists:
             _check_writable(path, target)
             return
-        if not target.is_file():
-            raise UserError(f"{path} is not a regular file: name another one")
-        for given in inputs:
-            for place in _places(given):
-                if place in (target, *target.parents):
-                    raise UserError(f"{path} is or belongs to the input {given}: {_ELSEWHERE}")
+        for place in (target, real_path(path.parent) / path.name):
+            folder = owner(place)
+            if folder is not None:
+                raise UserError(f"{path} is a file of {folder}: {_ELSEWHERE}")
         if not os.access(target.parent, os.W_OK):
             raise UserError(f"cannot write {path}: {target.parent} may not be written to")
     if not overwrite:
         raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+
+
+def _check_elsewhere(path: Path, target: Path, kind: str, others: Iterable[Place]) -> None:
+    for given in others:
+        # An output may be still to come; an input that is not there is on the Hub.
+        to_come = given is not None and kind == "output"
+        for place in [real_path(str(given))] if to_come else _places(given):
+            if place == target:
+                raise UserError(f"{path} is the {kind} {given}: {_ELSEWHERE}")
+            if place in target.parents:
+                raise UserError(f"{path} lies in the {kind} {given}: {_ELSEWHERE}")
 
 
 def _filled_folder(path: Path) -> Path | None:

@@ -264,9 +264,42 @@ def test_results_never_replace_an_input(capsys, members, recipe, tmp_path, argum
     names = {"MODEL": members[0], "FILE": recipe, "OUT": tmp_path / "out"}
     words = [names.get(word, word) for word in arguments]
     error = refused(capsys, *words, "--json", file)
-    assert "belongs to the input" in error
+    # What is a model's is refused before anything else is known of it.
+    assert any(
+        words in error
+        for words in (
+            f"is the input {file}",
+            f"is a file of {members[0]}",
+            f"lies in the input {members[0]}",
+        )
+    )
     assert (file.read_bytes(), config.read_bytes()) == before
+    if "MODEL" in arguments and arguments[0] != "report":
+        error = refused(capsys, *words, "--json", members[0] / "new.json")
+        assert f"lies in the input {members[0]}" in error
+    if "OUT" in arguments and arguments[0] not in ("run", "submit"):
+        places = [tmp_path / "out"] if arguments[0] in ("choose", "report") else []
+        for place in places or [tmp_path / "out" / "new.json"]:
+            assert f"the output {tmp_path / 'out'}" in refused(capsys, *words, "--json", place)
     assert not (tmp_path / "out").exists()
+
+
+def test_results_never_replace_a_file_of_another_model(capsys, members, tmp_path):
+    config = members[1] / "config.json"
+    before = config.read_bytes()
+    out = tmp_path / "out"
+    error = refused(capsys, "merge", *[members[0]] * 2, "--output", out, "--json", config)
+    assert f"config.json is a file of {members[1]}" in error
+    assert config.read_bytes() == before
+    assert not out.exists()
+
+
+def test_a_plan_does_not_make_a_folder_that_no_experiment_may_have(capsys, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "experiment.yaml"
+    file.write_text("{}")
+    for words in (["run", "--dry-run"], ["submit", "--print"]):
+        error = refused(capsys, *words, file, "--output", out, "--json", out / "plan.json")
+        assert f"lies in the output {out}" in error
 
 
 def test_mismatched_checkpoints_are_named(capsys, members, tmp_path):

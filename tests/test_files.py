@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from revt_hf import replacing
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, readable_os_errors
 from revt_hf.files import atomic_file, atomic_folder, folder_in_place, locked, write_json
 from revt_hf.markers import MARKER_FILE, is_marked, mark_output
 from revt_hf.replacing import beside, scratch_file
@@ -64,6 +64,8 @@ def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
     with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True) as scratch:
         fail(scratch)
     assert "\n" not in str(refusal.value)
+    assert str(refusal.value).lower().count("no space left on") == 1
+    assert "(os error" not in str(refusal.value)
     refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'file'}: ")
     with refused, atomic_file(tmp_path / "file") as scratch:
         fail(scratch)
@@ -87,6 +89,13 @@ def test_the_final_place_is_named_not_the_hidden_one(tmp_path):
     with named, atomic_folder(tmp_path / "out") as scratch:
         (scratch / "a.json").mkdir()
         write_json(scratch / "a.json", {})
+
+
+def test_of_a_hidden_folder_the_output_is_named(tmp_path):
+    hidden = beside(tmp_path / "run", "training") / "checkpoints" / "step-00000001"
+    named = pytest.raises(UserError, match=f"cannot write {tmp_path}/run/checkpoints/step-0+1: ")
+    with named, readable_os_errors(hidden):
+        _full_of_torch(hidden)
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -17,6 +17,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf import modeling
 from revt_hf.augment import augment, build_pipeline
 from revt_hf.errors import UserError
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
@@ -364,3 +365,23 @@ def test_shards_and_torch_files_are_the_same_model(folder, tmp_path):
     for kind in ("shards", "torch"):
         found = load_model(tmp_path / kind).state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("head", [None, "start", "fresh"])
+def test_a_model_that_changes_while_it_is_loaded(folder, monkeypatch, name, head):
+    read, path = modeling.read_tensor, folder / name
+    (folder / "preprocessor_config.json").write_text("{}")
+    other = path.read_bytes()
+
+    def changed(place):
+        # The same bytes again: only the time tells, as with a copy of the same size.
+        path.write_bytes(other)
+        return read(place)
+
+    monkeypatch.setattr(modeling, "read_tensor", changed)
+    with pytest.raises(UserError, match=rf"model/{name} changed while it was read"):
+        if head is None:
+            load_model(folder)
+        else:
+            build_model(Model(start=str(folder), head=head), 0)

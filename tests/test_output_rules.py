@@ -144,22 +144,63 @@ def test_output_files(tmp_path, ours):
     check_output_file(None)
     check_output_file(tmp_path / "new" / "out.json")
     check_output_file(tmp_path / "old.json")
-    check_output_file(ours / "new.json", inputs=[ours])
+    check_output_file(ours / "new.json")
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
         (tmp_path, "is a folder: name a file"),
         (tmp_path / "old.json" / "out.json", "cannot write"),
         (tmp_path / "pipe", "not a regular file"),
         ("/dev/null", "not a regular file"),
-        (ours / "a.txt", "belongs to the input"),
+        (ours / "a.txt", "lies in the input"),
+        (ours / "new.json", "lies in the input"),
     ):
         with pytest.raises(UserError, match=words):
             check_output_file(tmp_path / path, inputs=[ours])
     with pytest.raises(UserError, match="exists already"):
         check_output_file(tmp_path / "old.json", overwrite=False)
     (tmp_path / "link.json").symlink_to(tmp_path / "old.json")
-    with pytest.raises(UserError, match="belongs to the input"):
+    with pytest.raises(UserError, match="is the input"):
         check_output_file(tmp_path / "link.json", inputs=[tmp_path / "old.json"])
+
+
+def test_an_output_file_lies_not_in_another_output(tmp_path):
+    for path in (tmp_path / "out" / "new.json", tmp_path / "out"):
+        with pytest.raises(UserError, match=r"(lies in|is) the output .*out: choose another"):
+            check_output_file(path, outputs=[None, tmp_path / "out"])
+    check_output_file(tmp_path / "out.json", outputs=[tmp_path / "out"])
+
+
+def test_an_output_file_takes_no_file_of_a_model_or_of_an_output(tmp_path, ours):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "x.bin", "README.md", "recipe.yaml", "mine.json"):
+        (model / name).write_text("precious")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "config.json").symlink_to(model / "mine.json")
+    (tmp_path / "link.json").symlink_to(model / "config.json")
+    mark_output(ours, ["points/*.json"], ["a.txt", "sub/*"])
+    (ours / "points").mkdir()
+    for name in ("points/1.json", "run.json", "mine.json"):
+        (ours / name).write_text("precious")
+    for path, folder in (
+        (model / "config.json", model),
+        (model / "x.bin", model),
+        (model / "README.md", model),
+        (model / "recipe.yaml", model),
+        (tmp_path / "link.json", model),
+        (tmp_path / "snapshot" / "config.json", tmp_path / "snapshot"),
+        (ours / "a.txt", ours),
+        (ours / "sub" / "b.txt", ours),
+        (ours / "points" / "1.json", ours),
+        (ours / "run.json", ours),
+        (ours / MARKER_FILE, ours),
+    ):
+        with pytest.raises(UserError, match=f"is a file of {folder}: choose another"):
+            check_output_file(path)
+    for path in (model / "mine.json", ours / "mine.json", ours / "new.json"):
+        check_output_file(path)
+    (tmp_path / "README.md").write_text("of no model")
+    check_output_file(tmp_path / "README.md")
 
 
 def test_the_marker_lists_every_file(ours):

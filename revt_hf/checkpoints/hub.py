@@ -10,10 +10,9 @@ from typing import Any
 from revt_hf.checkpoints.hub_requests import (
     HubError,
     bounded_requests,
-    causes,
     failed_transport,
 )
-from revt_hf.errors import DataWarning, UserError
+from revt_hf.errors import DataWarning, UserError, causes
 
 # What cannot be a branch's name must not be a path in the cache.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!\S*\.\.)(?!/)\S+)?")

@@ -241,13 +241,3 @@ def failed_transport(error: BaseException, endpoint: str) -> str | None:
     if of_transport or isinstance(error, ConnectionError):
         return f"no connection to {endpoint}"
     return None
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it came from, the outermost first."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__

@@ -215,8 +215,9 @@ def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool)
     if whole:
         state["decode_head.conv_seg.weight"] = torch.zeros(config.num_labels, _UNUSED_WIDTH, 1, 1)
         state["decode_head.conv_seg.bias"] = torch.zeros(config.num_labels)
-    with atomic_file(output) as scratch:
-        torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, scratch)
+    with atomic_file(output) as scratch, scratch.open("wb") as file:
+        # Of a file that torch opens itself it does not say why it cannot be written.
+        torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, file)
     gone = (*gone, *(in_file[name] for name in dropped))
     return Converted(output, size_name(config, whole), labels, gone, added)
 

@@ -189,7 +189,7 @@ def check_outputs(
     Raises:
         UserError: see :func:`revt_hf.files.check_output_file`; ``overwrite`` is for Markdown.
     """
-    check_output_file(markdown, overwrite, inputs)
+    check_output_file(markdown, overwrite, inputs, [json_file])
     check_output_file(json_file, inputs=inputs)
 
 

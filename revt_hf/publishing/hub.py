@@ -17,8 +17,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from revt_hf.checkpoints import hub_requests
-from revt_hf.checkpoints.hub_requests import bounded_requests, causes, failed_transport
-from revt_hf.errors import UserError
+from revt_hf.checkpoints.hub_requests import bounded_requests, failed_transport
+from revt_hf.errors import UserError, causes
 
 Kind = Literal["model", "dataset"]
 CARD_FILE = "README.md"

@@ -20,7 +20,7 @@ from revt_hf.files import (
     real_path,
     write_json,
 )
-from revt_hf.markers import SCRATCH_PREFIX
+from revt_hf.markers import SCRATCH_PREFIX, state_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FOLDER = "checkpoints"
 MANIFEST_FILE = "checkpoint.json"
+# In a run that is trained beside a result: what that looked like.
+REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
 _NAME = re.compile(r"step-(\d{8,15})")
 _FORMAT = "revt_hf.checkpoint/1"
 _MODEL, _OPTIMIZER = "model.safetensors", "optimizer.pt"
@@ -133,9 +135,27 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
 
 
 def training_folder(run: Path) -> Path:
-    """Where a run is trained: its own folder; or, to replace a finished one, a folder beside it."""
+    """Where a run is trained: its own folder; or, to replace a finished one, a folder beside it.
+
+    One that was to replace something else than what is there now does not count.
+    """
+    aside = run_beside(run)
+    return aside if aside is not None and may_replace(aside, run) else run
+
+
+def run_beside(run: Path) -> Path | None:
+    """The folder of a training that is to replace what is in a run's folder, if there is one."""
     aside = beside(real_path(run), "training")
-    return aside if aside.is_dir() else run
+    return aside if (aside / REPLACES_FILE).is_file() else None
+
+
+def may_replace(aside: Path, run: Path) -> bool:
+    """Whether nothing, or still what a training was to replace, is in the run's folder."""
+    try:
+        now = state_of(real_path(run))
+        return now is None or now == (aside / REPLACES_FILE).read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
@@ -151,9 +171,12 @@ def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
         try:
             tensors = {name: part.contiguous() for name, part in state.model.state_dict().items()}
             save_file(tensors, scratch / _MODEL)
-            torch.save(state.optimizer.state_dict(), scratch / _OPTIMIZER)
-            for name, average in state.averages.items():
-                torch.save(average.state_dict(), scratch / f"{name}.pt")
+            parts: dict[str, Stateful] = {_OPTIMIZER: state.optimizer}
+            parts |= {f"{name}.pt": average for name, average in state.averages.items()}
+            for name, one in parts.items():
+                # Of a file that torch opens itself it does not say why it cannot be written.
+                with (scratch / name).open("wb") as file:
+                    torch.save(one.state_dict(), file)
             files = {path.name: _stamp(path) for path in sorted(scratch.iterdir())}
             write_json(scratch / MANIFEST_FILE, {"format": _FORMAT, "step": step, "files": files})
             # A damaged one of this step, before which the run was resumed.

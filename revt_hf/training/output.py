@@ -13,10 +13,17 @@ from revt_hf.files import (
     real_path,
     replace_folder,
 )
-from revt_hf.markers import mark_output
+from revt_hf.markers import mark_output, state_of
 from revt_hf.recipe import Recipe
 from revt_hf.recorded import RECIPE_FILE, recorded_recipe
-from revt_hf.training.checkpoints import CHECKPOINT_FOLDER, newest_checkpoint, training_folder
+from revt_hf.training.checkpoints import (
+    CHECKPOINT_FOLDER,
+    REPLACES_FILE,
+    may_replace,
+    newest_checkpoint,
+    run_beside,
+    training_folder,
+)
 from revt_hf.training.run_record import RUN_FILE, check_same_processes
 from revt_hf.training.tracking import METRICS_FILE, TRACKER_PROJECT
 
@@ -43,13 +50,25 @@ def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool, processe
         processes: how many train together.
 
     Raises:
-        UserError: the folder would destroy something; or there is nothing to resume, or it was
-            started with another recipe or number of processes.
+        UserError: the folder would destroy something, perhaps an unfinished run beside it; or there
+            is nothing to resume, it was started with another recipe or number of processes, or
+            what it was to replace is no longer there, but something else.
     """
+    aside = run_beside(run)
     if not resume:
         check_output(run, overwrite, recipe.inputs)
+        if aside is not None and not overwrite:
+            raise UserError(
+                f"{aside} holds an unfinished run for {run}: pass --resume to go on with it, or "
+                "--overwrite to begin anew"
+            )
         return
     check_apart(run, recipe.inputs)
+    if aside is not None and not may_replace(aside, run):
+        raise UserError(
+            f"{run} is not what the unfinished run in {aside} was to replace: move it away and "
+            "resume, or begin anew with --overwrite"
+        )
     folder = training_folder(run)
     before = recorded_recipe(folder)
     if before is None:
@@ -80,6 +99,9 @@ def begin_run(run: Path, resume: bool) -> Path:
         folder = aside if is_result else place
         folder.mkdir(parents=True, exist_ok=True)
         mark_output(folder, _WRITTEN)
+        if is_result:
+            # Last: without it the folder is not one to go on with.
+            (folder / REPLACES_FILE).write_text(state_of(place) or "")
     return folder
 
 
@@ -87,12 +109,20 @@ def finish_run(folder: Path, run: Path) -> None:
     """Put a run that was trained beside an older result into that one's place.
 
     Raises:
-        UserError: it cannot be written; both are there then.
+        UserError: it cannot be written, or the older one was changed meanwhile; both are there
+            then.
     """
     place = real_path(run)
-    if real_path(folder) != place:
-        with readable_os_errors(run):
-            replace_folder(folder, place)
+    if real_path(folder) == place:
+        return
+    if not may_replace(folder, run):
+        raise UserError(
+            f"{run} was changed while its replacement was trained, so it is left alone: the "
+            f"finished run is in {folder}, move it where you want it"
+        )
+    with readable_os_errors(run):
+        replace_folder(folder, place)
+        (place / REPLACES_FILE).unlink(missing_ok=True)
 
 
 def give_up_run(folder: Path, run: Path) -> None:

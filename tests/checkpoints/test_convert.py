@@ -251,7 +251,7 @@ def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
     assert "state_dict" in read(tmp_path / "back.pth")
     with pytest.raises(UserError, match="choose another output"):
         convert(tmp_path / "x.pth", tmp_path, overwrite=True)
-    for taken, words in ((out, "name a file"), (out / "model.safetensors", "belongs to the input")):
+    for taken, words in ((out, "name a file"), (out / "model.safetensors", "lies in the input")):
         with pytest.raises(UserError, match=words):
             convert_to_mmseg(out, taken, overwrite=True)
 

@@ -1,5 +1,6 @@
 """A finished result stays until the new one is complete; there is one training at a time."""
 
+import io
 import shutil
 import threading
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from tiny import run, same_weights, tiny_recipe
 
 from revt_hf.errors import UserError
-from revt_hf.files import beside, locked
+from revt_hf.files import atomic_folder, beside, locked
 from revt_hf.training import checkpoints, loop, result
 from revt_hf.training.checkpoints import newest_checkpoint, training_folder
 from revt_hf.training.tracking import MetricsLog, read_metrics
@@ -62,6 +63,58 @@ def test_the_old_result_stays_until_the_new_one_is_complete(folder, monkeypatch)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["run", "whole"]
 
 
+def _interrupted(folder, monkeypatch):
+    """A run beside a result that was killed after its first checkpoint."""
+    real = loop.save_checkpoint
+
+    def killed(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, NEW, overwrite=True)
+
+
+def test_a_run_replaces_only_what_it_was_to_replace(folder, monkeypatch):
+    _interrupted(folder, monkeypatch)
+    with atomic_folder(folder, overwrite=True) as scratch:
+        (scratch / "model.safetensors").write_text("a merge of that name")
+    assert training_folder(folder) == folder
+    with pytest.raises(UserError, match=r"run is not what the unfinished run in .* was to replace"):
+        run(folder, NEW, resume=True)
+    assert (folder / "model.safetensors").read_text() == "a merge of that name"
+    folder.rename(folder.with_name("merge"))
+    with pytest.raises(UserError, match="holds an unfinished run"):
+        run(folder, NEW)
+    run(folder, NEW, resume=True)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["merge", "run"]
+    assert not list(folder.glob(".revt-*"))
+
+
+def test_beginning_anew_takes_an_unfinished_run_away(folder, monkeypatch):
+    _interrupted(folder, monkeypatch)
+    (folder / "model.safetensors").touch()
+    run(folder, OLD, overwrite=True)
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
+    assert len(read_metrics(folder)) == 1
+
+
+def test_what_comes_into_a_result_meanwhile_is_not_deleted(folder, monkeypatch):
+    real = loop.save_checkpoint
+
+    def noted(*arguments):
+        real(*arguments)
+        (folder / "notes.txt").write_text("precious")
+
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    with pytest.raises(UserError, match="was changed while its replacement was trained"):
+        run(folder, NEW, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "precious"
+    assert (beside(folder, "training") / "model.safetensors").is_file()
+
+
 def _full(*_, **__):
     raise OSError(28, "No space left on device")
 
@@ -84,6 +137,21 @@ def test_a_full_disk_keeps_the_checkpoints(tmp_path, monkeypatch):
         run(tmp_path / "run", NEW)
     assert newest_checkpoint(tmp_path / "run")[1] == 2
     assert not list((tmp_path / "run" / "checkpoints").glob(".revt-*"))
+
+
+def test_torch_says_why_a_checkpoint_cannot_be_written(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            _full()
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *how, **more: Full() if path.suffix == ".pt" else opened(path, *how, **more),
+    )
+    with pytest.raises(UserError, match=r"cannot write .*step-00000001: No space left on device$"):
+        run(tmp_path / "run", NEW)
 
 
 def test_what_others_put_into_a_run_is_not_deleted(folder):
