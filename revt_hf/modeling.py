@@ -3,6 +3,8 @@
 Plain transformers classes throughout: what is saved here loads anywhere.
 """
 
+import dataclasses
+import json
 import logging
 import math
 from collections.abc import Iterator
@@ -18,14 +20,16 @@ from transformers.utils import logging as transformers_logging
 from revt_hf.checkpoints.class_order import rows_by_train_id
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
 from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places
+from revt_hf.checkpoints.headers import tensors_hash
 from revt_hf.checkpoints.model_files import common_dtype
-from revt_hf.checkpoints.shapes import CLASSIFIER
+from revt_hf.checkpoints.shapes import CLASSIFIER, Architecture
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.checkpoints.wrapping import listed
 from revt_hf.errors import UserError
 from revt_hf.folded_head import fold_
 from revt_hf.labels import CLASSES
+from revt_hf.normalisation import normalisation_of
 from revt_hf.recipe import Model
 
 _log = logging.getLogger(__name__)
@@ -127,6 +131,28 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
     if model.device.type == "cpu":
         model.to(memory_format=torch.channels_last)
     return model
+
+
+def network_sha256(model: SegformerForSemanticSegmentation) -> str:
+    """sha256 of the function that a SegFormer is: tensors, architecture, normalisation.
+
+    It is the same whatever files :func:`load_model` reads it from, on every device, and after
+    :func:`for_inference_`; what changes no prediction (dropout, metadata) is left out.
+
+    Args:
+        model: as :func:`load_model` gives it, its classes in the order of the train ids.
+    """
+    config = model.config
+    fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
+    normalisation = normalisation_of(model)
+    says = [fields, config.layer_norm_eps, normalisation.mean, normalisation.std]
+    tensors = sorted(model.state_dict().items())
+    digest = tensors_hash((name, str(value.dtype), tuple(value.shape)) for name, value in tensors)
+    for _, value in tensors:
+        # Bytes, since numpy has no bfloat16; contiguous, since weights may lie channels last.
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(json.dumps(says).encode())
+    return digest.hexdigest()
 
 
 def is_channels_last(model: SegformerForSemanticSegmentation) -> bool:

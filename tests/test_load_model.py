@@ -24,7 +24,7 @@ from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol, predict, prepare
 from revt_hf.labels import CLASSES
 from revt_hf.merging.recalibration import measured_statistics
-from revt_hf.modeling import build_model, load_model
+from revt_hf.modeling import build_model, for_inference_, load_model, network_sha256
 from revt_hf.normalisation import IMAGENET, MEAN, STD, normalisation_of
 from revt_hf.recipe import Model
 from revt_hf.training.result import image_processor, pipeline_spec
@@ -385,3 +385,31 @@ def test_a_model_that_changes_while_it_is_loaded(folder, monkeypatch, name, head
             load_model(folder)
         else:
             build_model(Model(start=str(folder), head=head), 0)
+
+
+def test_a_digest_is_of_the_network_and_not_of_its_files(folder, tmp_path):
+    model = load_model(folder)
+    digest = network_sha256(model)
+    assert network_sha256(for_inference_(load_model(folder))) == digest
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    _set_config(folder, drop_path_rate=0.3, _name_or_path="elsewhere")
+    _permuted(folder, CLASSES[::-1])
+    for place in (folder, tmp_path / "shards"):
+        assert network_sha256(load_model(place)) == digest
+    _normalised(tmp_path / "shards", **HALVES)
+    _rename(folder, CLASSES)
+    for place in (folder, tmp_path / "shards"):
+        assert network_sha256(load_model(place)) != digest
+
+
+@pytest.mark.parametrize("field", [{"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}])
+def test_a_digest_counts_what_the_configuration_decides(folder, field):
+    before = network_sha256(load_model(folder))
+    _set_config(folder, **field)
+    assert network_sha256(load_model(folder)) != before
+
+
+def test_a_digest_counts_every_weight(folder):
+    before = network_sha256(load_model(folder))
+    _change(folder, lambda tensors: tensors[f"{CLASSIFIER}.bias"][-1:].add_(1e-3))
+    assert network_sha256(load_model(folder)) != before

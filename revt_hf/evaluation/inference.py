@@ -7,6 +7,7 @@ bilinearly twice, to the network's input size and to the picture's own, and the 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
+from revt_hf.modeling import network_sha256
 from revt_hf.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.precision import bf16_autocast
 from revt_hf.recipe import Evaluation
@@ -138,6 +140,11 @@ class Segmenter:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.models[0].device
+
+    @cached_property
+    def network_sha256(self) -> tuple[str, ...]:
+        """Of each of its models, :func:`revt_hf.modeling.network_sha256` when first asked for."""
+        return tuple(map(network_sha256, self.models))
 
     def description(self) -> dict[str, Any] | None:
         """What results say of an ensemble: its size, how it combines, its head; else None."""

@@ -27,9 +27,14 @@ Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model (or ensemble), what it was scored on, and what came out."""
+    """A model (or ensemble), what it was scored on, and what came out.
+
+    ``network_sha256`` says which network it was (:func:`revt_hf.modeling.network_sha256`), of an
+    ensemble which ones: the model's name may stand for another one tomorrow.
+    """
 
     model: str
+    network_sha256: tuple[str, ...]
     split: SplitSpec
     images: int
     label_encoding: str | None
@@ -45,6 +50,7 @@ class Evaluated:
         """
         row = {
             "model": self.model,
+            "network_sha256": list(self.network_sha256),
             "domain": self.split.spec.domain,
             "config": self.split.spec.config,
             "split": self.split.split,
@@ -111,7 +117,12 @@ def evaluate_models(
         metric = metrics[name]
         metric.matrix = _summed(metric.matrix, processes)
         scores, ensemble = metric.compute(), segmenter.description()
-        results.append(Evaluated(name, split, len(pictures), encoding, protocol, scores, ensemble))
+        results.append(
+            Evaluated(
+                *(name, segmenter.network_sha256, split, len(pictures)),
+                *(encoding, protocol, scores, ensemble),
+            )
+        )
     return results
 
 

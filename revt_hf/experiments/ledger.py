@@ -3,17 +3,17 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import FiniteFloat, TypeAdapter
 
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.domains import open_domain
 from revt_hf.domains.base import Opened
 from revt_hf.errors import UserError
+from revt_hf.experiments.contents import Contents, check_stamp, fingerprint_of
 from revt_hf.experiments.folder import STEPS_FOLDER
 from revt_hf.experiments.graph import (
     Average,
@@ -27,16 +27,15 @@ from revt_hf.experiments.graph import (
     Train,
     settings_of,
 )
-from revt_hf.files import file_sha256, read_json_object, write_json
+from revt_hf.files import read_json_object, write_json
 from revt_hf.recipe import DomainSpec
 from revt_hf.training.checkpoints import newest_checkpoint, training_folder
 
 State = Literal["done", "stale", "begun", "missing"]
 # Raised when a step's result would come out differently: every step is done again then.
 _VERSION = 1
-# What an entry must hold to be one: a hash and seconds; size, time and hash of the result.
+# What an entry must hold to be one, beside the result's stamp: a hash and seconds.
 _ENTRY = TypeAdapter(tuple[str, FiniteFloat])
-_STAMP = TypeAdapter(tuple[int, int, str])
 _LOG = logging.getLogger(__name__)
 
 
@@ -58,14 +57,14 @@ class Ledger:
     """The state of an experiment's folder.
 
     A step is done if its result is there, is what the step wrote, and was made from what would
-    be taken now: same settings, same weights going in, same pictures on disk.
+    be taken now: same settings, same models going in, same pictures on disk.
     """
 
     def __init__(self, graph: Graph, folder: Path) -> None:
         self._graph = graph
         self.folder = folder
         self._statuses: dict[str, Status] = {}
-        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._contents = Contents()
         self._domains: dict[str, Opened] = {}
 
     def folder_of(self, step_id: str) -> Path:
@@ -115,7 +114,7 @@ class Ledger:
         entry = {
             "step": step_id,
             "inputs": inputs,
-            "result": self._stamp(result),
+            "result": self._contents.stamp(result),
             "seconds": round(seconds, 2),
         }
         write_json(self._entry(step_id), entry)
@@ -124,7 +123,8 @@ class Ledger:
     def refresh(self, step_id: str) -> None:
         """A result's labels were written anew: it stays done."""
         entry = self._read(step_id)
-        write_json(self._entry(step_id), {**entry, "result": self._stamp(self.result_of(step_id))})
+        stamp = self._contents.stamp(self.result_of(step_id))
+        write_json(self._entry(step_id), {**entry, "result": stamp})
 
     def seconds(self, step_id: str) -> float | None:
         """How long a step took, if it was done."""
@@ -153,12 +153,12 @@ class Ledger:
         """A hash of a finished step's result."""
         step = self._graph.steps[step_id]
         if isinstance(step.work, Given | Average):
-            return self._of_checkpoint(self.model_of(step_id))
+            return self._contents.of_checkpoint(self.model_of(step_id))
         if isinstance(step.work, Score):
             # Not its labels, which may change.
             rows = read_json_object(self.result_of(step_id)).get("results")
             return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-        return str(self._read(step_id)["result"]["sha256"])
+        return fingerprint_of(self._read(step_id)["result"])
 
     def missing_data(self, step_id: str) -> str | None:
         """Why a step's pictures cannot be read, if they cannot."""
@@ -186,7 +186,7 @@ class Ledger:
     def _look(self, step: Step) -> Status:
         if isinstance(step.work, Given):
             try:
-                self._of_checkpoint(step.work.checkpoint)
+                self._contents.of_checkpoint(step.work.checkpoint)
             except UserError as error:
                 return Status("missing", str(error))
             return Status("done")
@@ -200,7 +200,8 @@ class Ledger:
         if result.is_file():
             entry = self._read(step.id)
             inputs = self.inputs(step.id)
-            if inputs is not None and entry.get("inputs") == inputs and self._same(result, entry):
+            known = inputs is not None and entry.get("inputs") == inputs
+            if known and self._contents.is_same(result, entry["result"]):
                 return Status("done")
         note = self.missing_data(step.id) or ""
         if isinstance(step.work, Train):
@@ -212,39 +213,6 @@ class Ledger:
                 return Status("begun", note or f"step {begun[1]} of {step.work.recipe.train.steps}")
         return Status("stale" if entry else "missing", note)
 
-    def _same(self, result: Path, entry: Mapping[str, Any]) -> bool:
-        stamp = entry["result"]
-        now = result.stat()
-        if [stamp["size"], stamp["modified_ns"]] == [now.st_size, now.st_mtime_ns]:
-            return True
-        return bool(self._sha256(result) == stamp["sha256"])
-
-    def _stamp(self, result: Path) -> dict[str, Any]:
-        now = result.stat()
-        return {
-            "size": now.st_size,
-            "modified_ns": now.st_mtime_ns,
-            "sha256": self._sha256(result),
-        }
-
-    def _sha256(self, path: Path) -> str:
-        now = path.stat()
-        key = (path, now.st_size, now.st_mtime_ns)
-        if key not in self._hashes:
-            self._hashes[key] = file_sha256(path)
-        return self._hashes[key]
-
-    def _of_checkpoint(self, source: str) -> str:
-        """A hash of a checkpoint's files; of a Hub id, the id."""
-        if not Path(source).exists():
-            from revt_hf.checkpoints.hub import is_hub_id
-
-            if not is_hub_id(source):
-                raise UserError(f"there is no checkpoint {source}")
-            return source
-        with open_checkpoint(source, quiet=True) as found:
-            return " ".join(self._sha256(path) for path in found.originals)
-
     def _outside(self, step: Step) -> str | None:
         """A hash of what comes from outside of the experiment: a recipe's start, a merge's base."""
         source = None
@@ -254,7 +222,7 @@ class Ledger:
             source = step.work.recipe.model.start
         elif isinstance(step.work, MergeWork) and step.work.base not in self._graph.steps:
             source = step.work.base
-        return self._of_checkpoint(source) if source is not None else None
+        return self._contents.of_checkpoint(source) if source is not None else None
 
     def _pictures(self, step: Step) -> list[tuple[DomainSpec, str]]:
         """The splits that a step reads."""
@@ -287,9 +255,8 @@ class Ledger:
             return {}
         try:
             entry = read_json_object(path)
-            stamp = entry["result"]
             _ENTRY.validate_python([entry["inputs"], entry.get("seconds", 0.0)])
-            _STAMP.validate_python([stamp["size"], stamp["modified_ns"], stamp["sha256"]])
+            check_stamp(entry["result"])
         except (UserError, ValueError, LookupError, TypeError):
             _LOG.info("%s is damaged: the step is done again", path)
             return {}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from revt_hf.errors import UserError
+from revt_hf.modeling import load_model, network_sha256
 from revt_hf.publishing.places import without_places
 from revt_hf.sections import validation_sentence
 
@@ -19,6 +20,7 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     model: str
+    network_sha256: tuple[str, ...] = ()
     domain: str
     config: str | None
     split: str
@@ -88,13 +90,23 @@ def results_of(
         also: Hub ids that a row may call the model by.
 
     Raises:
-        UserError: a row lacks a value or has an impossible one; a split is scored twice.
+        UserError: a row lacks a value or has an impossible one; a split is scored twice; a row of
+            the model was measured on another network than the folder's, or does not say on which.
     """
     found: dict[str, Measured] = {}
+    digest = None
     for number, row in enumerate(rows):
         checked = _checked(row, number)
         if not _is(checked.model, folder, also):
             continue
+        digest = digest or network_sha256(load_model(folder))
+        if checked.network_sha256 != (digest,):
+            known = f"was measured on other weights, classes or normalisation than {folder} has"
+            unknown = "does not say which weights it was measured on"
+            raise UserError(
+                f"results[{number}] ({checked.model} on {checked.label}) "
+                f"{known if checked.network_sha256 else unknown}: evaluate {folder} again"
+            )
         if checked.label in found:
             raise UserError(f"the results score {folder} twice on {checked.label}")
         found[checked.label] = Measured(

@@ -164,8 +164,11 @@ def measurements_of(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Measu
     grouped: dict[str, dict[str, Any]] = {}
     for row in rows:
         model, protocol = row.get("model"), row.get("protocol")
-        key = json.dumps([model, protocol], sort_keys=True)
-        start = {"model": model, "group": model, "protocol": protocol}
+        # Weights that changed between two evaluations are another network.
+        digests = row.get("network_sha256")
+        digest = " ".join(map(str, digests)) if isinstance(digests, list) else None
+        key = json.dumps([model, protocol, digest], sort_keys=True)
+        start = {"model": model, "group": model, "protocol": protocol, "sha256": digest or None}
         grouped.setdefault(key, {**start, "results": []})["results"].append(row)
     return [_checked(value, path) for value in grouped.values()]
 

@@ -222,6 +222,20 @@ def _check_averaging(entries: Sequence[Entry]) -> None:
                 raise UserError(
                     f"{not_averaged(other, entry, label)}: two networks of one name; keep one"
                 )
+    _check_names(entries)
+
+
+def _check_names(entries: Sequence[Entry]) -> None:
+    """Refuse a row of which one name stands for other weights in some columns."""
+    names: dict[Hashable, Entry] = {}
+    for entry in entries:
+        one = entry.measurement
+        other = names.setdefault((one.model, one.seed, one.head), entry)
+        if len({None, one.sha256, other.measurement.sha256}) > 2:
+            raise UserError(
+                f"{one.model} in {other.measurement.path} and in {one.path} are two networks of "
+                "one name (their sha256 differ): keep one"
+            )
 
 
 def not_averaged(first: Entry, second: Entry, label: str) -> str:

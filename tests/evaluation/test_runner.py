@@ -14,6 +14,7 @@ from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import picture_batches
 from revt_hf.evaluation.runner import confusion_of, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.modeling import network_sha256
 from revt_hf.recipe import DomainSpec
 
 SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)
@@ -112,6 +113,8 @@ def test_rows_of_ensembles_say_what_they_are(models):
     }
     rows = [one.to_json() for one in evaluate_models(scored, PICTURES[:2], SPLIT, PROTOCOL)]
     assert [one["model"] for one in rows] == ["single", "mean", "features"]
+    digests = [network_sha256(member) for member in members]
+    assert [one["network_sha256"] for one in rows] == [digests[:1], digests, digests]
     assert "ensemble" not in rows[0]
     assert rows[1]["ensemble"] == {"members": 2, "combine": "logits", "head": None}
     assert rows[2]["ensemble"] == {"members": 2, "combine": "features", "head": 2}

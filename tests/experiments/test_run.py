@@ -162,6 +162,84 @@ def test_touching_a_file_changes_nothing(copied):
     assert outcome(path, output).done == []
 
 
+def _brighter(folder):
+    """Change what a model folder's weights are used with, and nothing of the weights."""
+    path = folder / "preprocessor_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "image_mean": [0.1, 0.2, 0.3]}))
+
+
+def test_a_step_whose_configuration_changed_is_done_again(copied):
+    path, output = copied
+    # A merge's record names the members' paths: the copy's own bytes are made first.
+    shutil.rmtree(output / "merges")
+    outcome(path, output)
+    merged = output / "merges/revt/0/head-base"
+    before = (merged / "preprocessor_config.json").read_bytes()
+    _brighter(merged)
+    (output / "members/base/0/config.json").unlink()
+    done = outcome(path, output)
+    # The same files again: what needs them is still right.
+    assert sorted(done.done) == ["members/base/0", "merges/revt/0/head-base"]
+    assert (merged / "preprocessor_config.json").read_bytes() == before
+    assert outcome(path, output).done == []
+
+
+def test_given_models_are_more_than_their_weights(finished, tmp_path):
+    _, output, _ = finished
+    given = {name: tmp_path / "given" / name for name in ("base", "other")}
+    for name, folder in given.items():
+        shutil.copytree(output / f"members/{name}/0", folder)
+    members = {name: {"checkpoint": str(folder)} for name, folder in given.items()}
+    sections = {"seeds": None, "ensembles": None, "selections": None}
+    path = write_experiment(
+        tmp_path, members=members, evaluate={"recipe": "member.yaml"}, **sections
+    )
+    first = outcome(path, tmp_path / "out")
+    assert outcome(path, tmp_path / "out").done == []
+    names = ("members/base", "merges/revt/head-base")
+    before = [evaluation(tmp_path / "out", name)["results"] for name in names]
+    for folder in given.values():
+        _brighter(folder)
+    again = outcome(path, tmp_path / "out")
+    # The given models themselves are no work.
+    assert again.done == [
+        step for step in first.done if step not in ("members/base", "members/other")
+    ]
+    after = [evaluation(tmp_path / "out", name)["results"] for name in names]
+    for old, new in zip(before, after, strict=True):
+        assert old[0]["mIoU"] != new[0]["mIoU"]
+
+
+@pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json"])
+def test_a_start_and_a_base_are_more_than_their_weights(finished, tmp_path, changed):
+    _, output, _ = finished
+    start = tmp_path / "start"
+    shutil.copytree(output / "members/base/0", start)
+    given = {"checkpoint": str(output / "members/other/0")}
+    trained = {"recipe": "member.yaml", "set": {"model": {"start": str(start)}}}
+    merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(start)}
+    path = write_experiment(
+        tmp_path,
+        members={"a": given, "b": given, "trained": trained},
+        merges={"revt": merge},
+        evaluate={"recipe": "member.yaml"},
+        seeds=None,
+        ensembles=None,
+        selections=None,
+    )
+
+    def inputs():
+        ledger = Ledger(build_graph(load_experiment(path)), tmp_path / "out")
+        return [ledger.inputs(step) for step in ("members/trained", "merges/revt/head-a")]
+
+    before = inputs()
+    assert None not in before
+    assert inputs() == before
+    (start / changed).write_text(json.dumps({**json.loads((start / changed).read_text()), "x": 1}))
+    assert not set(inputs()) & set(before)
+
+
 def test_a_new_title_needs_no_new_score(copied):
     path, output = copied
     done = outcome(path, output, "merges.revt.title=averaged")

@@ -19,7 +19,7 @@ from revt_hf.domains import load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.command import requested_splits
 from revt_hf.evaluation.inference import Protocol
-from revt_hf.files import write_json, write_text
+from revt_hf.files import read_json_object, write_json, write_text
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate
 from revt_hf.merging.record import recorded_changes
@@ -134,6 +134,58 @@ def test_results_that_cannot_be_are_refused(models, change, sentence):
         card(models.revt, [{**results_of(models)[0], **change}])
 
 
+def _scaled(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["decode_head.classifier.bias"][0] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _normalised(folder):
+    path = folder / "preprocessor_config.json"
+    write_json(path, {**json.loads(path.read_text()), "image_mean": [0.1, 0.2, 0.3]})
+
+
+def _renamed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    names = [*config["id2label"].values()]
+    config["id2label"] = dict(enumerate(names[::-1]))
+    config["label2id"] = {name: number for number, name in enumerate(names[::-1])}
+    write_json(folder / "config.json", config)
+
+
+@pytest.mark.parametrize("change", [_scaled, _normalised, _renamed])
+def test_results_of_what_the_folder_held_before_are_refused(models, tmp_path, change):
+    folder = tmp_path / "base"
+    shutil.copytree(models.base, folder)
+    measured = [row for row in results_of(models) if row["model"] == str(models.base)]
+    rows = [{**row, "model": str(folder)} for row in measured]
+    before = card(folder, rows)
+    write_json(folder / "config.json", {**read_json_object(folder / "config.json"), "note": "x"})
+    assert card(folder, rows) == before
+    change(folder)
+    words = rf"results\[0\] \({folder} on night/val\) was measured on other weights, .* again"
+    with pytest.raises(UserError, match=words):
+        card(folder, rows)
+
+
+def test_results_that_do_not_say_of_which_weights_are_refused(models):
+    rows = results_of(models)
+    del rows[0]["network_sha256"]
+    with pytest.raises(UserError, match="does not say which weights it was measured on"):
+        card(models.revt, rows)
+
+
+def test_results_of_members_that_go_along_are_checked_too(models, tmp_path):
+    rows = results_of(models)
+    digest = rows[0]["network_sha256"]
+    changed = [row | {"network_sha256": digest} for row in rows]
+    write_json(tmp_path / "results.json", changed)
+    options = PushOptions(licence="mit", dry_run=tmp_path / "dry", with_members=(models.base,))
+    with pytest.raises(UserError, match=rf"results\[1\] \({models.base} .*on other weights"):
+        push(models.revt, "me/roads", options, tmp_path / "results.json")
+    assert not (tmp_path / "dry").exists()
+
+
 def test_a_split_that_is_scored_twice_is_refused(models):
     rows = results_of(models)
     with pytest.raises(UserError, match="twice on night/val"):
@@ -152,7 +204,8 @@ def test_folders_of_ones_own_are_told_apart_in_the_metadata(models):
 def test_what_was_trained_on_is_not_called_unseen(models, tmp_path):
     source = {"domain": "folder", "data_dir": "/data/camvid", "options": {}}
     trained = _with(models.base, tmp_path / "a", model={"start": "/x"}, source=source, targets=[])
-    own = {**results_of(models)[0], "model": str(trained), "domain": "folder", "config": None}
+    (own, *_) = [row for row in results_of(models) if row["model"] == str(models.base)]
+    own |= {"model": str(trained), "domain": "folder", "config": None}
     rows = [{**own, "label": f"camvid/{split}", "split": split} for split in ("val", "dusk")]
     text = card(trained, rows)
     assert "| camvid/val | source |" in text

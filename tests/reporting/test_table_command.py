@@ -46,6 +46,18 @@ def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
     assert rows == ["| base | 2 | 72.0 ± 1.0 | 40.0 ± 1.0 | 34.0 ± 1.0 | 37.0 ± 0.0 |"]
 
 
+def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_path):
+    rows = [
+        [{**score(label, 50.0), "model": "runs/a", "protocol": PUBLISHED, "network_sha256": [what]}]
+        for label, what in [("town/val", "12"), ("rain/val", "12"), ("snow/val", "34")]
+    ]
+    paths = written(tmp_path, *rows)
+    assert revt(capsys, *paths[:2])[0] == 0
+    code, _, error = revt(capsys, *paths)
+    assert code == 2
+    assert f"runs/a in {paths[0]} and in {paths[2]} are two networks of one name" in error
+
+
 def test_results_of_evaluate_are_rows_by_their_models(capsys, tmp_path):
     old = {"bound": [1024, 512], "resize": "keep ratio", "flip": False}
     rows = [
