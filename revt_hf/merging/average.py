@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -130,6 +130,8 @@ def result_description(plan: Plan) -> Description:
             describe(label, shapes, Path(folder), classes)
             known = read_description(Path(folder), label)
     result = Checkpoint(label, None, (), places, (Path(label),), (), Stamps([]))
+    # Other members may spell them in another way.
+    known = replace(known, classes=says[0].classes or known.classes)
     fitting_places(result, known)
     return known
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.fitting import FLOATS
-from revt_hf.checkpoints.names import HEAD_PREFIX
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
 from revt_hf.errors import UserError
-from revt_hf.merging.agreement import check_agreement, check_same_tensors
+from revt_hf.merging.agreement import check_agreement, check_rows_are_named, check_same_tensors
 from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.selection import select
 from revt_hf.merging.sources import Source, open_source, remarks, source_of, with_dtypes
@@ -215,6 +215,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         )
         for at, (name, place) in enumerate(first.places.items())
     )
+    with_head = [source.says for source in sources]
     if spec.base is not None:
         base, says = open_source(spec.base, stack, quiet, whole=False)
         needed = {
@@ -225,8 +226,11 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
         for source in sources:
             check_agreement(source.says, says, encoder_only=not has_head)
+        with_head += [says] if has_head else []
         check_same_tensors(first, base, needed, extra_is_fine=True)
         sources.append(source_of(base, says, first.places))
+    mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
+    check_rows_are_named(with_head if mixed else [head.says], with_head)
     if head.dtypes:
         dtypes = [item.dtype for item in items]
         sources = [with_dtypes(source, first.places, dtypes) for source in sources]

@@ -73,6 +73,45 @@ def test_the_classes_of_the_originals_files_count_too(tmp_path):
     assert json.loads((alone / "config.json").read_text())["id2label"]["0"] == CLASSES[-1]
 
 
+def _file(folder):
+    """The folder's weights by themselves: nothing names their rows."""
+    return shutil.copy(folder / "model.safetensors", folder.with_suffix(".safetensors"))
+
+
+@pytest.mark.parametrize("names", [NAMES, {**NAMES, 3: "boat"}])
+def test_rows_without_names_do_not_get_another_orders(tmp_path, names):
+    odd, file = saved(tmp_path / "odd", 1, id2label=names), _file(saved(tmp_path / "b"))
+    usual = saved(tmp_path / "usual")
+    spec = MergeSpec((str(odd), str(file)), head=2)
+    averaged = MergeSpec((str(odd), str(file)), (Rule("all"),))
+    based = MergeSpec((str(odd), str(odd)), (Rule("all", "wise_ft"),), base=str(file))
+    for refused in (spec, averaged, based):
+        with pytest.raises(UserError, match=r"b\.safetensors names no classes, and those of .*odd"):
+            merge(refused, tmp_path / "no")
+    # Its rows are not used, or there is but one order.
+    merge([odd, file], tmp_path / "out")
+    merge(MergeSpec((str(usual), str(file)), (Rule("all"),), head=2), tmp_path / "all")
+
+
+def test_the_spelling_of_classes_does_not_matter(tmp_path):
+    names = {n: name.title().replace(" ", "_") for n, name in enumerate(CLASSES)}
+    members = [saved(tmp_path / "a"), saved(tmp_path / "caps", 1, id2label=names)]
+    for head, first in ((1, "road"), (2, "Road")):
+        spec = MergeSpec(tuple(map(str, members)), head=head)
+        out = merge(spec, tmp_path / f"out-{head}")
+        assert json.loads((out / "config.json").read_text())["id2label"]["0"] == first
+        load_model(out)
+
+
+def test_the_heads_file_spells_its_classes(tmp_path):
+    state = {f"module.{name}": tensor for name, tensor in tiny().state_dict().items()}
+    names = [name.upper() for name in CLASSES]
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state}, tmp_path / "x.pth")
+    spec = MergeSpec((str(saved(tmp_path / "a")), str(tmp_path / "x.pth")), head=2)
+    out = merge(spec, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["id2label"]["0"] == "ROAD"
+
+
 def test_weights_deeper_than_the_configuration_are_refused(tmp_path):
     members = [saved(tmp_path / name, depths=[2, 2, 2, 2]) for name in "ab"]
     for member in members:
