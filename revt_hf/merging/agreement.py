@@ -11,6 +11,8 @@ from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, TensorPlace
 from revt_hf.errors import UserError
 
 _EPSILON = "layer_norm_eps"
+# How large images are made: values stay what they are, and training derives it from an example.
+SIZE_FIELDS = ("do_resize", "size")
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
@@ -54,8 +56,8 @@ def check_agreement(first: Described, other: Described, encoder_only: bool = Fal
     Args:
         first: a member.
         other: another one, or the base.
-        encoder_only: nothing else of ``other`` is used: its head, classes and image sizes may
-            differ.
+        encoder_only: nothing else of ``other`` is used: its head, its classes and how its images
+            are resampled may differ.
 
     Raises:
         UserError: they differ; the differences are named.
@@ -173,7 +175,7 @@ def _processor_differences(first: Described, other: Described, values_only: bool
     if not values_only and first.processor is not None and other.processor is not None:
         ours, theirs = first.processor, other.processor
     for key, value in ours.items():
-        if theirs[key] != value:
+        if theirs[key] != value and key not in SIZE_FIELDS:
             yield f"{key} of its {PROCESSOR_FILE} is {_shown(theirs[key])}, not {_shown(value)}"
 
 

@@ -12,14 +12,35 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
+class ImageSize(_Strict):
+    """Fields of a member's image processor that were not taken, and those of ``member`` that were.
+
+    ``member`` is a number, from 1.
+    """
+
+    own: dict[str, Any]
+    taken: dict[str, Any]
+    member: Annotated[int, Field(ge=1)]
+
+
 class MemberEntry(_Strict):
-    """A member or the base; ``files`` are its shards, sha256 by name."""
+    """A member or the base.
+
+    Attributes:
+        path: as the user called it.
+        sha256: of its file, of shards of their digests; None if it was not taken.
+        files: its shards, sha256 by name.
+        dropped: names of its tensors that no SegFormer has.
+        added: names of counters that it lacks.
+        image_size: how large it takes images, if the result's differs.
+    """
 
     path: str
     sha256: Sha256 | None
     files: _Files | None = None
     dropped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    image_size: ImageSize | None = None
 
 
 class RuleEntry(_Strict):

@@ -33,8 +33,7 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
     labels = [*spec.members, *([spec.base] if spec.base else [])]
     entries = [member_entry(label, files) for label, files in zip(labels, digests, strict=True)]
     for entry, source in zip(entries, plan.sources, strict=False):
-        remarks = {"dropped": list(source.dropped), "added": list(source.added)}
-        entry.update({key: names for key, names in remarks.items() if names})
+        entry.update(plan.left(source))
     first = spec.rules[0]
     return {
         "members": entries[: len(spec.members)],
