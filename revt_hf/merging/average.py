@@ -33,7 +33,7 @@ from revt_hf.checkpoints.tensors import (
 )
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
-from revt_hf.merging.record import check_repeated, merge_record
+from revt_hf.merging.record import check_repeated, how_made, merge_record
 from revt_hf.merging.sources import NOWHERE
 from revt_hf.merging.streaming import stream
 
@@ -177,7 +177,8 @@ def _write_weights(
         for source in sources
     ]
     # The digests are known at the end only; they take the place of as many zeros.
-    header = _header(plan, merge_record(plan, blank))
+    made = [how_made(source) for source in sources]
+    header = _header(plan, merge_record(plan, blank, made))
     total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
     own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
@@ -190,7 +191,7 @@ def _write_weights(
             on_bytes,
             own if options.hashing else None,
         )
-        record = merge_record(plan, digests)
+        record = merge_record(plan, digests, made)
         _write_header(file, _header(plan, record), len(header))
     return record, own.hexdigest() if options.hashing else None
 
