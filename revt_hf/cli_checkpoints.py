@@ -27,6 +27,7 @@ def inspect(
     from revt_hf.merging.record import (
         change_lines,
         describes,
+        history_lines,
         member_states,
         read_merge_record,
         read_record,
@@ -46,8 +47,10 @@ def inspect(
         say(f"all else from member {record['head']}; revt_hf {record['revt_hf']}")
     for line in change_lines(record.get("changes", [])):
         say(line)
-    for state in states:
+    for state, entry in zip(states, [*record.get("members", []), record.get("base")], strict=False):
         say(f"{state.state:8} {state.path}")
+        for line in history_lines(entry):
+            say(f"{'':8} {line}")
     say(f"{own:8} {folder} (the weights that {path.name} describes)")
     if own == "changed" or any(state.state in ("changed", "gone") for state in states):
         raise typer.Exit(EXIT_CHANGED)

@@ -96,19 +96,13 @@ def merge_command(arguments: Sequence[str]) -> None:
         given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet, repeats
     )
     done = merge(spec, given.output, options=options)
-    from revt_hf.checkpoints.json_fields import read_json
-    from revt_hf.checkpoints.tensors import MERGE_FILE
-    from revt_hf.merging.sources import remarks
-
     if given.json is not None:
+        from revt_hf.checkpoints.json_fields import read_json
+        from revt_hf.checkpoints.tensors import MERGE_FILE
         from revt_hf.files import write_json
 
         write_json(given.json, read_json(done / MERGE_FILE))
     if not given.quiet:
-        for entry in read_json(done / MERGE_FILE)["members"]:
-            left_out = (entry.get(key, []) for key in ("dropped", "added"))
-            for line in remarks(entry["path"], *left_out):
-                say(line)
         say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 
 

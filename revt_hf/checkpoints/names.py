@@ -9,6 +9,7 @@ from functools import lru_cache
 
 BACKBONE_PREFIX = "segformer."
 HEAD_PREFIX = "decode_head."
+CLASS_ROWS = f"{HEAD_PREFIX}classifier."
 IMAGENET_CLASSIFIER = "classifier."
 
 # in memory -> on disk; the order matters only where one pattern's result could match another.

@@ -38,7 +38,8 @@ class Checkpoint:
 
     Attributes:
         label: what the user called it.
-        folder: where ``config.json`` lies, None for a single file.
+        folder: where ``config.json`` lies (also of a folder's weights by themselves), None for
+            a single file.
         files: the safetensors files that ``places`` point into.
         places: on-disk name -> place, in the order of the files and of their bytes.
         originals: the files that were given; other than ``files`` where those are temporary.
@@ -94,7 +95,10 @@ def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
     if path.is_dir():
         return _open_folder(label, path)
     if path.is_file():
-        return _open_file(label, (path,), None)
+        # Weights by transformers' name beside a config.json are that folder's.
+        own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)
+        described = own and (path.parent / CONFIG_FILE).is_file()
+        return _open_file(label, (path,), path.parent if described else None)
     if path.exists() or path.suffix in _FILE_SUFFIXES or not hub.is_hub_id(label):
         raise UserError(f"cannot load the model '{label}': there is no such file or folder")
     return _open_folder(label, hub.fetch(label, quiet))

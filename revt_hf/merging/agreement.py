@@ -1,6 +1,6 @@
 """Whether members are one network: configurations, classes, image processors, tensors. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, TensorPlace
 from revt_hf.errors import UserError
 
 _EPSILON = "layer_norm_eps"
+# How large images are made: values stay what they are, and training derives it from an example.
+SIZE_FIELDS = ("do_resize", "size")
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
@@ -54,8 +56,8 @@ def check_agreement(first: Described, other: Described, encoder_only: bool = Fal
     Args:
         first: a member.
         other: another one, or the base.
-        encoder_only: nothing else of ``other`` is used: its head, classes and image sizes may
-            differ.
+        encoder_only: nothing else of ``other`` is used: its head, its classes and how its images
+            are resampled may differ.
 
     Raises:
         UserError: they differ; the differences are named.
@@ -65,6 +67,31 @@ def check_agreement(first: Described, other: Described, encoder_only: bool = Fal
     if not encoder_only:
         found += _class_differences(first, other)
     _refuse(other.label, f"does not match {first.label}", found)
+
+
+def check_rows_are_named(used: Sequence[Described], others: Sequence[Described]) -> None:
+    """Refuse a head without class names where another one's rows are not in the usual order.
+
+    Args:
+        used: those whose heads are in the result.
+        others: all members.
+
+    Raises:
+        UserError: whether the rows are in the order of the names cannot be known.
+    """
+    nameless = next((one for one in used if one.classes is None), None)
+    named = [one for one in others if one.classes is not None]
+    if nameless is None or not named:
+        return
+    from revt_hf.checkpoints.class_order import is_train_id_order
+
+    for other in named:
+        if not is_train_id_order(other.classes or ()):
+            raise UserError(
+                f"{nameless.label} names no classes, and those of {other.label} are not "
+                "Cityscapes' 19 in the order of their train ids: which row of its head is which "
+                f"class is not known; give it as a folder with {CONFIG_FILE}"
+            )
 
 
 def check_same_tensors(
@@ -123,11 +150,18 @@ def _class_differences(first: Described, other: Described) -> Iterator[str]:
     ours, theirs = first.classes, other.classes
     if ours is None or theirs is None or ours == theirs:
         return
+    # Its table of classes takes longer to import than most merges' comparisons.
+    from revt_hf.checkpoints.class_order import plain
+
+    our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
+    if our_names == their_names:
+        return
     if len(ours) != len(theirs):
         yield f"it has {len(theirs)} classes, not {len(ours)}"
         return
-    place = next(n for n, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
-    permuted = sorted(ours) == sorted(theirs)
+    pairs = zip(our_names, their_names, strict=True)
+    place = next(n for n, pair in enumerate(pairs) if len({*pair}) > 1)
+    permuted = sorted(our_names) == sorted(their_names)
     what = "its classes are in another order" if permuted else "its classes are others"
     yield f"{what}: number {place} is {theirs[place]!a}, not {ours[place]!a}"
 
@@ -141,7 +175,7 @@ def _processor_differences(first: Described, other: Described, values_only: bool
     if not values_only and first.processor is not None and other.processor is not None:
         ours, theirs = first.processor, other.processor
     for key, value in ours.items():
-        if theirs[key] != value:
+        if theirs[key] != value and key not in SIZE_FIELDS:
             yield f"{key} of its {PROCESSOR_FILE} is {_shown(theirs[key])}, not {_shown(value)}"
 
 

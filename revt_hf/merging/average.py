@@ -4,10 +4,11 @@ And everything else that ``MergeSpec`` can say. Nothing here imports torch.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -32,9 +33,11 @@ from revt_hf.checkpoints.tensors import (
 )
 from revt_hf.files import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
-from revt_hf.merging.record import check_repeated, merge_record
-from revt_hf.merging.sources import NOWHERE, Source
+from revt_hf.merging.record import check_repeated, how_made, merge_record
+from revt_hf.merging.sources import NOWHERE
 from revt_hf.merging.streaming import stream
+
+_log = logging.getLogger(__name__)
 
 METADATA_KEY = "revt_hf"
 _NO_DIGEST = "0" * 64
@@ -94,6 +97,8 @@ def merge(
         plan = make_plan(spec, stack, options.quiet)
         description = result_description(plan)
         evaluation = _evaluation(plan)
+        for line in plan.remarks():
+            _log.info(line)
         with atomic_folder(target, overwrite, inputs) as scratch:
             record, tensors = _write_weights(plan, scratch / WEIGHTS_FILE, options)
             record |= {"evaluation": evaluation, "tensors_sha256": tensors}
@@ -113,7 +118,7 @@ def result_description(plan: Plan) -> Description:
     Raises:
         UserError: the tensors are not those of a whole SegFormer.
     """
-    says = [source.says for source in _by_authority(plan)]
+    says = [source.says for source in plan.by_authority()]
     known = next((one.description for one in says if one.description), None)
     label = plan.sources[plan.spec.head - 1].label
     places = {
@@ -130,24 +135,21 @@ def result_description(plan: Plan) -> Description:
             describe(label, shapes, Path(folder), classes)
             known = read_description(Path(folder), label)
     result = Checkpoint(label, None, (), places, (Path(label),), (), Stamps([]))
+    # Other members may spell them in another way.
+    known = replace(known, classes=says[0].classes or known.classes)
     fitting_places(result, known)
     return known
 
 
 def _processor(plan: Plan, description: Description) -> Mapping[str, Any]:
     """The image processor of the head's member, else of any that has one."""
-    own = (source.says.processor for source in _by_authority(plan))
+    own = (source.says.processor for source in plan.by_authority())
     return next((one for one in own if one), processor(description.normalisation))
-
-
-def _by_authority(plan: Plan) -> list[Source]:
-    """The head's member first: it says what the others leave open."""
-    return [plan.sources[plan.spec.head - 1], *plan.sources]
 
 
 def _evaluation(plan: Plan) -> dict[str, Any]:
     """The averaged features keep the scale of pictures that the members were trained on."""
-    for source in _by_authority(plan):
+    for source in plan.by_authority():
         if source.folder is None:
             continue
         names = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
@@ -175,7 +177,8 @@ def _write_weights(
         for source in sources
     ]
     # The digests are known at the end only; they take the place of as many zeros.
-    header = _header(plan, merge_record(plan, blank))
+    made = [how_made(source) for source in sources]
+    header = _header(plan, merge_record(plan, blank, made))
     total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
     own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
@@ -188,7 +191,7 @@ def _write_weights(
             on_bytes,
             own if options.hashing else None,
         )
-        record = merge_record(plan, digests)
+        record = merge_record(plan, digests, made)
         _write_header(file, _header(plan, record), len(header))
     return record, own.hexdigest() if options.hashing else None
 

@@ -12,14 +12,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class MemberEntry(_Strict):
-    """A member or the base; ``files`` are its shards, sha256 by name."""
+class ImageSize(_Strict):
+    """Fields of a member's image processor that were not taken, and those of ``member`` that were.
 
-    path: str
-    sha256: Sha256 | None
-    files: _Files | None = None
-    dropped: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
+    ``member`` is a number, from 1.
+    """
+
+    own: dict[str, Any]
+    taken: dict[str, Any]
+    member: Annotated[int, Field(ge=1)]
 
 
 class RuleEntry(_Strict):
@@ -60,6 +61,46 @@ class Change(_Strict):
     revt_hf: str
 
 
+class MemberEntry(_Strict):
+    """A member or the base.
+
+    Attributes:
+        path: as the user called it.
+        sha256: of its file, of shards of their digests; None if it was not taken.
+        files: its shards, sha256 by name.
+        dropped: names of its tensors that no SegFormer has.
+        added: names of counters that it lacks.
+        image_size: how large it takes images, if the result's differs.
+        merge: how it was merged, if it was.
+        changes: what was done to its weights after they were merged or trained.
+    """
+
+    path: str
+    sha256: Sha256 | None
+    files: _Files | None = None
+    dropped: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    image_size: ImageSize | None = None
+    merge: "MergedEntry | None" = None
+    changes: tuple[Change, ...] = ()
+
+
+class MergedEntry(_Strict):
+    """Of a merge, also of a member that is one itself.
+
+    Attributes:
+        members: in order.
+        base: the model that the members started from.
+        rules: of several that select a tensor the last one counts.
+        head: number (from 1) of the member that all else comes from.
+    """
+
+    members: Annotated[tuple[MemberEntry, ...], Field(min_length=2)]
+    base: MemberEntry | None
+    rules: Annotated[tuple[RuleEntry, ...], Field(min_length=1)]
+    head: Annotated[int, Field(ge=1)]
+
+
 class Changes(_Strict):
     """``recalibration.json`` of a model that is no merge."""
 
@@ -67,16 +108,12 @@ class Changes(_Strict):
     tensors_sha256: Sha256 | None
 
 
-class MergeFile(_Strict):
+class MergeFile(MergedEntry):
     """``merge.json``.
 
     Attributes:
-        members: in order.
-        base: the model that the members started from.
         method: of the first rule.
         selection: of the first rule.
-        rules: of several that select a tensor the last one counts.
-        head: number (from 1) of the member that all else comes from.
         revt_hf: the version that merged.
         numpy: the version that it used.
         evaluation: the test protocol that the merge is made for.
@@ -84,12 +121,8 @@ class MergeFile(_Strict):
         changes: what was done to them since.
     """
 
-    members: Annotated[tuple[MemberEntry, ...], Field(min_length=2)]
-    base: MemberEntry | None
     method: str
     selection: str
-    rules: Annotated[tuple[RuleEntry, ...], Field(min_length=1)]
-    head: Annotated[int, Field(ge=1)]
     revt_hf: str
     numpy: str
     evaluation: dict[str, Any]

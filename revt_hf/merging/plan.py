@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.fitting import FLOATS
-from revt_hf.checkpoints.names import HEAD_PREFIX
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
 from revt_hf.errors import UserError
-from revt_hf.merging.agreement import check_agreement, check_same_tensors
+from revt_hf.merging.agreement import (
+    SIZE_FIELDS,
+    check_agreement,
+    check_rows_are_named,
+    check_same_tensors,
+)
 from revt_hf.merging.methods import METHODS, checked_parameters
 from revt_hf.merging.selection import select
 from revt_hf.merging.sources import Source, open_source, remarks, source_of, with_dtypes
@@ -81,6 +86,28 @@ class Plan:
     base: Source | None
     items: tuple[Item, ...]
 
+    def by_authority(self) -> list[Source]:
+        """The members, the head's first: it says what the others leave open."""
+        return [self.sources[self.spec.head - 1], *self.sources]
+
+    def left(self, source: Source) -> dict[str, Any]:
+        """What is not taken from a member as it is, as its entry in the record says it."""
+        found: dict[str, Any] = {"dropped": list(source.dropped), "added": list(source.added)}
+        of = next((one for one in self.by_authority() if one.says.processor), None)
+        if of is not None and source.says.processor is not None:
+            own, taken = (
+                {key: (one.says.processor or {})[key] for key in SIZE_FIELDS} for one in (source, of)
+            )
+            if own != taken:
+                member = [one is of for one in self.sources].index(True) + 1
+                found["image_size"] = {"own": own, "taken": taken, "member": member}
+        return {key: value for key, value in found.items() if value}
+
+    def remarks(self) -> list[str]:
+        """What is not taken from members as it is, in words."""
+        labels = [one.label for one in self.sources]
+        return [line for one in self.sources for line in remarks(one.label, self.left(one), labels)]
+
     def check_unchanged(self) -> None:
         """Refuse what was read if a member's or the base's files are not what they were.
 
@@ -99,8 +126,7 @@ class Plan:
         ]
         if self.base is not None:
             lines.append(f"base: {self.base.label}")
-        for source in self.sources:
-            lines += remarks(source.label, source.dropped, source.added)
+        lines += self.remarks()
         for number, rule in enumerate(self.spec.rules):
             weights = f", weights {list(rule.weights)}" if rule.weights else ""
             extra = "".join(f", {key} {value:g}" for key, value in rule.parameters.items())
@@ -215,6 +241,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         )
         for at, (name, place) in enumerate(first.places.items())
     )
+    with_head = [source.says for source in sources]
     if spec.base is not None:
         base, says = open_source(spec.base, stack, quiet, whole=False)
         needed = {
@@ -225,8 +252,11 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> Plan:
         has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
         for source in sources:
             check_agreement(source.says, says, encoder_only=not has_head)
+        with_head += [says] if has_head else []
         check_same_tensors(first, base, needed, extra_is_fine=True)
         sources.append(source_of(base, says, first.places))
+    mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
+    check_rows_are_named(with_head if mixed else [head.says], with_head)
     if head.dtypes:
         dtypes = [item.dtype for item in items]
         sources = [with_dtypes(source, first.places, dtypes) for source in sources]

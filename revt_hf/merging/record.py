@@ -16,25 +16,32 @@ from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
+from revt_hf.merging.sources import Source
 
 # What was done to a model that is no merge, after it was trained.
 CHANGES_FILE = "recalibration.json"
+# What the record of a merge says of a member that is one itself.
+_MADE = ("members", "base", "rules", "head")
 Digests = Mapping[str, str] | None
 
 
-def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
+def merge_record(
+    plan: Plan, digests: Sequence[Digests], made: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The record of a merge: members with their sha256, rules, versions.
 
     Args:
         plan: what was done.
         digests: for each member, then the base: sha256 by file name, or None if not taken.
+        made: for each of them, how it was made (:func:`how_made`).
     """
     spec = plan.spec
     labels = [*spec.members, *([spec.base] if spec.base else [])]
     entries = [member_entry(label, files) for label, files in zip(labels, digests, strict=True)]
+    for entry, how in zip(entries, made, strict=False):
+        entry.update(how)
     for entry, source in zip(entries, plan.sources, strict=False):
-        remarks = {"dropped": list(source.dropped), "added": list(source.added)}
-        entry.update({key: names for key, names in remarks.items() if names})
+        entry.update(plan.left(source))
     first = spec.rules[0]
     return {
         "members": entries[: len(spec.members)],
@@ -46,6 +53,23 @@ def merge_record(plan: Plan, digests: Sequence[Digests]) -> dict[str, Any]:
         "revt_hf": __version__,
         "numpy": np.__version__,
     }
+
+
+def how_made(source: Source) -> dict[str, Any]:
+    """What a member's own record says: ``merge``, if it is one, and ``changes`` to its weights.
+
+    Raises:
+        UserError: the record is not valid, or the weights are not those that it describes.
+    """
+    if source.folder is None:
+        return {}
+    source.stamps.add(source.folder / MERGE_FILE, source.folder / CHANGES_FILE)
+    found = read_record(source.folder)
+    if found is None:
+        return {}
+    changes = recorded_changes(source.folder)
+    merge = {key: found[1][key] for key in _MADE if key in found[1]}
+    return {**({"merge": merge} if merge else {}), **({"changes": changes} if changes else {})}
 
 
 def member_entry(label: str, files: Digests) -> dict[str, Any]:
@@ -133,6 +157,19 @@ def change_lines(changes: Sequence[Mapping[str, Any]]) -> list[str]:
         + ": mean and variance of the decode head's BatchNorm are new"
         for change in changes
     ]
+
+
+def history_lines(entry: Mapping[str, Any]) -> list[str]:
+    """How a member was made, as far as its entry in a record says so, in words."""
+    lines = []
+    merge = entry.get("merge")
+    if merge is not None:
+        names = [inner["path"] for inner in merge["members"]]
+        rules = " and ".join(f"{rule['method']} of {rule['select']!a}" for rule in merge["rules"])
+        lines.append(f"itself a merge of {', '.join(names)} ({rules})")
+        for inner in merge["members"]:
+            lines += [f"{inner['path']}: {line}" for line in history_lines(inner)]
+    return lines + change_lines(entry.get("changes", []))
 
 
 def describes(record: Mapping[str, Any], folder: Path) -> bool | None:

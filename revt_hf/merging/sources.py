@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +51,29 @@ class Source:
     added: tuple[str, ...] = ()
 
 
-def remarks(label: str, dropped: Sequence[str], added: Sequence[str]) -> list[str]:
-    """What is not taken from a member as it is, in words; arguments as in :class:`Source`."""
+def remarks(label: str, entry: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """What is not taken from a member as it is, in words.
+
+    Args:
+        label: the member.
+        entry: as in its entry in the record (``Plan.left``).
+        labels: of all members.
+    """
     found = []
-    if dropped:
-        found.append(f"left out of {label}: {listed(dropped)}")
-    if added:
-        found.append(f"missing in {label}, 0 is taken: {listed(added)}")
+    if entry.get("dropped"):
+        found.append(f"left out of {label}: {listed(entry['dropped'])}")
+    if entry.get("added"):
+        found.append(f"missing in {label}, 0 is taken: {listed(entry['added'])}")
+    if entry.get("image_size"):
+        own, taken = (_size_text(entry["image_size"][key]) for key in ("own", "taken"))
+        other = labels[entry["image_size"]["member"] - 1]
+        found.append(f"image size of {label}: {own}; taken is that of {other}: {taken}")
     return found
+
+
+def _size_text(fields: Mapping[str, Any]) -> str:
+    size = ", ".join(f"{key} {value}" for key, value in fields["size"].items())
+    return size if fields["do_resize"] else f"{size}, not resized"
 
 
 def open_source(

@@ -18,7 +18,7 @@ from revt_hf.publishing.hub import MARKER
 from revt_hf.publishing.licences import licence_metadata
 from revt_hf.publishing.measured import Measured, protocol_text
 from revt_hf.publishing.places import without_places
-from revt_hf.publishing.records import method_name
+from revt_hf.publishing.records import Merge, method_name
 from revt_hf.recipe import PROTOCOLS, DomainSpec, Evaluation
 
 __all__ = ["MARKER", "ModelCardFacts", "card_text", "check_card"]
@@ -103,9 +103,20 @@ def _summary(facts: ModelCardFacts) -> str:
     name = f"a [ReVT]({PAPER})" if facts.is_revt else "a merge"
     name = f"{name}, {_changed(facts)}," if facts.changes else name
     return (
-        f"{what}: {name} of {len(facts.merge.members)} fine-tuned models, made to hold up on roads "
+        f"{what}: {name} of {_members(facts.merge)}, made to hold up on roads "
         f"that it has not seen, at the cost of one of them{made}"
     )
+
+
+def _members(merge: Merge) -> str:
+    merges = sum(member.is_merge for member in merge.members)
+    changed = sum(bool(member.changes) for member in merge.members)
+    odd = [
+        *([f"{merges} of them merged before"] if merges else []),
+        *([f"{changed} recalibrated before"] if changed else []),
+    ]
+    kind = "models" if merges else "fine-tuned models"
+    return f"{len(merge.members)} {kind}" + (f" ({', '.join(odd)})" if odd else "")
 
 
 def _making(facts: ModelCardFacts) -> Iterator[str]:
@@ -119,6 +130,9 @@ def _making(facts: ModelCardFacts) -> Iterator[str]:
             how = method_name(member.recipe) if member.recipe else "not recorded"
             digest = code(member.sha256) if member.sha256 else "not recorded"
             yield f"| {code(member.called)} | {how} | {digest} |"
+        for member in facts.merge.members:
+            for line in member.history:
+                yield from ("", f"{code(member.called)}: {text(line)}.")
     elif facts.recipe:
         train = facts.recipe.train
         where = ", ".join(code(source.domain) for source in facts.recipe.sources)

@@ -110,8 +110,10 @@ class ModelCardFacts:
 
     @property
     def is_revt(self) -> bool:
-        """Whether it is the paper's merge."""
+        """Whether it is the paper's merge, of models that are none themselves."""
         if self.merge is None or len(self.merge.rules) != 1:
+            return False
+        if any(member.is_merge for member in self.merge.members):
             return False
         rule = self.merge.rules[0]
         return rule.method == "mean" and rule.selection in _ENCODER and not rule.settings

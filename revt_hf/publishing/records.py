@@ -10,7 +10,7 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.errors import UserError
 from revt_hf.files import file_sha256
 from revt_hf.markdown import yaml_text
-from revt_hf.merging.record import read_merge_record
+from revt_hf.merging.record import history_lines, read_merge_record
 from revt_hf.publishing.hub import is_repo_id
 from revt_hf.publishing.places import last_part, without_places
 from revt_hf.recipe import Recipe
@@ -29,12 +29,18 @@ class Member:
         sha256: of its weights; None if it was not taken.
         hub_id: where it is published (``owner/name@revision``), if it came from there.
         recipe: it was trained with, where a folder with those weights is at hand.
+        is_merge: whether it was merged itself.
+        changes: what was done to its weights after they were merged or trained.
+        history: how it was made, in words, as far as the record says so.
     """
 
     name: str
     sha256: str | None
     hub_id: str | None
     recipe: Recipe | None
+    is_merge: bool = False
+    changes: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[str, ...] = ()
 
     @property
     def called(self) -> str:
@@ -126,8 +132,13 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
                 entry["sha256"],
                 place if place.partition("@")[0] in hub_ids else None,
                 _recipe_of(entry["sha256"], [*near, *_folders(place, folder.parent)]),
+                entry.get("merge") is not None,
+                tuple(entry.get("changes", ())),
+                tuple(history_lines(entry)),
             )
-            for name, place, entry in zip(_names(places), places, record["members"], strict=True)
+            for name, place, entry in zip(
+                _names(places), places, published["members"], strict=True
+            )
         )
         head = members[record["head"] - 1].called
         return Merge(_rules(record), head, members, published)
@@ -147,7 +158,10 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
         place: place if place.partition("@")[0] in hub_ids else name
         for name, place in zip(_names(places), places, strict=True)
     }
-    members = [{**member, "path": called[str(member["path"])]} for member in record["members"]]
+    members = [
+        {**without_places(member, hub_ids), "path": called[str(member["path"])]}
+        for member in record["members"]
+    ]
     return {
         key: members if key == "members" else without_places(value, hub_ids, key)
         for key, value in record.items()

@@ -1,6 +1,7 @@
 """Conversions between the original's files and SegFormer folders, bit for bit."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -257,10 +258,11 @@ def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
 
 
 def test_wrong_uses_are_explained(tmp_path, folder):
+    lone = shutil.copy(folder / "model.safetensors", tmp_path)
     for source, to, words in (
         (folder, None, "try --to mmseg"),
         (folder, "onnx", "choose transformers or mmseg"),
-        (folder / "model.safetensors", "mmseg", "give a folder with config.json"),
+        (lone, "mmseg", "give a folder with config.json"),
         (tmp_path / "absent.pth", None, "absent.pth"),
         (tmp_path / "absent.pth", "mmseg", "absent.pth"),
     ):

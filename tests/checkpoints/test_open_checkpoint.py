@@ -61,14 +61,16 @@ def check_same(found, expected):
         assert torch.equal(found[name], tensor), name
 
 
-def test_a_folder_and_its_file(folder, expected):
+def test_a_folder_and_its_file(folder, expected, tmp_path):
     with open_checkpoint(folder) as checkpoint:
         check_same(read(checkpoint), expected)
         assert (checkpoint.label, checkpoint.folder) == (str(folder), folder)
         assert checkpoint.files == checkpoint.originals == (folder / "model.safetensors",)
-    with open_checkpoint(str(folder / "model.safetensors")) as checkpoint:
-        check_same(read(checkpoint), expected)
-        assert checkpoint.folder is None
+    lone = shutil.copy(folder / "model.safetensors", tmp_path)
+    for file, beside in ((folder / "model.safetensors", folder), (lone, None)):
+        with open_checkpoint(str(file)) as checkpoint:
+            check_same(read(checkpoint), expected)
+            assert checkpoint.folder == beside
 
 
 def test_shards(model, expected, tmp_path):

@@ -38,7 +38,7 @@ NAMES = dict(enumerate(reversed(CLASSES)))
         ({"processor": {"do_normalize": False}}, "do_normalize"),
         ({"processor": {"do_rescale": False}}, "do_rescale"),
         ({"processor": {"do_reduce_labels": True}}, "do_reduce_labels"),
-        ({"processor": {"size": {"height": 64, "width": 64}}}, "size of its preprocessor"),
+        ({"processor": {"resample": 3}}, "resample of its preprocessor_config.json is 3, not 2"),
     ],
 )
 def test_what_differs_is_refused_by_name(tmp_path, fields, words):
@@ -50,6 +50,30 @@ def test_what_differs_is_refused_by_name(tmp_path, fields, words):
     with pytest.raises(UserError, match=words):
         merge(members, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_image_sizes_may_differ_and_the_heads_is_taken(tmp_path, caplog):
+    caplog.set_level("INFO", "revt_hf")
+    other = {"size": {"height": 96, "width": 64}}
+    names = [str(saved(tmp_path / "a")), str(saved(tmp_path / "b", 1, processor=other))]
+    names.append(str(saved(tmp_path / "none", 2, processor=False)))
+    sizes = [{"height": 64, "width": 128}, other["size"]]
+    for head, taken, left in ((1, 0, 1), (2, 1, 0), (3, 0, 1)):
+        caplog.clear()
+        out = merge(MergeSpec(tuple(names), head=head), tmp_path / f"out-{head}")
+        written = json.loads((out / "preprocessor_config.json").read_text())
+        assert written["size"] == sizes[taken]
+        entries = read_merge_record(out / "merge.json")["members"]
+        assert entries[left]["image_size"] == {
+            "own": {"do_resize": True, "size": sizes[left]},
+            "taken": {"do_resize": True, "size": sizes[taken]},
+            "member": taken + 1,
+        }
+        assert sum("image_size" in entry for entry in entries) == 1
+        (line,) = caplog.messages
+        assert f"image size of {names[left]}: height" in line
+        assert f"taken is that of {names[taken]}: height {sizes[taken]['height']}" in line
+        check_model(out)
 
 
 def test_normalisation_without_a_processor_is_imagenets(tmp_path):
@@ -71,6 +95,51 @@ def test_the_classes_of_the_originals_files_count_too(tmp_path):
             merge(members, tmp_path / "no")
     alone = merge([tmp_path / "permuted.pth"] * 2, tmp_path / "alone")
     assert json.loads((alone / "config.json").read_text())["id2label"]["0"] == CLASSES[-1]
+
+
+def _file(folder):
+    """The folder's weights by themselves: nothing names their rows."""
+    return shutil.copy(folder / "model.safetensors", folder.with_suffix(".safetensors"))
+
+
+@pytest.mark.parametrize("names", [NAMES, {**NAMES, 3: "boat"}])
+def test_rows_without_names_do_not_get_another_orders(tmp_path, names):
+    odd, file = saved(tmp_path / "odd", 1, id2label=names), _file(saved(tmp_path / "b"))
+    usual = saved(tmp_path / "usual")
+    spec = MergeSpec((str(odd), str(file)), head=2)
+    averaged = MergeSpec((str(odd), str(file)), (Rule("all"),))
+    based = MergeSpec((str(odd), str(odd)), (Rule("all", "wise_ft"),), base=str(file))
+    for refused in (spec, averaged, based):
+        with pytest.raises(UserError, match=r"b\.safetensors names no classes, and those of .*odd"):
+            merge(refused, tmp_path / "no")
+    # Its rows are not used, or there is but one order.
+    merge([odd, file], tmp_path / "out")
+    merge(MergeSpec((str(usual), str(file)), (Rule("all"),), head=2), tmp_path / "all")
+
+
+def test_a_folders_weights_by_themselves_are_the_folder(tmp_path):
+    members = [saved(tmp_path / name, id2label=NAMES) for name in "ab"]
+    out = merge([member / "model.safetensors" for member in members], tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["id2label"]["0"] == CLASSES[-1]
+
+
+def test_the_spelling_of_classes_does_not_matter(tmp_path):
+    names = {n: name.title().replace(" ", "_") for n, name in enumerate(CLASSES)}
+    members = [saved(tmp_path / "a"), saved(tmp_path / "caps", 1, id2label=names)]
+    for head, first in ((1, "road"), (2, "Road")):
+        spec = MergeSpec(tuple(map(str, members)), head=head)
+        out = merge(spec, tmp_path / f"out-{head}")
+        assert json.loads((out / "config.json").read_text())["id2label"]["0"] == first
+        load_model(out)
+
+
+def test_the_heads_file_spells_its_classes(tmp_path):
+    state = {f"module.{name}": tensor for name, tensor in tiny().state_dict().items()}
+    names = [name.upper() for name in CLASSES]
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state}, tmp_path / "x.pth")
+    spec = MergeSpec((str(saved(tmp_path / "a")), str(tmp_path / "x.pth")), head=2)
+    out = merge(spec, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["id2label"]["0"] == "ROAD"
 
 
 def test_weights_deeper_than_the_configuration_are_refused(tmp_path):

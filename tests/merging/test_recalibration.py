@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
+from revt_hf.cli_checkpoints import inspect
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.labels import CLASSES
@@ -93,6 +94,39 @@ def test_the_record_says_what_was_done(merged, pictures, tmp_path):
     assert record["tensors_sha256"] == second["after"]
     with pytest.raises(UserError, match=r"merge\.json is of weights that were recalibrated"):
         spec_from_record(record, "merge.json")
+
+
+def test_a_merge_of_merges_keeps_what_its_members_are(model, merged, pictures, tmp_path, capsys):
+    recalibrate(merged, tmp_path / "again", pictures, Protocol(None), sources=SOURCES)
+    recalibrate(tmp_path / "a", tmp_path / "new-a", pictures[:2], Protocol(None), sources=SOURCES)
+    nested = merge([tmp_path / name for name in ("again", "new-a", "b")], tmp_path / "nested")
+    over = merge([nested / "model.safetensors", tmp_path / "b"], tmp_path / "over")
+    entries = read_merge_record(nested / "merge.json")["members"]
+    own = read_merge_record(tmp_path / "again" / "merge.json")
+    assert entries[0]["merge"] == {key: own[key] for key in ("members", "base", "rules", "head")}
+    assert [[change["images"] for change in entry.get("changes", ())] for entry in entries] == [
+        *([4], [2], [])
+    ]
+    assert "merge" not in entries[1]
+    assert entries[2].keys() == {"path", "sha256"}
+    assert read_merge_record(over / "merge.json")["members"][0]["merge"]["members"] == entries
+    inspect(over, None)
+    told = capsys.readouterr().out
+    for words in (
+        f"itself a merge of {tmp_path / 'again'}, {tmp_path / 'new-a'}, {tmp_path / 'b'} (mean of",
+        f"{tmp_path / 'again'}: then recalibrated on 4 images of streets",
+        f"{tmp_path / 'new-a'}: then recalibrated on 2 images of streets",
+    ):
+        assert words in told
+
+
+def test_a_member_that_its_record_does_not_describe_is_refused(merged, tmp_path):
+    state = load_file(merged / "model.safetensors")
+    state["decode_head.classifier.bias"] += 1
+    save_file(state, merged / "model.safetensors")
+    with pytest.raises(UserError, match=r"merge\.json does not describe the weights beside it"):
+        merge([tmp_path / "a", merged], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_trained_model_has_a_record_of_its_own(model, pictures, tmp_path):

@@ -12,6 +12,7 @@ from revt_hf.merging.average import merge
 from revt_hf.merging.record import (
     change_lines,
     describes,
+    history_lines,
     member_states,
     read_merge_record,
     read_record,
@@ -20,9 +21,24 @@ from revt_hf.merging.record import (
 )
 
 SHA = "0" * 64
+CHANGE = {
+    "kind": "recalibrated",
+    "sources": [{"domain": "streets", "train": "train"}],
+    "images": 3,
+    "protocol": {"bound": None},
+    "before": SHA,
+    "after": SHA,
+    "revt_hf": "0.1.0",
+}
+INNER = {
+    "members": [{"path": "d", "sha256": SHA, "changes": [CHANGE]}, {"path": "e", "sha256": None}],
+    "base": None,
+    "rules": [{"select": "norm", "method": "mean", "weights": None, "parameters": {}}],
+    "head": 2,
+}
 RECORD = {
     "members": [
-        {"path": "a", "sha256": SHA, "dropped": ["x"]},
+        {"path": "a", "sha256": SHA, "dropped": ["x"], "merge": INNER},
         {"path": "b", "sha256": SHA, "files": {"1": SHA, "2": SHA}},
     ],
     "base": {"path": "c", "sha256": None},
@@ -37,17 +53,7 @@ RECORD = {
     "numpy": "2.0",
     "evaluation": {"bound": [1024, 512]},
     "tensors_sha256": SHA,
-    "changes": [
-        {
-            "kind": "recalibrated",
-            "sources": [{"domain": "streets", "train": "train"}],
-            "images": 3,
-            "protocol": {"bound": None},
-            "before": SHA,
-            "after": SHA,
-            "revt_hf": "0.1.0",
-        }
-    ],
+    "changes": [CHANGE],
 }
 ODD = (None, True, -1, 10**30, 1.5, float("nan"), "", "x\n\x1b[2J", [], {}, [[]], {"a": None})
 
@@ -90,6 +96,7 @@ def test_mutated_records_are_right_or_one_sentence(tmp_path):
         try:
             record = read_merge_record(path)
             change_lines(record.get("changes", []))
+            [history_lines(entry) for entry in record["members"]]
             describes(record, tmp_path)
             member_states({**record, "members": record["members"][:1]})
             recorded_changes(tmp_path)

@@ -336,6 +336,34 @@ def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
         assert recorded_changes(sent)[0]["images"] == 3
 
 
+def test_a_merge_of_merges_is_told_as_such(models, tmp_path):
+    pictures = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
+    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    for name in ("revt", "base"):
+        recalibrate(
+            getattr(models, name), tmp_path / name, pictures, Protocol(None), sources=sources
+        )
+    merge([tmp_path / "base", models.pixmix], tmp_path / "flat")
+    text = card(tmp_path / "flat")
+    assert "a [ReVT](https://arxiv.org/abs/2308.13331) of 2 fine-tuned models (1 recalibr" in text
+    assert "`base`: then recalibrated on 3 images of streets" in text
+    merge([tmp_path / "revt", tmp_path / "base", models.pixmix], tmp_path / "nested")
+    text = card(tmp_path / "nested")
+    assert "a merge of 3 models (1 of them merged before, 2 recalibrated before), made" in text
+    assert "`revt`: itself a merge of base, pixmix (mean of " in text
+    assert "`revt`: then recalibrated on 3 images of streets" in text
+    assert "revt" not in metadata(text)["tags"]
+    assert str(tmp_path) not in text
+    assert "/data/streets" not in text
+    sent = tmp_path / "sent"
+    push(tmp_path / "nested", "me/revt", PushOptions(licence="mit", dry_run=sent))
+    entries = json.loads((sent / "merge.json").read_text())["members"]
+    assert [member["path"] for member in entries[0]["merge"]["members"]] == ["base", "pixmix"]
+    assert entries[1]["changes"][0]["images"] == 3
+    for file in sent.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
+
+
 def test_weights_that_the_record_does_not_describe_are_not_pushed(models, tmp_path):
     shutil.copytree(models.revt, tmp_path / "x")
     state = load_file(tmp_path / "x" / "model.safetensors")
