@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from revt_hf.domains.containers import MOST_PIXELS, Header, read_header
+from revt_hf.domains.containers import MOST_PIXELS, Header, bmp_palette, read_header
 from revt_hf.domains.polygons import draw_polygons
 from revt_hf.errors import UserError
 from revt_hf.labels import LabelTable, Reading
@@ -26,6 +26,12 @@ _POLYGONS = ".json"
 _MOST_BYTES = (1 << 31) - 1
 # Of a file: enough for the size of most images.
 _START = 1 << 14
+
+# White in those Netpbm files that every decoder reads alike.
+_WHOLE_BYTES = (None, 255, 65535)
+
+# Its remarks name no file; what cannot be read is said by ours.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Pixels = TypeVar("Pixels", bound=NDArray[Any])
 
@@ -49,7 +55,8 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
     """Read an undecoded ``datasets.Image`` cell: a path, or bytes.
 
     Raises:
-        UserError: the file is missing, truncated, no regular file, or too large.
+        UserError: the file is missing, truncated, no regular file, too large, or of other values
+            than whole numbers of at most 16 bits.
     """
     name = str(cell["path"] or "an image held in memory")
     data = cell["bytes"]
@@ -71,6 +78,8 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
         raise UserError(
             f"{name}: {width}x{height} pixels are more than the {MOST_PIXELS:,} allowed"
         )
+    if header.unusual:
+        raise UserError(f"{name}: {header.unusual} pixels: save it as 8 or 16 bits")
     return ImageFile(name, bytes(data), header)
 
 
@@ -107,8 +116,10 @@ def decode_image(file: ImageFile) -> NDArray[np.uint8]:
     """
     if file.header.kind == RAW_SUFFIX:
         return _mapped(file, channels=3)
+    if file.header.peak not in _WHOLE_BYTES:
+        return _spread(file)
     pixels = _decoded(file, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
+    if pixels is None or pixels.ndim != 3:
         raise UserError(f"{file.name}: not an image that OpenCV can read, or a damaged one")
     rgb: NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     return _turned(rgb, file.header.orientation)
@@ -143,6 +154,8 @@ def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = Non
         raise UserError(f"{file.name}: {what}: make it anew, as PNG")
     if header.inverted:
         raise UserError(f"{file.name}: a TIFF whose zero is white: save the label as PNG")
+    if table.reading is not Reading.VALUE and header.peak not in _WHOLE_BYTES:
+        raise UserError(f"{file.name}: values up to {header.peak}: save the label as PNG")
     return _turned(_values(raw, table, file.name), turn)
 
 
@@ -171,19 +184,44 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
 
 def _stored(file: ImageFile) -> NDArray[np.uint8]:
     """What a palette image or one of less than eight bits stores; OpenCV would stretch it."""
-    try:
-        image = Image.open(io.BytesIO(_unturned(file)))
-        pixels = np.array(image)
-    # What a broken file raises is up to Pillow.
-    except Exception as error:
-        raise UserError(f"{file.name}: not a label that Pillow can read, or a damaged one") from (
-            error
-        )
+    data, header = _unturned(file), file.header
+    if header.kind == "bmp":
+        # Pillow takes the bytes for grey values, or bits, where a palette is black, ..., white.
+        at = bmp_palette(data)
+        data = data[:at] + b"\1\2\3" + data[at + 3 :]
+    image, pixels = _opened(file, data, "label")
+    if header.kind == "netpbm" and pixels.dtype == np.bool_:
+        return (~pixels).astype(np.uint8)
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
-    if image.mode == "L" and file.header.bits < 8:
-        return np.asarray(pixels // (255 // ((1 << file.header.bits) - 1)), dtype=np.uint8)
+    if header.peak is not None:
+        return np.rint(pixels * (header.peak / 255)).astype(np.uint8)
+    if image.mode == "L" and header.bits < 8:
+        return np.asarray(pixels // (255 // ((1 << header.bits) - 1)), dtype=np.uint8)
     return np.asarray(pixels)
+
+
+def _spread(file: ImageFile) -> NDArray[np.uint8]:
+    """RGB (H, W, 3), uint8, of a Netpbm file whose white is an odd number."""
+    image, pixels = _opened(file, file.data, "image")
+    if image.mode == "I":
+        return np.dstack([(pixels >> 8).astype(np.uint8)] * 3)
+    return np.array(image.convert("RGB"))
+
+
+def _opened(file: ImageFile, data: bytes, what: str) -> tuple[Image.Image, NDArray[Any]]:
+    """What Pillow makes of a file.
+
+    Raises:
+        UserError: it cannot read it.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        return image, np.array(image)
+    # What a broken file raises is up to Pillow.
+    except Exception as error:
+        problem = f"not a{'n' * (what == 'image')} {what} that Pillow can read, or a damaged one"
+        raise UserError(f"{file.name}: {problem}") from error
 
 
 def _decoded(file: ImageFile, flags: int) -> NDArray[Any] | None:

@@ -6,10 +6,12 @@ import socket
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
+from revt_hf.domains.containers import read_header
 from revt_hf.domains.decoding import image_size, open_image
 from revt_hf.domains.reading import read_image, read_label
 from revt_hf.errors import UserError
@@ -190,6 +192,125 @@ def test_palette_labels_give_their_indices(kind):
     data = io.BytesIO()
     image.save(data, kind)
     assert (read_label(cell(data.getvalue()), ANY) == VALUES).all()
+
+
+def _bmp(values, bits, palette):
+    """Indices from the last row to the first, rows of whole words."""
+    places = np.arange(bits)[::-1]
+    packed = [
+        np.packbits((row[:, None] >> places & 1).astype(np.uint8).reshape(-1)).tobytes()
+        for row in values[::-1]
+    ]
+    body = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in packed)
+    colours = b"".join(bytes((*colour, 0)) for colour in palette)
+    start = 54 + len(colours)
+    height, width = values.shape
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 0, 0, len(palette), 0)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + colours + body
+
+
+BLACK_AND_WHITE, GREYS = [(0,) * 3, (255,) * 3], [(value,) * 3 for value in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "palette"),
+    [
+        (1, BLACK_AND_WHITE),
+        (1, BLACK_AND_WHITE[::-1]),
+        (4, BLACK_AND_WHITE),
+        (8, BLACK_AND_WHITE),
+        (4, GREYS[:16]),
+        (8, GREYS[:16]),
+        (8, GREYS),
+    ],
+)
+def test_bmp_labels_give_their_indices_whatever_the_palette_looks_like(bits, palette):
+    values = VALUES % min(len(palette), 19)
+    assert (read_label(cell(_bmp(values, bits, palette)), ANY) == values).all()
+
+
+def _netpbm(kind, values, peak):
+    binary = kind in (4, 5, 6)
+    head = f"P{kind}\n# made by hand\n{values.shape[1]} {values.shape[0]}\n"
+    head += "" if kind in (1, 4) else f"{peak}\n"
+    if kind == 4:
+        return head.encode() + np.packbits(values, axis=1).tobytes()
+    if binary:
+        return head.encode() + values.astype(">u2" if peak > 255 else "u1").tobytes()
+    return head.encode() + b" ".join(b"%d" % value for value in values.reshape(-1)) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [(1, 1), (4, 1), *((kind, peak) for kind in (2, 5) for peak in (18, 100, 255, 1000, 65535))],
+)
+def test_netpbm_labels_are_read_as_stored(kind, peak):
+    values = VALUES.astype(int) % (peak + 1)
+    assert (read_label(cell(_netpbm(kind, values, peak)), ANY) == values).all()
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+@pytest.mark.parametrize("peak", [15, 100, 255, 1000, 4095, 65535])
+def test_netpbm_images_are_as_bright_as_their_white_says(kind, peak):
+    grey = kind in (2, 5)
+    values = np.linspace(0, peak, 5 * 7 * (1 if grey else 3)).astype(int)
+    values = values.reshape((5, 7) if grey else (5, 7, 3))
+    shown = read_image(cell(_netpbm(kind, values, peak)))
+    expected = values / peak * 255
+    assert np.abs(shown - (expected[..., None] if grey else expected)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_bitmaps_are_black_where_their_bits_are_set(kind):
+    values = VALUES % 2
+    shown = read_image(cell(_netpbm(kind, values, 1)))
+    assert (shown == (1 - values[..., None]) * 255).all()
+
+
+def test_a_cut_netpbm_file_is_refused():
+    for kind in (4, 5):
+        with pytest.raises(UserError, match="truncated"):
+            read_label(cell(_netpbm(kind, VALUES % 2, 255)[:-1]), ANY)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (PIXELS.astype(np.float32), "32-bit floating-point pixels: save it as 8 or 16 bits"),
+        (PIXELS.astype(np.float64), "64-bit floating-point"),
+        (PIXELS[..., 0].astype(np.int32), "32-bit signed"),
+        (PIXELS[..., 0].astype(np.int16), "16-bit signed"),
+    ],
+)
+def test_tiffs_of_other_values_are_refused_with_what_they_are(pixels, words, capfd):
+    data = cell(cv2.imencode(".tif", pixels)[1].tobytes())
+    for read in (read_image, lambda one: read_label(one, ANY)):
+        with pytest.raises(UserError, match=words):
+            read(data)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_opencv_cannot_read_is_said_by_the_error_alone(capfd):
+    with pytest.raises(UserError, match="a damaged one"):
+        read_image(cell(COMPLETE["tiff"][:-500]))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_picture_of_floats_is_no_image():
+    with pytest.raises(UserError, match="not an image"):
+        read_image(cell(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes()))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_avif_labels_are_refused():
+    with pytest.raises(UserError, match=r"may change values|not a label that OpenCV can read"):
+        read_label(cell(encoded("AVIF", VALUES, "RGB")), ANY)
+    assert read_header(encoded("AVIF", VALUES)).lossy
+
+
+@pytest.mark.parametrize("data", [b"", b"anything", b"RIFF\0\0\0\0WEBP", b"II*\0", b"P7\n"])
+def test_what_is_not_known_to_keep_values_counts_as_lossy(data):
+    assert read_header(data).lossy or data.startswith(b"II")
 
 
 @pytest.mark.parametrize(
