@@ -15,7 +15,8 @@ OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
 	OPENCV_CPU_DISABLE=AVX512-SKX,AVX2 \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
 ONE_THREAD := OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
-NUMERIC = $(VENV)/bin/python -m pytest -n 2 -m numeric
+# Threads that wait for a core of the other tests would spin; a file's fixtures are made once.
+NUMERIC = OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m numeric
 
 MIN_VENV := .venv-min
 MIN_READY := $(MIN_VENV)/.ready

@@ -24,8 +24,6 @@ from revt_hf.recipe import load_recipe
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
 
-pytestmark = pytest.mark.numeric
-
 LABELS = {"encoding": "train_ids"}
 NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
 

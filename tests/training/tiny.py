@@ -72,7 +72,7 @@ def in_float64():
         model.segformer.register_forward_pre_hook(_widen, with_kwargs=True)
         return model
 
-    with mock.patch("revt_hf.training.loop.build_model", widened):
+    with mock.patch("revt_hf.training.parts.build_model", widened):
         yield
 
 
