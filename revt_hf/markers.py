@@ -55,6 +55,12 @@ def is_marked(folder: Path) -> bool:
     return _read(folder) is not None
 
 
+def is_listed(folder: Path, path: str) -> bool:
+    """Whether a folder's marker says that a file of it, by its relative path, is ours."""
+    files, patterns = _read(folder) or (set(), [])
+    return path in files or _fits(path, patterns)
+
+
 def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
     """The first file of a folder that we did not write, relative; None if all are ours.
 
@@ -77,9 +83,7 @@ def owner(file: Path) -> Path | None:
         file: an absolute path.
     """
     for folder in file.parents:
-        files, patterns = _read(folder) or (set(), [])
-        path = file.relative_to(folder).as_posix()
-        if path in files or _fits(path, patterns):
+        if is_listed(folder, file.relative_to(folder).as_posix()):
             return folder
     above = file.parent
     if _fits(file.name, _MODEL_FILES) and (is_marked(above) or (above / _CONFIG_FILE).is_file()):

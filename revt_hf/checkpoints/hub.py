@@ -76,7 +76,10 @@ def fetch(source: str, quiet: bool = False) -> Path:
     # Their messages are not passed on: some quote the request's headers, which hold the token.
     except Exception as error:
         reason = _reason(error, repository, revision)
-        raise UserError(f"cannot load the model '{source}': {reason}") from None
+        # A mistyped folder looks like a Hub id.
+        raise UserError(
+            f"cannot load the model '{source}': there is no such folder, and {reason}"
+        ) from None
     finally:
         constants.HF_HUB_DISABLE_XET = xet
     if requests.failed and not constants.HF_HUB_OFFLINE:
@@ -217,16 +220,15 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
             errors.OfflineModeIsEnabled,
             "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it",
         ),
-        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model"),
+        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
         (
             errors.GatedRepoError,
-            f"it is gated: accept its licence on {page} with your account, and {login}",
+            f"the model is gated: accept its licence on {page} with your account, and {login}",
         ),
         (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
         (
             errors.RepositoryNotFoundError,
-            f"there is no such folder, and no model {page} that is public or that your token may "
-            f"see: check the name, or {login}",
+            f"no model {page} that is public or that your token may see: check the name, or {login}",
         ),
         (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
     ]
@@ -247,7 +249,7 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
             return f"{constants.ENDPOINT} answered with status {status}: try again later"
         lost = failed_transport(cause, constants.ENDPOINT)
         if lost is not None:
-            return f"there is no such folder, and {lost}: check the network, or try again later"
+            return f"{lost}: check the network, or try again later"
         if isinstance(cause, OSError) and cause.errno:
             return (
                 f"cannot write to the Hub's cache {constants.HF_HUB_CACHE} "

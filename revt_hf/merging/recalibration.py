@@ -35,6 +35,7 @@ from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
 from revt_hf.modeling import load_model
 from revt_hf.normalisation import normalisation_of
 from revt_hf.processes import process_state
+from revt_hf.recorded import recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
 _DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
@@ -176,7 +177,8 @@ def recalibrate(
         write_json(scratch / CONFIG_FILE, model_config(description, dtype))
         if processor is not None:
             write_json(scratch / PROCESSOR_FILE, processor)
-        if (folder / RECIPE_FILE).is_file():
+        # One of another program is not passed on as ours.
+        if recorded_recipe(folder) is not None:
             shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
     return target
 

@@ -76,9 +76,9 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_network(hub, monkeypat
     [
         (
             Failure("resolve", 403, headers={"X-Error-Code": "GatedRepo"}),
-            "it is gated: accept its licence on http.*/someone/tiny with your account, and log in",
+            "the model is gated: accept its licence on http.*/someone/tiny with your account, and log",
         ),
-        (Failure("resolve", 401, headers={"X-Error-Code": "GatedRepo"}), "it is gated"),
+        (Failure("resolve", 401, headers={"X-Error-Code": "GatedRepo"}), "the model is gated"),
         (Failure("/api", 401), r"refuses your token \(status 401\): log in with 'hf auth login'"),
         (Failure("/api", 403), r"your token may not read http.* \(status 403\)"),
         (Failure("resolve", 403), r"your token may not read http.* \(status 403\)"),
@@ -111,9 +111,9 @@ def test_what_is_not_there_is_told_apart(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     hub.failures.append(Failure("/api", 401))
-    not_fetched("asks for a token")
+    not_fetched("there is no such folder, and http.* asks for a token")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    not_fetched("not whole in the cache, and HF_HUB_OFFLINE is set: unset it")
+    not_fetched("there is no such folder, and it is not whole in the cache, and HF_HUB_OFFLINE is")
 
 
 def test_a_cache_that_cannot_be_written(hub, monkeypatch):

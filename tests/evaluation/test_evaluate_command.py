@@ -1,6 +1,7 @@
 """`revt evaluate`: which protocol it takes, and what its rows say of ensembles and cost."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -9,10 +10,11 @@ from PIL import Image
 from test_cli import refused, revt
 from tiny import TINY
 
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.command import chosen_protocol
 from revt_hf.evaluation.inference import Protocol
+from revt_hf.markers import mark_output
 from revt_hf.recipe import PROTOCOLS, Evaluation, parse_recipe
 
 VOID = Image.new("L", (96, 64), 255)
@@ -78,6 +80,35 @@ def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models)
         chosen_protocol([recorded, models[0]], None)
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
         chosen_protocol([recorded], None, "sliding")
+
+
+@pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
+def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monkeypatch, absent):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=f"cannot load the model '{absent}': there is no such f"):
+        chosen_protocol([recorded, absent], None)
+
+
+STRANGERS = "model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
+
+
+@pytest.mark.parametrize("text", [STRANGERS, "", "- a list", "!!python/object:os.x {}", b"\xff: 1"])
+def test_a_recipe_of_another_program_is_passed_over(models, tmp_path, text):
+    folder = shutil.copytree(models[0], tmp_path / "theirs")
+    (folder / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is no recipe of revt"):
+        assert chosen_protocol([folder], None) == Protocol()
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_damaged_recipe_of_ours_is_an_error(recorded, marked):
+    path = recorded / "recipe.yaml"
+    path.write_text(path.read_text().replace("window: 1024", "window: [10"))
+    if marked:
+        mark_output(recorded)
+        path.write_text("schedule")
+    with pytest.raises(UserError, match=r"sliding/recipe\.yaml"):
+        chosen_protocol([recorded], None)
 
 
 def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path, monkeypatch):

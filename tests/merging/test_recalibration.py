@@ -10,7 +10,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.cli_checkpoints import inspect
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 from revt_hf.evaluation.inference import Protocol, prepare
 from revt_hf.labels import CLASSES
 from revt_hf.merging.average import merge
@@ -133,6 +133,14 @@ def test_a_trained_model_has_a_record_of_its_own(model, pictures, tmp_path):
     recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", pictures, Protocol(None))
     assert not (tmp_path / "out" / "merge.json").exists()
     assert [change["images"] for change in recorded_changes(tmp_path / "out")] == [4]
+
+
+def test_a_recipe_of_another_program_is_not_passed_on(model, pictures, tmp_path):
+    saved(model, tmp_path / "m")
+    (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
+    with pytest.warns(DataWarning, match="no recipe of revt"):
+        recalibrate(tmp_path / "m", tmp_path / "out", pictures[:1], Protocol(None))
+    assert not (tmp_path / "out" / "recipe.yaml").exists()
 
 
 def test_weights_that_the_record_does_not_describe_are_refused(merged, pictures, tmp_path):
