@@ -1,15 +1,12 @@
 """``revt push`` and ``revt merge-and-push``: parse, validate, call."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
 from revt_hf.errors import UserError
-
-if TYPE_CHECKING:
-    from revt_hf.evaluation.runner import Evaluated
 
 Licence = Annotated[
     str | None, typer.Option(help="The weights' licence; of its start's, if that is stricter.")
@@ -46,9 +43,17 @@ def push(
     create_pr: CreatePr = False,
     revision: Revision = None,
     dry_run: DryRun = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier --dry-run left in DIR.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a model in one commit, with a card of what was measured."""
+    if overwrite and dry_run is None:
+        raise UserError(
+            "--overwrite is for the folder of --dry-run DIR: a push brings a repository up to "
+            "date without it"
+        )
     from revt_hf.publishing.push import push_command
 
     print(
@@ -65,6 +70,7 @@ def push(
             revision,
             dry_run,
             quiet,
+            overwrite,
         )
     )
 
@@ -91,10 +97,12 @@ def merge_and_push(
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     _check_no_member(repo_id, members)
-    from revt_hf.files import check_output, check_output_file, write_json
+    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
+    from revt_hf.files import write_json
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.publishing.hub import check_repo_id, require_token
     from revt_hf.publishing.push import push_command
+    from revt_hf.publishing.records import known_hub_ids
     from revt_hf.reporting.results import print_scores
 
     # All that a push would refuse at the end of the work is refused now.
@@ -105,13 +113,17 @@ def merge_and_push(
         raise UserError("name the licence of the weights: --licence apache-2.0, or their start's")
     if dry_run is None:
         require_token()
-    check_output(output, overwrite, [*members, recipe])
-    results = output.with_name(f"{output.name}.results.json") if recipe is not None else None
-    check_output_file(results, inputs=members)
-    check_output_file(json_file, inputs=[*members, recipe], outputs=[output, results])
+    known_hub_ids(base_models or [], None)
+    for name in datasets or []:
+        check_repo_id(name, "dataset")
+    splits = None if recipe is None else recipe_splits(recipe)
+    inputs: list[str | Path | None] = [*members, recipe]
+    inputs += [path for one in splits or [] for path in one.spec.inputs]
+    results = None if splits is None else output.parent / f"{output.name}.results.json"
+    _check_outputs(output, results, json_file, dry_run, overwrite, inputs)
     done = merge(members, output, options=MergeOptions(overwrite, quiet=quiet))
-    if recipe is not None:
-        scores = _scores(str(done), recipe, quiet)
+    if splits is not None:
+        scores = evaluate_command([str(done)], splits, EvaluateOptions(quiet=quiet))
         for file in (results, json_file):
             if file is not None:
                 write_json(file, [row.to_json() for row in scores])
@@ -130,6 +142,7 @@ def merge_and_push(
             revision,
             dry_run,
             quiet,
+            overwrite,
         )
     )
 
@@ -147,10 +160,23 @@ def _check_no_member(repo_id: str, members: list[str]) -> None:
         )
 
 
-def _scores(model: str, recipe: Path, quiet: bool) -> list["Evaluated"]:
-    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
+def _check_outputs(
+    output: Path,
+    results: Path | None,
+    json_file: Path | None,
+    dry_run: Path | None,
+    overwrite: bool,
+    inputs: list[str | Path | None],
+) -> None:
+    """Refuse whatever is in the way of an output, before the work."""
+    from revt_hf.files import check_beside, check_output, check_output_file
 
-    return evaluate_command([model], recipe_splits(recipe), EvaluateOptions(quiet=quiet))
+    check_output(output, overwrite, inputs)
+    check_output_file(results, overwrite, inputs)
+    check_output_file(json_file, inputs=inputs, outputs=[output, results])
+    if dry_run is not None:
+        check_output(dry_run, overwrite, inputs)
+        check_beside(dry_run, [output, results, json_file])
 
 
 def register(app: typer.Typer) -> None:

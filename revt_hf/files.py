@@ -15,6 +15,7 @@ from revt_hf.markers import mark_output
 from revt_hf.output_rules import (
     Place,
     check_apart,
+    check_beside,
     check_growing,
     check_output,
     check_output_file,
@@ -35,6 +36,7 @@ __all__ = [
     "atomic_folder",
     "beside",
     "check_apart",
+    "check_beside",
     "check_growing",
     "check_output",
     "check_output_file",
@@ -75,7 +77,7 @@ def locked(output: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(
-    target: Path, overwrite: bool = False, inputs: Iterable[Place] = (), mark: bool = True
+    target: Path, overwrite: bool = False, inputs: Iterable[Place] = ()
 ) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
 
@@ -83,7 +85,6 @@ def atomic_folder(
         target: the output.
         overwrite: as in :func:`check_output`.
         inputs: as in :func:`check_output`.
-        mark: put a marker into it, without which it can never be overwritten.
 
     Raises:
         UserError: see :func:`check_output`; or it is being written or cannot be written.
@@ -96,8 +97,7 @@ def atomic_folder(
         try:
             yield scratch
             open_up(scratch)
-            if mark:
-                mark_output(scratch)
+            mark_output(scratch)
             # Things may have come there meanwhile.
             check_output(target, overwrite, inputs)
             replace_folder(scratch, place)

@@ -91,6 +91,20 @@ def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) 
                     raise UserError(f"{path} lies in the input {given}: {_ELSEWHERE}")
 
 
+def check_beside(path: Path, others: Iterable[Path | None]) -> None:
+    """Refuse an output folder that is, holds or lies in another output, which need not exist yet.
+
+    Raises:
+        UserError: it does.
+    """
+    with readable_os_errors(path):
+        target = real_path(path)
+        for other in others:
+            place = None if other is None else real_path(other)
+            if place and (target in (place, *place.parents) or place in target.parents):
+                raise UserError(f"{path} and {other} are both written to: {_ELSEWHERE}")
+
+
 def check_output_file(
     path: Path | None,
     overwrite: bool = True,

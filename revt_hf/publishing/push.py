@@ -41,6 +41,7 @@ class PushOptions:
         create_pr: open a pull request instead of changing the branch.
         revision: the branch, which is made if it does not exist; None is the main one.
         dry_run: write there exactly what would be sent, and contact nobody.
+        overwrite: replace what an earlier dry run left there.
         with_members: folders of a merge's members that go along, into ``members/``.
         licence: of the weights; it has to be named.
         base_models: Hub ids of what the model was made from.
@@ -52,6 +53,7 @@ class PushOptions:
     create_pr: bool = False
     revision: str | None = None
     dry_run: Path | None = None
+    overwrite: bool = False
     with_members: tuple[Path, ...] = ()
     licence: str | None = None
     base_models: tuple[str, ...] = ()
@@ -88,10 +90,8 @@ def push(
     settings = options or PushOptions()
     check_repo_id(repo_id, "model")
     if settings.dry_run is not None:
-        members = settings.with_members
-        with atomic_folder(
-            settings.dry_run, inputs=(folder, results, *members), mark=False
-        ) as scratch:
+        inputs = (folder, results, *settings.with_members)
+        with atomic_folder(settings.dry_run, settings.overwrite, inputs) as scratch:
             assemble(_bundle(Path(folder), repo_id, settings, results), scratch, link=False)
         return str(settings.dry_run)
     require_token()
@@ -116,6 +116,7 @@ def push_command(
     revision: str | None,
     dry_run: Path | None,
     quiet: bool,
+    overwrite: bool = False,
 ) -> str:
     """What ``revt push`` does; the arguments are :func:`push`'s and :class:`PushOptions`'.
 
@@ -130,6 +131,7 @@ def push_command(
         create_pr=create_pr,
         revision=revision,
         dry_run=dry_run,
+        overwrite=overwrite,
         with_members=tuple(members),
         licence=licence,
         base_models=tuple(base_models),

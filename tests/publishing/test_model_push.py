@@ -85,13 +85,16 @@ def test_a_dry_run_is_what_is_sent_and_asks_nobody(models, hub, tmp_path, monkey
         patched.setattr(huggingface_hub, "get_token", lambda: None)
         dry = replace(options, dry_run=tmp_path / "dry")
         assert push(models.revt, "me/revt", dry, models.results) == str(tmp_path / "dry")
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
             push(models.revt, "me/revt", dry, models.results)
+        push(models.revt, "me/revt", replace(dry, overwrite=True), models.results)
     assert hub.requests == []
     push(models.revt, "me/revt", options, models.results)
     sent = dict(hub.model("me/revt").files())
     sent.pop(".gitattributes")
     written = files_of(tmp_path / "dry")
+    # What makes it a folder that may be replaced.
+    assert written.pop(".revt_hf.json")
     assert sent == written
     model = ["config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(written) == sorted(

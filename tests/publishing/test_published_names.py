@@ -149,7 +149,10 @@ def test_code_of_strangers_is_neither_run_nor_passed_on(models, tmp_path):
     push(folder, "me/base", replace(LICENCE, dry_run=tmp_path / "dry"))
     sent = files_of(tmp_path / "dry")
     assert sorted(sent) == sorted(
-        ["README.md", "config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml"]
+        [
+            *(".revt_hf.json", "README.md", "recipe.yaml"),
+            *("config.json", "model.safetensors", "preprocessor_config.json"),
+        ]
     )
     assert not any(b"evil" in content or b"auto_map" in content for content in sent.values())
     assert not any(b"trust_remote_code" in content for content in sent.values())

@@ -103,7 +103,74 @@ def test_a_dry_run_writes_what_would_be_sent(models, hub, tmp_path):
     assert done.returncode == 0, done.stderr
     sent = hub.model("me/revt").files()
     assert sent.pop(".gitattributes")  # the Hub's own
-    assert files_of(tmp_path / "dry") == sent
+    written = files_of(tmp_path / "dry")
+    assert written.pop(".revt_hf.json")  # so that it may be replaced
+    assert written == sent
+
+
+def _refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, arguments)])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_dry_run_is_replaced_when_asked(models, capsys, tmp_path):
+    dry = tmp_path / "dry"
+    arguments = ["push", models.base, "me/base", "--licence", "mit", "--quiet"]
+    dry_run = [*arguments, "--dry-run", dry]
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*map(str, dry_run), *more])
+        assert not caught.value.code
+    assert "exists already: choose another output or pass --overwrite" in _refused(capsys, *dry_run)
+    (dry / "notes.txt").write_text("mine")
+    assert "holds notes.txt" in _refused(capsys, *dry_run, "--overwrite")
+    assert (dry / "notes.txt").read_text() == "mine"
+    assert "--overwrite is for the folder of --dry-run" in _refused(
+        capsys, *arguments, "--overwrite"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("out.results.json", (), "out.results.json exists already"),
+        ("dry/theirs.txt", ("--dry-run", "dry"), "dry exists already"),
+        ("dry/theirs.txt", ("--dry-run", "dry", "--overwrite"), "dry was not written by revt"),
+        ("x", ("--dry-run", "out"), "out and out are both written to"),
+        ("x", ("--dry-run", "out/dry"), "are both written to"),
+        ("x", ("--dry-run", "dry", "--json", "dry/x.json"), "are both written to"),
+        ("x", ("--dry-run", "dry", "--dataset", "no"), "not the id of a Hub data set"),
+        ("x", ("--dry-run", "dry", "--base-model", "no"), "not the id of a Hub model"),
+    ],
+)
+def test_what_is_in_the_way_is_told_before_the_merge(
+    models, hub, recipe, capsys, tmp_path, monkeypatch, name, more, words
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("theirs")
+    arguments = ["merge-and-push", models.base, models.pixmix, "me/revt", "--output", "out"]
+    more = ("--recipe", recipe, "--licence", "mit", "--quiet", *more)
+    assert words in _refused(capsys, *arguments, *more)
+    assert path.read_text() == "theirs"
+    assert not (tmp_path / "out").exists()
+    assert hub.requests == []
+
+
+def test_all_outputs_of_merge_and_push_are_replaced_together(models, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["merge-and-push", models.base, models.pixmix, "me/revt", "--output", "out"]
+    arguments += ["--recipe", recipe, "--licence", "mit", "--quiet", "--dry-run", "dry"]
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*map(str, arguments), *more])
+        assert not caught.value.code
 
 
 @pytest.mark.parametrize(
@@ -121,11 +188,5 @@ def test_a_dry_run_writes_what_would_be_sent(models, hub, tmp_path):
 )
 def test_mistakes_are_told_before_any_work(models, hub, capsys, tmp_path, arguments, words):
     names = {"MODEL": str(models.base), "OUT": str(tmp_path / "out")}
-    with pytest.raises(SystemExit) as caught:
-        main([names.get(word, word) for word in arguments])
-    error = capsys.readouterr().err
-    assert caught.value.code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert words in error
+    assert words in _refused(capsys, *(names.get(word, word) for word in arguments))
     assert not (tmp_path / "out").exists()
