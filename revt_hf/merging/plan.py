@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from revt_hf.checkpoints.fitting import FLOATS
+from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
 from revt_hf.errors import UserError
 from revt_hf.merging.agreement import (
@@ -96,7 +96,8 @@ class Plan:
         of = next((one for one in self.by_authority() if one.says.processor), None)
         if of is not None and source.says.processor is not None:
             own, taken = (
-                {key: (one.says.processor or {})[key] for key in SIZE_FIELDS} for one in (source, of)
+                {key: (one.says.processor or {})[key] for key in SIZE_FIELDS}
+                for one in (source, of)
             )
             if own != taken:
                 member = [one is of for one in self.sources].index(True) + 1

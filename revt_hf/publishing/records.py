@@ -136,9 +136,7 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
                 tuple(entry.get("changes", ())),
                 tuple(history_lines(entry)),
             )
-            for name, place, entry in zip(
-                _names(places), places, published["members"], strict=True
-            )
+            for name, place, entry in zip(_names(places), places, published["members"], strict=True)
         )
         head = members[record["head"] - 1].called
         return Merge(_rules(record), head, members, published)
