@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.class_order import rows_by_train_id
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places
+from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
 from revt_hf.checkpoints.headers import tensors_hash
 from revt_hf.checkpoints.model_files import common_dtype
+from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.shapes import CLASSIFIER, Architecture
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint, standard_name
 from revt_hf.checkpoints.torch_files import read_tensor
@@ -208,7 +209,8 @@ def _initialise_convolutions(model: nn.Module) -> None:
 @contextmanager
 def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
     with open_checkpoint(source, quiet=True) as checkpoint:
-        if checkpoint.folder is None:
+        # Also where a config.json lies beside it: the protocol is looked for in the folder.
+        if checkpoint.folder is None or Path(source).is_file():
             raise UserError(f"{source} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE, checkpoint.folder / PROCESSOR_FILE)
         yield checkpoint, read_description(checkpoint.folder, str(source))

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from revt_hf.benchmarks.runner import Pair, row
 from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.fitting import COUNTER
+from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.shapes import tensor_shapes
 from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.merging.average import MergeOptions, merge

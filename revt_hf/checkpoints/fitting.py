@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping
 
 from revt_hf.checkpoints.description import Description
-from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
+from revt_hf.checkpoints.headers import FLOATS
+from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX, IMAGENET_CLASSIFIER
 from revt_hf.checkpoints.shapes import tensor_shapes
 from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace
 from revt_hf.errors import UserError
 
-COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
-FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
 _NAMED = 3
 _LONGEST = 120

@@ -22,6 +22,7 @@ ITEM_SIZES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
 _MOST_DIMENSIONS = 64  # torch's

@@ -228,7 +228,7 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
         (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
         (
             errors.RepositoryNotFoundError,
-            f"no model {page} that is public or that your token may see: check the name, or {login}",
+            f"no model {page} is public or open to your token: check the name, or {login}",
         ),
         (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
     ]

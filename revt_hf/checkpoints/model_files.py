@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_normalisation
-from revt_hf.checkpoints.fitting import FLOATS
+from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.json_fields import JsonFields
 from revt_hf.normalisation import Normalisation
 

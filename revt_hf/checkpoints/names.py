@@ -9,6 +9,7 @@ from functools import lru_cache
 
 BACKBONE_PREFIX = "segformer."
 HEAD_PREFIX = "decode_head."
+COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
 CLASS_ROWS = f"{HEAD_PREFIX}classifier."
 IMAGENET_CLASSIFIER = "classifier."
 

@@ -1,7 +1,8 @@
 """Open a checkpoint of any kind: which tensors it has and where their bytes lie.
 
-Nothing is loaded and torch is not imported, except for torch's own files (``.pth``, ``.bin``):
-their tensors go into a temporary safetensors file, so that readers see one format only.
+Nothing is loaded and torch is not imported, except for torch's own files (``.pth``, ``.bin``) and
+safetensors that have to be changed: their tensors go into a temporary safetensors file, so that
+readers see one format only.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints import hub
-from revt_hf.checkpoints.headers import TensorPlace, read_header
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace, read_header
 from revt_hf.checkpoints.json_fields import read_json
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, disk_name, memory_names
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, disk_name, memory_names
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.wrapping import unwrap
 from revt_hf.errors import UserError
@@ -28,7 +29,8 @@ AVERAGES = ("ema", "swad")
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
-_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+SAFETENSORS = ".safetensors"
+_FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
 _BARE_ENCODER = ("encoder.", "stages.")
 
 
@@ -126,7 +128,7 @@ def _open_folder(label: str, folder: Path) -> Checkpoint:
 
 
 def _open_shards(label: str, index: Path, folder: Path) -> Checkpoint:
-    suffix = ".bin" if index.name == TORCH_INDEX_FILE else ".safetensors"
+    suffix = ".bin" if index.name == TORCH_INDEX_FILE else SAFETENSORS
     stamps = Stamps([index])
     shard_of = _weight_map(index, suffix)
     files = tuple(folder / name for name in sorted(set(shard_of.values())))
@@ -143,10 +145,12 @@ def _open_file(
 ) -> Checkpoint:
     stamps = stamps or Stamps([])
     stamps.add(*paths)
-    if all(path.suffix == ".safetensors" for path in paths):
+    if all(path.suffix == SAFETENSORS for path in paths):
         found = [place for path in paths for place in read_header(path)]
         places, dropped = _by_standard_name(label, found)
-        return Checkpoint(label, folder, paths, places, paths, dropped, stamps)
+        # Scripts that average turn the count of batches into a float: it is written anew.
+        if COUNTER not in places or places[COUNTER].dtype not in FLOATS:
+            return Checkpoint(label, folder, paths, places, paths, dropped, stamps)
     from revt_hf.checkpoints.torch_files import rewrite
 
     try:

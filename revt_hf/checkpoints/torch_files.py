@@ -15,8 +15,9 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from revt_hf.checkpoints.names import memory_names
-from revt_hf.checkpoints.tensors import TensorPlace, standard_name
+from revt_hf.checkpoints.headers import read_header
+from revt_hf.checkpoints.names import COUNTER, memory_names
+from revt_hf.checkpoints.tensors import SAFETENSORS, TensorPlace, standard_name
 from revt_hf.checkpoints.wrapping import is_model_name, listed, unwrap
 from revt_hf.errors import UserError
 
@@ -34,6 +35,7 @@ DTYPES = {
 }
 # An optimizer's averages may be called like the tensors that they belong to.
 _OPTIMIZER = "optim"
+_LARGEST_COUNT = 2**53
 _UNKNOWN_OPERATION = "Unsupported operand"
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _NUMBER_KINDS = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
@@ -105,11 +107,9 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
         UserError: the file cannot be read, asks for more than tensors and plain values (which
             one is named), or holds no model, several, one tensor twice, or one that is not dense.
     """
-    content = _load(path)
-    meta = content.get("meta") if isinstance(content, dict) else None
-    state = _state_dict(path, content)
+    state, meta = _state_dict(path, _load(path))
     for shard in shards:
-        state |= _state_dict(shard, _load(shard))
+        state |= _state_dict(shard, _load(shard))[0]
     found = unwrap(str(path), list(state))
     tensors: dict[str, torch.Tensor] = {}
     names: dict[str, str] = {}
@@ -123,6 +123,8 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
             dropped.append(name)
         for target, part in zip(targets, _parts(path, name, tensor, len(targets)), strict=True):
             on_disk = standard_name(target)
+            if on_disk == COUNTER:
+                part = _whole(path, name, part)
             if on_disk in tensors:
                 raise UserError(
                     f"{path} holds one tensor under two names, {names[on_disk]} and {name}: "
@@ -136,7 +138,7 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
             storages.add(storage)
     if not tensors:
         raise UserError(f"{path} holds no tensors of a model")
-    return TorchFile(tensors, names, tuple(dropped), meta if isinstance(meta, dict) else {})
+    return TorchFile(tensors, names, tuple(dropped), meta)
 
 
 def read_tensor(place: TensorPlace) -> torch.Tensor:
@@ -163,6 +165,8 @@ def read_tensor(place: TensorPlace) -> torch.Tensor:
 
 
 def _load(path: Path) -> Any:
+    if path.suffix == SAFETENSORS:
+        return {place.name: read_tensor(place) for place in read_header(path)}
     try:
         # Files from before torch 1.6 are not archives, and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
@@ -189,7 +193,8 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
+def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The model's tensors, and the ``meta`` that lies nearest to them."""
     found = _models(content)
     if len(found) > 1:
         keys = listed(".".join(keys) or "the top" for keys, _ in found)
@@ -203,7 +208,13 @@ def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
             f"{path} holds no named tensors of a SegFormer, neither at the top nor deeper; it "
             f"holds {keys}"
         )
-    return dict(_named_tensors(found[0][1]))
+    way, place = found[0]
+    meta: dict[str, Any] = {}
+    for key in (*way, ""):
+        if isinstance(content, dict) and isinstance(content.get("meta"), dict):
+            meta = content["meta"]
+        content = dict(_inner(content)).get(key)
+    return dict(_named_tensors(place)), meta
 
 
 def _models(content: Any) -> list[tuple[tuple[str, ...], dict[Any, Any]]]:
@@ -221,15 +232,21 @@ def _dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
     seen = set()
     while waiting:
         keys, place = waiting.popleft()
-        if not isinstance(place, dict) or id(place) in seen:
+        if id(place) in seen:
             continue
         seen.add(id(place))
-        yield keys, place
-        waiting += (
-            ((*keys, key), inner)
-            for key, inner in place.items()
-            if isinstance(key, str) and _OPTIMIZER not in key.lower()
-        )
+        if isinstance(place, dict):
+            yield keys, place
+        waiting += (((*keys, key), inner) for key, inner in _inner(place))
+
+
+def _inner(place: Any) -> Iterator[tuple[str, Any]]:
+    """What else may hold the model in a dict, a list or a tuple; places in a list are keys."""
+    items = enumerate(place) if isinstance(place, list | tuple) else ()
+    for key, inner in place.items() if isinstance(place, dict) else items:
+        is_name = isinstance(key, str) and _OPTIMIZER not in key.lower()
+        if isinstance(inner, dict | list | tuple) and (is_name or isinstance(place, list | tuple)):
+            yield str(key), inner
 
 
 def _keys(content: Any) -> Iterator[tuple[str, ...]]:
@@ -255,6 +272,18 @@ def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
     )
     if not plain:
         raise UserError(f"{path}: {name} is not an ordinary tensor of numbers")
+
+
+def _whole(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A count of batches, which scripts that average turn into a float, as a whole number."""
+    if not tensor.is_floating_point():
+        return tensor
+    whole = tensor.isfinite().all() and bool((tensor == tensor.round()).all())
+    if not whole or bool((tensor.abs() > _LARGEST_COUNT).any()):
+        raise UserError(
+            f"{path}: {name} counts batches and is no whole number: remove it, 0 is taken then"
+        )
+    return tensor.to(torch.int64)
 
 
 def _parts(path: Path, name: str, tensor: torch.Tensor, parts: int) -> list[torch.Tensor]:

@@ -21,8 +21,11 @@ _ROOT = re.compile(
     r"|stages\.\d+\.(?:patch_embeddings|blocks|layer_norm)\."
     r"|patch_embed\d\.|block\d\.\d|norm\d\.(?:weight|bias)$"
 )
-# Copies that trainers keep beside the model, and what mmengine's wrapper of it holds.
-_BESIDE = re.compile(r"(?:model_|module_)?ema(?:_model)?[._]|data_preprocessor\.|n_averaged$")
+# Copies that trainers keep beside the model, what mmengine's wrapper of it holds, and
+# mmsegmentation's second head, which only training runs through.
+_BESIDE = re.compile(
+    r"(?:model_|module_)?ema(?:_model)?[._]|data_preprocessor\.|auxiliary_head\.|n_averaged$"
+)
 _ORIGINAL_ENCODER = re.compile(r"(?:patch_embed\d|block\d|norm\d)\.")
 _ORIGINAL = "backbone."
 _IMAGENET_HEAD = "head."
@@ -51,7 +54,8 @@ def unwrap(label: str, names: Sequence[str]) -> Unwrapped:
     """Find the SegFormer among a file's tensors, and take away what it is wrapped in.
 
     ``module.`` and ``_orig_mod.`` go wherever they stand; any other prefix goes if it is the only
-    one. What lies outside of it, averages (``ema.``) and ``data_preprocessor.`` are dropped.
+    one. What lies outside of it, averages (``ema.``), ``data_preprocessor.`` and
+    ``auxiliary_head.`` are dropped.
 
     Args:
         label: what messages call the file.

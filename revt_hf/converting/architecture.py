@@ -24,6 +24,7 @@ _DECIDED_BY_SIZE = (
     "patch_sizes",
     "strides",
     "hidden_act",
+    "layer_norm_eps",
     "reshape_last_stage",
 )
 _NAMED = 5

@@ -11,11 +11,16 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.fitting import COUNTER
-from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, original_name
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
+from revt_hf.checkpoints.names import COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import CONFIG_FILE, open_checkpoint, standard_name
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    TORCH_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    open_checkpoint,
+    standard_name,
+)
 from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
 from revt_hf.converting.architecture import (
     check_config,
@@ -29,6 +34,7 @@ from revt_hf.errors import UserError
 from revt_hf.files import atomic_file, atomic_folder, check_output, check_output_file
 from revt_hf.labels import CLASSES, PALETTE
 from revt_hf.modeling import quiet_transformers
+from revt_hf.normalisation import IMAGENET
 
 TRANSFORMERS = "transformers"
 ORIGINAL = "mmseg"
@@ -86,13 +92,14 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Path:
     """Turn a checkpoint of the original into a SegFormer folder, bit for bit.
 
     The folder is an ordinary one for transformers. Size and number of classes come from the
-    tensors' shapes, class names from ``meta`` (for 19 classes without names, Cityscapes').
+    tensors' shapes, class names from ``meta``, or the ``config.json`` beside transformers' own
+    weights (for 19 classes without names, Cityscapes').
     Tensors of the encoder alone, as ImageNet checkpoints (``mit_b*.pth``) have them, become a
     ``SegformerModel``: a recipe's ``model.start``. Their classifier and the original's unused
     ``conv_seg`` are dropped.
 
     Args:
-        source: a file of the original, or one that ``torch.save`` wrote of a SegFormer.
+        source: a file of the original, or a torch or safetensors file of a SegFormer.
         output: the new folder.
         overwrite: replace ``output`` if it exists.
 
@@ -167,7 +174,8 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
     whole = has_head(tensors)
     added = _count(tensors) if whole else ()
     config = infer_config(str(source), tensors)
-    labels = _name_classes(config, read.meta.get("CLASSES")) if whole else ()
+    beside = _beside(source, config) if whole else None
+    labels = _name_classes(config, beside or read.meta.get("CLASSES")) if whole else ()
     model = empty_model(config, whole)
     check_fits(str(source), model, tensors, lambda name: read.names.get(name, original_name(name)))
     model.load_state_dict(
@@ -180,6 +188,25 @@ def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
         stamps.check()
     gone = (*read.dropped, *(read.names[name] for name in dropped))
     return Converted(output, size_name(config, whole), labels, gone, added)
+
+
+def _beside(source: Path, config: SegformerConfig) -> tuple[str, ...] | None:
+    """The classes that a ``config.json`` names for the weights beside it; None without one.
+
+    Raises:
+        UserError: it or the image processor asks for another network than the tensors' shapes do.
+    """
+    folder = source.parent
+    if source.name not in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE) or not (folder / CONFIG_FILE).exists():
+        return None
+    description = read_description(folder)
+    check_config(str(folder), config, SegformerConfig(**description.config()))
+    if description.normalisation != IMAGENET:
+        raise UserError(
+            f"{folder}: its {PROCESSOR_FILE} normalises images in another way than the original: "
+            "use the folder as it is"
+        )
+    return description.classes
 
 
 def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool) -> Converted:
@@ -215,8 +242,9 @@ def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool)
     if whole:
         state["decode_head.conv_seg.weight"] = torch.zeros(config.num_labels, _UNUSED_WIDTH, 1, 1)
         state["decode_head.conv_seg.bias"] = torch.zeros(config.num_labels)
+    # Of a file that torch opens itself it does not say why it cannot be written, and without a suffix
+    # in its name it refuses to write one.
     with atomic_file(output) as scratch, scratch.open("wb") as file:
-        # Of a file that torch opens itself it does not say why it cannot be written.
         torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, file)
     gone = (*gone, *(in_file[name] for name in dropped))
     return Converted(output, size_name(config, whole), labels, gone, added)

@@ -13,8 +13,7 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.class_order import rows_by_train_id
-from revt_hf.checkpoints.fitting import FLOATS
-from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.errors import UserError

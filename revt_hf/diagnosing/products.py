@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import FLOATS
-from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.diagnosing.parts import Group
 from revt_hf.errors import UserError
 from revt_hf.merging.dtypes import unpacked

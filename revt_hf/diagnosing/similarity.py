@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from revt_hf.checkpoints.fitting import FLOATS
-from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.diagnosing.parts import Group, blocks, layer_types, wholes
 from revt_hf.diagnosing.products import Products, Reader
 from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import FLOATS
+from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.model_files import read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, TensorPlace
 from revt_hf.errors import UserError

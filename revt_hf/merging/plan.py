@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from revt_hf.checkpoints.fitting import FLOATS
+from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
 from revt_hf.errors import UserError
 from revt_hf.merging.agreement import (

@@ -145,7 +145,7 @@ def recalibrate(
         on_picture()
 
     with open_checkpoint(folder, quiet=True) as checkpoint:
-        if checkpoint.folder is None:
+        if checkpoint.folder is None or folder.is_file():
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import COUNTER, VARIANCE, fitting_places
-from revt_hf.checkpoints.names import HEAD_PREFIX
+from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace, open_checkpoint
 from revt_hf.checkpoints.wrapping import listed

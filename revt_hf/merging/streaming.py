@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import FLOATS, VARIANCE
-from revt_hf.checkpoints.headers import ITEM_SIZES
+from revt_hf.checkpoints.fitting import VARIANCE
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.cores import core_count
 from revt_hf.errors import UserError
 from revt_hf.merging.dtypes import STORED, WIDE, packed, unpacked

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from original_files import WIDTHS, check_same_state, original_shapes, original_state
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
     SegformerConfig,
@@ -195,7 +195,7 @@ def _changed(name, change):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (_changed("auxiliary_head.conv_seg.weight", lambda n, t: {n: t}), "auxiliary_head.conv_s"),
+        (_changed("second_head.conv_seg.weight", lambda n, t: {n: t}), "second_head.conv_seg"),
         (_changed("backbone.block1.0.attn.q.weight", None), r"block1\.0\.attn\.q\.weight is miss"),
         (_changed("backbone.block2.0.attn.kv.bias", None), r"block2\.0\.attn\.kv\.bias is missing"),
         (_changed("backbone.patch_embed3.proj.weight", None), r"patch_embed3\.proj\.weight .*miss"),
@@ -255,6 +255,49 @@ def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
     for taken, words in ((out, "name a file"), (out / "model.safetensors", "lies in the input")):
         with pytest.raises(UserError, match=words):
             convert_to_mmseg(out, taken, overwrite=True)
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_lone_safetensors_file(tmp_path, folder, original):
+    state = load_file(folder / "model.safetensors")
+    if original:
+        back = convert_to_mmseg(folder, tmp_path / "x.pth")
+        held = torch.load(back, weights_only=True)["state_dict"]
+        save_file(
+            {f"module.{name}": tensor for name, tensor in held.items()}, tmp_path / "x.safetensors"
+        )
+    else:
+        save_file(state, tmp_path / "x.safetensors")
+    out = convert(tmp_path / "x.safetensors", tmp_path / "out")
+    check_same_state(load_file(out / "model.safetensors"), state)
+    assert (out / "config.json").read_text() == (folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folders_own_weights_keep_their_classes(tmp_path, folder, name):
+    shutil.copytree(folder, tmp_path / "odd")
+    odd = tmp_path / "odd"
+    if name.endswith(".bin"):
+        torch.save(load_file(odd / "model.safetensors"), odd / name)
+        (odd / "model.safetensors").unlink()
+    config = json.loads((odd / "config.json").read_text())
+    names = list(reversed(config["id2label"].values()))
+    config["id2label"] = {str(number): label for number, label in enumerate(names)}
+    del config["label2id"]
+    (odd / "config.json").write_text(json.dumps(config))
+    assert convert_command(odd / name, tmp_path / "out", None, False, True).labels == tuple(names)
+    (odd / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    with pytest.raises(UserError, match=r"layer_norm_eps is 0\.001 in its config"):
+        convert(odd / name, tmp_path / "no")
+    (odd / "config.json").write_text(json.dumps(config))
+    (odd / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3}))
+    with pytest.raises(UserError, match="normalises images in another way"):
+        convert(odd / name, tmp_path / "no")
+
+
+def test_the_originals_file_may_have_any_name(tmp_path, folder):
+    back = convert_to_mmseg(folder, tmp_path / "plain")
+    assert torch.load(back, weights_only=True)["meta"]["CLASSES"]
 
 
 def test_wrong_uses_are_explained(tmp_path, folder):

@@ -1,15 +1,23 @@
 """Checkpoints as trainers wrap them: taken where there is one model, asked about otherwise."""
 
+import shutil
+
 import pytest
 import torch
 from original_files import original_state
 from safetensors.torch import load_file, save_file
 
+from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.checkpoints.wrapping import unwrap
 from revt_hf.converting.convert import convert, convert_command
 from revt_hf.errors import UserError
+from revt_hf.files import file_sha256
+from revt_hf.labels import CLASSES
+from revt_hf.merging.average import merge
+from revt_hf.merging.record import read_merge_record
+from revt_hf.modeling import load_model
 
 WIDTHS, ONE = (32, 64, 160, 256), (1, 1, 1, 1)
 STATE = original_state(0, WIDTHS, ONE, 16)
@@ -26,6 +34,11 @@ def plain(tmp_path_factory):
     return convert(root / "x.pth", root / "folder")
 
 
+AUXILIARY = {
+    "conv_seg.weight": torch.ones(19, 2, 1, 1),
+    "convs.0.bn.num_batches_tracked": torch.tensor(1),
+    "norm1.weight": torch.ones(2),
+}
 CYCLE = {"state_dict": STATE}
 CYCLE["again"] = CYCLE
 
@@ -52,6 +65,12 @@ CYCLE["again"] = CYCLE
         {**STATE, "ema_backbone_patch_embed1_proj_weight": torch.ones(2)},
         {**prefixed("model."), **prefixed("model.model_ema.module.")},
         CYCLE,
+        [STATE],
+        ({"model": STATE}, 3),
+        {"ensemble": [{"state_dict": STATE}]},
+        {name: tensor.float() for name, tensor in STATE.items()},
+        {"state_dict": {**STATE, **prefixed("auxiliary_head.0.", AUXILIARY)}},
+        prefixed("model.", {**STATE, **prefixed("auxiliary_head.", AUXILIARY)}),
     ],
 )
 def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
@@ -79,10 +98,44 @@ def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
         assert "n_averaged" in checkpoint.dropped
 
 
+def test_a_float_count_of_batches_is_a_whole_number(plain, tmp_path):
+    state = load_file(plain / "model.safetensors")
+    state[COUNTER] = torch.tensor(7.0)
+    save_file(state, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    out = merge([tmp_path / "x.safetensors", plain], tmp_path / "out")
+    assert load_file(out / "model.safetensors")[COUNTER].equal(torch.tensor(7))
+    digest = file_sha256(tmp_path / "x.safetensors")
+    assert read_merge_record(out / "merge.json")["members"][0]["sha256"] == digest
+    shutil.copytree(plain, tmp_path / "folder")
+    shutil.copy(tmp_path / "x.safetensors", tmp_path / "folder" / "model.safetensors")
+    load_model(tmp_path / "folder")
+    for odd in (3.5, float("inf"), float("nan")):
+        state[COUNTER] = torch.tensor(odd)
+        save_file(state, tmp_path / "x.safetensors")
+        torch.save(state, tmp_path / "x.pth")
+        for name in ("x.safetensors", "x.pth"):
+            with pytest.raises(
+                UserError, match="num_batches_tracked counts batches and is no whole"
+            ):
+                open_checkpoint(tmp_path / name)
+
+
+def test_class_names_are_found_beside_the_model(tmp_path):
+    names = tuple(reversed(CLASSES))
+    inner = {"meta": {"CLASSES": names}, "state_dict": STATE}
+    for number, content in enumerate(([inner], {"checkpoint": inner}, (1, {"a": [inner]}))):
+        torch.save(content, tmp_path / "x.pth")
+        with open_checkpoint(tmp_path / "x.pth") as checkpoint:
+            assert checkpoint.classes == names
+        done = convert_command(tmp_path / "x.pth", tmp_path / f"{number}", None, False, True)
+        assert done.labels == names
+
+
 def test_what_is_left_out_is_told(tmp_path):
-    torch.save({**STATE, **prefixed("ema.")}, tmp_path / "x.pth")
+    beside = {**prefixed("ema."), **prefixed("auxiliary_head.", AUXILIARY)}
+    torch.save({**STATE, **beside}, tmp_path / "x.pth")
     dropped = convert_command(tmp_path / "x.pth", tmp_path / "out", None, False, True).dropped
-    assert {name.partition(".")[0] for name in dropped} == {"ema", "decode_head"}
+    assert {name.partition(".")[0] for name in dropped} == {"ema", "auxiliary_head", "decode_head"}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +148,7 @@ def test_what_is_left_out_is_told(tmp_path):
         ({**STATE, **prefixed("teacher.")}, r"several models, .*segformer\..*, teacher\."),
         ({"state_dict": STATE, "state_dict_ema": dict(STATE)}, "under state_dict, state_dict_ema"),
         ({"model": STATE, "ema": {"model": dict(STATE)}}, r"under model, ema\.model"),
+        ([STATE, dict(STATE)], "several models, under 0, 1"),
         ({"net": {"conv1.weight": torch.ones(1)}}, r"no named tensors .* net\.conv1\.weight"),
         ({"epoch": 3, "args": {"lr": 1}}, "no named tensors .* epoch, args"),
     ],

@@ -164,6 +164,11 @@ def test_a_model_that_changes_meanwhile_is_refused(merged, pictures, tmp_path, n
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folders_weights_by_themselves_are_no_folder(merged, pictures, tmp_path):
+    with pytest.raises(UserError, match="single file: give a folder"):
+        recalibrate(merged / "model.safetensors", tmp_path / "out", pictures, Protocol(None))
+
+
 def test_outputs_are_not_destroyed(model, pictures, tmp_path):
     model.save_pretrained(tmp_path / "model")
     for overwrite in (False, True):
