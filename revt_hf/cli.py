@@ -20,6 +20,7 @@ from revt_hf.errors import DataWarning, UserError, printable
 
 EXIT_BAD_INPUT = 2
 _SIGNALLED = 128
+_LATER = 0.05  # seconds
 _SPIN_COUNT = "20000"
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
@@ -38,8 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     _speak()
     arguments = sys.argv[1:] if arguments is None else arguments
-    with _shown_output(), _signals_as_exits():
-        sys.exit(_code(arguments))
+    with _shown_output(), _signals_as_exits() as ended:
+        code = _code(arguments)
+        sys.exit(_SIGNALLED + ended[0] if ended else code)
 
 
 def _code(arguments: Sequence[str]) -> int:
@@ -47,6 +49,8 @@ def _code(arguments: Sequence[str]) -> int:
     try:
         code = _call(arguments)
         sys.stdout.flush()
+        if not code and getattr(sys.stdout, "lost", False) and not _kept_elsewhere(arguments):
+            raise UserError("standard output is closed: what was to be printed is lost")
         return code
     except UserError as error:
         problem = str(error)
@@ -57,6 +61,13 @@ def _code(arguments: Sequence[str]) -> int:
         return _SIGNALLED + signal.SIGPIPE
     except MemoryError:
         problem = "there is not enough memory for this"
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        problem = (
+            "a process that loads pictures was ended from outside, for example because memory ran "
+            "out: try fewer workers"
+        )
     except OSError as error:
         # Errors of the system, such as a full disk; others are libraries' own, and ours to see.
         if error.errno is None:
@@ -68,6 +79,12 @@ def _code(arguments: Sequence[str]) -> int:
     with contextlib.suppress(OSError):
         print(f"error: {printable(problem)}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def _kept_elsewhere(arguments: Sequence[str]) -> bool:
+    """Whether what a command does is more than what it prints."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    return arguments[:1] in (["demo"], ["push"]) or not given.isdisjoint(("--json", "--output"))
 
 
 def _call(arguments: Sequence[str]) -> int:
@@ -121,23 +138,39 @@ def _usage_sentence(error: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def _signals_as_exits() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that scratch folders and children go."""
+def _signals_as_exits() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that scratch folders and children go.
+
+    Gives a list that takes the signal.
+    """
+
+    ended: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
+        ended.append(number)
         # Whoever insists must use SIGKILL: cleaning up is not to be interrupted.
         signal.signal(number, lambda *_: None)
         sys.exit(_SIGNALLED + number)
 
+    def again(lost: Any) -> None:
+        # Raised where nothing can be, as in what Python calls when it forks: a little later.
+        if lost.exc_type is SystemExit and ended:
+            signal.signal(signal.SIGALRM, lambda *_: end(ended[0], None))
+            signal.setitimer(signal.ITIMER_REAL, _LATER)
+        else:
+            hook(lost)
+
     before = {}
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Not those that are ignored, as under nohup, nor in other threads than the main one.
             with contextlib.suppress(ValueError):
                 if signal.getsignal(number) is signal.SIG_DFL:
                     before[number] = signal.signal(number, end)
-        yield
+        yield ended
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -158,6 +191,16 @@ class _Shown:
         return getattr(self.stream, name)
 
 
+class _Closed(_Shown):
+    """In place of a standard output that was closed before the start."""
+
+    lost = False
+
+    def write(self, text: str) -> int:
+        self.lost = True
+        return len(text)
+
+
 @contextlib.contextmanager
 def _shown_output() -> Iterator[None]:
     """Escape control characters of what is printed."""
@@ -167,8 +210,7 @@ def _shown_output() -> Iterator[None]:
             # Names of files may hold what the terminal's encoding has not.
             stream.reconfigure(errors="backslashreplace")
     if before is None:
-        # Closed before the start.
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.stdout = _Closed(open(os.devnull, "w"))  # noqa: PTH123, SIM115
     else:
         sys.stdout = _Shown(before)
     try:

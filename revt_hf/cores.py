@@ -14,6 +14,15 @@ def core_count() -> int:
     return min(cores, int(allocated)) if allocated.isdecimal() and int(allocated) else cores
 
 
+def worker_count(asked: int, items: int) -> int:
+    """How many of the processes that were asked for load ``items`` pictures.
+
+    More than there are cores or pictures would take memory and time to start, nothing else; torch
+    warns of them.
+    """
+    return min(asked, items, core_count())
+
+
 def one_thread(_: int = 0) -> None:
     """Keep OpenCV to one thread in this process; for ``worker_init_fn`` of a DataLoader.
 

@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from revt_hf.cli import main
 from revt_hf.errors import UserError, printable
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import picture_batches
 
 WORKING = """
 import sys, time
@@ -81,6 +84,84 @@ def test_signals_are_silent_and_leave_nothing(tmp_path, number, code):
     assert not [path for path in (tmp_path / "out").iterdir() if "lock" not in path.name]
 
 
+FORKING = """
+import os, signal, sys, time
+from revt_hf import cli
+# Python itself drops what is raised here.
+os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
+def work(arguments):
+    if not os.fork():
+        os._exit(0)
+    time.sleep(600)
+cli._call = work
+cli.main([])
+"""
+
+
+def test_a_signal_while_processes_start_is_not_lost():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+LOADING = """
+import time
+from revt_hf import cli
+from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.loading import picture_batches
+class Pictures:
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        print("begun", flush=True)
+        time.sleep(600)
+cli._call = lambda _: list(picture_batches(Pictures(), range(2), Protocol(None), 1, 1))
+cli.main([])
+"""
+
+
+class _Ending:
+    """Pictures whose reader gets a signal, as of a system without memory."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+
+def test_a_worker_that_is_ended_is_one_sentence(monkeypatch, capsys):
+    def work(_):
+        return len(list(picture_batches(_Ending(), range(2), Protocol(None), 1, 1)))
+
+    monkeypatch.setattr("revt_hf.cli._call", work)
+    code, _, error = revt(capsys)
+    assert code == 2
+    assert error.startswith("error: a process that loads pictures was ended from outside")
+    assert error.count("\n") == 1
+
+
+def test_a_signal_ends_a_command_with_workers():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    # Standard output ends with the last process that holds it.
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (143, "")
+
+
 def test_signals_that_are_ignored_stay_ignored(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", WORKING, str(tmp_path / "done")],
@@ -114,6 +195,26 @@ def test_an_output_that_nobody_reads_is_silent():
     os.close(writing)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 2), (["--json", "x.json"], 0), (["--output=x"], 0)]
+)
+def test_a_closed_output_loses_no_result_silently(monkeypatch, capsys, arguments, code):
+    monkeypatch.setattr("revt_hf.cli._call", lambda _: print("mIoU 50") or 0)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *arguments])
+    said = "error: standard output is closed: what was to be printed is lost\n"
+    assert (ended.value.code, capsys.readouterr().err) == (code, said if code else "")
+
+
+def test_a_closed_output_of_a_silent_command_is_no_error(monkeypatch):
+    monkeypatch.setattr("revt_hf.cli._call", lambda _: 0)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate"])
+    assert ended.value.code == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

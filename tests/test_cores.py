@@ -1,12 +1,17 @@
 """Cores that may be used, and OpenCV's threads in processes and threads of ours."""
 
 import os
+import threading
+import warnings
 
 import cv2
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
-from revt_hf.cores import core_count
+from revt_hf import cores
+from revt_hf.cores import core_count, worker_count
+from revt_hf.dataset_tools import parallel
 from revt_hf.dataset_tools.parallel import in_threads
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import picture_batches
@@ -31,6 +36,27 @@ def test_affinity_and_slurm_limit_the_cores(monkeypatch, affinity, slurm, expect
     if slurm is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
     assert core_count() == expected
+
+
+@pytest.mark.parametrize(("asked", "items", "expected"), [(0, 9, 0), (2, 9, 2), (2, 1, 1)])
+def test_no_more_workers_than_pictures(monkeypatch, asked, items, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert worker_count(asked, items) == expected
+
+
+def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
+    monkeypatch.setattr(cores, "core_count", lambda: 1)
+    started = []
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: iter(started.append(self) or ()))
+    list(picture_batches(_Threads(), range(2), Protocol(None), 1, workers=100_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = training_loader(_Threads(), 1, workers=100_000, first_position=0)
+    assert [one.num_workers for one in (*started, loader)] == [1, 1]
+    monkeypatch.setattr(parallel, "core_count", lambda: 1)
+    alive = in_threads(lambda _: threading.active_count(), range(1000), workers=100_000)
+    before = threading.active_count()
+    assert max(alive) <= before + 2
 
 
 def test_without_affinity_all_cores_count(monkeypatch):

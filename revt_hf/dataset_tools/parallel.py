@@ -13,14 +13,19 @@ from revt_hf.cores import core_count
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Reading from far away may take longer than decoding.
+_THREADS_A_CORE = 2
 _AHEAD = 4  # items a worker may be ahead of the reader: bounds the memory
 
 
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Results of ``work`` in the order of ``items``; ``workers`` is all cores by default."""
-    count = workers or core_count()
+    """Results of ``work`` in the order of ``items``.
+
+    ``workers`` is all cores by default, and no more than twice as many: each holds some results.
+    """
+    count = min(workers or core_count(), _THREADS_A_CORE * core_count())
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(count) as pool, _opencv_threads(1 if count > 1 else None):
         try:

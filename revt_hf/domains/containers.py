@@ -228,8 +228,15 @@ def _netpbm(data: bytes) -> Header | None:
         peak, end = int(found[1]), found.end()
     row = (width + 7) // 8 if kind == 4 else width * (3 if kind == 6 else 1) * (1 + (peak > 255))
     whole = kind < 4 or len(data) >= end + row * height
-    size = (width, height)
-    return Header("netpbm", size, whole=whole, lossy=False, packed=peak < 255, peak=peak)
+    return Header(
+        "netpbm",
+        (width, height),
+        whole=whole,
+        lossy=False,
+        packed=peak < 255,
+        inverted=kind in (1, 4),
+        peak=peak,
+    )
 
 
 def _other(data: bytes) -> Header:

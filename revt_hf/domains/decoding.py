@@ -153,7 +153,8 @@ def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = Non
         what = f"a label in a format that may change values ({header.kind or 'unknown'})"
         raise UserError(f"{file.name}: {what}: make it anew, as PNG")
     if header.inverted:
-        raise UserError(f"{file.name}: a TIFF whose zero is white: save the label as PNG")
+        what = f"a {header.kind} file whose zero is white"
+        raise UserError(f"{file.name}: {what}: save the label as PNG")
     if table.reading is not Reading.VALUE and header.peak not in _WHOLE_BYTES:
         raise UserError(f"{file.name}: values up to {header.peak}: save the label as PNG")
     return _turned(_values(raw, table, file.name), turn)
@@ -190,8 +191,6 @@ def _stored(file: ImageFile) -> NDArray[np.uint8]:
         at = bmp_palette(data)
         data = data[:at] + b"\1\2\3" + data[at + 3 :]
     image, pixels = _opened(file, data, "label")
-    if header.kind == "netpbm" and pixels.dtype == np.bool_:
-        return (~pixels).astype(np.uint8)
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     if header.peak is not None:

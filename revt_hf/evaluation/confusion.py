@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.errors import UserError
-from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
+from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, SUBSETS
 
 # calcHist counts in float32, which is exact up to here.
 _EXACT_COUNTS = 2**24
@@ -33,6 +34,16 @@ class Scores:
         values = [self.iou[CLASSES[train_id]] for train_id in train_ids]
         present = [value for value in values if value is not None]
         return float(np.mean(present)) if present else None
+
+    def to_json(self) -> dict[str, Any]:
+        """``mIoU``, ``aAcc``, ``IoU`` and ``Acc`` by class, ``subsets`` (name -> mIoU or None)."""
+        return {
+            "mIoU": self.miou,
+            "aAcc": self.aacc,
+            "IoU": self.iou,
+            "Acc": self.accuracy,
+            "subsets": {name: self.miou_of(ids) for name, ids in SUBSETS.items()},
+        }
 
 
 def confusion_matrix(

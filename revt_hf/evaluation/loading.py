@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from revt_hf.cores import one_thread
+from revt_hf.cores import one_thread, worker_count
 from revt_hf.domains import domain_label, load_spec
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import Protocol, network_sizes
@@ -54,12 +54,13 @@ def picture_batches(
         indices: which of them, in this order.
         protocol: decides the sizes.
         batch_size: at least 1.
-        workers: processes that decode ahead; each keeps two pictures ready.
+        workers: processes that decode ahead, at most one for each core and picture; each keeps two
+            pictures ready.
     """
     loader = DataLoader(
         Subset(pictures, indices),
         batch_size=None,
-        num_workers=workers,
+        num_workers=worker_count(workers, len(indices)),
         collate_fn=_as_it_is,
         worker_init_fn=one_thread,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
-from revt_hf.labels import NUM_CLASSES, SUBSETS
+from revt_hf.labels import NUM_CLASSES
 
 
 class MeanIoU(evaluate.Metric):
@@ -82,15 +82,9 @@ class MeanIoU(evaluate.Metric):
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
-        scores = scores_from(self.matrix)
+        result = scores_from(self.matrix).to_json()
         self.matrix = np.zeros_like(self.matrix)
-        return {
-            "mIoU": scores.miou,
-            "aAcc": scores.aacc,
-            "IoU": scores.iou,
-            "Acc": scores.accuracy,
-            "subsets": {name: scores.miou_of(ids) for name, ids in SUBSETS.items()},
-        }
+        return result
 
     def _compute(self, **kwargs: Any) -> dict[str, Any]:
         raise RuntimeError("compute() is overridden")

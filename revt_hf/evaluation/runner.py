@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.domains import label_encoding
-from revt_hf.evaluation.confusion import confusion_matrix
+from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.cost import Cost
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter, predict
 from revt_hf.evaluation.loading import picture_batches
-from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.labels import NUM_CLASSES
@@ -96,7 +95,7 @@ def evaluate_models(
         UserError: a picture or label cannot be read; of several processes the main one says so.
     """
     segmenters = {name: as_segmenter(model) for name, model in models.items()}
-    metrics = {name: MeanIoU() for name in segmenters}
+    sums = {name: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64) for name in segmenters}
     processes = process_state()
     own = range(processes.process_index, len(pictures), processes.num_processes)
     minimum = minimum_side(model for one in segmenters.values() for model in one.models)
@@ -105,18 +104,16 @@ def evaluate_models(
         for rows in picture_batches(pictures, own, protocol, batch_size, workers):
             images = [row["image"] for row in rows]
             for name, segmenter in segmenters.items():
-                metrics[name].add_batch(
-                    predictions=segmenter.class_maps(images, protocol),
-                    references=[row["label"] for row in rows],
-                )
+                maps = segmenter.class_maps(images, protocol)
+                for row, classes in zip(rows, maps, strict=True):
+                    sums[name] += confusion_matrix(row["label"], classes)
             for _ in rows:
                 on_picture()
     encoding = label_encoding(pictures)
     results = []
     for name, segmenter in segmenters.items():
-        metric = metrics[name]
-        metric.matrix = _summed(metric.matrix, processes)
-        scores, ensemble = metric.compute(), segmenter.description()
+        scores = scores_from(_summed(sums[name], processes)).to_json()
+        ensemble = segmenter.description()
         results.append(
             Evaluated(
                 *(name, segmenter.network_sha256, split, len(pictures)),

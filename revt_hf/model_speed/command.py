@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.cores import worker_count
 from revt_hf.errors import UserError
 from revt_hf.evaluation.inference import network_sizes
 from revt_hf.files import check_output_file
@@ -153,7 +154,7 @@ def training_benchmark(
         options: what is measured.
         recipe: its name and itself: its network is measured if there are no models and sizes
             (without it, B0), and its loading.
-        workers: processes that load; 0 for the training's own only.
+        workers: processes that load, at most one for each core; 0 for the training's own only.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU if there is one.
         quiet: no progress bar.
 
@@ -172,6 +173,8 @@ def training_benchmark(
     machine = Machine.of(where)
     loaders: list[LoaderRow] = []
     if recipe is not None:
+        # So that results name the number that there was.
+        workers = worker_count(workers, workers)
         with _bar(rounds_of(recipe[1], workers), "round", quiet) as progress:
             loaders = measure_loaders(recipe[1], workers, progress)
     rows: list[StepRow] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from revt_hf.augment import Pipeline, augment
-from revt_hf.cores import one_thread
+from revt_hf.cores import one_thread, worker_count
 from revt_hf.domains import load_spec
 from revt_hf.domains.prepared import load_prepared
 from revt_hf.errors import UserError
@@ -140,6 +140,7 @@ def training_loader(
     crops: TrainingCrops, batch_size: int, workers: int, first_position: int
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Batches from ``first_position`` to the end of the run, in order."""
+    workers = worker_count(workers, len(crops))
     return DataLoader(
         crops,
         batch_size=batch_size,

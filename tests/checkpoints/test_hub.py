@@ -76,7 +76,7 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_network(hub, monkeypat
     [
         (
             Failure("resolve", 403, headers={"X-Error-Code": "GatedRepo"}),
-            "the model is gated: accept its licence on http.*/someone/tiny with your account, and log",
+            "the model is gated: accept its licence on http.*/someone/tiny with your account, and",
         ),
         (Failure("resolve", 401, headers={"X-Error-Code": "GatedRepo"}), "the model is gated"),
         (Failure("/api", 401), r"refuses your token \(status 401\): log in with 'hf auth login'"),

@@ -2,16 +2,18 @@
 
 import weakref
 
+import evaluate
 import numpy as np
 import pytest
 from networks import row, tiny_model
 
 from revt_hf.errors import UserError
-from revt_hf.evaluation import metric
+from revt_hf.evaluation import runner
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import picture_batches
+from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.evaluation.runner import confusion_of, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.modeling import network_sha256
@@ -37,7 +39,7 @@ def matrices(monkeypatch):
         seen.append(matrix.copy())
         return scores_from(matrix)
 
-    monkeypatch.setattr(metric, "scores_from", remembered)
+    monkeypatch.setattr(runner, "scores_from", remembered)
     return seen
 
 
@@ -49,6 +51,15 @@ def test_batches_and_workers_give_identical_matrices(models, matrices, batch_siz
         expected = confusion_of(model, PICTURES, range(len(PICTURES)), PROTOCOL)
         assert (matrix == expected).all()
         assert matrix.sum() == sum((one["label"] != 255).sum() for one in PICTURES)
+
+
+def test_scoring_needs_no_folder_that_can_be_written(models, monkeypatch, tmp_path):
+    """``evaluate.Metric`` makes one below HF_HOME."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
+    with pytest.raises(OSError, match="file"):
+        MeanIoU()
+    assert evaluate_models(models, PICTURES[:1], SPLIT, PROTOCOL)[0].images == 1
 
 
 def test_pictures_of_one_network_size_go_together():
