@@ -26,9 +26,10 @@ from revt_hf.modeling import load_model
 from revt_hf.training.loop import RunOptions, train
 
 NATIVE = ["--bound", "native", "--quiet"]
+SOURCE = {"domain": "streets", "options": STREETS}
 TRAINING = {
     "steps": 4,
-    "validate_every": 1,
+    "validate_every": 2,
     "checkpoint_every": 2,
     "keep_checkpoints": 2,
     "ema": 0.5,
@@ -44,10 +45,9 @@ def members(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    source = {"domain": "streets", "options": STREETS}
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(
-        yaml.safe_dump({**TINY, "source": source, "targets": [{**source, "config": "fog"}]})
+        yaml.safe_dump({**TINY, "source": SOURCE, "targets": [{**SOURCE, "config": "fog"}]})
     )
     return path
 
@@ -191,12 +191,14 @@ def test_predict(members, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"folded_head": True, "loss_rows": 16}], ids=["plain", "strips"]
+    "settings",
+    [{}, {"folded_head": True, "loss_rows": 16, "loss": "published"}],
+    ids=["plain", "strips"],
 )
 def test_train_validate_and_average(tmp_path, settings):
     # Devices draw their own random numbers.
     quiet = {"batch_norm": "frozen", "dropout": 0, "drop_path": 0}
-    recipe = tiny_recipe(train={**TRAINING, **settings}, model=quiet)
+    recipe = tiny_recipe(source=SOURCE, train={**TRAINING, **settings}, model=quiet)
     with in_float64():
         cpu, fake = both(tmp_path, lambda output: train(recipe, output, RunOptions(quiet=True)))
     for part in ("", "ema", "swad"):
@@ -205,7 +207,7 @@ def test_train_validate_and_average(tmp_path, settings):
 
 
 def test_resume_and_live_batch_norm(tmp_path):
-    recipe = tiny_recipe(train=TRAINING)
+    recipe = tiny_recipe(source=SOURCE, train=TRAINING)
     with fake_accelerator():
         train(recipe, tmp_path / "run", RunOptions(quiet=True))
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")

@@ -22,7 +22,7 @@ def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
         A scalar, int64.
     """
     if averaging == "published":
-        return torch.tensor(labels.numel(), device=labels.device)
+        return labels.new_full((), labels.numel())
     return (labels != IGNORE_INDEX).sum()
 
 
