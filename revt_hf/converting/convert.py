@@ -242,8 +242,8 @@ def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool)
     if whole:
         state["decode_head.conv_seg.weight"] = torch.zeros(config.num_labels, _UNUSED_WIDTH, 1, 1)
         state["decode_head.conv_seg.bias"] = torch.zeros(config.num_labels)
-    # Of a file that torch opens itself it does not say why it cannot be written, and without a suffix
-    # in its name it refuses to write one.
+    # Torch does not say why it cannot write a file that it opens itself, and refuses names without
+    # a suffix.
     with atomic_file(output) as scratch, scratch.open("wb") as file:
         torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, file)
     gone = (*gone, *(in_file[name] for name in dropped))
