@@ -80,6 +80,7 @@ def report(
     start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
     bound: Bound = None,
     json_file: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with pictures."""
@@ -87,9 +88,9 @@ def report(
     from revt_hf.reporting.command import report_command
 
     inputs = [recipe, *members, *revts, start]
-    check_output_file(output, inputs=inputs, outputs=[json_file])
+    check_output_file(output, overwrite, inputs, [json_file])
     check_output_file(json_file, inputs=inputs)
-    results = report_command(output, recipe, members, revts, start, bound, quiet)
+    results = report_command(output, recipe, members, revts, start, bound, quiet, overwrite)
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
     say(f"open {output}")

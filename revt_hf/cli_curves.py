@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli_data import Json, Quiet
+from revt_hf.cli_data import Json, Overwrite, Quiet
 from revt_hf.errors import say
 
 
@@ -20,6 +20,7 @@ def curves(
         str | None, typer.Option(help="The mean over synthia16 or synthia13, not over all 19.")
     ] = None,
     json_file: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
@@ -30,7 +31,7 @@ def curves(
 
     measurements = read_measurements(results)
     read = {measurement.path for measurement in measurements}
-    check_output_file(output, inputs=read, outputs=[json_file])
+    check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
     found = build_curves(measurements, protocol, classes)
     draw_curves(found, output)

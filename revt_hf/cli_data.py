@@ -107,14 +107,15 @@ def show_command(
     split: Annotated[str, typer.Option(help="The domain's split.")] = "val",
     config: Config = None,
     options: Options = None,
-    pictures: Annotated[int, typer.Option(min=1, help="At most so many.")] = 6,
+    pictures: Annotated[int, typer.Option(min=1, help="How many images at most.")] = 6,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw pictures of a data set with their coloured labels."""
     from revt_hf.dataset_tools.show import show
     from revt_hf.options import key_values
 
-    count = show(name, split, output, data_dir, config, key_values(options), pictures)
+    count = show(name, split, output, data_dir, config, key_values(options), pictures, overwrite)
     say(f"{count} pictures of {name}/{split}: {output}")
 
 

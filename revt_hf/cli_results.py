@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli_data import Json, Quiet
+from revt_hf.cli_data import Json, Overwrite, Quiet
 from revt_hf.errors import UserError, say
 
 EXIT_STALE = 1
@@ -41,6 +41,7 @@ def table(
         Path | None, typer.Option(metavar="FILE", help="Exit code 1 if they are not up to date.")
     ] = None,
     json_file: Json = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """One table of many evaluations: rows are models, columns domains, beside the paper's."""
@@ -74,7 +75,7 @@ def table(
     measurements = read_measurements(results)
     # Tables may lie in the folders that they are made from.
     read = {measurement.path for measurement in measurements}
-    check_output_file(output, inputs=read, outputs=[json_file])
+    check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
     tables = build_tables(measurements, options)
     if json_file is not None:

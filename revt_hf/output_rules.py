@@ -10,6 +10,7 @@ from revt_hf.replacing import real_path
 
 Place = str | Path | None
 _ELSEWHERE = "choose another output"
+_JSON_START = 64
 
 
 def check_output(path: Path, overwrite: bool, inputs: Iterable[Place] = ()) -> None:
@@ -107,7 +108,7 @@ def check_beside(path: Path, others: Iterable[Path | None]) -> None:
 
 def check_output_file(
     path: Path | None,
-    overwrite: bool = True,
+    overwrite: bool | None = None,
     inputs: Iterable[Place] = (),
     outputs: Iterable[Place] = (),
 ) -> None:
@@ -115,7 +116,8 @@ def check_output_file(
 
     Args:
         path: such as ``--json``'s; None is passed over.
-        overwrite: whether an existing file may be replaced.
+        overwrite: whether an existing file may be replaced; None for ``--json``, whose results
+            replace an older file of JSON and no other.
         inputs: everything the command reads, but folders that results may lie in.
         outputs: what else the command writes.
 
@@ -144,7 +146,11 @@ def check_output_file(
                 raise UserError(f"{path} is a file of {folder}: {_ELSEWHERE}")
         if not os.access(target.parent, os.W_OK):
             raise UserError(f"cannot write {path}: {target.parent} may not be written to")
-    if not overwrite:
+    if overwrite is None:
+        with readable_os_errors(path), target.open("rb") as file:
+            if file.read(_JSON_START).lstrip()[:1] not in (b"{", b"[", b""):
+                raise UserError(f"{path} exists already and is not JSON: {_ELSEWHERE}")
+    elif not overwrite:
         raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
 
 

@@ -271,6 +271,7 @@ def test_results_never_replace_an_input(capsys, members, recipe, tmp_path, argum
             f"is the input {file}",
             f"is a file of {members[0]}",
             f"lies in the input {members[0]}",
+            f"{file} exists already and is not JSON",
         )
     )
     assert (file.read_bytes(), config.read_bytes()) == before
@@ -344,3 +345,19 @@ def test_help_needs_no_torch():
     code = "import sys; from revt_hf.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "show", "streets"],
+        ["report", "--recipe", "RECIPE", "--member", "MODEL", "--revt", "MODEL"],
+    ],
+)
+def test_a_picture_or_page_that_is_there_stays(capsys, members, recipe, tmp_path, arguments):
+    place = tmp_path / "holiday.png"
+    place.write_bytes(b"precious")
+    names = {"MODEL": members[0], "RECIPE": recipe}
+    words = [names.get(word, word) for word in arguments]
+    assert "pass --overwrite" in refused(capsys, *words, "--output", place)
+    assert place.read_bytes() == b"precious"

@@ -196,13 +196,26 @@ def test_an_output_file_takes_no_file_of_a_model_or_of_an_output(tmp_path, ours)
         (ours / MARKER_FILE, ours),
     ):
         with pytest.raises(UserError, match=f"is a file of {folder}: choose another"):
-            check_output_file(path)
+            check_output_file(path, overwrite=True)
     for path in (model / "mine.json", ours / "mine.json", ours / "new.json"):
-        check_output_file(path)
+        check_output_file(path, overwrite=True)
     (tmp_path / "README.md").write_text("of no model")
-    check_output_file(tmp_path / "README.md")
+    check_output_file(tmp_path / "README.md", overwrite=True)
 
 
 def test_the_marker_lists_every_file(ours):
     marker = json.loads((ours / MARKER_FILE).read_text())
     assert marker["files"] == ["a.txt", "sub/b.txt"]
+
+
+def test_results_replace_older_results_and_nothing_of_another_kind(tmp_path):
+    for name, content in (("a.json", b'\n [{"mIoU": 1}]'), ("b.json", b"{}"), ("c.json", b"")):
+        (tmp_path / name).write_bytes(content)
+        check_output_file(tmp_path / name)
+    for name, content in (("notes.txt", b"years of work"), ("photo.json", b"\x89PNG\r\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} exists already and is not JSON"):
+            check_output_file(tmp_path / name)
+        with pytest.raises(UserError, match="pass --overwrite"):
+            check_output_file(tmp_path / name, overwrite=False)
+        check_output_file(tmp_path / name, overwrite=True)

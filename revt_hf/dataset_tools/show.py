@@ -26,6 +26,7 @@ def show(
     config: str | None = None,
     options: Mapping[str, Any] | None = None,
     pictures: int = 6,
+    overwrite: bool = False,
 ) -> int:
     """Write a contact sheet (PNG): pictures spread over a split, with their coloured labels.
 
@@ -33,9 +34,9 @@ def show(
         How many pictures are on it.
 
     Raises:
-        UserError: the data cannot be read.
+        UserError: the data cannot be read, or ``output`` exists and ``overwrite`` is false.
     """
-    check_output_file(output, inputs=[data_dir])
+    check_output_file(output, overwrite, [data_dir])
     rows = load_domain(name, split, data_dir, config, options)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(pictures, len(rows))).round().astype(int))
     sheet, names = [], []

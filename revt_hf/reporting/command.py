@@ -30,6 +30,7 @@ def report_command(
     start: Path | None,
     bound: str | None,
     quiet: bool,
+    overwrite: bool = False,
 ) -> list[Evaluated]:
     """Score and draw models on a recipe's source-val and targets; write the page.
 
@@ -41,6 +42,7 @@ def report_command(
         start: folder of what the members started from; shown greyed, if it has a head.
         bound: ``WIDTHxHEIGHT``, ``native``, or None for what the folders name.
         quiet: no progress bar.
+        overwrite: replace ``output`` if it exists.
 
     Raises:
         UserError: a model, a domain or the bound cannot be used, or the recipe has no target.
@@ -56,7 +58,7 @@ def report_command(
         for folder in folders
     ]
     inputs = [recipe, *(entry.folder for entry in entries), *load_recipe(recipe).inputs]
-    check_output_file(output, inputs=inputs)
+    check_output_file(output, overwrite, inputs)
     protocol = chosen_protocol([entry.folder for entry in entries], bound)
     splits = [(split, load_labelled(split.spec, split.split)) for split in recipe_splits(recipe)]
     with tqdm(
