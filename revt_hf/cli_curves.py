@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Quiet
-from revt_hf.errors import say
+from revt_hf.errors import counted, say
 
 
 def curves(
@@ -28,13 +28,14 @@ def curves(
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
-    check_output_file(output, inputs=[path for path in results if path.is_file()])
+    read = [path for path in results if path.is_file()]
+    check_output_file(output, inputs=read, suffixes=(".png",))
     found = build_curves(read_measurements(results), protocol, classes)
     draw_curves(found, output)
     if json_file is not None:
         write_json(json_file, found.to_json())
     if not quiet:
-        say(f"{len(found.curves)} curves: {output}")
+        say(f"{counted(len(found.curves), 'curve')}: {output}")
 
 
 def register(app: typer.Typer) -> None:

@@ -92,7 +92,10 @@ def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) 
 
 
 def check_output_file(
-    path: Path | None, overwrite: bool = True, inputs: Iterable[Place] = ()
+    path: Path | None,
+    overwrite: bool = True,
+    inputs: Iterable[Place] = (),
+    suffixes: tuple[str, ...] = (),
 ) -> None:
     """Refuse, before the work, an output file that cannot be written or would destroy an input.
 
@@ -100,13 +103,17 @@ def check_output_file(
         path: such as ``--json``'s; None is passed over.
         overwrite: whether an existing file may be replaced.
         inputs: everything the command reads.
+        suffixes: of names for what is written, lower case; without, any will do.
 
     Raises:
-        UserError: ``path`` is a folder or no regular file, lies where nothing can be written,
-            exists and is or lies in an input, or exists and ``overwrite`` is false.
+        UserError: ``path`` has another suffix, is a folder or no regular file, lies where nothing
+            can be written, exists and is or lies in an input, or exists and ``overwrite`` is false.
     """
     if path is None:
         return
+    if suffixes and path.suffix.lower() not in suffixes:
+        kind = suffixes[0][1:]
+        raise UserError(f"{path}: what is written is {kind.upper()}: let the name end in .{kind}")
     with readable_os_errors(path):
         target = real_path(path)
         if target.is_dir():
