@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
-from revt_hf.errors import say
+from revt_hf.errors import counted, say
 
 
 def curves(
@@ -31,14 +31,14 @@ def curves(
 
     measurements = read_measurements(results)
     read = {measurement.path for measurement in measurements}
-    check_output_file(output, overwrite, read, [json_file])
+    check_output_file(output, overwrite, read, [json_file], (".png",))
     check_output_file(json_file, inputs=read)
     found = build_curves(measurements, protocol, classes)
     draw_curves(found, output)
     if json_file is not None:
         write_json(json_file, found.to_json())
     if not quiet:
-        say(f"{len(found.curves)} curves: {output}")
+        say(f"{counted(len(found.curves), 'curve')}: {output}")
 
 
 def register(app: typer.Typer) -> None:

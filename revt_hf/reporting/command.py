@@ -58,7 +58,7 @@ def report_command(
         for folder in folders
     ]
     inputs = [recipe, *(entry.folder for entry in entries), *load_recipe(recipe).inputs]
-    check_output_file(output, overwrite, inputs)
+    check_output_file(output, overwrite, inputs, suffixes=(".html", ".htm"))
     protocol = chosen_protocol([entry.folder for entry in entries], bound)
     splits = [(split, load_labelled(split.spec, split.split)) for split in recipe_splits(recipe)]
     with tqdm(
