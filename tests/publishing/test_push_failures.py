@@ -237,7 +237,10 @@ BROKEN = {
         "names 'c0', which the domains do not have",
     ),
     "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
-    "recipe": (lambda f: (f / "recipe.yaml").write_text("modle: 1"), "recipe.yaml: modle"),
+    "recipe": (
+        lambda f: (f / "recipe.yaml").write_text("model: {}\nsource: {}\nmodle: 1"),
+        "recipe.yaml: modle",
+    ),
 }
 
 
