@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli_data import Json, Overwrite, Quiet
-from revt_hf.errors import say
+from revt_hf.errors import counted, say
 
 
 def curves(
@@ -25,12 +25,14 @@ def curves(
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
     from revt_hf.files import check_output_file, write_json
+    from revt_hf.output_rules import check_suffix
     from revt_hf.reporting.collect import read_measurements
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
     measurements = read_measurements(results)
     read = {measurement.path for measurement in measurements}
+    check_suffix(output, ".png")
     check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
     found = build_curves(measurements, protocol, classes)
@@ -38,7 +40,7 @@ def curves(
     if json_file is not None:
         write_json(json_file, found.to_json())
     if not quiet:
-        say(f"{len(found.curves)} curves: {output}")
+        say(f"{counted(len(found.curves), 'curve')}: {output}")
 
 
 def register(app: typer.Typer) -> None:

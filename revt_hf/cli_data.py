@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.errors import UserError, say
+from revt_hf.errors import UserError, counted, say
 
 EXIT_BAD_DATA = 2
 
@@ -116,7 +116,7 @@ def show_command(
     from revt_hf.options import key_values
 
     count = show(name, split, output, data_dir, config, key_values(options), pictures, overwrite)
-    say(f"{count} pictures of {name}/{split}: {output}")
+    say(f"{counted(count, 'picture')} of {name}/{split}: {output}")
 
 
 @data_app.command("prepare")
@@ -188,6 +188,6 @@ def prepare_command(
     )
     record = prepare(spec, splits[0], output, bound, kind, overwrite, workers, quiet)
     say(
-        f"prepared {record.images} pictures of {name}/{record.split}: {output}; in a recipe: "
-        f"source.prepared: {output}"
+        f"prepared {counted(record.images, 'picture')} of {name}/{record.split}: {output}; "
+        f"in a recipe: source.prepared: {output}"
     )

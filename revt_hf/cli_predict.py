@@ -80,7 +80,8 @@ def predict(
         write_json(json_file, done.to_json())
     if not quiet:
         failed = f", {len(done.failed)} failed" if done.failed else ""
-        say(f"{len(done.pictures)} pictures and videos{failed}: {output}")
+        what = "picture or video" if len(done.pictures) == 1 else "pictures and videos"
+        say(f"{len(done.pictures)} {what}{failed}: {output}")
     if done.failed:
         raise typer.Exit(EXIT_FAILED)
 

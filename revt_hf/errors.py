@@ -32,6 +32,11 @@ def say(line: str) -> None:
     print(printable(line))
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 picture``, ``2,000 pictures``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 

@@ -106,6 +106,21 @@ def check_beside(path: Path, others: Iterable[Path | None]) -> None:
                 raise UserError(f"{path} and {other} are both written to: {_ELSEWHERE}")
 
 
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Refuse an output file whose name says that it is of another kind than what is written.
+
+    Args:
+        path: the file.
+        suffixes: that fit, lower case, the usual one first.
+
+    Raises:
+        UserError: it has another, or none.
+    """
+    if path.suffix.lower() not in suffixes:
+        kind = suffixes[0][1:]
+        raise UserError(f"{path}: what is written is {kind.upper()}: let the name end in .{kind}")
+
+
 def check_output_file(
     path: Path | None,
     overwrite: bool | None = None,

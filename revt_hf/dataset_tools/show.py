@@ -9,8 +9,10 @@ from rich.table import Table
 
 from revt_hf.dataset_tools.verify import Verified
 from revt_hf.domains import DOMAINS, load_domain
+from revt_hf.errors import counted
 from revt_hf.files import check_output_file
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
+from revt_hf.output_rules import check_suffix
 from revt_hf.reporting.pictures import Panel, contact_sheet, overlay
 
 _COLUMNS = ("picture", "train ids", "together")
@@ -34,8 +36,10 @@ def show(
         How many pictures are on it.
 
     Raises:
-        UserError: the data cannot be read, or ``output`` exists and ``overwrite`` is false.
+        UserError: the data cannot be read, or ``output`` is no name for a PNG, or exists and
+            ``overwrite`` is false.
     """
+    check_suffix(output, ".png")
     check_output_file(output, overwrite, [data_dir])
     rows = load_domain(name, split, data_dir, config, options)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(pictures, len(rows))).round().astype(int))
@@ -95,7 +99,8 @@ def verified_text(result: Verified) -> str:
     width = max(map(len, result.splits))
     for split, count in result.splits.items():
         official = "" if count.expected is None else f" of {count.expected:,}"
-        lines.append(f"  {split:<{width}}  {count.images:>7,}{official} pictures")
+        noun = "picture" if count.images == 1 and not official else "pictures"
+        lines.append(f"  {split:<{width}}  {count.images:>7,}{official} {noun}")
     total = int(result.pixels[:NUM_CLASSES].sum())
     if total:
         lines += ["", "  share of labelled pixels"]
@@ -110,6 +115,6 @@ def verified_text(result: Verified) -> str:
         lines.append(f"problem: {problem.file}: {problem.what}")
     more = len(result.problems) - _SHOWN_PROBLEMS
     if more > 0:
-        lines.append(f"... and {more} more problems (--json FILE lists all)")
-    lines.append(f"{len(result.problems)} problems" if result.problems else "no problems")
+        lines.append(f"... and {more} more (--json FILE lists all)")
+    lines.append(counted(len(result.problems), "problem") if result.problems else "no problems")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from revt_hf.domains.base import NotThereError, Opened, by_reason
 from revt_hf.domains.decoding import ImageFile, decode_image, decode_raw, open_image
 from revt_hf.domains.reading import fitted, label_turn, size_difference, turned_apart
 from revt_hf.domains.table import table_of
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, counted
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
 
 # Names in a note.
@@ -146,7 +146,7 @@ def verify(
             result.notes.append(f"{split}: {found.difference}")
         if found.layout != first.layout:
             result.notes.append(f"{split}: {found.found}")
-        listed = dict.fromkeys(Problem(*one) for one in (*found.missing, *found.broken))
+        listed = dict.fromkeys(Problem(*_short(*one)) for one in (*found.missing, *found.broken))
         result.problems += [problem for problem in listed if problem not in result.problems]
         unused = by_reason(found.unused, _SHOWN)
         result.notes += [note for note in unused if note not in result.notes]
@@ -180,8 +180,8 @@ def _read_all(
                 result.problems.append(Problem(split, "no pixel of this split is labelled"))
     if refitted:
         result.notes.append(
-            f"{refitted} labels differ from their pictures in size, a known defect; they are "
-            "resized (nearest) while reading"
+            f"{counted(refitted, 'label')} not of its picture's size, a known defect: resized "
+            "(nearest) while reading"
         )
 
 
@@ -234,6 +234,11 @@ def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
         pixels = counts.reshape(-1).astype(np.int64)
     labelled = label is None or bool(pixels[:NUM_CLASSES].any())
     return _Checked(row["key"], labelled, pixels, problems, refitted)
+
+
+def _short(file: str, what: str) -> tuple[str, str]:
+    """A problem without its file, which stands before it."""
+    return file, what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist")
 
 
 def _problem(file: str, error: UserError) -> Problem:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from revt_hf.domains.reading import Decode
-from revt_hf.errors import DataWarning, UserError
+from revt_hf.errors import DataWarning, UserError, counted
 from revt_hf.labels import LabelTable
 from revt_hf.sections import validation_sentence
 
@@ -142,7 +142,7 @@ class Opened:
             return None
         away = abs(self.images - int(self.expected or 0))
         word = "missing" if self.images < int(self.expected or 0) else "too many"
-        return f"{self.images} pictures, officially {self.expected} ({away} {word})"
+        return f"{counted(self.images, 'picture')}, officially {self.expected} ({away} {word})"
 
     def check(self, name: str) -> None:
         """Say what was found; warn of a number that is not the official one.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from revt_hf.domains.base import FEATURES, Domain, Opened, arrow_split, fingerprint
 from revt_hf.domains.files import read_split_file
 from revt_hf.domains.layouts import Finder, Layout, Match, Pair
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, counted
 
 _NANOSECONDS = 1_000_000_000
 HIDDEN_TEST = {"test": "the labels of the test split are not public; use val"}
@@ -146,7 +146,7 @@ class PairedDomain(Domain):
             layout=match.layout.kind,
             found=(
                 f"{match.layout.kind} layout in {match.root}: {match.layout.described(split)}, "
-                f"{len(pairs)} pictures, labels read as '{match.layout.table.name}'"
+                f"{counted(len(pairs), 'picture')}, labels read as '{match.layout.table.name}'"
             ),
             images=len(pairs),
             content=fingerprint([split, *(_content(pair) for pair in pairs)]),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from revt_hf.errors import UserError
+from revt_hf.errors import UserError, counted
 from revt_hf.experiments.folder import check_folder
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.plan import plan_json, plan_tree
@@ -63,4 +63,4 @@ def run_command(
     if problem is not None:
         raise UserError(problem)
     if not how.quiet and not report_only:
-        print(f"{len(outcome.done)} steps done, {len(outcome.kept)} were: {output}")
+        print(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")

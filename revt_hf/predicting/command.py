@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from revt_hf.dataset_tools.jpeg_damage import JpegDamage
 from revt_hf.dataset_tools.parallel import in_threads
-from revt_hf.domains.reading import read_image
 from revt_hf.errors import DataWarning, UserError
 from revt_hf.evaluation.command import chosen_protocol, load_for_evaluation
 from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
@@ -20,7 +21,7 @@ from revt_hf.evaluation.loading import Row, same_size_batches
 from revt_hf.evaluation.sizes import minimum_side, too_small
 from revt_hf.files import check_growing, growing_folder
 from revt_hf.labels import CLASSES, NUM_CLASSES
-from revt_hf.predicting.inputs import Input, find_inputs
+from revt_hf.predicting.inputs import Input, find_inputs, read_picture
 from revt_hf.predicting.saving import KEPT, LEGENDS, Ids, Kept, Outputs, VideoOutputs
 from revt_hf.predicting.video import Video
 
@@ -229,15 +230,21 @@ class _Work:
         return sorted(done, key=lambda one: order[one.item])
 
     def _read(self, items: Sequence[Input], progress: Any) -> Iterator[Row]:
-        for item, read in in_threads(_read_picture, items, max(1, self._options.workers)):
-            try:
-                if isinstance(read, UserError):
-                    raise read
-                self._check_size(item, read)
-            except UserError as error:
-                self._fail(item, error, progress)
-                progress.update()
-            else:
+        workers = max(1, self._options.workers)
+        with JpegDamage() as damage:
+            for item, read, found in in_threads(partial(read_picture, damage), items, workers):
+                try:
+                    if isinstance(read, UserError):
+                        raise read
+                    self._check_size(item, read)
+                except UserError as error:
+                    self._fail(item, error, progress)
+                    progress.update()
+                    continue
+                if found:
+                    progress.clear()
+                    what = f"{item.path}: damaged inside, shown as far as it goes ({found})"
+                    warnings.warn(what, DataWarning, stacklevel=2)
                 yield {"item": item, "image": read}
 
     def _check_size(self, item: Input, image: NDArray[np.uint8]) -> None:
@@ -291,10 +298,3 @@ class _Work:
         self.failed.append((item, reason.removeprefix(f"{item.path}: ")))
         progress.clear()
         warnings.warn(reason, DataWarning, stacklevel=2)
-
-
-def _read_picture(item: Input) -> tuple[Input, NDArray[np.uint8] | UserError]:
-    try:
-        return item, read_image({"path": str(item.path), "bytes": None})
-    except UserError as error:
-        return item, error

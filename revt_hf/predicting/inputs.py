@@ -1,16 +1,31 @@
 """What is predicted on: pictures, folders of them and videos, each under a name of its own."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.dataset_tools.jpeg_damage import JpegDamage
+from revt_hf.domains.base import by_reason
+from revt_hf.domains.decoding import decode_image, open_image
 from revt_hf.domains.files import NOT_UTF8, list_files
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 from revt_hf.files import check_apart
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
+PICTURES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"),
+}
+# Of pictures that OpenCV does not read, or not in every version.
+_OTHERS = {
+    *(".heic", ".heif", ".jxl", ".j2k", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pfm", ".svg"),
+    *(".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw", ".raw"),
+}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 # Bytes of a name: file systems take 255, and results need a suffix and a scratch file beside them.
@@ -33,12 +48,12 @@ class Input:
 
 
 def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
-    """All pictures and videos of files and folders, each once.
+    """All pictures and videos of files and folders; a path that is named twice once.
 
     Folders are searched with all folders in them, for the suffixes of ``PICTURES`` and ``VIDEOS``;
-    hidden files and what lies in ``output`` are left out. A file that is named itself is taken
-    whatever its suffix. Names are relative to the folder; of several places, below the folder's
-    own name.
+    hidden files and what lies in ``output`` are left out, other pictures with a warning. A file
+    that is named itself is taken whatever its suffix. Names are relative to the folder; of several
+    places, below the folder's own name.
 
     Args:
         places: files and folders.
@@ -52,7 +67,12 @@ def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict
         UserError: a place does not exist, or is a folder without pictures; ``output`` is or holds
             one of them.
     """
-    found: dict[Path, PurePosixPath] = {}
+    found: dict[str, tuple[Path, PurePosixPath]] = {}
+
+    def take(path: Path, name: PurePosixPath) -> None:
+        # Links are pictures of their own name, so that they are not followed.
+        found.setdefault(os.path.abspath(path), (path, name))  # noqa: PTH100
+
     left_out: dict[str, str] = {}
     for place in places:
         check_apart(output, [place], inside=True)
@@ -62,24 +82,34 @@ def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict
                 raise UserError(_nothing_in(place))
             prefix = place.resolve().name if len(places) > 1 else ""
             for path, name in inside:
-                found.setdefault(path, PurePosixPath(prefix, name))
+                take(path, PurePosixPath(prefix, name))
         elif not place.exists():
             raise UserError(f"{place}: there is no such file or folder")
         elif place.is_file():
-            found.setdefault(place, PurePosixPath(place.name))
+            take(place, PurePosixPath(place.name))
         else:
             left_out[str(place)] = "not a regular file"
-    once = {path.resolve(): (path, name) for path, name in reversed(found.items())}
-    pairs = list(reversed(once.values()))
-    names = unique_names([name for _, name in pairs])
+    names = unique_names([name for _, name in found.values()])
     inputs = []
-    for (path, _), name in zip(pairs, names, strict=True):
+    for (path, _), name in zip(found.values(), names, strict=True):
         reason = _unwritable(name)
         if reason:
             left_out[_shown(str(path))] = reason
         else:
             inputs.append(Input(path, name, path.suffix.lower() in VIDEOS))
     return inputs, left_out
+
+
+def read_picture(
+    damage: JpegDamage, item: Input
+) -> tuple[Input, NDArray[np.uint8] | UserError, str | None]:
+    """A picture (H, W, 3), or why it cannot be read; and what is wrong with it all the same."""
+    try:
+        file = open_image({"path": str(item.path), "bytes": None})
+        image = decode_image(file)
+    except UserError as error:
+        return item, error, None
+    return item, image, damage.find(str(item.path)) if file.header.kind == "jpeg" else None
 
 
 def _unwritable(name: str) -> str | None:
@@ -129,10 +159,17 @@ def _folded(path: PurePosixPath) -> str:
 def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, str]]:
     ours = output.resolve()
     unusable: dict[str, str] = {}
+    others = []
     for name, file in list_files(folder, unusable).items():
         path = Path(file.path)
-        if _is_input(path) and ours not in path.resolve().parents:
+        if ours in path.resolve().parents:
+            continue
+        if _is_input(path):
             yield path, name
+        elif path.suffix.lower() in _OTHERS:
+            others.append((file.path, "save them as PNG or JPEG"))
+    for what in by_reason(others):
+        warnings.warn(what, DataWarning, stacklevel=2)
     for name, reason in unusable.items():
         if _is_input(folder / name):
             left_out[str(folder / name)] = reason

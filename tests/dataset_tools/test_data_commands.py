@@ -176,7 +176,7 @@ def _other_size(root):
 def _missing_label(root):
     path = root / "ann_dir" / "train" / "1.png"
     path.unlink()
-    return path, "does not exist"
+    return path, "has no label"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,10 @@ def test_damage_is_reported_with_its_file(revt, root, tmp_path, damage):
     assert len(report["problems"]) == 1
     assert report["problems"][0]["file"] == str(path)
     assert words in report["problems"][0]["what"]
+    # Once, before it.
+    assert str(path) not in report["problems"][0]["what"]
     assert f"problem: {path}: " in text
-    assert "1 problems" in text
+    assert "1 problem" in text.splitlines()
 
 
 def test_several_problems_are_all_found(revt, root, tmp_path):
@@ -248,7 +250,7 @@ def test_known_size_defects_are_a_note_for_gta5(revt, gta5, tmp_path):
     code, text, report = _verify(revt, gta5, tmp_path, name="gta5")
     assert code == 0
     assert report["problems"] == []
-    assert "1 labels differ from their pictures in size" in text
+    assert "1 label not of its picture's size, a known defect" in text
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,11 @@ def test_known_size_defects_are_a_note_for_gta5(revt, gta5, tmp_path):
         (["verify", "acdc", "--config", "hail", "--data-dir", "EMPTY"], "unknown config 'hail'"),
         (["verify", "folder", "--data-dir", "EMPTY", "--option", "x"], "key=value"),
         (["verify", "folder", "--data-dir", "EMPTY", "--option", "encoding=[1"], "not YAML"),
-        (["show", "folder", "--data-dir", "EMPTY", "--output", "OUT"], "empty/img_dir"),
+        (["show", "folder", "--data-dir", "EMPTY", "--output", "SHEET"], "empty/img_dir"),
+        (
+            ["show", "streets", "--output", "OUT"],
+            "out: what is written is PNG: let the name end in",
+        ),
         (["prepare", "streets", "--output", "OUT", "--resize", "big"], "--resize big"),
         (
             ["prepare", "streets", "--output", "OUT", "--push", "me/x", "--format", "raw"],
@@ -280,6 +286,7 @@ def test_mistakes_are_one_sentence(revt, tmp_path, arguments, words):
     names = {
         "EMPTY": tmp_path / "empty",
         "OUT": tmp_path / "out",
+        "SHEET": tmp_path / "sheet.png",
         "FULL": tmp_path / "full",
     }
     code, _, error = revt("data", *(names.get(word, word) for word in arguments))

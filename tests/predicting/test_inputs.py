@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revt_hf.errors import UserError
+from revt_hf.errors import DataWarning, UserError
 from revt_hf.predicting.inputs import find_inputs, unique_names
 
 
@@ -68,11 +68,29 @@ def test_of_several_places_folders_keep_their_names(tmp_path):
     assert list(_found(day).values()) == ["0"]
 
 
-def test_what_is_named_twice_is_taken_once(tmp_path):
+def test_what_is_named_twice_is_taken_once(tmp_path, monkeypatch):
     _touch(tmp_path, "in/a.png", "in/b.png")
-    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "in" / "b.png")
     found = _found(tmp_path / "in" / "a.png", tmp_path / "in")
     assert list(found.values()) == ["a", "in/b"]
+    monkeypatch.chdir(tmp_path)
+    assert list(_found(Path("in"), tmp_path / "in").values()) == ["in/a", "in/b"]
+
+
+def test_links_are_pictures_of_their_own_name(tmp_path):
+    _touch(tmp_path, "in/a.png")
+    for name in ("first.png", "second.png"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in" / "a.png")
+    assert list(_found(tmp_path / "in").values()) == ["a", "first", "second"]
+
+
+def test_pictures_of_other_formats_are_named(tmp_path):
+    _touch(tmp_path, "in/a.jfif", "in/b.GIF", "in/c.HEIC", "in/raw/d.nef", "in/notes.txt")
+    with pytest.warns(DataWarning) as said:
+        found, left_out = find_inputs([tmp_path / "in"], tmp_path / "out")
+    assert [item.name for item in found] == ["a", "b"]
+    assert left_out == {}
+    names = ", ".join(str(tmp_path / "in" / name) for name in ("c.HEIC", "raw/d.nef"))
+    assert [str(one.message) for one in said] == [f"not taken (save them as PNG or JPEG): {names}"]
 
 
 def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
@@ -84,7 +102,7 @@ def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
     ("place", "words"),
     [
         ("nowhere", "nowhere: there is no such file or folder"),
-        ("empty", "empty holds no pictures or videos (avi, bmp, jpeg"),
+        ("empty", "empty holds no pictures or videos (avi, avif, bmp"),
         ("model", "model holds no pictures but a model: name it with --model"),
         ("out", "out is or holds the input"),
         ("out/a.png", "out is or holds the input"),

@@ -179,6 +179,19 @@ def test_broken_files_are_warned_of_and_the_rest_goes_on(run, tmp_path):
     assert reasons["text.mp4"] == "not a video that OpenCV can read"
 
 
+def test_damage_inside_a_jpeg_is_named_and_shown_as_far_as_it_goes(run, tmp_path):
+    path = _save(tmp_path / "in" / "b.jpg", picture(64, 96))
+    shutil.copy(path, tmp_path / "in" / "a.jpg")
+    data = bytearray(path.read_bytes())
+    data[-60:-50] = b"\xff\xd0" * 5
+    path.write_bytes(data)
+    error, done = run(tmp_path / "in")
+    assert f"warning: {path}: damaged inside, shown as far as it goes (Corrupt JPEG" in error
+    assert "a.jpg" not in error
+    assert len(done["pictures"]) == 2
+    assert done["failed"] == []
+
+
 def test_batches_and_threads_change_nothing(run, tmp_path):
     for number in range(7):
         size = (48, 96) if number != 3 else (40, 56)
@@ -294,7 +307,7 @@ def test_a_folder_with_files_is_not_written_to_unasked(capsys, models, tmp_path)
     assert "exists already" in refused(capsys, *arguments)
     code, out, error = revt(capsys, *arguments, "--overwrite", *NATIVE[:2])
     assert code == 0, error
-    assert out == f"1 pictures and videos: {tmp_path / 'out'}\n"
+    assert out == f"1 picture or video: {tmp_path / 'out'}\n"
     assert "mine.png" in _written(tmp_path / "out")
 
 
