@@ -24,8 +24,7 @@ def curves(
     quiet: Quiet = False,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
-    from revt_hf.files import check_output_file, write_json
-    from revt_hf.output_rules import check_suffix
+    from revt_hf.files import check_output_file, check_suffix, write_json
     from revt_hf.reporting.collect import read_measurements
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves

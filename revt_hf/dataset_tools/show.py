@@ -10,9 +10,8 @@ from rich.table import Table
 from revt_hf.dataset_tools.verify import Verified
 from revt_hf.domains import DOMAINS, load_domain
 from revt_hf.errors import counted
-from revt_hf.files import check_output_file
+from revt_hf.files import check_output_file, check_suffix
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
-from revt_hf.output_rules import check_suffix
 from revt_hf.reporting.pictures import Panel, contact_sheet, overlay
 
 _COLUMNS = ("picture", "train ids", "together")

@@ -8,8 +8,7 @@ from tqdm import tqdm
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated
-from revt_hf.files import check_output_file
-from revt_hf.output_rules import check_suffix
+from revt_hf.files import check_output_file, check_suffix
 from revt_hf.recipe import load_recipe
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import Entry, compare
