@@ -24,14 +24,15 @@ def curves(
     quiet: Quiet = False,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
-    from revt_hf.files import check_output_file, write_json
+    from revt_hf.files import check_output_file, check_suffix, write_json
     from revt_hf.reporting.collect import read_measurements
     from revt_hf.reporting.curves import build_curves
     from revt_hf.reporting.curves_chart import draw_curves
 
     measurements = read_measurements(results)
     read = {measurement.path for measurement in measurements}
-    check_output_file(output, overwrite, read, [json_file], (".png",))
+    check_suffix(output, ".png")
+    check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
     found = build_curves(measurements, protocol, classes)
     draw_curves(found, output)

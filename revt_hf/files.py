@@ -19,6 +19,7 @@ from revt_hf.output_rules import (
     check_growing,
     check_output,
     check_output_file,
+    check_suffix,
 )
 from revt_hf.replacing import (
     beside,
@@ -40,6 +41,7 @@ __all__ = [
     "check_growing",
     "check_output",
     "check_output_file",
+    "check_suffix",
     "file_sha256",
     "folder_in_place",
     "growing_folder",

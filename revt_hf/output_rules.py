@@ -106,12 +106,26 @@ def check_beside(path: Path, others: Iterable[Path | None]) -> None:
                 raise UserError(f"{path} and {other} are both written to: {_ELSEWHERE}")
 
 
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Refuse an output file whose name says that it is of another kind than what is written.
+
+    Args:
+        path: the file.
+        suffixes: that fit, lower case, the usual one first.
+
+    Raises:
+        UserError: it has another, or none.
+    """
+    if path.suffix.lower() not in suffixes:
+        kind = suffixes[0][1:]
+        raise UserError(f"{path}: {kind.upper()} is written, so its name has to end in .{kind}")
+
+
 def check_output_file(
     path: Path | None,
     overwrite: bool | None = None,
     inputs: Iterable[Place] = (),
     outputs: Iterable[Place] = (),
-    suffixes: tuple[str, ...] = (),
 ) -> None:
     """Refuse, before the work, an output file that cannot be written or would destroy something.
 
@@ -121,18 +135,14 @@ def check_output_file(
             replace an older file of JSON and no other.
         inputs: everything the command reads, but folders that results may lie in.
         outputs: what else the command writes.
-        suffixes: of names for what is written, lower case; without, any will do.
 
     Raises:
-        UserError: ``path`` has another suffix, is a folder or no regular file, lies where nothing
-            can be written, is or lies in an input or another output, is a file of a model's folder
+        UserError: ``path`` is a folder or no regular file, lies where nothing can be written, is
+            or lies in an input or another output, is a file of a model's folder
             or of another output's, or exists and may not be replaced.
     """
     if path is None:
         return
-    if suffixes and path.suffix.lower() not in suffixes:
-        kind = suffixes[0][1:]
-        raise UserError(f"{path}: what is written is {kind.upper()}: let the name end in .{kind}")
     with readable_os_errors(path):
         target = real_path(path)
         if target.is_dir():

@@ -2,11 +2,18 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from revt_hf.errors import UserError
-from revt_hf.files import atomic_folder, check_growing, check_output, check_output_file
+from revt_hf.files import (
+    atomic_folder,
+    check_growing,
+    check_output,
+    check_output_file,
+    check_suffix,
+)
 from revt_hf.markers import MARKER_FILE, mark_output
 
 
@@ -219,3 +226,11 @@ def test_results_replace_older_results_and_nothing_of_another_kind(tmp_path):
         with pytest.raises(UserError, match="pass --overwrite"):
             check_output_file(tmp_path / name, overwrite=False)
         check_output_file(tmp_path / name, overwrite=True)
+
+
+def test_a_name_of_another_format_is_refused():
+    for name in ("sheet.jpg", "sheet", "sheet.png.txt"):
+        with pytest.raises(UserError, match=r"sheet.*: what is written is PNG: .* end in \.png"):
+            check_suffix(Path(name), ".png")
+    check_suffix(Path("a/SHEET.PNG"), ".png")
+    check_suffix(Path("page.htm"), ".html", ".htm")

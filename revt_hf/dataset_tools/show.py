@@ -10,7 +10,7 @@ from rich.table import Table
 from revt_hf.dataset_tools.verify import Verified
 from revt_hf.domains import DOMAINS, load_domain
 from revt_hf.errors import counted
-from revt_hf.files import check_output_file
+from revt_hf.files import check_output_file, check_suffix
 from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
 from revt_hf.reporting.pictures import Panel, contact_sheet, overlay
 
@@ -38,7 +38,8 @@ def show(
         UserError: the data cannot be read, or ``output`` is no name for a PNG, or exists and
             ``overwrite`` is false.
     """
-    check_output_file(output, overwrite, [data_dir], suffixes=(".png",))
+    check_suffix(output, ".png")
+    check_output_file(output, overwrite, [data_dir])
     rows = load_domain(name, split, data_dir, config, options)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(pictures, len(rows))).round().astype(int))
     sheet, names = [], []

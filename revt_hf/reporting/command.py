@@ -8,7 +8,7 @@ from tqdm import tqdm
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.runner import Evaluated
-from revt_hf.files import check_output_file
+from revt_hf.files import check_output_file, check_suffix
 from revt_hf.recipe import load_recipe
 from revt_hf.recorded import recorded_recipe
 from revt_hf.reporting.build import Entry, compare
@@ -58,7 +58,8 @@ def report_command(
         for folder in folders
     ]
     inputs = [recipe, *(entry.folder for entry in entries), *load_recipe(recipe).inputs]
-    check_output_file(output, overwrite, inputs, suffixes=(".html", ".htm"))
+    check_suffix(output, ".html", ".htm")
+    check_output_file(output, overwrite, inputs)
     protocol = chosen_protocol([entry.folder for entry in entries], bound)
     splits = [(split, load_labelled(split.spec, split.split)) for split in recipe_splits(recipe)]
     with tqdm(

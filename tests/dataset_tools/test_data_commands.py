@@ -266,7 +266,7 @@ def test_known_size_defects_are_a_note_for_gta5(revt, gta5, tmp_path):
         (["show", "folder", "--data-dir", "EMPTY", "--output", "SHEET"], "empty/img_dir"),
         (
             ["show", "streets", "--output", "OUT"],
-            "out: what is written is PNG: let the name end in",
+            "out: PNG is written, so its name has to end in",
         ),
         (["prepare", "streets", "--output", "OUT", "--resize", "big"], "--resize big"),
         (

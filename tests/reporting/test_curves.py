@@ -171,3 +171,9 @@ def test_mistakes_are_one_sentence(capsys, tmp_path, values, arguments, words):
     output = tmp_path / "curves.png"
     assert words in refused(capsys, "curves", tmp_path / "r", "--output", output, *arguments)
     assert not output.exists()
+
+
+def test_another_format_than_png_is_refused(capsys, tmp_path):
+    written(tmp_path / "r", *MEMBERS_FOUND)
+    answer = refused(capsys, "curves", tmp_path / "r", "--output", tmp_path / "curves.svg")
+    assert "curves.svg: what is written is PNG" in answer
