@@ -230,7 +230,7 @@ def test_results_replace_older_results_and_nothing_of_another_kind(tmp_path):
 
 def test_a_name_of_another_format_is_refused():
     for name in ("sheet.jpg", "sheet", "sheet.png.txt"):
-        with pytest.raises(UserError, match=r"sheet.*: what is written is PNG: .* end in \.png"):
+        with pytest.raises(UserError, match=r"sheet.*: PNG is written, .* end in \.png"):
             check_suffix(Path(name), ".png")
     check_suffix(Path("a/SHEET.PNG"), ".png")
     check_suffix(Path("page.htm"), ".html", ".htm")

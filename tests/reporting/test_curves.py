@@ -176,4 +176,4 @@ def test_mistakes_are_one_sentence(capsys, tmp_path, values, arguments, words):
 def test_another_format_than_png_is_refused(capsys, tmp_path):
     written(tmp_path / "r", *MEMBERS_FOUND)
     answer = refused(capsys, "curves", tmp_path / "r", "--output", tmp_path / "curves.svg")
-    assert "curves.svg: what is written is PNG" in answer
+    assert "curves.svg: PNG is written" in answer
