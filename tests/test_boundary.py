@@ -88,7 +88,11 @@ FORKING = """
 import os, signal, sys, time
 from revt_hf import cli
 # Python itself drops what is raised here.
-os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
+def ended_while_forking():
+    signal.raise_signal(signal.SIGTERM)
+    for _ in range(1000):
+        pass
+os.register_at_fork(before=ended_while_forking)
 def work(arguments):
     if not os.fork():
         os._exit(0)
