@@ -97,11 +97,10 @@ def merge_command(arguments: Sequence[str]) -> None:
     )
     done = merge(spec, given.output, options=options)
     if given.json is not None:
-        from revt_hf.checkpoints.json_fields import read_json
         from revt_hf.checkpoints.tensors import MERGE_FILE
-        from revt_hf.files import write_json
+        from revt_hf.files import read_json_object, write_json
 
-        write_json(given.json, read_json(done / MERGE_FILE))
+        write_json(given.json, read_json_object(done / MERGE_FILE))
     if not given.quiet:
         say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
 

@@ -54,6 +54,8 @@ __all__ = [
     "write_text",
 ]
 
+_LARGEST_JSON = 16 * 2**20
+
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
@@ -214,14 +216,19 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The mapping that a JSON file holds.
 
     Raises:
-        UserError: it cannot be read, or holds something else.
+        UserError: it is missing, larger than any file that is read so, or no JSON object.
     """
     try:
+        if not path.is_file():
+            raise UserError(f"{path} is missing, or is not a file")
+        if path.stat().st_size > _LARGEST_JSON:
+            raise UserError(f"{path} is larger than {_LARGEST_JSON} bytes")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    # The decoder counts its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON") from error
+        raise UserError(f"{path} is not JSON, or it is damaged") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object")
     return values

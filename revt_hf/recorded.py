@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.json_fields import read_json
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, open_checkpoint
 from revt_hf.errors import DataWarning, UserError
+from revt_hf.files import read_json_object
 from revt_hf.markers import is_listed
 from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
 
@@ -96,6 +96,6 @@ def _evaluation_of(folder: Path) -> Evaluation:
     if not path.is_file():
         return Evaluation()
     try:
-        return Evaluation.model_validate(read_json(path)["evaluation"])
+        return Evaluation.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.errors import UserError
+from revt_hf.files import read_json_object
 
-_LARGEST_FILE = 16 * 2**20
 _CHANNELS = 3
 _SHOWN = 60
 
@@ -21,7 +21,7 @@ class JsonFields:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values = read_json(path)
+        self.values = read_json_object(path)
 
     def wrong(self, key: str, why: str) -> UserError:
         shown = ascii(self.values.get(key))
@@ -100,28 +100,6 @@ class JsonFields:
         if not right(value):
             raise self.wrong(key, why)
         return value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a small JSON file.
-
-    Raises:
-        UserError: it is missing, larger than any such file, or no JSON object.
-    """
-    try:
-        if not path.is_file():
-            raise UserError(f"{path} is missing, or is not a file")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UserError(f"{path} is larger than {_LARGEST_FILE} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    # The decoder counts its own depth, and refuses numbers of thousands of digits.
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON, or it is damaged") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return values
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints import hub
 from revt_hf.checkpoints.headers import FLOATS, TensorPlace, read_header
-from revt_hf.checkpoints.json_fields import read_json
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, disk_name, memory_names
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.wrapping import unwrap
 from revt_hf.errors import UserError
+from revt_hf.files import read_json_object
 
 __all__ = ["Checkpoint", "TensorPlace", "open_checkpoint", "standard_name"]
 
@@ -180,7 +180,7 @@ def _check_index(index: Path, shard_of: dict[str, str], found: list[TensorPlace]
 
 
 def _weight_map(index: Path, suffix: str) -> dict[str, str]:
-    shard_of = read_json(index).get("weight_map")
+    shard_of = read_json_object(index).get("weight_map")
     if (
         not isinstance(shard_of, dict)
         or not shard_of

@@ -11,10 +11,9 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.checkpoints.json_fields import read_json
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.errors import UserError
-from revt_hf.files import file_sha256
+from revt_hf.files import file_sha256, read_json_object
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
 from revt_hf.merging.sources import Source
 
@@ -240,7 +239,7 @@ def read_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def _checked(path: Path, schema: Any, what: str) -> dict[str, Any]:
     from pydantic import ValidationError
 
-    values = read_json(path)
+    values = read_json_object(path)
     try:
         # As JSON: lists are tuples there, and nothing else is taken for something else.
         schema.model_validate_json(json.dumps(values))

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from segformers import saved, tiny
 
-from revt_hf.checkpoints.json_fields import read_json
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.converting import convert as converting
 from revt_hf.errors import UserError
+from revt_hf.files import read_json_object
 from revt_hf.merging import average
 from revt_hf.merging.plan import MergeSpec, Rule
 
@@ -120,7 +120,7 @@ def test_a_stamp_is_of_the_file_and_not_of_its_name(tmp_path):
 
 def test_a_repeated_merge_gives_the_recorded_weights_or_nothing(tmp_path):
     members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
-    record = read_json(average.merge(members, tmp_path / "out") / "merge.json")
+    record = read_json_object(average.merge(members, tmp_path / "out") / "merge.json")
     options = average.MergeOptions(repeats=record)
     average.merge(members, tmp_path / "again", options=options)
     state = dict(tiny(7).state_dict())
