@@ -266,7 +266,8 @@ def _tensors(
             why = "is a variance and holds a negative number"
         else:
             continue
-        raise UserError(f"{checkpoint.original(place)}: {place.name} {why}: the model is of no use")
+        file = checkpoint.original(place)
+        raise UserError(f"{file}: {place.name} {why}: train or export the model again")
     return tensors
 
 
