@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from revt_hf.benchmarks.runner import run
-from revt_hf.errors import UserError
+from benchmarks.runner import run
+
+from revt_hf.core.errors import UserError
 
 
 def main() -> int:

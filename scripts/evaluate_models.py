@@ -2,7 +2,7 @@
 
 import sys
 
-from revt_hf.cli import main
+from revt_hf.cli.main import main
 
 if __name__ == "__main__":
     main(["evaluate", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Shared fixtures: where golden values lie, and tiny data sets made on the spot."""
+"""Shared fixtures: where golden values lie, and tiny datasets made on the spot."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documentation: every page in the navigation, every link and picture accounted for.
+"""The documentation: every page in the navigation, every link and image accounted for.
 
 That the site builds is for `make check`.
 """
@@ -8,12 +8,13 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-_PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
+_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
 _LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 _COMMAND = re.compile(r"\b(?:revt|make) [a-z]")
 
@@ -77,19 +78,19 @@ def test_links_lead_somewhere_on_a_code_host(page):
         assert "://" in link or (page.parent / link).exists(), link
 
 
-def test_every_picture_is_shown():
+def test_every_image_is_shown():
     shown = {
         (page.parent / link).resolve()
         for page in PAGES
-        for _, link in _PICTURE.findall(page.read_text())
+        for _, link in _IMAGE.findall(page.read_text())
     }
     assert {path.resolve() for path in (DOCS / "images").iterdir()} == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_every_picture_stands_beside_the_command_that_makes_it(page):
+def test_every_image_stands_beside_the_command_that_makes_it(page):
     for prose, blocks in _sections(page.read_text()):
-        for alternative, link in _PICTURE.findall(prose):
+        for alternative, link in _IMAGE.findall(prose):
             assert _COMMAND.search(alternative) or _COMMAND.search(blocks), link
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from revt_hf.checkpoints.description import Description
 from revt_hf.checkpoints.tensors import CONFIG_FILE
-from revt_hf.errors import UserError
-from revt_hf.labels import CLASSES
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES
 
 _NUMBERED = re.compile(r"label\d+")
 

@@ -12,7 +12,7 @@ from typing import Any
 from revt_hf.checkpoints.json_fields import JsonFields
 from revt_hf.checkpoints.shapes import Architecture
 from revt_hf.checkpoints.tensors import CONFIG_FILE
-from revt_hf.normalisation import IMAGENET, Normalisation
+from revt_hf.data.normalisation import IMAGENET, Normalisation
 
 PROCESSOR_FILE = "preprocessor_config.json"
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -7,7 +7,7 @@ from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX, IMAGENET_CLASSIFIER
 from revt_hf.checkpoints.shapes import tensor_shapes
 from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 _INTEGERS = {"I64", "I32", "I16", "I8", "U8"}

@@ -12,7 +12,7 @@ from revt_hf.checkpoints.hub_requests import (
     bounded_requests,
     failed_transport,
 )
-from revt_hf.errors import DataWarning, UserError, causes
+from revt_hf.core.errors import DataWarning, UserError, causes
 
 # What cannot be a branch's name must not be a path in the cache.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!\S*\.\.)(?!/)\S+)?")
@@ -223,7 +223,7 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
         (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
         (
             errors.GatedRepoError,
-            f"the model is gated: accept its licence on {page} with your account, and {login}",
+            f"the model is gated: accept its license on {page} with your account, and {login}",
         ),
         (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
         (

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from revt_hf.errors import UserError
-from revt_hf.files import read_json_object
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
 
 _CHANNELS = 3
 _SHOWN = 60

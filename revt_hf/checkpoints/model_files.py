@@ -12,7 +12,7 @@ from typing import Any
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_normalisation
 from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.json_fields import JsonFields
-from revt_hf.normalisation import Normalisation
+from revt_hf.data.normalisation import Normalisation
 
 # The original's test protocol brings a Cityscapes image, 2048x1024, to this size.
 TEST_SIZE = {"height": 512, "width": 1024}

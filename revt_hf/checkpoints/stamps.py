@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 Stamp = tuple[int, ...]
 

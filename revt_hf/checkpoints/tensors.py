@@ -14,8 +14,8 @@ from revt_hf.checkpoints.headers import FLOATS, TensorPlace, read_header
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, disk_name, memory_names
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.checkpoints.wrapping import unwrap
-from revt_hf.errors import UserError
-from revt_hf.files import read_json_object
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
 
 __all__ = ["Checkpoint", "TensorPlace", "open_checkpoint", "standard_name"]
 

@@ -19,7 +19,7 @@ from revt_hf.checkpoints.headers import read_header
 from revt_hf.checkpoints.names import COUNTER, memory_names
 from revt_hf.checkpoints.tensors import SAFETENSORS, TensorPlace, standard_name
 from revt_hf.checkpoints.wrapping import is_model_name, listed, unwrap
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 DTYPES = {
     "BOOL": torch.bool,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 # What compilers and parallel wrappers put into names, at any place; no SegFormer has such a module.
 _TRANSPARENT = frozenset(

@@ -8,26 +8,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from revt_hf.augment import method
-from revt_hf.domains import load_spec
-from revt_hf.evaluation.inference import Protocol
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.outputs import folder_in_place, write_json
+from revt_hf.data.augment import method
+from revt_hf.data.domains import load_spec
+from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.jobs import Job, train_side_by_side
-from revt_hf.files import folder_in_place, write_json
 from revt_hf.merging.average import merge
-from revt_hf.recipe import load_recipe
-from revt_hf.reporting.build import Comparison, Entry, compare, write_sheet
-from revt_hf.reporting.page import Model, write_page
+from revt_hf.results.build import Comparison, Entry, compare, write_sheet
+from revt_hf.results.page import Model, write_page
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"
-_WRITTEN = ("start*", "members/*", "revt/*", "results.json", "scenes.png", PAGE)
+_WRITTEN = ("init*", "members/*", "revt/*", "results.json", "scenes.png", PAGE)
 # One minute on two cores: enough to see that everything runs, too little to learn much.
 _QUICK = {
-    "start.yaml": ("train.steps=40", "source.options.pictures=24"),
+    "init.yaml": ("train.steps=40", "source.options.images=24"),
     "member.yaml": (
         "train.steps=20",
-        "source.options.pictures=24",
+        "source.options.images=24",
         "train.validate_every=10",
     ),
 }
@@ -46,7 +46,7 @@ def run_demo(
     """Train, merge and compare on the built-in ``streets`` domain.
 
     Args:
-        output: gets ``start/``, ``members/``, ``revt/``, ``results.json``, ``scenes.png`` and
+        output: gets ``init/``, ``members/``, ``revt/``, ``results.json``, ``scenes.png`` and
             ``report.html``.
         quick: a minute's version that only shows that everything runs.
         overwrite: replace ``output`` if it exists.
@@ -64,14 +64,14 @@ def run_demo(
 
 def _run(output: Path, quick: bool, quiet: bool) -> Path:
     clock = _Clock()
-    start = _job("start", "start.yaml", quick, output / "start")
+    start = _job("init", "init.yaml", quick, output / "init")
     members = [
         _job(
             f"member {number}",
             "member.yaml",
             quick,
             output / "members" / f"{number}-{method(number).name}",
-            f"model.start={output / 'start'}",
+            f"model.init={output / 'init'}",
             f"augmentation.method={number}",
             f"train.seed={seed}",
         )
@@ -92,8 +92,8 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
     with clock.measure("merging and evaluating"):
         _say("4/4 merge, evaluate on unseen domains, draw", quiet)
         entries = _entries(start, members, output)
-        total = sum(len(pictures) for _, pictures in splits)
-        with tqdm(total=total, unit="picture", disable=quiet) as progress:
+        total = sum(len(images) for _, images in splits)
+        with tqdm(total=total, unit="image", disable=quiet) as progress:
             comparison = compare(
                 "ReVT on street scenes",
                 _INTRO,
@@ -113,7 +113,7 @@ def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Jo
 
 
 def _entries(start: Job, members: list[Job], output: Path) -> list[Entry]:
-    entries = [Entry(Model("start", "start", "widely varied colours; own head"), start.output)]
+    entries = [Entry(Model("init", "init", "widely varied colours; own head"), start.output)]
     for number, member in zip(METHODS, members, strict=True):
         entries.append(Entry(Model(member.name, "member", method(number).name), member.output))
     for index, number in enumerate(METHODS):

@@ -6,9 +6,9 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.inference import Segmenter, model_segmenter
-from revt_hf.folded_head import fold_, is_folded
-from revt_hf.modeling import is_channels_last
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter
+from revt_hf.models.folded_head import fold_, is_folded
+from revt_hf.models.load import is_channels_last
 
 
 def blueprint_of(segmenter: Segmenter) -> dict[str, Any]:

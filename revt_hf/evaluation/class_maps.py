@@ -1,6 +1,6 @@
-"""Logits to class map, with a few planes of the picture's size in memory, never all channels.
+"""Logits to class map, with a few planes of the image's size in memory, never all channels.
 
-Logits are resized bilinearly twice, to the network's input size and to the picture's own
+Logits are resized bilinearly twice, to the network's input size and to the image's own
 (original: ``encoder_decoder.py``). The class of a pixel is the arg max of its logits, or of the
 mean of several softmax probabilities.
 """
@@ -15,23 +15,23 @@ from torch.nn import functional
 
 Size = tuple[int, int]
 
-# Rows of the picture whose channels are in memory at once.
+# Rows of the image whose channels are in memory at once.
 _STRIP = 32
 
 
 class MeanProbabilities:
-    """Class map of the mean of several softmax probabilities of one picture.
+    """Class map of the mean of several softmax probabilities of one image.
 
     Logits are kept as small as the network gives them, and all of them are brought to the
-    picture's size strip by strip. Should they outgrow the picture's own channels, they are added
+    image's size strip by strip. Should they outgrow the image's own channels, they are added
     up there instead: memory does not grow with the number of views and ensemble members.
 
     Args:
-        picture_size: (height, width).
+        image_size: (height, width).
     """
 
-    def __init__(self, picture_size: Size) -> None:
-        self._size = picture_size
+    def __init__(self, image_size: Size) -> None:
+        self._size = image_size
         self._kept: list[tuple[torch.Tensor, Size]] = []
         self._total: torch.Tensor | None = None
 
@@ -89,30 +89,30 @@ def _rows(logits: torch.Tensor, sizes: tuple[Size, ...], top: int, bottom: int) 
     return functional.interpolate(rows[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def class_map(logits: torch.Tensor, network_size: Size, picture_size: Size) -> NDArray[np.uint8]:
-    """Arg max of logits at the picture's size.
+def class_map(logits: torch.Tensor, network_size: Size, image_size: Size) -> NDArray[np.uint8]:
+    """Arg max of logits at the image's size.
 
     Args:
         logits: (C, h, w), C at most 255.
         network_size: (height, width) of the network's input, the first resize.
-        picture_size: (height, width) of the picture, the second.
+        image_size: (height, width) of the image, the second.
 
     Returns:
         (height, width) uint8.
     """
     if logits.device.type == "cpu":
-        return _class_map_cpu(logits.float().numpy(), network_size, picture_size)
-    return _class_map_torch(logits.float(), network_size, picture_size)
+        return _class_map_cpu(logits.float().numpy(), network_size, image_size)
+    return _class_map_torch(logits.float(), network_size, image_size)
 
 
 def _class_map_cpu(
-    logits: NDArray[np.float32], network_size: Size, picture_size: Size
+    logits: NDArray[np.float32], network_size: Size, image_size: Size
 ) -> NDArray[np.uint8]:
     # One channel at a time with a running maximum: a few planes in memory, all of them reused.
-    best = np.empty(picture_size, dtype=np.float32)
+    best = np.empty(image_size, dtype=np.float32)
     plane = np.empty_like(best)
-    between = np.empty(network_size, dtype=np.float32) if network_size != picture_size else None
-    classes = np.zeros(picture_size, dtype=np.uint8)
+    between = np.empty(network_size, dtype=np.float32) if network_size != image_size else None
+    classes = np.zeros(image_size, dtype=np.uint8)
     higher = np.empty_like(classes)
     _resize(logits[0], between, best)
     for channel in range(1, logits.shape[0]):
@@ -137,13 +137,13 @@ def _resize(
 
 
 def _class_map_torch(
-    logits: torch.Tensor, network_size: Size, picture_size: Size
+    logits: torch.Tensor, network_size: Size, image_size: Size
 ) -> NDArray[np.uint8]:
     best: torch.Tensor | None = None
-    classes = torch.zeros(picture_size, dtype=torch.uint8, device=logits.device)
+    classes = torch.zeros(image_size, dtype=torch.uint8, device=logits.device)
     for channel in range(logits.shape[0]):
         plane = logits[None, channel : channel + 1]
-        for size in (network_size, picture_size):
+        for size in (network_size, image_size):
             plane = functional.interpolate(plane, size=size, mode="bilinear", align_corners=False)
         plane = plane[0, 0]
         if best is None:

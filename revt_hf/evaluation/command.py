@@ -1,4 +1,4 @@
-"""What ``revt evaluate`` does: named splits, several models, one decode of each picture."""
+"""What ``revt evaluate`` does: named splits, several models, one decode of each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +7,19 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.errors import UserError
+from revt_hf.config.options import key_values, parse_max_size
+from revt_hf.config.recipe import DomainSpec, load_recipe, named_protocol
+from revt_hf.core.errors import UserError
+from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
-from revt_hf.evaluation.inference import Protocol, Segmenter, model_segmenter
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.runner import Evaluated, evaluate_models
+from revt_hf.evaluation.predictor import Protocol, Segmenter, model_segmenter
+from revt_hf.evaluation.scoring import Evaluated, evaluate_models
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
-from revt_hf.modeling import for_inference_, load_model
-from revt_hf.options import key_values, parse_bound
-from revt_hf.processes import failing_together, local_main_first, process_state
-from revt_hf.recipe import DomainSpec, load_recipe, named_protocol
-from revt_hf.recorded import recorded_evaluation
+from revt_hf.models.load import for_inference_, load_model
+from revt_hf.models.recorded import recorded_evaluation
 
 
 def requested_splits(
@@ -63,17 +63,17 @@ class EvaluateOptions:
 
     Attributes:
         protocol: a name of ``PROTOCOLS``; None for what the models' folders name.
-        bound: ``WIDTHxHEIGHT`` or ``native``, in place of the protocol's own.
+        max_size: ``WIDTHxHEIGHT`` or ``native``, in place of the protocol's own.
         ensembles: also score all models together, combined in these ways.
         head: whose decode head an ensemble of features uses, counted from 1.
-        cost: also measure what a picture of the first split's size costs.
-        batch_size: pictures that go through a network together.
-        workers: processes that decode pictures.
+        cost: also measure what an image of the first split's size costs.
+        batch_size: images that go through a network together.
+        workers: processes that decode images.
         quiet: no progress bar.
     """
 
     protocol: str | None = None
-    bound: str | None = None
+    max_size: str | None = None
     ensembles: Sequence[str] = ()
     head: int = 1
     cost: bool = False
@@ -96,13 +96,13 @@ def evaluate_command(
         The scores, on every process; costs are measured on the main process only.
 
     Raises:
-        UserError: a model, a domain, the protocol, an ensemble or a picture cannot be used.
+        UserError: a model, a domain, the protocol, an ensemble or an image cannot be used.
     """
     options = options or EvaluateOptions()
     processes = process_state()
     with failing_together(processes):
         told_apart(splits)
-        protocol = chosen_protocol(models, options.bound, options.protocol)
+        protocol = chosen_protocol(models, options.max_size, options.protocol)
         segmenters = _segmenters(models, options)
     loaded = local_main_first(
         processes, lambda: [(split, load_labelled(split.spec, split.split)) for split in splits]
@@ -111,17 +111,17 @@ def evaluate_command(
     with failing_together(processes):
         minimum = minimum_side(model for one in segmenters.values() for model in one.models)
         # The first split is checked where it is scored, before anything else.
-        for split, pictures in loaded[1:]:
-            check_sizes(pictures, split.label, protocol, minimum)
+        for split, images in loaded[1:]:
+            check_sizes(images, split.label, protocol, minimum)
     total = sum(
-        len(range(processes.process_index, len(pictures), processes.num_processes))
-        for _, pictures in loaded
+        len(range(processes.process_index, len(images), processes.num_processes))
+        for _, images in loaded
     )
     quiet = options.quiet or not processes.is_main_process
-    with tqdm(total=total, unit="picture", desc="evaluate", disable=quiet) as progress:
-        for split, pictures in loaded:
+    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+        for split, images in loaded:
             results += evaluate_models(
-                *(segmenters, pictures, split, protocol, progress.update),
+                *(segmenters, images, split, protocol, progress.update),
                 batch_size=options.batch_size,
                 workers=options.workers,
             )
@@ -147,8 +147,8 @@ def _segmenters(names: Sequence[str], options: EvaluateOptions) -> dict[str, Seg
 def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
     """A model on the accelerator's device, in eval mode, made faster; not for training.
 
-    :func:`revt_hf.modeling.load_model` gives it as it is, and
-    :func:`revt_hf.modeling.for_inference_` says what is done to it.
+    :func:`revt_hf.models.load.load_model` gives it as it is, and
+    :func:`revt_hf.models.load.for_inference_` says what is done to it.
 
     Raises:
         UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
@@ -157,20 +157,20 @@ def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
 
 
 def chosen_protocol(
-    models: Sequence[str | Path], bound: str | None, name: str | None = None
+    models: Sequence[str | Path], max_size: str | None, name: str | None = None
 ) -> Protocol:
-    """The protocol of a name, else what the models' folders name; a bound replaces its own.
+    """The protocol of a name, else what the models' folders name; a max_size replaces its own.
 
     Args:
         models: folders or Hub ids.
-        bound: ``WIDTHxHEIGHT``, ``native``, or None for the protocol's own.
+        max_size: ``WIDTHxHEIGHT``, ``native``, or None for the protocol's own.
         name: of ``PROTOCOLS``, or None.
 
     Raises:
-        UserError: the name or the bound cannot be read, or the models were made for different
+        UserError: the name or the max_size cannot be read, or the models were made for different
             protocols.
     """
-    changes = {} if bound is None else {"bound": parse_bound(bound)}
+    changes = {} if max_size is None else {"max_size": parse_max_size(max_size)}
     if name is None:
         return Protocol.of(recorded_evaluation(models, **changes))
     try:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.errors import UserError
-from revt_hf.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, SUBSETS
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, SUBSETS
 
 # calcHist counts in float32, which is exact up to here.
 _EXACT_COUNTS = 2**24

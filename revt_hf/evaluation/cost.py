@@ -1,4 +1,4 @@
-"""What a prediction costs: parameters, floating-point operations, pictures a second, memory.
+"""What a prediction costs: parameters, floating-point operations, images a second, memory.
 
 An ensemble costs all that it runs. Sizes follow from the configurations, so that operations are
 counted without computing them, and CPU memory is measured in a process that does nothing else.
@@ -18,11 +18,11 @@ from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from revt_hf.errors import printable
+from revt_hf.core.errors import printable
+from revt_hf.core.memory import measured_in_own_process
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.inference import Protocol, Segmenter, network_sizes, sliding_logits
-from revt_hf.memory import measured_in_own_process
+from revt_hf.evaluation.predictor import Protocol, Segmenter, network_sizes, sliding_logits
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
@@ -30,25 +30,25 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one picture, at batch size 1.
+    """The cost of one image, at batch size 1.
 
     Attributes:
         parameters: of everything that runs; a member that runs in full counts in full.
         flops: multiplications and additions (a multiply-add is 2) of the convolutions, linear
             layers and attention, over all views and windows; normalisation, activations and
             resizing are not counted.
-        pictures_per_second: from a decoded picture to its class map, median after a warm-up.
+        images_per_second: from a decoded image to its class map, median after a warm-up.
         peak_mib: weights and working memory in MiB: of the GPU's allocator, or on a CPU by how
             much the resident memory of a process of its own grows.
-        picture_size: (height, width) of the picture that all this is for.
+        image_size: (height, width) of the image that all this is for.
         device: where speed and memory were measured.
     """
 
     parameters: int
     flops: int
-    pictures_per_second: float
+    images_per_second: float
     peak_mib: float
-    picture_size: Size
+    image_size: Size
     device: str
 
 
@@ -57,17 +57,17 @@ def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
 
     Args:
         segmenter: a model or an ensemble.
-        size: (height, width) of the picture; the protocol makes the network's input of it.
+        size: (height, width) of the image; the protocol makes the network's input of it.
         protocol: see :class:`Protocol`.
     """
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    rate = _pictures_per_second(segmenter, image, protocol)
+    rate = _images_per_second(segmenter, image, protocol)
     return Cost(
         parameters=parameters_of(segmenter),
         flops=flops_of(segmenter, size, protocol),
-        pictures_per_second=rate,
+        images_per_second=rate,
         peak_mib=peak_mib(segmenter, size, protocol),
-        picture_size=size,
+        image_size=size,
         device=device_name(segmenter.device),
     )
 
@@ -80,7 +80,7 @@ def parameters_of(segmenter: Segmenter) -> int:
 
 
 def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
-    """Floating-point operations of one picture of a (height, width); see :class:`Cost`."""
+    """Floating-point operations of one image of a (height, width); see :class:`Cost`."""
     shapes_only = without_weights(blueprint_of(segmenter))
     views_a_scale = protocol.views // len(protocol.scales)
     # Other attention kernels hide their products from the counter on some devices.
@@ -96,9 +96,7 @@ def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
     return int(counter.get_total_flops()) * views_a_scale
 
 
-def _pictures_per_second(
-    segmenter: Segmenter, image: NDArray[np.uint8], protocol: Protocol
-) -> float:
+def _images_per_second(segmenter: Segmenter, image: NDArray[np.uint8], protocol: Protocol) -> float:
     segmenter.class_map(image, protocol)
     times: list[float] = []
     while len(times) < _MIN_RUNS or (sum(times) < _SECONDS and len(times) < _MAX_RUNS):
@@ -109,23 +107,23 @@ def _pictures_per_second(
     return 1 / statistics.median(times)
 
 
-def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, pictures: int = 1) -> float:
+def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int = 1) -> float:
     """Weights and working memory of a prediction, in MiB; see :class:`Cost`.
 
     Args:
         segmenter: a model or an ensemble, where it is.
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
         protocol: see :class:`Protocol`.
-        pictures: how many go through the network together.
+        images: how many go through the network together.
 
     Raises:
         MemoryError: on a CPU, more than there is.
         torch.OutOfMemoryError: on a GPU, more than there is.
     """
     if segmenter.device.type == "cuda":
-        images = [np.zeros((*size, 3), dtype=np.uint8)] * pictures
-        return _cuda_peak_mib(segmenter, images, protocol)
-    return _cpu_peak_mib(segmenter, size, protocol, pictures)
+        blank = [np.zeros((*size, 3), dtype=np.uint8)] * images
+        return _cuda_peak_mib(segmenter, blank, protocol)
+    return _cpu_peak_mib(segmenter, size, protocol, images)
 
 
 def _cuda_peak_mib(
@@ -148,12 +146,12 @@ def bytes_of(segmenter: Segmenter) -> int:
     return sum(tensors.values())
 
 
-def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, pictures: int) -> float:
+def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int) -> float:
     order = {
         "blueprint": blueprint_of(segmenter),
         "size": size,
         "protocol": asdict(protocol),
-        "pictures": pictures,
+        "images": images,
         "threads": torch.get_num_threads(),
     }
     return measured_in_own_process("revt_hf.evaluation.peak_memory", order)
@@ -169,19 +167,17 @@ def device_name(device: torch.device) -> str:
 def print_costs(costs: Mapping[str, Cost]) -> None:
     """A table of what models and ensembles cost, by name, on the terminal."""
     first = next(iter(costs.values()))
-    height, width = first.picture_size
-    table = Table(
-        title=f"Cost of a {width}x{height} picture ({first.device})", title_justify="left"
-    )
+    height, width = first.image_size
+    table = Table(title=f"Cost of a {width}x{height} image ({first.device})", title_justify="left")
     table.add_column("model", overflow="fold")
-    for title in ("parameters (M)", "GFLOPs", "pictures/s", "peak MiB"):
+    for title in ("parameters (M)", "GFLOPs", "images/s", "peak MiB"):
         table.add_column(title, justify="right")
     for name, cost in costs.items():
         table.add_row(
             Text(printable(name)),
             f"{cost.parameters / 1e6:.2f}",
             f"{cost.flops / 1e9:.1f}",
-            f"{cost.pictures_per_second:.3g}",
+            f"{cost.images_per_second:.3g}",
             f"{cost.peak_mib:.0f}",
         )
     Console().print(table)

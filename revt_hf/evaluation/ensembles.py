@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Network, Segmenter, model_segmenter
-from revt_hf.normalisation import normalisation_of
+from revt_hf.core.errors import UserError
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.predictor import Network, Segmenter, model_segmenter
 
 Models = Sequence[SegformerForSemanticSegmentation]
 
@@ -123,7 +123,7 @@ def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter
     Args:
         models: at least two, in eval mode.
         combine: ``logits`` (their mean), ``product`` (of probabilities; see
-            :func:`mean_of_logits`), ``probabilities`` (the mean of softmax at the picture's size,
+            :func:`mean_of_logits`), ``probabilities`` (the mean of softmax at the image's size,
             the original's ensemble) or ``features`` (the mean of each encoder stage, decoded by
             one head).
         head: for ``features``, whose decode head, counted from 1.

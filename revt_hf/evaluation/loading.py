@@ -1,16 +1,16 @@
-"""Pictures for evaluation, decoded ahead, in batches."""
+"""Images for evaluation, decoded ahead, in batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
-from revt_hf.cores import one_thread, worker_count
-from revt_hf.domains import domain_label, load_spec
-from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Protocol, network_sizes
-from revt_hf.labels import IGNORE_INDEX
-from revt_hf.recipe import DomainSpec
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.core.cores import one_thread, worker_count
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains import domain_label, load_spec
+from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.evaluation.predictor import Protocol, network_sizes
 
 Row = dict[str, Any]
 
@@ -19,24 +19,24 @@ def load_labelled(spec: DomainSpec, split: str) -> Any:
     """One split of the domain that a recipe names, if there is anything to score on it.
 
     Raises:
-        UserError: as :func:`revt_hf.domains.load_spec`, or :func:`check_labelled`.
+        UserError: as :func:`revt_hf.data.domains.load_spec`, or :func:`check_labelled`.
     """
-    pictures = load_spec(spec, split)
-    check_labelled(pictures, domain_label(spec, split))
-    return pictures
+    images = load_spec(spec, split)
+    check_labelled(images, domain_label(spec, split))
+    return images
 
 
-def check_labelled(pictures: Any, name: str) -> None:
-    """Refuse pictures of which no pixel has a class; reads as far as the first that has one.
+def check_labelled(images: Any, name: str) -> None:
+    """Refuse images of which no pixel has a class; reads as far as the first that has one.
 
     Args:
-        pictures: rows with ``label`` (H, W) uint8, train ids and 255.
+        images: rows with ``label`` (H, W) uint8, train ids and 255.
         name: what the error calls them.
 
     Raises:
-        UserError: there is no labelled pixel, or a picture before the first cannot be read.
+        UserError: there is no labelled pixel, or an image before the first cannot be read.
     """
-    labels = (pictures[index]["label"] for index in range(len(pictures)))
+    labels = (images[index]["label"] for index in range(len(images)))
     if not any((label != IGNORE_INDEX).any() for label in labels):
         raise UserError(
             f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), look at its "
@@ -44,21 +44,21 @@ def check_labelled(pictures: Any, name: str) -> None:
         )
 
 
-def picture_batches(
-    pictures: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
+def image_batches(
+    images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
-    """Consecutive pictures whose network inputs have the same size, at most ``batch_size``.
+    """Consecutive images whose network inputs have the same size, at most ``batch_size``.
 
     Args:
-        pictures: rows with ``image`` (H, W, 3) uint8; decoded as they are read.
+        images: rows with ``image`` (H, W, 3) uint8; decoded as they are read.
         indices: which of them, in this order.
         protocol: decides the sizes.
         batch_size: at least 1.
-        workers: processes that decode ahead, at most one for each core and picture; each keeps two
-            pictures ready.
+        workers: processes that decode ahead, at most one for each core and image; each keeps two
+            images ready.
     """
     loader = DataLoader(
-        Subset(pictures, indices),
+        Subset(images, indices),
         batch_size=None,
         num_workers=worker_count(workers, len(indices)),
         collate_fn=_as_it_is,

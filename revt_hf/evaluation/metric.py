@@ -1,4 +1,4 @@
-"""Mean IoU as an ``evaluate.Metric`` that keeps a confusion matrix, not the pictures."""
+"""Mean IoU as an ``evaluate.Metric`` that keeps a confusion matrix, not the images."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +8,12 @@ import evaluate
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
-from revt_hf.labels import NUM_CLASSES
 
 
 class MeanIoU(evaluate.Metric):
-    """Data-set-level mean IoU over the 19 classes; memory does not grow with the pictures.
+    """Data-set-level mean IoU over the 19 classes; memory does not grow with the images.
 
     ``add`` and ``add_batch`` count at once. Works offline. Over several processes, sum
     ``metric.matrix`` (19, 19) int64 over the ranks: the result is exactly one process's.
@@ -26,7 +26,7 @@ class MeanIoU(evaluate.Metric):
         self.matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
 
     def _info(self) -> evaluate.MetricInfo:
-        picture = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
+        image = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
         return evaluate.MetricInfo(
             description="Data-set-level mean IoU from a running confusion matrix.",
             citation="",
@@ -34,7 +34,7 @@ class MeanIoU(evaluate.Metric):
                 "predictions: (H, W) train ids 0..18; references: (H, W) train ids 0..18, 255 is "
                 "ignored; both uint8, at the label's own size."
             ),
-            features=datasets.Features({"predictions": picture, "references": picture}),
+            features=datasets.Features({"predictions": image, "references": image}),
         )
 
     def add(
@@ -44,7 +44,7 @@ class MeanIoU(evaluate.Metric):
         reference: NDArray[np.uint8] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Count one picture: ``prediction`` and ``reference`` are (H, W) train ids.
+        """Count one image: ``prediction`` and ``reference`` are (H, W) train ids.
 
         Raises:
             ValueError: shapes differ or a value is out of range.
@@ -60,7 +60,7 @@ class MeanIoU(evaluate.Metric):
         references: Iterable[NDArray[np.uint8]] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Count several pictures, which may differ in size.
+        """Count several images, which may differ in size.
 
         Raises:
             ValueError: shapes differ or a value is out of range.

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from revt_hf.core.memory import can_forget_peaks, give_back_free_memory, growth_mib
+from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.evaluation.blueprint import compile_, with_zeros, without_weights
 from revt_hf.evaluation.cost import bytes_of
-from revt_hf.evaluation.inference import Protocol, model_segmenter
-from revt_hf.labels import NUM_CLASSES
-from revt_hf.memory import can_forget_peaks, give_back_free_memory, growth_mib
+from revt_hf.evaluation.predictor import Protocol, model_segmenter
 
 _MIB = 2**20
 
@@ -23,17 +23,17 @@ _MIB = 2**20
 def measure(order: dict[str, Any]) -> float:
     """How much resident memory weights and one prediction take, in MiB.
 
-    Weights and pictures are zeros: memory does not depend on them. What compiling takes does not
+    Weights and images are zeros: memory does not depend on them. What compiling takes does not
     count, where the system lets peaks be forgotten.
 
     Args:
-        order: ``blueprint`` (:func:`blueprint_of`), ``size`` (height, width), ``pictures`` that go
+        order: ``blueprint`` (:func:`blueprint_of`), ``size`` (height, width), ``images`` that go
             through together, ``protocol`` (the fields of :class:`Protocol`) and ``threads``.
     """
     torch.set_num_threads(order["threads"])
     _start_libraries(order["blueprint"]["bf16"])
     segmenter = without_weights(order["blueprint"])
-    images = [np.zeros((*order["size"], 3), dtype=np.uint8)] * order["pictures"]
+    images = [np.zeros((*order["size"], 3), dtype=np.uint8)] * order["images"]
     protocol = Protocol(**order["protocol"])
     compiled = compile_(segmenter, order["blueprint"])
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import datasets
 
-from revt_hf.domains.decoding import image_size
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
+from revt_hf.data.decoding import image_size
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.inference import Protocol, network_sizes
+from revt_hf.evaluation.predictor import Protocol, network_sizes
 
 _READERS = 8
 
@@ -55,7 +55,7 @@ def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
     """Refuse a split with an image that a network cannot take; reads the starts of files only.
 
     Args:
-        rows: as :func:`revt_hf.domains.load_domain` gives.
+        rows: as :func:`revt_hf.data.domains.load_domain` gives.
         name: what the error calls the split.
         protocol: decides what reaches the network.
         minimum: see :func:`minimum_side`.
@@ -68,7 +68,9 @@ def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
         if size not in known:
             known[size] = too_small(size, protocol, minimum)
         if known[size]:
-            raise UserError(f"{name}: {file}: {known[size]}: leave it out or choose another bound")
+            raise UserError(
+                f"{name}: {file}: {known[size]}: leave it out or choose another max_size"
+            )
 
 
 def sizes_of(rows: Any) -> Iterator[tuple[str, Size]]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from revt_hf.domains import domain_label
-from revt_hf.errors import UserError
-from revt_hf.recipe import DomainSpec, Recipe, Source
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains import domain_label
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from revt_hf.errors import UserError, counted
+from revt_hf.core.errors import UserError, counted
+from revt_hf.core.outputs import write_json
 from revt_hf.experiments.folder import check_folder
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.plan import plan_json, plan_tree
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.runner import HowToRun, Outcome, chosen_steps, run_steps
 from revt_hf.experiments.steps import build_graph
-from revt_hf.files import write_json
 
 
 def run_command(

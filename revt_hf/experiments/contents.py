@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE
 from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
-from revt_hf.errors import UserError
-from revt_hf.files import file_sha256
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256
 
 # Size, time and hash of a result; hashes of the files that say how its weights are used.
 _STAMP = TypeAdapter(tuple[int, int, str, dict[str, str]])

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from revt_hf.errors import UserError, readable_os_errors
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.outputs import check_apart, real_path
 from revt_hf.experiments.graph import Graph, Train
-from revt_hf.files import check_apart, real_path
 
 # Entries of the steps that are done, and their locks; with it a folder is an experiment's.
 STEPS_FOLDER = ".steps"

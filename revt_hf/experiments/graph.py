@@ -9,22 +9,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import Evaluation, Recipe, Source
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.recipe import Experiment, PaperRow
 from revt_hf.merging.plan import Rule
-from revt_hf.recipe import Evaluation, Recipe, Source
 
-Kind = Literal["start", "member", "merge", "recalibrated", "ensemble", "selection"]
+Kind = Literal["init", "member", "merge", "recalibrated", "ensemble", "selection"]
 _MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a member; ``start`` is the step whose network it starts from."""
+    """Train a member; ``init`` is the step whose network it starts from."""
 
     recipe: Recipe
-    start: str | None
+    init: str | None
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class MergeWork:
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Re-estimate the head's BatchNorm statistics of a merge on source pictures."""
+    """Re-estimate the head's BatchNorm statistics of a merge on source images."""
 
     model: str
     sources: tuple[Source, ...]
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def settings_of(step: Step, graph: Graph) -> Mapping[str, Any]:
         ]
         return {"rules": rules, "head": work.head, "base": work.base}
     if isinstance(work, Recalibrate):
-        return {"sources": [_dumped(one) for one in work.sources], "pictures": work.pictures}
+        return {"sources": [_dumped(one) for one in work.sources], "images": work.images}
     if isinstance(work, Score):
         passing = graph.passing.get(work.network)
         return {

@@ -19,18 +19,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from revt_hf.child import Child
-from revt_hf.cores import core_count
-from revt_hf.errors import UserError, printable
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.child import Child
+from revt_hf.core.cores import core_count
+from revt_hf.core.errors import UserError, printable
+from revt_hf.core.outputs import locked, write_text
 from revt_hf.experiments.devices import gpu_variable, least_used, visible_gpus
-from revt_hf.files import locked, write_text
-from revt_hf.recipe import Recipe
-from revt_hf.training.checkpoints import training_folder
+from revt_hf.training.run_checkpoints import training_folder
 from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5
 _SIGNALLED = 128
-_HERE = (sys.executable, "-m", "revt_hf.cli")
+_HERE = (sys.executable, "-m", "revt_hf.cli.main")
 
 
 @dataclass(frozen=True)

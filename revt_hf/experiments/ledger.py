@@ -10,9 +10,11 @@ from typing import Any, Literal
 from pydantic import FiniteFloat, TypeAdapter
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
-from revt_hf.domains import open_domain
-from revt_hf.domains.base import Opened
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object, write_json
+from revt_hf.data.domains import open_domain
+from revt_hf.data.domains.base import Opened
 from revt_hf.experiments.contents import Contents, check_stamp, fingerprint_of
 from revt_hf.experiments.folder import STEPS_FOLDER
 from revt_hf.experiments.graph import (
@@ -27,9 +29,7 @@ from revt_hf.experiments.graph import (
     Train,
     settings_of,
 )
-from revt_hf.files import read_json_object, write_json
-from revt_hf.recipe import DomainSpec
-from revt_hf.training.checkpoints import newest_checkpoint, training_folder
+from revt_hf.training.run_checkpoints import newest_checkpoint, training_folder
 
 State = Literal["done", "stale", "begun", "missing"]
 # Raised when a step's result would come out differently: every step is done again then.
@@ -57,7 +57,7 @@ class Ledger:
     """The state of an experiment's folder.
 
     A step is done if its result is there, is what the step wrote, and was made from what would
-    be taken now: same settings, same models going in, same pictures on disk.
+    be taken now: same settings, same models going in, same images on disk.
     """
 
     def __init__(self, graph: Graph, folder: Path) -> None:
@@ -142,8 +142,8 @@ class Ledger:
                 "version": _VERSION,
                 "settings": settings,
                 "needs": [self.fingerprint(need) for need in step.needs],
-                "pictures": [self._opened(*place).content for place in self._pictures(step)],
-                "start": self._outside(step),
+                "images": [self._opened(*place).content for place in self._images(step)],
+                "init": self._outside(step),
             }
         except UserError:
             return None
@@ -161,9 +161,9 @@ class Ledger:
         return fingerprint_of(self._read(step_id)["result"])
 
     def missing_data(self, step_id: str) -> str | None:
-        """Why a step's pictures cannot be read, if they cannot."""
+        """Why a step's images cannot be read, if they cannot."""
         try:
-            for spec, split in self._pictures(self._graph.steps[step_id]):
+            for spec, split in self._images(self._graph.steps[step_id]):
                 opened = self._opened(spec, split)
                 if opened.missing:
                     return opened.missing[0][1]
@@ -171,9 +171,9 @@ class Ledger:
             return str(error)
         return None
 
-    def pictures(self, step_id: str) -> int:
-        """How many pictures a step reads."""
-        places = self._pictures(self._graph.steps[step_id])
+    def images(self, step_id: str) -> int:
+        """How many images a step reads."""
+        places = self._images(self._graph.steps[step_id])
         return sum(self._opened(*place).images for place in places)
 
     def _forget(self, step_id: str) -> None:
@@ -219,12 +219,12 @@ class Ledger:
         if isinstance(step.work, Score):
             step = self._graph.passing.get(step.work.network, step)
         if isinstance(step.work, Train):
-            source = step.work.recipe.model.start
+            source = step.work.recipe.model.init
         elif isinstance(step.work, MergeWork) and step.work.base not in self._graph.steps:
             source = step.work.base
         return self._contents.of_checkpoint(source) if source is not None else None
 
-    def _pictures(self, step: Step) -> list[tuple[DomainSpec, str]]:
+    def _images(self, step: Step) -> list[tuple[DomainSpec, str]]:
         """The splits that a step reads."""
         work = step.work
         if isinstance(work, Train):

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, product
 from math import comb
 
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.graph import Graph, Kind, MergeWork, Network, Recalibrate, Step
 from revt_hf.experiments.named_members import NamedMember, one_member, seed_text
 from revt_hf.experiments.recipe import Experiment, Grid, Merge
 from revt_hf.merging.plan import MergeSpec, Rule, check_spec
-from revt_hf.recipe import Recipe
 
 _MOST_POINTS = 10_000
 

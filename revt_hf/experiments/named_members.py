@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.recipe import Experiment
 
 

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
-from revt_hf.domains import load_spec
+from revt_hf.core.outputs import write_text
+from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.predictor import Protocol
 from revt_hf.experiments.graph import Graph, Network
 from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.scoring import evaluations, read_evaluation
-from revt_hf.files import write_text
-from revt_hf.reporting.build import Entry, assemble
-from revt_hf.reporting.collect import read_measurements
-from revt_hf.reporting.formats import TableFormat, formatted, print_tables
-from revt_hf.reporting.matrix import build_tables
-from revt_hf.reporting.page import Model, write_page
-from revt_hf.reporting.report import Kind
-from revt_hf.reporting.rows import TableOptions
-from revt_hf.reporting.summary import score_from_result
+from revt_hf.experiments.score_steps import evaluations, read_evaluation
+from revt_hf.results.build import Entry, assemble
+from revt_hf.results.collect import read_measurements
+from revt_hf.results.formats import TableFormat, formatted, print_tables
+from revt_hf.results.matrix import build_tables
+from revt_hf.results.page import Model, write_page
+from revt_hf.results.report import Kind
+from revt_hf.results.rows import TableOptions
+from revt_hf.results.summary import score_from_result
 
 _SUFFIXES = {
     TableFormat.markdown: ".md",
@@ -25,7 +25,7 @@ _SUFFIXES = {
     TableFormat.html: ".html",
 }
 _PAGE_KINDS: dict[str, Kind] = {
-    "start": "start",
+    "init": "init",
     "member": "member",
     "merge": "revt",
     "recalibrated": "revt",
@@ -46,7 +46,7 @@ def write_outputs(graph: Graph, ledger: Ledger, folder: Path, name: str, quiet: 
         What was written; nothing where nothing has been scored.
 
     Raises:
-        UserError: an evaluation cannot be read, or a picture for the page.
+        UserError: an evaluation cannot be read, or an image for the page.
     """
     found = evaluations(graph, ledger)
     if not found:
@@ -116,7 +116,7 @@ def _first_merge(graph: Graph) -> list[Network]:
     return [
         network
         for network in shown
-        if network.kind == "start"
+        if network.kind == "init"
         or network.id in (*members, *heads)
         or (network.kind == "recalibrated" and graph.steps[network.id].needs[0] in heads)
     ]

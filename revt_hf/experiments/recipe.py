@@ -12,11 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from revt_hf.errors import UserError
-from revt_hf.merging.merge_recipe import RuleRecipe
-from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, Target, load_recipe
-from revt_hf.reporting.paper import paper_row
-from revt_hf.sections import (
+from revt_hf.config.recipe import PROTOCOLS, Evaluation, Recipe, Target, load_recipe
+from revt_hf.config.sections import (
     BatchSize,
     ExpandedPath,
     Number,
@@ -26,7 +23,10 @@ from revt_hf.sections import (
     Workers,
     validation_sentence,
 )
-from revt_hf.yaml_files import apply_override, read_with_parents
+from revt_hf.config.yaml_files import apply_override, read_with_parents
+from revt_hf.core.errors import UserError
+from revt_hf.merging.merge_recipe import RuleRecipe
+from revt_hf.results.paper import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
 Weights = tuple[Number, ...]
@@ -73,7 +73,7 @@ class _Titled(Section):
 class Member(_Titled):
     """A network: trained by a recipe, once for each seed; an average; or a checkpoint that exists.
 
-    ``set`` overrides values of the recipe (``train.steps: 100``). ``start`` names another member
+    ``set`` overrides values of the recipe (``train.steps: 100``). ``init`` names another member
     to start from. ``checkpoint`` is a folder or Hub id; with seeds, ``{seed}`` stands for each.
     ``of`` names a trained member whose ``average`` it is: what that run kept besides its last
     weights (``train.ema``, ``train.swad``).
@@ -82,7 +82,7 @@ class Member(_Titled):
 
     recipe: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
-    start: str | None = None
+    init: str | None = None
     checkpoint: ExpandedPath | None = None
     seeds: tuple[Seed, ...] | None = None
     of: str | None = None
@@ -96,8 +96,8 @@ class Member(_Titled):
                 "give either a recipe to train it, a checkpoint that exists, or the member that it "
                 "is an average of"
             )
-        if self.recipe is None and (self.set or self.start):
-            raise ValueError("set and start belong to a recipe")
+        if self.recipe is None and (self.set or self.init):
+            raise ValueError("set and init belong to a recipe")
         if (self.of is None) != (self.average is None):
             raise ValueError("of and average go together: which member's average, and which one")
         if self.of is not None and ("/" in self.of or self.seeds is not None):
@@ -119,7 +119,7 @@ class Merge(_Titled):
     One for each seed (where ``members`` are named without one), each head, each selection and
     each set of weights. ``members`` are names, ``base/1`` is the member ``base`` of seed 1.
     ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also re-estimates the
-    head's BatchNorm statistics on so many source pictures. ``evaluate: false`` merges only,
+    head's BatchNorm statistics on so many source images. ``evaluate: false`` merges only,
     ``keep: false`` keeps the scores only: hundreds of merges are many GiB.
     """
 
@@ -293,8 +293,8 @@ def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe
     """
     member = experiment.members[name]
     overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
-    if member.start is not None:
-        overrides.append(f"model.start=members/{member.start}")
+    if member.init is not None:
+        overrides.append(f"model.init=members/{member.init}")
     if seed is not None:
         overrides.append(f"train.seed={seed}")
     return load_recipe(str(member.recipe), overrides)

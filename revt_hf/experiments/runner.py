@@ -13,7 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.devices import default_slots
 from revt_hf.experiments.folder import STEPS_FOLDER, begin_folder
 from revt_hf.experiments.graph import (
@@ -30,9 +31,8 @@ from revt_hf.experiments.graph import (
 from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.recipe import Recipe
-from revt_hf.recorded import RECIPE_FILE, recorded_recipe
-from revt_hf.training.checkpoints import training_folder
+from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.run_checkpoints import training_folder
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Run:
         launcher = launcher_words(self._how.launcher) or [sys.executable]
         places = self._how.places or default_slots(self._how.launcher)
         locks: dict[str, FileLock] = {}
-        with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli"]) as trainings:
+        with Trainings(self._progress, places, [*launcher, "-m", "revt_hf.cli.main"]) as trainings:
             while waiting or trainings.busy:
                 could = len(locks) + sum(map(self._needs_done, waiting))
                 for step in list(waiting):
@@ -202,9 +202,9 @@ class _Run:
         if missing is not None:
             raise UserError(missing)
         recipe = work.recipe
-        if work.start is not None:
-            start = self._ledger.model_of(work.start)
-            model = recipe.model.model_copy(update={"start": start})
+        if work.init is not None:
+            start = self._ledger.model_of(work.init)
+            model = recipe.model.model_copy(update={"init": start})
             recipe = Recipe.model_validate(
                 {**recipe.model_dump(), "model": model.model_dump(exclude_none=True)}
             )
@@ -231,14 +231,14 @@ class _Run:
             Path(self._ledger.model_of(work.model)),
             work.sources,
             self._ledger.folder_of(step.id),
-            work.pictures,
+            work.images,
             overwrite=True,
             quiet=True,
             score_val=False,
         )
 
     def _choose(self, step: Step) -> None:
-        from revt_hf.experiments.scoring import choose
+        from revt_hf.experiments.score_steps import choose
 
         choose(step, self._graph, self._ledger)
 
@@ -246,21 +246,21 @@ class _Run:
         waiting = [step for step in self._unfinished(steps) if self._ready(step)]
         if waiting:
             self._score_all(waiting)
-        from revt_hf.experiments.scoring import relabel
+        from revt_hf.experiments.score_steps import relabel
 
         for step in steps:
             if self._ledger.done(step.id):
                 relabel(step, self._graph, self._ledger)
 
     def _score_all(self, steps: list[Step]) -> None:
-        from revt_hf.experiments.scoring import groups, score
+        from revt_hf.experiments.score_steps import groups, score
 
         missing = self._ledger.missing_data(steps[0].id)
         if missing is not None:
             for step in steps:
                 self._fail(step, missing)
             return
-        sizes = self._ledger.pictures(steps[0].id)
+        sizes = self._ledger.images(steps[0].id)
         for group in groups(steps, self._graph, self._ledger):
             bar = self._progress.add_task(f"score {len(group)} networks", total=sizes, note="")
             try:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from revt_hf.errors import UserError, printable
-from revt_hf.sections import Section, validation_sentence
-from revt_hf.yaml_files import read_with_parents
+from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.core.errors import UserError, printable
 
 Kind = Literal["train", "merge", "score", "report"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from revt_hf.errors import UserError, printable
+from revt_hf.core.errors import UserError, printable
 from revt_hf.experiments.graph import (
     Average,
     Choose,
@@ -26,7 +26,7 @@ _TOGETHER = 8
 _ABOUT: dict[Kind, str] = {
     "train": "Trainings; started again, a task goes on from its checkpoint.",
     "merge": "Merges, and their recalibration.",
-    "score": "Scores; the networks of a task share the decoding of pictures.",
+    "score": "Scores; the networks of a task share the decoding of images.",
     "report": "From what is done by then.",
 }
 
@@ -171,7 +171,7 @@ def _arguments(steps: Sequence[str]) -> str:
 
 
 def _command(stage: Stage, call: Call, launcher: str | None) -> list[str]:
-    words = [sys.executable, "-m", "revt_hf.cli", "run", str(call.experiment)]
+    words = [sys.executable, "-m", "revt_hf.cli.main", "run", str(call.experiment)]
     words += ["--output", str(call.output)]
     for override in call.overrides:
         words += ["--set", override]

@@ -6,13 +6,14 @@ A step's ``id`` is also where its result lies, below the experiment's folder:
 - ``merges/revt/0/head-base``: a merge of the members of seed 0 with the head of ``base``; of
   several selections or weights the variant stands before the head,
 - ``recalibrated/...``: the same names,
-- ``results/published/members/base/0.json``: a network scored by a protocol,
+- ``results/paper/members/base/0.json``: a network scored by a protocol,
 - ``selections/best/0.json``: what was chosen.
 
 Ensembles have no step: they are networks (``ensembles/...``) that are scored.
 """
 
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.graph import (
     Average,
@@ -34,7 +35,6 @@ from revt_hf.experiments.recipe import (
     member_recipe,
 )
 from revt_hf.experiments.recipe import Selection as SelectionRecipe
-from revt_hf.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
 
 
 def build_graph(experiment: Experiment) -> Graph:
@@ -60,14 +60,14 @@ def build_graph(experiment: Experiment) -> Graph:
 
 def _add_members(graph: Graph) -> None:
     experiment = graph.experiment
-    starts = {member.start for member in experiment.members.values()}
+    starts = {member.init for member in experiment.members.values()}
     waiting = list(experiment.members)
     while waiting:
         ready = [n for n in waiting if not _needed(experiment.members[n]).intersection(waiting)]
         if not ready:
             raise UserError(f"members.{waiting[0]}: the members start from each other")
         for name in ready:
-            _add_member(graph, name, "start" if name in starts else "member")
+            _add_member(graph, name, "init" if name in starts else "member")
             waiting.remove(name)
     # As written in the file.
     order = {name: number for number, name in enumerate(experiment.members)}
@@ -78,7 +78,7 @@ def _add_members(graph: Graph) -> None:
 
 def _needed(member: Member) -> set[str | None]:
     """Names of members without their seed."""
-    return {name and name.split("/")[0] for name in (member.start, member.of)}
+    return {name and name.split("/")[0] for name in (member.init, member.of)}
 
 
 def _average(graph: Graph, name: str, training: str) -> Average:
@@ -105,15 +105,15 @@ def _add_member(graph: Graph, name: str, kind: Kind) -> None:
         else:
             recipe = member_recipe(experiment, name, seed)
             start = None
-            if member.start is not None:
-                start = one_member(experiment, f"members.{name}.start", member.start, seed).step
+            if member.init is not None:
+                start = one_member(experiment, f"members.{name}.init", member.init, seed).step
                 if isinstance(graph.steps[start].work, Average):
                     raise UserError(
-                        f"members.{name}.start: '{member.start}' is an average; use a training or "
+                        f"members.{name}.init: '{member.init}' is an average; use a training or "
                         "a checkpoint"
                     )
                 # Its folder is known when the step runs.
-                model = recipe.model.model_copy(update={"start": None})
+                model = recipe.model.model_copy(update={"init": None})
                 recipe = recipe.model_copy(update={"model": model})
             needs = (start,) if start else ()
             graph.add(Step(step_id, Train(recipe, start), needs))
@@ -214,7 +214,7 @@ def _evaluation_recipe(experiment: Experiment) -> Recipe | None:
     """What ``evaluate`` names, else the first recipe of a member that is not only a start."""
     if experiment.evaluate.recipe is not None:
         return load_recipe(experiment.evaluate.recipe)
-    starts = {member.start for member in experiment.members.values()}
+    starts = {member.init for member in experiment.members.values()}
     trained = [n for n, member in experiment.members.items() if member.recipe is not None]
     chosen = next((name for name in trained if name not in starts), None)
     return member_recipe(experiment, chosen, None) if chosen else None

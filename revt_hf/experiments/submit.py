@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import write_json, write_text
 from revt_hf.experiments.folder import begin_folder, check_folder
 from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.ledger import Ledger
@@ -20,7 +21,6 @@ from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.slurm_settings import SlurmSettings
 from revt_hf.experiments.stages import Call, Stage, script, stages
 from revt_hf.experiments.steps import build_graph
-from revt_hf.files import write_json, write_text
 
 _SUBMITTED = "submitted.json"
 _LOG = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_de
 from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.model_files import read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, TensorPlace
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 _EPSILON = "layer_norm_eps"
 # How large images are made: values stay what they are, and training derives it from an example.

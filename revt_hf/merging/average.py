@@ -31,7 +31,7 @@ from revt_hf.checkpoints.tensors import (
     WEIGHTS_FILE,
     Checkpoint,
 )
-from revt_hf.files import atomic_folder, check_output, write_json
+from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import check_repeated, how_made, merge_record
 from revt_hf.merging.sources import NOWHERE
@@ -127,7 +127,7 @@ def result_description(plan: Plan) -> Description:
     }
     if known is None:
         # Members that are single files are torch's or have been through it: it is imported here.
-        from revt_hf.converting.convert import describe
+        from revt_hf.models.convert import describe
 
         classes = next((one.classes for one in says if one.classes), None)
         with TemporaryDirectory(prefix="revt-") as folder:
@@ -148,23 +148,23 @@ def _processor(plan: Plan, description: Description) -> Mapping[str, Any]:
 
 
 def _evaluation(plan: Plan) -> dict[str, Any]:
-    """The averaged features keep the scale of pictures that the members were trained on."""
+    """The averaged features keep the scale of images that the members were trained on."""
     for source in plan.by_authority():
         if source.folder is None:
             continue
         names = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
         if not any(name.is_file() for name in names):
             break
-        from revt_hf.recorded import recorded_evaluation
+        from revt_hf.models.recorded import recorded_evaluation
 
         source.stamps.add(*names)
         evaluation = recorded_evaluation([source.folder])
         # Defaults are left out: records of before there were other fields stay as they are.
         return {
-            "bound": evaluation.bound and list(evaluation.bound),
+            "max_size": evaluation.max_size and list(evaluation.max_size),
             **evaluation.model_dump(mode="json", exclude_defaults=True),
         }
-    return {"bound": [1024, 512]}
+    return {"max_size": [1024, 512]}
 
 
 def _write_weights(

@@ -9,17 +9,17 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from revt_hf.domains import load_spec
+from revt_hf.config.recipe import Source
+from revt_hf.core.outputs import check_output
+from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.inference import Protocol
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.runner import confusion_of
+from revt_hf.evaluation.predictor import Protocol
+from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.evaluation.splits import source_splits
-from revt_hf.files import check_output
 from revt_hf.merging.recalibration import recalibrate
-from revt_hf.recipe import Source
-from revt_hf.recorded import recorded_evaluation
+from revt_hf.models.recorded import recorded_evaluation
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ def recalibrate_command(
     model: Path,
     sources: Sequence[Source],
     output: Path,
-    pictures: int,
+    images: int,
     overwrite: bool,
     quiet: bool,
     score_val: bool = True,
 ) -> Recalibrated:
-    """Recalibrate a model folder on pictures spread over the sources' training splits.
+    """Recalibrate a model folder on images spread over the sources' training splits.
 
     Args:
         model: the folder.
         sources: training domains; never targets.
         output: the new folder.
-        pictures: about so many are used, of a mixture by the sources' weights.
+        images: about so many are used, of a mixture by the sources' weights.
         overwrite: replace ``output`` if it exists.
         quiet: no progress bars.
         score_val: also score both on each source's val.
@@ -69,19 +69,19 @@ def recalibrate_command(
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, overwrite, inputs)
     labels = [split.label for split in source_splits(sources)] if score_val else []
-    rows = spread_pictures(sources, pictures)
+    rows = spread_images(sources, images)
     held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
     protocol = Protocol.of(recorded_evaluation([model]))
     before = _scores(model, held_out, protocol, quiet)
-    with tqdm(total=len(rows), unit="picture", desc="recalibrate", disable=quiet) as progress:
+    with tqdm(total=len(rows), unit="image", desc="recalibrate", disable=quiet) as progress:
         named = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
         done = recalibrate(model, output, rows, protocol, overwrite, progress.update, named)
     after = _scores(done, held_out, protocol, quiet)
     return Recalibrated(done, tuple(map(ValScore, labels, before, after)))
 
 
-def spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
-    """About so many training pictures, spread over the sources by their weights.
+def spread_images(sources: Sequence[Source], images: int) -> Any:
+    """About so many training images, spread over the sources by their weights.
 
     Raises:
         UserError: a source's data cannot be used.
@@ -91,7 +91,7 @@ def spread_pictures(sources: Sequence[Source], pictures: int) -> Any:
     parts = []
     for source in sources:
         rows = load_spec(source, source.train)
-        share = min(max(1, round(pictures * source.weight / weights)), len(rows))
+        share = min(max(1, round(images * source.weight / weights)), len(rows))
         parts.append(rows.select(np.linspace(0, len(rows) - 1, share).round().astype(int)))
     return ConcatDataset(parts)
 
@@ -102,6 +102,6 @@ def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bo
     network = load_for_evaluation(folder)
     scores = []
     for rows in held_out:
-        indices = tqdm(range(len(rows)), unit="picture", desc="source-val", disable=quiet)
+        indices = tqdm(range(len(rows)), unit="image", desc="source-val", disable=quiet)
         scores.append(scores_from(confusion_of(network, rows, indices, protocol)).miou)
     return scores

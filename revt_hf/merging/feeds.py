@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from revt_hf.errors import UserError
-from revt_hf.files import file_sha256
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256
 from revt_hf.merging.sources import Source
 
 _GAP_BYTES = 512 * 1024

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.registry import Array, Parameter, register
 
 _REVT = "Termöhlen et al., ReVT, ICCV Workshops 2023, section 3.2"

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from revt_hf.errors import UserError
+from revt_hf.config.sections import ExpandedPath, Number, Section, validation_sentence
+from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.core.errors import UserError
 from revt_hf.merging.plan import MergeSpec, Rule
-from revt_hf.sections import ExpandedPath, Number, Section, validation_sentence
-from revt_hf.yaml_files import read_with_parents
 
 
 class RuleRecipe(Section):

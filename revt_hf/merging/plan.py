@@ -9,7 +9,7 @@ import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.agreement import (
     SIZE_FIELDS,
     check_agreement,

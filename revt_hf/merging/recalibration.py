@@ -1,7 +1,7 @@
 """Re-estimate the decode head's BatchNorm statistics for an averaged encoder.
 
 The head of a merged model comes from one member, and its running statistics belong to that
-member's features. Source pictures are all that is needed to set them right.
+member's features. Source images are all that is needed to set them right.
 """
 
 import shutil
@@ -28,14 +28,14 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Protocol, prepare
-from revt_hf.files import atomic_folder, check_output, write_json
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import atomic_folder, check_output, write_json
+from revt_hf.core.processes import process_state
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.predictor import Protocol, prepare
 from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
-from revt_hf.modeling import load_model
-from revt_hf.normalisation import normalisation_of
-from revt_hf.processes import process_state
-from revt_hf.recorded import recorded_recipe
+from revt_hf.models.load import load_model
+from revt_hf.models.recorded import recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
 _DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
@@ -65,29 +65,29 @@ class _Moments:
 @torch.inference_mode()
 def measured_statistics(
     model: SegformerForSemanticSegmentation,
-    pictures: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any]],
     protocol: Protocol,
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of each channel that the head's BatchNorm is given.
 
     Args:
         model: in eval mode.
-        pictures: rows with ``image`` (H, W, 3), uint8, RGB.
-        protocol: how pictures reach the network.
-        on_picture: called after each picture, for a progress bar.
+        images: rows with ``image`` (H, W, 3), uint8, RGB.
+        protocol: how images reach the network.
+        on_image: called after each image, for a progress bar.
 
     Returns:
-        Mean and variance over all pixels of all pictures, each (channels,), float64.
+        Mean and variance over all pixels of all images, each (channels,), float64.
     """
     layer = model.decode_head.batch_norm
     moments = _Moments(layer.num_features)
     handle = layer.register_forward_pre_hook(moments)
     try:
-        for row in pictures:
+        for row in images:
             pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
             model(pixel_values=pixels.to(model.device))
-            on_picture()
+            on_image()
     finally:
         handle.remove()
     return moments.mean_and_variance()
@@ -96,20 +96,20 @@ def measured_statistics(
 @torch.inference_mode()
 def recalibrate_model(
     model: SegformerForSemanticSegmentation,
-    pictures: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any]],
     protocol: Protocol,
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> None:
-    """Set the head's BatchNorm statistics to those of ``pictures``, in place.
+    """Set the head's BatchNorm statistics to those of ``images``, in place.
 
     Args:
         model: in eval mode; nothing else of it changes.
-        pictures: rows with ``image`` (H, W, 3), uint8, RGB; of the *source* domain.
-        protocol: how pictures reach the network.
-        on_picture: called after each picture, for a progress bar.
+        images: rows with ``image`` (H, W, 3), uint8, RGB; of the *source* domain.
+        protocol: how images reach the network.
+        on_image: called after each image, for a progress bar.
     """
     layer = model.decode_head.batch_norm
-    mean, variance = measured_statistics(model, pictures, protocol, on_picture)
+    mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
     layer.running_var.copy_(variance.float())
 
@@ -117,10 +117,10 @@ def recalibrate_model(
 def recalibrate(
     source: str | Path,
     output: str | Path,
-    pictures: Iterable[dict[str, Any]],
+    images: Iterable[dict[str, Any]],
     protocol: Protocol,
     overwrite: bool = False,
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
     sources: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
@@ -129,7 +129,7 @@ def recalibrate(
     ``recalibration.json``) says what was done.
 
     Arguments as in :func:`recalibrate_model`; ``source`` is a folder, ``output`` the new one, and
-    ``sources`` says where the pictures are from: ``domain``, ``train`` (the split) and so on.
+    ``sources`` says where the images are from: ``domain``, ``train`` (the split) and so on.
 
     Raises:
         UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
@@ -142,7 +142,7 @@ def recalibrate(
     def counted() -> None:
         nonlocal seen
         seen += 1
-        on_picture()
+        on_image()
 
     with open_checkpoint(folder, quiet=True) as checkpoint:
         if checkpoint.folder is None or folder.is_file():
@@ -152,7 +152,7 @@ def recalibrate(
         places = fitting_places(checkpoint, description)
         recorded_changes(folder)
         model = load_model(folder).to(process_state().device)
-        recalibrate_model(model, pictures, protocol, counted)
+        recalibrate_model(model, images, protocol, counted)
         layer = model.decode_head.batch_norm
         measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
         tensors = {name: read_tensor(place) for name, place in places.items()}

@@ -12,8 +12,8 @@ import numpy as np
 from revt_hf import __version__
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
-from revt_hf.errors import UserError
-from revt_hf.files import file_sha256, read_json_object
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256, read_json_object
 from revt_hf.merging.plan import MergeSpec, Plan, Rule
 from revt_hf.merging.sources import Source
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 Array = NDArray[Any]
 Function = Callable[..., Array]

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 _BACKBONE = re.escape(BACKBONE_PREFIX)
 _STAGES = 4

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from revt_hf.checkpoints.fitting import VARIANCE
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.cores import core_count
-from revt_hf.errors import UserError
+from revt_hf.core.cores import core_count
+from revt_hf.core.errors import UserError
 from revt_hf.merging.dtypes import STORED, WIDE, packed, unpacked
 from revt_hf.merging.feeds import Feed
 from revt_hf.merging.methods import METHODS, checked_parameters

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.means import Tensors, as_factors, as_first, as_shares, cosine_of
 from revt_hf.merging.registry import Array, Parameter, register
 

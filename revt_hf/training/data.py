@@ -1,6 +1,6 @@
 """Training samples as a function of their position in the run.
 
-Position ``n`` of a run decides picture, crop and every other draw, so neither the number of
+Position ``n`` of a run decides image, crop and every other draw, so neither the number of
 workers or processes nor an interruption changes what the network sees.
 """
 
@@ -13,45 +13,45 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from revt_hf.augment import Pipeline, augment
-from revt_hf.cores import one_thread, worker_count
-from revt_hf.domains import load_spec
-from revt_hf.domains.prepared import load_prepared
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import Augmentation, Source
+from revt_hf.core.cores import one_thread, worker_count
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import Pipeline, augment
+from revt_hf.data.domains import load_spec
+from revt_hf.data.domains.prepared import load_prepared
+from revt_hf.data.resize import fit_size
 from revt_hf.evaluation.sizes import sizes_of
-from revt_hf.recipe import Augmentation, Source
-from revt_hf.resize import bounded_size
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
-    """The training pictures of a source, from its prepared folder if it names one.
+    """The training images of a source, from its prepared folder if it names one.
 
     Raises:
         UserError: the data are missing, or the prepared folder does not fit the recipe.
     """
     if source.prepared is None:
         return load_spec(source, source.train)
-    return load_prepared(source, augmentation.resize_bound)
+    return load_prepared(source, augmentation.max_size)
 
 
 def check_crops(
-    pictures: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
+    images: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
 ) -> None:
     """Refuse crops that the network cannot take, and whole images that do not make a batch.
 
     Args:
-        pictures: of each source, as :func:`load_training` gives.
-        augmentation: its ``crop`` and ``resize_bound`` count.
+        images: of each source, as :func:`load_training` gives.
+        augmentation: its ``crop`` and ``max_size`` count.
         batch_size: of a process.
         minimum: the smallest side of the network's input.
 
     Raises:
         UserError: a crop or an image is too small, or images differ in size and are not cropped.
     """
-    crop, bound = augmentation.crop, augmentation.resize_bound
+    crop, max_size = augmentation.crop, augmentation.max_size
     if crop is not None:
         smallest = crop if isinstance(crop, int) else min(crop)
         if smallest < minimum:
@@ -61,8 +61,8 @@ def check_crops(
             )
         return
     first: tuple[str, tuple[int, int]] | None = None
-    for file, size in (found for rows in pictures for found in sizes_of(rows)):
-        size = size if bound is None else bounded_size(*size, bound)
+    for file, size in (found for rows in images for found in sizes_of(rows)):
+        size = size if max_size is None else fit_size(*size, max_size)
         if min(size) < minimum:
             raise UserError(
                 f"{file}: {size[1]}x{size[0]} pixels reach the network, and it needs at least "
@@ -78,15 +78,15 @@ def check_crops(
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """Augmented crops of one or several sources' pictures, indexed by position in the run.
+    """Augmented crops of one or several sources' images, indexed by position in the run.
 
-    Every epoch of a source goes through all its pictures in another order. Items:
+    Every epoch of a source goes through all its images in another order. Items:
     ``pixel_values`` (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
 
     Args:
         sources: rows with ``image`` and ``label``, one sequence a source.
         weights: how often each source is drawn, relative to the others.
-        pipeline: see :func:`revt_hf.augment.build_pipeline`.
+        pipeline: see :func:`revt_hf.data.augment.build_pipeline`.
         seed: of the run.
         positions: length of the run.
     """
@@ -109,10 +109,10 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         source = int(self._drawn[position])
-        pictures = self._sources[source]
-        epoch, place = divmod(int(self._place[position]), len(pictures))
-        index = int(_order(self._seed, source, epoch, len(pictures))[place])
-        row = pictures[index]
+        images = self._sources[source]
+        epoch, place = divmod(int(self._place[position]), len(images))
+        index = int(_order(self._seed, source, epoch, len(images))[place])
+        row = images[index]
         sample = augment(
             self._pipeline, row["image"], row["label"], derived_seed(self._seed, position, index)
         )

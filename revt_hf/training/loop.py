@@ -17,27 +17,21 @@ from accelerate.utils import (
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains import domain_label
-from revt_hf.errors import printable
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import printable
+from revt_hf.core.outputs import locked, write_json
+from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
+from revt_hf.data.domains import domain_label
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.inference import Protocol
+from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import source_splits
-from revt_hf.files import locked, write_json
-from revt_hf.folded_head import fold_, folded
-from revt_hf.processes import failing_together, local_main_first, separate_accelerator
-from revt_hf.recipe import Recipe
+from revt_hf.models.folded_head import fold_, folded
 from revt_hf.training.batch_norm import (
     Statistics,
     apply_statistics,
     share_running_statistics,
     statistics,
     training_mode,
-)
-from revt_hf.training.checkpoints import (
-    TrainingState,
-    load_checkpoint,
-    save_checkpoint,
-    whole_checkpoint,
 )
 from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
 from revt_hf.training.ema import MovingAverage
@@ -47,6 +41,12 @@ from revt_hf.training.optim import build_optimizer, set_learning_rate
 from revt_hf.training.output import begin_run, check_run, finish_run, give_up_run
 from revt_hf.training.parts import RunParts, check_parts, load_parts
 from revt_hf.training.result import save_result, write_recipe
+from revt_hf.training.run_checkpoints import (
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+    whole_checkpoint,
+)
 from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
 from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import TRACKER_PROJECT, MetricsLog, check_trackers, flat
@@ -74,7 +74,7 @@ def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None)
     on from its newest checkpoint with ``resume`` and ends with the same weights, bit for bit, as
     one that was not.
 
-    With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` pictures
+    With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
     of every batch; the main one writes.
 
     Raises:
@@ -211,7 +211,7 @@ class _Run:
                 progress.set_postfix(
                     loss=f"{values['loss']:.3f}",
                     lr=f"{values['lr']:.1e}",
-                    pictures=f"{values['pictures_per_second']:.1f}/s",
+                    images=f"{values['images_per_second']:.1f}/s",
                 )
                 self._report(log, now, values)
             if self._parts.held_out and (
@@ -265,7 +265,7 @@ class _Run:
     def _loader(self, done: int) -> Any:
         settings = self._recipe.train
         crops = TrainingCrops(
-            self._parts.pictures,
+            self._parts.images,
             [source.weight for source in self._recipe.sources],
             self._parts.pipeline,
             settings.seed,
@@ -304,13 +304,13 @@ class _Run:
         share_running_statistics(model)
         model.eval()
         scores, losses = [], []
-        for pictures in self._parts.held_out:
-            indices = range(accelerator.process_index, len(pictures), accelerator.num_processes)
+        for images in self._parts.held_out:
+            indices = range(accelerator.process_index, len(images), accelerator.num_processes)
             with folded(model), self._uncompiled():
                 (own,) = sums_of(
                     model,
                     [model.decode_head],
-                    pictures,
+                    images,
                     indices,
                     self._protocol,
                     self._recipe.train.workers,
@@ -337,7 +337,7 @@ class _Run:
         return values
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
-        """Pictures of many sizes are not worth compiling for."""
+        """Images of many sizes are not worth compiling for."""
         if not self._recipe.train.compile:
             return nullcontext()
         stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from revt_hf.labels import IGNORE_INDEX
+from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.training.strip_loss import summed_in_strips
 
 Averaging = Literal["valid", "published"]

@@ -6,20 +6,20 @@ import time
 import torch
 from accelerate import Accelerator
 
-from revt_hf.errors import UserError
-from revt_hf.processes import failing_together
+from revt_hf.core.errors import UserError
+from revt_hf.core.processes import failing_together
 
 
 class Meter:
-    """Mean loss and pictures per second since the last reading, over all processes.
+    """Mean loss and images per second since the last reading, over all processes.
 
     Args:
-        pictures_per_step: of all processes.
+        images_per_step: of all processes.
         accelerator: of the run.
     """
 
-    def __init__(self, pictures_per_step: int, accelerator: Accelerator) -> None:
-        self._pictures = pictures_per_step
+    def __init__(self, images_per_step: int, accelerator: Accelerator) -> None:
+        self._images = images_per_step
         self._accelerator = accelerator
         self._losses: list[torch.Tensor] = []
         self.restart_clock()
@@ -48,7 +48,7 @@ class Meter:
                     f"the loss is {loss} at step {step + 1}: lower optimizer.lr or look at the "
                     "labels"
                 )
-        rate = self._pictures * self._steps / max(time.perf_counter() - self._since, 1e-9)
+        rate = self._images * self._steps / max(time.perf_counter() - self._since, 1e-9)
         self._losses = []
         self.restart_clock()
-        return {"loss": loss, "pictures_per_second": rate}
+        return {"loss": loss, "images_per_second": rate}

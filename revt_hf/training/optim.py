@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from revt_hf.checkpoints.names import HEAD_PREFIX
-from revt_hf.recipe import Optimizer, Schedule
+from revt_hf.config.recipe import Optimizer, Schedule
 
 
 def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 from revt_hf.checkpoints.tensors import AVERAGES, WEIGHTS_FILE
-from revt_hf.errors import UserError
-from revt_hf.files import (
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.markers import mark_output, state_of
+from revt_hf.core.outputs import (
     beside,
     check_apart,
     check_output,
@@ -13,10 +15,8 @@ from revt_hf.files import (
     real_path,
     replace_folder,
 )
-from revt_hf.markers import mark_output, state_of
-from revt_hf.recipe import Recipe
-from revt_hf.recorded import RECIPE_FILE, recorded_recipe
-from revt_hf.training.checkpoints import (
+from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.training.run_checkpoints import (
     CHECKPOINT_FOLDER,
     REPLACES_FILE,
     may_replace,

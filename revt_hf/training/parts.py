@@ -5,14 +5,14 @@ from typing import Any
 
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.augment import Pipeline, build_pipeline
-from revt_hf.domains import domain_label
-from revt_hf.evaluation.inference import Protocol
+from revt_hf.config.recipe import Recipe
+from revt_hf.data.augment import Pipeline, build_pipeline
+from revt_hf.data.domains import domain_label
+from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.loading import check_labelled, load_labelled
+from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
-from revt_hf.modeling import build_model
-from revt_hf.normalisation import normalisation_of
-from revt_hf.recipe import Recipe
+from revt_hf.models.load import build_model
 from revt_hf.training.data import check_crops, load_training
 from revt_hf.training.result import pipeline_spec
 
@@ -22,14 +22,14 @@ class RunParts:
     """What a run loads before it starts.
 
     Attributes:
-        pictures: rows of each source's training split.
+        images: rows of each source's training split.
         held_out: rows of each source's val split; none where the recipe does not validate.
         example_size: (height, width) of a training image.
         pipeline: the augmentations, with the model's normalisation.
         model: the network, in float32 on the CPU.
     """
 
-    pictures: list[Any]
+    images: list[Any]
     held_out: list[Any]
     example_size: tuple[int, int]
     pipeline: Pipeline
@@ -40,22 +40,22 @@ def load_parts(recipe: Recipe) -> RunParts:
     """Load the data and the model of a recipe.
 
     Raises:
-        UserError: a model or data set that cannot be used, or a split without a labelled pixel.
+        UserError: a model or dataset that cannot be used, or a split without a labelled pixel.
     """
     model = build_model(recipe.model, recipe.train.seed)
-    # An encoder that is trained further sees pictures as it has seen them before.
+    # An encoder that is trained further sees images as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
-    pictures = [load_training(source, recipe.augmentation) for source in recipe.sources]
+    images = [load_training(source, recipe.augmentation) for source in recipe.sources]
     held_out = (
         [load_labelled(source, source.val) for source in recipe.sources]
         if recipe.train.validate_every
         else []
     )
-    # Reads a picture of each, so that broken data stop the run before anything is written.
-    example_size, *_ = [source[0]["image"].shape[:2] for source in pictures]
-    for source, rows in zip(recipe.sources, pictures, strict=True):
+    # Reads an image of each, so that broken data stop the run before anything is written.
+    example_size, *_ = [source[0]["image"].shape[:2] for source in images]
+    for source, rows in zip(recipe.sources, images, strict=True):
         check_labelled(rows, domain_label(source, source.train))
-    return RunParts(pictures, held_out, example_size, pipeline, model)
+    return RunParts(images, held_out, example_size, pipeline, model)
 
 
 def check_parts(recipe: Recipe, parts: RunParts) -> None:
@@ -67,4 +67,4 @@ def check_parts(recipe: Recipe, parts: RunParts) -> None:
     minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
     for source, rows in zip(recipe.sources, parts.held_out, strict=False):
         check_sizes(rows, domain_label(source, source.val), protocol, minimum)
-    check_crops(parts.pictures, recipe.augmentation, recipe.train.batch_size, minimum)
+    check_crops(parts.images, recipe.augmentation, recipe.train.batch_size, minimum)

@@ -12,15 +12,15 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.augment import PipelineSpec
-from revt_hf.files import readable_os_errors, write_text
-from revt_hf.markers import SCRATCH_PREFIX
-from revt_hf.modeling import quiet_transformers
-from revt_hf.normalisation import IMAGENET, Normalisation, normalisation_of
-from revt_hf.recipe import Augmentation, Recipe
-from revt_hf.recorded import RECIPE_FILE
-from revt_hf.replacing import open_up
-from revt_hf.resize import bounded_size
+from revt_hf.config.recipe import Augmentation, Recipe
+from revt_hf.core.markers import SCRATCH_PREFIX
+from revt_hf.core.outputs import readable_os_errors, write_text
+from revt_hf.core.replacing import open_up
+from revt_hf.data.augment import PipelineSpec
+from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
+from revt_hf.data.resize import fit_size
+from revt_hf.models.load import quiet_transformers
+from revt_hf.models.recorded import RECIPE_FILE
 
 _RESULT_FILES = ("preprocessor_config.json", "config.json", "model.safetensors")
 
@@ -50,7 +50,7 @@ def save_result(
         model: the trained network.
         run: the run's folder.
         recipe: the run's recipe; its test protocol becomes the image processor's size.
-        example_size: (height, width) of a source picture.
+        example_size: (height, width) of a source image.
         averages: tensors of each, by the name of their folder within the run's.
     """
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -85,16 +85,16 @@ def _save(
 def image_processor(
     recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
 ) -> Any:
-    """The Hugging Face image processor that prepares pictures as the test protocol does.
+    """The Hugging Face image processor that prepares images as the test protocol does.
 
-    Hugging Face's resize knows one fixed size, so it is exact for pictures of the source's
+    Hugging Face's resize knows one fixed size, so it is exact for images of the source's
     aspect ratio.
     """
     height, width = size
-    if recipe.evaluation.bound is not None:
-        height, width = bounded_size(height, width, recipe.evaluation.bound)
+    if recipe.evaluation.max_size is not None:
+        height, width = fit_size(height, width, recipe.evaluation.max_size)
     return SegformerImageProcessorPil(
-        do_resize=recipe.evaluation.bound is not None,
+        do_resize=recipe.evaluation.max_size is not None,
         size={"height": height, "width": width},
         do_reduce_labels=False,
         **asdict(normalisation),

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from revt_hf.errors import UserError
-from revt_hf.files import read_json_object, write_json
-from revt_hf.recipe import Training
+from revt_hf.config.recipe import Training
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.training.batch_norm import Statistics
 
 RUN_FILE = "run.json"
@@ -22,7 +22,7 @@ class RunRecord:
 
     Attributes:
         processes: how many trained together.
-        effective_batch: pictures per optimizer step, over all processes.
+        effective_batch: images per optimizer step, over all processes.
         device: its name; of the main process.
         precision: ``fp32`` or ``bf16``.
         batch_norm: whose statistics the decode head's BatchNorm used.
@@ -40,18 +40,18 @@ class RunRecord:
 
 
 def effective_batch(settings: Training, processes: int) -> int:
-    """Pictures per optimizer step.
+    """Images per optimizer step.
 
     Raises:
         UserError: the recipe expects another number.
     """
-    pictures = settings.batch_size * settings.gradient_accumulation * processes
-    if settings.effective_batch not in (None, pictures):
+    images = settings.batch_size * settings.gradient_accumulation * processes
+    if settings.effective_batch not in (None, images):
         raise UserError(
-            f"train.effective_batch is {settings.effective_batch}, but this run's is {pictures}: "
+            f"train.effective_batch is {settings.effective_batch}, but this run's is {images}: "
             f"{_product(settings, processes)}"
         )
-    return pictures
+    return images
 
 
 def device_name(accelerator: Accelerator) -> str:
@@ -73,13 +73,13 @@ def announce(record: RunRecord, settings: Training, quiet: bool) -> None:
         )
     if record.batch_norm == "process" and record.processes > 1:
         _log.warning(
-            "the decode head's BatchNorm sees the pictures of one process only: SyncBatchNorm "
+            "the decode head's BatchNorm sees the images of one process only: SyncBatchNorm "
             "exists on GPUs (model.batch_norm: frozen does without batch statistics)"
         )
 
 
 def check_same_processes(run: Path, processes: int) -> None:
-    """Refuse to go on with another number of processes: other pictures would come next.
+    """Refuse to go on with another number of processes: other images would come next.
 
     Raises:
         UserError: the run was started with another number.

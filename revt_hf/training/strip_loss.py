@@ -11,8 +11,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from revt_hf.labels import IGNORE_INDEX
-from revt_hf.precision import full_precision
+from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.models.precision import full_precision
 
 
 def summed_in_strips(logits: torch.Tensor, labels: torch.Tensor, rows: int) -> torch.Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.errors import UserError
-from revt_hf.files import readable_os_errors, write_text
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import readable_os_errors, write_text
 
 METRICS_FILE = "metrics.jsonl"
 TRACKER_PROJECT = "revt_hf"

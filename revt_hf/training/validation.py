@@ -1,4 +1,4 @@
-"""Loss and confusion matrix of one encoder under several decode heads, summed over pictures."""
+"""Loss and confusion matrix of one encoder under several decode heads, summed over images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,18 +8,18 @@ import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.data.resize import resize_label_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, class_map
 from revt_hf.evaluation.confusion import confusion_matrix
-from revt_hf.evaluation.inference import Protocol, prepare, sliding_logits
-from revt_hf.evaluation.loading import picture_batches
-from revt_hf.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.normalisation import normalisation_of
-from revt_hf.resize import bounded_label
+from revt_hf.evaluation.loading import image_batches
+from revt_hf.evaluation.predictor import Protocol, prepare, sliding_logits
 from revt_hf.training.loss import segmentation_loss
 
 
 class Sums:
-    """What one head has brought together over some pictures.
+    """What one head has brought together over some images.
 
     Attributes:
         loss: the training loss, cross-entropy in nats, summed over labelled pixels.
@@ -42,35 +42,35 @@ class Sums:
 def sums_of(
     model: SegformerForSemanticSegmentation,
     heads: Sequence[nn.Module],
-    pictures: Any,
+    images: Any,
     indices: Sequence[int],
     protocol: Protocol,
     workers: int = 0,
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> list[Sums]:
     """Loss and confusion matrix of a model's encoder with each of several decode heads.
 
-    The encoder sees each picture once. The loss is taken at the network's input size as in
-    training: labels are resized like their pictures (nearest), logits to them. Of several views
+    The encoder sees each image once. The loss is taken at the network's input size as in
+    training: labels are resized like their images (nearest), logits to them. Of several views
     it is that of the scale nearest to 1.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.
         heads: decode heads in eval mode, on the model's device.
-        pictures: rows with ``image`` and ``label`` as :func:`revt_hf.domains.load_domain` gives.
+        images: rows with ``image`` and ``label`` as :func:`revt_hf.data.domains.load_domain` gives.
         indices: which of them.
         protocol: how they reach the network.
-        workers: processes that decode pictures while the network runs; 0 decodes in between.
-        on_picture: called after each picture, for a progress bar.
+        workers: processes that decode images while the network runs; 0 decodes in between.
+        on_image: called after each image, for a progress bar.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: an image cannot be read.
     """
     network = _Network(model, heads)
     sums = [Sums() for _ in heads]
-    for (row,) in picture_batches(pictures, indices, protocol, 1, workers):
-        _add_picture(network, row, protocol, sums)
-        on_picture()
+    for (row,) in image_batches(images, indices, protocol, 1, workers):
+        _add_image(network, row, protocol, sums)
+        on_image()
     return sums
 
 
@@ -89,7 +89,7 @@ class _Network:
         return torch.cat([head(features) for head in self._heads], dim=1)
 
 
-def _add_picture(
+def _add_image(
     network: _Network, row: Mapping[str, Any], protocol: Protocol, sums: Sequence[Sums]
 ) -> None:
     label = row["label"]
@@ -118,13 +118,13 @@ def _add_picture(
 def _add_loss(
     parts: Sequence[torch.Tensor], label: Any, size: tuple[int, int], sums: Sequence[Sums]
 ) -> None:
-    resized = bounded_label(label, size, (size[1], size[0]))
+    resized = resize_label_to_fit(label, size, (size[1], size[0]))
     pixels = int((resized != IGNORE_INDEX).sum())
     if not pixels:
         return
     labels = torch.from_numpy(resized.astype(np.int64))[None].to(parts[0].device)
     for logits, total in zip(parts, sums, strict=True):
         loss = segmentation_loss(logits[None], labels, "valid")
-        # Summed over pixels, so that pictures count by their labelled pixels.
+        # Summed over pixels, so that images count by their labelled pixels.
         total.loss += float(loss) * pixels
         total.pixels += pixels

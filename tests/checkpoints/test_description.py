@@ -9,8 +9,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.shapes import tensor_shapes
 from revt_hf.checkpoints.tensors import standard_name
-from revt_hf.errors import UserError
-from revt_hf.normalisation import IMAGENET, MEAN, STD, Normalisation
+from revt_hf.core.errors import UserError
+from revt_hf.data.normalisation import IMAGENET, MEAN, STD, Normalisation
 
 ODD = {
     "num_encoder_blocks": 3,

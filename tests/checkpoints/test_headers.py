@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from revt_hf.checkpoints.headers import read_header
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 
 TENSORS = {
     "b.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

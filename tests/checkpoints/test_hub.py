@@ -5,11 +5,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_repository import COMMIT, Failure
 from huggingface_hub import constants
-from small_hub import FILES, WEIGHTS, not_fetched, small_hub
 
 from revt_hf.checkpoints.hub import fetch, is_hub_id
+from tests.helpers.hub_repository import COMMIT, Failure
+from tests.helpers.small_hub import FILES, WEIGHTS, not_fetched, small_hub
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_network(hub, monkeypat
     [
         (
             Failure("resolve", 403, headers={"X-Error-Code": "GatedRepo"}),
-            "the model is gated: accept its licence on http.*/someone/tiny with your account, and",
+            "the model is gated: accept its license on http.*/someone/tiny with your account, and",
         ),
         (Failure("resolve", 401, headers={"X-Error-Code": "GatedRepo"}), "the model is gated"),
         (Failure("/api", 401), r"refuses your token \(status 401\): log in with 'hf auth login'"),

@@ -5,12 +5,12 @@ import threading
 
 import huggingface_hub
 import pytest
-from hub_repository import COMMIT, Failure
 from huggingface_hub import constants
-from small_hub import FILES, WEIGHTS, not_fetched, small_hub, use_endpoint
 
 from revt_hf.checkpoints.hub import fetch
-from revt_hf.errors import DataWarning
+from revt_hf.core.errors import DataWarning
+from tests.helpers.hub_repository import COMMIT, Failure
+from tests.helpers.small_hub import FILES, WEIGHTS, not_fetched, small_hub, use_endpoint
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import golden_file
-from hub_server import COMMIT, serve_model
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
+from tests.conftest import golden_file
+from tests.helpers.hub_server import COMMIT, serve_model
 
 SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_opened_is_one_sentence(folder, tmp_path):
 CODE = """
 import json, sys
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 try:
     with open_checkpoint(sys.argv[1], quiet=len(sys.argv) > 2) as opened:
         files = sorted(path.name for path in opened.folder.rglob("*"))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_torch_file
-from revt_hf.cli import main
-from revt_hf.errors import UserError
+from revt_hf.cli.main import main
+from revt_hf.core.errors import UserError
 
 QUERY = "backbone.block1.0.attn.q.weight"
 ON_DISK = "segformer.encoder.block.0.0.attention.self.query.weight"

@@ -4,20 +4,20 @@ import shutil
 
 import pytest
 import torch
-from original_files import original_state
 from safetensors.torch import load_file, save_file
 
 from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.checkpoints.wrapping import unwrap
-from revt_hf.converting.convert import convert, convert_command
-from revt_hf.errors import UserError
-from revt_hf.files import file_sha256
-from revt_hf.labels import CLASSES
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256
+from revt_hf.data.labels import CLASSES
 from revt_hf.merging.average import merge
 from revt_hf.merging.record import read_merge_record
-from revt_hf.modeling import load_model
+from revt_hf.models.convert import convert, convert_command
+from revt_hf.models.load import load_model
+from tests.helpers.original_files import original_state
 
 WIDTHS, ONE = (32, 64, 160, 256), (1, 1, 1, 1)
 STATE = original_state(0, WIDTHS, ONE, 16)

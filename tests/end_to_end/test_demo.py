@@ -11,15 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.domains.streets import UNSEEN_LOOKS
+from revt_hf.data.domains.streets import UNSEEN_STYLES
 
-MODELS = ["start", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
+MODELS = ["init", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-m", "revt_hf.cli", "demo", "--quick", "--quiet"]
+    command = [sys.executable, "-m", "revt_hf.cli.main", "demo", "--quick", "--quiet"]
     done = subprocess.run(
         [*command, "--output", str(output)],
         capture_output=True,
@@ -34,7 +34,7 @@ def demo(tmp_path_factory):
 def test_every_model_is_scored_on_every_look(demo):
     results = json.loads((demo / "results.json").read_text())
     scored = {(row["model"], row["config"]) for row in results}
-    assert scored == {(m, look) for m in MODELS for look in ("source", *UNSEEN_LOOKS)}
+    assert scored == {(m, look) for m in MODELS for look in ("source", *UNSEEN_STYLES)}
     assert [row["is_source"] for row in results if row["config"] == "source"] == [True] * 7
     assert all(0 < row["aAcc"] <= 100 for row in results)
 
@@ -52,7 +52,7 @@ def test_members_start_from_one_encoder_and_differ(demo):
     states = [load_file(folder) for folder in folders]
     assert len(states) == 3
     name = "segformer.encoder.block.1.0.mlp.dense1.weight"
-    start = load_file(demo / "start" / "model.safetensors")[name]
+    start = load_file(demo / "init" / "model.safetensors")[name]
     moved = [(state[name] - start).abs().max().item() for state in states]
     assert all(0 < distance < 0.5 for distance in moved)
     assert not states[0][name].equal(states[1][name])
@@ -71,5 +71,5 @@ def test_merges_are_the_mean_with_each_head(demo):
     assert SegformerForSemanticSegmentation.from_pretrained(demo / "revt" / "head-1")
 
 
-def test_the_sheet_is_a_picture(demo):
+def test_the_sheet_is_a_image(demo):
     assert Image.open(demo / "scenes.png").width > 1000

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
-from revt_hf.cli import main
+from revt_hf.cli.main import main
+from tests.conftest import ROOT
 
 
 def _revt(*arguments):
@@ -18,7 +18,7 @@ def _revt(*arguments):
 @pytest.mark.slow
 def test_no_augmentation_loses_twenty_points(tmp_path):
     recipe = ROOT / "recipes" / "streets" / "no-augmentation.yaml"
-    short = ["train.steps=450", "train.validate_every=null", "source.options.pictures=200"]
+    short = ["train.steps=450", "train.validate_every=null", "source.options.images=200"]
     overrides = [part for value in short for part in ("--set", value)]
     _revt("train", recipe, "--output", tmp_path / "model", *overrides)
     results = tmp_path / "results.json"

@@ -3,26 +3,26 @@
 import json
 
 import pytest
-from conftest import ROOT
 
-from revt_hf.cli import main
+from revt_hf.cli.main import main
+from tests.conftest import ROOT
 
-_SMALL = {"source.options.pictures": 4, "source.options.size": [64, 128], "augmentation.crop": 64}
+_SMALL = {"source.options.images": 4, "source.options.size": [64, 128], "augmentation.crop": 64}
 _METHODS = {"base": 1, "pixmix": 4, "bilateral": 5, "both": 6}
 
 
 @pytest.mark.slow
 def test_the_papers_main_table_in_small(tmp_path, capsys):
     start = {**_SMALL, "train.steps": 2}
-    member = {**start, "source.options.val_pictures": 2, "train.validate_every": None}
+    member = {**start, "source.options.val_images": 2, "train.validate_every": None}
     target = {
         "domain": "streets",
         "config": "fog",
-        "options": {"size": [64, 128], "val_pictures": 2},
+        "options": {"size": [64, 128], "val_images": 2},
     }
     settings = {
         "seeds": [0],
-        "members.start.set": start,
+        "members.init.set": start,
         "merges.revt-1-4-6.recalibrate": 2,
         "merges.revt-4-5-6.recalibrate": 2,
         "evaluate": {"targets": [target]},
@@ -45,7 +45,7 @@ def test_the_papers_main_table_in_small(tmp_path, capsys):
         if len(cells := line.split("|")) > 3 and cells[2].strip().isdecimal()
     }
     assert networks == {
-        "start": 1,
+        "init": 1,
         "1 base": 1,
         "4 PixMix": 1,
         "5 bilateral": 1,

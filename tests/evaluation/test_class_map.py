@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from networks import full_size, same_but_ties
 from torch.nn import functional
 
 from revt_hf.evaluation.class_maps import MeanProbabilities, _class_map_torch, class_map
+from tests.helpers.networks import full_size, same_but_ties
 
 pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize(
-    ("logits_size", "network_size", "picture_size"),
+    ("logits_size", "network_size", "image_size"),
     [
         ((32, 64), (128, 256), (128, 256)),
         ((32, 64), (128, 256), (256, 512)),
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.numeric
         ((16, 16), (16, 16), (16, 16)),
     ],
 )
-def test_equals_interpolate_and_argmax(logits_size, network_size, picture_size):
+def test_equals_interpolate_and_argmax(logits_size, network_size, image_size):
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(19, 6, 8, generator=generator) * 5
     logits = functional.interpolate(coarse[None], size=logits_size, mode="bicubic")[0]
     before = logits.clone()
-    full = full_size(logits, network_size, picture_size)
+    full = full_size(logits, network_size, image_size)
     expected = full.argmax(0).numpy().astype(np.uint8)
     for route in (class_map, _class_map_torch):
-        ours = route(logits, network_size, picture_size)
+        ours = route(logits, network_size, image_size)
         assert ours.dtype == np.uint8
         different = ours != expected
         # Where the two differ at all, the two best logits are equal to rounding.
@@ -51,15 +51,15 @@ def test_last_class_can_win():
     assert (class_map(logits, (8, 8), (16, 16)) == 18).all()
 
 
-@pytest.mark.parametrize("picture_size", [(97, 131), (16, 16)])
-def test_mean_probabilities_are_those_of_all_channels_at_full_size(picture_size):
-    # At 16x16 the maps outgrow the picture's channels, and are added up there.
+@pytest.mark.parametrize("image_size", [(97, 131), (16, 16)])
+def test_mean_probabilities_are_those_of_all_channels_at_full_size(image_size):
+    # At 16x16 the maps outgrow the image's channels, and are added up there.
     generator = torch.Generator().manual_seed(0)
-    means = MeanProbabilities(picture_size)
-    total = torch.zeros(19, *picture_size)
+    means = MeanProbabilities(image_size)
+    total = torch.zeros(19, *image_size)
     for size, network_size in (((30, 41), (120, 161)), ((8, 9), (30, 33)), ((64, 64), (64, 64))):
         logits = torch.randn(19, *size, generator=generator) * 5
-        total += full_size(logits, network_size, picture_size).softmax(0)
+        total += full_size(logits, network_size, image_size).softmax(0)
         means.add(logits, network_size)
     ours = means.class_map()
     assert ours.dtype == np.uint8

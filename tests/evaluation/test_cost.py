@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from networks import tiny_model
 from torch import nn
 
 from revt_hf.evaluation.cost import cost_of, flops_of, parameters_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.inference import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from tests.helpers.networks import tiny_model
 
 NATIVE = Protocol(None)
 
@@ -77,8 +77,8 @@ def test_an_ensemble_costs_all_that_it_runs(models):
 
 def test_speed_and_memory_are_measured(models):
     cost = cost_of(model_segmenter(models[0]), (512, 1024), NATIVE)
-    assert cost.picture_size == (512, 1024)
+    assert cost.image_size == (512, 1024)
     assert cost.device.startswith("cpu")
-    assert cost.pictures_per_second > 0
+    assert cost.images_per_second > 0
     # The network's input alone is 6 MiB, and the 19 channels are never 38 MiB at full size.
     assert 6 < cost.peak_mib < 100

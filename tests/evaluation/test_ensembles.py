@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from networks import full_size, picture, same_but_ties, tiny_model
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
-from revt_hf.evaluation.inference import Protocol, predict, prepare
+from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from tests.helpers.networks import full_size, random_image, same_but_ties, tiny_model
 
 pytestmark = pytest.mark.numeric
 
 SIZE, NETWORK = (64, 96), (48, 72)
-PROTOCOL = Protocol(bound=(96, 48))
-IMAGE = picture(*SIZE)
+PROTOCOL = Protocol(max_size=(96, 48))
+IMAGE = random_image(*SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def logits(models):
 
 @pytest.fixture(scope="module")
 def probabilities(logits):
-    """Each member's probabilities (C, H, W) at the picture's size, float64."""
+    """Each member's probabilities (C, H, W) at the image's size, float64."""
     return [full_size(one, NETWORK, SIZE).double().softmax(0) for one in logits]
 
 

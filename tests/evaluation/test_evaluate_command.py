@@ -5,20 +5,20 @@ import shutil
 
 import pytest
 import yaml
-from networks import tiny_model
 from PIL import Image
-from test_cli import refused, revt
-from tiny import TINY
 
-from revt_hf.errors import DataWarning, UserError
+from revt_hf.config.recipe import PROTOCOLS, Evaluation, parse_recipe
+from revt_hf.core.errors import DataWarning, UserError
+from revt_hf.core.markers import mark_output
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.command import chosen_protocol
-from revt_hf.evaluation.inference import Protocol
-from revt_hf.markers import mark_output
-from revt_hf.recipe import PROTOCOLS, Evaluation, parse_recipe
+from revt_hf.evaluation.predictor import Protocol
+from tests.helpers.command_line import refused, revt
+from tests.helpers.networks import tiny_model
+from tests.helpers.tiny import TINY
 
 VOID = Image.new("L", (96, 64), 255)
-STREETS = ["--domain", "streets", "--option", "val_pictures=2", "--option", "size=[64, 128]"]
+STREETS = ["--domain", "streets", "--option", "val_images=2", "--option", "size=[64, 128]"]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def recorded(tmp_path):
 
 def test_a_recipes_section_is_a_name_or_fields():
     assert _recipe("slide").evaluation == PROTOCOLS["slide"]
-    fields = {"bound": None, "window": 1024, "stride": 768}
+    fields = {"max_size": None, "window": 1024, "stride": 768}
     assert _recipe(fields).evaluation == PROTOCOLS["slide"]
     # What is saved beside a result reads back as the same.
     resolved = yaml.safe_load(_recipe("multi-scale").to_yaml())["evaluation"]
     assert _recipe(resolved).evaluation == PROTOCOLS["multi-scale"]
-    assert PROTOCOLS["published"] == Evaluation()
+    assert PROTOCOLS["paper"] == Evaluation()
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path, m
     assert [row["model"] for row in rows] == names
     assert rows[3]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
     for row in rows:
-        assert row["protocol"]["bound"] is None
-        assert row["cost"]["picture_size"] == [64, 128]
+        assert row["protocol"]["max_size"] is None
+        assert row["cost"]["image_size"] == [64, 128]
         assert row["cost"]["flops"] > row["cost"]["parameters"] > 0
-        assert row["cost"]["pictures_per_second"] > 0
+        assert row["cost"]["images_per_second"] > 0
         assert row["cost"]["peak_mib"] == 123.4
     flops = [row["cost"]["flops"] for row in rows]
     assert flops[2] == 2 * flops[0]
-    assert "Cost of a 128x64 picture" in out
+    assert "Cost of a 128x64 image" in out
     assert "GFLOPs" in out
 
 

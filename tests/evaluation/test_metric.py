@@ -3,12 +3,12 @@
 import evaluate
 import numpy as np
 import pytest
-from conftest import golden_file
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.metric import MeanIoU
-from revt_hf.labels import CLASSES
+from tests.conftest import golden_file
 
 pytestmark = pytest.mark.numeric
 
@@ -18,7 +18,7 @@ def golden():
     return np.load(golden_file("metric.npz"))
 
 
-def _pictures(golden):
+def _images(golden):
     labels, predictions = golden["labels"], golden["predictions"]
     return [
         (label.astype(np.uint8), prediction.astype(np.uint8))
@@ -29,7 +29,7 @@ def _pictures(golden):
 def test_scores_are_the_originals(golden):
     metric = MeanIoU()
     assert isinstance(metric, evaluate.Metric)
-    for label, prediction in _pictures(golden):
+    for label, prediction in _images(golden):
         metric.add(prediction=prediction, reference=label)
     result = metric.compute()
     expected = golden["out1"] * 100
@@ -41,12 +41,12 @@ def test_scores_are_the_originals(golden):
     assert result["mIoU"] == pytest.approx(np.nanmean(expected), abs=1e-10)
 
 
-def test_batches_and_single_pictures_count_the_same(golden):
-    pictures = _pictures(golden)
+def test_batches_and_single_images_count_the_same(golden):
+    images = _images(golden)
     single, batch, at_once = MeanIoU(), MeanIoU(), MeanIoU()
-    for label, prediction in pictures:
+    for label, prediction in images:
         single.add(prediction=prediction, reference=label)
-    labels, predictions = zip(*pictures, strict=True)
+    labels, predictions = zip(*images, strict=True)
     batch.add_batch(predictions=predictions, references=labels)
     assert single.compute() == batch.compute()
     assert at_once.compute(predictions=predictions, references=labels) == MeanIoU().compute(
@@ -56,7 +56,7 @@ def test_batches_and_single_pictures_count_the_same(golden):
 
 def test_compute_starts_afresh(golden):
     metric = MeanIoU()
-    label, prediction = _pictures(golden)[0]
+    label, prediction = _images(golden)[0]
     metric.add(prediction=prediction, reference=label)
     metric.compute()
     with pytest.raises(UserError, match="no labelled pixel"):

@@ -1,13 +1,13 @@
-"""The test protocol against the original's pictures, logits and class map."""
+"""The test protocol against the original's images, logits and class map."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import golden_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import memory_names
-from revt_hf.evaluation.inference import Protocol, predict, prepare
+from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from tests.conftest import golden_file
 
 pytestmark = pytest.mark.numeric
 

@@ -5,23 +5,23 @@ import weakref
 import evaluate
 import numpy as np
 import pytest
-from networks import row, tiny_model
 
-from revt_hf.errors import UserError
-from revt_hf.evaluation import runner
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.core.errors import UserError
+from revt_hf.evaluation import scoring as runner
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.loading import picture_batches
+from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.metric import MeanIoU
-from revt_hf.evaluation.runner import confusion_of, evaluate_models
+from revt_hf.evaluation.predictor import Protocol
+from revt_hf.evaluation.scoring import confusion_of, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.modeling import network_sha256
-from revt_hf.recipe import DomainSpec
+from revt_hf.models.load import network_sha256
+from tests.helpers.networks import row, tiny_model
 
 SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)
 SIZES = [(64, 96), (64, 96), (64, 96), (32, 64), (64, 96), (128, 192), (48, 48)]
-PICTURES = [row(*size, seed) for seed, size in enumerate(SIZES)]
+IMAGES = [row(*size, seed) for seed, size in enumerate(SIZES)]
 PROTOCOL = Protocol((96, 64))
 
 
@@ -45,12 +45,12 @@ def matrices(monkeypatch):
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (1, 2), (4, 2)])
 def test_batches_and_workers_give_identical_matrices(models, matrices, batch_size, workers):
-    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, batch_size=batch_size, workers=workers)
+    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, batch_size=batch_size, workers=workers)
     assert len(matrices) == 2
     for matrix, model in zip(matrices, models.values(), strict=True):
-        expected = confusion_of(model, PICTURES, range(len(PICTURES)), PROTOCOL)
+        expected = confusion_of(model, IMAGES, range(len(IMAGES)), PROTOCOL)
         assert (matrix == expected).all()
-        assert matrix.sum() == sum((one["label"] != 255).sum() for one in PICTURES)
+        assert matrix.sum() == sum((one["label"] != 255).sum() for one in IMAGES)
 
 
 def test_scoring_needs_no_folder_that_can_be_written(models, monkeypatch, tmp_path):
@@ -59,12 +59,12 @@ def test_scoring_needs_no_folder_that_can_be_written(models, monkeypatch, tmp_pa
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
     with pytest.raises(OSError, match="file"):
         MeanIoU()
-    assert evaluate_models(models, PICTURES[:1], SPLIT, PROTOCOL)[0].images == 1
+    assert evaluate_models(models, IMAGES[:1], SPLIT, PROTOCOL)[0].images == 1
 
 
-def test_pictures_of_one_network_size_go_together():
+def test_images_of_one_network_size_go_together():
     def groups(protocol, batch_size):
-        batches = picture_batches(PICTURES, range(len(PICTURES)), protocol, batch_size, 0)
+        batches = image_batches(IMAGES, range(len(IMAGES)), protocol, batch_size, 0)
         return [[int(one["name"]) for one in batch] for batch in batches]
 
     assert groups(Protocol(None), 2) == [[0, 1], [2], [3], [4], [5], [6]]
@@ -79,13 +79,13 @@ def test_the_networks_get_whole_batches(models):
         lambda module, args, kwargs: shapes.append(tuple(kwargs["pixel_values"].shape)),
         with_kwargs=True,
     )
-    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, batch_size=4)
+    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, batch_size=4)
     handle.remove()
     assert [shape[0] for shape in shapes] == [3, 1, 2, 1]
 
 
 class Counted:
-    """Pictures that are made when asked for; knows how often, and how many are alive."""
+    """Images that are made when asked for; knows how often, and how many are alive."""
 
     def __init__(self, number):
         self.number, self.reads, self.most, self.alive = number, 0, 0, []
@@ -103,15 +103,15 @@ class Counted:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_one_decode_for_all_and_memory_does_not_grow_with_the_pictures(models, batch_size):
-    pictures = Counted(12)
+def test_one_decode_for_all_and_memory_does_not_grow_with_the_images(models, batch_size):
+    images = Counted(12)
     ensemble = ensemble_segmenter(list(models.values()), "probabilities")
     results = evaluate_models(
-        {**models, "both": ensemble}, pictures, SPLIT, PROTOCOL, batch_size=batch_size
+        {**models, "both": ensemble}, images, SPLIT, PROTOCOL, batch_size=batch_size
     )
-    assert pictures.reads == 12
-    # The last batch, this one, and the picture that did not fit into it.
-    assert pictures.most <= 2 * batch_size + 1
+    assert images.reads == 12
+    # The last batch, this one, and the image that did not fit into it.
+    assert images.most <= 2 * batch_size + 1
     assert [result.images for result in results] == [12] * 3
 
 
@@ -122,7 +122,7 @@ def test_rows_of_ensembles_say_what_they_are(models):
         "mean": ensemble_segmenter(members, "logits"),
         "features": ensemble_segmenter(members, "features", 2),
     }
-    rows = [one.to_json() for one in evaluate_models(scored, PICTURES[:2], SPLIT, PROTOCOL)]
+    rows = [one.to_json() for one in evaluate_models(scored, IMAGES[:2], SPLIT, PROTOCOL)]
     assert [one["model"] for one in rows] == ["single", "mean", "features"]
     digests = [network_sha256(member) for member in members]
     assert [one["network_sha256"] for one in rows] == [digests[:1], digests, digests]
@@ -130,7 +130,7 @@ def test_rows_of_ensembles_say_what_they_are(models):
     assert rows[1]["ensemble"] == {"members": 2, "combine": "logits", "head": None}
     assert rows[2]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
     assert rows[0]["protocol"] == {
-        "bound": (96, 64),
+        "max_size": (96, 64),
         "window": None,
         "stride": None,
         "scales": (1.0,),
@@ -140,7 +140,7 @@ def test_rows_of_ensembles_say_what_they_are(models):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_one_sentence(models, workers):
+def test_a_broken_image_is_one_sentence(models, workers):
     class Broken(Counted):
         def __getitem__(self, index):
             if index == 2:
@@ -152,8 +152,8 @@ def test_a_broken_picture_is_one_sentence(models, workers):
     assert str(caught.value) == "streets/2.png is truncated"
 
 
-def test_progress_counts_pictures(models):
+def test_progress_counts_images(models):
     ticks = []
-    evaluate_models(models, PICTURES, SPLIT, PROTOCOL, lambda: ticks.append(1), batch_size=3)
-    assert len(ticks) == len(PICTURES)
+    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, lambda: ticks.append(1), batch_size=3)
+    assert len(ticks) == len(IMAGES)
     assert np.sum(ticks) == 7

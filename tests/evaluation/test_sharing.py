@@ -1,4 +1,4 @@
-"""Two real processes (gloo) share the pictures of `revt evaluate` and score as one does."""
+"""Two real processes (gloo) share the images of `revt evaluate` and score as one does."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from networks import tiny_model
 
 from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
+from tests.helpers.networks import tiny_model
 
-OPTIONS = ("val_pictures=5", "size=[64, 128]")
+OPTIONS = ("val_images=5", "size=[64, 128]")
 
 
 def _together(folder, *arguments):
@@ -35,7 +35,7 @@ def models(tmp_path_factory):
 
 
 def test_two_processes_with_uneven_shares_score_as_one(models, tmp_path):
-    arguments = [*models, "--domain", "streets", "--bound", "native", "--ensemble", "logits"]
+    arguments = [*models, "--domain", "streets", "--max-size", "native", "--ensemble", "logits"]
     arguments += [part for option in OPTIONS for part in ("--option", option)]
     result = tmp_path / "together.json"
     done = _together(tmp_path, *arguments, "--json", result)
@@ -50,7 +50,7 @@ def test_two_processes_with_uneven_shares_score_as_one(models, tmp_path):
     assert "3/3" in done.stderr
     assert "2/2" not in done.stderr
     splits = requested_splits(None, "streets", None, None, "val", OPTIONS)
-    how = EvaluateOptions(bound="native", ensembles=("logits",), quiet=True)
+    how = EvaluateOptions(max_size="native", ensembles=("logits",), quiet=True)
     alone = evaluate_command([str(model) for model in models], splits, how)
     expected = json.loads(json.dumps([one.to_json() for one in alone]))
     assert [one["images"] for one in expected] == [5] * 3

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from networks import tiny_model
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from revt_hf.domains import load_domain
-from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Protocol, model_segmenter
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains import load_domain
+from revt_hf.evaluation.predictor import Protocol, model_segmenter
 from revt_hf.evaluation.sizes import check_sizes, minimum_side, too_small
+from tests.helpers.networks import tiny_model
 
-NATIVE = Protocol(bound=None)
+NATIVE = Protocol(max_size=None)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_of_several_networks_the_largest_minimum_counts():
     [
         ((29, 29), NATIVE, True),
         ((28, 400), NATIVE, False),
-        ((1, 1), Protocol(), True),  # enlarged to the bound
+        ((1, 1), Protocol(), True),  # enlarged to the max_size
         ((20, 2000), Protocol(), False),
-        ((200, 200), Protocol(bound=None, window=28, stride=20), False),
-        ((60, 60), Protocol(bound=None, scales=(1.0, 0.4)), False),
+        ((200, 200), Protocol(max_size=None, window=28, stride=20), False),
+        ((60, 60), Protocol(max_size=None, scales=(1.0, 0.4)), False),
     ],
 )
 def test_what_reaches_the_network_decides(size, protocol, fits):

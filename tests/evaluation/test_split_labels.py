@@ -2,9 +2,9 @@
 
 import pytest
 
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import DomainSpec, parse_recipe
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec, source_splits, splits_of, told_apart
-from revt_hf.recipe import DomainSpec, parse_recipe
 
 
 def _split(domain, data_dir="data", split="val", **options):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from networks import full_size, picture, same_but_ties, tiny_model
 
-from revt_hf.evaluation.inference import (
+from revt_hf.config.recipe import PROTOCOLS
+from revt_hf.evaluation.predictor import (
     Protocol,
     model_segmenter,
     network_sizes,
@@ -13,7 +13,7 @@ from revt_hf.evaluation.inference import (
     prepare,
     sliding_logits,
 )
-from revt_hf.recipe import PROTOCOLS
+from tests.helpers.networks import full_size, random_image, same_but_ties, tiny_model
 
 pytestmark = pytest.mark.numeric
 
@@ -38,7 +38,7 @@ def _windows_of(size, protocol):
 
 
 def test_windows_lie_where_mmsegmentation_puts_them():
-    # 32 every 24: 0..32, 24..56, 48..80; 75 and 56 are the picture's ends.
+    # 32 every 24: 0..32, 24..56, 48..80; 75 and 56 are the image's ends.
     rows = [(0, 31), (24, 55), (43, 74)]
     columns = [(0, 31), (24, 55)]
     expected = [(top, left, bottom, right) for top, bottom in rows for left, right in columns]
@@ -46,7 +46,7 @@ def test_windows_lie_where_mmsegmentation_puts_them():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 30), (31, 33), (20, 100)])
-def test_pictures_of_any_size_are_covered_once_or_more(size):
+def test_images_of_any_size_are_covered_once_or_more(size):
     seen = np.zeros(size, int)
     for top, left, bottom, right in _windows_of(size, SLIDE):
         assert bottom - top == min(31, size[0] - 1)
@@ -76,33 +76,33 @@ def test_overlaps_are_the_mean_of_their_windows():
     assert (result[:, 32:] == 2).all()
 
 
-def test_a_window_as_large_as_the_picture_changes_nothing():
-    model, image = tiny_model(0), picture(48, 64)
+def test_a_window_as_large_as_the_image_changes_nothing():
+    model, image = tiny_model(0), random_image(48, 64)
     whole = predict(model, image, Protocol(None))
     assert (predict(model, image, Protocol(None, window=64, stride=32)) == whole).all()
     assert (predict(model, image, Protocol(None, window=32, stride=24)) != whole).any()
 
 
-def test_windows_are_cut_from_the_resized_picture():
-    image = picture(64, 128)
+def test_windows_are_cut_from_the_resized_image():
+    image = random_image(64, 128)
     assert network_sizes((64, 128), Protocol((64, 32), 32, 24)) == ((32, 64),)
     small = predict(tiny_model(0), image, Protocol((64, 32), 32, 24))
     assert small.shape == (64, 128)
     assert (small != predict(tiny_model(0), image, SLIDE)).any()
 
 
-def test_scales_multiply_the_bound_or_the_picture():
+def test_scales_multiply_the_bound_or_the_image():
     protocol = Protocol.of(PROTOCOLS["multi-scale"])
     sizes = network_sizes((1024, 2048), protocol)
     assert sizes == ((256, 512), (384, 768), (512, 1024), (640, 1280), (768, 1536), (896, 1792))
     native = Protocol(None, scales=(0.5, 1, 1.5))
     assert network_sizes((100, 80), native) == ((50, 40), (100, 80), (150, 120))
-    assert prepare(picture(100, 80), native, 1.5).shape[2:] == (150, 120)
+    assert prepare(random_image(100, 80), native, 1.5).shape[2:] == (150, 120)
 
 
 @pytest.mark.parametrize("window", [None, 48])
 def test_multi_scale_and_flip_average_the_probabilities_of_all_views(window):
-    model, image = tiny_model(0), picture(60, 90)
+    model, image = tiny_model(0), random_image(60, 90)
     protocol = Protocol((128, 64), window, window and 32, scales=(0.5, 1.0, 1.75), flip=True)
     segmenter = model_segmenter(model)
     total = torch.zeros(19, 60, 90)
@@ -118,7 +118,7 @@ def test_multi_scale_and_flip_average_the_probabilities_of_all_views(window):
 
 
 def test_flip_makes_the_result_equivariant():
-    model, image = tiny_model(0), picture(64, 96)
+    model, image = tiny_model(0), random_image(64, 96)
     mirrored = np.ascontiguousarray(image[:, ::-1])
 
     def differ(protocol):
@@ -133,12 +133,12 @@ def test_flip_makes_the_result_equivariant():
     "change", [{"scales": (0.5, 1.0)}, {"flip": True}, {"window": 32, "stride": 16}]
 )
 def test_each_field_changes_the_class_map(change):
-    model, image = tiny_model(0), picture(64, 96)
+    model, image = tiny_model(0), random_image(64, 96)
     usual = predict(model, image, Protocol(None))
     assert (predict(model, image, Protocol(None, **change)) != usual).any()
 
 
 def test_the_stride_changes_the_class_map():
-    model, image = tiny_model(0), picture(64, 96)
+    model, image = tiny_model(0), random_image(64, 96)
     maps = [predict(model, image, Protocol(None, window=32, stride=n)) for n in (16, 32)]
     assert (maps[0] != maps[1]).any()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import tiny_recipe
 
 from revt_hf.experiments import devices, jobs
 from revt_hf.experiments.jobs import Job, Trainings, bars
+from tests.helpers.tiny import tiny_recipe
 
 
 @pytest.fixture

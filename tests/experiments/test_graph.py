@@ -1,12 +1,12 @@
 """From an experiment file to its steps, and every mistake one sentence."""
 
 import pytest
-from tiny_experiment import write_experiment
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.graph import MergeWork, Score, Train
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.steps import build_graph
+from tests.helpers.tiny_experiment import write_experiment
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_start_comes_before_who_starts_from_it(graph):
     members = {
         "base": {
             "recipe": "member.yaml",
-            "start": "first",
+            "init": "first",
             "set": {"model.size": None, "model.depths": None, "model.hidden_sizes": None},
         },
         "first": {"recipe": "member.yaml", "seeds": []},
@@ -101,7 +101,7 @@ def test_a_start_comes_before_who_starts_from_it(graph):
     built = graph(members=members, merges=None, ensembles=None, selections=None)
     assert list(built.steps)[:3] == ["members/first", "members/base/0", "members/base/1"]
     assert built.steps["members/base/1"].needs == ("members/first",)
-    assert built.networks["members/first"].kind == "start"
+    assert built.networks["members/first"].kind == "init"
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ def test_the_grid_covers_the_simplex(graph):
 
 
 def test_protocols_by_name_and_of_ones_own(graph):
-    own = {"name": "small", "bound": [96, 48]}
+    own = {"name": "small", "max_size": [96, 48]}
     built = graph(evaluate={"protocols": ["recipe", "published", own]}, selections=None)
-    assert built.protocols["recipe"].bound is None
-    assert built.protocols["published"].bound == (1024, 512)
-    assert built.protocols["small"].bound == (96, 48)
+    assert built.protocols["recipe"].max_size is None
+    assert built.protocols["published"].max_size == (1024, 512)
+    assert built.protocols["small"].max_size == (96, 48)
     assert "results/small/members/base/0" in built.steps
 
 
@@ -192,7 +192,7 @@ def _averages(**mean):
                         "set": {"train.swad": {"patience": 1}, "train.validate_every": 1},
                     },
                     "mean": {"of": "base", "average": "swad"},
-                    "late": {"recipe": "member.yaml", "start": "mean", "set": {"model": {}}},
+                    "late": {"recipe": "member.yaml", "init": "mean", "set": {"model": {}}},
                 },
                 "merges": {},
             },
@@ -257,7 +257,7 @@ def test_mistakes_are_named(problem, sections, words):
 def test_members_that_start_from_each_other_are_refused(problem):
     sizes = {"model.size": None, "model.depths": None, "model.hidden_sizes": None}
     members = {
-        name: {"recipe": "member.yaml", "start": other, "set": sizes}
+        name: {"recipe": "member.yaml", "init": other, "set": sizes}
         for name, other in (("base", "other"), ("other", "base"))
     }
     assert "start from each other" in problem(members=members)

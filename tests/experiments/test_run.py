@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_child import SECONDS, alive, until
-from tiny_experiment import write_experiment
 
-from revt_hf.cli import main
-from revt_hf.errors import UserError
+from revt_hf.cli.main import main
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.runner import HowToRun, run_steps
-from revt_hf.experiments.scoring import read_evaluation
+from revt_hf.experiments.score_steps import read_evaluation
 from revt_hf.experiments.steps import build_graph
+from tests.helpers.tiny_experiment import write_experiment
+from tests.helpers.waiting import SECONDS, alive, until
 
 QUIET = HowToRun(quiet=True)
 
@@ -214,10 +214,10 @@ def test_given_models_are_more_than_their_weights(finished, tmp_path):
 @pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json"])
 def test_a_start_and_a_base_are_more_than_their_weights(finished, tmp_path, changed):
     _, output, _ = finished
-    start = tmp_path / "start"
+    start = tmp_path / "init"
     shutil.copytree(output / "members/base/0", start)
     given = {"checkpoint": str(output / "members/other/0")}
-    trained = {"recipe": "member.yaml", "set": {"model": {"start": str(start)}}}
+    trained = {"recipe": "member.yaml", "set": {"model": {"init": str(start)}}}
     merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(start)}
     path = write_experiment(
         tmp_path,
@@ -499,7 +499,7 @@ def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
     shutil.rmtree(folder)
     log = folder.with_name("0.log")
     log.write_text("of the other one")
-    code = "import sys, time; from pathlib import Path; from revt_hf.files import locked\n"
+    code = "import sys, time; from pathlib import Path; from revt_hf.core.outputs import locked\n"
     code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
     other.stdout.readline()
@@ -517,7 +517,7 @@ def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
 def test_trainings_end_with_their_run(tmp_path, number):
     path = write_experiment(tmp_path, seeds=[0], merges=None, ensembles=None, selections=None)
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "revt_hf.cli", "run", str(path), "--output", str(output)]
+    command = [sys.executable, "-m", "revt_hf.cli.main", "run", str(path), "--output", str(output)]
     command += ["--quiet", "--jobs", "1", "--set", "members.base.set={train.steps: 1000000}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = output / "members" / "base" / "0" / "metrics.jsonl"
@@ -538,6 +538,6 @@ def _trainings_of(output):
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (folder / "cmdline").read_text().split("\0")
-            if words[1:4] == ["-m", "revt_hf.cli", "train"] and str(output) in " ".join(words):
+            if words[1:4] == ["-m", "revt_hf.cli.main", "train"] and str(output) in " ".join(words):
                 found.append(int(folder.name))
     return found

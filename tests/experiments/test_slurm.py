@@ -5,16 +5,16 @@ import subprocess
 import time
 from itertools import pairwise
 
-import one_node_slurm
 import pytest
-from tiny import run, tiny_recipe
-from tiny_experiment import write_experiment
 
-from revt_hf.cli import main
+from revt_hf.cli.main import main
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.steps import build_graph
-from revt_hf.training.checkpoints import newest_checkpoint
+from revt_hf.training.run_checkpoints import newest_checkpoint
+from tests.helpers import one_node_slurm
+from tests.helpers.tiny import run, tiny_recipe
+from tests.helpers.tiny_experiment import write_experiment
 
 # Enough to be caught in the act.
 STEPS = 60

@@ -5,12 +5,12 @@ import os
 
 import pytest
 import yaml
-from submitting import code_of, graph_of, printed, stages_of, submit
-from tiny_experiment import write_experiment
 
 from revt_hf.experiments.graph import Given
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.runner import HowToRun, chosen_steps
+from tests.helpers.submitting import code_of, graph_of, printed, stages_of, submit
+from tests.helpers.tiny_experiment import write_experiment
 
 # A Slurm that numbers jobs, refuses the script named in REFUSE, and writes down what it is told.
 FAKE = """#!/usr/bin/env bash
@@ -57,9 +57,9 @@ def test_each_step_belongs_to_one_task_and_stages_come_after_what_they_need(tmp_
 
 def test_members_that_start_from_others_are_trained_after_them(tmp_path):
     members = {
-        "start": {"recipe": "member.yaml", "seeds": []},
-        "base": {"recipe": "later.yaml", "start": "start"},
-        "late": {"recipe": "later.yaml", "start": "base"},
+        "init": {"recipe": "member.yaml", "seeds": []},
+        "base": {"recipe": "later.yaml", "init": "init"},
+        "late": {"recipe": "later.yaml", "init": "base"},
         "free": {"recipe": "member.yaml"},
     }
     path = write_experiment(tmp_path, members=members, merges=None, ensembles=None, selections=None)
@@ -68,7 +68,7 @@ def test_members_that_start_from_others_are_trained_after_them(tmp_path):
     found = stages_of(path, tmp_path / "out")
     trained = {name: [task[0] for task in found[name].tasks] for name in list(found)[:3]}
     assert trained == {
-        "train-0": ["members/start", "members/free/0", "members/free/1"],
+        "train-0": ["members/init", "members/free/0", "members/free/1"],
         "train-1": ["members/base/0", "members/base/1"],
         "train-2": ["members/late/0", "members/late/1"],
     }

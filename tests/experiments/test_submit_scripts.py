@@ -5,13 +5,13 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
-from submitting import printed, submit, told
-from tiny_experiment import write_experiment
 
-from revt_hf.cli import main
-from revt_hf.errors import UserError
+from revt_hf.cli.main import main
+from revt_hf.core.errors import UserError
 from revt_hf.experiments.slurm_settings import load_settings
+from tests.conftest import ROOT
+from tests.helpers.submitting import printed, submit, told
+from tests.helpers.tiny_experiment import write_experiment
 
 
 def test_scripts_are_bash_and_tell_run_what_to_do_whatever_the_folders_are_called(
@@ -29,7 +29,7 @@ def test_scripts_are_bash_and_tell_run_what_to_do_whatever_the_folders_are_calle
     for script in [*scripts.values(), "\n".join(commands)]:
         check = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
         assert check.stderr == ""
-    same = ["-m", "revt_hf.cli", "run", str(path), "--output", str(output), "--set", override]
+    same = ["-m", "revt_hf.cli.main", "run", str(path), "--output", str(output), "--set", override]
     launched = [*same, "--launcher", "accelerate launch --cpu", "--no-needs"]
     told_first, _ = told(scripts["date-x-train-0"], 1, tmp_path)
     assert told_first == [str(home), "6", *launched, "--only", "members/other/0"]

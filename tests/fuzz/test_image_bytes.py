@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from mutate import COUNT, cases, mutated_bytes, reads_or_refuses
 from PIL import Image
 
-from revt_hf.domains.decoding import image_size
-from revt_hf.domains.reading import read_image, read_label
-from revt_hf.labels import LabelTable
+from revt_hf.data.decoding import image_size
+from revt_hf.data.labels import LabelTable
+from revt_hf.data.reading import read_image, read_label
+from tests.helpers.mutate import COUNT, cases, mutated_bytes, reads_or_refuses
 
 # Every value is a class, so that only damage is refused.
 ANY = LabelTable({value: value % 19 for value in range(256)}, "any")

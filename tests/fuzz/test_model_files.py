@@ -6,15 +6,15 @@ from functools import partial
 
 import numpy as np
 import pytest
-from mutate import COUNT, cases, mutated_bytes, mutated_json, reads_or_refuses
-from networks import tiny_model
-from tiny import tiny_recipe
 
 from revt_hf.checkpoints.description import read_normalisation
-from revt_hf.evaluation.inference import Protocol, prepare
-from revt_hf.modeling import build_model, load_model
-from revt_hf.recipe import Model
+from revt_hf.config.recipe import Model
+from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.models.load import build_model, load_model
 from revt_hf.training.result import image_processor
+from tests.helpers.mutate import COUNT, cases, mutated_bytes, mutated_json, reads_or_refuses
+from tests.helpers.networks import tiny_model
+from tests.helpers.tiny import tiny_recipe
 
 WEIGHTS = "model.safetensors"
 
@@ -36,7 +36,7 @@ def _load(folder, rng):
     """As a trained model, or as the start of a training."""
     if rng.random() < 0.8:
         return load_model(folder)
-    return build_model(Model(start=str(folder)), 0)
+    return build_model(Model(init=str(folder)), 0)
 
 
 def test_configs(copy):

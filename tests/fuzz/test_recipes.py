@@ -5,15 +5,15 @@ from functools import partial
 
 import pytest
 import yaml
-from mutate import SCALARS, cases, mutated_json, mutated_text, reads_or_refuses
-from tiny import TINY
 
+from revt_hf.config.options import key_values, parse_max_size
+from revt_hf.config.recipe import load_recipe
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.slurm_settings import load_settings
 from revt_hf.experiments.steps import build_graph
 from revt_hf.merging.merge_recipe import load_merge_recipe
-from revt_hf.options import key_values, parse_bound
-from revt_hf.recipe import load_recipe
+from tests.helpers.mutate import SCALARS, cases, mutated_json, mutated_text, reads_or_refuses
+from tests.helpers.tiny import TINY
 
 TRAINING = {
     **copy.deepcopy(TINY),
@@ -100,4 +100,4 @@ def test_mutated_overrides(tmp_path):
         where = f"{where}: {override[:80]!r}"
         reads_or_refuses(partial(load_recipe, path, [override]), where)
         reads_or_refuses(partial(key_values, [override]), where)
-        reads_or_refuses(partial(parse_bound, override.partition("=")[2]), where)
+        reads_or_refuses(partial(parse_max_size, override.partition("=")[2]), where)

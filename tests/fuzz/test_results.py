@@ -4,18 +4,18 @@ import json
 import sys
 
 import yaml
-from conftest import ROOT
-from mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 
-from revt_hf.recorded import recorded_evaluation, recorded_recipe
-from revt_hf.reporting.collect import compact_text, read_measurements
-from revt_hf.reporting.curves import build_curves
-from revt_hf.reporting.formats import TableFormat, formatted
-from revt_hf.reporting.matrix import build_tables
-from revt_hf.reporting.rows import TableOptions
+from revt_hf.models.recorded import recorded_evaluation, recorded_recipe
+from revt_hf.results.collect import compact_text, read_measurements
+from revt_hf.results.curves import build_curves
+from revt_hf.results.formats import TableFormat, formatted
+from revt_hf.results.matrix import build_tables
+from revt_hf.results.rows import TableOptions
+from tests.conftest import ROOT
+from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 
 sys.path.append(str(ROOT / "tests" / "reporting"))
-from evaluations import evaluation
+from tests.helpers.evaluations import evaluation
 
 SCORES = {"town/val": 70.0, "fog-1/val": 40.0}
 EVALUATIONS = [
@@ -64,7 +64,9 @@ def test_mutated_curves(tmp_path):
 
 
 def test_mutated_records_of_results(tmp_path):
-    record = {"evaluation": {"bound": [64, 32], "window": 64, "stride": 32, "scales": [1.0, 0.5]}}
+    record = {
+        "evaluation": {"max_size": [64, 32], "window": 64, "stride": 32, "scales": [1.0, 0.5]}
+    }
     recipe = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
     for rng, where in cases("records"):
         _written(record, tmp_path / "merge.json", rng)

@@ -6,17 +6,17 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from segformers import rewrite, saved, tiny
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from revt_hf.converting.convert import convert
-from revt_hf.errors import UserError
-from revt_hf.labels import CLASSES
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES
+from revt_hf.hub.bundle import check_model
 from revt_hf.merging.average import merge
 from revt_hf.merging.plan import MergeSpec, Rule
 from revt_hf.merging.record import read_merge_record
-from revt_hf.modeling import load_model
-from revt_hf.publishing.bundle import check_model
+from revt_hf.models.convert import convert
+from revt_hf.models.load import load_model
+from tests.helpers.segformers import rewrite, saved, tiny
 
 COUNTER = "decode_head.batch_norm.num_batches_tracked"
 NAMES = dict(enumerate(reversed(CLASSES)))

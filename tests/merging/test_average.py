@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.average import merge
 
 pytestmark = pytest.mark.numeric

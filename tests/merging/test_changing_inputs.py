@@ -5,14 +5,14 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
-from segformers import saved, tiny
 
 from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.converting import convert as converting
-from revt_hf.errors import UserError
-from revt_hf.files import read_json_object
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
 from revt_hf.merging import average
 from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.models import convert as converting
+from tests.helpers.segformers import saved, tiny
 
 
 def overwritten(path):

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import golden_file
 from safetensors.torch import load_file
-from tiny import run, tiny_recipe
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.cli import main
+from revt_hf.cli.main import main
+from tests.conftest import golden_file
+from tests.helpers.tiny import run, tiny_recipe
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_merge_inspect_repeat(revt, members, tmp_path):
 
 def test_recalibrate_reports_what_it_does_on_source_val(revt, members, tmp_path):
     revt("merge", *members, "--output", tmp_path / "revt", "--quiet")
-    size = ("--option", "size=[64, 128]", "--option", "pictures=4", "--option", "val_pictures=2")
+    size = ("--option", "size=[64, 128]", "--option", "images=4", "--option", "val_images=2")
     arguments = ("recalibrate", tmp_path / "revt", "--domain", "streets", *size, "--quiet")
     report = tmp_path / "r.json"
     code, out, error = revt(*arguments, "--output", tmp_path / "new", "--json", report)
@@ -67,7 +67,7 @@ def test_recalibrate_reports_what_it_does_on_source_val(revt, members, tmp_path)
     assert (code, out) == (0, "")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("new", "again")]
     assert files[0] == files[1]
-    few = revt(*arguments, "--output", tmp_path / "few", "--skip-val", "--pictures", "1")
+    few = revt(*arguments, "--output", tmp_path / "few", "--skip-val", "--images", "1")
     assert few[0] == 0
     assert (tmp_path / "few" / "model.safetensors").read_bytes() != files[0]
     code, _, error = revt("recalibrate", tmp_path / "revt", "--output", tmp_path / "x")

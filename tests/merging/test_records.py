@@ -5,9 +5,8 @@ import json
 import random
 
 import pytest
-from segformers import saved
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.average import merge
 from revt_hf.merging.record import (
     change_lines,
@@ -19,13 +18,14 @@ from revt_hf.merging.record import (
     recorded_changes,
     spec_from_record,
 )
+from tests.helpers.segformers import saved
 
 SHA = "0" * 64
 CHANGE = {
     "kind": "recalibrated",
     "sources": [{"domain": "streets", "train": "train"}],
     "images": 3,
-    "protocol": {"bound": None},
+    "protocol": {"max_size": None},
     "before": SHA,
     "after": SHA,
     "revt_hf": "0.1.0",
@@ -51,7 +51,7 @@ RECORD = {
     "head": 1,
     "revt_hf": "0.1.0",
     "numpy": "2.0",
-    "evaluation": {"bound": [1024, 512]},
+    "evaluation": {"max_size": [1024, 512]},
     "tensors_sha256": SHA,
     "changes": [CHANGE],
 }

@@ -5,15 +5,15 @@ import time
 
 import pytest
 import torch
-from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name, memory_names
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.merging.selection import PRESETS, original_name, select
+from tests.conftest import golden_file
 
 DEPTHS = {"b0": (2, 2, 2, 2), "b2": (3, 4, 6, 3), "b5": (3, 6, 40, 3)}
 NARROW = {

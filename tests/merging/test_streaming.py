@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
-from revt_hf.errors import UserError
-from revt_hf.files import file_sha256
-from revt_hf.labels import CLASSES
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256
+from revt_hf.data.labels import CLASSES
 from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.plan import MergeSpec, Rule, make_plan
 from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
@@ -317,7 +317,7 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path):
     out = tmp_path / "out"
     old = merge([tmp_path / "m0", tmp_path / "m1"], out)
     before = (old / "model.safetensors").read_bytes()
-    command = [sys.executable, "-m", "revt_hf.cli", "merge"]
+    command = [sys.executable, "-m", "revt_hf.cli.main", "merge"]
     command += [*(str(tmp_path / f"m{seed}") for seed in (1, 2)), "--output", str(out)]
     command += ["--overwrite", "--quiet"]
     shutil.copytree(out, tmp_path / "old")
@@ -355,7 +355,7 @@ def _whole(folder):
 
 CRASH = """
 import os, pathlib, shutil, sys
-from revt_hf import replacing
+from revt_hf.core import replacing
 from revt_hf.merging.average import merge
 
 left = int(sys.argv[1])
@@ -399,7 +399,7 @@ def test_a_crash_before_any_step_of_the_replacement_loses_nothing(members, tmp_p
 
 @pytest.mark.parametrize(("count", "blocks"), [(3, 14), (48, 1)])  # of 100 and 12 MiB
 def test_the_command_is_small_and_imports_little(tmp_path, count, blocks):
-    """The bound is for members of any size and number: these do not fit below it."""
+    """The max_size is for members of any size and number: these do not fit below it."""
     made = []
     for seed in range(3):
         sizes = {**BIG, "depths": (1, 1, blocks, 1)}
@@ -407,7 +407,7 @@ def test_the_command_is_small_and_imports_little(tmp_path, count, blocks):
     members = [made[number % 3] for number in range(count)]
     code = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "from revt_hf.cli import main\n"
+        "from revt_hf.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "line = next(l for l in open('/proc/self/status') if 'VmHWM' in l)\n"
         "print(line.split()[1], sys.modules.keys() & {'torch', 'typer', 'pydantic'} or 'none')\n"

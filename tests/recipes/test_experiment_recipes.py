@@ -6,18 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_tree import EXPERIMENTS, PAPER_EXPERIMENTS, RECIPES, SIZES, SOURCES, name_of
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name
-from revt_hf.domains import checked_options, get_domain
+from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.experiments.plan import plan_json
 from revt_hf.experiments.recipe import load_experiment, member_recipe
 from revt_hf.experiments.runner import HowToRun, chosen_steps
 from revt_hf.experiments.steps import build_graph
 from revt_hf.merging.selection import original_name, select
-from revt_hf.modeling import SIZES as NETWORKS
-from revt_hf.reporting.paper import ROWS
+from revt_hf.models.load import SIZES as NETWORKS
+from revt_hf.results.paper import ROWS
+from tests.helpers.recipe_tree import (
+    EXPERIMENTS,
+    PAPER_EXPERIMENTS,
+    RECIPES,
+    SIZES,
+    SOURCES,
+    name_of,
+)
 
 B5 = RECIPES / "gta5" / "b5"
 PYRAMIDS = [path for path in PAPER_EXPERIMENTS if path.name == "pyramid.yaml"]
@@ -150,7 +157,7 @@ def test_native_size_is_in_windows_on_b3_only(size):
 @pytest.mark.parametrize("path", PYRAMIDS, ids=name_of)
 def test_the_pyramid_goes_through_the_whole_encoder(path):
     experiment = load_experiment(path)
-    size = member_recipe(experiment, "base", None).model.start.rpartition("-")[2]
+    size = member_recipe(experiment, "base", None).model.init.rpartition("-")[2]
     names = _tensor_names(size)
     selections = experiment.merges["pyramid"].selections()
     chosen = [len(select(text, names)) for text in selections]

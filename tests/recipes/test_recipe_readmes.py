@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from recipe_tree import PAPER_EXPERIMENTS, RECIPES, SOURCES, name_of
 
 from revt_hf.experiments.recipe import load_experiment
-from revt_hf.reporting.paper import ROWS
+from revt_hf.results.paper import ROWS
+from tests.helpers.recipe_tree import PAPER_EXPERIMENTS, RECIPES, SOURCES, name_of
 
 READMES = sorted(RECIPES.rglob("README.md"))
 OVERVIEW = (RECIPES / "README.md").read_text()

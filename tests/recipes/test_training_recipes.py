@@ -4,14 +4,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipe_tree import EXPERIMENTS, FILES, PARTS, RECIPES, SIZES, SOURCES, TRAINING, name_of
 
-from revt_hf.augment import build_pipeline, method
-from revt_hf.domains import checked_options, get_domain
+from revt_hf.config.recipe import load_recipe
+from revt_hf.data.augment import build_pipeline, method
+from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.experiments.recipe import load_experiment
-from revt_hf.modeling import SIZES as NETWORKS
-from revt_hf.recipe import load_recipe
+from revt_hf.models.load import SIZES as NETWORKS
 from revt_hf.training.result import pipeline_spec
+from tests.helpers.recipe_tree import (
+    EXPERIMENTS,
+    FILES,
+    PARTS,
+    RECIPES,
+    SIZES,
+    SOURCES,
+    TRAINING,
+    name_of,
+)
 
 METHODS = {
     "base": 1,
@@ -86,7 +95,7 @@ def test_every_part_is_used(monkeypatch):
 def test_a_recipe_differs_from_its_neighbours_in_size_source_and_method_only(source, size, name):
     values = _paper_recipe("gta5", "b2", "base").model_dump()
     values["model"] |= {
-        "start": f"nvidia/mit-{size}",
+        "init": f"nvidia/mit-{size}",
         "decoder_hidden_size": NETWORKS[size].decoder_hidden_size,
     }
     values["source"] |= {"domain": source, "data_dir": f"data/{source}"}
@@ -129,11 +138,11 @@ def test_the_protocol_is_the_originals():
     }
     assert (recipe.train.steps, recipe.train.batch_size) == (40_000, 2)
     augmentation = recipe.augmentation
-    assert (augmentation.resize_bound, augmentation.crop) == ((1280, 720), 512)
+    assert (augmentation.max_size, augmentation.crop) == ((1280, 720), 512)
     assert augmentation.cat_max_ratio == 0.75
     assert (augmentation.pixmix_k, augmentation.pixmix_beta) == (4, 3)
     assert (recipe.model.drop_path, recipe.model.dropout) == (0.1, 0.1)
-    assert recipe.evaluation.bound == (1024, 512)
+    assert recipe.evaluation.max_size == (1024, 512)
     assert [target.domain for target in recipe.targets] == [
         "cityscapes",
         "bdd100k",

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT
-from tiny import tiny_recipe
+
+from tests.conftest import ROOT
+from tests.helpers.tiny import tiny_recipe
 
 FOLDER = ROOT / "recipes" / "accelerate"
 # name -> distributed type, machines

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from tiny import run, tiny_recipe
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
+from tests.helpers.tiny import run, tiny_recipe
 
 BF16 = tiny_recipe(train={"precision": "bf16", "steps": 1})
 
@@ -60,9 +60,9 @@ def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
     from revt_hf.training import validation
 
     asked = []
-    really = validation.picture_batches
+    really = validation.image_batches
     monkeypatch.setattr(
-        validation, "picture_batches", lambda *given: asked.append(given[-1]) or really(*given)
+        validation, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
     )
     for workers in (0, 1):
         train = {"steps": 1, "validate_every": 1, "workers": workers}
@@ -73,7 +73,7 @@ def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
 def test_a_process_group_is_left_at_the_end_but_not_by_one_that_fails():
     code = (
         "import torch.distributed as d, sys\n"
-        "import revt_hf.processes\n"
+        "import revt_hf.core.processes\n"
         "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)\n"
         "really = d.destroy_process_group\n"
         "d.destroy_process_group = lambda: (print('left'), really())\n"

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import run, tiny_recipe
 
-from revt_hf.modeling import build_model
+from revt_hf.models.load import build_model
 from revt_hf.training.batch_norm import apply_statistics, statistics
+from tests.helpers.tiny import run, tiny_recipe
 
 pytestmark = pytest.mark.numeric
 

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 import torch
-from tiny import run, same_weights, tiny_recipe
 
-from revt_hf.errors import UserError
-from revt_hf.training.checkpoints import newest_checkpoint, whole_checkpoint
+from revt_hf.core.errors import UserError
+from revt_hf.training.run_checkpoints import newest_checkpoint, whole_checkpoint
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 RECIPE = tiny_recipe(
     train={
@@ -120,7 +120,7 @@ def test_other_names_are_nobodys_business(folder):
 
 def _forge(folder, name, write):
     """Replace a file and write a manifest that fits."""
-    from revt_hf.training.checkpoints import _stamp
+    from revt_hf.training.run_checkpoints import _stamp
 
     path = _newest(folder) / "checkpoint.json"
     manifest = json.loads(path.read_text())

@@ -6,15 +6,15 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from PIL import Image
 
-from revt_hf.augment import PipelineSpec, build_pipeline
-from revt_hf.domains import load_domain
-from revt_hf.errors import UserError
-from revt_hf.recipe import Augmentation
+from revt_hf.config.recipe import Augmentation
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import PipelineSpec, build_pipeline
+from revt_hf.data.domains import load_domain
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
 
 
-def _pictures(count):
-    """Pictures that tell which one they are by their label."""
+def _images(count):
+    """Images that tell which one they are by their label."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -26,8 +26,8 @@ def _pictures(count):
 
 
 def _crops(seed=0, count=5, positions=40):
-    spec = PipelineSpec(method=6, resize_bound=None, crop=32)
-    return TrainingCrops([_pictures(count)], [1.0], build_pipeline(spec), seed, positions)
+    spec = PipelineSpec(method=6, max_size=None, crop=32)
+    return TrainingCrops([_images(count)], [1.0], build_pipeline(spec), seed, positions)
 
 
 def _which(sample):
@@ -49,7 +49,7 @@ def test_the_order_of_asking_does_not_matter():
     assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
 
 
-def test_every_epoch_has_all_pictures_in_another_order_and_other_draws():
+def test_every_epoch_has_all_images_in_another_order_and_other_draws():
     crops = _crops()
     epochs = [[_which(crops[5 * epoch + n]) for n in range(5)] for epoch in range(6)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
@@ -98,7 +98,7 @@ def test_a_later_start_gives_the_same_rest():
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """A split of two images that have the same size only within a bound, and a thin one."""
+    """A split of two images that have the same size only within a max_size, and a thin one."""
     root = tmp_path_factory.mktemp("mixed")
     for kind, mode in (("img_dir", "RGB"), ("ann_dir", "L")):
         (root / kind / "train").mkdir(parents=True)
@@ -113,8 +113,8 @@ def mixed(tmp_path_factory):
     [
         (0, {"crop": 40}, 57, r"augmentation\.crop.*at least 57.*not 40"),
         (0, {"crop": (64, 48)}, 57, r"augmentation\.crop.*not 48"),
-        (0, {"crop": None, "resize_bound": None}, 29, r"a\.png \(64x48\).*b\.png \(128x96\)"),
-        (1, {"crop": None, "resize_bound": None}, 29, r"thin\.png: 90x20 pixels"),
+        (0, {"crop": None, "max_size": None}, 29, r"a\.png \(64x48\).*b\.png \(128x96\)"),
+        (1, {"crop": None, "max_size": None}, 29, r"thin\.png: 90x20 pixels"),
     ],
 )
 def test_crops_and_whole_images_that_cannot_be_trained_on(
@@ -125,7 +125,7 @@ def test_crops_and_whole_images_that_cannot_be_trained_on(
 
 
 def test_whole_images_that_can_be_trained_on(mixed):
-    whole = {"crop": None, "resize_bound": None}
+    whole = {"crop": None, "max_size": None}
     check_crops([mixed[0]], Augmentation(**whole), 1, 29)
-    check_crops([mixed[0]], Augmentation(crop=None, resize_bound=(64, 48)), 2, 29)
+    check_crops([mixed[0]], Augmentation(crop=None, max_size=(64, 48)), 2, 29)
     check_crops([mixed[1]], Augmentation(crop=32), 2, 29)

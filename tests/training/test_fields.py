@@ -4,9 +4,9 @@ import json
 
 import pytest
 from pydantic import BaseModel
-from tiny import run, same_weights, tiny_recipe
 
-from revt_hf.recipe import Recipe
+from revt_hf.config.recipe import Recipe
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 # section, field, a value other than the tiny recipe's
 CHANGES_WEIGHTS = [
@@ -17,11 +17,11 @@ CHANGES_WEIGHTS = [
     ("model", "dropout", 0.9),
     ("model", "batch_norm", "frozen"),
     ("source", "config", "night"),
-    ("source", "options", {"pictures": 4, "size": [64, 128]}),
+    ("source", "options", {"images": 4, "size": [64, 128]}),
     ("source", "train", "val"),
     ("more_sources", None, [{"domain": "streets", "config": "night"}]),
     ("augmentation", "method", 1),
-    ("augmentation", "resize_bound", None),
+    ("augmentation", "max_size", None),
     ("augmentation", "crop", 32),
     ("augmentation", "cat_max_ratio", 0.2),
     ("augmentation", "flip_probability", 1.0),
@@ -51,7 +51,7 @@ CHANGES_WEIGHTS = [
 # Fields whose effect is tested where it belongs.
 TESTED_ELSEWHERE = {
     "model.size": "test_modeling",
-    "model.start": "test_start",
+    "model.init": "test_start",
     "model.head": "test_start",
     "source.domain": "test_folder",
     "source.data_dir": "test_folder",
@@ -59,7 +59,7 @@ TESTED_ELSEWHERE = {
     "source.prepared": "test_prepared",
     "source.val": "test_train::test_validation",
     "targets": "test_recipe",
-    "augmentation.mixing": "tests/augment",
+    "augmentation.mixing": "tests/data/augment",
     "train.effective_batch": "test_run_record",
     "train.folded_head": "test_speed_fields",
     "train.loss_rows": "test_speed_fields",
@@ -72,7 +72,7 @@ TESTED_ELSEWHERE = {
     "train.checkpoint_every": "test_resume",
     "train.keep_checkpoints": "test_resume",
     "train.trackers": "test_train::test_tensorboard",
-    "evaluation.bound": "test_train::test_image_processor",
+    "evaluation.max_size": "test_train::test_image_processor",
     "evaluation.window": "tests/evaluation/test_views",
     "evaluation.stride": "tests/evaluation/test_views",
     "evaluation.scales": "tests/evaluation/test_views",

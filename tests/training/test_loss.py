@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import golden_file
 
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
+from tests.conftest import golden_file
 
 pytestmark = pytest.mark.numeric
 

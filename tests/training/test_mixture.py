@@ -5,17 +5,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tiny import TINY, run, same_weights, tiny_recipe
 
-from revt_hf.augment import PipelineSpec, build_pipeline
-from revt_hf.errors import UserError
+from revt_hf.config.recipe import parse_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.merging.command import recalibrate_command, spread_pictures
-from revt_hf.recipe import parse_recipe
+from revt_hf.merging.command import recalibrate_command, spread_images
 from revt_hf.training.data import TrainingCrops
+from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
 
 
-def _pictures(count, first):
+def _images(count, first):
     return [
         {
             "image": np.full((32, 32, 3), 9, np.uint8),
@@ -26,8 +26,8 @@ def _pictures(count, first):
 
 
 def _drawn(weights, positions=2000, seed=0, counts=(4, 3)):
-    spec = PipelineSpec(method=3, resize_bound=None, crop=None)
-    sources = [_pictures(counts[0], 0), _pictures(counts[1], 10)]
+    spec = PipelineSpec(method=3, max_size=None, crop=None)
+    sources = [_images(counts[0], 0), _images(counts[1], 10)]
     crops = TrainingCrops(sources, weights, build_pipeline(spec), seed, positions)
     return [int(crops[n]["labels"][0, 0]) for n in range(positions)]
 
@@ -39,7 +39,7 @@ def test_sources_are_drawn_by_weight(weights):
     assert abs(share - weights[0] / sum(weights)) < 0.04
 
 
-def test_each_source_goes_through_all_its_pictures():
+def test_each_source_goes_through_all_its_images():
     labels = _drawn((1.0, 1.0))
     for first, count in ((0, 4), (10, 3)):
         mine = [label for label in labels if first <= label < first + count]
@@ -106,8 +106,8 @@ def test_mistakes(change, words):
         tiny_recipe(more_sources=[{**NIGHT, **change}])
 
 
-def test_recalibration_pictures_are_spread_over_the_split():
-    (source,) = tiny_recipe(source={"options": {"pictures": 9, "size": [64, 128]}}).sources
-    rows = spread_pictures([source], 3)
+def test_recalibration_images_are_spread_over_the_split():
+    (source,) = tiny_recipe(source={"options": {"images": 9, "size": [64, 128]}}).sources
+    rows = spread_images([source], 3)
     assert [row["name"] for row in rows] == [f"source-{scene:08d}" for scene in (0, 4, 8)]
-    assert len(spread_pictures([source], 50)) == 9
+    assert len(spread_images([source], 50)) == 9

@@ -6,13 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from tiny import run, same_weights, tiny_recipe
 
-from revt_hf.errors import UserError
-from revt_hf.files import atomic_folder, beside, locked
-from revt_hf.training import checkpoints, loop, result
-from revt_hf.training.checkpoints import newest_checkpoint, training_folder
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import atomic_folder, beside, locked
+from revt_hf.training import loop, result
+from revt_hf.training import run_checkpoints as checkpoints
+from revt_hf.training.run_checkpoints import newest_checkpoint, training_folder
 from revt_hf.training.tracking import MetricsLog, read_metrics
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 OLD = tiny_recipe(train={"steps": 1})
 NEW = tiny_recipe(train={"steps": 3, "checkpoint_every": 1})
@@ -185,11 +186,11 @@ def test_two_trainings_do_not_share_a_folder(folder, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
-@pytest.mark.parametrize("place", ["start", ".", "start/tuned"])
+@pytest.mark.parametrize("place", ["init", ".", "start/tuned"])
 def test_the_start_is_never_the_output(folder, options, place):
-    start = folder.rename(folder.with_name("start"))
+    start = folder.rename(folder.with_name("init"))
     before = _contents(start)
-    recipe = tiny_recipe(model={"start": str(start), "size": None, **_NO_SIZES})
+    recipe = tiny_recipe(model={"init": str(start), "size": None, **_NO_SIZES})
     with pytest.raises(UserError, match="input"):
         run(start.parent / place, recipe, **options)
     assert _contents(start) == before

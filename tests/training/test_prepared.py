@@ -1,4 +1,4 @@
-"""Training on prepared pictures sees the same bits as training on the source."""
+"""Training on prepared images sees the same bits as training on the source."""
 
 import json
 import threading
@@ -6,13 +6,13 @@ import threading
 import cv2
 import numpy as np
 import pytest
-from tiny import run, same_weights, tiny_recipe
 
-from revt_hf.dataset_tools.prepare import prepare
-from revt_hf.domains.prepared import load_prepared
-from revt_hf.errors import UserError
-from revt_hf.files import locked
-from revt_hf.recipe import DomainSpec, Source
+from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import locked
+from revt_hf.data.domains.prepared import load_prepared
+from revt_hf.data_tools.prepare import prepare
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 BOUND = (160, 80)
 SIZES = [(97, 203), (80, 160), (120, 90), (64, 128), (75, 161)]
@@ -20,16 +20,16 @@ SIZES = [(97, 203), (80, 160), (120, 90), (64, 128), (75, 161)]
 
 @pytest.fixture
 def root(tmp_path):
-    """Pictures of several sizes in the original's layout."""
+    """Images of several sizes in the original's layout."""
     rng = np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES):
-        for kind, picture in (
+        for kind, image in (
             ("img_dir", rng.integers(0, 256, (height, width, 3), dtype=np.uint8)),
             ("ann_dir", rng.integers(0, 19, (height, width), dtype=np.uint8)),
         ):
             path = tmp_path / "data" / kind / "train" / "town" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), picture)
+            cv2.imwrite(str(path), image)
     return tmp_path / "data"
 
 
@@ -56,22 +56,22 @@ def test_labels_that_were_fitted_stay_the_same(tmp_path):
     root = tmp_path / "gta"
     rng = np.random.default_rng(1)
     for number in range(1, 4):
-        for kind, picture in (
+        for kind, image in (
             ("images", rng.integers(0, 256, (90, 170, 3), dtype=np.uint8)),
             ("labels", rng.integers(0, 35, (93, 168), dtype=np.uint8)),
         ):
             (root / kind).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / kind / f"{number:05d}.png"), picture)
+            cv2.imwrite(str(root / kind / f"{number:05d}.png"), image)
     source = {"domain": "gta5", "data_dir": str(root), "train": "full", "options": {}}
     spec = DomainSpec(domain="gta5", data_dir=str(root))
-    with pytest.warns(UserWarning, match="3 pictures, officially 24966"):
+    with pytest.warns(UserWarning, match="3 images, officially 24966"):
         prepare(spec, "full", tmp_path / "small", BOUND, "raw", quiet=True)
         usual = run(tmp_path / "a", tiny_recipe(source=source))
     prepared = {**source, "prepared": str(tmp_path / "small")}
     assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
 
 
-def test_raw_pictures_are_not_read_whole(root, spec, tmp_path):
+def test_raw_images_are_not_read_whole(root, spec, tmp_path):
     prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
     row = load_prepared(_source(root, tmp_path / "small"), BOUND)[0]
     base = row["image"]
@@ -84,22 +84,22 @@ def test_the_record_says_what_was_done(spec, tmp_path):
     prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
     record = json.loads((tmp_path / "small" / "prepared.json").read_text())
     assert record["domain"] == "folder"
-    assert record["bound"] == list(BOUND)
+    assert record["max_size"] == list(BOUND)
     assert record["images"] == len(SIZES)
     assert record["label_encoding"] == "train_ids"
 
 
 def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
-    from revt_hf.dataset_tools import prepare as module
+    from revt_hf.data_tools import prepare as module
 
     written = []
     real = module._write
 
-    def counting(path, picture):
+    def counting(path, image):
         written.append(path.name)
         if len(written) == 5:
             raise KeyboardInterrupt
-        real(path, picture)
+        real(path, image)
 
     monkeypatch.setattr(module, "_write", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
     first = list(written)
     written.clear()
     monkeypatch.setattr(
-        module, "_write", lambda path, picture: (written.append(path.name), real(path, picture))
+        module, "_write", lambda path, image: (written.append(path.name), real(path, image))
     )
     prepare(spec, "train", tmp_path / "small", BOUND, workers=1, quiet=True)
     assert not set(first[:4]) & set(written)
@@ -126,8 +126,8 @@ def test_another_job_does_not_take_over_what_is_left(spec, tmp_path):
 
 def test_changed_sources_are_noticed(root, spec, tmp_path):
     prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
-    picture = root / "img_dir" / "train" / "town" / "0.png"
-    cv2.imwrite(str(picture), np.zeros((97, 203, 3), np.uint8))
+    image = root / "img_dir" / "train" / "town" / "0.png"
+    cv2.imwrite(str(image), np.zeros((97, 203, 3), np.uint8))
     with pytest.raises(UserError, match="has changed since"):
         load_prepared(_source(root, tmp_path / "small"), BOUND)
 
@@ -135,8 +135,8 @@ def test_changed_sources_are_noticed(root, spec, tmp_path):
 def test_what_does_not_fit_is_refused(root, spec, tmp_path):
     prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
     source = _source(root, tmp_path / "small")
-    load_prepared(source, BOUND[::-1])  # a bound has no orientation
-    with pytest.raises(UserError, match=r"resized to \(160, 80\).*resize_bound is \(200, 80\)"):
+    load_prepared(source, BOUND[::-1])  # a max_size has no orientation
+    with pytest.raises(UserError, match=r"resized to \(160, 80\).*max_size is \(200, 80\)"):
         load_prepared(source, (200, 80))
     with pytest.raises(UserError, match="prepared with split train"):
         load_prepared(source.model_copy(update={"train": "val"}), BOUND)
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused(root, spec, tmp_path):
     with pytest.raises(UserError, match=r"not a prepared folder.*prepared\.json"):
         load_prepared(source.model_copy(update={"prepared": str(root)}), BOUND)
     (tmp_path / "small" / "images" / "town" / "0.webp").unlink()
-    with pytest.raises(UserError, match="4 of 5 pictures"):
+    with pytest.raises(UserError, match="4 of 5 images"):
         load_prepared(source, BOUND)
     (tmp_path / "small" / "prepared.json").write_text("{")
     with pytest.raises(UserError, match="not a record"):

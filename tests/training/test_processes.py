@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import in_float64, run
-from two_processes import DETERMINED, USUAL, determined
 
-from revt_hf.domains import load_spec
+from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.inference import Protocol
-from revt_hf.evaluation.runner import confusion_of
-from revt_hf.modeling import load_model
+from revt_hf.evaluation.predictor import Protocol
+from revt_hf.evaluation.scoring import confusion_of
+from revt_hf.models.load import load_model
 from revt_hf.training.tracking import read_metrics
+from tests.helpers.tiny import in_float64, run
+from tests.helpers.two_processes import DETERMINED, USUAL, determined
 
 pytestmark = pytest.mark.numeric
 
@@ -83,9 +83,9 @@ def test_a_resumed_run_ends_with_the_same_bits(together):
 
 def test_validation_scores_what_is_saved(together):
     whole = together / "whole"
-    pictures = load_spec(USUAL.source, USUAL.source.val)
+    images = load_spec(USUAL.source, USUAL.source.val)
     matrix = confusion_of(
-        load_model(whole), pictures, range(len(pictures)), Protocol(USUAL.evaluation.bound)
+        load_model(whole), images, range(len(images)), Protocol(USUAL.evaluation.max_size)
     )
     assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(matrix).miou)
 
@@ -94,7 +94,7 @@ def test_only_the_main_process_speaks(started):
     _, output, remarks = started
     assert output.count("trained: ") == 1
     assert remarks.count("effective batch 4 (batch_size 2") == 1
-    assert remarks.count("BatchNorm sees the pictures of one process only") == 1
+    assert remarks.count("BatchNorm sees the images of one process only") == 1
     assert remarks.count("streets/train: drawn by this package") == 1
 
 

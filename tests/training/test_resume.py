@@ -8,11 +8,11 @@ import time
 
 import pytest
 from safetensors.torch import load_file
-from tiny import run, same_weights, tiny_recipe
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 RECIPE = {
     "model": {"drop_path": 0.3},
@@ -31,7 +31,15 @@ RECIPE = {
 def _kill_after_first_checkpoint(folder, recipe_file):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "revt_hf.cli", "train", str(recipe_file), "--output", str(folder)],
+        [
+            sys.executable,
+            "-m",
+            "revt_hf.cli.main",
+            "train",
+            str(recipe_file),
+            "--output",
+            str(folder),
+        ],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -50,7 +58,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     recipe_file = tmp_path / "recipe.yaml"
     recipe_file.write_text(recipe.to_yaml())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "revt_hf.cli", "train", "--quiet"]
+    command = [sys.executable, "-m", "revt_hf.cli.main", "train", "--quiet"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     _kill_after_first_checkpoint(killed, recipe_file)
     assert not (killed / "model.safetensors").exists()
@@ -66,7 +74,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 
     def without_speed(folder):
         return [
-            {key: value for key, value in row.items() if key != "pictures_per_second"}
+            {key: value for key, value in row.items() if key != "images_per_second"}
             for row in read_metrics(folder)
         ]
 

@@ -4,12 +4,12 @@ import json
 import logging
 
 import pytest
-from tiny import run, tiny_recipe
 
-from revt_hf.errors import UserError
-from revt_hf.recipe import Training
+from revt_hf.config.recipe import Training
+from revt_hf.core.errors import UserError
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.run_record import effective_batch
+from tests.helpers.tiny import run, tiny_recipe
 
 
 def test_effective_batch_counts_accumulation_and_processes():

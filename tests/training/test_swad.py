@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import run, same_weights, tiny_recipe
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.errors import UserError
+from revt_hf.core.errors import UserError
 from revt_hf.training.swad import WindowAverage
 from revt_hf.training.tracking import read_metrics
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.numeric
 

@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 
-from conftest import ROOT
+from tests.conftest import ROOT
 
 _SAVE = """
 import json
 from transformers.utils import is_torchvision_available
-from tiny import tiny_recipe
-from revt_hf.converting.convert import _processor
+from tests.helpers.tiny import tiny_recipe
+from revt_hf.models.convert import _processor
 from revt_hf.training.result import image_processor
 print(is_torchvision_available(), end="\\0")
 for processor in (image_processor(tiny_recipe(), (64, 128)), _processor()):

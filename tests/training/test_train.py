@@ -8,21 +8,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import run, same_weights, tiny_recipe
 from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, pipeline
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.domains import load_spec
-from revt_hf.errors import UserError
-from revt_hf.evaluation.inference import Protocol, predict
-from revt_hf.labels import CLASSES
-from revt_hf.modeling import load_model
-from revt_hf.normalisation import normalisation_of
-from revt_hf.recipe import load_recipe
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains import load_spec
+from revt_hf.data.labels import CLASSES
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.models.load import load_model
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 LABELS = {"encoding": "train_ids"}
 NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
@@ -53,7 +53,7 @@ def test_the_result_loads_everywhere(trained):
 def test_the_pipeline_gives_our_class_map(trained):
     folder, recipe = trained
     row = load_spec(recipe.source, "val")[0]
-    ours = predict(load_model(folder), row["image"], Protocol(recipe.evaluation.bound))
+    ours = predict(load_model(folder), row["image"], Protocol(recipe.evaluation.max_size))
     theirs = np.full_like(ours, 255)
     segment = pipeline("image-segmentation", model=str(folder))
     for part in segment(Image.fromarray(row["image"])):
@@ -70,7 +70,7 @@ def test_metrics(trained):
     rows = read_metrics(trained[0])
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == [1, 2, 3, 4]
-    assert all(row["pictures_per_second"] > 0 and row["lr"] > 0 for row in losses)
+    assert all(row["images_per_second"] > 0 and row["lr"] > 0 for row in losses)
 
 
 def test_log_every_averages_the_steps_between(trained, tmp_path):
@@ -129,7 +129,7 @@ def test_the_average_is_the_formulas():
 
 
 def test_image_processor_follows_the_bound(tmp_path):
-    run(tmp_path / "run", tiny_recipe(evaluation={"bound": [64, 64]}))
+    run(tmp_path / "run", tiny_recipe(evaluation={"max_size": [64, 64]}))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
     pixels = processor(Image.new("RGB", (128, 64)), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 32, 64)
@@ -189,10 +189,10 @@ def test_a_split_without_labelled_pixels_stops_the_run_before_anything_is_writte
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_decides_how_pictures_are_normalised(trained, tmp_path):
+def test_a_start_decides_how_images_are_normalised(trained, tmp_path):
     processor = SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    start = shutil.copytree(trained[0], tmp_path / "start")
-    recipe = tiny_recipe(model={"size": None, **NO_SIZES, "start": str(start)})
+    start = shutil.copytree(trained[0], tmp_path / "init")
+    recipe = tiny_recipe(model={"size": None, **NO_SIZES, "init": str(start)})
     weights = run(tmp_path / "imagenet", recipe)
     processor.save_pretrained(start)
     assert not same_weights(weights, run(tmp_path / "own", recipe))

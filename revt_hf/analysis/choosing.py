@@ -1,0 +1,242 @@
+"""Choose members and coefficients of a merge by source-val mIoU, never by a target's."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from revt_hf.analysis.blend_scores import Data, Score, score_heads
+from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.analysis.plane import simplex
+from revt_hf.core.errors import UserError
+
+# Two weights that agree so far are the same merge.
+_DECIMALS = 4
+# Of the evaluations, for the grid; the rest is for the search from its best point.
+_GRID_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merge that was scored.
+
+    Attributes:
+        members: numbers of the members in it, counted from 1.
+        weights: one each, of sum 1; None for the plain mean.
+        scores: by the number of the member whose head it has.
+    """
+
+    members: tuple[int, ...]
+    weights: tuple[float, ...] | None
+    scores: dict[int, Score]
+
+    @property
+    def head(self) -> int:
+        """The head that scores best; of equals the first."""
+        return max(self.scores, key=lambda head: self.scores[head].miou)
+
+    @property
+    def miou(self) -> float:
+        """With the best head, in percent."""
+        return self.scores[self.head].miou
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "members": list(self.members),
+            "weights": list(self.weights) if self.weights is not None else None,
+            "head": self.head,
+            "mIoU": self.miou,
+            "heads": {str(head): score.to_json() for head, score in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and all that was tried for it, in order."""
+
+    chosen: Candidate
+    tried: tuple[Candidate, ...]
+    values: dict[int, float] = field(default_factory=dict)
+
+
+class Judge:
+    """Scores merges of some members on source-val.
+
+    Args:
+        blender: of the members.
+        data: source-val alone.
+        head: number of the member whose head all merges get; None tries those of all members that
+            are in the merge and takes the best.
+        on_image: called after each image of each merge, for a progress bar.
+
+    Raises:
+        UserError: some of the data are not a source's, or there is no such head.
+    """
+
+    def __init__(
+        self,
+        blender: Blender,
+        data: Data,
+        head: int | None = None,
+        on_image: Callable[[], object] = lambda: None,
+    ) -> None:
+        for split in data.splits:
+            if not split.is_source:
+                raise UserError(
+                    f"{split.label} is a target: members and weights are chosen on source-val only"
+                )
+        self.members = tuple(range(1, len(blender.members) + 1))
+        if head is not None and head not in self.members:
+            raise UserError(f"--head {head}: there are members 1 to {len(self.members)}")
+        self._blender = blender
+        self._data = data
+        self._head = head
+        self._on_image = on_image
+        self._heads: dict[int, nn.Module] = {}
+
+    def mean(self, members: Sequence[int]) -> Candidate:
+        """The plain mean of some members' encoders; of one, the member as it is."""
+        chosen = tuple(members)
+        self._blender.blend_encoder(Blend(tuple(number - 1 for number in chosen)))
+        return Candidate(chosen, None, self._scores(chosen))
+
+    def weighted(self, weights: Sequence[float]) -> Candidate:
+        """A weighted mean of all members' encoders."""
+        self._blender.blend_encoder(Blend.weighted(weights))
+        return Candidate(self.members, tuple(map(float, weights)), self._scores(self.members))
+
+    def _scores(self, members: Sequence[int]) -> dict[int, Score]:
+        wanted = list(members) if self._head is None else [self._head]
+        for number in wanted:
+            if number not in self._heads:
+                self._heads[number] = self._blender.head(number - 1)
+        heads = {str(number): self._heads[number] for number in wanted}
+        scores = score_heads(self._blender.model, heads, self._data, self._on_image)
+        return {int(name): score for name, score in scores.items()}
+
+
+def greedy_soup(judge: Judge) -> Choice:
+    """Add members, the best first, as long as the mIoU does not drop.
+
+    Wortsman et al., Model Soups, ICML 2022, recipe 1; here encoders are averaged and a head kept.
+    """
+    alone = [judge.mean([number]) for number in judge.members]
+    # Equals stay in the order given.
+    ranked = sorted(alone, key=lambda candidate: -candidate.miou)
+    soup, tried = ranked[0], list(alone)
+    for candidate in ranked[1:]:
+        larger = judge.mean([*soup.members, *candidate.members])
+        tried.append(larger)
+        if larger.miou >= soup.miou:
+            soup = larger
+    return Choice(soup, tuple(tried))
+
+
+def leave_one_out(judge: Judge) -> Choice:
+    """What each member adds: mIoU of the mean of all minus that of the mean of all others.
+
+    The choice is the best of these means.
+
+    Raises:
+        UserError: fewer than three members.
+    """
+    if len(judge.members) < 3:
+        raise UserError("leave-one-out needs at least three members: without one, two are a merge")
+    everyone = judge.mean(judge.members)
+    without = {
+        number: judge.mean([other for other in judge.members if other != number])
+        for number in judge.members
+    }
+    tried = (everyone, *without.values())
+    # Of equals the largest.
+    best = max(tried, key=lambda candidate: (candidate.miou, len(candidate.members)))
+    values = {number: everyone.miou - candidate.miou for number, candidate in without.items()}
+    return Choice(best, tried, values)
+
+
+def search_weights(judge: Judge, evaluations: int) -> Choice:
+    """Look for the best weights of sum 1, none negative: a grid, then Nelder-Mead from its best.
+
+    The grid is the finest one that half of the evaluations allow, at least the corners. Nelder and
+    Mead, A Simplex Method for Function Minimization, 1965, as SciPy has it; its points are
+    projected onto the simplex of weights.
+
+    Args:
+        judge: scores merges.
+        evaluations: at most so many merges are scored.
+
+    Raises:
+        UserError: fewer evaluations than members.
+    """
+    count = len(judge.members)
+    if evaluations < count:
+        raise UserError(f"--evaluations {evaluations}: the {count} members alone need as many")
+    tried: dict[tuple[float, ...], Candidate] = {}
+
+    def miou(weights: Sequence[float]) -> float:
+        key = tuple(round(float(weight), _DECIMALS) for weight in weights)
+        if key not in tried:
+            if len(tried) == evaluations:
+                raise _Spent
+            tried[key] = judge.weighted(key)
+        return tried[key].miou
+
+    steps = _grid_steps(count, int(evaluations * _GRID_SHARE))
+    for point in simplex(count, steps):
+        miou([float(weight) for weight in point])
+    best = max(tried, key=lambda key: tried[key].miou)
+    with contextlib.suppress(_Spent):
+        _nelder_mead(miou, np.array(best), 0.5 / steps, evaluations)
+    return Choice(max(tried.values(), key=lambda candidate: candidate.miou), tuple(tried.values()))
+
+
+class _Spent(Exception):  # noqa: N818
+    """No evaluation is left."""
+
+
+def _grid_steps(corners: int, budget: int) -> int:
+    """Steps of the finest simplex grid with at most ``budget`` points, at least 1."""
+    steps = 1
+    while math.comb(steps + corners, corners - 1) <= budget:
+        steps += 1
+    return steps
+
+
+def _nelder_mead(
+    miou: Callable[[Sequence[float]], float], start: NDArray[np.float64], reach: float, most: int
+) -> None:
+    from scipy.optimize import minimize
+
+    # All but the last weight are free; each first step goes from the start towards a corner.
+    corners = np.eye(len(start))
+    vertices = [start, *(start + reach * (corner - start) for corner in corners)]
+    # Of the steps, the one that moves least: at a corner it would not move at all.
+    steps = sorted(vertices[1:], key=lambda vertex: -np.abs(vertex - start).sum())
+    simplex_of = np.array([start, *steps[: len(start) - 1]])[:, :-1]
+    minimize(
+        lambda free: -miou(projected(np.append(free, 1 - free.sum())).tolist()),
+        simplex_of[0],
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": simplex_of,
+            "maxfev": 4 * most,
+            "xatol": 10**-_DECIMALS,
+            "fatol": 1e-3,
+        },
+    )
+
+
+def projected(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest weights of sum 1 with none negative.
+
+    Duchi et al., Efficient Projections onto the l1-Ball, ICML 2008, figure 1.
+    """
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - 1) / np.arange(1, len(values) + 1)
+    return np.maximum(values - excess[falling > excess][-1], 0.0)

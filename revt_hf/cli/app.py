@@ -1,0 +1,130 @@
+"""All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.cli import (
+    benchmark,
+    checkpoints,
+    curves,
+    diagnose,
+    evaluate,
+    experiments,
+    predict,
+    push,
+    results,
+)
+from revt_hf.cli.data import Json, Overwrite, Quiet, data_app
+from revt_hf.cli.evaluate import Bound
+from revt_hf.core.errors import say
+
+app = typer.Typer(
+    help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
+benchmark.register(app)
+checkpoints.register(app)
+curves.register(app)
+diagnose.register(app)
+evaluate.register(app)
+experiments.register(app)
+predict.register(app)
+push.register(app)
+results.register(app)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a SegFormer as a recipe says."""
+    from revt_hf.config.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if not resume:
+        from revt_hf.core.outputs import check_output
+
+        check_output(output, overwrite, [recipe])
+    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import train as run_training
+
+    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    from accelerate import PartialState
+
+    if not quiet and PartialState().is_main_process:
+        say(f"trained: {done}")
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="The page (HTML).")],
+    recipe: Annotated[Path, typer.Option(help="Its source-val and all its targets.")],
+    members: Annotated[list[Path], typer.Option("--member", help="A member's folder.")],
+    revts: Annotated[list[Path], typer.Option("--revt", help="A merge; the first leads.")],
+    start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
+    max_size: Bound = None,
+    json_file: Json = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare members and their merges on one page, with images."""
+    from revt_hf.core.outputs import check_output_file, write_json
+    from revt_hf.results.command import report_command
+
+    inputs = [recipe, *members, *revts, start]
+    check_output_file(output, overwrite, inputs, [json_file])
+    check_output_file(json_file, inputs=inputs)
+    results = report_command(output, recipe, members, revts, start, max_size, quiet, overwrite)
+    if json_file is not None:
+        write_json(json_file, [result.to_json() for result in results])
+    say(f"open {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, merge and compare on built-in street scenes; writes a page to look at."""
+    from revt_hf.demo.run import run_demo
+
+    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
+    say(f"open {page}")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from revt_hf.config.recipe import recipe_schema as schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
+    """Print a recipe with its parents, overrides and defaults resolved."""
+    from revt_hf.config.recipe import load_recipe
+
+    print(load_recipe(recipe, overrides or []).to_yaml(), end="")

@@ -1,0 +1,47 @@
+"""``revt curves``: parse, validate, call."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.cli.data import Json, Overwrite, Quiet
+from revt_hf.core.errors import counted, say
+
+
+def curves(
+    results: Annotated[
+        list[Path],
+        typer.Argument(help="Evaluations (JSON) and folders of them; files of revt evaluate."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The figure (PNG).")],
+    protocol: Annotated[str | None, typer.Option(help="Only evaluations by this one.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The mean over synthia16 or synthia13, not over all 19.")
+    ] = None,
+    json_file: Json = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw mIoU over the severity of corruptions: members against their merges."""
+    from revt_hf.core.outputs import check_output_file, check_suffix, write_json
+    from revt_hf.results.collect import read_measurements
+    from revt_hf.results.curves import build_curves
+    from revt_hf.results.curves_chart import draw_curves
+
+    measurements = read_measurements(results)
+    read = {measurement.path for measurement in measurements}
+    check_suffix(output, ".png")
+    check_output_file(output, overwrite, read, [json_file])
+    check_output_file(json_file, inputs=read)
+    found = build_curves(measurements, protocol, classes)
+    draw_curves(found, output)
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+    if not quiet:
+        say(f"{counted(len(found.curves), 'curve')}: {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(curves)

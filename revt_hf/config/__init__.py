@@ -1,0 +1,1 @@
+"""Recipes: typed, validated YAML."""

@@ -1,0 +1,223 @@
+"""YAML with ``extends``, refused duplicates and ``key.subkey=value`` overrides.
+
+What is read is bounded, so that a file from a stranger costs no more than a second.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from revt_hf.core.errors import UserError
+
+# Recipes have some hundred values. An alias counts as all that it stands for.
+_BYTES, _NODES, _DEPTH, _FILES, _DIGITS = 1 << 18, 10_000, 40, 32, 400
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+
+
+class _Loader(yaml.SafeLoader):
+    """Values that JSON has as well; PyYAML keeps the last of two equal keys, we refuse."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        self._count += 1
+        _check_growth(self._count, self._depth)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        root = super().get_single_node()
+        waiting, count = [(root, 1)] if root is not None else [], 0
+        while waiting:
+            node, depth = waiting.pop()
+            count += 1
+            _check_growth(count, depth)
+            if isinstance(node, yaml.MappingNode):
+                waiting += [(part, depth + 1) for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                waiting += [(part, depth + 1) for part in node.value]
+            elif node.tag != _TEXT and len(node.value) > _DIGITS:
+                raise UserError(
+                    f"line {node.start_mark.line + 1} holds a number of too many digits"
+                )
+        return root
+
+    def mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        found = set()
+        for key_node, _ in node.value:
+            merges = key_node.tag == _MERGE
+            key = key_node.value if merges else self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | None):
+                raise UserError(f"line {key_node.start_mark.line + 1}: a key is a word or a number")
+            if key in found:
+                line = node.start_mark.line + 1
+                raise UserError(f"the key '{key}' stands twice in the mapping at line {line}")
+            found.add(key)
+        return self.construct_mapping(node, deep=True)
+
+    def date(self, node: yaml.ScalarNode) -> str:
+        self.construct_yaml_timestamp(node)
+        return str(node.value)
+
+
+# Sets, bytes and the like are in no recipe.
+_KINDS = ("null", "bool", "int", "float", "str", "seq")
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in _KINDS
+}
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.date)
+
+
+def _check_growth(count: int, depth: int) -> None:
+    if count > _NODES:
+        raise UserError(f"more than {_NODES} values")
+    if depth > _DEPTH:
+        raise UserError(f"values nested deeper than {_DEPTH} levels")
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML document: mappings, lists, texts, numbers.
+
+    Raises:
+        UserError: it is not YAML, or grows too large; the message names no file.
+    """
+    if len(text) > _BYTES:
+        raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
+    try:
+        return _unshared(yaml.load(text, _Loader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        raise UserError(f"broken YAML{where}: {problem}") from error
+    # What constructors of PyYAML raise for 2001-99-99, !!int x, !!bool q, !!timestamp x.
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"broken YAML: a value does not fit its type ({error})") from error
+
+
+def _unshared(value: Any) -> Any:
+    """A copy where an alias and what it stands for are two things: one can be overridden."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read the recipe {path}: not a regular file")
+        with path.open("rb") as file:
+            # One more, for parse_yaml to see that it is too much.
+            data = file.read(_BYTES + 1)
+        text = data.decode() if len(data) <= _BYTES else data.decode(errors="replace")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise UserError(f"cannot read the recipe {path}: {reason}") from error
+    try:
+        values = parse_yaml(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a YAML mapping, this is {type(values).__name__}")
+    return values
+
+
+Localise = Callable[[dict[str, Any], Path], None]
+
+
+def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str, Any]:
+    """Read a mapping and merge it over the files that its ``extends`` names.
+
+    Nested mappings are merged, everything else is replaced.
+
+    Args:
+        path: the file.
+        localise: called with each file's own values and its folder, to change paths in place.
+
+    Raises:
+        UserError: a missing file, broken YAML, a key that stands twice, a circle, too many files.
+    """
+    return _Family(localise).read(path, ())
+
+
+class _Family:
+    """A file and those that it extends, each of them read once."""
+
+    def __init__(self, localise: Localise | None) -> None:
+        self._localise = localise
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def read(self, path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+        """The values of a file over those of its parents; ``children`` are what led here."""
+        try:
+            resolved = path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"cannot read the recipe {path}: there can be no such file") from error
+        if resolved in children:
+            raise UserError(f"{path}: extends goes round in a circle")
+        if resolved not in self._read:
+            if len(self._read) + len(children) >= _FILES:
+                raise UserError(f"{path}: more than {_FILES} files extend each other")
+            self._read[resolved] = self._merged(path, (*children, resolved))
+        return self._read[resolved]
+
+    def _merged(self, path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+        values = _read_yaml(path)
+        parents = values.pop("extends", [])
+        if isinstance(parents, str):
+            parents = [parents]
+        if not isinstance(parents, list) or not all(isinstance(one, str) for one in parents):
+            raise UserError(f"{path}: extends: a file name or a list of them, not {parents!r}")
+        if len(parents) > _FILES:
+            raise UserError(f"{path}: extends: at most {_FILES} files")
+        if self._localise is not None:
+            self._localise(values, path.parent)
+        merged: dict[str, Any] = {}
+        for parent in parents:
+            merged = _merge(merged, self.read(path.parent / parent, children))
+        return _merge(merged, values)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set ``a.b=c`` in nested mappings, in place; the value is read as YAML.
+
+    Raises:
+        UserError: not of that form, or a path through a value.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys) or len(keys) > _DEPTH:
+        raise UserError(f"--set {_short(override)}: write it as key.subkey=value")
+    try:
+        value = parse_yaml(text)
+    except UserError as error:
+        raise UserError(f"--set {_short(override)}: the value is not YAML ({error})") from error
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(
+                f"--set {_short(override)}: '{key}' is a value, it has no keys of its own"
+            )
+    values[keys[-1]] = value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -1,1 +1,0 @@
-"""The original's checkpoints to SegFormer folders, and back."""

@@ -1,0 +1,1 @@
+"""Errors, output folders, locks, processes, memory: what every other package uses."""

@@ -1,0 +1,1 @@
+"""Images and labels: domains, label encodings, augmentation, reading."""

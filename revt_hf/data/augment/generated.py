@@ -1,0 +1,170 @@
+"""Built-in mixing images: Julia sets, fractal flames and warped noise in bright palettes.
+
+PixMix wants images that are structurally complex and colourful (Hendrycks et al., 2022, section
+3); these need no download. Iterated functions after Barnsley and Draves ("The Fractal Flame
+Algorithm", 2003); palettes of shifted cosines after Quilez.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+
+def generate(seed: int, index: int, size: int) -> Image:
+    """Image ``index`` of the bank ``seed``: (size, size, 3), uint8, RGB, always the same.
+
+    The kinds take turns with ``index``.
+    """
+    rng = np.random.default_rng([seed, index])
+    kind = _KINDS[index % len(_KINDS)]
+    value, light = kind(size // 2, rng)
+    image = _colour(value, light, rng)
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC))
+
+
+def _colour(value: Field, light: Field, rng: Generator) -> Image:
+    """Colours by a random cosine palette along ``value``, scaled by ``light`` (0..1)."""
+    frequency = rng.uniform(0.8, 3.0) * rng.uniform(0.7, 1.3, 3)
+    phase = rng.uniform(0, 1, 3)
+    centre, swing = rng.uniform(0.4, 0.6, 3), rng.uniform(0.35, 0.5, 3)
+    steps = np.linspace(0, 1, 256)[:, None]
+    palette = centre + swing * np.cos(2 * np.pi * (frequency * steps + phase))
+    image = cv2.remap(
+        np.clip(palette * 255, 0, 255).astype(np.float32)[None],
+        np.clip(value * 255, 0, 255).astype(np.float32),
+        np.zeros_like(value, dtype=np.float32),
+        cv2.INTER_LINEAR,
+    )
+    return np.clip(image * light[..., None], 0, 255).astype(np.uint8)
+
+
+def _equalise(value: Field) -> Field:
+    """Spread values evenly over 0..1, so that the palette is used to the full."""
+    levels = cv2.normalize(value, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    counts = np.cumsum(np.bincount(levels.reshape(-1), minlength=256))
+    steps = (counts / counts[-1]).astype(np.float32)
+    fine = cv2.normalize(value, None, 0, 254.99, cv2.NORM_MINMAX, cv2.CV_32F)
+    low = fine.astype(np.uint8)
+    return steps[low] + (steps[low + 1] - steps[low]) * (fine - low)
+
+
+def _noise(size: int, rng: Generator, octaves: int = 5) -> Field:
+    """Multi-octave value noise, 0..1, each octave half as strong as the one before."""
+    total = np.zeros((size, size), dtype=np.float32)
+    for octave in range(octaves):
+        cells = min(size, 2 << octave)
+        grid = rng.random((cells + 2, cells + 2), dtype=np.float32)
+        layer = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+        total += layer * 0.5**octave
+    return np.asarray(cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX))
+
+
+def _julia(size: int, rng: Generator) -> tuple[Field, Field]:
+    """Escape times and orbit traps of z -> z ** 2 + c, with c just outside the main cardioid."""
+    angle = rng.uniform(0, 2 * np.pi)
+    edge = np.exp(1j * angle) / 2 - np.exp(2j * angle) / 4
+    c = np.complex64(edge * rng.uniform(1.01, 1.1))
+    turn = np.exp(1j * rng.uniform(0, 2 * np.pi)) * rng.uniform(0.7, 1.3)
+    axis = np.linspace(-1, 1, size)
+    z = ((axis[None] + 1j * axis[:, None]) * turn).astype(np.complex64).reshape(-1)
+    steps = np.zeros(z.size, dtype=np.float32)
+    trap = np.full(z.size, 4, dtype=np.float32)
+    alive = np.arange(z.size)
+    for step in range(48):
+        z = z * z + c
+        radius = z.real**2 + z.imag**2
+        trap[alive] = np.minimum(trap[alive], np.minimum(np.abs(z.real), radius))
+        gone = radius > 64
+        steps[alive[gone]] = step + 1 - np.log2(np.log2(radius[gone]) / 6)
+        alive, z = alive[~gone], z[~gone]
+    steps[alive] = 48 * trap[alive] / max(float(trap[alive].max(initial=0)), 1e-6)
+    value = _equalise(steps.reshape(size, size))
+    light = 0.55 + 0.45 * np.clip(np.sqrt(trap.reshape(size, size)) * 2, 0, 1)
+    return value, light.astype(np.float32)
+
+
+def _flame(size: int, rng: Generator) -> tuple[Field, Field]:
+    """Where the points of an iterated function system with non-linear variations gather."""
+    points, maps = 6000, int(rng.integers(3, 6))
+    linear = rng.uniform(-0.9, 0.9, (maps, 2, 3))
+    variations = rng.integers(0, len(_VARIATIONS), maps)
+    colours = rng.random(maps)
+    position = rng.uniform(-1, 1, (2, points))
+    colour = rng.random(points)
+    places, hues = [], []
+    for step in range(60):
+        # All points of a step share a few groups, so that every map works on whole arrays.
+        groups = np.array_split(rng.permutation(points), maps)
+        for index, group in enumerate(groups):
+            moved = linear[index, :, :2] @ position[:, group] + linear[index, :, 2:]
+            position[:, group] = _VARIATIONS[variations[index]](moved)
+            colour[group] = (colour[group] + colours[index]) / 2
+        if step >= 10:
+            places.append(position.copy())
+            hues.append(colour.copy())
+    value, light = _density(np.concatenate(places, axis=1), np.concatenate(hues), size)
+    # Most of a flame is dark, and black hardly mixes: warped noise shines through there.
+    ground, ground_light = _warp(size, rng)
+    return light * value + (1 - light) * ground, np.maximum(light, 0.6 * ground_light)
+
+
+def _density(
+    places: NDArray[np.float64], hues: NDArray[np.float64], size: int
+) -> tuple[Field, Field]:
+    """Mean hue and logarithmic brightness of the points (2, N) in each pixel."""
+    low, high = np.percentile(places, (3, 97), axis=1)
+    scaled = (places - low[:, None]) / np.maximum(high - low, 1e-6)[:, None] * size
+    inside = np.all((scaled >= 0) & (scaled < size), axis=0)
+    column, row = scaled[:, inside].astype(np.int64)
+    pixel = row * size + column
+    count = np.bincount(pixel, minlength=size * size).reshape(size, size).astype(np.float32)
+    hue = np.bincount(pixel, weights=hues[inside], minlength=size * size)
+    # Both are blurred a little, so that empty pixels take the hue of their surroundings.
+    count = cv2.GaussianBlur(count, (0, 0), 0.8) + 0.02 * cv2.GaussianBlur(count, (0, 0), 8)
+    hue = hue.reshape(size, size).astype(np.float32)
+    hue = cv2.GaussianBlur(hue, (0, 0), 0.8) + 0.02 * cv2.GaussianBlur(hue, (0, 0), 8)
+    light = np.log1p(count * 4)
+    light = np.clip(light / np.percentile(light, 97), 0, 1)
+    return _equalise(hue / np.maximum(count, 1e-6)), light.astype(np.float32)
+
+
+def _swirl(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    radius = (p**2).sum(axis=0)
+    sine, cosine = np.sin(radius), np.cos(radius)
+    return np.stack([p[0] * sine - p[1] * cosine, p[0] * cosine + p[1] * sine])
+
+
+_VARIATIONS: tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], ...] = (
+    lambda p: p,
+    np.sin,
+    lambda p: p / ((p**2).sum(axis=0) + 0.2),
+    _swirl,
+    lambda p: np.stack([np.arctan2(p[0], p[1]) / np.pi, np.sqrt((p**2).sum(axis=0)) - 1]),
+)
+
+
+def _warp(size: int, rng: Generator) -> tuple[Field, Field]:
+    """Noise that is looked up at places displaced by other noise, with ridges as light."""
+    axis = np.arange(size, dtype=np.float32)
+    across, down = np.meshgrid(axis, axis)
+    strength = size * rng.uniform(0.3, 0.8)
+    field = _noise(size, rng)
+    for _ in range(2):
+        field = cv2.remap(
+            field,
+            across + strength * (_noise(size, rng, 4) - 0.5),
+            down + strength * (_noise(size, rng, 4) - 0.5),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+    stripes = np.sin(_equalise(field) * rng.uniform(10, 40)) * 0.5 + 0.5
+    return _equalise(field), (0.5 + 0.5 * stripes).astype(np.float32)
+
+
+_KINDS: tuple[Callable[[int, Generator], tuple[Field, Field]], ...] = (_julia, _flame, _warp)

@@ -1,0 +1,156 @@
+"""GTA5, "Playing for Data" (Richter et al., ECCV 2016): 24,966 images of a video game."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.base import Facts, NotThereError, Sharing
+from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.labels import label_table
+
+_TOTAL = 24_966
+_OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
+_SPLIT_FILE = "split.mat"
+_SPLIT_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
+
+# Dropped from RobustNet's lists (its issue 21); all are official training frames.
+_ONE_COLOUR = (
+    *(12160, 12166, 12167, 12191, 12192, 12193, 12195),
+    *(12202, 12203, 12204, 12205, 12206, 12207, 12208, 19993),
+)
+_BLANK = (15188, 17705)
+_DEFECTS = {
+    **{f"{number:05d}": "of a single colour" for number in _ONE_COLOUR},
+    **{f"{number:05d}": "blank, though its label is not" for number in _BLANK},
+}
+
+
+class Gta5Options(PairedOptions):
+    """Options of ``gta5``.
+
+    ``split``: ``official`` reads ``split.mat``; ``robustnet`` is the same division as RobustNet
+    publishes it, without 15 training frames; ``hash`` divides by file name in the official
+    proportions. ``include_defective`` takes the images that are known to be of one colour.
+    """
+
+    split: Literal["official", "robustnet", "hash"] = "official"
+    include_defective: bool = False
+
+
+class Gta5Domain(PairedDomain):
+    """See the module; splits ``train``, ``val``, ``test`` and ``full``, all of them labelled."""
+
+    name = "gta5"
+    facts = Facts(
+        kind="synthetic",
+        license="for research and educational use only",
+        download=(
+            "the page of Playing for Data at TU Darmstadt (visinf): ten image and ten label "
+            "archives, and the mapping archive (code) with split.mat"
+        ),
+        sharing=Sharing(
+            "no", "its authors allow research use, and the game's content belongs to its publisher"
+        ),
+        images={**_OFFICIAL, "full": _TOTAL},
+    )
+    options_model = Gta5Options
+    split_names = ("train", "val", "test", "full")
+    wrappers = ("", "gta", "gta5")
+    defects = _DEFECTS
+    # 60 label maps are a few pixels larger or smaller than their images.
+    fit_labels = True
+
+    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
+        place = ("images", "labels", ".png")
+        return [
+            Layout("official", *place, ".png", label_table("gta5_ids")),
+            Layout("converted", *place, "_labelTrainIds.png", label_table("train_ids")),
+        ]
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        if options.split == "hash" and split != "full":
+            return None
+        if options.split == "robustnet" and split == "train":
+            return _OFFICIAL["train"] - len(_ONE_COLOUR)
+        return super().expected(split, config, options)
+
+    def chosen(
+        self, split: str, match: Match, data_dir: Path, options: Any
+    ) -> Collection[str] | None:
+        if split == "full":
+            return None
+        names = [*match.pairs, *match.unusable]
+        if options.split == "hash":
+            return {name for name in names if split_by_hash(name) == split}
+        if options.split == "robustnet":
+            numbers = _robustnet(split)
+        else:
+            numbers = _official(split, (data_dir, match.root))
+        return {name for name in names if _number(name) in numbers}
+
+
+def split_by_hash(name: str) -> str:
+    """``train``, ``val`` or ``test`` by an image's name alone, in the official proportions."""
+    digest = hashlib.sha256(PurePosixPath(name).name.encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64 * _TOTAL
+    if place < _OFFICIAL["train"]:
+        return "train"
+    return "val" if place < _OFFICIAL["train"] + _OFFICIAL["val"] else "test"
+
+
+def _number(name: str) -> int | None:
+    stem = PurePosixPath(name).name
+    return int(stem) if stem.isdecimal() else None
+
+
+def _robustnet(split: str) -> frozenset[int]:
+    runs = _published_runs()
+    if split != "train":
+        return runs[split]
+    others = runs["val"] | runs["test"] | set(_ONE_COLOUR)
+    return frozenset(range(1, _TOTAL + 1)) - others
+
+
+@cache
+def _published_runs() -> Mapping[str, frozenset[int]]:
+    text = files("revt_hf.data.domains").joinpath("gta5_split.txt").read_text()
+    numbers: dict[str, set[int]] = {}
+    for line in text.splitlines():
+        if line.endswith(":"):
+            current = numbers.setdefault(line[:-1], set())
+        elif not line.startswith("#"):
+            for run in line.split():
+                first, _, last = run.partition("-")
+                current |= set(range(int(first), int(last or first) + 1))
+    return {split: frozenset(found) for split, found in numbers.items()}
+
+
+def _official(split: str, folders: Sequence[Path]) -> frozenset[int]:
+    candidates = [
+        folder / place / _SPLIT_FILE
+        for folder in dict.fromkeys(folders)
+        for place in ("", "code", "mapping", "read_mapping")
+    ]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise NotThereError(
+            f"the split '{split}' of gta5 stands in {_SPLIT_FILE}, which is not in {folders[0]}: "
+            "it comes with the mapping archive (read_mapping) of the dataset's page; or go on "
+            "without it by the option split=robustnet (the same division, 15 training frames "
+            "fewer) or split=hash"
+        )
+    from scipy.io import loadmat
+
+    try:
+        numbers = loadmat(path, variable_names=[_SPLIT_KEYS[split]])[_SPLIT_KEYS[split]]
+        return frozenset(int(number) for number in numbers.reshape(-1))
+    # What a broken file raises is up to scipy.
+    except Exception as error:
+        raise UserError(f"{path} is not the split file of gta5 (trainIds, valIds, testIds)") from (
+            error
+        )

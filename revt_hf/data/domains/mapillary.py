@@ -1,0 +1,86 @@
+"""Mapillary Vistas (Neuhold et al., ICCV 2017): street images from all over the world."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.base import Facts, Sharing
+from revt_hf.data.domains.layouts import Layout
+from revt_hf.data.domains.paired import HIDDEN_TEST, PairedDomain, PairedOptions
+from revt_hf.data.labels import label_table
+from revt_hf.data.labels.mapillary import MAPILLARY_TABLES, VERSIONS
+
+DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
+_OFFICIAL = {"train": "training", "val": "validation"}
+
+
+class MapillaryOptions(PairedOptions):
+    """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
+
+    The default is ``dg_standard``; see ``revt_hf.data.labels.mapillary``. Converted labels were
+    mapped when they were made, so ``map`` does not go with them.
+    """
+
+    map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
+
+
+class MapillaryDomain(PairedDomain):
+    """See the module; configs ``v1.2`` and ``v2.0`` of the labels, splits ``train`` and ``val``."""
+
+    name = "mapillary"
+    facts = Facts(
+        kind="real",
+        license="CC BY-NC-SA 4.0 (research edition)",
+        download="the Mapillary Vistas page (registration): version 1.2 or 2.0",
+        sharing=Sharing(
+            "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
+        ),
+        images={"train": 18_000, "val": 2_000},
+    )
+    options_model = MapillaryOptions
+    configs = VERSIONS
+    split_names = ("train", "val")
+    unlabelled = HIDDEN_TEST
+    wrappers = ("", "mapillary")
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        return self.facts.images.get(split)
+
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
+        mapped = options.get("map") or DEFAULT_MAP
+        name, _, split = super().label(split, data_dir, config, options).rpartition("/")
+        return f"{name}{'' if mapped == DEFAULT_MAP else f'-{mapped}'}/{split}"
+
+    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
+        table = MAPILLARY_TABLES[str(config), options.map or DEFAULT_MAP]
+        folders = [f"{{split}}/{config}/labels"]
+        if config == VERSIONS[0]:
+            folders.append("{split}/labels")
+        official = [
+            Layout("official", "{split}/images", labels, ".jpg", ".png", table, _OFFICIAL)
+            for labels in folders
+        ]
+        converted = [] if options.map else _converted()
+        if options.map and options.layout == "converted":
+            raise UserError(
+                "mapillary: converted labels were mapped when they were made: remove the option "
+                f"map={options.map}"
+            )
+        return [*official, *converted]
+
+
+def _converted() -> list[Layout]:
+    table = label_table("train_ids")
+    homes: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
+        ("{split}/images", "{split}/labels", "_labelTrainIds.png", _OFFICIAL),
+        ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _OFFICIAL),
+        ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _OFFICIAL),
+        ("half/{split}_img", "half/{split}_label", ".png", {}),
+    )
+    return [
+        Layout("converted", images, labels, ".jpg", suffix, table, folders)
+        for images, labels, suffix, folders in homes
+    ]

@@ -1,0 +1,135 @@
+"""The ``streets`` domain: procedural scenes as a ``datasets`` builder, one config a style."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import datasets
+from pydantic import BaseModel, ConfigDict, Field
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.base import (
+    FEATURES,
+    Domain,
+    Facts,
+    Opened,
+    Sharing,
+    arrow_split,
+    fingerprint,
+)
+from revt_hf.data.domains.streets import STYLES, render
+from revt_hf.data.labels import label_table
+
+# First scene seed of each split: far enough apart never to meet.
+_FIRST_SCENE = {"train": 0, "val": 1_000_000}
+_SCENES_PER_SEED = 10_000_000
+
+
+class StreetsOptions(BaseModel):
+    """Options of the ``streets`` domain.
+
+    ``images`` and ``val_images`` are how many the splits have, ``size`` is (height, width).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: Annotated[int, Field(gt=0, le=1_000_000)] = 100
+    val_images: Annotated[int, Field(gt=0, le=1_000_000)] = 40
+    size: tuple[Annotated[int, Field(ge=64, le=4096)], Annotated[int, Field(ge=128, le=8192)]] = (
+        128,
+        256,
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class StreetsBuilder(datasets.GeneratorBasedBuilder):
+    """Renders the scenes of one split in one style and keeps them as PNG bytes."""
+
+    BUILDER_CONFIG_CLASS = datasets.BuilderConfig
+
+    def __init__(self, style: str, split: str, options: StreetsOptions, **kwargs: Any) -> None:
+        self._look = style
+        self._split = split
+        self._options = options
+        super().__init__(**kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=FEATURES)
+
+    def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        first = _FIRST_SCENE[self._split] + self._options.seed * _SCENES_PER_SEED
+        scenes = list(range(first, first + _count(self._split, self._options)))
+        return [datasets.SplitGenerator(arrow_split(self._split), {"scenes": scenes})]
+
+    def _generate_examples(self, scenes: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        height, width = self._options.size
+        for key, scene in enumerate(scenes):
+            image, label = render(scene, self._look, height, width)
+            yield (
+                key,
+                {
+                    "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
+                    "label": _png(label),
+                    "name": f"{self._look}-{scene:08d}",
+                },
+            )
+
+
+class StreetsDomain(Domain):
+    """See the module; the label and layout of a scene are the same in every style."""
+
+    name = "streets"
+    facts = Facts(
+        kind="synthetic",
+        license="Apache-2.0",
+        download="nowhere: it is drawn by this package",
+        sharing=Sharing("yes", "it is drawn by this package", "apache-2.0"),
+        images={
+            "train": StreetsOptions().images,
+            "val": StreetsOptions().val_images,
+        },
+    )
+    options_model = StreetsOptions
+    needs_data_dir = False
+    configs = tuple(STYLES)
+
+    def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
+        style = str(self.chosen_config(config))
+        if split not in _FIRST_SCENE:
+            raise UserError(f"unknown split '{split}' of streets: use train or val")
+        code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
+        identity = fingerprint([style, split, options.model_dump(), *code])
+        return Opened(
+            builder=partial(
+                StreetsBuilder, style, split, options, dataset_name=self.name, hash=identity
+            ),
+            table=label_table("train_ids"),
+            layout="built-in",
+            found=f"drawn by this package, style '{style}'",
+            images=_count(split, options),
+            content=identity,
+        )
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        return _count(split, options) if split in _FIRST_SCENE else None
+
+    def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
+        return tuple(_FIRST_SCENE)
+
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
+        return f"{self.chosen_config(config)}/{split}"
+
+
+def _count(split: str, options: StreetsOptions) -> int:
+    return options.images if split == "train" else options.val_images
+
+
+def _png(image: Any) -> dict[str, Any]:
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise RuntimeError("OpenCV could not encode a PNG")
+    return {"path": None, "bytes": data.tobytes()}

@@ -1,0 +1,270 @@
+"""Turns a layout into an image: colours, textures, light, weather, camera."""
+
+import zlib
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.streets.canvas import GROUND, OVERSAMPLING, SIDEWAYS, Scene
+from revt_hf.data.domains.streets.materials import MATERIALS, TEXTURES
+from revt_hf.data.domains.streets.scene import build_scene
+from revt_hf.data.domains.streets.styles import STYLES, Span, Style
+
+_PAINT_STREAM = 2
+_FARTHEST = 400.0
+_TILE = 128
+
+Image = NDArray[np.float32]
+
+_AMPLITUDE = np.array([m.amplitude for m in MATERIALS.values()], dtype=np.float32)
+_TEXTURE = np.array([m.texture for m in MATERIALS.values()])
+_LAMP = np.array([m.lamp or (0, 0, 0) for m in MATERIALS.values()], dtype=np.float32)
+_LUMA = np.tile(np.array([0.299, 0.587, 0.114], dtype=np.float32), (3, 1))
+# Size in metres of the smallest detail of a texture.
+_PITCH = {
+    "grain": 0.12,
+    "blotch": 0.5,
+    "leaves": 0.4,
+    "blades": 0.3,
+    "courses": 0.4,
+    "tiles": 0.8,
+    "planks": 0.5,
+}
+# The sky is no surface: it keeps its smooth gradient in every style.
+_SMOOTH = np.array([name in ("air", "cloud") for name in MATERIALS])
+
+
+def render(
+    seed: int, style: str, height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Paint one street.
+
+    The same arguments give the same image on every run, and the label map depends on the seed
+    and the size only, never on the style.
+
+    Args:
+        seed: which street, an integer from 0.
+        style: a key of ``STYLES``.
+        height: rows of the image, at least 64.
+        width: its columns, at least 128.
+
+    Returns:
+        Image (height, width, 3), uint8, RGB; label (height, width), uint8, train ids or 255.
+
+    Raises:
+        UserError: an unknown style, a negative seed, too small a size.
+    """
+    if style not in STYLES:
+        raise UserError(f"unknown street style '{style}': use one of {', '.join(STYLES)}")
+    scene = build_scene(seed, height, width)
+    rng = np.random.default_rng([_PAINT_STREAM, seed, zlib.crc32(style.encode())])
+    return _paint(scene, STYLES[style], rng), scene.label
+
+
+def _paint(scene: Scene, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
+    geometry = _Geometry(scene)
+    image = _averaged(_base_colours(scene, style, rng), scene)
+    image *= _surface_detail(scene, geometry, style, rng)[..., None]
+    image *= _light(scene, geometry, style)[..., None]
+    image = _toned(image, style, rng)
+    density = rng.uniform(*style.haze)
+    if density > 0:
+        clear = np.exp(-density * geometry.depth)[..., None]
+        image = image * clear + (1 - clear) * (
+            np.array(style.haze_colour) * rng.uniform(0.92, 1.06)
+        )
+    if style.night > 0:
+        image = _after_dark(image, scene, geometry, style, rng)
+    return _photographed(image.astype(np.float32), style, rng)
+
+
+class _Geometry:
+    """Where the surface at each pixel (H, W) lies: depth and two coordinates on it, in metres."""
+
+    def __init__(self, scene: Scene) -> None:
+        surface = scene.coarse
+        high, wide = surface.shape
+        camera = scene.camera
+        column = np.arange(wide, dtype=np.float32)[None] * OVERSAMPLING + 1
+        row = np.arange(high, dtype=np.float32)[:, None] * OVERSAMPLING + 1
+        slope_x, slope_y, offset = (part.take(surface) for part in scene.plane.T)
+        inverse = slope_x * column + slope_y * row + offset
+        self.depth: Image = 1.0 / np.maximum(inverse, 1.0 / _FARTHEST)
+        self.facet = scene.facet.take(surface)
+        bent = camera.centre + camera.bend * np.minimum(self.depth, 110.0)
+        across = (column - bent) * self.depth / camera.focal
+        up = camera.height - (row - camera.horizon) * self.depth / camera.focal
+        self.u: Image = np.where(self.facet == SIDEWAYS, self.depth, across)
+        self.v: Image = np.where(self.facet == GROUND, self.depth, up)
+        self.pixels_per_metre: Image = camera.focal / OVERSAMPLING / self.depth
+        self.row, self.column = row / row[-1, 0], column / column[0, -1]
+
+
+def _base_colours(scene: Scene, style: Style, rng: np.random.Generator) -> Image:
+    """(S, 3) colour of each surface, 0..255."""
+    things, kinds = int(scene.thing.max()) + 1, len(MATERIALS)
+    pick = rng.random((things, kinds))
+    of_object = rng.normal(0.0, 1.0, (things, kinds, 4))
+    of_scene = rng.normal(0.0, style.scene_jitter, (kinds, 3))
+    palettes = [np.array(style.palette[name]) for name in MATERIALS]
+    if style.recolour > 0:
+        fresh = rng.random(kinds) < style.recolour
+        count = rng.integers(1, 5, kinds)
+        drawn = rng.uniform(5, 250, (kinds, 4, 3))
+        palettes = [
+            drawn[k, : count[k]] if fresh[k] else palette for k, palette in enumerate(palettes)
+        ]
+    size = np.array([len(palette) for palette in palettes])
+    first = np.concatenate([[0], np.cumsum(size)[:-1]])
+    chosen = first[scene.material] + (pick[scene.thing, scene.material] * size[scene.material])
+    colours = np.concatenate(palettes)[chosen.astype(np.intp)].astype(np.float64)
+    jitter = of_object[scene.thing, scene.material]
+    # three quarters of an object's deviation is brightness, as it is in photographs
+    colours += (
+        style.object_jitter * (0.5 * jitter[:, :3] + jitter[:, 3:]) + of_scene[scene.material]
+    )
+    return np.clip(colours * scene.shade[:, None], 0, 255).astype(np.float32)
+
+
+def _averaged(colours: Image, scene: Scene) -> Image:
+    """Colours (S, 3) at each pixel (H, W, 3), averaged over its fine pixels."""
+    packed = np.zeros((len(colours), 4), dtype=np.uint8)
+    packed[:, :3] = colours
+    fine = packed.view(np.uint32)[:, 0].take(scene.surface).view(np.uint8)
+    high, wide = scene.surface.shape
+    size = (wide // OVERSAMPLING, high // OVERSAMPLING)
+    small = cv2.resize(fine.reshape(high, wide, 4), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(small[..., :3], dtype=np.float32)
+
+
+def _smoothed(tile: Image, blur: float) -> Image:
+    """The tile without its fine detail, mean about 0 and deviation about 1."""
+    around = np.pad(tile, 8, mode="wrap")  # so that the tile repeats without a seam
+    smooth = cv2.GaussianBlur(around, (0, 0), blur)[8:-8, 8:-8]
+    return np.asarray(smooth * (1.0 / smooth.std()), dtype=np.float32)
+
+
+def _at(tile: Image, u: Image, v: Image) -> Image:
+    row, column = v.astype(np.int32) & (_TILE - 1), u.astype(np.int32) & (_TILE - 1)
+    return tile.take(row * _TILE + column)
+
+
+def _joints(value: Image, share: float) -> NDArray[np.bool_]:
+    return value - np.floor(value) < share
+
+
+def _pattern(name: str, u: Image, v: Image, tiles: tuple[Image, Image, Image]) -> Image:
+    """A texture at surface coordinates u, v (metres): mean about 0, deviation up to about 1."""
+    fine, soft, broad = tiles
+    if name == "grain":
+        return _at(fine, u * 22, v * 9)
+    if name == "blotch":
+        return _at(broad, u * 3, v * 3)
+    if name == "leaves":
+        return _at(soft, u * 9, v * 9)
+    if name == "blades":
+        return _at(soft, u * 14, v * 3)
+    if name == "courses":
+        row = v * 2.5
+        joint = _joints(row, 0.25) | _joints(u * 1.25 + 0.5 * np.floor(row), 0.14)
+    elif name == "tiles":
+        joint = _joints(u, 0.12) | _joints(v, 0.14)
+    else:
+        joint = _joints(u * 2, 0.3)
+    return np.where(joint, np.float32(-1.0), np.float32(0.35))
+
+
+def _surface_detail(scene: Scene, at: _Geometry, style: Style, rng: np.random.Generator) -> Image:
+    """Brightness factor (H, W) of texture and stains."""
+    fine: Image = rng.standard_normal((_TILE, _TILE), dtype=np.float32)
+    tiles = (fine, _smoothed(fine, 1.2), _smoothed(fine, 2.5))
+    u, v = at.u + 512.0, at.v + 512.0
+    kinds, strength = _TEXTURE, _AMPLITUDE
+    if style.retexture > 0:
+        fresh = (rng.random(len(MATERIALS)) < style.retexture) & ~_SMOOTH
+        kinds = np.where(fresh, rng.integers(len(TEXTURES), size=len(MATERIALS)), kinds)
+        drawn = rng.uniform(0.0, 0.3, len(MATERIALS)).astype(np.float32)
+        strength = np.where(fresh, drawn, strength)
+    material = scene.material.take(scene.coarse)
+    kind, detail = kinds[material], np.zeros_like(u)
+    for index, name in enumerate(TEXTURES):
+        there = np.flatnonzero(kind == index)
+        if name != "flat" and len(there):
+            # detail finer than a pixel or two would only flicker
+            visible = np.minimum(at.pixels_per_metre.take(there) * (_PITCH[name] / 2.5), 1.0)
+            pattern = _pattern(name, u.take(there), v.take(there), tiles)
+            np.put(detail, there, visible * pattern)
+    factor = 1.0 + style.texture * strength.take(material) * detail
+    if style.weathering > 0:
+        stain = _at(tiles[2], u * 5, v * 4) + 0.6 * _at(tiles[1], u * 1.5, v * 11)
+        factor += style.weathering * stain * ~_SMOOTH.take(material)
+    return np.clip(factor, 0.2, 1.8).astype(np.float32)
+
+
+def _light(scene: Scene, at: _Geometry, style: Style) -> Image:
+    """Brightness factor (H, W) of shadows, and of a sky that is paler towards the horizon."""
+    high, wide = at.depth.shape
+    shadow = cv2.resize(scene.shadow, (wide, high), interpolation=cv2.INTER_AREA)
+    factor = 1.0 - style.shadow * (at.facet == GROUND) * shadow.astype(np.float32) / 255.0
+    rise = np.clip(1.0 - at.row * scene.surface.shape[0] / scene.camera.horizon, 0.0, 1.0)
+    factor *= np.where(at.depth >= _FARTHEST, 1.08 - 0.25 * rise, 1.0)
+    return factor.astype(np.float32)
+
+
+def _one(rng: np.random.Generator, span: Span) -> float:
+    return float(rng.uniform(*span))
+
+
+def _toned(image: Image, style: Style, rng: np.random.Generator) -> Image:
+    if style.saturation != (1.0, 1.0):
+        share = _one(rng, style.saturation)
+        grey = cv2.transform(image, _LUMA)
+        image = cv2.addWeighted(image, share, grey, 1.0 - share, 0.0)
+    contrast = _one(rng, style.contrast)
+    gain = (
+        _one(rng, style.gain) * np.array(style.balance) * (1.0 + style.tint * rng.uniform(-1, 1, 3))
+    )
+    scale, shift = gain * contrast, gain * 118.0 * (1.0 - contrast)
+    return np.clip(image * scale.astype(np.float32) + shift.astype(np.float32), 0, 255)
+
+
+def _after_dark(
+    image: Image, scene: Scene, at: _Geometry, style: Style, rng: np.random.Generator
+) -> Image:
+    """Dim blue light, the own headlights, and lamps with their glow."""
+    high, wide = at.depth.shape
+    ambient = np.array([0.30, 0.34, 0.46]) * rng.uniform(0.8, 1.2)
+    sky = at.depth >= _FARTHEST
+    ambient = np.where(sky[..., None], ambient * 0.5, ambient)
+    beam = np.exp(-(((at.column - 0.5) / 0.33) ** 2)) * np.exp(-at.depth / 16.0) * ~sky
+    lit = ambient + beam[..., None] * np.array([0.75, 0.68, 0.52])
+    lamps = _averaged(_LAMP[scene.material], scene)
+    scale = high / 128
+    near = cv2.GaussianBlur(lamps, (0, 0), 2.0 * scale)
+    wider = cv2.resize(lamps, (wide // 4, high // 4), interpolation=cv2.INTER_AREA)
+    wider = cv2.resize(cv2.GaussianBlur(wider, (0, 0), 3.0 * scale), (wide, high))
+    glow = cv2.addWeighted(near, 0.6, wider, 1.0, 0.0) + 0.75 * lamps
+    dimming = (1 + style.night * (lit - 1)).astype(np.float32)
+    return np.clip(image * dimming + style.night * glow, 0, 255)
+
+
+def _photographed(image: Image, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Vignette, blur, noise and compression of the camera."""
+    high, wide = image.shape[:2]
+    if style.vignette > 0:
+        x, y = np.linspace(-1, 1, wide)[None], np.linspace(-1, 1, high)[:, None]
+        dimming = 1 - style.vignette * (x * x + y * y) / 2
+        image = image * dimming[..., None].astype(np.float32)
+    blur = _one(rng, style.blur) * high / 128
+    if blur > 0:
+        image = cv2.GaussianBlur(image, (0, 0), blur).astype(np.float32)
+    noise = _one(rng, style.sensor_noise)
+    if noise > 0:
+        image = image + noise * rng.standard_normal(image.shape, dtype=np.float32)
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    if style.jpeg:
+        _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, style.jpeg])
+        pixels = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return pixels

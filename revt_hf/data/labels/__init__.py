@@ -1,0 +1,27 @@
+"""Classes and label encodings: how the field counts, and how each dataset writes it down."""
+
+from revt_hf.data.labels.classes import (
+    CLASSES,
+    IGNORE_INDEX,
+    NUM_CLASSES,
+    PALETTE,
+    SUBSETS,
+    TRAIN_ID,
+    colourise,
+)
+from revt_hf.data.labels.encodings import ENCODINGS, label_table
+from revt_hf.data.labels.tables import LabelTable, Reading
+
+__all__ = [
+    "CLASSES",
+    "ENCODINGS",
+    "IGNORE_INDEX",
+    "NUM_CLASSES",
+    "PALETTE",
+    "SUBSETS",
+    "TRAIN_ID",
+    "LabelTable",
+    "Reading",
+    "colourise",
+    "label_table",
+]

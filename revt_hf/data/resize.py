@@ -1,0 +1,69 @@
+"""Resizing into a max_size with the ratio kept: the geometry of training and of evaluation.
+
+Rounding and factor follow ``mmcv.imrescale`` as the original's training and test pipelines use it.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.core.errors import UserError
+
+
+def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of an image once it fits the max_size; small images are enlarged.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        max_size: (width, height); its long side bounds the image's long side, whichever way the
+            image lies.
+
+    Raises:
+        UserError: a side of the max_size is not positive.
+    """
+    if min(max_size) < 1:
+        raise UserError(
+            f"max size {max_size[0]}x{max_size[1]}: both sides must be at least 1 pixel"
+        )
+    factor = min(max(max_size) / max(height, width), min(max_size) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize_label_to_fit(
+    label: NDArray[np.uint8], image_size: tuple[int, int], max_size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Resize a label (H, W), nearest, to where its image's ``resize_to_fit`` ends up.
+
+    Args:
+        label: train ids; its size may differ from its image's (60 label maps of GTA).
+        image_size: (height, width) of the image.
+        max_size: (width, height), see ``fit_size``.
+
+    Raises:
+        UserError: a side of the max_size is not positive.
+    """
+    height, width = fit_size(image_size[0], image_size[1], max_size)
+    if label.shape[:2] == (height, width):
+        return label
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def resize_to_fit(
+    image: NDArray[np.generic], max_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[np.generic]:
+    """Resize an image (H, W, C) or a label (H, W) to ``fit_size``; the dtype stays.
+
+    Args:
+        image: any dtype that OpenCV resizes (uint8, float32).
+        max_size: (width, height), see ``fit_size``.
+        interpolation: an OpenCV flag; ``cv2.INTER_NEAREST`` for labels.
+
+    Raises:
+        UserError: a side of the max_size is not positive.
+    """
+    height, width = fit_size(image.shape[0], image.shape[1], max_size)
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))

@@ -1,0 +1,175 @@
+"""``revt data prepare``: the deterministic part of a training pipeline done once, lossless."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from revt_hf import __version__
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.core.errors import UserError
+from revt_hf.core.markers import mark_output
+from revt_hf.core.outputs import (
+    beside,
+    check_output,
+    locked,
+    read_json_object,
+    readable_os_errors,
+    real_path,
+    replace_folder,
+    write_json,
+)
+from revt_hf.data.domains import dataset_of, get_domain, open_domain
+from revt_hf.data.domains.prepared import (
+    IMAGES,
+    LABELS,
+    RECORD_FILE,
+    SUFFIXES,
+    Format,
+    PreparedRecord,
+    canonical_options,
+)
+from revt_hf.data.reading import Decode
+from revt_hf.data.resize import resize_label_to_fit, resize_to_fit
+from revt_hf.data_tools.parallel import in_threads
+
+_GIGABYTE = 1e9
+
+
+def prepare(
+    spec: DomainSpec,
+    split: str,
+    output: Path,
+    max_size: tuple[int, int] | None,
+    format: Format = "webp",
+    overwrite: bool = False,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> PreparedRecord:
+    """Write a split's images resized, and its labels as train ids, for faster training.
+
+    Training with ``source.prepared`` pointing there sees the same bits as training on the source.
+    A run that was interrupted goes on where it stopped when it is started again.
+
+    Args:
+        spec: the domain, its folder, config and options.
+        split: which of its splits.
+        output: the folder to make.
+        max_size: (width, height) of the recipe's max size; None keeps the images' size.
+        format: ``webp`` (lossless; smallest), ``png``, or ``raw`` (arrays of which only the crop
+            is read; fastest and largest).
+        overwrite: replace ``output`` if it exists.
+        workers: threads; all cores by default.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: the data cannot be read, ``output`` exists, or the disk is too small.
+    """
+    check_output(output, overwrite, spec.inputs)
+    opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
+    opened.check(f"{spec.domain}/{split}")
+    record = PreparedRecord(
+        domain=spec.domain,
+        config=get_domain(spec.domain).chosen_config(spec.config),
+        options=canonical_options(spec),
+        split=split,
+        max_size=max_size,
+        format=format,
+        label_encoding=opened.table.name,
+        content=opened.content,
+        images=opened.images,
+        revt_hf=__version__,
+    )
+    decode = opened.decode
+    rows = dataset_of(opened.builder, decode, split).with_format(None)
+    scratch = beside(real_path(output), "preparing")
+    with readable_os_errors(output), locked(output):
+        check_output(output, overwrite, spec.inputs)
+        _start(scratch, record)
+        work = partial(_prepare_one, scratch, record, decode)
+        with tqdm(total=len(rows), unit="image", desc="prepare", disable=quiet) as progress:
+            for number, written in enumerate(in_threads(work, rows, workers)):
+                if number == 0:
+                    _check_space(scratch, written * (len(rows) - 1))
+                progress.update()
+        mark_output(scratch)
+        replace_folder(scratch, real_path(output))
+    return record
+
+
+def _start(scratch: Path, record: PreparedRecord) -> None:
+    """An empty scratch folder, or one that the same job left unfinished."""
+    path = scratch / RECORD_FILE
+    values = record.model_dump(mode="json")
+    with suppress(UserError):
+        if read_json_object(path) == values:
+            return
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    write_json(path, values)
+
+
+def _prepare_one(scratch: Path, record: PreparedRecord, decode: Decode, row: dict[str, Any]) -> int:
+    """Write one image and its label; the bytes that they take."""
+    image_suffix, label_suffix = SUFFIXES[record.format]
+    image_path = scratch / IMAGES / f"{row['name']}{image_suffix}"
+    label_path = scratch / LABELS / f"{row['name']}{label_suffix}"
+    # The label comes last, so both are complete where it is there.
+    if not (label_path.is_file() and image_path.is_file()):
+        decoded = decode({key: [value] for key, value in row.items()})
+        image, label = decoded["image"][0], decoded["label"][0]
+        if record.max_size is not None:
+            label = resize_label_to_fit(label, image.shape[:2], record.max_size)
+            image = np.asarray(resize_to_fit(image, record.max_size), dtype=np.uint8)
+        _write(image_path, image)
+        _write(label_path, label)
+    return image_path.stat().st_size + label_path.stat().st_size
+
+
+def _write(path: Path, image: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    try:
+        with unfinished.open("wb") as file:
+            _ENCODERS[path.suffix](file, image)
+    except (cv2.error, ValueError) as error:
+        raise UserError(f"{path.name} cannot be written as {path.suffix[1:]}: {error}") from error
+    unfinished.replace(path)
+
+
+def _write_png(file: Any, image: NDArray[np.uint8]) -> None:
+    in_order = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    file.write(cv2.imencode(".png", in_order)[1].tobytes())
+
+
+def _write_webp(file: Any, image: NDArray[np.uint8]) -> None:
+    # Effort 0: an eighth of the time of OpenCV's lossless mode for a tenth more bytes.
+    Image.fromarray(image).save(file, "WEBP", lossless=True, quality=0, method=0)
+
+
+def _write_raw(file: Any, image: NDArray[np.uint8]) -> None:
+    np.save(file, np.ascontiguousarray(image), allow_pickle=False)
+
+
+_ENCODERS: dict[str, Callable[[Any, NDArray[np.uint8]], None]] = {
+    ".png": _write_png,
+    ".webp": _write_webp,
+    ".npy": _write_raw,
+}
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder.parent} has {free / _GIGABYTE:.1f} GB left, the images need about "
+            f"{needed / _GIGABYTE:.1f} GB: choose another output, or --format webp"
+        )

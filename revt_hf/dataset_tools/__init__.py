@@ -1,1 +1,0 @@
-"""Tools for data sets: look at them, check them, prepare them, pass them on."""

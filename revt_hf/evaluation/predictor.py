@@ -1,0 +1,267 @@
+"""Image to class map: the original's test protocol, its sliding window, scales and flip.
+
+Resize to a max_size (ratio kept, never padded), normalise, network, then the logits are resized
+bilinearly twice, to the network's input size and to the image's own, and the arg max is taken
+(original: ``test_time_aug.py``, ``encoder_decoder.py``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.config.recipe import Evaluation
+from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
+from revt_hf.data.resize import fit_size, resize_to_fit
+from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
+from revt_hf.models.load import network_sha256
+from revt_hf.models.precision import bf16_autocast
+
+# Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images reach the network; the fields of a recipe's ``evaluation`` section.
+
+    ``max_size`` is (width, height), None is native size; ``window`` and ``stride`` (pixels, both or
+    neither) slide over the resized image; the probabilities of all ``scales``, with ``flip``
+    also mirrored, are averaged.
+    """
+
+    max_size: tuple[int, int] | None = (1024, 512)
+    window: int | None = None
+    stride: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> "Protocol":
+        """The protocol that a recipe's section or ``PROTOCOLS`` describes."""
+        return cls(**evaluation.model_dump())
+
+    @property
+    def views(self) -> int:
+        """How often the network sees each image, windows not counted."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    @property
+    def text(self) -> str:
+        """The protocol in words, for reports."""
+        parts = ["native size" if self.max_size is None else "resized (ratio kept) to {}x{}"]
+        if self.max_size is not None:
+            parts[0] = parts[0].format(*self.max_size)
+        if self.window is not None:
+            parts.append(f"windows of {self.window} every {self.stride} pixels")
+        if self.scales != (1.0,):
+            parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
+        parts.append("with and without flip" if self.flip else "no flip")
+        return ", ".join(parts)
+
+
+def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:
+    """The (height, width) of the network's input at each of the protocol's scales."""
+    bounds = (_bound(image_size, protocol, scale) for scale in protocol.scales)
+    return tuple(
+        image_size if max_size is None else fit_size(*image_size, max_size) for max_size in bounds
+    )
+
+
+def _bound(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, int] | None:
+    if protocol.max_size is None and scale == 1:
+        return None
+    width, height = protocol.max_size or image_size[::-1]
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def prepare(
+    image: NDArray[np.uint8],
+    protocol: Protocol,
+    scale: float = 1.0,
+    normalisation: Normalisation = IMAGENET,
+) -> torch.Tensor:
+    """Network input of an RGB image at one of the protocol's scales.
+
+    Args:
+        image: (H, W, 3) uint8.
+        protocol: see :class:`Protocol`.
+        scale: multiplies the protocol's max_size, or the image's size without one.
+        normalisation: the network's own, see :func:`revt_hf.data.normalisation.normalisation_of`.
+
+    Returns:
+        (1, 3, h, w) float32, normalised.
+    """
+    height, width = image.shape[:2]
+    max_size = _bound((height, width), protocol, scale)
+    if max_size is not None:
+        image = resize_to_fit(image, max_size, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    mean, std = (np.array(part, np.float32) for part in (normalisation.mean, normalisation.std))
+    pixels = (image.astype(np.float32) - mean) / std
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """What gives every pixel of an image a class, and can be scored.
+
+    Made by :func:`model_segmenter` and :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
+
+    Attributes:
+        networks: each gives logits; of several, the probabilities are averaged.
+        modules: everything that runs, for its device and its cost.
+        models: the SegFormers that it is made of.
+        combine: how an ensemble combines its members; None for a single model.
+        head: whose decode head an ensemble of features uses, counted from 1.
+        bf16: whether the network runs under autocast to bfloat16.
+    """
+
+    networks: tuple[Network, ...]
+    modules: tuple[nn.Module, ...]
+    models: tuple[SegformerForSemanticSegmentation, ...]
+    combine: str | None = None
+    head: int | None = None
+    bf16: bool = False
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its networks' inputs are normalised with: the first model's own."""
+        return normalisation_of(self.models[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.models[0].device
+
+    @cached_property
+    def network_sha256(self) -> tuple[str, ...]:
+        """The :func:`revt_hf.models.load.network_sha256` of each model, computed when first read."""
+        return tuple(map(network_sha256, self.models))
+
+    def description(self) -> dict[str, Any] | None:
+        """What results say of an ensemble: its size, how it combines, its head; else None."""
+        if self.combine is None:
+            return None
+        return {"members": len(self.models), "combine": self.combine, "head": self.head}
+
+    def class_map(self, image: NDArray[np.uint8], protocol: Protocol) -> NDArray[np.uint8]:
+        """The class map (H, W), uint8 train ids, of an RGB image (H, W, 3), uint8."""
+        return self.class_maps([image], protocol)[0]
+
+    @torch.inference_mode()
+    def class_maps(
+        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+    ) -> list[NDArray[np.uint8]]:
+        """Class maps of several images that go through the network together.
+
+        Args:
+            images: each (H, W, 3) uint8, RGB; their :func:`network_sizes` are equal.
+            protocol: see :class:`Protocol`.
+
+        Returns:
+            Each image's class map (H, W), uint8 train ids.
+        """
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        means = [MeanProbabilities(size) for size in sizes]
+        for pixels, flipped in self._views(images, protocol):
+            network_size = (pixels.shape[2], pixels.shape[3])
+            for network in self.networks:
+                logits = sliding_logits(network, pixels, protocol)
+                if protocol.views == len(self.networks) == 1:
+                    # The arg max of a single softmax is that of its logits.
+                    rows = zip(logits, sizes, strict=True)
+                    return [class_map(one, network_size, size) for one, size in rows]
+                for mean, one in zip(means, logits, strict=True):
+                    mean.add(one.flip(-1) if flipped else one, network_size)
+        return [mean.class_map() for mean in means]
+
+    def _views(
+        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+    ) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The networks' inputs (N, 3, h, w), and whether each is mirrored."""
+        for scale in protocol.scales:
+            prepared = [prepare(image, protocol, scale, self.normalisation) for image in images]
+            pixels = torch.cat(prepared).to(self.device)
+            yield pixels, False
+            if protocol.flip:
+                yield pixels.flip(-1), True
+
+
+def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
+    """A single SegFormer, in eval mode, as something that can be scored.
+
+    Args:
+        model: on any device.
+        bf16: run it under autocast to bfloat16, so that its logits are bfloat16.
+    """
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        with bf16_autocast(model.device, bf16):
+            logits: torch.Tensor = model(pixel_values=pixels).logits
+        return logits
+
+    return Segmenter(networks=(network,), modules=(model,), models=(model,), bf16=bf16)
+
+
+def predict(
+    model: SegformerForSemanticSegmentation, image: NDArray[np.uint8], protocol: Protocol
+) -> NDArray[np.uint8]:
+    """The class map (H, W), uint8 train ids, of an RGB image (H, W, 3), uint8."""
+    return model_segmenter(model).class_map(image, protocol)
+
+
+def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:
+    """Logits of the network's input, by windows where the protocol has them.
+
+    Each window's logits are resized to its size; where windows overlap they are averaged
+    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
+
+    Args:
+        network: see ``Network``.
+        pixels: (N, 3, H, W) float32, normalised.
+        protocol: its ``window`` and ``stride`` count.
+
+    Returns:
+        (N, C, H, W) with several windows, else (N, C, h, w) as the network gives them.
+    """
+    windows = list(_windows((pixels.shape[2], pixels.shape[3]), protocol))
+    if len(windows) == 1:
+        return network(pixels)
+    total: torch.Tensor | None = None
+    counts = pixels.new_zeros(pixels.shape[2:])
+    for rows, columns in windows:
+        window = pixels[:, :, rows, columns]
+        logits = functional.interpolate(
+            network(window), size=window.shape[2:], mode="bilinear", align_corners=False
+        )
+        if total is None:
+            total = logits.new_zeros((*logits.shape[:2], *pixels.shape[2:]))
+        total[:, :, rows, columns] += logits
+        counts[rows, columns] += 1
+    assert total is not None
+    return total.div_(counts)
+
+
+def _windows(size: Size, protocol: Protocol) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of each window; the last ones are pulled back inside."""
+    if protocol.window is None or protocol.stride is None:
+        yield slice(0, size[0]), slice(0, size[1])
+        return
+    rows, columns = (_spans(length, protocol.window, protocol.stride) for length in size)
+    for top in rows:
+        for left in columns:
+            yield top, left
+
+
+def _spans(length: int, window: int, stride: int) -> list[slice]:
+    steps = max(0, -(-(length - window) // stride)) + 1
+    ends = (min(step * stride + window, length) for step in range(steps))
+    return [slice(max(0, end - window), end) for end in ends]

@@ -1,0 +1,169 @@
+"""The folder that a push sends: put together and checked before anybody is asked."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.model_files import common_dtype
+from revt_hf.checkpoints.names import disk_name
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.wrapping import listed
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256, read_json_object, write_json, write_text
+from revt_hf.hub.commit import CARD_FILE
+from revt_hf.hub.facts import ModelCardFacts
+from revt_hf.hub.measured import results_of
+from revt_hf.hub.model_card import card_text, check_card
+from revt_hf.hub.places import without_places
+from revt_hf.hub.records import Member, published_recipe
+from revt_hf.hub.weights import copy_weights
+from revt_hf.merging.record import CHANGES_FILE, recorded_changes
+from revt_hf.models.load import load_model
+from revt_hf.models.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
+
+RESULTS_FILE = "results.json"
+_CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# What transformers imports from a repository with trust_remote_code.
+_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
+_OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
+_OWN |= {CHANGES_FILE}
+_MEMBERS = "members"
+_OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Everything that goes into a repository.
+
+    Attributes:
+        folder: the model's.
+        facts: what its card says.
+        rows: of the result file, if there is one.
+        members: folders of members that go with it, by the members' names.
+    """
+
+    folder: Path
+    facts: ModelCardFacts
+    rows: Sequence[Mapping[str, Any]] | None
+    members: Mapping[str, Path]
+
+
+def is_own(path: str) -> bool:
+    """Whether a push could have written the file at this path of a repository."""
+    return _OWN_PATH.fullmatch(path) is not None
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that lacks a file of a SegFormer.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    for name in (WEIGHTS_FILE, *_CONFIG_FILES):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a whole SegFormer folder: {name} is missing")
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that :func:`revt_hf.models.load.load_model` would not take as it is.
+
+    Raises:
+        UserError: as it says; a file is missing; ``config.json`` names another dtype than the
+            weights have; or the weights are not those that the folder's record describes.
+    """
+    check_files(folder)
+    load_model(folder)
+    described = read_description(folder)
+    with open_checkpoint(folder) as checkpoint:
+        dtype = common_dtype(place.dtype for place in checkpoint.places.values())
+        others = [p.name for name, p in checkpoint.places.items() if disk_name(p.name) != name]
+        others += checkpoint.dropped
+    if others:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE} holds {listed(others)}, which transformers would not load: "
+            "revt merge and revt convert give a folder that it does"
+        )
+    if described.dtype not in (None, dtype):
+        raise UserError(
+            f"{described.file} says {described.dtype}, the weights are {dtype}: correct its dtype"
+        )
+    recorded_changes(folder)
+
+
+def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders of a merge's members by the members' names.
+
+    Raises:
+        UserError: a folder does not hold a member's weights.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        check_files(folder)
+        digest = file_sha256(folder / WEIGHTS_FILE)
+        names = [member.name for member in members if member.sha256 == digest]
+        if not names:
+            raise UserError(
+                f"{folder} is not a member of this model: {MERGE_FILE} does not name its weights "
+                f"(sha256 {digest})"
+            )
+        found[names[0]] = folder
+    return found
+
+
+def assemble(bundle: Bundle, target: Path, link: bool) -> None:
+    """Write what is sent into an empty folder, the card checked.
+
+    Args:
+        bundle: what.
+        target: the folder.
+        link: hard links of the weights where the file system has them: the folder is only for
+            the push, and nobody changes them there.
+
+    Raises:
+        UserError: the card would be rejected, or a file cannot be read.
+    """
+    facts = bundle.facts
+    text = card_text(facts)
+    check_card(text)
+    _write_model(bundle.folder, target, link, facts.base_models)
+    write_text(target / CARD_FILE, text)
+    if facts.merge:
+        write_json(target / MERGE_FILE, facts.merge.record)
+    elif facts.changes:
+        changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
+        write_json(target / CHANGES_FILE, changes)
+    if facts.recipe_text:
+        write_text(target / RECIPE_FILE, facts.recipe_text)
+    for name, folder in bundle.members.items():
+        place = target / _MEMBERS / name
+        place.mkdir(parents=True)
+        _write_model(folder, place, link, facts.base_models)
+        recipe = recorded_recipe(folder)
+        if recipe:
+            write_text(place / RECIPE_FILE, published_recipe(recipe, facts.base_models))
+    if bundle.rows is not None:
+        write_json(target / RESULTS_FILE, _published_rows(bundle, bundle.rows))
+
+
+def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    measured = [*bundle.facts.results]
+    for name, folder in bundle.members.items():
+        measured += results_of(folder, rows, f"{_MEMBERS}/{name}")
+    return [row.published for row in measured]
+
+
+def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
+    copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
+    for name in _CONFIG_FILES:
+        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+
+
+def _without_code(value: Any) -> Any:
+    """A configuration that asks nobody to run a module beside it, or of another repository."""
+    if isinstance(value, Mapping):
+        kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
+        return {key: _without_code(inner) for key, inner in kept}
+    return [*map(_without_code, value)] if isinstance(value, list) else value

@@ -1,0 +1,213 @@
+"""Push a model to the Hub: everything is checked first and sent as one commit."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+from revt_hf import __version__
+from revt_hf.core.outputs import atomic_folder, file_sha256
+from revt_hf.hub.bundle import (
+    Bundle,
+    assemble,
+    check_files,
+    check_model,
+    is_own,
+    members_by_name,
+)
+from revt_hf.hub.commit import (
+    check_ours,
+    check_repo_id,
+    make_repository,
+    pushing,
+    require_token,
+)
+from revt_hf.hub.facts import ModelCardFacts
+from revt_hf.hub.measured import read_results
+
+_PULL_REQUESTS = "refs/pr/"
+_ADVICE = "a push is one commit, so nothing is there by halves: run the same command again"
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How a model is pushed.
+
+    Attributes:
+        private: the repository is for its owner alone.
+        create_pr: open a pull request instead of changing the branch.
+        revision: the branch, which is made if it does not exist; None is the main one.
+        dry_run: write there exactly what would be sent, and contact nobody.
+        overwrite: replace what an earlier dry run left there.
+        with_members: folders of a merge's members that go along, into ``members/``.
+        license: of the weights; it has to be named.
+        base_models: Hub ids of what the model was made from.
+        datasets: Hub ids of what it was trained on.
+        quiet: no progress bars.
+    """
+
+    private: bool = False
+    create_pr: bool = False
+    revision: str | None = None
+    dry_run: Path | None = None
+    overwrite: bool = False
+    with_members: tuple[Path, ...] = ()
+    license: str | None = None
+    base_models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    quiet: bool = False
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    options: PushOptions | None = None,
+    results: str | Path | None = None,
+) -> str:
+    """Push a SegFormer folder with its card, records and results to the Hub, as one commit.
+
+    The same command again changes nothing. A repository with other content than an earlier
+    push's is left alone; in one of ours, files that a push wrote and this one does not are
+    deleted, and files that no push writes stay.
+
+    Args:
+        folder: the model's.
+        repo_id: ``owner/name``; it is made if it does not exist.
+        options: see :class:`PushOptions`.
+        results: what ``revt evaluate --json`` wrote; the model's rows go into the card.
+
+    Returns:
+        The address of the repository, its branch or the pull request; of a dry run, the folder.
+
+    Raises:
+        UserError: the folder is not a whole SegFormer of finite weights; something that the card
+            needs is missing or wrong; the Hub cannot be reached or refuses. It is one sentence,
+            and nothing is published then.
+    """
+    settings = options or PushOptions()
+    check_repo_id(repo_id, "model")
+    if settings.dry_run is not None:
+        inputs = (folder, results, *settings.with_members)
+        with atomic_folder(settings.dry_run, settings.overwrite, inputs) as scratch:
+            assemble(_bundle(Path(folder), repo_id, settings, results), scratch, link=False)
+        return str(settings.dry_run)
+    require_token()
+    bundle = _bundle(Path(folder), repo_id, settings, results)
+    with tempfile.TemporaryDirectory(prefix="revt-push-") as name:
+        place = Path(name) / "model"
+        place.mkdir()
+        assemble(bundle, place, link=True)
+        return _send(place, repo_id, settings)
+
+
+def push_command(
+    folder: Path,
+    repo_id: str,
+    results: Path | None,
+    license: str | None,
+    members: Sequence[Path],
+    base_models: Sequence[str],
+    datasets: Sequence[str],
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+    dry_run: Path | None,
+    quiet: bool,
+    overwrite: bool = False,
+) -> str:
+    """What ``revt push`` does; the arguments are :func:`push`'s and :class:`PushOptions`'.
+
+    Returns:
+        A line for the terminal.
+
+    Raises:
+        UserError: see :func:`push`.
+    """
+    options = PushOptions(
+        private=private,
+        create_pr=create_pr,
+        revision=revision,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        with_members=tuple(members),
+        license=license,
+        base_models=tuple(base_models),
+        datasets=tuple(datasets),
+        quiet=quiet,
+    )
+    done = push(folder, repo_id, options, results)
+    return f"{'would be pushed' if dry_run else 'pushed'}: {done}"
+
+
+def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Path | None) -> Bundle:
+    check_files(folder)
+    rows = None if results is None else read_results(Path(results))
+    facts = ModelCardFacts.from_folder(
+        folder,
+        rows,
+        options.base_models,
+        options.license,
+        repo_id,
+        options.datasets,
+        options.with_members,
+    )
+    merged = facts.merge.members if facts.merge else ()
+    members = members_by_name(merged, options.with_members)
+    for place in (folder, *members.values()):
+        check_model(place)
+    return Bundle(folder, facts, rows, members)
+
+
+def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
+    hub = HfApi()
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    with pushing(repo_id, hub, options.quiet, _ADVICE):
+        make_repository(hub, repo_id, "model", options.private)
+        branch = options.revision
+        if branch and not options.create_pr and not branch.startswith(_PULL_REQUESTS):
+            hub.create_branch(repo_id, branch=branch, exist_ok=True)
+        head = hub.model_info(repo_id, revision=branch)
+        there = [sibling.rfilename for sibling in head.siblings or ()]
+        check_ours(hub, repo_id, "model", str(head.sha), there)
+        title = f"revt_hf {__version__}: model {_digest(files)}"
+        opened = _opened(hub, repo_id, title) if options.create_pr else None
+        if opened:
+            return opened
+        stale = [name for name in there if is_own(name) and name not in files]
+        done = hub.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(CommitOperationDelete(name, is_folder=False) for name in stale),
+            ],
+            commit_message=title,
+            revision=branch,
+            create_pr=options.create_pr,
+            # Whoever was faster is not overwritten.
+            parent_commit=head.sha,
+        )
+    if done.pr_url:
+        return done.pr_url
+    return f"{hub.endpoint}/{repo_id}{f'/tree/{branch}' if branch else ''}"
+
+
+def _opened(hub: HfApi, repo_id: str, title: str) -> str | None:
+    """The open pull request of the same content, if there is one."""
+    requests = hub.get_repo_discussions(
+        repo_id, discussion_type="pull_request", discussion_status="open"
+    )
+    return next((request.url for request in requests if request.title == title), None)
+
+
+def _digest(files: dict[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Segmentation models: building, loading, converting."""

@@ -1,0 +1,148 @@
+"""SegFormer's decode head, computed at each stage's own resolution; its parameters stay its own.
+
+The ordinary head projects every stage to one width, upsamples all of them to the first stage's
+size and fuses 4 x width channels there. All of that is linear, and a 1x1 convolution commutes with
+bilinear upsampling (whose weights sum to 1, so that biases pass as well). Projection and fuse of a
+stage are therefore one small matrix, applied before upsampling, and the upsampled stages are added:
+
+    fuse(cat(up(proj_4(x_4)), ..., up(proj_1(x_1)))) = sum_i up(fuse_i proj_i x_i) + fuse(biases)
+
+BatchNorm that uses its running statistics is linear too and is folded in; while it is live it sees
+the same sum as in the ordinary head. Matrices are made anew in every forward pass (a percent of
+it), so weights may change at any time, and gradients reach every parameter.
+
+    fold_(model)            # from now on, until unfold_(model)
+    with folded(model):     # inside only
+        ...
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import SegformerForSemanticSegmentation
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
+from revt_hf.core.errors import UserError
+from revt_hf.models.precision import full_precision
+
+
+class FoldedDecodeHead(SegformerDecodeHead):
+    """What :func:`fold_` makes of a model's head: the same modules, another order of operations.
+
+    Projections, fuse and folded BatchNorm are not called as modules: hooks on them see nothing.
+    """
+
+    def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any) -> torch.Tensor:
+        """Logits of the encoder's stages.
+
+        Args:
+            encoder_hidden_states: each stage (N, channels, h, w), float.
+            **kwargs: taken and left unused, as in the ordinary head.
+
+        Returns:
+            (N, classes, h, w) of the first stage's size.
+        """
+        # The fastest layout, and the ordinary head's: dropout draws by position in memory, so both
+        # heads drop the same values.
+        stages = [
+            self._as_map(stage).contiguous(memory_format=torch.channels_last)
+            for stage in encoder_hidden_states
+        ]
+        matrices, bias = self._matrices()
+        summed = functional.conv2d(stages[0], matrices[0], bias)
+        for stage, matrix in zip(stages[1:], matrices[1:], strict=True):
+            summed += functional.interpolate(
+                functional.conv2d(stage, matrix),
+                size=summed.shape[2:],
+                mode="bilinear",
+                align_corners=False,
+            )
+        if self.batch_norm.training:
+            summed = self.batch_norm(summed)
+        return self.classifier(self.dropout(functional.relu_(summed))).contiguous()
+
+    def _as_map(self, stage: torch.Tensor) -> torch.Tensor:
+        """Undo ``reshape_last_stage: false``, as the ordinary head does."""
+        if stage.ndim == 4:
+            return stage
+        side = math.isqrt(stage.shape[-1])
+        return stage.reshape(stage.shape[0], side, side, -1).permute(0, 3, 1, 2)
+
+    def _matrices(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """A 1x1 kernel (width, channels, 1, 1) for each stage, and the bias (width) of their sum.
+
+        They are made in the parameters' precision: under autocast they are rounded once, not
+        after each of the layers.
+        """
+        with full_precision(self.linear_fuse.weight):
+            # The stages are concatenated last first.
+            fuses = self.linear_fuse.weight.flatten(1).chunk(len(self.linear_projections), dim=1)
+            layers = [
+                (fuse, layer.proj)
+                for fuse, layer in zip(fuses[::-1], self.linear_projections, strict=True)
+            ]
+            matrices = [fuse @ projection.weight for fuse, projection in layers]
+            bias = torch.stack([fuse @ projection.bias for fuse, projection in layers]).sum(0)
+            norm = self.batch_norm
+            if not norm.training:
+                scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+                matrices = [scale[:, None] * matrix for matrix in matrices]
+                bias = (bias - norm.running_mean) * scale + norm.bias
+        return [matrix[:, :, None, None] for matrix in matrices], bias
+
+
+def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+    """Let the model's decode head run folded, in place; names and files stay the same.
+
+    Args:
+        model: on any device, in any mode; it may be trained on, saved and copied as before.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: its head is somebody's own.
+    """
+    head = model.decode_head
+    if type(head) not in (SegformerDecodeHead, FoldedDecodeHead):
+        raise UserError(
+            f"only SegFormer's own decode head can be folded, not {type(head).__name__}"
+        )
+    _set_class(head, FoldedDecodeHead)
+    return model
+
+
+def unfold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+    """Undo :func:`fold_`, in place; the same model comes back."""
+    if is_folded(model):
+        _set_class(model.decode_head, SegformerDecodeHead)
+    return model
+
+
+def is_folded(model: SegformerForSemanticSegmentation) -> bool:
+    """Whether the model's decode head runs folded."""
+    return isinstance(model.decode_head, FoldedDecodeHead)
+
+
+@contextmanager
+def folded(
+    model: SegformerForSemanticSegmentation,
+) -> Iterator[SegformerForSemanticSegmentation]:
+    """The model with its head folded; afterwards it is as it was."""
+    before = is_folded(model)
+    fold_(model)
+    try:
+        yield model
+    finally:
+        if not before:
+            unfold_(model)
+
+
+def _set_class(head: nn.Module, kind: type[SegformerDecodeHead]) -> None:
+    # The module object stays: its parameters, hooks, mode and place in the model with it.
+    head.__class__ = kind

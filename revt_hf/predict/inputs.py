@@ -1,0 +1,186 @@
+"""What is predicted on: images, folders of them and videos, each under a name of its own."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from revt_hf.core.errors import DataWarning, UserError
+from revt_hf.core.outputs import check_apart
+from revt_hf.data.decoding import decode_image, open_image
+from revt_hf.data.domains.base import by_reason
+from revt_hf.data.domains.files import NOT_UTF8, list_files
+from revt_hf.data_tools.jpeg_damage import JpegDamage
+
+IMAGES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"),
+}
+# Of images that OpenCV does not read, or not in every version.
+_OTHERS = {
+    *(".heic", ".heif", ".jxl", ".j2k", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pfm", ".svg"),
+    *(".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw", ".raw"),
+}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+# Bytes of a name: file systems take 255, and results need a suffix and a scratch file beside them.
+_LONGEST = 220
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image or a video.
+
+    Attributes:
+        path: the file.
+        name: of what is written for it, without suffix, with folders (``/``).
+        is_video: whether it is a video, by its suffix.
+    """
+
+    path: Path
+    name: str
+    is_video: bool
+
+
+def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
+    """All images and videos of files and folders; a path that is named twice once.
+
+    Folders are searched with all folders in them, for the suffixes of ``IMAGES`` and ``VIDEOS``;
+    hidden files and what lies in ``output`` are left out, other images with a warning. A file
+    that is named itself is taken whatever its suffix. Names are relative to the folder; of several
+    places, below the folder's own name.
+
+    Args:
+        places: files and folders.
+        output: where results go.
+
+    Returns:
+        What can be taken; and what cannot, with the reason: no regular file, a link to nothing, a
+        name that is not UTF-8, or one too long for its results.
+
+    Raises:
+        UserError: a place does not exist, or is a folder without images; ``output`` is or holds
+            one of them.
+    """
+    found: dict[str, tuple[Path, PurePosixPath]] = {}
+
+    def take(path: Path, name: PurePosixPath) -> None:
+        # Links are images of their own name, so that they are not followed.
+        found.setdefault(os.path.abspath(path), (path, name))  # noqa: PTH100
+
+    left_out: dict[str, str] = {}
+    for place in places:
+        check_apart(output, [place], inside=True)
+        if place.is_dir():
+            inside = list(_inside(place, output, left_out))
+            if not inside and not left_out:
+                raise UserError(_nothing_in(place))
+            prefix = place.resolve().name if len(places) > 1 else ""
+            for path, name in inside:
+                take(path, PurePosixPath(prefix, name))
+        elif not place.exists():
+            raise UserError(f"{place}: there is no such file or folder")
+        elif place.is_file():
+            take(place, PurePosixPath(place.name))
+        else:
+            left_out[str(place)] = "not a regular file"
+    names = unique_names([name for _, name in found.values()])
+    inputs = []
+    for (path, _), name in zip(found.values(), names, strict=True):
+        reason = _unwritable(name)
+        if reason:
+            left_out[_shown(str(path))] = reason
+        else:
+            inputs.append(Input(path, name, path.suffix.lower() in VIDEOS))
+    return inputs, left_out
+
+
+def read_image(
+    damage: JpegDamage, item: Input
+) -> tuple[Input, NDArray[np.uint8] | UserError, str | None]:
+    """An image (H, W, 3), or why it cannot be read; and what is wrong with it all the same."""
+    try:
+        file = open_image({"path": str(item.path), "bytes": None})
+        image = decode_image(file)
+    except UserError as error:
+        return item, error, None
+    return item, image, damage.find(str(item.path)) if file.header.kind == "jpeg" else None
+
+
+def _unwritable(name: str) -> str | None:
+    """Why results cannot have this name; None if they can."""
+    if _shown(name) != name:
+        return NOT_UTF8
+    longest = max(len(part.encode()) for part in PurePosixPath(name).parts)
+    if longest > _LONGEST:
+        return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
+    return None
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
+    """Names without suffix, none of which is another's or another's folder.
+
+    Files that differ in nothing but the suffix keep it (``a.jpg``, ``a.png``); those that still
+    have the same name are numbered. Upper and lower case count as equal: not every file system
+    tells them apart.
+    """
+    stems = [file.with_suffix("") for file in files]
+    counts = Counter(map(_folded, stems))
+    folders = {_folded(parent) for stem in stems for parent in stem.parents}
+    names = [
+        stem if counts[_folded(stem)] == 1 and _folded(stem) not in folders else file
+        for stem, file in zip(stems, files, strict=True)
+    ]
+    taken = {_folded(parent) for name in names for parent in name.parents}
+    unique = []
+    for name in names:
+        number, free = 1, name
+        while _folded(free) in taken:
+            number += 1
+            free = name.with_name(f"{name.name}-{number}")
+        taken.add(_folded(free))
+        unique.append(str(free))
+    return unique
+
+
+def _folded(path: PurePosixPath) -> str:
+    return str(path).casefold()
+
+
+def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, str]]:
+    ours = output.resolve()
+    unusable: dict[str, str] = {}
+    others = []
+    for name, file in list_files(folder, unusable).items():
+        path = Path(file.path)
+        if ours in path.resolve().parents:
+            continue
+        if _is_input(path):
+            yield path, name
+        elif path.suffix.lower() in _OTHERS:
+            others.append((file.path, "save them as PNG or JPEG"))
+    for what in by_reason(others):
+        warnings.warn(what, DataWarning, stacklevel=2)
+    for name, reason in unusable.items():
+        if _is_input(folder / name):
+            left_out[str(folder / name)] = reason
+
+
+def _is_input(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES | VIDEOS
+
+
+def _nothing_in(folder: Path) -> str:
+    if (folder / "config.json").exists():
+        return f"{folder} holds no images but a model: name it with --model"
+    known = ", ".join(sorted(suffix[1:] for suffix in IMAGES | VIDEOS))
+    return f"{folder} holds no images or videos ({known})"

@@ -1,1 +1,0 @@
-"""Scores as tables, predictions as pictures, and both as one self-contained HTML page."""

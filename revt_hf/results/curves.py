@@ -1,0 +1,190 @@
+"""Generalisation curves: mIoU over the severity of corruptions, members against their merges."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.corrupting import KINDS, SEVERITIES
+from revt_hf.data.domains.corruptions import NAME, Corruption, corruption_of
+from revt_hf.results.collect import Measurement
+from revt_hf.results.entries import Entry, entries_of, protocol_name, protocol_words
+from revt_hf.results.rows import check_subset
+from revt_hf.results.summary import Spread
+
+MEMBERS = "members"
+ALL = "mean of all"
+_CLEAN = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean of some networks over the severity of one corruption.
+
+    Attributes:
+        networks: ``members``, or the group's title.
+        kind: of the networks; None where nobody said what they are.
+        of: label of the split that is corrupted.
+        corruption: its kind, or ``mean of all``.
+        points: mIoU by severity; 0 are the images as they are, if they were scored.
+    """
+
+    networks: str
+    kind: str | None
+    of: str
+    corruption: str
+    points: Mapping[int, Spread]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``revt curves --json`` writes."""
+        return {
+            "networks": self.networks,
+            "kind": self.kind,
+            "of": self.of,
+            "corruption": self.corruption,
+            "points": [
+                {
+                    "severity": severity,
+                    "mIoU": spread.mean,
+                    "std": spread.std,
+                    "values": list(spread.values),
+                }
+                for severity, spread in self.points.items()
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All curves by one protocol; ``classes`` is the subset that mIoU is over, None for all 19."""
+
+    protocol: str
+    classes: str | None
+    curves: tuple[Curve, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``revt curves --json`` writes."""
+        return {
+            "protocol": self.protocol,
+            "classes": self.classes,
+            "curves": [curve.to_json() for curve in self.curves],
+        }
+
+
+def build_curves(
+    measurements: Sequence[Measurement], protocol: str | None = None, classes: str | None = None
+) -> Curves:
+    """The curves of evaluations on the ``corruptions`` domain.
+
+    All members together are one line, every other group is one: mean and spread are over its
+    networks, seeds and heads alike. ``mean of all`` is over the kinds of corruption, where a
+    network was scored on several.
+
+    Args:
+        measurements: of :func:`revt_hf.results.collect.read_measurements`.
+        protocol: take only evaluations by the one of this name.
+        classes: a class subset to average over.
+
+    Raises:
+        UserError: there is no corrupted split among them, or no evaluation by that protocol;
+            evaluations by several protocols; networks that were scored on different images.
+    """
+    check_subset(classes)
+    entries = [entry for entry in entries_of(measurements) if any(_corruptions(entry))]
+    if not entries:
+        raise UserError(f"no evaluation has scores on the domain '{NAME}'")
+    names = {entry.views: _protocol(entry) for entry in entries}
+    entries = [
+        entry
+        for entry in entries
+        if protocol in (None, _protocol(entry), entry.measurement.protocol_name)
+    ]
+    known = ", ".join(names.values())
+    if not entries:
+        raise UserError(f"no evaluation is by the protocol '{protocol}', only by {known}")
+    if len({entry.views for entry in entries}) > 1:
+        raise UserError(f"evaluations are by several protocols ({known}): name one, --protocol")
+    groups: dict[tuple[str, str | None], list[Entry]] = {}
+    for entry in entries:
+        one = entry.measurement
+        line = MEMBERS if one.kind == "member" else one.group
+        groups.setdefault((line, one.kind), []).append(entry)
+    curves = [
+        Curve(line, kind, of, corruption, points)
+        for (line, kind), group in groups.items()
+        for (of, corruption), points in _points(group, classes)
+    ]
+    return Curves(names[entries[0].views], classes, tuple(curves))
+
+
+def _protocol(entry: Entry) -> str:
+    return protocol_name(entry.measurement) or protocol_words(entry.views)
+
+
+def _points(
+    group: Sequence[Entry], classes: str | None
+) -> Iterator[tuple[tuple[str, str], dict[int, Spread]]]:
+    """The points of a group's curves, kinds in their order and the mean of all last."""
+    _check_images(group)
+    scores = [_scores(entry, classes) for entry in group]
+    for of in dict.fromkeys(of for network in scores for of, _ in network):
+        kinds = [kind for kind in KINDS if any((of, kind) in network for network in scores)]
+        for kind in kinds:
+            yield (of, kind), _spread([network.get((of, kind), {}) for network in scores])
+        if len(kinds) > 1:
+            means = [_mean([network.get((of, kind), {}) for kind in kinds]) for network in scores]
+            yield (of, ALL), _spread(means)
+
+
+def _scores(entry: Entry, classes: str | None) -> dict[tuple[str, str], dict[int, float]]:
+    """mIoU of one network by severity, by the corrupted split and the kind."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for corruption, label in _corruptions(entry):
+        value = entry.scores[label].over(classes)
+        if value is not None:
+            # Several seeds of a corruption would be several values of one network.
+            by_severity = found.setdefault((corruption.of, corruption.kind), {})
+            if corruption.severity in by_severity:
+                raise UserError(
+                    f"{entry.called(label)} has scores of several seeds of {corruption.kind} "
+                    f"{corruption.severity} on {corruption.of}: keep one"
+                )
+            by_severity[corruption.severity] = value
+    for (of, _), by_severity in found.items():
+        clean = entry.scores[of].over(classes) if of in entry.scores else None
+        if clean is not None:
+            by_severity[_CLEAN] = clean
+    return found
+
+
+def _corruptions(entry: Entry) -> Iterator[tuple[Corruption, str]]:
+    for label, row in entry.scores.items():
+        corruption = corruption_of(label) if row.domain == NAME else None
+        if corruption is not None:
+            yield corruption, label
+
+
+def _mean(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The mean of one network's curves at severities that all of them have."""
+    shared = set(curves[0]).intersection(*curves)
+    return {severity: sum(curve[severity] for curve in curves) / len(curves) for severity in shared}
+
+
+def _spread(networks: Sequence[Mapping[int, float]]) -> dict[int, Spread]:
+    values = {
+        severity: tuple(network[severity] for network in networks if severity in network)
+        for severity in (_CLEAN, *SEVERITIES)
+    }
+    return {severity: Spread(found) for severity, found in values.items() if found}
+
+
+def _check_images(group: Sequence[Entry]) -> None:
+    first: dict[str, Entry] = {}
+    for entry in group:
+        for label, row in entry.scores.items():
+            other = first.setdefault(label, entry)
+            if other.scores[label].images != row.images:
+                raise UserError(
+                    f"{other.called(label)} and {entry.called(label)} were scored on "
+                    f"{other.scores[label].images} and {row.images} images of {label}: keep one"
+                )

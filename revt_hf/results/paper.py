@@ -1,0 +1,104 @@
+"""The paper's numbers: the table in the README of the original implementation, in one place.
+
+Nothing here was measured by revt_hf.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from revt_hf.core.errors import UserError
+
+SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}
+_DRIVE = "https://drive.google.com/drive/folders"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of the table in the original's README.
+
+    Attributes:
+        size: of the SegFormer, such as ``b2``.
+        source: the domain that it is trained on.
+        methods: the paper's augmentation methods: one for a baseline, three for a ReVT.
+        cityscapes: the paper's mIoU in percent.
+        bdd: the paper's mIoU in percent.
+        link: where the authors publish the weights; None where they do not.
+    """
+
+    size: str
+    source: str
+    methods: tuple[int, ...]
+    cityscapes: float
+    bdd: float
+    link: str | None = None
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it is a ReVT."""
+        return len(self.methods) > 1
+
+    @property
+    def title(self) -> str:
+        """A name for people."""
+        where = f"SegFormer-{self.size.upper()}, {SOURCES[self.source]}"
+        if not self.is_merge:
+            return f"Baseline, {where}"
+        return f"ReVT {{{', '.join(map(str, self.methods))}}}, {where}"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The mIoU in percent by the label that a domain has in evaluations."""
+        return {"cityscapes/val": self.cityscapes, "bdd100k/val": self.bdd}
+
+    def over(self, classes: str | None) -> bool:
+        """Whether the numbers are over these classes, a subset or all 19.
+
+        For SYNTHIA the original does not say whether 16 or 19.
+        """
+        return classes is None or (classes == "synthia16" and self.source == "synthia")
+
+
+ROWS = (
+    PaperRow("b2", "gta5", (1,), 41.73, 38.77),
+    PaperRow("b2", "gta5", (1, 4, 6), 46.27, 43.29),
+    PaperRow("b2", "gta5", (4, 5, 6), 45.55, 43.43),
+    PaperRow("b2", "synthia", (1,), 39.71, 29.76),
+    PaperRow("b2", "synthia", (1, 4, 6), 40.91, 34.53),
+    PaperRow("b2", "synthia", (4, 5, 6), 41.09, 35.18),
+    PaperRow("b3", "gta5", (1,), 43.92, 42.96),
+    PaperRow("b3", "gta5", (1, 4, 6), 48.33, 48.17),
+    PaperRow("b3", "gta5", (4, 5, 6), 47.95, 48.26),
+    PaperRow("b3", "synthia", (1,), 42.43, 33.33),
+    PaperRow("b3", "synthia", (1, 4, 6), 44.97, 38.65),
+    PaperRow("b3", "synthia", (4, 5, 6), 45.26, 38.73),
+    PaperRow(
+        *("b5", "gta5", (1,), 45.31, 43.32),
+        f"{_DRIVE}/1clnJptm58PrLEGooB2cyUpbdqU0_d8Oq?usp=sharing",
+    ),
+    PaperRow(
+        *("b5", "gta5", (1, 4, 6), 49.96, 48.01),
+        f"{_DRIVE}/1MuvBVyNveIxs5v011AdIp_i4dp5HU4sd?usp=sharing",
+    ),
+    PaperRow(
+        *("b5", "gta5", (4, 5, 6), 49.55, 48.11),
+        f"{_DRIVE}/1hhmNDwGRAd_F9Rb198L2pPaDn0rlf3Ec?usp=sharing",
+    ),
+    PaperRow("b5", "synthia", (1,), 45.07, 35.19),
+    PaperRow("b5", "synthia", (1, 4, 6), 46.28, 40.30),
+    PaperRow("b5", "synthia", (4, 5, 6), 45.08, 39.62),
+)
+DOMAINS = tuple(ROWS[0].scores)
+
+
+def paper_row(source: str, size: str, methods: Sequence[int]) -> PaperRow:
+    """The row of a model; the order of the methods does not matter.
+
+    Raises:
+        UserError: the paper's table has no such row.
+    """
+    for row in ROWS:
+        if (row.source, row.size, row.methods) == (source, size, tuple(sorted(methods))):
+            return row
+    wanted = f"{source}/{size}/{'-'.join(map(str, methods))}"
+    known = ", ".join(f"{r.source}/{r.size}/{'-'.join(map(str, r.methods))}" for r in ROWS)
+    raise UserError(f"the paper's table has no row {wanted}: it has {known}")

@@ -1,0 +1,295 @@
+"""Label maps over images, and contact sheets of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import atomic_file
+from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES, PALETTE, TRAIN_ID, colourise
+
+_INK = (28, 32, 38)
+_MUTED = (96, 104, 114)
+_EDGE = (208, 213, 219)
+_MARGIN = 20
+_GAP = 10
+_TEXT_GAP = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image with its title.
+
+    Args:
+        title: what is seen, e.g. ``ground truth`` or a model's name.
+        image: RGB, (H, W, 3), uint8.
+
+    Raises:
+        UserError: ``image`` has another shape or type, or no pixel.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        _check_image(self.image, f"image of panel '{self.title}'")
+
+
+def overlay(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], opacity: float = 0.6
+) -> NDArray[np.uint8]:
+    """Lay the Cityscapes colours of a label map over an image.
+
+    Args:
+        image: RGB, (H, W, 3), uint8.
+        labels: train ids (0..18) or 255 (ignored), (H, W), uint8.
+        opacity: share of the label's colour, 0..1; ignored pixels keep the image.
+
+    Returns:
+        RGB, (H, W, 3), uint8.
+
+    Raises:
+        UserError: shapes or types that do not fit, a label that is neither a train id nor 255,
+            or an opacity out of range.
+    """
+    _check_image(image, "image")
+    if labels.shape != image.shape[:2] or labels.dtype != np.uint8:
+        raise UserError(
+            f"labels {labels.shape} {labels.dtype} do not fit an image {image.shape}: "
+            "they must be uint8 of the same height and width"
+        )
+    if not 0 <= opacity <= 1:
+        raise UserError(f"opacity {opacity} is not in 0..1")
+    ignored = labels == IGNORE_INDEX
+    unknown = labels[~ignored & (labels >= NUM_CLASSES)]
+    if unknown.size:
+        raise UserError(f"label {int(unknown[0])} is neither a train id nor {IGNORE_INDEX}")
+    share = np.where(ignored, 0.0, opacity).astype(np.float32)[..., None]
+    blend = image + share * (colourise(labels).astype(np.float32) - image)
+    return np.rint(blend).astype(np.uint8)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Panel]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    legend_classes: Sequence[str],
+    path: Path,
+    panel_width: int = 400,
+) -> None:
+    """Write a grid of images with titles and a colour legend as PNG, atomically.
+
+    Every image is scaled to ``panel_width``; a row is as high as its highest image. A panel's
+    own title stands below it unless it is empty or the column's title.
+
+    Args:
+        rows: panels from top to bottom and left to right; a row may be shorter than others.
+        column_titles: one per column, at least as many as the longest row has panels.
+        row_titles: one per row, written upwards at the left; empty strings for none.
+        legend_classes: names of Cityscapes classes for the legend; may be empty.
+        path: the PNG to write.
+        panel_width: width of an image in pixels, at least 64.
+
+    Raises:
+        UserError: no panel, titles that do not fit the rows, an unknown class, a width that is
+            too small, or a path that cannot be written.
+    """
+    _check_sheet(rows, column_titles, row_titles, legend_classes, panel_width)
+    font = _font("DejaVuSans.ttf", max(13, panel_width // 22))
+    bold = _font("DejaVuSans-Bold.ttf", max(14, panel_width // 20))
+    line = _line_height(bold)
+
+    columns = len(column_titles)
+    gutter = max(len(_wrap(title, bold, panel_width)) for title in row_titles) * line
+    gutter = gutter + _TEXT_GAP if any(row_titles) else 0
+    left = _MARGIN + gutter
+    width = left + columns * panel_width + (columns - 1) * _GAP + _MARGIN
+    headings = [_wrap(title, bold, panel_width) for title in column_titles]
+    top = _MARGIN + max(map(len, headings)) * line + _TEXT_GAP
+
+    images = [[_scaled(panel.image, panel_width) for panel in row] for row in rows]
+    captions = [
+        [
+            [] if panel.title == heading else _wrap(panel.title, font, panel_width)
+            for panel, heading in zip(row, column_titles, strict=False)
+        ]
+        for row in rows
+    ]
+    image_heights = [max(image.height for image in row) for row in images]
+    caption_heights = [max(map(len, row)) * _line_height(font) for row in captions]
+    row_heights = [
+        high + (text + _TEXT_GAP if text else 0)
+        for high, text in zip(image_heights, caption_heights, strict=True)
+    ]
+    legend = _legend(legend_classes, font, width - 2 * _MARGIN)
+    bottom = top + sum(row_heights) + (len(rows) - 1) * _GAP
+    height = bottom + (_GAP * 2 + legend.height if legend else 0) + _MARGIN
+
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, heading in enumerate(headings):
+        middle = left + column * (panel_width + _GAP) + panel_width // 2
+        _centred(draw, heading, bold, middle, top - _TEXT_GAP - len(heading) * line, _INK)
+    y = top
+    for row, row_title in enumerate(row_titles):
+        _upwards(sheet, _wrap(row_title, bold, panel_width), bold, y, image_heights[row])
+        for column, image in enumerate(images[row]):
+            x = left + column * (panel_width + _GAP)
+            sheet.paste(image, (x, y))
+            below = y + image_heights[row] + _TEXT_GAP // 2
+            _centred(draw, captions[row][column], font, x + panel_width // 2, below, _MUTED)
+        y += row_heights[row] + _GAP
+    if legend:
+        sheet.paste(legend, (_MARGIN, bottom + 2 * _GAP))
+    with atomic_file(path) as scratch:
+        sheet.save(scratch, format="PNG", optimize=True)
+
+
+def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """The colours of classes with their names, to stand below an image.
+
+    Args:
+        classes: names of Cityscapes classes, at least one.
+        width: of the strip in pixels; names that need more are cut off.
+
+    Returns:
+        RGB, (H, width, 3), uint8, on white.
+    """
+    legend = _legend(classes, _strip_font(width), width)
+    assert legend is not None
+    strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
+    strip.paste(legend, (0, _TEXT_GAP))
+    return np.asarray(strip)
+
+
+def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
+    """Titles to stand above images that are side by side.
+
+    Args:
+        titles: one for each image.
+        width: of each image in pixels; titles that need more are cut off.
+
+    Returns:
+        RGB, (H, width x titles, 3), uint8, on white; H is even.
+    """
+    font = _strip_font(width)
+    height = 2 * ((_line_height(font) + _TEXT_GAP) // 2)
+    strip = Image.new("RGB", (width * len(titles), height), "white")
+    for number, title in enumerate(titles):
+        cell = Image.new("RGB", (width, height), "white")
+        _centred(ImageDraw.Draw(cell), [title], font, width // 2, _TEXT_GAP // 2, _INK)
+        strip.paste(cell, (number * width, 0))
+    return np.asarray(strip)
+
+
+def _strip_font(width: int) -> ImageFont.FreeTypeFont:
+    return _font("DejaVuSans.ttf", min(max(11, width // 45), 28))
+
+
+def _check_image(image: NDArray[np.uint8], what: str) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise UserError(f"{what}: {image.shape} {image.dtype} is not (height, width, 3) uint8")
+
+
+def _check_sheet(
+    rows: Sequence[Sequence[Panel]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    legend_classes: Sequence[str],
+    panel_width: int,
+) -> None:
+    if not rows or not all(rows):
+        raise UserError("a contact sheet needs at least one row, and an image in every row")
+    if len(row_titles) != len(rows):
+        raise UserError(f"{len(row_titles)} row titles for {len(rows)} rows of images")
+    if len(column_titles) < max(map(len, rows)):
+        raise UserError(
+            f"{len(column_titles)} column titles for {max(map(len, rows))} columns of images"
+        )
+    unknown = [name for name in legend_classes if name not in TRAIN_ID]
+    if unknown:
+        raise UserError(f"unknown class in the legend: {', '.join(unknown)}")
+    if panel_width < 64:
+        raise UserError(f"panel width {panel_width} is too small: use at least 64 pixels")
+
+
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib ships DejaVu; Pillow's own default font lacks most letters beyond ASCII.
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _line_height(font: ImageFont.FreeTypeFont) -> int:
+    ascent, descent = font.getmetrics()
+    return ascent + descent
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of ``text`` that are at most ``width`` pixels wide, as far as its words allow."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _scaled(image: NDArray[np.uint8], width: int) -> Image.Image:
+    whole = Image.fromarray(image)
+    height = max(1, round(whole.height * width / whole.width))
+    return whole.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _centred(
+    draw: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    middle: int,
+    top: int,
+    colour: tuple[int, int, int],
+) -> None:
+    for number, text in enumerate(lines):
+        draw.text((middle, top + number * _line_height(font)), text, colour, font, anchor="ma")
+
+
+def _upwards(
+    sheet: Image.Image, lines: Sequence[str], font: ImageFont.FreeTypeFont, top: int, height: int
+) -> None:
+    if not lines:
+        return
+    length = max(round(font.getlength(text)) for text in lines) + 2
+    strip = Image.new("RGB", (length, len(lines) * _line_height(font)), "white")
+    _centred(ImageDraw.Draw(strip), lines, font, length // 2, 0, _INK)
+    strip = strip.transpose(Image.Transpose.ROTATE_90)
+    sheet.paste(strip, (_MARGIN, top + (height - strip.height) // 2))
+
+
+def _legend(classes: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> Image.Image | None:
+    """Swatches with names, as many per line as fit, the lines centred."""
+    if not classes:
+        return None
+    line = _line_height(font)
+    swatch, pitch = line, line + _TEXT_GAP
+    sizes = {name: swatch + 6 + round(font.getlength(name)) + 18 for name in classes}
+    lines: list[list[str]] = [[]]
+    for name in classes:
+        if lines[-1] and sum(sizes[other] for other in lines[-1]) + sizes[name] > width:
+            lines.append([])
+        lines[-1].append(name)
+    legend = Image.new("RGB", (width, len(lines) * pitch), "white")
+    draw = ImageDraw.Draw(legend)
+    for number, names in enumerate(lines):
+        x = max(0, (width - sum(sizes[name] for name in names) + 18) // 2)
+        for name in names:
+            box = (x, number * pitch, x + swatch, number * pitch + swatch)
+            red, green, blue = (int(value) for value in PALETTE[TRAIN_ID[name]])
+            draw.rectangle(box, fill=(red, green, blue), outline=_EDGE)
+            draw.text((x + swatch + 6, number * pitch), name, _INK, font)
+            x += sizes[name]
+    return legend

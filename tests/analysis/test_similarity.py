@@ -1,0 +1,211 @@
+"""Distances between members' weights: known answers, all kinds of files, little memory."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from revt_hf.analysis.similarity import similarity
+from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
+from revt_hf.core.errors import UserError
+from tests.conftest import golden_file
+from tests.helpers.tiny_members import changed, saved
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    root = tmp_path_factory.mktemp("members")
+    return [saved(root / str(seed), seed) for seed in range(3)]
+
+
+def _weights(folder, *prefixes):
+    """All numbers of a model whose names start so, in float64."""
+    tensors = load_file(folder / "model.safetensors")
+    chosen = [
+        tensor.ravel().astype(np.float64)
+        for name, tensor in sorted(tensors.items())
+        if tensor.dtype.kind == "f" and name.startswith(prefixes or "")
+    ]
+    return np.concatenate(chosen)
+
+
+def _part(parts, name):
+    (found,) = [part for part in parts if part.name == name]
+    return found
+
+
+def test_a_scaled_copy_has_cosine_1_and_a_known_displacement(members, tmp_path):
+    # Half as much again is exact in float32.
+    scaled = changed(members[0], tmp_path / "scaled", lambda _, tensor: tensor * 1.5)
+    result = similarity([members[0], scaled])
+    weights = _weights(members[0])
+    (pair,) = _part(result.wholes, "all").pairs
+    assert pair.cosine == pytest.approx(1, abs=1e-12)
+    assert pair.l2 == pytest.approx(0.5 * np.linalg.norm(weights), rel=1e-7)
+    assert pair.msd == pytest.approx(0.25 * np.mean(weights**2), rel=1e-7)
+
+
+def test_an_equal_and_an_opposite_member(members, tmp_path):
+    opposite = changed(members[0], tmp_path / "opposite", lambda _, tensor: -tensor)
+    result = similarity([members[0], members[0], opposite])
+    for part in (*result.blocks, *result.layer_types, *result.wholes):
+        same, against, _ = part.pairs
+        assert (same.l2, same.msd) == (0, 0)
+        assert same.cosine in (None, 1)
+        assert against.cosine in (None, pytest.approx(-1))
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "prefixes"),
+    [
+        ("blocks", "patch_embed1", ["segformer.encoder.patch_embeddings.0."]),
+        ("blocks", "block2.0", ["segformer.encoder.block.1.0."]),
+        ("blocks", "norm4", ["segformer.encoder.layer_norm.3."]),
+        (
+            "layer_types",
+            "mlp",
+            [f"segformer.encoder.block.{stage}.0.mlp." for stage in range(4)],
+        ),
+        ("layer_types", "head linear_c.1", ["decode_head.linear_c.1."]),
+        ("layer_types", "head batch_norm", ["decode_head.batch_norm."]),
+        ("wholes", "encoder", ["segformer."]),
+        ("wholes", "all", [""]),
+    ],
+)
+def test_every_part_is_what_its_tensors_give(members, table, name, prefixes):
+    result = similarity(members)
+    part = _part(getattr(result, table), name)
+    weights = [_weights(folder, *prefixes) for folder in members]
+    assert part.parameters == weights[0].size
+    assert result.pairs == ((1, 2), (1, 3), (2, 3))
+    for (i, j), pair in zip(result.pairs, part.pairs, strict=True):
+        one, other = weights[i - 1], weights[j - 1]
+        cosine = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
+        assert pair.cosine == pytest.approx(cosine, abs=1e-9)
+        assert pair.l2 == pytest.approx(np.linalg.norm(one - other), rel=1e-9)
+        assert pair.msd == pytest.approx(np.mean((one - other) ** 2), rel=1e-9)
+
+
+def test_blocks_stand_in_the_order_of_the_network(members):
+    names = [part.name for part in similarity(members[:2]).blocks]
+    assert names == [
+        step.format(stage)
+        for stage in range(1, 5)
+        for step in ("patch_embed{}", "block{}.0", "norm{}")
+    ]
+
+
+def test_ways_from_the_base(members, tmp_path):
+    step = 2.0**-6
+
+    def moved(sign):
+        return lambda name, tensor: tensor + sign * step * name.startswith("segformer.")
+
+    # Weights that float32 adds the step to without rounding.
+    base = changed(members[0], tmp_path / "base", lambda _, tensor: np.round(tensor * 64) / 64)
+    ahead = changed(base, tmp_path / "ahead", moved(1))
+    back = changed(base, tmp_path / "back", moved(-2))
+    result = similarity([ahead, back], base)
+    encoder = _part(result.wholes, "encoder")
+    assert [move.cosine for move in encoder.moves] == [pytest.approx(-1)]
+    assert [one.msd for one in encoder.moved] == [step**2, (2 * step) ** 2]
+    # The base's head may be another one: it is not compared.
+    assert _part(result.wholes, "all").moved == ()
+
+
+def test_files_of_other_dtypes_and_orders(members, tmp_path):
+    rounded = changed(
+        members[1],
+        tmp_path / "rounded",
+        lambda _, tensor: tensor.astype(np.float16),
+    )
+    tensors = load_file(rounded / "model.safetensors")
+    halves = {
+        name: tensor.astype(np.float16) if tensor.dtype.kind == "f" else tensor
+        for name, tensor in reversed(tensors.items())
+    }
+    half = changed(rounded, tmp_path / "half", lambda _, tensor: tensor)
+    save_file(halves, half / "model.safetensors", metadata={"format": "pt"})
+    expected, found = similarity([members[0], rounded]), similarity([members[0], half])
+    for one, other in zip(expected.blocks, found.blocks, strict=True):
+        assert other.pairs[0].l2 == pytest.approx(one.pairs[0].l2, rel=1e-12)
+    assert found.wholes[0].pairs[0].l2 > 0
+
+
+def test_what_cannot_be_compared_is_named(members, tmp_path):
+    def broken(name, tensor):
+        if name == "decode_head.classifier.bias":
+            tensor = tensor.copy()
+            tensor[3] = np.nan
+        return tensor
+
+    nan = changed(members[0], tmp_path / "nan", broken)
+    with pytest.raises(UserError, match=r"nan: the tensor decode_head\.classifier\.bias holds NaN"):
+        similarity([members[1], nan])
+    with pytest.raises(UserError, match="at least two members"):
+        similarity([members[0]])
+
+
+def test_the_originals_numbers_on_the_same_files():
+    files = [golden_file(f"merge/{name}.pth") for name in "abc"]
+    states = [torch.load(file, weights_only=True)["state_dict"] for file in files]
+    result = similarity(files).to_json()["original"]
+    assert [row["up_to"] for row in result] == ["patch_embed1", "block1.0", "norm1"]
+    # Its lists grow from step to step; all is float32 and the mean over all pairs.
+    weights = [torch.tensor([]) for _ in states]
+    for row in result:
+        prefix = f"backbone.{row['up_to']}."
+        for number, state in enumerate(states):
+            tensors = [state[name].flatten() for name in state if name.startswith(prefix)]
+            weights[number] = torch.hstack([weights[number], *tensors])
+        pairs = [(weights[0], weights[1]), (weights[0], weights[2]), (weights[1], weights[2])]
+        cosines = [torch.nn.CosineSimilarity(dim=0, eps=1e-6)(a, b) for a, b in pairs]
+        norms = [torch.norm(a - b) for a, b in pairs]
+        assert row["cosine"] == pytest.approx(float(torch.stack(cosines).mean()), abs=1e-6)
+        assert row["l2"] == pytest.approx(float(torch.stack(norms).mean()), rel=1e-6)
+        msd = torch.stack([norm / len(weights[0]) for norm in norms]).mean()
+        assert row["msd"] == pytest.approx(float(msd), rel=1e-6)
+
+
+_COMMAND = """
+import json, sys
+HEAVY = ("torch", "matplotlib", "transformers")
+from revt_hf.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code
+line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+heavy = [name for name in HEAVY if name in sys.modules]
+print(json.dumps({"mib": int(line.split()[1]) / 1024, "heavy": heavy}))
+"""
+
+
+def test_the_command_takes_little_memory_and_neither_torch_nor_matplotlib(tmp_path):
+    sizes = {"depths": (1, 1, 14, 1), "hidden_sizes": (64, 128, 320, 512)}
+    shapes = tensor_shapes(Architecture(**sizes), 19)  # 100 MiB
+    for member in range(3):
+        (tmp_path / str(member)).mkdir()
+        config = {"model_type": "segformer", **sizes, "num_labels": 19}
+        (tmp_path / str(member) / "config.json").write_text(json.dumps(config))
+        tensors = {name: np.full(s, member + 1, dtype=np.float32) for name, s in shapes.items()}
+        tensors["decode_head.batch_norm.num_batches_tracked"] = np.array(1)
+        save_file(tensors, tmp_path / str(member) / "model.safetensors")
+    folders = [str(tmp_path / str(member)) for member in range(3)]
+    arguments = ["diagnose", "similarity", *folders, "--output", str(tmp_path / "out"), "--no-plot"]
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMAND, *arguments], capture_output=True, text=True, check=True
+    )
+    *_, last = done.stdout.splitlines()
+    told = json.loads(last)
+    assert told["mib"] < 60
+    assert told["heavy"] == []
+    written = json.loads((tmp_path / "out" / "similarity.json").read_text())
+    assert written["wholes"][0]["msd"] == [1, 4, 1]
+    assert not (tmp_path / "out" / "similarity.png").exists()

@@ -1,0 +1,265 @@
+"""Outputs are complete or not there, whatever happens; there is one writer at a time."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from revt_hf.core import replacing
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.markers import MARKER_FILE, is_marked, mark_output
+from revt_hf.core.outputs import atomic_file, atomic_folder, folder_in_place, locked, write_json
+from revt_hf.core.replacing import beside, scratch_file
+
+
+def _write(folder, text, **options):
+    with atomic_folder(folder, **options) as scratch:
+        (scratch / "a.txt").write_text(text)
+
+
+class _FullDisk:
+    """A file object of a full disk."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self):
+        pass
+
+
+def _full_of_torch(_):
+    torch.save({"a": torch.zeros(100)}, _FullDisk())
+
+
+def _full_of_safetensors(_):
+    raise SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    )
+
+
+def _full_of_files(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _stream_writer(_):
+    raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+
+@pytest.mark.parametrize(
+    "fail", [_full_of_files, _full_of_torch, _full_of_safetensors, _stream_writer]
+)
+def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
+    _write(tmp_path / "out", "old")
+    (tmp_path / "file").write_text("old")
+    refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out'}: ")
+    with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True) as scratch:
+        fail(scratch)
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).lower().count("no space left on") == 1
+    assert "(os error" not in str(refusal.value)
+    refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'file'}: ")
+    with refused, atomic_file(tmp_path / "file") as scratch:
+        fail(scratch)
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_a_full_disk_leaves_the_old_marker(tmp_path, monkeypatch):
+    _write(tmp_path / "out", "old")
+    monkeypatch.setattr(Path, "replace", lambda *_: _full_of_files(None))
+    with pytest.raises(OSError, match="No space left"):
+        mark_output(tmp_path / "out")
+    assert is_marked(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER_FILE, "a.txt"]
+
+
+def test_the_final_place_is_named_not_the_hidden_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    named = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out' / 'a.json'}: ")
+    with named, atomic_folder(tmp_path / "out") as scratch:
+        (scratch / "a.json").mkdir()
+        write_json(scratch / "a.json", {})
+
+
+def test_of_a_hidden_folder_the_output_is_named(tmp_path):
+    hidden = beside(tmp_path / "run", "training") / "checkpoints" / "step-00000001"
+    named = pytest.raises(UserError, match=f"cannot write {tmp_path}/run/checkpoints/step-0+1: ")
+    with named, readable_os_errors(hidden):
+        _full_of_torch(hidden)
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), atomic_folder(tmp_path / "out"):
+        raise RuntimeError("shapes do not match")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from revt_hf.core.outputs import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def _holder(output):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(output)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_one_process_writes_and_a_dead_one_does_not_count(tmp_path):
+    output = tmp_path / "deep" / "out"
+    process = _holder(output)
+    try:
+        with pytest.raises(UserError, match="is being written by another process"):
+            _write(output, "mine")
+        (tmp_path / "link").symlink_to(tmp_path / "deep", target_is_directory=True)
+        with pytest.raises(UserError, match="is being written by another process"):
+            _write(tmp_path / "link" / "out", "mine")
+        assert not output.exists()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert beside(output, "lock").exists()
+    _write(output, "mine")
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_a_thread_may_lock_again_and_another_thread_may_not(tmp_path):
+    problems = []
+
+    def other():
+        try:
+            _write(tmp_path / "out", "other")
+        except UserError as error:
+            problems.append(str(error))
+
+    with locked(tmp_path / "out"):
+        _write(tmp_path / "out", "mine")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(problems) == 1
+    assert (tmp_path / "out" / "a.txt").read_text() == "mine"
+    _write(tmp_path / "out", "again", overwrite=True)
+
+
+def test_locks_taken_in_a_hurry_exclude_each_other(tmp_path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(30):
+            try:
+                with locked(tmp_path / "out"):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.001)
+                    inside.pop()
+            except UserError:
+                time.sleep(0.0005)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_beside_an_output_go_with_the_next_call(tmp_path):
+    out = tmp_path / "out"
+    _write(out, "old")
+    for what in ("new", "old"):
+        beside(out, what).mkdir()
+        (beside(out, what) / "a.txt").write_text("half")
+    _write(out, "new", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # Killed between the two steps where names cannot be swapped.
+    out.rename(beside(out, "old"))
+    with pytest.raises(UserError, match="exists already"):
+        _write(out, "newer")
+    assert (out / "a.txt").read_text() == "new"
+
+
+def test_without_a_swap_the_old_output_survives_until_the_new_one_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(replacing, "_swap", lambda first, second: False)
+    _write(tmp_path / "out", "old")
+    _write(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_that_a_dead_process_left_go(tmp_path):
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **_OUTPUT)
+    left = tmp_path / f".revt-{int(process.stdout)}-abcd.json"
+    alive = tmp_path / f".revt-{os.getppid()}-abcd.json"
+    for path in (left, alive):
+        path.write_text("half")
+    write_json(tmp_path / "out.json", {})
+    assert not left.exists()
+    assert alive.exists()
+
+
+_OUTPUT = {"check": True, "capture_output": True, "text": True}
+
+
+def test_long_names_can_be_written(tmp_path):
+    name = "x" * 250 + ".json"
+    write_json(tmp_path / name, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(scratch_file(tmp_path / name).name) < 60
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        write_json(tmp_path / "pipe", {})
+
+
+def test_a_file_that_is_a_link_is_written_where_it_leads(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_json(tmp_path / "link.json", [])
+    assert (tmp_path / "real.json").read_text() == "[]\n"
+    assert (tmp_path / "link.json").is_symlink()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_in_place_comes_back(tmp_path, killed):
+    out = tmp_path / "out"
+    _write(out, "old")
+    with pytest.raises(KeyboardInterrupt), folder_in_place(out, True, ["*"]):
+        (out / "a.txt").write_text("half")
+        if killed:
+            shutil.copytree(out, tmp_path / "half", dirs_exist_ok=True)
+            shutil.copytree(beside(out, "kept"), tmp_path / "kept")
+        raise KeyboardInterrupt
+    assert (out / "a.txt").read_text() == "old"
+    if killed:
+        out.rename(tmp_path / "first")
+        (tmp_path / "half").rename(out)
+        (tmp_path / "kept").rename(beside(out, "kept"))
+        shutil.rmtree(tmp_path / "first")
+        with pytest.raises(UserError, match="exists already"):
+            _write(out, "other")
+        _write(out, "new", overwrite=True)
+        assert (out / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with folder_in_place(out, True, ["*"]):
+        (out / "b.txt").write_text("whole")
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["b.txt"]

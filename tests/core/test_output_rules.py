@@ -1,0 +1,236 @@
+"""Outputs that would destroy something are refused, with or without --overwrite, link or not."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from revt_hf.core.errors import UserError
+from revt_hf.core.markers import MARKER_FILE, mark_output
+from revt_hf.core.outputs import (
+    atomic_folder,
+    check_growing,
+    check_output,
+    check_output_file,
+    check_suffix,
+)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    (tmp_path / "home" / "here").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "home" / "here")
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """A folder that we wrote."""
+    with atomic_folder(tmp_path / "ours") as scratch:
+        (scratch / "a.txt").write_text("old")
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "b.txt").write_text("old")
+    return tmp_path / "ours"
+
+
+def _refused(path, *inputs, overwrite=True):
+    with pytest.raises(UserError) as refusal:
+        check_output(path, overwrite, inputs)
+    message = str(refusal.value)
+    assert message.count("\n") == 0
+    return message
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("place", ["runs/a", "runs", ".", "runs/a/merged"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_is_never_the_output(tmp_path, place, overwrite, linked):
+    member = tmp_path / "runs" / "a"
+    member.mkdir(parents=True)
+    output = tmp_path / place
+    if linked:
+        (tmp_path / "link").symlink_to(output, target_is_directory=True)
+        output = tmp_path / "link"
+    message = _refused(output, None, "me/on-the-hub", member, overwrite=overwrite)
+    lies = place.endswith("merged")
+    assert (f"lies in the input {member}" if lies else "is or holds") in message
+    assert member.is_dir()
+
+
+def test_an_input_that_is_a_link_counts_where_it_leads(tmp_path, ours):
+    (tmp_path / "member").mkdir()
+    (tmp_path / "member" / "model.safetensors").symlink_to(ours / "a.txt")
+    assert "holds the input" in _refused(ours, tmp_path / "member")
+    (tmp_path / "link").symlink_to(ours)
+    assert "holds the input" in _refused(ours, str(tmp_path / "link"))
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (".", "working directory"),
+        ("..", "working directory"),
+        ("../..", "working directory"),
+        ("~", "home directory"),
+        ("/", "working directory"),
+    ],
+)
+def test_working_directory_and_home_stay(monkeypatch, tmp_path, place, words):
+    output = (tmp_path / "home") if place == "~" else tmp_path / "home" / "here" / place
+    if place == "~":
+        monkeypatch.chdir(tmp_path)
+    mark_output(tmp_path / "home")
+    for overwrite in (False, True):
+        if words == "home directory":
+            (tmp_path / "else").mkdir(exist_ok=True)
+            monkeypatch.chdir(tmp_path / "else")
+        assert words in _refused(output, overwrite=overwrite)
+
+
+def test_what_we_did_not_write_is_not_overwritten(tmp_path, ours):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.tex").write_text("precious")
+    assert "was not written by revt" in _refused(tmp_path / "theirs")
+    assert "exists already" in _refused(ours, overwrite=False)
+    check_output(ours, True)
+    (ours / "sub" / "mine.txt").write_text("precious")
+    assert "holds sub/mine.txt" in _refused(ours)
+    (ours / "sub" / "mine.txt").unlink()
+    (ours / "sub" / "link").symlink_to(tmp_path / "theirs", target_is_directory=True)
+    assert "holds sub/link" in _refused(ours)
+
+
+@pytest.mark.parametrize(
+    "marker", ["", "{", "[]", "[" * 5000, '{"format": "other"}', '{"format": "revt_hf.output/1"}']
+)
+def test_a_marker_that_cannot_be_read_is_none(ours, marker):
+    (ours / MARKER_FILE).write_text(marker)
+    assert "was not written by revt" in _refused(ours)
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    assert "not a folder" in _refused(tmp_path / "file")
+    assert "cannot write" in _refused(tmp_path / "file" / "below")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert "not a folder" in _refused(tmp_path / "circle")
+
+
+def test_empty_folders_and_new_ones_are_fine(tmp_path):
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", False)
+    check_output(tmp_path / "new" / "deeper", False)
+    with atomic_folder(tmp_path / "empty") as scratch:
+        (scratch / "a.txt").write_text("new")
+    assert (tmp_path / "empty" / "a.txt").read_text() == "new"
+
+
+def test_a_link_to_our_output_stays_a_link(tmp_path, ours):
+    (tmp_path / "link").symlink_to(ours)
+    with atomic_folder(tmp_path / "link", overwrite=True) as scratch:
+        (scratch / "a.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (ours / "a.txt").read_text() == "new"
+
+
+def test_a_folder_that_grows_keeps_what_others_put_there(tmp_path):
+    folder = tmp_path / "out"
+    (folder / "maps").mkdir(parents=True)
+    (folder / "mine.png").write_text("precious")
+    with pytest.raises(UserError, match="exists already"):
+        check_growing(folder, False, ["maps/*"])
+    check_growing(folder, True, ["maps/*"])
+    (folder / "maps" / "mine.png").write_text("precious")
+    with pytest.raises(UserError, match=r"maps/mine\.png, which revt did not write"):
+        check_growing(folder, True, ["maps/*"])
+
+
+def test_output_files(tmp_path, ours):
+    (tmp_path / "old.json").write_text("{}")
+    check_output_file(None)
+    check_output_file(tmp_path / "new" / "out.json")
+    check_output_file(tmp_path / "old.json")
+    check_output_file(ours / "new.json")
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "is a folder: name a file"),
+        (tmp_path / "old.json" / "out.json", "cannot write"),
+        (tmp_path / "pipe", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        (ours / "a.txt", "lies in the input"),
+        (ours / "new.json", "lies in the input"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_output_file(tmp_path / path, inputs=[ours])
+    with pytest.raises(UserError, match="exists already"):
+        check_output_file(tmp_path / "old.json", overwrite=False)
+    (tmp_path / "link.json").symlink_to(tmp_path / "old.json")
+    with pytest.raises(UserError, match="is the input"):
+        check_output_file(tmp_path / "link.json", inputs=[tmp_path / "old.json"])
+
+
+def test_an_output_file_lies_not_in_another_output(tmp_path):
+    for path in (tmp_path / "out" / "new.json", tmp_path / "out"):
+        with pytest.raises(UserError, match=r"(lies in|is) the output .*out: choose another"):
+            check_output_file(path, outputs=[None, tmp_path / "out"])
+    check_output_file(tmp_path / "out.json", outputs=[tmp_path / "out"])
+
+
+def test_an_output_file_takes_no_file_of_a_model_or_of_an_output(tmp_path, ours):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "x.bin", "README.md", "recipe.yaml", "mine.json"):
+        (model / name).write_text("precious")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "config.json").symlink_to(model / "mine.json")
+    (tmp_path / "link.json").symlink_to(model / "config.json")
+    mark_output(ours, ["points/*.json"], ["a.txt", "sub/*"])
+    (ours / "points").mkdir()
+    for name in ("points/1.json", "run.json", "mine.json"):
+        (ours / name).write_text("precious")
+    for path, folder in (
+        (model / "config.json", model),
+        (model / "x.bin", model),
+        (model / "README.md", model),
+        (model / "recipe.yaml", model),
+        (tmp_path / "link.json", model),
+        (tmp_path / "snapshot" / "config.json", tmp_path / "snapshot"),
+        (ours / "a.txt", ours),
+        (ours / "sub" / "b.txt", ours),
+        (ours / "points" / "1.json", ours),
+        (ours / "run.json", ours),
+        (ours / MARKER_FILE, ours),
+    ):
+        with pytest.raises(UserError, match=f"is a file of {folder}: choose another"):
+            check_output_file(path, overwrite=True)
+    for path in (model / "mine.json", ours / "mine.json", ours / "new.json"):
+        check_output_file(path, overwrite=True)
+    (tmp_path / "README.md").write_text("of no model")
+    check_output_file(tmp_path / "README.md", overwrite=True)
+
+
+def test_the_marker_lists_every_file(ours):
+    marker = json.loads((ours / MARKER_FILE).read_text())
+    assert marker["files"] == ["a.txt", "sub/b.txt"]
+
+
+def test_results_replace_older_results_and_nothing_of_another_kind(tmp_path):
+    for name, content in (("a.json", b'\n [{"mIoU": 1}]'), ("b.json", b"{}"), ("c.json", b"")):
+        (tmp_path / name).write_bytes(content)
+        check_output_file(tmp_path / name)
+    for name, content in (("notes.txt", b"years of work"), ("photo.json", b"\x89PNG\r\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} exists already and is not JSON"):
+            check_output_file(tmp_path / name)
+        with pytest.raises(UserError, match="pass --overwrite"):
+            check_output_file(tmp_path / name, overwrite=False)
+        check_output_file(tmp_path / name, overwrite=True)
+
+
+def test_a_name_of_another_format_is_refused():
+    for name in ("sheet.jpg", "sheet", "sheet.png.txt"):
+        with pytest.raises(UserError, match=r"sheet.*: PNG is written, .* end in \.png"):
+            check_suffix(Path(name), ".png")
+    check_suffix(Path("a/SHEET.PNG"), ".png")
+    check_suffix(Path("page.htm"), ".html", ".htm")

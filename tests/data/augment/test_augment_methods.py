@@ -1,0 +1,263 @@
+import dataclasses
+import hashlib
+import multiprocessing
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import (
+    METHODS,
+    PipelineSpec,
+    augment,
+    build_pipeline,
+    method,
+)
+from revt_hf.data.augment.bilateral import BilateralFilter
+from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
+from revt_hf.data.normalisation import STD as IMAGENET_STD
+
+SMALL = PipelineSpec(max_size=(160, 90), crop=64)
+SEEDS = range(12)
+
+
+def _sample(height=120, width=200):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)
+    image = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_CUBIC)
+    label = cv2.resize(
+        rng.choice(np.array([0, 2, 8, 13, 255], np.uint8), (10, 16)),
+        (width, height),
+        interpolation=cv2.INTER_NEAREST,
+    )
+    return image, label
+
+
+IMAGE, LABEL = _sample()
+
+
+def _results(seeds=SEEDS, sample=(IMAGE, LABEL), **fields):
+    pipeline = build_pipeline(dataclasses.replace(SMALL, **fields))
+    return [augment(pipeline, *sample, seed) for seed in seeds]
+
+
+def _digest(results):
+    digest = hashlib.sha256()
+    for result in results:
+        digest.update(result["image"].tobytes() + result["mask"].tobytes())
+    return digest.hexdigest()
+
+
+def _names(**fields):
+    return [type(t).__name__ for t in build_pipeline(PipelineSpec(**fields)).transforms]
+
+
+@pytest.mark.parametrize("asked", [4, "4", "pixmix"])
+def test_lookup(asked):
+    assert method(asked).number == 4
+
+
+@pytest.mark.parametrize("asked", [0, 7, "pix", ""])
+def test_unknown_method_lists_all(asked):
+    with pytest.raises(UserError) as error:
+        method(asked)
+    for known in METHODS:
+        assert f"{known.number} ({known.name})" in str(error.value)
+
+
+START = ["BoundedResize", "RandomCropMaxRatio"]
+END = ["Normalize", "PadIfNeeded"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        ({"method": 1}, ["HorizontalFlip", "PhotoMetricDistortion"]),
+        ({"method": 2}, ["HorizontalFlip"]),
+        ({"method": 3}, []),
+        ({"method": 4}, ["HorizontalFlip", "PixMix"]),
+        ({"method": 5}, ["HorizontalFlip", "BilateralFilter"]),
+        ({"method": 6}, ["HorizontalFlip", "BilateralFilter", "PixMix"]),
+        (
+            {"method": 5, "photometric": True, "flip_first": False},
+            ["BilateralFilter", "HorizontalFlip", "PhotoMetricDistortion"],
+        ),
+        ({"method": 1, "photometric": False}, ["HorizontalFlip"]),
+        ({"method": 4, "flip_probability": 0.0}, ["PixMix"]),
+        ({"method": 3, "flip_probability": 0.5}, ["HorizontalFlip"]),
+    ],
+)
+def test_order_of_steps(fields, steps):
+    assert _names(**fields) == [*START, *steps, *END]
+
+
+def test_geometry_can_be_left_out():
+    names = _names(method=3, max_size=None, crop=None)
+    assert names == ["Normalize"]
+
+
+@pytest.mark.parametrize("number", [m.number for m in METHODS])
+def test_shapes_types_and_label_values(number):
+    for result in _results(method=number):
+        assert set(result) == {"image", "mask"}
+        assert result["image"].dtype == np.float32
+        assert result["image"].shape == (64, 64, 3)
+        assert result["mask"].dtype == np.uint8
+        assert result["mask"].shape == (64, 64)
+        assert set(np.unique(result["mask"])) <= set(np.unique(LABEL))
+        assert np.isfinite(result["image"]).all()
+        low = (0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+        high = (255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+        assert (result["image"] >= low - 1e-5).all()
+        assert (result["image"] <= high + 1e-5).all()
+        assert result["image"].std() > 0.2
+
+
+@pytest.mark.parametrize("number", [m.number for m in METHODS])
+def test_the_seed_alone_decides(number):
+    pipeline = build_pipeline(dataclasses.replace(SMALL, method=number))
+    forward = [augment(pipeline, IMAGE, LABEL, seed) for seed in SEEDS]
+    backward = [augment(pipeline, IMAGE, LABEL, seed) for seed in reversed(SEEDS)][::-1]
+    assert _digest(forward) == _digest(backward) == _digest(_results(method=number))
+    assert len({r["image"].tobytes() for r in forward}) > 8
+
+
+def test_the_input_is_left_alone():
+    image, label = IMAGE.copy(), LABEL.copy()
+    for number in range(1, 7):
+        for max_size in (None, (160, 90)):
+            _results(sample=(image, label), method=number, max_size=max_size, crop=None)
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(label, LABEL)
+
+
+def test_methods_differ():
+    assert len({_digest(_results(method=m.number)) for m in METHODS}) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("base", "field", "value"),
+    [
+        (1, "method", 2),
+        (1, "max_size", (140, 80)),
+        (1, "crop", (64, 60)),
+        (3, "cat_max_ratio", 0.3),
+        (1, "flip_probability", 0.9),
+        (5, "photometric", True),
+        (4, "pixmix_k", 2),
+        (4, "pixmix_beta", 5.0),
+        (5, "bilateral_diameter", (2, 3)),
+        (5, "bilateral_probability", 0.9),
+        (4, "published", True),
+        (5, "flip_first", False),
+        (1, "mean", (0.0, 0.0, 0.0)),
+        (1, "std", (1.0, 1.0, 1.0)),
+    ],
+)
+def test_every_field_changes_the_output(base, field, value):
+    changed = _results(**{"method": base, field: value})
+    assert _digest(changed) != _digest(_results(method=base))
+
+
+def test_mixing_folder_changes_the_output(tmp_path):
+    cv2.imwrite(str(tmp_path / "white.png"), np.full((64, 64, 3), 255, np.uint8))
+    assert _digest(_results(method=4, mixing=tmp_path)) != _digest(_results(method=4))
+    fields = {field.name for field in dataclasses.fields(PipelineSpec)}
+    tested = {args[1] for args in test_every_field_changes_the_output.pytestmark[0].args[1]}
+    assert fields == tested | {"mixing"}
+
+
+def test_published_reaches_the_bilateral_filter():
+    def diameter(**fields):
+        transforms = build_pipeline(PipelineSpec(method=5, **fields)).transforms
+        return next(t.diameter for t in transforms if isinstance(t, BilateralFilter))
+
+    assert diameter() == (1, 14)
+    assert diameter(paper_code=True) == (0, 14)
+
+
+def test_normalisation_of_floats_is_on_0_to_255():
+    # PixMix without rounds and with copies left out gives the image itself as float32.
+    plain = _results(method=3, crop=None)
+    mixed = _results(range(40), method=4, pixmix_k=0, flip_probability=0, crop=None)
+    assert any(np.abs(m["image"] - plain[0]["image"]).max() < 1e-5 for m in mixed)
+
+
+def test_short_images_are_padded_below_and_right():
+    image, label = IMAGE[:40, :50], LABEL[:40, :50]
+    (result,) = _results([0], (image, label), method=3, max_size=None, crop=64)
+    expected = (image - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    np.testing.assert_allclose(result["image"][:40, :50], expected, atol=1e-5)
+    np.testing.assert_array_equal(result["mask"][:40, :50], label)
+    assert (result["mask"][40:] == 255).all()
+    assert (result["mask"][:, 50:] == 255).all()
+    assert (result["image"][40:] == 0).all()
+    assert (result["image"][:, 50:] == 0).all()
+
+
+def test_flip_takes_image_and_label():
+    results = _results(range(40), method=2, crop=None, max_size=None)
+    plain = _results([0], method=3, crop=None, max_size=None)[0]
+    flipped = 0
+    for result in results:
+        mirrored = not np.array_equal(result["mask"], plain["mask"])
+        view = slice(None, None, -1) if mirrored else slice(None)
+        np.testing.assert_array_equal(result["image"], plain["image"][:, view])
+        np.testing.assert_array_equal(result["mask"], plain["mask"][:, view])
+        flipped += mirrored
+    assert 10 < flipped < 30
+
+
+def test_steps_are_drawn_independently():
+    pairs = set()
+    pipeline = build_pipeline(dataclasses.replace(SMALL, method=5, crop=None))
+    for seed in range(40):
+        augment(pipeline, IMAGE, LABEL, seed)
+        flip, filtered = (bool(t.params) for t in pipeline.transforms[1:3])
+        pairs.add((flip, filtered))
+    assert len(pairs) == 4
+
+
+def test_sizes_must_agree_without_a_resize():
+    with pytest.raises(UserError, match="199x120 pixels for an image of 200x120"):
+        _results([0], (IMAGE, LABEL[:, :-1]), max_size=None)
+    (result,) = _results([0], (IMAGE, LABEL[:, :-1]))
+    assert result["image"].shape[:2] == result["mask"].shape
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "none"},
+        {"max_size": (0, 5)},
+        {"crop": 0},
+        {"method": 4, "mixing": "/no/such/folder"},
+        {"method": 4, "pixmix_k": -1},
+        {"method": 5, "bilateral_diameter": (4, 2)},
+    ],
+)
+def test_bad_values_are_refused(fields):
+    with pytest.raises(UserError):
+        _results([0], **fields)
+
+
+def _in_worker(pipeline, seed):
+    return _digest([augment(pipeline, IMAGE, LABEL, seed)])
+
+
+@pytest.mark.parametrize("number", [m.number for m in METHODS])
+def test_pipelines_can_be_pickled(number):
+    pipeline = build_pipeline(dataclasses.replace(SMALL, method=number))
+    augment(pipeline, IMAGE, LABEL, 3)
+    data = pickle.dumps(pipeline)
+    assert len(data) < 100_000
+    assert _in_worker(pickle.loads(data), 5) == _in_worker(pipeline, 5)
+
+
+def test_spawned_workers_agree():
+    pipeline = build_pipeline(dataclasses.replace(SMALL, method=6))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        remote = pool.starmap(_in_worker, [(pipeline, seed) for seed in SEEDS])
+    assert remote == [_in_worker(pipeline, seed) for seed in SEEDS]

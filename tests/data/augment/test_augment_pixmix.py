@@ -1,0 +1,183 @@
+import random
+
+import numpy as np
+import pytest
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment.mixing import GeneratedImages
+from revt_hf.data.augment.photometric import PhotometricDraws, apply_photometric
+from revt_hf.data.augment.pixmix import (
+    PixMix,
+    PixMixDraws,
+    Round,
+    apply_pixmix,
+    draw_pixmix,
+    draw_weights,
+    mix_add,
+    mix_multiply,
+    paper_code_add,
+    paper_code_multiply,
+)
+from tests.conftest import golden_file
+
+pytestmark = pytest.mark.numeric
+
+WEIGHTS = [(0.8, 0.25), (0.3, 0.9), (1.4, -0.35), (1.9, -0.8)]
+# Small exponents, where a zero's stand-in would show, and the ends of the Beta distributions.
+EXTREMES = [*WEIGHTS, (0.01, 0.5), (0.0005, 0.9), (0.06, 0.1), (0.08, 0.999), (2.0, -1.0), (1.0, 0)]
+
+
+@pytest.fixture(scope="module")
+def images():
+    golden = np.load(golden_file("pixmix_ops.npz"))
+    return golden, golden["image"], golden["other"]
+
+
+def reference(operation, x, y, a, b):
+    """The paper's formulas as they are written, on 0..255 images, in float64."""
+    x, y = x.astype(np.float64) / 255, y.astype(np.float64) / 255
+    if operation == "add":
+        mixed = (a * (x * 2 - 1) + b * (y * 2 - 1) + 1) / 2
+    else:
+        mixed = (x * 2) ** a * np.maximum(y * 2, 1e-37) ** b / 2
+    return np.clip(mixed, 0, 1) * 255
+
+
+@pytest.mark.parametrize(("a", "b"), WEIGHTS)
+@pytest.mark.parametrize(
+    ("name", "function"), [("add", paper_code_add), ("multiply", paper_code_multiply)]
+)
+def test_published_operations_match_the_original(images, name, function, a, b):
+    golden, image, other = images
+    result = function(image.astype(np.float32), other.astype(np.float32), a, b)
+    assert result.dtype == np.float32
+    assert np.abs(result - golden[f"{name}_{a}_{b}"]).max() < 0.01
+
+
+@pytest.mark.parametrize(("a", "b"), WEIGHTS)
+def test_default_sum_matches_the_original_as_well(images, a, b):
+    golden, image, other = images
+    np.testing.assert_allclose(mix_add(image, other, a, b), golden[f"add_{a}_{b}"], atol=0.01)
+
+
+@pytest.mark.parametrize(("a", "b"), EXTREMES)
+@pytest.mark.parametrize("dtypes", ["uu", "uf", "fu", "ff"])
+@pytest.mark.parametrize(("name", "function"), [("add", mix_add), ("multiply", mix_multiply)])
+def test_default_operations_equal_the_papers(images, name, function, dtypes, a, b):
+    _, image, other = images
+    image, other = image.copy(), other.copy()
+    image[:4], other[2:6], image[8:12], other[10:14] = 0, 0, 255, 255
+    x = image if dtypes[0] == "u" else image.astype(np.float32) * 0.9
+    y = other if dtypes[1] == "u" else other.astype(np.float32) * 0.9
+    kept = x.copy(), y.copy()
+    result = function(x, y, a, b)
+    assert result.dtype == np.float32
+    assert result.min() >= 0
+    assert result.max() <= 255
+    np.testing.assert_allclose(result, reference(name, x, y, a, b), atol=0.02)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+
+
+def test_published_8_bit_wraps():
+    x = np.full((1, 1, 3), 200, np.uint8)
+    middle = np.full((1, 1, 3), 127.5, np.float32)
+    # 200 * 2 wraps to 144, 144 - 255 to 145: (145 + 255) / 2
+    assert paper_code_add(x, middle, 1.0, 0.0)[0, 0, 0] == 200
+    # 100 * 2 - 255 wraps to 201: (201 + 255) / 2; without wrapping it is 100
+    assert paper_code_add(x // 2, middle, 1.0, 0.0)[0, 0, 0] == 228
+    assert paper_code_add((x // 2).astype(np.float32), middle, 1.0, 0.0)[0, 0, 0] == 100
+    assert paper_code_multiply(x, middle, 1.0, 0.0)[0, 0, 0] == 72
+    assert paper_code_multiply(x.astype(np.float32), middle, 1.0, 0.0)[0, 0, 0] == 200
+    assert mix_add(x // 2, middle, 1.0, 0.0)[0, 0, 0] == 100
+
+
+def reference_pixmix(image, draws, mixing):
+    mixed = image if draws.start is None else apply_photometric(image, draws.start)
+    for step in draws.rounds:
+        operand = mixing
+        if step.operand is not None:
+            operand = apply_photometric(image, step.operand)
+        mixed = reference(step.operation, mixed, operand, step.a, step.b)
+    return mixed
+
+
+def test_whole_mixing_equals_plain_numpy_within_a_grey_level(images):
+    image = images[1].copy()
+    image[:9] = np.arange(9, dtype=np.uint8)[:, None, None]
+    mixing = GeneratedImages().draw(*image.shape[:2], random.Random(3))
+    kinds = set()
+    for seed in range(200):
+        # A beta of 1 draws all weights alike, the small ones too.
+        draws = draw_pixmix(random.Random(seed), 4, 3.0 if seed % 2 else 1.0)
+        result = apply_pixmix(image, draws, mixing)
+        assert result.dtype == np.float32
+        assert np.abs(result - reference_pixmix(image, draws, mixing)).max() <= 1
+        kinds |= {(step.operation, step.operand is None) for step in draws.rounds}
+    assert len(kinds) == 4
+
+
+def test_no_rounds_is_the_image_or_its_copy(images):
+    _, image, _ = images
+    for start in (None, PhotometricDraws(brightness=20.0)):
+        expected = image if start is None else apply_photometric(image, start)
+        result = apply_pixmix(image, PixMixDraws(start, ()), None)
+        assert result.dtype == np.float32
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_published_mixing_image_is_dark_and_reversed(images):
+    _, image, other = images
+    draws = PixMixDraws(None, (Round(None, "add", 0.8, 0.9),))
+    expected = paper_code_add(image, other[..., ::-1].astype(np.float32) / 255, 0.8, 0.9)
+    result = apply_pixmix(image, draws, other, paper_code=True)
+    np.testing.assert_array_equal(result, expected)
+    assert np.abs(result - apply_pixmix(image, draws, other)).mean() > 10
+
+
+def test_drawn_weights():
+    drawn = np.array([draw_weights(random.Random(seed), 3.0) for seed in range(6000)])
+    inner = drawn[:, 1] >= 0
+    assert 0.46 < inner.mean() < 0.54
+    a, b = drawn[inner].T
+    # Beta(3, 1) has mean 3/4, Beta(1, 3) mean 1/4, both variance 3/80
+    assert abs(a.mean() - 0.75) < 0.02
+    assert abs(b.mean() - 0.25) < 0.02
+    assert abs(a.var() - 3 / 80) < 0.005
+    a, b = drawn[~inner].T
+    assert abs(a.mean() - 1.25) < 0.02
+    assert abs(b.mean() + 0.25) < 0.02
+
+
+def test_drawn_rounds():
+    draws = [draw_pixmix(random.Random(seed), 4, 3.0) for seed in range(3000)]
+    counts = np.bincount([len(d.rounds) for d in draws])
+    assert len(counts) == 5
+    assert counts.min() > 500
+    rounds = [step for d in draws for step in d.rounds]
+    assert 0.46 < np.mean([d.start is None for d in draws]) < 0.54
+    assert 0.46 < np.mean([step.operand is None for step in rounds]) < 0.54
+    assert 0.46 < np.mean([step.operation == "add" for step in rounds]) < 0.54
+
+
+def test_transform_depends_on_its_seed_only(images):
+    _, image, _ = images
+    transform = PixMix(GeneratedImages(count=4))
+
+    def run(seed):
+        transform.set_random_seed(seed)
+        return transform(image=image)["image"]
+
+    first = [run(seed) for seed in range(8)]
+    again = [run(seed) for seed in reversed(range(8))][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert one.dtype == np.float32
+        assert one.shape == image.shape
+        np.testing.assert_array_equal(one, other)
+    assert len({one.tobytes() for one in first}) >= 6
+
+
+@pytest.mark.parametrize("options", [{"k": -1}, {"beta": 0.0}])
+def test_refuses_nonsense(options):
+    with pytest.raises(UserError, match="PixMix"):
+        PixMix(GeneratedImages(), **options)

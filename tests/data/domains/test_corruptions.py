@@ -1,0 +1,213 @@
+"""The corruptions of another domain's images: what changes, what stays, and who decides."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from revt_hf.config.recipe import DomainSpec, Source, Target
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains import domain_label, load_domain, load_spec, open_domain
+from revt_hf.data.domains.corrupting import KINDS, PARAMETERS, SEVERITIES, corrupt
+from revt_hf.data.domains.corruptions import Corruption, corruption_of
+from revt_hf.data.domains.prepared import load_prepared
+from revt_hf.data.domains.streets import render
+from revt_hf.data_tools.prepare import prepare
+from tests.conftest import ROOT
+from tests.helpers.on_disk import CASES, as_they_are
+
+pytestmark = [
+    pytest.mark.numeric,
+    pytest.mark.filterwarnings("ignore::revt_hf.data.domains.base.DataWarning"),
+]
+
+STREETS = {"base": "streets", "base_options": {"val_images": 3, "size": [64, 128]}}
+# One case of each base domain; every domain of files can be corrupted.
+BASES = list({case.domain: case for case in CASES if case.options == {}}.values())
+
+
+@pytest.fixture
+def load(tmp_path):
+    def run(kind="rain", split="val", **options):
+        values = {**STREETS, "kind": kind, **options}
+        return load_domain("corruptions", split, options=values, cache_dir=tmp_path / "cache")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return render(7, "source", 180, 320)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_higher_severity_changes_more(kind, scene):
+    changes = []
+    for severity in SEVERITIES:
+        corrupted = corrupt(scene, "a", kind, severity)
+        assert corrupted.shape == scene.shape
+        assert corrupted.dtype == np.uint8
+        changes.append(np.abs(corrupted.astype(int) - scene).mean())
+    assert changes[0] > 1
+    assert changes == sorted(set(changes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_image_is_always_corrupted_alike(kind, scene):
+    before = scene.copy()
+    first = corrupt(scene, "a", kind, 3)
+    np.random.default_rng(5).random(9)
+    np.testing.assert_array_equal(corrupt(scene, "a", kind, 3), first)
+    np.testing.assert_array_equal(scene, before)
+
+
+@pytest.mark.parametrize("kind", ["rain", "snow", "night", "motion_blur", "noise"])
+def test_name_and_seed_decide_what_is_random(kind, scene):
+    first = corrupt(scene, "a", kind, 3)
+    assert not np.array_equal(corrupt(scene, "b", kind, 3), first)
+    assert not np.array_equal(corrupt(scene, "a", kind, 3, seed=1), first)
+
+
+def test_severities_share_their_drops(scene):
+    black = np.zeros_like(scene)
+    drops = [corrupt(black, "a", "rain", severity) > 0 for severity in (3, 4)]
+    assert (drops[0] & drops[1]).sum() > 0.9 * drops[0].sum()
+
+
+@pytest.mark.parametrize("case", BASES, ids=lambda case: case.id)
+def test_only_the_image_changes(case, tmp_path):
+    case.write(tmp_path)
+    options = {"base": case.domain, "base_config": case.config, "kind": "contrast"}
+    place = (case.split, tmp_path)
+    corrupted = load_domain("corruptions", *place, options=options, cache_dir=tmp_path / "cache")
+    clean = load_domain(case.domain, *place, case.config, cache_dir=tmp_path / "cache")
+    assert len(corrupted) == len(clean) > 0
+    # The table of paths is the base's own: nothing is copied.
+    assert corrupted.cache_files == clean.cache_files
+    for one, other in zip(corrupted, clean, strict=True):
+        assert one["name"] == other["name"]
+        np.testing.assert_array_equal(one["label"], other["label"])
+        expected = corrupt(other["image"], other["name"], "contrast", 3)
+        np.testing.assert_array_equal(one["image"], expected)
+        assert not np.array_equal(one["image"], other["image"])
+
+
+def test_neither_order_nor_workers_matter(load):
+    images = load()
+    rows = [images[index] for index in range(3)]
+    backwards = [images[index] for index in (2, 1, 0)][::-1]
+    loader = DataLoader(images, batch_size=2, num_workers=2, collate_fn=as_they_are)
+    in_workers = [row for batch in loader for row in batch]
+    streamed = list(load_stream())
+    for others in (backwards, in_workers, streamed):
+        for one, other in zip(rows, others, strict=True):
+            assert one["name"] == other["name"]
+            np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def load_stream():
+    options = {**STREETS, "kind": "rain"}
+    return load_domain("corruptions", "val", options=options, streaming=True)
+
+
+def test_a_column_alone_is_not_corrupted_by_guesswork(load):
+    with pytest.raises(UserError, match="select the column 'name' too"):
+        load().select_columns("image")[0]
+
+
+def test_what_decides_the_images_is_in_the_hash(monkeypatch, tmp_path):
+    def content(kind="fog", **options):
+        values = {**STREETS, "kind": kind, **options}
+        return open_domain("corruptions", "val", options=values).content
+
+    contents = [
+        content(),
+        content("rain"),
+        content(severity=4),
+        content(seed=1),
+        content(base_config="night"),
+        content(base_options={"val_images": 4}),
+    ]
+    contents.append(open_domain("streets", "val", options=STREETS["base_options"]).content)
+    code = tmp_path / "corrupting.py"
+    code.write_text("changed")
+    same = content()
+    monkeypatch.setattr("revt_hf.data.domains.corrupting.__file__", str(code))
+    contents.append(content())
+    assert len(set(contents)) == len(contents)
+    assert same == contents[0]
+
+
+def test_labels_say_what_was_done_to_which_split(tmp_path):
+    def label(split="val", data_dir=None, **options):
+        spec = DomainSpec(domain="corruptions", data_dir=data_dir, options=options)
+        return domain_label(spec, split)
+
+    assert label(base="camvid", kind="fog", severity=2) == "camvid-fog-2/val"
+    assert label("test", base="camvid", kind="motion_blur") == "camvid-motion_blur-3/test"
+    night = label(base="acdc", base_config="night", kind="rain", severity=5, seed=7)
+    assert night == "acdc-night-rain-5-seed7/val"
+    assert corruption_of(night) == Corruption("rain", 5, 7, "acdc-night/val")
+    folder = label(data_dir=str(tmp_path / "mine"), base="folder", kind="jpeg")
+    assert corruption_of(folder) == Corruption("jpeg", 3, 0, "mine/val")
+    for other in ("camvid/val", "acdc-fog/val", "camvid-fog-6/val", "camvid-sleet-3/val"):
+        assert corruption_of(other) is None
+
+
+def test_it_is_a_target_of_a_recipe():
+    target = Target(domain="corruptions", options={**STREETS, "kind": "night"}, split="val")
+    row = load_spec(target, target.split)[0]
+    assert row["image"].mean() < render(1_000_000, "source", 64, 128)[0].mean()
+
+
+def test_prepared_images_are_the_corrupted_ones(load, tmp_path):
+    source = Source(domain="corruptions", options={**STREETS, "kind": "noise"}, train="val")
+    prepare(source, "val", tmp_path / "prepared", None, "png", quiet=True)
+    prepared = load_prepared(
+        source.model_copy(update={"prepared": str(tmp_path / "prepared")}), None
+    )
+    for one, other in zip(prepared, load("noise"), strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "options.base: required"),
+        ({"base": "streets"}, "options.kind: required"),
+        ({"base": "streets", "kind": "sleet"}, "options.kind: input should be 'fog', 'rain'"),
+        ({"base": "streets", "kind": "fog", "severity": 6}, "options.severity"),
+        ({"base": "streets", "kind": "fog", "severity": 0}, "options.severity"),
+        ({"base": "street", "kind": "fog"}, "unknown base 'street': use one of acdc"),
+        ({"base": "corruptions", "kind": "fog"}, "unknown base 'corruptions'"),
+        ({"base": "camvid", "kind": "fog"}, "'camvid' needs data_dir"),
+        ({"base": "streets", "base_config": "sunny", "kind": "fog"}, "unknown config 'sunny'"),
+        (
+            {"base": "streets", "base_options": {"colour": 1}, "kind": "fog"},
+            "options of the domain 'streets': options.colour",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(options, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        open_domain("corruptions", "val", options=options)
+
+
+def test_other_mistakes_are_those_of_the_base(tmp_path):
+    options = {"base": "streets", "kind": "fog"}
+    with pytest.raises(UserError, match="unknown split 'test' of streets"):
+        open_domain("corruptions", "test", options=options)
+    with pytest.raises(UserError, match="'streets' is built in: it takes no data_dir"):
+        open_domain("corruptions", "val", tmp_path, options=options)
+    with pytest.raises(UserError, match="'corruptions' has no configs"):
+        open_domain("corruptions", "val", config="fog", options=options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_documented_parameters_are_the_real_ones(kind):
+    text = Path(ROOT / "docs" / "corruptions.md").read_text()
+    for name, values in PARAMETERS[kind].items():
+        cells = " | ".join(map(str, values))
+        assert re.search(rf"^\| `{kind}` \| .*`{name}`.* \| {re.escape(cells)} \|$", text, re.M)

@@ -1,0 +1,399 @@
+"""The one door for images and labels: how they are turned, what labels store, what is refused."""
+
+import io
+import os
+import socket
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin, features
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.containers import read_header
+from revt_hf.data.decoding import image_size, open_image
+from revt_hf.data.labels import LabelTable
+from revt_hf.data.reading import read_image, read_label
+
+# Wide and without any symmetry, so that no two orientations look alike.
+PIXELS = (np.arange(5 * 7 * 3).reshape(5, 7, 3) * 2).astype(np.uint8)
+VALUES = (np.arange(5 * 8).reshape(5, 8) % 19).astype(np.uint8)
+ANY = LabelTable({value: value % 19 for value in range(256)}, "any")
+ORIENTATION = 0x0112
+# What EXIF's orientations mean, in Pillow's words.
+DISPLAYED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def encoded(kind, pixels=PIXELS, mode=None, **options):
+    image = Image.fromarray(pixels)
+    data = io.BytesIO()
+    (image if mode is None else image.convert(mode)).save(data, kind, **options)
+    return data.getvalue()
+
+
+def cell(data):
+    return {"path": None, "bytes": data}
+
+
+def displayed(pixels, orientation):
+    image = Image.fromarray(pixels)
+    if orientation in DISPLAYED:
+        image = image.transpose(DISPLAYED[orientation])
+    return np.array(image)
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _png_profile(orientation, pixels=PIXELS):
+    """As ImageMagick writes it: the EXIF block in hexadecimal digits, in compressed text."""
+    block = exif(orientation).tobytes()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=True)
+    return encoded("PNG", pixels, pnginfo=info)
+
+
+def _png_xmp(orientation, pixels=PIXELS):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", f'<x tiff:Orientation="{orientation}"/>')
+    return encoded("PNG", pixels, pnginfo=info)
+
+
+def _png_late(orientation, pixels=PIXELS):
+    """Behind the pixels, where the format allows it, too."""
+    data = encoded("PNG", pixels)
+    body = exif(orientation).tobytes().removeprefix(b"Exif\0\0")
+    return data[:-12] + chunk(b"eXIf", body) + data[-12:]
+
+
+def _webp(orientation, prefix, pixels=PIXELS):
+    data = encoded("WEBP", pixels, lossless=True, exact=True, exif=exif(1).tobytes())
+    block = prefix + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
+    start = data.index(b"EXIF")
+    data = data[:start] + struct.pack("<4sI", b"EXIF", len(block)) + block + bytes(len(block) % 2)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
+def _motorola_tiff(orientation):
+    """Pixels as they are, most significant bytes first."""
+    tags = [
+        *((256, 4, 1, 7), (257, 4, 1, 5), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 1, 300), (274, 3, 1, orientation), (277, 3, 1, 3), (278, 4, 1, 5)),
+        (279, 4, 1, PIXELS.size),
+    ]
+    entries = b""
+    for tag, kind, count, value in tags:
+        held = struct.pack(">HH", value, 0) if (kind, count) == (3, 1) else struct.pack(">I", value)
+        entries += struct.pack(">HHI", tag, kind, count) + held
+    data = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + entries + bytes(4)
+    data = data.ljust(200, b"\0") + struct.pack(">HHH", 8, 8, 8)
+    return data.ljust(300, b"\0") + PIXELS.tobytes()
+
+
+TURNED = {
+    "png": lambda turn: encoded("PNG", exif=exif(turn)),
+    "png behind its pixels": _png_late,
+    "png with a profile": _png_profile,
+    "png with XMP": _png_xmp,
+    "webp": lambda turn: _webp(turn, b""),
+    "webp with a prefix": lambda turn: _webp(turn, b"Exif\0\0"),
+    "tiff": lambda turn: encoded("TIFF", exif=exif(turn)),
+    "tiff, lzw": lambda turn: encoded("TIFF", exif=exif(turn), compression="tiff_lzw"),
+    "tiff, big-endian": _motorola_tiff,
+}
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", TURNED)
+def test_images_are_turned_as_they_are_displayed(kind, turn):
+    data = TURNED[kind](turn)
+    assert (read_image(cell(data)) == displayed(PIXELS, turn)).all()
+    assert image_size(cell(data)) == displayed(PIXELS, turn).shape[:2]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_jpegs_are_turned_as_they_are_displayed(turn):
+    plain = read_image(cell(encoded("JPEG")))
+    data = encoded("JPEG", exif=exif(turn))
+    assert (read_image(cell(data)) == displayed(plain, turn)).all()
+    assert image_size(cell(data)) == displayed(plain, turn).shape[:2]
+
+
+@pytest.mark.parametrize("turn", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_turns_nothing(turn):
+    assert (read_image(cell(TURNED["tiff"](turn))) == PIXELS).all()
+    assert (read_image(cell(TURNED["png"](turn))) == PIXELS).all()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda turn: encoded("PNG", VALUES, exif=exif(turn)),
+        lambda turn: encoded("PNG", VALUES, "P", exif=exif(turn)),
+        lambda turn: encoded("TIFF", VALUES, exif=exif(turn)),
+        lambda turn: encoded("TIFF", VALUES, "P", exif=exif(turn)),
+        lambda turn: _png_profile(turn, VALUES),
+    ],
+    ids=["png", "palette png", "tiff", "palette tiff", "png with a profile"],
+)
+def test_labels_are_turned_by_their_own_orientation(write, turn):
+    assert (read_label(cell(write(turn)), ANY) == displayed(VALUES, turn)).all()
+
+
+def _packed_png(bits):
+    """Grey values of less than eight bits."""
+    values = VALUES % (1 << bits)
+    places = np.arange(bits)[::-1]
+    rows = [
+        np.packbits((row[:, None] >> places & 1).astype(np.uint8).reshape(-1)) for row in values
+    ]
+    header = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body)
+    return data + chunk(b"IEND", b""), values
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_packed_grey_labels_are_read_as_stored(bits):
+    data, values = _packed_png(bits)
+    assert (read_label(cell(data), ANY) == values).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_black_and_white_labels_are_zero_and_one(kind):
+    values = VALUES % 2
+    data = io.BytesIO()
+    Image.fromarray(values.astype(bool)).save(data, kind)
+    assert (read_label(cell(data.getvalue()), ANY) == values).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
+def test_palette_labels_give_their_indices(kind):
+    image = Image.fromarray(VALUES)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    data = io.BytesIO()
+    image.save(data, kind)
+    assert (read_label(cell(data.getvalue()), ANY) == VALUES).all()
+
+
+def _bmp(values, bits, palette):
+    """Indices from the last row to the first, rows of whole words."""
+    places = np.arange(bits)[::-1]
+    packed = [
+        np.packbits((row[:, None] >> places & 1).astype(np.uint8).reshape(-1)).tobytes()
+        for row in values[::-1]
+    ]
+    body = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in packed)
+    colours = b"".join(bytes((*colour, 0)) for colour in palette)
+    start = 54 + len(colours)
+    height, width = values.shape
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 0, 0, len(palette), 0)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + colours + body
+
+
+BLACK_AND_WHITE, GREYS = [(0,) * 3, (255,) * 3], [(value,) * 3 for value in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "palette"),
+    [
+        (1, BLACK_AND_WHITE),
+        (1, BLACK_AND_WHITE[::-1]),
+        (4, BLACK_AND_WHITE),
+        (8, BLACK_AND_WHITE),
+        (4, GREYS[:16]),
+        (8, GREYS[:16]),
+        (8, GREYS),
+    ],
+)
+def test_bmp_labels_give_their_indices_whatever_the_palette_looks_like(bits, palette):
+    values = VALUES % min(len(palette), 19)
+    assert (read_label(cell(_bmp(values, bits, palette)), ANY) == values).all()
+
+
+def _netpbm(kind, values, peak):
+    binary = kind in (4, 5, 6)
+    head = f"P{kind}\n# made by hand\n{values.shape[1]} {values.shape[0]}\n"
+    head += "" if kind in (1, 4) else f"{peak}\n"
+    if kind == 4:
+        return head.encode() + np.packbits(values, axis=1).tobytes()
+    if binary:
+        return head.encode() + values.astype(">u2" if peak > 255 else "u1").tobytes()
+    return head.encode() + b" ".join(b"%d" % value for value in values.reshape(-1)) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [*((kind, peak) for kind in (2, 5) for peak in (1, 18, 100, 255, 1000, 65535))],
+)
+def test_netpbm_labels_are_read_as_stored(kind, peak):
+    values = VALUES.astype(int) % (peak + 1)
+    assert (read_label(cell(_netpbm(kind, values, peak)), ANY) == values).all()
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+@pytest.mark.parametrize("peak", [15, 100, 255, 1000, 4095, 65535])
+def test_netpbm_images_are_as_bright_as_their_white_says(kind, peak):
+    grey = kind in (2, 5)
+    values = np.linspace(0, peak, 5 * 7 * (1 if grey else 3)).astype(int)
+    values = values.reshape((5, 7) if grey else (5, 7, 3))
+    shown = read_image(cell(_netpbm(kind, values, peak)))
+    expected = values / peak * 255
+    assert np.abs(shown - (expected[..., None] if grey else expected)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_bitmaps_are_black_where_their_bits_are_set(kind):
+    values = VALUES % 2
+    shown = read_image(cell(_netpbm(kind, values, 1)))
+    assert (shown == (1 - values[..., None]) * 255).all()
+    with pytest.raises(UserError, match="a netpbm file whose zero is white: save the label as PNG"):
+        read_label(cell(_netpbm(kind, values, 1)), ANY)
+
+
+def test_a_cut_netpbm_file_is_refused():
+    for kind in (4, 5):
+        with pytest.raises(UserError, match="truncated"):
+            read_label(cell(_netpbm(kind, VALUES % 2, 255)[:-1]), ANY)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (PIXELS.astype(np.float32), "32-bit floating-point pixels: save it as 8 or 16 bits"),
+        (PIXELS.astype(np.float64), "64-bit floating-point"),
+        (PIXELS[..., 0].astype(np.int32), "32-bit signed"),
+        (PIXELS[..., 0].astype(np.int16), "16-bit signed"),
+    ],
+)
+def test_tiffs_of_other_values_are_refused_with_what_they_are(pixels, words, capfd):
+    data = cell(cv2.imencode(".tif", pixels)[1].tobytes())
+    for read in (read_image, lambda one: read_label(one, ANY)):
+        with pytest.raises(UserError, match=words):
+            read(data)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_opencv_cannot_read_is_said_by_the_error_alone(capfd):
+    with pytest.raises(UserError, match="a damaged one"):
+        read_image(cell(COMPLETE["tiff"][:-500]))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_image_of_floats_is_no_image():
+    with pytest.raises(UserError, match="not an image"):
+        read_image(cell(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes()))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_avif_labels_are_refused():
+    with pytest.raises(UserError, match=r"may change values|not a label that OpenCV can read"):
+        read_label(cell(encoded("AVIF", VALUES, "RGB")), ANY)
+    assert read_header(encoded("AVIF", VALUES)).lossy
+
+
+@pytest.mark.parametrize("data", [b"", b"anything", b"RIFF\0\0\0\0WEBP", b"II*\0", b"P7\n"])
+def test_what_is_not_known_to_keep_values_counts_as_lossy(data):
+    assert read_header(data).lossy or data.startswith(b"II")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded("JPEG", VALUES),
+        encoded("WEBP", VALUES, "RGB"),
+        encoded("TIFF", VALUES, compression="jpeg"),
+        encoded("JPEG2000", VALUES),
+    ],
+    ids=["jpeg", "lossy webp", "tiff with jpeg inside", "jpeg 2000"],
+)
+def test_labels_that_may_have_lost_something_are_refused(tmp_path, data):
+    path = tmp_path / "label.png"  # by content, whatever it is called
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"label\.png: a label.*(one channel|may change values)"):
+        read_label({"path": str(path), "bytes": None}, ANY)
+
+
+def test_a_tiff_label_with_white_as_zero_is_refused():
+    data = bytearray(encoded("TIFF", VALUES))
+    at = data.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    data[at : at + 2] = struct.pack("<H", 0)
+    with pytest.raises(UserError, match="zero is white"):
+        read_label(cell(bytes(data)), ANY)
+
+
+COMPLETE = {
+    "jpeg": encoded("JPEG", np.tile(PIXELS, (20, 20, 1))),
+    "progressive jpeg": encoded("JPEG", np.tile(PIXELS, (20, 20, 1)), progressive=True),
+    "png": encoded("PNG", np.tile(PIXELS, (20, 20, 1))),
+    "webp": encoded("WEBP", np.tile(PIXELS, (20, 20, 1)), exif=exif(1).tobytes()),
+    "tiff": encoded("TIFF", np.tile(PIXELS, (20, 20, 1))),
+    "bmp": encoded("BMP", np.tile(PIXELS, (20, 20, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", COMPLETE)
+def test_bytes_behind_an_image_are_no_damage(kind):
+    """Motion photos of phones, padded frames of recorders."""
+    data, noise = COMPLETE[kind], np.random.default_rng(3).bytes(70_000)
+    assert (read_image(cell(data + noise)) == read_image(cell(data))).all()
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("kind", COMPLETE)
+def test_cut_images_are_refused(kind, kept):
+    data = COMPLETE[kind]
+    with pytest.raises(UserError):
+        read_image(cell(data[: int(len(data) * kept)]))
+
+
+def test_the_thumbnail_of_a_cut_jpeg_is_not_taken_for_its_end():
+    tags = exif(1).tobytes() + encoded("JPEG")
+    data = encoded("JPEG", np.tile(PIXELS, (20, 20, 1)), exif=tags)
+    with pytest.raises(UserError, match="truncated"):
+        read_image(cell(data[:-300]))
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket.png"))
+    for name in ("pipe.png", "device.png", "folder.png", "socket.png"):
+        for path in (tmp_path / name, (tmp_path / name).with_suffix(".npy")):
+            if path.suffix == ".npy":
+                path.symlink_to(tmp_path / name)
+            with pytest.raises(UserError, match=rf"{path.stem}.*not a regular file"):
+                open_image({"path": str(path), "bytes": None})
+    listening.close()
+
+
+def test_images_that_would_fill_the_memory_are_refused(tmp_path):
+    data = encoded("PNG")
+    huge = data[:16] + struct.pack(">II", 1 << 16, 1 << 16) + data[24:]
+    with pytest.raises(UserError, match="65536x65536 pixels are more"):
+        read_image(cell(huge))
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(1 << 31)
+    with pytest.raises(UserError, match=r"sparse\.png.*too many"):
+        read_image({"path": str(path), "bytes": None})

@@ -1,0 +1,103 @@
+"""Encodings to train ids."""
+
+import json
+
+import numpy as np
+import pytest
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES, ENCODINGS, PALETTE, SUBSETS, colourise, label_table
+from tests.conftest import golden_file
+
+
+def test_cityscapes_ids_of_known_classes():
+    raw = np.array([[7, 8, 11, 23, 26, 33, 0, 34, 255]], dtype=np.uint8)
+    assert label_table("cityscapes_ids")(raw).tolist() == [[0, 1, 2, 10, 13, 18, 255, 255, 255]]
+
+
+def test_camvid_order_is_segnets():
+    raw = np.arange(12, dtype=np.uint8)[None]
+    mapped = label_table("camvid_11")(raw)[0]
+    assert [CLASSES[i] for i in mapped[:4]] == ["sky", "building", "pole", "road"]
+    assert mapped[11] == 255
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return json.loads(golden_file("label_maps.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "key"),
+    [
+        ("cityscapes_ids", "cityscapes", "id_to_trainid"),
+        ("cityscapes_ids", "acdc", "labelIds_to_trainid"),
+        ("cityscapes_ids", "kitti2015_semantic", "id_to_trainid"),
+        ("cityscapes_ids", "wilddash1", "id_to_trainid"),
+        ("gta5_ids", "gta", "id_to_trainid"),
+        ("synthia_ids", "synthia_rand_cityscapes", "id_to_trainid"),
+        ("train_ids", "bdd100k_sem_seg", "id_to_trainid"),
+        ("train_ids", "acdc", "labelTrainIds"),
+        ("camvid_11", "camvid11_segnet", "id_to_cityscapes_trainid_suggested"),
+        ("idd_ids", "idd40", "id_to_trainid_by_equal_name"),
+        ("mapillary_v1.2/dg_standard@1", "mapillary_v1_2", "id_to_trainid_dg_standard"),
+        ("mapillary_v2.0/rein@1", "mapillary_v2_0", "id_to_trainid_rein_rules"),
+    ],
+)
+def test_encodings_agree_with_the_collected_facts(ours, theirs, key, facts):
+    mapping = {int(raw): wanted for raw, wanted in facts[theirs][key].items() if int(raw) >= 0}
+    raw = np.array([list(mapping)], dtype=np.uint8)
+    assert label_table(ours)(raw)[0].tolist() == list(mapping.values())
+
+
+def test_no_encoding_knows_more_than_the_facts(facts):
+    """What is added to them: plates (34), the id -1 as 255, and ignored pixels."""
+    sizes = {"cityscapes_ids": 34 + 2, "gta5_ids": 34 + 1, "idd_ids": 40 + 1, "train_ids": 19 + 1}
+    sizes |= {"synthia_ids": 23, "camvid_11": 12, "camvid_32": 32}
+    for version, key in (("v1.2", "mapillary_v1_2"), ("v2.0", "mapillary_v2_0")):
+        names = [name for name in ENCODINGS if name.startswith(f"mapillary_{version}/")]
+        assert len(names) == 5
+        sizes |= {name: len(facts[key]["names"]) for name in names}
+    assert {name: len(table.mapping) for name, table in ENCODINGS.items()} == sizes
+
+
+def test_classes_and_colours_are_those_of_cityscapes(facts):
+    assert list(CLASSES) == facts["cityscapes19"]["names"]
+    assert PALETTE.tolist() == facts["cityscapes19"]["palette"]
+    assert {name: list(ids) for name, ids in SUBSETS.items()} == facts["class_subsets"]
+
+
+def test_camvid_colours_are_those_of_the_facts(facts):
+    colours = [red << 16 | green << 8 | blue for red, green, blue in facts["camvid32"]["colors"]]
+    assert list(label_table("camvid_32").mapping) == colours
+
+
+def test_polygon_classes_of_idd_are_those_of_the_facts(facts):
+    assert list(label_table("idd_ids").polygons) == facts["idd40"]["names"]
+    assert list(label_table("idd_ids").polygons.values()) == list(range(40))
+
+
+def test_unknown_values_are_refused_by_value():
+    with pytest.raises(UserError, match=r"label value 19 \(3 pixels\).*train_ids"):
+        label_table("train_ids")(np.array([[0, 19, 19, 19]], dtype=np.uint8))
+
+
+def test_own_tables():
+    table = label_table({3: 0, 4: 255})
+    assert table(np.array([[3, 4]], dtype=np.uint8)).tolist() == [[0, 255]]
+    with pytest.raises(UserError, match="70000"):
+        label_table({70_000: 0})
+    with pytest.raises(UserError, match="40"):
+        label_table({3: 40})
+
+
+def test_unknown_encoding_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"'camvid'.*camvid_11.*train_ids"):
+        label_table("camvid")
+
+
+def test_colours():
+    image = colourise(np.array([[0, 18, 255]], dtype=np.uint8))
+    assert image[0, 0].tolist() == [128, 64, 128]
+    assert image[0, 1].tolist() == PALETTE[18].tolist()
+    assert image[0, 2].tolist() == [0, 0, 0]

@@ -1,0 +1,29 @@
+"""What test_sharing starts twice, with torchrun: `revt evaluate`, and who decoded what."""
+
+import sys
+from pathlib import Path
+
+from revt_hf.cli.main import main
+from revt_hf.core.processes import process_state
+from revt_hf.evaluation import scoring as runner
+
+
+def _count(folder: Path) -> None:
+    batches = runner.image_batches
+
+    def counted(images, indices, *rest):
+        state = process_state()
+        name = f"{state.process_index}-of-{state.num_processes}"
+        (folder / name).write_text(" ".join(map(str, indices)))
+        yield from batches(images, indices, *rest)
+
+    runner.image_batches = counted
+
+
+if __name__ == "__main__":
+    _count(Path(sys.argv[1]))
+    try:
+        main(["evaluate", "/nowhere", "--domain", "streets"])
+    except SystemExit as end:
+        print(f"ended with {end.code}")
+    main(["evaluate", *sys.argv[2:]])

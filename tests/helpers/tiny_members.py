@@ -1,0 +1,79 @@
+"""Untrained networks as members of diagnoses, and images to score them on."""
+
+import json
+import shutil
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from revt_hf.analysis.blend_scores import Data
+from revt_hf.config.recipe import DomainSpec, Model
+from revt_hf.evaluation.predictor import Protocol
+from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.models.load import build_model
+from tests.helpers.tiny import TINY
+
+STREETS = {"val_images": 2, "images": 2, "size": [64, 128]}
+
+
+def tiny_model(seed):
+    """A tiny SegFormer in eval mode whose class maps hold many classes."""
+    model = build_model(Model.model_validate(TINY["model"]), seed).eval()
+    with torch.no_grad():
+        model.decode_head.classifier.weight.mul_(30)
+    return model
+
+
+def saved(folder, seed):
+    """The folder of such a model."""
+    tiny_model(seed).save_pretrained(folder)
+    return folder
+
+
+def changed(source, folder, change):
+    """A copy of a folder whose tensors of numbers with a fraction are ``change(name, tensor)``."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {
+            name: tensor if tensor.dtype.kind == "i" else change(name, tensor).astype(tensor.dtype)
+            for name, tensor in tensors.items()
+        },
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return folder
+
+
+def random_image(seed, height=64, width=128):
+    """An image (height, width, 3), uint8, of coarse patches and noise."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 200, (height // 8, width // 8, 3), dtype=np.uint8)
+    patches = patches.repeat(8, 0).repeat(8, 1)
+    return patches + rng.integers(0, 56, (height, width, 3), dtype=np.uint8)
+
+
+def rows(count, label=None):
+    """Images with labels: of all classes at random, or what ``label(image)`` gives."""
+    made = []
+    for seed in range(count):
+        image = random_image(seed)
+        classes = np.random.default_rng(seed + 1000).integers(0, 20, (64, 128), dtype=np.uint8)
+        classes[classes == 19] = 255
+        made.append(
+            {"image": image, "label": label(image) if label else classes, "name": str(seed)}
+        )
+    return made
+
+
+def data_of(images, protocol=None, is_source=True):
+    """Images as data of a source (or a target)."""
+    spec = DomainSpec(domain="streets", options=STREETS)
+    split = SplitSpec(spec, "val", is_source)
+    return Data((split,), (images,), protocol or Protocol(None))
+
+
+def read_json(path):
+    """The content of a JSON file."""
+    return json.loads(path.read_text())

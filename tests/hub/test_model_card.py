@@ -1,0 +1,402 @@
+"""What stands in a model card, and what does not."""
+
+import json
+import re
+import shlex
+import shutil
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from revt_hf import __version__
+from revt_hf.cli.app import app
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object, write_json, write_text
+from revt_hf.data.domains import load_spec
+from revt_hf.evaluation.command import requested_splits
+from revt_hf.evaluation.predictor import Protocol
+from revt_hf.hub.bundle import check_model
+from revt_hf.hub.model_card import MARKER, ModelCardFacts, card_text, check_card
+from revt_hf.hub.push import PushOptions, push
+from revt_hf.merging.average import merge
+from revt_hf.merging.recalibration import recalibrate
+from revt_hf.merging.record import recorded_changes
+from tests.helpers.pushed import make_models, results_of
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def card(folder, results=None, base_models=(), license="apache-2.0", repo_id="me/roads", **more):
+    """The checked text of a folder's card."""
+    facts = ModelCardFacts.from_folder(folder, results, base_models, license, repo_id, **more)
+    text = card_text(facts)
+    check_card(text)
+    return text
+
+
+def section(text, title):
+    """The lines under a heading."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def metadata(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_merges_card(models):
+    text = card(models.revt)
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
+    assert data.license == "apache-2.0"
+    assert {"revt", "segformer", "domain-generalization", "model-merging"} <= set(data.tags)
+    assert data.base_model is None
+    assert data.eval_results is None
+    record = json.loads((models.revt / "merge.json").read_text())
+    for member, name, number in zip(
+        record["members"], ("base", "pixmix"), ("1 (base)", "4 (pixmix)"), strict=True
+    ):
+        assert f"| `{name}` | {number} | `{member['sha256']}` |" in text
+    assert "every other tensor: that of `base`" in text
+    assert MARKER in text
+
+
+def test_a_members_card_holds_its_recipe(models, tmp_path):
+    text = card(models.pixmix)
+    assert "augmentation method 4 (pixmix): 3 steps of 2 images" in text
+    assert "model-merging" not in text
+    folded = re.search(
+        r"<summary>Training recipe \(recipe.yaml\)</summary>\n\n```yaml\n(.*?)```", text, re.DOTALL
+    )
+    write_text(tmp_path / "recipe.yaml", folded[1])
+    assert load_recipe(tmp_path / "recipe.yaml") == load_recipe(models.pixmix / "recipe.yaml")
+
+
+def test_without_results_no_number_is_told(models):
+    text = card(models.revt)
+    assert "Not evaluated." in section(text, "Results")
+    assert "mIoU" not in text
+    assert "model-index" not in text
+    # Versions are all that is left; 2308.13331 is the paper.
+    told = re.findall(r"\d+\.[\d.]*\d", text.replace("apache-2.0", ""))
+    assert set(told) == {"2308.13331", __version__, version("numpy")}
+
+
+def test_the_results_are_the_measured_ones(models):
+    rows = [row for row in results_of(models) if row["model"] == str(models.revt)]
+    text = card(models.revt, results_of(models))
+    data = ModelCard(text).data
+    told = {result.dataset_name: result for result in data.eval_results}
+    assert data.model_name == "roads"
+    for row in rows:
+        result = told[row["label"]]
+        assert result.task_type == "image-segmentation"
+        assert (result.dataset_type, result.dataset_config) == ("streets", row["config"])
+        assert (result.dataset_split, result.metric_type) == ("val", "mean_iou")
+        assert result.metric_value == round(row["mIoU"], 2)
+        kind = "unseen" if row["config"] == "night" else "source"
+        assert (
+            f"| {row['label']} | {kind} | {row['images']} | {row['mIoU']:.2f} | train_ids | "
+            "native size, flip: no |"
+        ) in text
+    measured = {f"{row['mIoU']:.2f}" for row in rows}
+    assert set(re.findall(r"\d+\.\d+", section(text, "Results"))) == measured
+    assert len(told) == len(rows) == 2
+
+
+def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
+    rows = [{**row, "model": "me/roads@v1"} for row in results_of(models)[:1]]
+    assert f"{rows[0]['mIoU']:.2f}" in card(models.revt, rows)
+    for name in ("you/roads", str(models.base), "revt"):
+        with pytest.raises(UserError, match=f"results, but none of .*revt: they are of {name}"):
+            card(models.revt, [{**rows[0], "model": name}])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"mIoU": 101}, r"results\[0\].mIoU: .*less than or equal to 100"),
+        ({"mIoU": float("nan")}, r"results\[0\].mIoU: .*finite"),
+        ({"mIoU": None}, r"results\[0\].mIoU: .*number"),
+        ({"images": 0}, r"results\[0\].images"),
+        ({"split": 3}, r"results\[0\].split"),
+    ],
+)
+def test_results_that_cannot_be_are_refused(models, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        card(models.revt, [{**results_of(models)[0], **change}])
+
+
+def _scaled(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["decode_head.classifier.bias"][0] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _normalised(folder):
+    path = folder / "preprocessor_config.json"
+    write_json(path, {**json.loads(path.read_text()), "image_mean": [0.1, 0.2, 0.3]})
+
+
+def _renamed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    names = [*config["id2label"].values()]
+    config["id2label"] = dict(enumerate(names[::-1]))
+    config["label2id"] = {name: number for number, name in enumerate(names[::-1])}
+    write_json(folder / "config.json", config)
+
+
+@pytest.mark.parametrize("change", [_scaled, _normalised, _renamed])
+def test_results_of_what_the_folder_held_before_are_refused(models, tmp_path, change):
+    folder = tmp_path / "base"
+    shutil.copytree(models.base, folder)
+    measured = [row for row in results_of(models) if row["model"] == str(models.base)]
+    rows = [{**row, "model": str(folder)} for row in measured]
+    before = card(folder, rows)
+    write_json(folder / "config.json", {**read_json_object(folder / "config.json"), "note": "x"})
+    assert card(folder, rows) == before
+    change(folder)
+    words = rf"results\[0\] \({folder} on night/val\) was measured on other weights, .* again"
+    with pytest.raises(UserError, match=words):
+        card(folder, rows)
+
+
+def test_results_that_do_not_say_of_which_weights_are_refused(models):
+    rows = results_of(models)
+    del rows[0]["network_sha256"]
+    with pytest.raises(UserError, match="does not say which weights it was measured on"):
+        card(models.revt, rows)
+
+
+def test_results_of_members_that_go_along_are_checked_too(models, tmp_path):
+    rows = results_of(models)
+    digest = rows[0]["network_sha256"]
+    changed = [row | {"network_sha256": digest} for row in rows]
+    write_json(tmp_path / "results.json", changed)
+    options = PushOptions(license="mit", dry_run=tmp_path / "dry", with_members=(models.base,))
+    with pytest.raises(UserError, match=rf"results\[1\] \({models.base} .*on other weights"):
+        push(models.revt, "me/roads", options, tmp_path / "results.json")
+    assert not (tmp_path / "dry").exists()
+
+
+def test_a_split_that_is_scored_twice_is_refused(models):
+    rows = results_of(models)
+    with pytest.raises(UserError, match="twice on night/val"):
+        card(models.revt, [rows[0], *rows])
+
+
+def test_folders_of_ones_own_are_told_apart_in_the_metadata(models):
+    own = {**results_of(models)[0], "domain": "folder", "config": None}
+    rows = [{**own, "label": f"My {name}|x/val"} for name in ("day", "dusk")]
+    text = card(models.revt, rows)
+    types = [result.dataset_type for result in ModelCard(text).data.eval_results]
+    assert types == ["my-day-x", "my-dusk-x"]
+    assert "| My day\\|x/val | unseen |" in text
+
+
+def test_what_was_trained_on_is_not_called_unseen(models, tmp_path):
+    source = {"domain": "folder", "data_dir": "/data/camvid", "options": {}}
+    trained = _with(models.base, tmp_path / "a", model={"init": "/x"}, source=source, targets=[])
+    (own, *_) = [row for row in results_of(models) if row["model"] == str(models.base)]
+    own |= {"model": str(trained), "domain": "folder", "config": None}
+    rows = [{**own, "label": f"camvid/{split}", "split": split} for split in ("val", "dusk")]
+    text = card(trained, rows)
+    assert "| camvid/val | source |" in text
+    assert "| camvid/dusk | unseen |" in text
+    (trained / "recipe.yaml").unlink()
+    text = card(trained, [{**rows[0], "is_source": True}, rows[1]])
+    assert "| camvid/val | source |" in text
+    assert "| camvid/dusk | not recorded |" in text
+    assert "holds no record of how the model was made" in text
+
+
+def _command(text):
+    return shlex.split(re.search(r"```bash\n(revt evaluate .*)\n```", text)[1])
+
+
+def test_the_line_that_measures_it_again(models):
+    words = _command(card(models.revt, results_of(models)))
+    assert words[:3] == ["revt", "evaluate", "me/roads"]
+    values = dict(zip(words[3::2], words[4::2], strict=True))
+    assert (values["--domain"], values["--config"]) == ("streets", "night")
+    assert values["--max-size"] == "native"
+    assert values["--option"] == "val_images=2"
+    # The member's recipe knows the options, which results do not hold.
+    split = requested_splits(None, "streets", None, "night", "val", [values["--option"]])[0]
+    assert len(load_spec(split.spec, split.split)) == 2
+    assert _command(card(models.base)) == words
+
+
+def test_the_line_names_no_option_that_the_command_lacks(models):
+    import typer
+
+    known = typer.main.get_command(app).commands["evaluate"].params
+    flags = {flag for parameter in known for flag in parameter.opts}
+    rows = [{**results_of(models)[0], "domain": "cityscapes", "config": None, "label": "c/val"}]
+    for text in (card(models.revt), card(models.revt, rows), card(models.revt, results_of(models))):
+        assert {word for word in _command(text) if word.startswith("--")} <= flags
+    assert "--data-dir data/cityscapes" in card(models.revt, rows)
+
+
+def test_nothing_is_left_open_and_no_place_is_told(models):
+    for folder in (models.revt, models.base):
+        text = card(folder, results_of(models))
+        for words in ("[More", "None", str(folder.parent), "/tmp", "/root", "/home"):
+            assert words not in text
+
+
+def _with(folder, target, **changes):
+    """A copy of a folder's records, with changes to its recipe's model section."""
+    target.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (target / name).symlink_to(folder / name)
+    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
+    recipe["model"] |= {"size": None, "depths": None, "hidden_sizes": None}
+    recipe["model"] |= {"decoder_hidden_size": None, **changes.pop("model", {})}
+    write_text(target / "recipe.yaml", yaml.safe_dump({**recipe, **changes}))
+    return target
+
+
+def test_hub_models_are_named_and_folders_are_not(models, tmp_path):
+    started = _with(models.base, tmp_path / "a", model={"init": "nvidia/mit-b2@main"})
+    text = card(started)
+    assert metadata(text)["base_model"] == ["nvidia/mit-b2"]
+    assert metadata(text)["base_model_relation"] == "finetune"
+    assert "Training started from `nvidia/mit-b2@main`, whose license applies, too." in text
+    for number, start in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
+        text = card(_with(models.base, tmp_path / f"b{number}", model={"init": start}))
+        assert "base_model" not in metadata(text)
+        assert "start: start\n" in text
+        assert start not in text
+    text = card(
+        _with(models.base, tmp_path / "c", model={"init": "me/start"}), base_models=["me/start"]
+    )
+    assert metadata(text)["base_model"] == ["me/start"]
+    assert "start: me/start\n" in text
+
+
+def test_data_are_named_with_their_license(models, tmp_path):
+    source = {"domain": "gta5", "data_dir": "/data/gta5", "options": {"split_files": {"a": "/b/c"}}}
+    text = card(_with(models.base, tmp_path / "a", model={"init": "/x"}, source=source))
+    assert "Training data `gta5`: for research and educational use only." in text
+    assert "data_dir: gta5" in text
+    assert "a: c\n" in text
+    assert metadata(card(models.base, datasets=["me/streets"]))["datasets"] == ["me/streets"]
+
+
+def test_members_of_the_hub(models, tmp_path):
+    record = json.loads((models.revt / "merge.json").read_text())
+    record["members"][0]["path"] = "me/base@v1"
+    record["members"][1]["sha256"] = None
+    rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
+    base = {"path": "/data/start", "sha256": None}
+    record |= {"rules": [*record["rules"], rule], "base": base}
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(models.revt / name)
+    write_json(tmp_path / "merge.json", record)
+    text = card(tmp_path, base_models=["me/base"])
+    assert metadata(text)["base_model"] == ["me/base"]
+    assert metadata(text)["base_model_relation"] == "merge"
+    assert "revt" not in metadata(text)["tags"]
+    assert "| `me/base@v1` | not recorded |" in text
+    assert "| `pixmix` | not recorded | not recorded |" in text
+    assert (
+        '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}'
+        in text
+    )
+    assert "every other tensor: that of `me/base@v1`" in text
+    assert '"path": "init"' in text
+    without = card(tmp_path)
+    assert "me/base" not in without
+    assert "| `base` | not recorded |" in without
+
+
+def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
+    images = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
+    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    for name in ("revt", "base"):
+        source = getattr(models, name)
+        recalibrate(source, tmp_path / name, images, Protocol(None), sources=sources)
+        check_model(tmp_path / name)
+        text = card(tmp_path / name)
+        assert "Then recalibrated on 3 images of streets: mean and variance" in text
+        assert "recalibrated afterwards" in text
+        assert "/data/streets" not in text
+        assert "recalibrated" not in card(source)
+        sent = tmp_path / f"sent-{name}"
+        options = PushOptions(license="mit", dry_run=sent)
+        push(tmp_path / name, "me/revt", options)
+        assert recorded_changes(sent)[0]["images"] == 3
+
+
+def test_a_merge_of_merges_is_told_as_such(models, tmp_path):
+    images = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
+    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    for name in ("revt", "base"):
+        recalibrate(getattr(models, name), tmp_path / name, images, Protocol(None), sources=sources)
+    merge([tmp_path / "base", models.pixmix], tmp_path / "flat")
+    text = card(tmp_path / "flat")
+    assert "a [ReVT](https://arxiv.org/abs/2308.13331) of 2 fine-tuned models (1 recalibr" in text
+    assert "`base`: then recalibrated on 3 images of streets" in text
+    merge([tmp_path / "revt", tmp_path / "base", models.pixmix], tmp_path / "nested")
+    text = card(tmp_path / "nested")
+    assert "a merge of 3 models (1 of them merged before, 2 recalibrated before), made" in text
+    assert "`revt`: itself a merge of base, pixmix (mean of " in text
+    assert "`revt`: then recalibrated on 3 images of streets" in text
+    assert "revt" not in metadata(text)["tags"]
+    assert str(tmp_path) not in text
+    assert "/data/streets" not in text
+    sent = tmp_path / "sent"
+    push(tmp_path / "nested", "me/revt", PushOptions(license="mit", dry_run=sent))
+    entries = json.loads((sent / "merge.json").read_text())["members"]
+    assert [member["path"] for member in entries[0]["merge"]["members"]] == ["base", "pixmix"]
+    assert entries[1]["changes"][0]["images"] == 3
+    for file in sent.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_weights_that_the_record_does_not_describe_are_not_pushed(models, tmp_path):
+    shutil.copytree(models.revt, tmp_path / "x")
+    state = load_file(tmp_path / "x" / "model.safetensors")
+    state["decode_head.classifier.bias"] += 1
+    save_file(state, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"merge\.json does not describe the weights"):
+        check_model(tmp_path / "x")
+
+
+def test_members_that_are_called_by_numbers(models, tmp_path, monkeypatch):
+    for name, source in (("1", models.pixmix), ("2", models.base)):
+        (tmp_path / name).symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    merge(["2", "1"], "revt")
+    text = card("revt")
+    assert "every other tensor: that of `2`" in text
+    assert '"head": 1,' in text
+    assert re.findall(r"^\| `(\d)` \| (\d) ", text, re.MULTILINE) == [("2", "1"), ("1", "4")]
+
+
+@pytest.mark.parametrize(
+    ("license", "wanted"),
+    [
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("My  own terms, §1", {"license": "other", "license_name": "my-own-terms-1"}),
+    ],
+)
+def test_the_license_in_words(models, license, wanted):
+    text = card(models.revt, license=license)
+    assert {key: metadata(text).get(key) for key in wanted} == wanted
+    assert f"License of the weights: {' '.join(license.split())}." in text
+
+
+@pytest.mark.parametrize("license", [None, "", "  "])
+def test_a_license_has_to_be_named(models, license):
+    with pytest.raises(UserError, match="--license"):
+        card(models.revt, license=license)

@@ -1,0 +1,245 @@
+"""Pushing a merged model: what arrives, that it loads anywhere, and that pushing again is fine."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import huggingface_hub
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.hub.push import push, push_command
+from revt_hf.merging.average import merge
+from revt_hf.models.recorded import recorded_evaluation
+from tests.helpers.pushed import LICENSE, TOKEN, files_of, local_hub, make_models
+from tests.helpers.tiny import same_weights
+
+COMPARE = """
+import numpy as np
+from transformers import SegformerForSemanticSegmentation
+
+hub_parts, hub_classes = parts, classes
+local = pipeline("image-segmentation", model=LOCAL)("street.png")
+assert [part["label"] for part in local] == [part["label"] for part in hub_parts]
+for mine, theirs in zip(local, hub_parts, strict=True):
+    np.testing.assert_array_equal(np.array(mine["mask"]), np.array(theirs["mask"]))
+for kind in (SegformerForSemanticSegmentation, AutoModelForSemanticSegmentation):
+    model = kind.from_pretrained(LOCAL).eval()
+    with torch.inference_mode():
+        outputs = model(**AutoImageProcessor.from_pretrained(LOCAL)(image, return_tensors="pt"))
+    again = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
+    assert torch.equal(again, hub_classes)
+SegformerForSemanticSegmentation.from_pretrained(REPOSITORY)
+print("the same")
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with local_hub(monkeypatch) as hub:
+        yield hub
+
+
+def test_the_cards_snippets_give_what_the_local_folder_gives(models, hub, tmp_path):
+    assert push(models.revt, "me/revt", LICENSE) == f"{hub.endpoint}/me/revt"
+    card = hub.model("me/revt").files()["README.md"].decode()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    assert code.count("me/revt") == 3
+    noise = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "street.png")
+    names = f"LOCAL, REPOSITORY = {str(models.revt)!r}, 'me/revt'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", names + code + COMPARE],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "cache"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.endswith("the same\n"), done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_dry_run_is_what_is_sent_and_asks_nobody(models, hub, tmp_path, monkeypatch):
+    options = replace(LICENSE, with_members=(models.pixmix, models.base))
+    with monkeypatch.context() as patched:
+        patched.setattr(huggingface_hub, "get_token", lambda: None)
+        dry = replace(options, dry_run=tmp_path / "dry")
+        assert push(models.revt, "me/revt", dry, models.results) == str(tmp_path / "dry")
+        with pytest.raises(UserError, match=r"exists already: .*--overwrite"):
+            push(models.revt, "me/revt", dry, models.results)
+        push(models.revt, "me/revt", replace(dry, overwrite=True), models.results)
+    assert hub.requests == []
+    push(models.revt, "me/revt", options, models.results)
+    sent = dict(hub.model("me/revt").files())
+    sent.pop(".gitattributes")
+    written = files_of(tmp_path / "dry")
+    # What makes it a folder that may be replaced.
+    assert written.pop(".revt_hf.json")
+    assert sent == written
+    model = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(written) == sorted(
+        [
+            *("README.md", *model, "merge.json", "results.json"),
+            *(f"members/base/{name}" for name in [*model, "recipe.yaml"]),
+            *(f"members/pixmix/{name}" for name in [*model, "recipe.yaml"]),
+        ]
+    )
+    for name in model:
+        assert written[f"members/base/{name}"] == (models.base / name).read_bytes()
+    for name in ("config.json", "preprocessor_config.json"):
+        assert written[name] == (models.revt / name).read_bytes()
+    assert same_weights(
+        load_file(tmp_path / "dry" / "model.safetensors"),
+        load_file(models.revt / "model.safetensors"),
+    )
+    assert (tmp_path / "dry" / "model.safetensors").stat().st_nlink == 1
+
+
+def _saved(hub, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(hub.model("me/revt").files()["model.safetensors"])
+    return path
+
+
+def test_what_is_sent_names_no_place_of_this_machine(models, hub, tmp_path):
+    options = replace(LICENSE, with_members=(models.base,))
+    push(models.revt, "me/revt", options, models.results)
+    for name, content in hub.model("me/revt").files().items():
+        assert str(models.revt.parent).encode() not in content, name
+        assert b"/tmp" not in content, name
+    record = json.loads(hub.model("me/revt").files()["merge.json"])
+    own = json.loads((models.revt / "merge.json").read_text())
+    assert list(record) == list(own)
+    for member, mine, name in zip(
+        record["members"], own["members"], ("base", "pixmix"), strict=True
+    ):
+        assert member == {**mine, "path": name}
+    # The weights hold the record, too.
+    with safe_open(_saved(hub, tmp_path), framework="pt") as file:
+        told = json.loads(file.metadata()["revt_hf"])
+    assert told == {key: record[key] for key in told}
+    rows = json.loads(hub.model("me/revt").files()["results.json"])
+    assert [row["model"] for row in rows] == ["me/revt"] * 2 + ["members/base"] * 2
+
+
+def test_what_is_sent_is_a_folder_that_says_what_it_is(models, tmp_path):
+    push(models.base, "me/base", replace(LICENSE, dry_run=tmp_path / "dry"))
+    assert load_recipe(tmp_path / "dry" / "recipe.yaml") == load_recipe(models.base / "recipe.yaml")
+    push(models.revt, "me/revt", replace(LICENSE, dry_run=tmp_path / "dry-revt"))
+    assert recorded_evaluation([tmp_path / "dry-revt"]) == recorded_evaluation([models.revt])
+
+
+def test_pushing_again_changes_nothing(models, hub):
+    for _ in range(2):
+        push(models.revt, "me/revt", LICENSE, models.results)
+    # The first one is the Hub's own.
+    assert len(hub.model("me/revt").commits) == 2
+    assert sum("PUT" in request for request in hub.requests) == 1
+
+
+def test_files_of_an_earlier_push_go_and_others_stay(models, hub):
+    push(models.revt, "me/revt", replace(LICENSE, with_members=(models.base,)), models.results)
+    repository = hub.model("me/revt")
+    repository.commit("main", {**repository.files(), "notes.txt": b"mine", "members/a.txt": b""})
+    push(models.revt, "me/revt", LICENSE)
+    assert sorted(repository.files()) == sorted(
+        [
+            *(".gitattributes", "README.md", "config.json", "members/a.txt", "merge.json"),
+            *("model.safetensors", "notes.txt", "preprocessor_config.json"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "there", [{"weights.bin": b"1"}, {"README.md": b"# by hand"}, {"merge.json": b"{}"}]
+)
+def test_a_repository_with_other_content_is_left_alone(models, hub, there):
+    hub.make("models", "me/other").commit("main", there)
+    with pytest.raises(UserError, match=r"me/other exists already and holds other content \("):
+        push(models.revt, "me/other", LICENSE)
+    assert hub.model("me/other").files() == there
+
+
+def test_a_pull_request_is_opened_once(models, hub):
+    options = replace(LICENSE, create_pr=True)
+    first = push(models.revt, "me/revt", options)
+    assert first == f"{hub.endpoint}/me/revt/discussions/1"
+    assert push(models.revt, "me/revt", options) == first
+    assert list(hub.model("me/revt").files()) == [".gitattributes"]
+    assert "model.safetensors" in hub.model("me/revt").files("refs/pr/1")
+    push(models.pixmix, "me/revt", replace(LICENSE, revision="refs/pr/1"))
+    assert "recipe.yaml" in hub.model("me/revt").files("refs/pr/1")
+
+
+def test_a_branch_is_made_and_used(models, hub):
+    options = replace(LICENSE, revision="day/night")
+    for _ in range(2):
+        assert push(models.revt, "me/revt", options) == f"{hub.endpoint}/me/revt/tree/day/night"
+    assert list(hub.model("me/revt").files()) == [".gitattributes"]
+    assert "model.safetensors" in hub.model("me/revt").files("day/night")
+    with pytest.raises(UserError, match=r"no such repository or branch.*status 404"):
+        push(models.revt, "me/revt", replace(options, revision="no", create_pr=True))
+
+
+def test_private_stays_private(models, hub):
+    for _ in range(2):
+        push(models.revt, "me/private", replace(LICENSE, private=True))
+    assert hub.model("me/private").private
+    push(models.revt, "me/public", LICENSE)
+    with pytest.raises(UserError, match="me/public exists already and is public"):
+        push(models.pixmix, "me/public", replace(LICENSE, private=True))
+    assert len(hub.model("me/public").commits) == 2
+
+
+def test_the_commands_line(models, hub, tmp_path):
+    common = (None, "mit", [], [], [], False, False, None)
+    folder = tmp_path / "dry"
+    assert push_command(models.revt, "me/revt", *common, folder, True) == (
+        f"would be pushed: {folder}"
+    )
+    assert push_command(models.revt, "me/revt", *common, None, True) == (
+        f"pushed: {hub.endpoint}/me/revt"
+    )
+
+
+def test_two_members_of_one_name(models, hub, tmp_path):
+    for folder, source in (("a/last", models.base), ("b/last", models.pixmix)):
+        shutil.copytree(source, tmp_path / folder)
+    merged = merge([tmp_path / "a/last", tmp_path / "b/last"], tmp_path / "revt")
+    options = replace(LICENSE, with_members=(tmp_path / "b/last", tmp_path / "a/last"))
+    push(merged, "me/revt", options)
+    files = hub.model("me/revt").files()
+    for name, source in (("last", models.base), ("last-2", models.pixmix)):
+        weights = (source / "model.safetensors").read_bytes()
+        assert files[f"members/{name}/model.safetensors"] == weights
+    assert "every other tensor: that of `last`" in files["README.md"].decode()
+    names = [member["path"] for member in json.loads(files["merge.json"])["members"]]
+    assert names == ["last", "last-2"]
+
+
+def test_progress_goes_to_the_terminal_unless_quiet(models, hub, capfd):
+    push(models.revt, "me/revt", LICENSE)
+    assert capfd.readouterr() == ("", "")
+    push(models.revt, "me/loud", replace(LICENSE, quiet=False))
+    captured = capfd.readouterr()
+    assert TOKEN not in captured.out + captured.err

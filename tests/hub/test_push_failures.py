@@ -1,0 +1,272 @@
+"""Everything that can go wrong with a push: one sentence, nothing published by halves."""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import replace
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from revt_hf.checkpoints import hub_requests
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import write_json
+from revt_hf.hub import push as push_module
+from revt_hf.hub.push import push
+from tests.helpers.hub_repository import Failure
+from tests.helpers.pushed import LICENSE, TOKEN, local_hub, make_models
+
+PUSH = """
+import sys
+from revt_hf.hub.push import PushOptions, push
+push(sys.argv[1], "me/revt", PushOptions(license="apache-2.0"))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with local_hub(monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture
+def copy(models, tmp_path):
+    """A copy of the merge that may be broken."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in models.revt.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def _refused(folder, sentence, options=LICENSE, results=None, name="me/revt"):
+    """The push fails with the sentence, which says nothing of the token."""
+    with pytest.raises(UserError, match=sentence) as caught:
+        push(folder, name, options, results)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (Failure("POST /api/repos/create", 401), r"refused the token \(status 401\)"),
+        (Failure("POST /api/repos/create", 403), r"refused the token \(status 403\)"),
+        (Failure("POST /api/repos/create", 500), "answered with status 500"),
+        (Failure("GET /api/models/", 503), "answered with status 503"),
+        (Failure("/api/validate-yaml", "cut"), "the connection to http.* was lost"),
+        (Failure("/preupload/", 500), "answered with status 500"),
+        (Failure("/preupload/", 403), r"refused the token \(status 403\)"),
+        (Failure("/preupload/", 429), "answered with status 429"),
+        (Failure("/objects/batch", 500), "answered with status 500"),
+        (Failure("PUT /storage/", "cut"), "the connection to http.* was lost"),
+        (Failure("PUT /storage/", 500), "answered with status 500"),
+        (Failure("PUT /storage/", "damage"), r"did not accept what it was sent \(status 400\)"),
+        (Failure("POST /verify", 422), r"did not accept what it was sent \(status 422\)"),
+        (Failure("/commit/", 500), "answered with status 500"),
+        (Failure("/commit/", 403), r"refused the token \(status 403\)"),
+        (Failure("/commit/", "cut"), "the connection to http.* was lost"),
+    ],
+)
+def test_what_the_hub_fails_at_is_one_sentence_and_no_commit(models, hub, failure, sentence):
+    hub.failures.append(failure)
+    _refused(models.revt, f"cannot push to me/revt: .*{sentence}.*; .*run the same command again$")
+    assert all(len(made.commits) == 1 for made in hub.repositories.values())
+    hub.failures.clear()
+    push(models.revt, "me/revt", LICENSE)
+    assert len(hub.model("me/revt").commits) == 2
+
+
+def test_a_passing_trouble_is_not_one(models, hub, capfd):
+    hub.failures += [Failure("/preupload/", 500, times=2), Failure("PUT", "cut", times=1)]
+    push(models.revt, "me/revt", LICENSE)
+    assert "model.safetensors" in hub.model("me/revt").files()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch, where):
+    monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    hub.failures.append(Failure(where, "silence"))
+    _refused(models.revt, "did not answer (in time|within 0.3 seconds)")
+    assert all(len(made.commits) == 1 for made in hub.repositories.values())
+    assert huggingface_hub.get_session().timeout.read is None
+
+
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+def test_a_hub_that_asks_for_a_day_is_not_waited_for(models, hub, where):
+    hub.failures.append(Failure(where, 429, headers={"Retry-After": "100000"}))
+    _refused(models.revt, r"asks to wait 100000 seconds \(status 429\)")
+    assert all(len(made.commits) == 1 for made in hub.repositories.values())
+
+
+def test_an_answer_that_is_lost_on_its_way(models, hub):
+    hub.failures.append(Failure("/commit/", "forget"))
+    _refused(models.revt, "the connection to http.* was lost")
+    push(models.revt, "me/revt", LICENSE)
+    assert len(hub.model("me/revt").commits) == 2
+
+
+def test_the_second_push_fails_and_the_first_one_stays(models, hub):
+    push(models.base, "me/revt", LICENSE)
+    before = hub.model("me/revt").files()
+    hub.failures.append(Failure("/commit/", 500))
+    _refused(models.revt, "answered with status 500")
+    assert hub.model("me/revt").files() == before
+
+
+def test_whoever_was_faster_is_not_overwritten(models, hub, monkeypatch):
+    theirs = {"README.md": b"theirs"}
+    monkeypatch.setattr(
+        push_module, "check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
+    )
+    _refused(models.revt, r"changed at the same time \(status 412\)")
+    assert hub.model("me/revt").files() == theirs
+
+
+def test_a_killed_push_leaves_no_commit(models, hub, tmp_path):
+    hub.failures.append(Failure("PUT /storage/", "silence"))
+    pushing = subprocess.Popen(
+        [sys.executable, "-c", PUSH, str(models.revt)],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "home"),
+            "TMPDIR": str(tmp_path),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert hub.reached.wait(60)
+    finally:
+        pushing.kill()
+    said = pushing.communicate(timeout=60)[0]
+    assert pushing.returncode == -9
+    assert TOKEN not in said
+    assert list(hub.model("me/revt").files()) == [".gitattributes"]
+    hub.failures.clear()
+    push(models.revt, "me/revt", LICENSE)
+    assert len(hub.model("me/revt").commits) == 2
+
+
+def test_no_connection(models, hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    _refused(models.revt, r"me/revt: no connection to http://127\.0\.0\.1:9;")
+
+
+def test_a_wrong_token(models, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongsecret")
+    _refused(models.revt, r"refused the token \(status 401\)")
+    assert not hub.repositories
+
+
+def test_no_token_is_told_before_any_work(models, hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(push_module, "_bundle", None)
+    _refused(models.revt, "HF_TOKEN")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git", "roads"])
+def test_a_bad_id(models, hub, name):
+    _refused(models.revt, "is not the id of a Hub model: write it as owner/name", name=name)
+    assert hub.requests == []
+
+
+def _set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def _change_tensor(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+BROKEN = {
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "no processor": (
+        lambda f: (f / "preprocessor_config.json").unlink(),
+        "preprocessor_config.json is missing",
+    ),
+    "processor": (
+        lambda f: (f / "preprocessor_config.json").write_text("[]"),
+        "preprocessor_config.json is not a JSON object",
+    ),
+    "half a file": (
+        lambda f: os.truncate(f / "model.safetensors", 5000),
+        "not a readable safetensors file",
+    ),
+    "a missing tensor": (
+        lambda f: _change_tensor(f, lambda t: t.pop("decode_head.classifier.bias")),
+        "decode_head.classifier.bias",
+    ),
+    "one too many": (
+        lambda f: _change_tensor(f, lambda t: t.update(optimizer=torch.ones(2))),
+        ".optimizer. has no place",
+    ),
+    "NaN": (
+        lambda f: _change_tensor(f, lambda t: t["decode_head.classifier.bias"].fill_(torch.nan)),
+        "decode_head.classifier.bias holds NaN",
+    ),
+    "another model": (
+        lambda f: write_json(f / "config.json", {"model_type": "bert"}),
+        "model_type is .bert.",
+    ),
+    "another dtype": (
+        lambda f: _set_config(f, dtype="bfloat16"),
+        "says bfloat16, the weights are float32: correct its dtype",
+    ),
+    "classes": (
+        lambda f: _set_config(f, id2label={n: f"c{n}" for n in range(19)}),
+        "names 'c0', which the domains do not have",
+    ),
+    "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
+    "recipe": (
+        lambda f: (f / "recipe.yaml").write_text("model: {}\nsource: {}\nmodle: 1"),
+        "recipe.yaml: modle",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_folder_is_refused_before_any_request(hub, copy, kind):
+    spoil, sentence = BROKEN[kind]
+    spoil(copy)
+    _refused(copy, sentence)
+    assert hub.requests == []
+
+
+def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_path):
+    _refused(models.revt, "name the license of the weights", replace(LICENSE, license=" "))
+    _refused(models.revt, "'base' is not the id", replace(LICENSE, base_models=("base",)))
+    _refused(models.revt, "'x y' is not the id", replace(LICENSE, datasets=("x y",)))
+    other = replace(LICENSE, with_members=(models.revt,))
+    _refused(models.revt, "is not a member of this model: merge.json does not name", other)
+    _refused(models.base, "is not a member", replace(LICENSE, with_members=(models.base,)))
+    _refused(models.pixmix, "results, but none of .*pixmix: they are of", results=models.results)
+    _refused(models.revt, "cannot read", results=tmp_path / "absent.json")
+    write_json(tmp_path / "results.json", {"mIoU": 3})
+    _refused(models.revt, "is not a list of results", results=tmp_path / "results.json")
+    assert hub.requests == []
+
+
+def test_a_local_folder_is_not_a_base_model(models, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "init").mkdir(parents=True)
+    _refused(models.revt, "'runs/start' is not", replace(LICENSE, base_models=("runs/start",)))

@@ -1,0 +1,314 @@
+"""Conversions between the original's files and SegFormer folders, bit for bit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
+
+from revt_hf.checkpoints.names import disk_name, memory_names, original_name
+from revt_hf.config.recipe import Model
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES
+from revt_hf.models.architecture import check_fits, empty_model, infer_config, size_name
+from revt_hf.models.convert import convert, convert_command, convert_to_mmseg
+from revt_hf.models.load import SIZES, build_model
+from tests.helpers.original_files import WIDTHS, check_same_state, original_shapes, original_state
+
+NARROW = WIDTHS["narrow"]
+ONE = (1, 1, 1, 1)
+# Real widths and heads; depths cut down, so that all stay small.
+SHALLOW = {
+    "b0": (NARROW, (2, 2, 2, 2), 256),
+    "b1": (WIDTHS["wide"], (1, 1, 1, 1), 256),
+    "b2": (WIDTHS["wide"], (1, 2, 1, 1), 768),
+    "b3": (WIDTHS["wide"], (1, 1, 2, 1), 768),
+    "b4": (WIDTHS["wide"], (1, 2, 2, 1), 768),
+    "b5": (WIDTHS["wide"], (2, 1, 3, 1), 768),
+}
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A whole SegFormer, converted."""
+    root = tmp_path_factory.mktemp("converted")
+    torch.save(original_state(5, NARROW, ONE, 16), root / "x.pth")
+    return convert(root / "x.pth", root / "folder")
+
+
+@pytest.mark.parametrize("size", sorted(SHALLOW))
+def test_every_size_there_and_back_and_there(tmp_path, size):
+    widths, depths, decoder = SHALLOW[size]
+    state = original_state(3, widths, depths, decoder, labels=7)
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    first = convert(tmp_path / "a.pth", tmp_path / "first")
+    convert_to_mmseg(first, tmp_path / "b.pth")
+    check_same_state(read(tmp_path / "b.pth")["state_dict"], state)
+    second = convert(tmp_path / "b.pth", tmp_path / "second")
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    model, report = SegformerForSemanticSegmentation.from_pretrained(
+        first, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert tuple(model.config.depths) == depths
+    assert (model.config.num_labels, model.config.decoder_hidden_size) == (7, decoder)
+    fused = state["backbone.block2.0.attn.kv.weight"]
+    attention = model.segformer.stages[1].blocks[0].attention
+    assert torch.equal(torch.cat([attention.k_proj.weight, attention.v_proj.weight]), fused)
+
+
+@pytest.mark.parametrize("size", sorted(SIZES))
+@pytest.mark.parametrize("with_head", [True, False])
+def test_every_size_is_recognised_at_full_depth(size, with_head):
+    spec = SIZES[size]
+    decoder = spec.decoder_hidden_size if with_head else None
+    tensors = {}
+    for name, shape in original_shapes(spec.hidden_sizes, spec.depths, decoder).items():
+        full = name if with_head else f"backbone.{name}"
+        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        for target in () if name.startswith("head.") else memory_names(full):
+            rows = (shape[0] // len(memory_names(full)), *shape[1:]) if shape else ()
+            tensors[disk_name(target)] = torch.empty(rows, dtype=dtype, device="meta")
+            assert original_name(disk_name(target)) == full
+    config = infer_config("x", tensors)
+    assert size_name(config, with_head) == size
+    check_fits("x", empty_model(config, with_head), tensors, str)
+
+
+def test_an_imagenet_encoder_is_a_start(tmp_path):
+    state = original_state(1, NARROW, ONE, None)
+    torch.save(state, tmp_path / "mit_b0.pth")
+    done = convert_command(tmp_path / "mit_b0.pth", tmp_path / "mit", None, False, True)
+    assert done.dropped == ("head.weight", "head.bias")
+    assert (done.size, done.labels) == (None, ())
+    assert SegformerModel.from_pretrained(tmp_path / "mit").config.architectures == [
+        "SegformerModel"
+    ]
+    models = [build_model(Model(init=str(tmp_path / "mit")), seed) for seed in (0, 1)]
+    for model in models:
+        norm = model.segformer.stages[3].layer_norm.weight
+        assert torch.equal(norm, state["norm4.weight"])
+        assert model.config.num_labels == 19
+        assert model.config.decoder_hidden_size == 256
+    heads = [model.decode_head.classifier.weight for model in models]
+    assert not torch.equal(*heads)
+    convert_to_mmseg(tmp_path / "mit", tmp_path / "back.pth")
+    check_same_state(
+        read(tmp_path / "back.pth")["state_dict"],
+        {name: tensor for name, tensor in state.items() if not name.startswith("head.")},
+    )
+
+
+def test_an_image_classifiers_encoder_goes_to_the_original(tmp_path):
+    config = SegformerConfig(depths=list(ONE), num_labels=3)
+    SegformerForImageClassification(config).save_pretrained(tmp_path / "classifier")
+    done = convert_command(tmp_path / "classifier", tmp_path / "x.pth", "mmseg", False, True)
+    assert done.dropped == ("classifier.bias", "classifier.weight")
+    expected = original_shapes(NARROW, ONE, None).keys() - {"head.weight", "head.bias"}
+    assert read(tmp_path / "x.pth")["state_dict"].keys() == expected
+
+
+@pytest.mark.parametrize(
+    ("meta", "labels", "names"),
+    [
+        ({"CLASSES": ("a", "b")}, 2, ("a", "b")),
+        ({"CLASSES": ["a", "b"]}, 2, ("a", "b")),
+        ({"CLASSES": tuple(reversed(CLASSES))}, 19, tuple(reversed(CLASSES))),
+        ({}, 19, CLASSES),
+        ({"CLASSES": None}, 19, CLASSES),
+        ({"CLASSES": ("a", "b")}, 3, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        ({"CLASSES": (1, 2)}, 2, ("LABEL_0", "LABEL_1")),
+        ({"CLASSES": "ab"}, 2, ("LABEL_0", "LABEL_1")),
+        ({}, 1, ("LABEL_0",)),
+    ],
+)
+def test_class_names(tmp_path, meta, labels, names):
+    state = original_state(0, NARROW, ONE, 16, labels=labels)
+    torch.save({"meta": meta, "state_dict": state}, tmp_path / "x.pth")
+    done = convert_command(tmp_path / "x.pth", tmp_path / "out", "transformers", False, True)
+    assert done.labels == names
+    config = SegformerConfig.from_pretrained(tmp_path / "out")
+    assert tuple(config.id2label.values()) == names
+    assert config.num_labels == labels
+    convert_to_mmseg(tmp_path / "out", tmp_path / "back.pth")
+    meta = read(tmp_path / "back.pth")["meta"]
+    assert meta["CLASSES"] == names
+    assert (meta["PALETTE"] is None) == (names != CLASSES)
+
+
+def test_the_folder_is_an_ordinary_one(folder):
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert dict(processor.size) == {"height": 512, "width": 1024}
+    assert not processor.do_reduce_labels
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["SegformerForSemanticSegmentation"]
+    assert config["id2label"]["18"] == "bicycle"
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays(tmp_path, dtype):
+    state = original_state(0, NARROW, ONE, 16)
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+    torch.save(state, tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert stored["decode_head.classifier.weight"].dtype == dtype
+    back = read(convert_to_mmseg(tmp_path / "out", tmp_path / "back.pth"))["state_dict"]
+    check_same_state(back, state)
+
+
+def test_a_file_of_transformers_names_is_taken_too(tmp_path, folder):
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    again = convert(tmp_path / "x.pth", tmp_path / "again")
+    names = ("model.safetensors", "config.json")
+    assert all((again / n).read_bytes() == (folder / n).read_bytes() for n in names)
+
+
+def _changed(name, change):
+    state = original_state(0, NARROW, ONE, 16)
+    tensor = state.pop(name, torch.ones(2))
+    if change is not None:
+        state.update(change(name, tensor))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (_changed("second_head.conv_seg.weight", lambda n, t: {n: t}), "second_head.conv_seg"),
+        (_changed("backbone.block1.0.attn.q.weight", None), r"block1\.0\.attn\.q\.weight is miss"),
+        (_changed("backbone.block2.0.attn.kv.bias", None), r"block2\.0\.attn\.kv\.bias is missing"),
+        (_changed("backbone.patch_embed3.proj.weight", None), r"patch_embed3\.proj\.weight .*miss"),
+        (_changed("backbone.norm1.weight", lambda n, t: {n: t[1:]}), r"norm1\.weight is \[31\] fl"),
+        (_changed("backbone.norm1.weight", lambda n, t: {n: t.long()}), r"\[32\] integers, not"),
+        (_changed("backbone.block1.0.norm1.bias", lambda n, t: {n.replace("0", "4"): t}), "missin"),
+        (_changed("classifier.bias", lambda n, t: {n: t}), r"classifier\.bias has no place"),
+        (original_state(0, (8, 16, 40, 64), ONE, 16), r"widths \[8, 16, 40, 64\]"),
+        (original_state(0, NARROW, (1, 0, 1, 1), 16), "block2"),
+        ({"backbone.layers.0.0.projection.weight": torch.ones(2)}, "mmsegmentation's own SegForm"),
+        ({"conv1.weight": torch.ones(2)}, r"no named tensors of a SegFormer.*conv1\.weight"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, state, words):
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=words) as caught:
+        convert(tmp_path / "x.pth", tmp_path / "out")
+    assert "x.pth" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_attention_heads": [1, 2, 4, 8]}, "num_attention_heads is"),
+        ({"strides": [4, 2, 2, 1]}, "strides is"),
+        ({"id2label": {"0": "road"}}, "names 1 classes, its head has 19"),
+        ({"hidden_sizes": "wide"}, r"config\.json: hidden_sizes is .wide."),
+    ],
+)
+def test_a_config_the_original_cannot_build(tmp_path, folder, change, words):
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    (changed / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=words):
+        convert_to_mmseg(changed, tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
+    torch.save(original_state(0, NARROW, ONE, 16), tmp_path / "x.pth")
+    out = tmp_path / "out"
+    convert(tmp_path / "x.pth", out)
+    with pytest.raises(UserError, match="--overwrite"):
+        convert(tmp_path / "x.pth", out)
+    assert convert(tmp_path / "x.pth", out, overwrite=True) == out
+    (tmp_path / "back.pth").write_text("precious")
+    with pytest.raises(UserError, match="--overwrite"):
+        convert_to_mmseg(out, tmp_path / "back.pth")
+    assert (tmp_path / "back.pth").read_text() == "precious"
+    convert_to_mmseg(out, tmp_path / "back.pth", overwrite=True)
+    assert "state_dict" in read(tmp_path / "back.pth")
+    with pytest.raises(UserError, match="choose another output"):
+        convert(tmp_path / "x.pth", tmp_path, overwrite=True)
+    for taken, words in ((out, "name a file"), (out / "model.safetensors", "lies in the input")):
+        with pytest.raises(UserError, match=words):
+            convert_to_mmseg(out, taken, overwrite=True)
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_lone_safetensors_file(tmp_path, folder, original):
+    state = load_file(folder / "model.safetensors")
+    if original:
+        back = convert_to_mmseg(folder, tmp_path / "x.pth")
+        held = torch.load(back, weights_only=True)["state_dict"]
+        save_file(
+            {f"module.{name}": tensor for name, tensor in held.items()}, tmp_path / "x.safetensors"
+        )
+    else:
+        save_file(state, tmp_path / "x.safetensors")
+    out = convert(tmp_path / "x.safetensors", tmp_path / "out")
+    check_same_state(load_file(out / "model.safetensors"), state)
+    assert (out / "config.json").read_text() == (folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folders_own_weights_keep_their_classes(tmp_path, folder, name):
+    shutil.copytree(folder, tmp_path / "odd")
+    odd = tmp_path / "odd"
+    if name.endswith(".bin"):
+        torch.save(load_file(odd / "model.safetensors"), odd / name)
+        (odd / "model.safetensors").unlink()
+    config = json.loads((odd / "config.json").read_text())
+    names = list(reversed(config["id2label"].values()))
+    config["id2label"] = {str(number): label for number, label in enumerate(names)}
+    del config["label2id"]
+    (odd / "config.json").write_text(json.dumps(config))
+    assert convert_command(odd / name, tmp_path / "out", None, False, True).labels == tuple(names)
+    (odd / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    with pytest.raises(UserError, match=r"layer_norm_eps is 0\.001 in its config"):
+        convert(odd / name, tmp_path / "no")
+    (odd / "config.json").write_text(json.dumps(config))
+    (odd / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3}))
+    with pytest.raises(UserError, match="normalises images in another way"):
+        convert(odd / name, tmp_path / "no")
+
+
+def test_the_originals_file_may_have_any_name(tmp_path, folder):
+    back = convert_to_mmseg(folder, tmp_path / "plain")
+    assert torch.load(back, weights_only=True)["meta"]["CLASSES"]
+
+
+def test_wrong_uses_are_explained(tmp_path, folder):
+    lone = shutil.copy(folder / "model.safetensors", tmp_path)
+    for source, to, words in (
+        (folder, None, "try --to mmseg"),
+        (folder, "onnx", "choose transformers or mmseg"),
+        (lone, "mmseg", "give a folder with config.json"),
+        (tmp_path / "absent.pth", None, "absent.pth"),
+        (tmp_path / "absent.pth", "mmseg", "absent.pth"),
+    ):
+        with pytest.raises(UserError, match=words):
+            convert_command(source, tmp_path / "out", to, False, True)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,252 @@
+"""The folded decode head against the ordinary one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import SegformerConfig
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
+from revt_hf.config.recipe import Model
+from revt_hf.core.errors import UserError
+from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.cost import flops_of
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.models.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfold_
+from revt_hf.models.load import SIZES, build_model, for_inference_, load_model
+from tests.helpers.tiny import TINY
+
+pytestmark = pytest.mark.numeric
+
+
+def tiny_model(seed):
+    """A tiny SegFormer in eval mode whose class maps hold many classes."""
+    model = build_model(Model.model_validate(TINY["model"]), seed).eval()
+    with torch.no_grad():
+        model.decode_head.classifier.weight.mul_(30)
+    return model
+
+
+def _head(size="b0", dtype=torch.float64, **changes):
+    """A decode head of that size with BatchNorm statistics as after training."""
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_labels=19,
+        hidden_sizes=list(SIZES[size].hidden_sizes),
+        decoder_hidden_size=SIZES[size].decoder_hidden_size,
+        **changes,
+    )
+    head = SegformerDecodeHead(config)
+    with torch.no_grad():
+        for module in head.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                module.bias.normal_()
+        head.batch_norm.weight.uniform_(0.5, 2)
+        head.batch_norm.bias.normal_()
+        head.batch_norm.running_mean.normal_()
+        head.batch_norm.running_var.uniform_(0.1, 3)
+        head.classifier.weight.mul_(5)
+    return head.to(dtype).eval()
+
+
+def _stages(head, height=37, width=50, batch=2):
+    """Encoder features of an image whose sides no stage divides."""
+    torch.manual_seed(1)
+    shapes = []
+    for layer in head.linear_projections:
+        shapes.append((batch, layer.proj.in_features, height, width))
+        height, width = -(-height // 2), -(-width // 2)
+    return [torch.randn(shape, dtype=head.classifier.weight.dtype) for shape in shapes]
+
+
+def _folded_copy(head):
+    other = copy.deepcopy(head)
+    other.__class__ = FoldedDecodeHead
+    return other
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("size", SIZES)
+def test_logits_are_the_ordinary_heads(size, dtype, tolerance):
+    head = _head(size, dtype)
+    stages = _stages(head, batch=1)
+    with torch.inference_mode():
+        ordinary, ours = head(stages), _folded_copy(head)(stages)
+    assert ours.shape == ordinary.shape
+    assert ours.is_contiguous()
+    assert ordinary.abs().max() > 1
+    assert (ordinary - ours).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (128, 128)])
+def test_any_size(size):
+    head = _head()
+    stages = _stages(head, *size)
+    with torch.inference_mode():
+        assert torch.allclose(head(stages), _folded_copy(head)(stages), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_norm", ["live", "frozen"])
+def test_training_is_the_ordinary_heads(batch_norm):
+    """Logits, all gradients and running statistics, with the same values dropped."""
+    ordinary = _head(classifier_dropout_prob=0.3).train()
+    if batch_norm == "frozen":
+        ordinary.batch_norm.eval()
+    ours = _folded_copy(ordinary)
+    results = []
+    for head in (ordinary, ours):
+        stages = [stage.requires_grad_() for stage in _stages(head)]
+        torch.manual_seed(2)
+        logits = head(stages)
+        weights = torch.randn(logits.shape, dtype=torch.float64)
+        (logits * weights).sum().backward()
+        gradients = {name: weight.grad for name, weight in head.named_parameters()}
+        gradients |= {f"stage {number}": stage.grad for number, stage in enumerate(stages)}
+        results.append((logits, gradients, dict(head.named_buffers())))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-10)
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-10, atol=1e-10)
+    for name, buffer in results[0][2].items():
+        torch.testing.assert_close(results[1][2][name], buffer, rtol=1e-12, atol=1e-12)
+    before = _head().batch_norm.running_mean
+    assert ours.batch_norm.running_mean.equal(before) == (batch_norm == "frozen")
+
+
+def test_a_last_stage_that_is_not_a_map():
+    head = _head(reshape_last_stage=False)
+    stages = _stages(head, 128, 128)
+    stages[-1] = stages[-1].flatten(2).transpose(1, 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(_folded_copy(head)(stages), head(stages), rtol=0, atol=1e-12)
+
+
+def test_class_maps_are_the_same():
+    model = tiny_model(0)
+    pixels = torch.randn(2, 3, 120, 168, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ordinary = model(pixel_values=pixels).logits
+        ours = for_inference_(model)(pixel_values=pixels).logits
+    assert (ordinary - ours).abs().max() < 1e-5 * ordinary.abs().max()
+    assert len(ordinary.argmax(1).unique()) > 5
+    assert not (ordinary.argmax(1) != ours.argmax(1)).any()
+
+
+def test_changed_weights_count_at_once():
+    head = _head()
+    ours, stages = _folded_copy(head), _stages(head)
+    with torch.inference_mode():
+        before = ours(stages)
+    with torch.no_grad():
+        for one in (head, ours):
+            one.linear_fuse.weight.mul_(1.5)
+            one.batch_norm.running_mean.add_(1)
+    with torch.inference_mode():
+        assert not torch.allclose(ours(stages), before)
+        torch.testing.assert_close(ours(stages), head(stages), rtol=0, atol=1e-12)
+
+
+def test_autocast_is_about_as_exact_as_in_the_ordinary_head():
+    head = _head(dtype=torch.float32)
+    stages = _stages(head)
+    with torch.inference_mode():
+        exact = head(stages)
+        with torch.autocast("cpu", torch.bfloat16):
+            ordinary, ours = head(stages), _folded_copy(head)(stages)
+    assert ours.dtype == ordinary.dtype == torch.bfloat16
+    assert (ours - exact).abs().mean() < 2 * (ordinary - exact).abs().mean()
+
+
+def test_it_compiles_as_one_graph():
+    head = _folded_copy(_head(dtype=torch.float32))
+    stages = _stages(head)
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(stages), head(stages))
+
+
+def test_operations_are_counted_as_they_run():
+    model = tiny_model(0)
+    single, size = model_segmenter(model), (64, 128)
+    ordinary = flops_of(single, size, Protocol(None))
+    width, pixels = model.config.decoder_hidden_size, 64 * 128 // 16
+    # One fuse of four stages at the first one's size; instead, each stage's fuse of its projection
+    # (its bias aside: products with vectors are not counted). Projecting costs the same.
+    saved = 2 * 4 * width * width * pixels
+    folding = 2 * width * width * sum(model.config.hidden_sizes)
+    with folded(model):
+        assert ordinary - flops_of(single, size, Protocol(None)) == saved - folding
+
+
+@pytest.mark.parametrize("combine", ["logits", "features"])
+def test_ensembles_of_folded_heads(combine):
+    models = [tiny_model(seed) for seed in range(2)]
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    network = ensemble_segmenter(models, combine).networks[0]
+    with torch.inference_mode():
+        ordinary = network(pixels)
+        for model in models:
+            fold_(model)
+        torch.testing.assert_close(network(pixels), ordinary, rtol=1e-5, atol=1e-5)
+
+
+def test_files_are_byte_identical(tmp_path):
+    model = tiny_model(0)
+    model.save_pretrained(tmp_path / "ordinary")
+    names = list(model.state_dict())
+    with folded(model):
+        assert list(model.state_dict()) == names
+        model.save_pretrained(tmp_path / "folded")
+    files = sorted(path.name for path in (tmp_path / "ordinary").iterdir())
+    assert "model.safetensors" in files
+    assert files == sorted(path.name for path in (tmp_path / "folded").iterdir())
+    for name in files:
+        contents = [(tmp_path / kind / name).read_bytes() for kind in ("ordinary", "folded")]
+        assert contents[0] == contents[1], name
+
+
+def test_parameters_stay_the_same_objects():
+    model = tiny_model(0)
+    before = {name: id(weight) for name, weight in model.named_parameters()}
+    head = model.decode_head
+    assert fold_(model) is model
+    assert is_folded(model)
+    assert model.decode_head is head
+    assert {name: id(weight) for name, weight in model.named_parameters()} == before
+    assert is_folded(copy.deepcopy(model))
+    assert unfold_(model) is model
+    assert type(model.decode_head) is SegformerDecodeHead
+
+
+def test_a_model_comes_back_as_it_was():
+    model = tiny_model(0)
+    with pytest.raises(KeyError), folded(model):
+        assert is_folded(model)
+        raise KeyError
+    assert not is_folded(model)
+    fold_(model)
+    with folded(model):
+        pass
+    assert is_folded(model)
+
+
+def test_only_evaluation_gets_a_folded_head(tmp_path):
+    tiny_model(0).save_pretrained(tmp_path / "saved")
+    assert not is_folded(load_model(tmp_path / "saved"))
+    model = load_for_evaluation(tmp_path / "saved")
+    assert is_folded(model)
+    model.save_pretrained(tmp_path / "again")
+    contents = [(tmp_path / kind / "model.safetensors").read_bytes() for kind in ("saved", "again")]
+    assert contents[0] == contents[1]
+
+
+def test_a_head_of_ones_own_is_refused():
+    class Own(SegformerDecodeHead):
+        pass
+
+    model = tiny_model(0)
+    model.decode_head = Own(model.config)
+    with pytest.raises(UserError, match="not Own"):
+        fold_(model)

@@ -1,0 +1,415 @@
+"""The one door for models: everything a folder holds is used, and nothing else is taken."""
+
+import json
+import logging
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, SegformerForSemanticSegmentation
+from transformers.models.segformer.image_processing_pil_segformer import (
+    SegformerImageProcessorPil,
+)
+
+from revt_hf.config.recipe import Model
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import augment, build_pipeline
+from revt_hf.data.labels import CLASSES
+from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
+from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
+from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from revt_hf.merging.recalibration import measured_statistics
+from revt_hf.models import load as modeling
+from revt_hf.models.load import build_model, for_inference_, load_model, network_sha256
+from revt_hf.training.result import image_processor, pipeline_spec
+from tests.helpers.networks import random_image, tiny_model
+from tests.helpers.tiny import tiny_recipe
+
+NATIVE = Protocol(None)
+CLASSIFIER = "decode_head.classifier"
+HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.3]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model(0).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _rename(folder, names):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    path.write_text(json.dumps(config))
+
+
+def _change(folder, change):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_weights_and_logits_are_those_of_transformers(folder):
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
+    ours = load_model(folder)
+    assert not ours.training
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(ours.state_dict()[k], v) for k, v in theirs.state_dict().items())
+    assert [p.requires_grad for p in ours.parameters()] == [True] * len(list(ours.parameters()))
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(ours(pixels).logits, theirs(pixels).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_become_float32(folder, dtype):
+    model = tiny_model(0).to(dtype)
+    model.save_pretrained(folder)
+    loaded = load_model(folder)
+    assert loaded.dtype == torch.float32
+    assert torch.equal(
+        loaded.decode_head.classifier.weight, model.decode_head.classifier.weight.float()
+    )
+
+
+def test_a_dtype_that_the_tensors_do_not_have_is_said(folder, caplog):
+    _set_config(folder, dtype="bfloat16")
+    with caplog.at_level(logging.WARNING, "revt_hf"):
+        model = load_model(folder)
+    assert "config.json says bfloat16, the tensors are float32" in caplog.text
+    model.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def _permuted(folder, names):
+    """The folder with the rows of its head in the order of ``names``."""
+    rows = [CLASSES.index(name) for name in names]
+
+    def permute(tensors):
+        for part in ("weight", "bias"):
+            tensors[f"{CLASSIFIER}.{part}"] = tensors[f"{CLASSIFIER}.{part}"][rows].contiguous()
+
+    _change(folder, permute)
+    _rename(folder, names)
+
+
+def test_classes_in_another_order_are_brought_into_the_train_ids(folder):
+    image = random_image(64, 96)
+    expected = predict(load_model(folder), image, NATIVE)
+    wanted = load_model(folder).state_dict()
+    names = list(np.random.default_rng(0).permutation(CLASSES))
+    _permuted(folder, names)
+    for model in (load_model(folder), build_model(Model(init=str(folder), head="init"), 0)):
+        assert all(torch.equal(model.state_dict()[name], wanted[name]) for name in wanted)
+        assert tuple(model.config.id2label.values()) == CLASSES
+        assert model.config.label2id["road"] == 0
+    assert len(np.unique(expected)) > 3
+    # transformers names the same classes
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
+    with torch.no_grad():
+        chosen = theirs(prepare(image, NATIVE)).logits.argmax(1)
+        ours = load_model(folder)(prepare(image, NATIVE)).logits.argmax(1)
+    by_name = [theirs.config.id2label[int(row)] for row in chosen.flatten()]
+    assert by_name == [CLASSES[int(train_id)] for train_id in ours.flatten()]
+
+
+def test_names_are_compared_without_case_and_spaces(folder):
+    wanted = load_model(folder).state_dict()
+    _rename(folder, [name.title().replace(" ", "_") for name in CLASSES])
+    assert torch.equal(
+        load_model(folder).decode_head.classifier.weight, wanted[f"{CLASSIFIER}.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([f"LABEL_{n}" for n in range(19)], r"does not name its classes \(LABEL_0"),
+        (
+            ["background", *CLASSES[1:]],
+            "'background', which the domains do not have, and no 'road'",
+        ),
+        (["sidewalk", *CLASSES[1:]], "no 'road'"),
+    ],
+)
+def test_other_classes_are_refused(folder, names, words):
+    _rename(folder, names)
+    for load in (load_model, lambda path: build_model(Model(init=str(path), head="init"), 0)):
+        with pytest.raises(UserError, match=words):
+            load(folder)
+    # A fresh head does not care.
+    assert build_model(Model(init=str(folder)), 0).config.id2label[0] == "road"
+
+
+@pytest.mark.parametrize("count", [20, 150])
+def test_another_number_of_classes_is_refused_before_the_first_step(tmp_path, count):
+    model = tiny_model(0)
+    model.config.id2label = {n: f"c{n}" for n in range(count)}
+    SegformerForSemanticSegmentation(model.config).save_pretrained(tmp_path)
+    for load in (load_model, lambda path: build_model(Model(init=str(path), head="init"), 0)):
+        with pytest.raises(UserError, match=rf"names {count} classes, the domains have 19"):
+            load(tmp_path)
+    assert build_model(Model(init=str(tmp_path)), 0).config.num_labels == 19
+
+
+def _drop(name):
+    return lambda tensors: tensors.pop(name)
+
+
+def _fill(name, value):
+    return lambda tensors: tensors[name].view(-1)[-1:].fill_(value)
+
+
+def _put(name, tensor):
+    return lambda tensors: tensors.update({name: tensor})
+
+
+@pytest.mark.parametrize("head", ["fresh", "init"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_drop("segformer.encoder.layer_norm.2.bias"), r"layer_norm\.2\.bias is missing"),
+        (_put("segformer.extra", torch.zeros(2)), r"'segformer\.extra' has no place"),
+        (_put("optimizer", torch.zeros(2)), "'optimizer' has no place in the network"),
+        (_put("segformer.encoder.layer_norm.2.bias", torch.zeros(3)), r"is \[3\], not \[40\]"),
+        (
+            _put("segformer.encoder.layer_norm.2.bias", torch.zeros(40, dtype=torch.int64)),
+            "is of dtype I64",
+        ),
+        (_fill("segformer.encoder.layer_norm.2.bias", float("nan")), "bias holds NaN or infinity"),
+        (_fill("segformer.encoder.layer_norm.2.bias", float("-inf")), "holds NaN or infinity"),
+    ],
+)
+def test_every_tensor_is_used_filled_and_finite(folder, head, change, words):
+    _change(folder, change)
+    with pytest.raises(UserError, match=words):
+        build_model(Model(init=str(folder), head=head), 0)
+    with pytest.raises(UserError, match=words):
+        load_model(folder)
+
+
+def test_a_head_is_whole_and_finite_where_it_is_used(folder):
+    for change, words in (
+        (_fill(f"{CLASSIFIER}.bias", float("nan")), "NaN"),
+        (_fill("decode_head.batch_norm.running_var", -1.0), "is a variance"),
+        (_drop(f"{CLASSIFIER}.bias"), "bias is missing"),
+        (_put("classifier.weight", torch.zeros(2)), "'classifier.weight' has no place"),
+    ):
+        broken = folder.with_name("broken")
+        shutil.copytree(folder, broken, dirs_exist_ok=True)
+        _change(broken, change)
+        with pytest.raises(UserError, match=words):
+            load_model(broken)
+        assert build_model(Model(init=str(broken)), 0)
+
+
+def test_weights_deeper_than_the_config_are_refused(folder):
+    tiny_model(0, depths=[2, 2, 2, 2]).save_pretrained(folder.with_name("deep"))
+    shutil.copy(folder / "config.json", folder.with_name("deep"))
+    for head in ("fresh", "init"):
+        with pytest.raises(UserError, match=r"block\.0\.1.* has no place.* more"):
+            build_model(Model(init=str(folder.with_name("deep")), head=head), 0)
+
+
+def test_only_the_count_of_batches_may_lack(folder):
+    wanted = load_model(folder).state_dict()
+    _change(folder, _drop("decode_head.batch_norm.num_batches_tracked"))
+    assert load_model(folder).state_dict().keys() == wanted.keys()
+
+
+def test_damaged_weights_are_one_sentence_that_names_the_file(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"\x80\x04K", os.urandom(2000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors.* is not a readable") as refused:
+            load_model(folder)
+        assert "\n" not in str(refused.value)
+
+
+class _Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("run-by-a-pickle",)
+
+
+def test_a_hostile_torch_file_is_refused_and_nothing_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "model.safetensors").unlink()
+    for content in (pickle.dumps(_Hostile()), b"x"):
+        (folder / "pytorch_model.bin").write_bytes(content)
+        for head in ("fresh", "init"):
+            with pytest.raises(UserError, match=r"pytorch_model\.bin") as refused:
+                build_model(Model(init=str(folder), head=head), 0)
+            assert "\n" not in str(refused.value)
+    torch.save({"state_dict": _Hostile()}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="nothing in it was run"):
+        load_model(folder)
+    assert not (folder / "run-by-a-pickle").exists()
+
+
+def test_remote_code_is_neither_run_nor_carried_along(folder, tmp_path):
+    code = {"AutoModelForSemanticSegmentation": "evil.Model", "AutoConfig": "evil.Config"}
+    _set_config(folder, auto_map=code, custom_pipelines={"x": {}}, trust_remote_code=True)
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    load_model(folder).save_pretrained(tmp_path / "out")
+    assert "evil" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def _normalised(folder, **fields):
+    processor = SegformerImageProcessorPil(**fields)
+    processor.save_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        HALVES,
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5, **HALVES},
+    ],
+    ids=["imagenet", "halves", "no-rescale", "no-normalize", "neither", "factor"],
+)
+def test_pixels_are_those_of_the_models_own_image_processor(folder, fields):
+    image = random_image(48, 64)
+    theirs = _normalised(folder, **fields)(image, return_tensors="pt", do_resize=False)
+    # Where nothing is done to them they stay integers, which no network takes.
+    theirs["pixel_values"] = theirs["pixel_values"].float()
+    model = load_model(folder)
+    own = normalisation_of(model)
+    ours = prepare(image, NATIVE, normalisation=own)
+    torch.testing.assert_close(ours, theirs["pixel_values"], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        logits = SegformerForSemanticSegmentation.from_pretrained(folder).eval()(**theirs).logits
+    full = torch.nn.functional.interpolate(logits, size=(48, 64), mode="bilinear")
+    differing = predict(model, image, NATIVE) != full.argmax(1)[0].numpy()
+    assert differing.mean() < 0.01
+    # Training and what it saves do as the start did.
+    start = build_model(Model(init=str(folder)), 0)
+    recipe = tiny_recipe(augmentation={"method": 3, "max_size": None, "crop": None})
+    spec = pipeline_spec(recipe.augmentation, normalisation_of(start))
+    trained = augment(build_pipeline(spec), image, np.zeros((48, 64), np.uint8), 0)["image"]
+    torch.testing.assert_close(
+        torch.from_numpy(trained.transpose(2, 0, 1))[None], ours, rtol=1e-5, atol=1e-5
+    )
+    image_processor(recipe, (48, 64), own).save_pretrained(folder / "saved")
+    shutil.copy(folder / "config.json", folder / "saved")
+    shutil.copy(folder / "model.safetensors", folder / "saved")
+    assert normalisation_of(load_model(folder / "saved")) == own
+
+
+def test_the_default_is_imagenets_to_the_last_bit(folder):
+    assert normalisation_of(load_model(folder)) == IMAGENET
+    _normalised(folder)
+    model = load_model(folder)
+    assert normalisation_of(model) == IMAGENET
+    image = random_image(48, 64)
+    plain = (image.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    ours = prepare(image, NATIVE, normalisation=normalisation_of(model))
+    assert np.array_equal(ours[0].numpy(), plain.transpose(2, 0, 1))
+
+
+def test_recalibration_measures_pixels_as_the_model_sees_them(folder):
+    rows = [{"image": random_image(64, 64)}]
+    plain = measured_statistics(load_model(folder), rows, NATIVE)[0]
+    _normalised(folder, **HALVES)
+    own = measured_statistics(load_model(folder), rows, NATIVE)[0]
+    assert not torch.allclose(plain, own)
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_members_of_an_ensemble_each_see_their_own_pixels(folder, tmp_path, combine):
+    """The same network behind two scales of pixels is one network twice."""
+    _normalised(folder, do_normalize=False)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    # Pixels of twice the size, and a first layer of half the weights.
+    _normalised(other, do_normalize=False, rescale_factor=2 / 255)
+    name = "segformer.encoder.patch_embeddings.0.proj.weight"
+    _change(other, lambda tensors: tensors[name].div_(2))
+    models = [load_model(folder), load_model(other)]
+    assert normalisation_of(models[0]) != normalisation_of(models[1])
+    image = random_image(64, 96)
+    alone = predict(models[0], image, NATIVE)
+    together = ensemble_segmenter(models, combine).class_map(image, NATIVE)
+    assert len(np.unique(alone)) > 3
+    assert (alone != together).mean() < 0.01
+
+
+def test_a_single_file_is_no_model(folder):
+    with pytest.raises(UserError, match="is a single file: give a folder"):
+        load_model(folder / "model.safetensors")
+
+
+def test_shards_and_torch_files_are_the_same_model(folder, tmp_path):
+    wanted = load_model(folder)
+    wanted.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    shutil.copytree(folder, tmp_path / "torch")
+    torch.save(wanted.state_dict(), tmp_path / "torch" / "pytorch_model.bin")
+    (tmp_path / "torch" / "model.safetensors").unlink()
+    for kind in ("shards", "torch"):
+        found = load_model(tmp_path / kind).state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("head", [None, "init", "fresh"])
+def test_a_model_that_changes_while_it_is_loaded(folder, monkeypatch, name, head):
+    read, path = modeling.read_tensor, folder / name
+    (folder / "preprocessor_config.json").write_text("{}")
+    other = path.read_bytes()
+
+    def changed(place):
+        # The same bytes again: only the time tells, as with a copy of the same size.
+        path.write_bytes(other)
+        return read(place)
+
+    monkeypatch.setattr(modeling, "read_tensor", changed)
+    with pytest.raises(UserError, match=rf"model/{name} changed while it was read"):
+        if head is None:
+            load_model(folder)
+        else:
+            build_model(Model(init=str(folder), head=head), 0)
+
+
+def test_a_digest_is_of_the_network_and_not_of_its_files(folder, tmp_path):
+    model = load_model(folder)
+    digest = network_sha256(model)
+    assert network_sha256(for_inference_(load_model(folder))) == digest
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    _set_config(folder, drop_path_rate=0.3, _name_or_path="elsewhere")
+    _permuted(folder, CLASSES[::-1])
+    for place in (folder, tmp_path / "shards"):
+        assert network_sha256(load_model(place)) == digest
+    _normalised(tmp_path / "shards", **HALVES)
+    _rename(folder, CLASSES)
+    for place in (folder, tmp_path / "shards"):
+        assert network_sha256(load_model(place)) != digest
+
+
+@pytest.mark.parametrize("field", [{"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}])
+def test_a_digest_counts_what_the_configuration_decides(folder, field):
+    before = network_sha256(load_model(folder))
+    _set_config(folder, **field)
+    assert network_sha256(load_model(folder)) != before
+
+
+def test_a_digest_counts_every_weight(folder):
+    before = network_sha256(load_model(folder))
+    _change(folder, lambda tensors: tensors[f"{CLASSIFIER}.bias"][-1:].add_(1e-3))
+    assert network_sha256(load_model(folder)) != before

@@ -1,0 +1,271 @@
+"""``revt table``: what it reads, what it writes, and the tables in Markdown files."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from revt_hf.cli.main import main
+from revt_hf.results.section import renewed, sections_of
+from tests.conftest import ROOT
+from tests.helpers.evaluations import BASE, PUBLISHED, REVT, evaluation, score, written
+
+
+def revt(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(["table", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    code, _, error = revt(capsys, *arguments)
+    assert code == 2, error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
+    written(tmp_path / "results" / "deep", *BASE)
+    for name, text in {
+        "config.json": '{"model": "x"}',
+        "list.json": "[1, 2]",
+        "empty.json": "[]",
+        "broken.json": "{",
+        ".half/00.json": json.dumps({**BASE[0], "model": "half"}),
+        "evaluate.json": json.dumps([{**score("rain/val", 3.0), "model": "m", "protocol": {}}]),
+    }.items():
+        path = tmp_path / "results" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    code, out, error = revt(capsys, tmp_path / "results", "--format", "markdown")
+    assert code == 0, error
+    rows = [line for line in out.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["| base | 2 | 72.0 ± 1.0 | 40.0 ± 1.0 | 34.0 ± 1.0 | 37.0 ± 0.0 |"]
+
+
+def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_path):
+    rows = [
+        [{**score(label, 50.0), "model": "runs/a", "protocol": PUBLISHED, "network_sha256": [what]}]
+        for label, what in [("town/val", "12"), ("rain/val", "12"), ("snow/val", "34")]
+    ]
+    paths = written(tmp_path, *rows)
+    assert revt(capsys, *paths[:2])[0] == 0
+    code, _, error = revt(capsys, *paths)
+    assert code == 2
+    assert f"runs/a in {paths[0]} and in {paths[2]} are two networks of one name" in error
+
+
+def test_results_of_evaluate_are_rows_by_their_models(capsys, tmp_path):
+    old = {"max_size": [1024, 512], "resize": "keep ratio", "flip": False}
+    rows = [
+        {**score(label, miou), "model": model, "protocol": old}
+        for model, label, miou in [
+            *(("runs/a", "town/val", 70.0), ("runs/a", "rain/val", 30.0)),
+            *(("runs/b", "town/val", 60.0), ("runs/b", "rain/val", 31.0)),
+        ]
+    ]
+    (path,) = written(tmp_path, rows)
+    code, out, error = revt(capsys, path, "--format", "markdown", "--json", tmp_path / "small")
+    assert code == 0, error
+    assert "| runs/a | 70.0 | 30.0 |" in out
+    assert "| runs/b | 60.0 | **31.0** |" in out
+    # An old file says less of the same protocol.
+    assert "protocol published (1024x512)" in out
+    assert revt(capsys, tmp_path / "small", "--format", "markdown")[1] == out
+    # Beside evaluations of the same protocol they are in one table.
+    (more,) = written(tmp_path / "more", BASE[0])
+    assert revt(capsys, path, more, "--format", "markdown")[1].count("protocol published") == 1
+
+
+def test_output_and_json(capsys, tmp_path):
+    paths = written(tmp_path, *BASE, *REVT)
+    arguments = [*paths, "--format", "latex", "--output", tmp_path / "t.tex"]
+    code, out, _ = revt(capsys, *arguments, "--json", tmp_path / "small.json")
+    assert code == 0
+    assert out == f"written: {tmp_path / 't.tex'}\n"
+    assert revt(capsys, *arguments, "--quiet")[1] == ""
+    assert "\\toprule" in (tmp_path / "t.tex").read_text()
+    small = (tmp_path / "small.json").read_text()
+    assert [value["model"] for value in json.loads(small)] == [
+        *("base/0", "base/1", "revt/0", "revt/1", "revt/2"),
+    ]
+    # One line each, so that a diff shows which evaluation is another one.
+    assert len(small.splitlines()) == 5 + 2
+    again = revt(capsys, tmp_path / "small.json", "--format", "latex")[1]
+    assert again == (tmp_path / "t.tex").read_text()
+
+
+def test_a_file_twice_counts_once(capsys, tmp_path):
+    paths = written(tmp_path, *BASE)
+    once = revt(capsys, *paths, "--format", "csv")[1]
+    assert revt(capsys, *paths, tmp_path, "--format", "csv")[1] == once
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"model": "x"}, "00.json is not an evaluation of revt run"),
+        ([], "00.json is not an evaluation"),
+        ({**BASE[0], "format": "revt_hf.evaluation/2"}, "00.json.format: "),
+        ({**BASE[0], "kind": "mix"}, "00.json.kind: "),
+        ({**BASE[0], "results": []}, "00.json.results: "),
+        ({**BASE[0], "results": [score("a/val", 101.0)]}, "00.json.results.0.mIoU: "),
+        ({**BASE[0], "results": [score("a/val", 1.0, images=0)]}, "00.json.results.0.images: "),
+        ({**BASE[0], "protocol": {**PUBLISHED, "max_size": 3}}, "protocol.max_size"),
+        ({k: v for k, v in BASE[0].items() if k != "group"}, "group: required, but not given"),
+        ([{**score("a/val", 1.0), "model": "m"}], "protocol"),
+    ],
+)
+def test_wrong_files_are_one_sentence(capsys, tmp_path, value, words):
+    (path,) = written(tmp_path, value)
+    assert words in refused(capsys, path)
+
+
+def test_mistakes_of_the_command_are_one_sentence(capsys, tmp_path):
+    paths = written(tmp_path / "r", *BASE)
+    broken, empty = tmp_path / "broken.json", tmp_path / "empty"
+    broken.write_text("{")
+    empty.mkdir()
+    for arguments, words in (
+        ([], "name RESULTS"),
+        ([tmp_path / "nowhere.json"], "cannot read"),
+        ([broken], "broken.json is not an evaluation"),
+        ([empty], "holds no evaluation written by revt run"),
+        ([*paths, "--format", "word"], "--format 'word': use one of terminal, markdown"),
+        ([*paths, "--paper", "kitti"], "--paper 'kitti'"),
+        ([*paths, "--classes", "all"], "unknown classes 'all'"),
+        ([*paths, "--protocol", "slide"], "'slide', only by published"),
+        ([*paths, "--update", broken, "--format", "csv"], "--update and --check go without"),
+        (["--check", broken, "--cost"], "leave all options to the comment"),
+        (["--check", tmp_path / "no.md"], "cannot read"),
+        (["--update", broken], "has no lines <!-- results:begin"),
+    ):
+        assert words in refused(capsys, *arguments)
+    assert broken.read_text() == "{"
+
+
+@pytest.fixture
+def document(tmp_path):
+    """A Markdown file whose table is made of two files beside it."""
+    written(tmp_path / "data", *BASE)
+    path = tmp_path / "page.md"
+    path.write_text(
+        "# Page\n\n```\n<!-- results:begin revt table nothing -->\n```\n\n"
+        "<!-- results:begin revt table data/00.json data/01.json --paper gta5 --per-model -->\n"
+        "old\n<!-- results:end -->\nafter\n"
+    )
+    return path
+
+
+def test_update_makes_the_table_that_the_comment_names(capsys, document):
+    code, _, error = revt(capsys, "--check", document)
+    assert code == 1
+    assert error == f"stale: {document}; revt table --update {document} renews it\n"
+    assert "\nold\n" in document.read_text()
+    assert revt(capsys, "--update", document)[0] == 0
+    text = document.read_text()
+    assert "\nold\n" not in text
+    assert "| base/1 | 73.0 |" in text
+    # 41.73 is of the paper's GTA5, 39.71 of its SYNTHIA.
+    assert "41.73" in text
+    assert "39.71" not in text
+    assert text.startswith("# Page\n\n```\n<!-- results:begin revt table nothing -->\n```\n")
+    assert text.endswith("\n<!-- results:end -->\nafter\n")
+    code, out, _ = revt(capsys, "--check", document)
+    assert (code, out) == (0, f"up to date: {document}\n")
+
+
+def test_check_sees_other_results_and_other_text(capsys, document):
+    revt(capsys, "--update", document)
+    fresh = document.read_text()
+    document.write_text(fresh.replace("73.0", "74.0"))
+    assert revt(capsys, "--check", document)[0] == 1
+    document.write_text(fresh)
+    assert revt(capsys, "--check", document)[0] == 0
+    path = document.parent / "data" / "01.json"
+    path.write_text(path.read_text().replace("73.0", "74.0"))
+    assert revt(capsys, "--check", document)[0] == 1
+
+
+def test_results_on_the_command_line_stand_in_the_comment_from_then_on(
+    capsys, document, monkeypatch
+):
+    monkeypatch.chdir(document.parent / "data")
+    assert (
+        revt(capsys, "00.json", "--cost", "--protocol", "published", "--update", document)[0] == 0
+    )
+    line = "<!-- results:begin revt table data/00.json --protocol paper --cost -->"
+    assert line in document.read_text().splitlines()
+    assert "GFLOPs" in document.read_text()
+    monkeypatch.chdir(document.parent)
+    assert revt(capsys, "--check", document)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("<!-- results:begin -->", "line 3: results:begin is to be followed by: revt table"),
+        ("<!-- results:begin revt report x -->", "is to be followed by: revt table"),
+        ("<!-- results:begin revt table x.json --output y -->", "unrecognized arguments"),
+        ("<!-- results:begin revt table x.json --paper -->", "expected one argument"),
+        ("<!-- results:begin revt table x.json -->", "cannot read"),
+    ],
+)
+def test_a_comment_that_cannot_be_followed_is_one_sentence(capsys, tmp_path, line, words):
+    path = tmp_path / "page.md"
+    path.write_text(f"# Page\n\n{line}\n<!-- results:end -->\n")
+    assert words in refused(capsys, "--update", path)
+    assert path.read_text() == f"# Page\n\n{line}\n<!-- results:end -->\n"
+
+
+def test_a_table_without_end_is_refused(capsys, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- results:begin revt table x.json -->\ntext that must stay\n")
+    assert "line 1: results:begin without results:end" in refused(capsys, "--update", path)
+    assert "must stay" in path.read_text()
+
+
+def test_several_tables_in_one_file(capsys, tmp_path):
+    written(tmp_path, evaluation("a", {"rain/val": 11.0}), evaluation("b", {"rain/val": 22.0}))
+    page = tmp_path / "page.md"
+    page.write_text(
+        "".join(
+            f"<!-- results:begin revt table 0{number}.json -->\n<!-- results:end -->\n"
+            for number in (0, 1)
+        )
+    )
+    assert "page.md has 2 tables" in refused(capsys, tmp_path / "00.json", "--update", page)
+    assert revt(capsys, "--update", page)[0] == 0
+    assert re.findall(r"\| ([ab]) \| (\d+)", page.read_text()) == [("a", "11"), ("b", "22")]
+    assert revt(capsys, "--check", page)[0] == 0
+
+
+def pages() -> list[Path]:
+    """Every Markdown file of the repository that has tables."""
+    found = [*ROOT.glob("*.md")]
+    for folder in ("docs", "recipes", "model_cards"):
+        found += (ROOT / folder).rglob("*.md")
+    return [path for path in found if sections_of(path.read_text(encoding="utf-8"), path)]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_in_documents_are_current(page):
+    now, fresh = renewed(page)
+    assert now == fresh, f"revt table --update {page.relative_to(ROOT)}"
+
+
+def test_readme_results_are_current():
+    assert ROOT / "README.md" in pages()
+
+
+@pytest.mark.parametrize("name", ["--><img src=x>", "a\nb"])
+def test_a_name_does_not_end_the_comment_that_names_it(capsys, tmp_path, name):
+    written(tmp_path / name, *BASE)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results:begin revt table x -->\n<!-- results:end -->\n")
+    error = refused(capsys, tmp_path / name, "--update", page)
+    assert "cannot stand in a comment of Markdown: rename the results" in error
+    assert page.read_text().count("\n") == 2

@@ -1,0 +1,245 @@
+"""`revt benchmark`: tables, JSON and Markdown, and what is refused."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from revt_hf.speed import prediction as inference
+from revt_hf.speed import training
+from revt_hf.speed.machine import Machine, chosen_device
+from revt_hf.speed.steps import STEPS
+from tests.helpers.benchmarking import no_compiler
+from tests.helpers.command_line import refused, revt
+from tests.helpers.networks import tiny_model
+from tests.helpers.tiny import TINY
+
+INFERENCE_ROW = {
+    "model",
+    "variant",
+    "parameters",
+    "flops",
+    "peak_mib",
+    "differing",
+    "frame_rate",
+    "best_batch",
+    "best_batch_peak_mib",
+    "failure",
+    "ratio_to_sdpa",
+    "best_batch_ratio_to_sdpa",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model(0).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Memory by no process of its own, few runs, small batches, and no compiled steps."""
+    monkeypatch.setattr(inference, "peak_mib", lambda *arguments: 12.0)
+    monkeypatch.setattr(inference, "available_mib", lambda: 60.0)
+    monkeypatch.setattr(inference, "_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_peak_mib", lambda *arguments: 12.0)
+    uncompiled = {name: kind for name, kind in STEPS.items() if "compile" not in kind.fields}
+    monkeypatch.setattr(training.measure_steps, "__defaults__", (uncompiled,))
+
+
+def _benchmark(capsys, *arguments):
+    code, out, error = revt(capsys, "benchmark", *arguments, "--device", "cpu", "--quiet")
+    assert code == 0, error
+    assert error == ""
+    return out
+
+
+def _check_machine(machine):
+    assert machine["device"] == f"cpu, {torch.get_num_threads()} threads"
+    assert machine["type"] == "cpu"
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["processor"]
+    assert machine["versions"]["torch"] == torch.__version__
+    assert {"python", "transformers", "revt_hf"} < set(machine["versions"])
+    assert machine["date"].endswith("+00:00")
+
+
+def test_inference(capsys, folder, quick, tmp_path):
+    files = tmp_path / "deep" / "b.json", tmp_path / "b.md"
+    out = _benchmark(
+        capsys,
+        folder,
+        *("--variant", "folded", "--variant", "sdpa", "--image", "192x96", "--max-size", "96x48"),
+        *("--images", "3", "--warm-up", "1", "--json", files[0], "--markdown", files[1]),
+    )
+    result = json.loads(files[0].read_text())
+    _check_machine(result["machine"])
+    assert result["kind"] == "inference"
+    assert result["protocol"] == {
+        "image": [192, 96],
+        "max_size": [96, 48],
+        "images": 3,
+        "warm_up": 1,
+        "frame_rate": True,
+        "best_batch": True,
+        "largest_batch": 1024,
+        "in_a_row": 1,
+        "network_input": "resized (ratio kept) to 96x48, no flip",
+    }
+    assert [row["variant"] for row in result["rows"]] == ["sdpa", "folded"]
+    rates = [row["frame_rate"]["images_per_second"] for row in result["rows"]]
+    for row, rate in zip(result["rows"], rates, strict=True):
+        assert set(row) == INFERENCE_ROW
+        assert row["model"] == str(folder)
+        assert row["ratio_to_sdpa"] == pytest.approx(rate / rates[0])
+        assert str(row["best_batch"]["batch"]) in row["best_batch"]["tried"]
+    text = files[1].read_text()
+    for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00"):
+        assert words in text
+        assert words.partition(" ")[0] in out
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {folder} | folded |")]
+    # Parameters, GFLOPs, memory, classes, two rates with their ratios, a batch and its memory.
+    assert line.count("|") == 13
+    assert f"{rates[1] / rates[0]:.2f}" in line
+
+
+def test_what_does_not_run_is_named(capsys, folder, quick, monkeypatch, tmp_path):
+    no_compiler(monkeypatch)
+    files = tmp_path / "b.json", tmp_path / "b.md"
+    variants = ("--variant", "sdpa", "--variant", "compiled", "--image", "64x64")
+    arguments = (*variants, "--images", "1", "--json", files[0], "--markdown", files[1])
+    reason = "torch.compile failed: InvalidCxxCompiler: No working C++"
+    assert f"{folder} compiled: {reason}" in _benchmark(capsys, folder, *arguments)
+    assert reason in files[1].read_text()
+    sdpa, compiled = json.loads(files[0].read_text())["rows"]
+    assert (sdpa["failure"], compiled["failure"]) == (None, reason)
+    assert compiled["frame_rate"] is compiled["best_batch"] is compiled["ratio_to_sdpa"] is None
+
+
+def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick):
+    out = _benchmark(
+        capsys,
+        folder,
+        "--variant",
+        "sdpa",
+        "--no-frame-rate",
+        "--no-best-batch",
+        "--image",
+        "64x64",
+    )
+    assert "parameters" in out
+    assert "images/s" not in out
+
+
+def test_all_six_sizes_by_default(capsys, quick, monkeypatch, tmp_path):
+    asked = []
+
+    def network(size):
+        asked.append(size)
+        return tiny_model(0)
+
+    monkeypatch.setattr("revt_hf.speed.command.random_network", network)
+    arguments = ("--variant", "sdpa", "--images", "1", "--image", "64x64", "--no-best-batch")
+    _benchmark(capsys, *arguments, "--json", tmp_path / "b.json")
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == asked == ["b0", "b1", "b2", "b3", "b4", "b5"]
+    asked.clear()
+    _benchmark(capsys, *arguments, "--size", "b5", "--size", "b0")
+    assert asked == ["b5", "b0"]
+
+
+def test_training(capsys, folder, recipe, quick, tmp_path):
+    files = tmp_path / "t.json", tmp_path / "t.md"
+    out = _benchmark(
+        capsys,
+        folder,
+        *("--train", "--recipe", recipe, "--steps", "2", "--warm-up", "1", "--crop", "64"),
+        *("--json", files[0], "--markdown", files[1]),
+    )
+    result = json.loads(files[0].read_text())
+    _check_machine(result["machine"])
+    assert result["kind"] == "training"
+    protocol = {"crop": [64, 64], "batch": 2, "steps": 2, "warm_up": 1, "in_a_row": 1}
+    assert result["protocol"] == {**protocol, "recipe": str(recipe)}
+    assert len(result["rows"]) == len(STEPS) - 1
+    first = result["rows"][0]
+    for row in result["rows"]:
+        assert row["model"] == str(folder)
+        assert row["images_per_second"] == pytest.approx(2 * row["steps_per_second"])
+        assert row["ratio"] == pytest.approx(row["steps_per_second"] / first["steps_per_second"])
+        assert row["peak_mib"] == 12.0
+    (loader,) = result["loaders"]
+    assert (loader["prepared"], loader["workers"], loader["failure"]) == (False, 0, None)
+    assert loader["images_per_second"] > 0
+    text = files[1].read_text()
+    assert text.index("Training steps of 2 crops of 64x64") < text.index("Loading training crops")
+    assert "transformers labels=" in out
+
+
+def test_a_recipe_brings_its_network_crop_and_batch(capsys, recipe, quick, tmp_path):
+    arguments = ("--train", "--recipe", recipe, "--steps", "1", "--json", tmp_path / "t.json")
+    _benchmark(capsys, *arguments)
+    result = json.loads((tmp_path / "t.json").read_text())
+    assert result["protocol"]["crop"] == [96, 80]
+    assert {row["model"] for row in result["rows"]} == {str(recipe)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--variant", "fast"], "--variant fast: use eager, sdpa, folded, bf16, compiled"),
+        (["--size", "b9"], "--size b9: use b0, b1"),
+        (["--image", "big"], "--image big: write WIDTHxHEIGHT"),
+        (["--image", "native"], "--image native"),
+        (["--image", "64x16"], "--image and --max-size make 64x16 pixels"),
+        (["--max-size", "48x16"], "make 32x16 pixels: the network needs at least 32"),
+        (["--max-size", "wide"], "--max-size wide"),
+        (["MODEL", "/nowhere/model"], "/nowhere/model"),
+        (["--device", "tpu"], "--device tpu: use cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "--device cuda:99: torch finds"),
+        (["--markdown", "TAKEN"], "exists already"),
+        (["--markdown", "FOLDER", "--overwrite"], "is a folder"),
+        (["--json", "FOLDER"], "is a folder"),
+        (["--json", "TAKEN/b.json"], "cannot write"),
+        (["--steps", "3"], "--steps goes with --train"),
+        (["--recipe", "RECIPE"], "--recipe goes with --train"),
+        (["--train", "--variant", "sdpa"], "--variant goes without --train"),
+        (["--train", "--no-best-batch"], "--best-batch goes without --train"),
+        (["--train", "--crop", "32"], "crop 32x32: a side has at least 64 pixels"),
+        (["--train", "--workers", "2"], "--workers goes with --recipe"),
+        (["--train", "--recipe", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--train", "--size", "b7"], "--size b7"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(
+    capsys, folder, recipe, tmp_path, arguments, words
+):
+    taken = tmp_path / "taken.md"
+    taken.write_text("precious")
+    (tmp_path / "folder").mkdir()
+    names = {
+        "MODEL": str(folder),
+        "RECIPE": str(recipe),
+        "TAKEN": str(taken),
+        "TAKEN/b.json": str(taken / "b.json"),
+        "FOLDER": str(tmp_path / "folder"),
+    }
+    error = refused(capsys, "benchmark", *(names.get(argument, argument) for argument in arguments))
+    assert words in error
+    assert taken.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "taken.md"]
+
+
+def test_devices():
+    assert chosen_device("cpu") == torch.device("cpu")
+    assert chosen_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert str(torch.get_num_threads()) in Machine.of(torch.device("cpu")).text

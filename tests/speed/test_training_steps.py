@@ -1,0 +1,198 @@
+"""Training steps: the same training by all ways, complete rows, and what does not run."""
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from revt_hf.config.recipe import Model, Optimizer
+from revt_hf.core.errors import UserError
+from revt_hf.data_tools.prepare import prepare
+from revt_hf.models.folded_head import is_folded
+from revt_hf.models.load import build_model
+from revt_hf.speed import step_memory, training
+from revt_hf.speed.loaders import measure_loaders, rounds_of
+from revt_hf.speed.networks import patch_labels, smooth_pixels
+from revt_hf.speed.steps import FIRST, STEPS, StepKind, TrainingStep, adamw, shared_copy
+from revt_hf.speed.training import TrainingOptions, measure_steps
+from revt_hf.training import loss
+from revt_hf.training.optim import parameter_groups
+from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
+from tests.helpers.tiny import TINY, tiny_recipe
+
+QUICK = TrainingOptions(crop=(64, 96), batch=2, steps=3, warm_up=1)
+
+
+@pytest.fixture
+def model():
+    return build_model(Model.model_validate(TINY["model"]), seed=0)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    monkeypatch.setattr(training, "_peak_mib", lambda *arguments: 7.0)
+
+
+def _batch():
+    return smooth_pixels(2, 64, 96), patch_labels(2, 64, 96)
+
+
+def test_all_ways_train_alike(model, monkeypatch):
+    compile_without_code(monkeypatch)
+    losses = {}
+    for name, kind in STEPS.items():
+        step = TrainingStep(copy.deepcopy(model), kind, *_batch())
+        losses[name] = [step() for _ in range(3)]
+    usual = losses.pop(FIRST)
+    assert usual[2] < usual[0]
+    for name, found in losses.items():
+        assert found == pytest.approx(usual, rel=2e-2 if "bf16" in name else 1e-4), name
+
+
+def test_the_fields_are_used(model, monkeypatch):
+    strips, really = [], loss.summed_in_strips
+    monkeypatch.setattr(
+        loss, "summed_in_strips", lambda *given: strips.append(given[2]) or really(*given)
+    )
+    plain = TrainingStep(copy.deepcopy(model), STEPS["ours"], *_batch())
+    plain()
+    assert not strips
+    assert not is_folded(plain.model)
+    kind = StepKind({"folded_head": True, "loss_rows": 8})
+    ours = TrainingStep(copy.deepcopy(model), kind, *_batch())
+    ours()
+    assert strips == [8]
+    assert is_folded(ours.model)
+    assert ours.model.training
+
+
+@pytest.mark.parametrize("kind", ["fused", "foreach", "for-loop"])
+def test_adamw_updates_in_its_way(model, kind):
+    groups = adamw(model, kind).param_groups
+    assert {(bool(group["fused"]), bool(group["foreach"])) for group in groups} == {
+        (kind == "fused", kind == "foreach")
+    }
+    usual = parameter_groups(model, Optimizer())
+    assert [group["lr"] for group in groups] == [group["lr"] for group in usual]
+
+
+def test_copies_share_parameters_but_not_what_is_done_to_them(model):
+    copied = shared_copy(model)
+    step = TrainingStep(copied, StepKind({"folded_head": True}), *_batch())
+    before = model.decode_head.classifier.weight.clone()
+    step()
+    assert not is_folded(model)
+    assert not before.equal(model.decode_head.classifier.weight)
+    assert all(a is b for a, b in zip(model.parameters(), copied.parameters(), strict=True))
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    assert 3 * parameters < step.held_bytes() < 3.1 * parameters
+
+
+def test_a_row_has_everything(model, memory, monkeypatch):
+    compile_without_code(monkeypatch)
+    rows = measure_steps("tiny", model, QUICK, CPU, bar())
+    assert [row.step for row in rows] == list(STEPS)
+    for row in rows:
+        assert (row.model, row.failure, row.steps, row.peak_mib) == ("tiny", None, 3, 7.0)
+        assert row.images_per_second == pytest.approx(2 * row.steps_per_second)
+        assert row.ratio == pytest.approx(row.steps_per_second / rows[0].steps_per_second)
+        assert row.to_json()["kind"] == STEPS[row.step].to_json()
+
+
+def test_a_missing_compiler_is_a_row(model, memory, monkeypatch):
+    no_compiler(monkeypatch)
+    kinds = {FIRST: STEPS[FIRST], "compile": StepKind({"compile": True}), "ours": STEPS["ours"]}
+    first, compiled, ours = measure_steps("tiny", model, QUICK, CPU, bar(), kinds)
+    assert compiled.failure == "torch.compile failed: InvalidCxxCompiler: No working C++"
+    assert (compiled.steps_per_second, compiled.ratio, compiled.peak_mib) == (None, None, None)
+    assert first.ratio == 1
+    assert ours.ratio > 0
+
+
+def test_a_full_gpu_is_a_row(model, memory, monkeypatch):
+    really = TrainingStep.__call__
+
+    def small_gpu(self):
+        if self._labels_argument:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return really(self)
+
+    monkeypatch.setattr(TrainingStep, "__call__", small_gpu)
+    kinds = {name: STEPS[name] for name in (FIRST, "ours")}
+    first, ours = measure_steps("tiny", model, QUICK, CPU, bar(), kinds)
+    assert first.failure == "out of memory"
+    assert (ours.failure, ours.ratio) == (None, None)
+    assert ours.steps_per_second > 0
+
+
+def _order(model, kind, crop=(256, 256)):
+    config = model.config.to_dict()
+    return {"config": config, "kind": kind.to_json(), "crop": crop, "batch": 2, "threads": 1}
+
+
+def test_memory_of_a_step_is_that_of_its_activations(model):
+    step = TrainingStep(model, STEPS[FIRST], *_batch())
+    options = TrainingOptions(crop=(512, 512), batch=2)
+    usual = training._peak_mib(step, STEPS[FIRST], options, CPU)
+    strips = training._peak_mib(step, STEPS["folded_head, loss_rows"], options, CPU)
+    # Logits at label size are 38 MiB, and so is their gradient.
+    assert 76 < usual < 600
+    assert strips < usual - 38
+
+
+def test_memory_of_a_compiled_step_is_without_its_compiler(model, monkeypatch):
+    compile_without_code(monkeypatch)
+    plain = step_memory.measure(_order(model, STEPS["ours"]))
+    compiled = step_memory.measure(_order(model, StepKind({"compile": True})))
+    assert plain / 3 < compiled < 3 * plain
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    recipe = tiny_recipe()
+    folder = tmp_path / "prepared"
+    prepare(recipe.source, "train", folder, (160, 80), "raw", quiet=True)
+    return tiny_recipe(source={"prepared": str(folder)})
+
+
+def test_loaders_with_and_without_workers_and_prepared_images(prepared):
+    ticks = bar()
+    rows = measure_loaders(prepared, 1, ticks)
+    assert [(row.prepared, row.workers) for row in rows] == [
+        (False, 0),
+        (False, 1),
+        (True, 0),
+        (True, 1),
+    ]
+    assert rounds_of(prepared, 1) == 12
+    for row in rows:
+        assert row.failure is None
+        assert row.batches == 8
+        assert row.ratio == pytest.approx(row.images_per_second / rows[0].images_per_second)
+
+
+def test_loaders_of_a_recipe_that_has_nothing_prepared():
+    rows = measure_loaders(tiny_recipe(), 0, bar())
+    assert [(row.prepared, row.workers) for row in rows] == [(False, 0)]
+
+
+def test_prepared_images_do_without_the_source(tmp_path):
+    root = tmp_path / "data"
+    for kind in ("img_dir", "ann_dir"):
+        (root / kind / "train").mkdir(parents=True)
+    for number in range(3):
+        image = np.zeros((80, 160, 3), np.uint8)
+        cv2.imwrite(str(root / "img_dir" / "train" / f"{number}.png"), image)
+        cv2.imwrite(str(root / "ann_dir" / "train" / f"{number}.png"), image[..., 0])
+    source = {"domain": "folder", "data_dir": str(root), "options": {}, "val": "train"}
+    folder = tmp_path / "prepared"
+    prepare(tiny_recipe(source=source).source, "train", folder, (160, 80), "png", quiet=True)
+    alone = {**source, "data_dir": None, "prepared": str(folder)}
+    rows = measure_loaders(tiny_recipe(source=alone), 0, bar())
+    assert [bool(row.failure) for row in rows] == [True, False]
+    assert rows[1].images_per_second > 0
+    assert rows[1].ratio is None
+    with pytest.raises(UserError, match="data_dir"):
+        measure_loaders(tiny_recipe(source={**alone, "prepared": None}), 0, bar())
