@@ -143,7 +143,7 @@ class Segmenter:
 
     @cached_property
     def network_sha256(self) -> tuple[str, ...]:
-        """The :func:`revt_hf.models.load.network_sha256` of each model, computed when first read."""
+        """The :func:`network_sha256` of each model, computed when first read."""
         return tuple(map(network_sha256, self.models))
 
     def description(self) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from tests.helpers.on_disk import (
     IGNORED,
     Encoding,
     as_they_are,
+    random_image,
     save_image,
 )
 

@@ -22,6 +22,7 @@ from tests.helpers.on_disk import (
     MAPILLARY_V1_2,
     MAPILLARY_V2_0,
     by_raw_id,
+    random_image,
     save_image,
 )
 
