@@ -1,7 +1,7 @@
 """Loss and mIoU of one encoder under several decode heads, on the images of some splits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import load_spec, open_domain
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.loading import check_labelled
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.training.validation import sums_of
 
@@ -76,7 +76,7 @@ class Data:
                 }
                 for split, rows in zip(self.splits, self.rows, strict=True)
             ],
-            "protocol": asdict(self.protocol),
+            "protocol": self.protocol.model_dump(mode="json"),
         }
 
 

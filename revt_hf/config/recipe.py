@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from revt_hf.config.protocol import Protocol, ProtocolChoice
 from revt_hf.config.sections import (
     BatchSize,
     Channels,
@@ -32,8 +33,6 @@ from revt_hf.config.sections import (
 from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
 
-_SMALLEST_WINDOW = 32
-_SMALLEST_SCALE = 0.01
 # Attention heads of the stages.
 _HEADS = (1, 2, 5, 8)
 # Which source each crop of a mixture is drawn from stands in memory.
@@ -221,72 +220,6 @@ class Training(Section):
         return self
 
 
-class Evaluation(Section):
-    """Test protocol: how images reach the network, and which views of them are averaged.
-
-    Images are resized (ratio kept) to ``max_size`` (width, height); null is native size. With
-    ``window`` and ``stride`` (pixels) the network sees square windows of the resized image.
-    ``scales`` multiply the max_size (the image's own size without one); ``flip`` adds the mirrored
-    image: the probabilities of all views are averaged.
-    """
-
-    max_size: tuple[Pixels, Pixels] | None = (1024, 512)
-    window: Pixels | None = None
-    stride: Pixels | None = None
-    scales: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1, max_length=100)
-    ] = (1.0,)
-    flip: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Evaluation":
-        if (self.window is None) != (self.stride is None):
-            raise ValueError("give window and stride together, or neither")
-        if self.window is not None and self.stride is not None and self.stride > self.window:
-            raise ValueError(
-                f"stride {self.stride} is larger than window {self.window}: pixels between the "
-                "windows would be left out"
-            )
-        if self.window is not None and self.window < _SMALLEST_WINDOW:
-            raise ValueError(
-                f"a window has at least {_SMALLEST_WINDOW} pixels a side, not {self.window}"
-            )
-        if min(self.scales) < _SMALLEST_SCALE:
-            raise ValueError(f"scales are at least {_SMALLEST_SCALE}, not {min(self.scales)}")
-        return self
-
-
-# "published" is the original's test protocol, "slide" its B3 *_org_size_inference.py, and the
-# ratios are those of mmsegmentation's MultiScaleFlipAug.
-PROTOCOLS = {
-    "published": Evaluation(),
-    "native": Evaluation(max_size=None),
-    "slide": Evaluation(max_size=None, window=1024, stride=768),
-    "multi-scale": Evaluation(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True),
-}
-
-
-def named_protocol(name: str) -> Evaluation:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol '{name}': use one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
-
-
-# A section that may also be just a protocol's name.
-ProtocolChoice = Annotated[
-    Evaluation,
-    BeforeValidator(
-        lambda value: named_protocol(value) if isinstance(value, str) else value,
-        json_schema_input_type=Evaluation | Literal[*PROTOCOLS],
-    ),
-]
-
-
 class Recipe(Section):
     """A whole training run; with ``more_sources`` it is trained on a mixture."""
 
@@ -298,7 +231,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Training = Training()
-    evaluation: ProtocolChoice = Evaluation()
+    evaluation: ProtocolChoice = Protocol()
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -12,7 +12,6 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.outputs import folder_in_place, write_json
 from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.jobs import Job, train_side_by_side
 from revt_hf.merging.average import merge
@@ -99,7 +98,7 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
                 _INTRO,
                 entries,
                 splits,
-                Protocol.of(recipe.evaluation),
+                recipe.evaluation,
                 {"Recipes": _recipes_text(start, members)},
                 progress.update,
             )

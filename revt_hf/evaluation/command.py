@@ -8,13 +8,14 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.options import key_values, parse_max_size
-from revt_hf.config.recipe import DomainSpec, load_recipe, named_protocol
+from revt_hf.config.protocol import Protocol, named_protocol
+from revt_hf.config.recipe import DomainSpec, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.predictor import Protocol, Segmenter, model_segmenter
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.scoring import Evaluated, evaluate_models
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
@@ -172,8 +173,8 @@ def chosen_protocol(
     """
     changes = {} if max_size is None else {"max_size": parse_max_size(max_size)}
     if name is None:
-        return Protocol.of(recorded_evaluation(models, **changes))
+        return recorded_evaluation(models, **changes)
     try:
-        return Protocol.of(named_protocol(name).model_copy(update=changes))
+        return named_protocol(name).model_copy(update=changes)
     except ValueError as error:
         raise UserError(f"--protocol: {error}") from error

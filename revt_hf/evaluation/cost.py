@@ -7,7 +7,7 @@ counted without computing them, and CPU memory is measured in a process that doe
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import printable
 from revt_hf.core.memory import measured_in_own_process
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.predictor import Protocol, Segmenter, network_sizes, sliding_logits
+from revt_hf.evaluation.predictor import Segmenter, network_sizes, sliding_logits
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
@@ -150,7 +151,7 @@ def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: 
     order = {
         "blueprint": blueprint_of(segmenter),
         "size": size,
-        "protocol": asdict(protocol),
+        "protocol": protocol.model_dump(mode="json"),
         "images": images,
         "threads": torch.get_num_threads(),
     }

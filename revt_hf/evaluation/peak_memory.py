@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.memory import can_forget_peaks, give_back_free_memory, growth_mib
 from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.evaluation.blueprint import compile_, with_zeros, without_weights
 from revt_hf.evaluation.cost import bytes_of
-from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 
 _MIB = 2**20
 
@@ -62,7 +63,7 @@ def tiny_network() -> SegformerForSemanticSegmentation:
 def _start_libraries(bf16: bool) -> None:
     """A prediction of a tiny model: threads and buffers that belong to no model."""
     tiny = model_segmenter(tiny_network(), bf16)
-    tiny.class_map(np.zeros((64, 64, 3), dtype=np.uint8), Protocol(None))
+    tiny.class_map(np.zeros((64, 64, 3), dtype=np.uint8), Protocol(max_size=None))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.config.recipe import Evaluation
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.resize import fit_size, resize_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
@@ -27,45 +27,6 @@ from revt_hf.models.precision import bf16_autocast
 
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
 Network = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How images reach the network; the fields of a recipe's ``evaluation`` section.
-
-    ``max_size`` is (width, height), None is native size; ``window`` and ``stride`` (pixels, both or
-    neither) slide over the resized image; the probabilities of all ``scales``, with ``flip``
-    also mirrored, are averaged.
-    """
-
-    max_size: tuple[int, int] | None = (1024, 512)
-    window: int | None = None
-    stride: int | None = None
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> "Protocol":
-        """The protocol that a recipe's section or ``PROTOCOLS`` describes."""
-        return cls(**evaluation.model_dump())
-
-    @property
-    def views(self) -> int:
-        """How often the network sees each image, windows not counted."""
-        return len(self.scales) * (2 if self.flip else 1)
-
-    @property
-    def text(self) -> str:
-        """The protocol in words, for reports."""
-        parts = ["native size" if self.max_size is None else "resized (ratio kept) to {}x{}"]
-        if self.max_size is not None:
-            parts[0] = parts[0].format(*self.max_size)
-        if self.window is not None:
-            parts.append(f"windows of {self.window} every {self.stride} pixels")
-        if self.scales != (1.0,):
-            parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
-        parts.append("with and without flip" if self.flip else "no flip")
-        return ", ".join(parts)
 
 
 def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:

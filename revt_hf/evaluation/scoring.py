@@ -11,13 +11,14 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.processes import failing_together, process_state
 from revt_hf.data.domains import label_encoding
 from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.cost import Cost
 from revt_hf.evaluation.loading import image_batches
-from revt_hf.evaluation.predictor import Protocol, Segmenter, model_segmenter, predict
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter, predict
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec
 
@@ -59,7 +60,7 @@ class Evaluated:
             **self.scores,
             "images": self.images,
             "label_encoding": self.label_encoding,
-            "protocol": {**asdict(self.protocol), "resize": "keep ratio"},
+            "protocol": {**self.protocol.model_dump(mode="json"), "resize": "keep ratio"},
         }
         if self.ensemble is not None:
             row["ensemble"] = self.ensemble

@@ -6,10 +6,11 @@ from typing import Any
 
 import datasets
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.decoding import image_size
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.predictor import Protocol, network_sizes
+from revt_hf.evaluation.predictor import network_sizes
 
 _READERS = 8
 

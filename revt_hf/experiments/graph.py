@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from revt_hf.config.recipe import Evaluation, Recipe, Source
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.recipe import Experiment, PaperRow
@@ -123,7 +124,7 @@ class Graph:
     steps: dict[str, Step] = field(default_factory=dict)
     passing: dict[str, Step] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
-    protocols: dict[str, Evaluation] = field(default_factory=dict)
+    protocols: dict[str, Protocol] = field(default_factory=dict)
     splits: list[SplitSpec] = field(default_factory=list)
 
     def add(self, step: Step) -> None:

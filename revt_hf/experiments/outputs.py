@@ -5,7 +5,6 @@ from pathlib import Path
 from revt_hf.core.outputs import write_text
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.experiments.graph import Graph, Network
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.score_steps import evaluations, read_evaluation
@@ -97,7 +96,7 @@ def _write_report(graph: Graph, ledger: Ledger, page: Path, table: str) -> bool:
         entries,
         {entry.model.name: load_for_evaluation(entry.folder) for entry in entries},
         [(split, load_spec(split.spec, split.split)) for split in graph.splits],
-        Protocol.of(evaluation),
+        evaluation,
         scores,
         {"All seeds, heads and ensembles": table},
     )

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from revt_hf.config.recipe import PROTOCOLS, Evaluation, Recipe, Target, load_recipe
+from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.recipe import Recipe, Target, load_recipe
 from revt_hf.config.sections import (
     BatchSize,
     ExpandedPath,
@@ -192,7 +193,7 @@ class Selection(_Titled):
     on: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("source",)
 
 
-class NamedProtocol(Evaluation):
+class NamedProtocol(Protocol):
     """A test protocol of one's own."""
 
     name: Annotated[str, Field(pattern=_NAME.pattern)]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json
 from revt_hf.core.processes import process_state
@@ -23,7 +24,7 @@ from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.cost import cost_of, device_name
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.predictor import Protocol, Segmenter
+from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.evaluation.scoring import as_segmenter, evaluate_models
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
@@ -74,7 +75,7 @@ def score(
     Raises:
         UserError: a model or a domain cannot be read.
     """
-    protocol = Protocol.of(graph.protocols[_score(group[0]).protocol])
+    protocol = graph.protocols[_score(group[0]).protocol]
     evaluate = graph.experiment.evaluate
     since = time.perf_counter()
     networks = {step.id: _network(step, graph) for step in group}
@@ -217,7 +218,7 @@ def _cost(
         [m.config.depths, m.config.hidden_sizes, m.config.decoder_hidden_size]
         for m in segmenter.models
     ]
-    key = json.dumps([network.combine, built, size, asdict(protocol)])
+    key = json.dumps([network.combine, built, size, protocol.model_dump(mode="json")])
     if key not in _COSTS:
         _COSTS[key] = asdict(cost_of(segmenter, size, protocol))
     return _COSTS[key]

@@ -12,7 +12,8 @@ A step's ``id`` is also where its result lies, below the experiment's folder:
 Ensembles have no step: they are networks (``ensembles/...``) that are scored.
 """
 
-from revt_hf.config.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
+from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.graph import (
@@ -160,7 +161,7 @@ def _add_scores(graph: Graph, recipe: Recipe | None) -> None:
     for protocol in evaluate.protocols:
         if isinstance(protocol, NamedProtocol):
             values = protocol.model_dump(exclude={"name"})
-            graph.protocols[protocol.name] = Evaluation.model_validate(values)
+            graph.protocols[protocol.name] = Protocol.model_validate(values)
         else:
             chosen = recipe.evaluation if protocol == "recipe" else PROTOCOLS[protocol]
             graph.protocols[protocol] = chosen

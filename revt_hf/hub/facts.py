@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.config.recipe import Evaluation, Recipe, Source
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label
@@ -48,7 +49,7 @@ class ModelCardFacts:
     repo_id: str
     license: str
     architecture: str
-    evaluation: Evaluation
+    evaluation: Protocol
     processor_size: tuple[int, int] | None = None
     recipe: Recipe | None = None
     recipe_text: str | None = None

@@ -8,7 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
-from revt_hf.config.recipe import PROTOCOLS, DomainSpec, Evaluation
+from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.hub.card_check import check_card
@@ -223,8 +224,8 @@ def _command(facts: ModelCardFacts) -> str:
     return shell_line(words)
 
 
-def _protocol(evaluation: Evaluation) -> list[str]:
-    if evaluation == Evaluation(max_size=evaluation.max_size):
+def _protocol(evaluation: Protocol) -> list[str]:
+    if evaluation == Protocol(max_size=evaluation.max_size):
         max_size = evaluation.max_size
         return ["--max-size", "native" if max_size is None else "{}x{}".format(*max_size)]
     names = [name for name, known in PROTOCOLS.items() if known == evaluation]

@@ -9,13 +9,13 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Source
 from revt_hf.core.outputs import check_output
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging.recalibration import recalibrate
@@ -71,7 +71,7 @@ def recalibrate_command(
     labels = [split.label for split in source_splits(sources)] if score_val else []
     rows = spread_images(sources, images)
     held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
-    protocol = Protocol.of(recorded_evaluation([model]))
+    protocol = recorded_evaluation([model])
     before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="image", desc="recalibrate", disable=quiet) as progress:
         named = [source.model_dump(mode="json", exclude={"val"}) for source in sources]

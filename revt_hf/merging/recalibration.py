@@ -6,7 +6,6 @@ member's features. Source images are all that is needed to set them right.
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,12 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -166,7 +166,7 @@ def recalibrate(
             "kind": "recalibrated",
             "sources": [dict(entry) for entry in sources],
             "images": seen,
-            "protocol": asdict(protocol),
+            "protocol": protocol.model_dump(mode="json"),
             "before": before,
             "after": tensors_sha256(scratch / WEIGHTS_FILE),
             "revt_hf": __version__,

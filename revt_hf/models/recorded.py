@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, open_checkpoint
-from revt_hf.config.recipe import PROTOCOLS, Evaluation, Recipe, load_recipe
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.markers import is_listed
 from revt_hf.core.outputs import read_json_object
@@ -51,7 +52,7 @@ def _is_ours(path: Path) -> bool:
         return True
 
 
-def recorded_evaluation(models: Sequence[str | Path], **changes: Any) -> Evaluation:
+def recorded_evaluation(models: Sequence[str | Path], **changes: Any) -> Protocol:
     """The test protocol that the models' folders name, else the original's (max_size 1024x512).
 
     A trained folder names it in ``recipe.yaml``, a merged one in ``merge.json``.
@@ -79,23 +80,22 @@ def recorded_evaluation(models: Sequence[str | Path], **changes: Any) -> Evaluat
     return next(iter(recorded.values()))
 
 
-def _short(evaluation: Evaluation) -> str:
+def _short(evaluation: Protocol) -> str:
     """Its name, or its fields that are not the default."""
-    names = [name for name, known in PROTOCOLS.items() if known == evaluation]
-    if names:
-        return names[0]
+    if evaluation.preset is not None:
+        return evaluation.preset
     changed = evaluation.model_dump(exclude_defaults=True)
     return ", ".join(f"{field} {value}" for field, value in changed.items())
 
 
-def _evaluation_of(folder: Path) -> Evaluation:
+def _evaluation_of(folder: Path) -> Protocol:
     recipe = recorded_recipe(folder)
     if recipe is not None:
         return recipe.evaluation
     path = folder / MERGE_FILE
     if not path.is_file():
-        return Evaluation()
+        return Protocol()
     try:
-        return Evaluation.model_validate(read_json_object(path)["evaluation"])
+        return Protocol.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error

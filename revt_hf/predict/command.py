@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_growing, growing_folder
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
@@ -19,7 +20,7 @@ from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.evaluation.command import chosen_protocol, load_for_evaluation
 from revt_hf.evaluation.loading import Row, same_size_batches
-from revt_hf.evaluation.predictor import Protocol, Segmenter, model_segmenter
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.sizes import minimum_side, too_small
 from revt_hf.predict.inputs import Input, find_inputs, read_image
 from revt_hf.predict.saving import KEPT, LEGENDS, Ids, Kept, Outputs, VideoOutputs
@@ -127,7 +128,7 @@ class Prediction:
         """The object that ``revt predict --json`` writes."""
         return {
             "models": dict(self.models),
-            "protocol": asdict(self.protocol),
+            "protocol": self.protocol.model_dump(mode="json"),
             "ids": self.ids,
             "images": [image.to_json() for image in self.images],
             "failed": [{"file": str(item.path), "reason": reason} for item, reason in self.failed],

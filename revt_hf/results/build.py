@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.labels import colourise
 from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.scoring import Evaluated, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.results.page import Curve, Model, Panel, Report, Scene

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from revt_hf.config.recipe import Evaluation
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.sections import validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.results.paper import PaperRow, paper_row
@@ -108,17 +108,17 @@ class Measurement(_Read):
     path: Path = Field(exclude=True)
 
     @property
-    def views(self) -> Evaluation:
+    def views(self) -> Protocol:
         """The protocol's values; those that an old file does not name are the defaults."""
-        known = {k: v for k, v in self.protocol.items() if k in Evaluation.model_fields}
-        return Evaluation.model_validate(known)
+        known = {k: v for k, v in self.protocol.items() if k in Protocol.model_fields}
+        return Protocol.model_validate(known)
 
     @model_validator(mode="after")
     def _known_protocol(self) -> "Measurement":
         try:
             _ = self.views
         except ValidationError as error:
-            sentence = validation_sentence(Evaluation, error, "protocol")
+            sentence = validation_sentence(Protocol, error, "protocol")
             raise ValueError(sentence) from error
         return self
 

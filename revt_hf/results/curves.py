@@ -8,7 +8,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains.corrupting import KINDS, SEVERITIES
 from revt_hf.data.domains.corruptions import NAME, Corruption, corruption_of
 from revt_hf.results.collect import Measurement
-from revt_hf.results.entries import Entry, entries_of, protocol_name, protocol_words
+from revt_hf.results.entries import Entry, entries_of, protocol_name
 from revt_hf.results.rows import check_subset
 from revt_hf.results.summary import Spread
 
@@ -118,7 +118,7 @@ def build_curves(
 
 
 def _protocol(entry: Entry) -> str:
-    return protocol_name(entry.measurement) or protocol_words(entry.views)
+    return protocol_name(entry.measurement) or entry.views.text
 
 
 def _points(

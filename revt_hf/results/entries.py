@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from revt_hf.config.recipe import PROTOCOLS, Evaluation
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.results.collect import Cost, DomainScore, Measurement, Selected
 
@@ -31,7 +31,7 @@ class Entry:
     selection: Selected | None = None
 
     @property
-    def views(self) -> Evaluation:
+    def views(self) -> Protocol:
         """The protocol's values."""
         return self.measurement.views
 
@@ -113,18 +113,7 @@ def by_source(
 
 def protocol_name(measurement: Measurement) -> str | None:
     """What a protocol is called: a known one by its values, another as its experiment says."""
-    for name, values in PROTOCOLS.items():
-        if values == measurement.views:
-            return name
+    if measurement.views.preset is not None:
+        return measurement.views.preset
     # "recipe" is another protocol in each experiment.
     return None if measurement.protocol_name == "recipe" else measurement.protocol_name
-
-
-def protocol_words(values: Evaluation) -> str:
-    """A protocol's values, such as ``1024x512, scales 0.5 1.0, flip``."""
-    parts = ["native size" if values.max_size is None else "x".join(map(str, values.max_size))]
-    if values.window is not None:
-        parts.append(f"windows of {values.window} every {values.stride}")
-    if values.scales != (1.0,):
-        parts.append(f"scales {' '.join(map(str, values.scales))}")
-    return ", ".join([*parts, *(["flip"] if values.flip else [])])

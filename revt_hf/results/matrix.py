@@ -3,10 +3,10 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from revt_hf.config.recipe import PROTOCOLS, Evaluation
+from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.results.collect import Measurement
-from revt_hf.results.entries import Entry, by_source, entries_of, protocol_name, protocol_words
+from revt_hf.results.entries import Entry, by_source, entries_of, protocol_name
 from revt_hf.results.notes import compared, notes_of
 from revt_hf.results.paper import DOMAINS, ROWS
 from revt_hf.results.rows import (
@@ -64,12 +64,12 @@ def _check_names_of_protocols(entries: Sequence[Entry]) -> None:
             if name is not None and first.views != entry.views:
                 raise UserError(
                     f"{not_averaged(first, entry, label)}: their protocol '{name}' is "
-                    f"{protocol_words(first.views)} and {protocol_words(entry.views)}; keep one"
+                    f"{first.views.text} and {entry.views.text}; keep one"
                 )
 
 
 def _table(
-    views: Evaluation, sources: tuple[str, ...], entries: Sequence[Entry], options: TableOptions
+    views: Protocol, sources: tuple[str, ...], entries: Sequence[Entry], options: TableOptions
 ) -> ResultTable:
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
@@ -82,7 +82,7 @@ def _table(
     targets = [label for label in labels if label not in sources]
     rows = [row_of(group, labels, targets, options) for group in groups.values()]
     name = protocol_name(entries[0].measurement)
-    words = protocol_words(views)
+    words = views.text
     return ResultTable(
         views,
         f"{name} ({words})" if name else words,
@@ -119,7 +119,7 @@ def _with_paper(tables: Sequence[ResultTable], options: TableOptions) -> list[Re
         done.append(replace(table, rows=(*table.rows, *mine), columns=(*table.columns, *more)))
     if missing:
         values = PROTOCOLS["paper"]
-        protocol = f"published ({protocol_words(values)})"
+        protocol = f"published ({values.text})"
         columns = tuple(map(Column, DOMAINS))
         done.append(ResultTable(values, protocol, (), options.classes, columns, tuple(missing)))
     return done

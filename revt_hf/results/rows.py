@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from revt_hf.config.recipe import Evaluation
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import SUBSETS
 from revt_hf.results.entries import Entry
@@ -130,7 +130,7 @@ class ResultTable:
         notes: sentences to stand below.
     """
 
-    views: Evaluation
+    views: Protocol
     protocol: str
     sources: tuple[str, ...]
     classes: str | None

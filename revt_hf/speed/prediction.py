@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.memory import available_mib
 from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import bytes_of, flops_of, parameters_of, peak_mib
-from revt_hf.evaluation.predictor import Protocol, Segmenter, prepare
+from revt_hf.evaluation.predictor import Segmenter, prepare
 from revt_hf.speed.attempts import OUT_OF_MEMORY, attempted
 from revt_hf.speed.batches import LARGEST, BestBatch, best_batches
 from revt_hf.speed.networks import smooth_image
@@ -58,7 +59,7 @@ class InferenceOptions:
     @property
     def protocol(self) -> Protocol:
         """How the image reaches the network."""
-        return Protocol(self.max_size)
+        return Protocol(max_size=self.max_size)
 
 
 @dataclass(frozen=True)

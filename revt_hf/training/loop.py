@@ -23,7 +23,6 @@ from revt_hf.core.outputs import locked, write_json
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.data.domains import domain_label
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.models.folded_head import fold_, folded
 from revt_hf.training.batch_norm import (
@@ -164,7 +163,7 @@ class _Run:
         self._parts = parts
         self._batch = record.effective_batch
         self._batch_norm: Statistics = record.batch_norm
-        self._protocol = Protocol.of(recipe.evaluation)
+        self._protocol = recipe.evaluation
 
     def train(self) -> None:
         settings, accelerator = self._recipe.train, self._accelerator

@@ -10,7 +10,6 @@ from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.loading import check_labelled, load_labelled
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.models.load import build_model
 from revt_hf.training.data import check_crops, load_training
@@ -64,7 +63,7 @@ def check_parts(recipe: Recipe, parts: RunParts) -> None:
     Raises:
         UserError: naming the first of them.
     """
-    minimum, protocol = minimum_side([parts.model]), Protocol.of(recipe.evaluation)
+    minimum, protocol = minimum_side([parts.model]), recipe.evaluation
     for source, rows in zip(recipe.sources, parts.held_out, strict=False):
         check_sizes(rows, domain_label(source, source.val), protocol, minimum)
     check_crops(parts.images, recipe.augmentation, recipe.train.batch_size, minimum)

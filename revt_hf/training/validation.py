@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.data.resize import resize_label_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, class_map
 from revt_hf.evaluation.confusion import confusion_matrix
 from revt_hf.evaluation.loading import image_batches
-from revt_hf.evaluation.predictor import Protocol, prepare, sliding_logits
+from revt_hf.evaluation.predictor import prepare, sliding_logits
 from revt_hf.training.loss import segmentation_loss
 
 

@@ -10,9 +10,10 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.evaluation.predictor import prepare
 from tests.helpers.tiny_members import changed, random_image, saved
 
 ROWS = np.random.default_rng(0).permutation(len(CLASSES))
@@ -32,7 +33,7 @@ def _permuted(source, folder):
 
 
 def _logits(members):
-    pixels = prepare(random_image(0), Protocol(None))
+    pixels = prepare(random_image(0), Protocol(max_size=None))
     with Blender([str(member) for member in members]) as blender, torch.no_grad():
         head, blend = blender.head(1), Blend((0, 1))
         blender.blend_encoder(blend)

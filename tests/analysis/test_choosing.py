@@ -13,8 +13,9 @@ from revt_hf.analysis.choosing import (
     projected,
     search_weights,
 )
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.evaluation.predictor import predict
 from tests.helpers.tiny_members import changed, data_of, rows, saved
 
 
@@ -124,7 +125,7 @@ def networks(tmp_path_factory):
         blender.blend_encoder(Blend((1, 2)))
         blender.model.decode_head = blender.head(1)
         model = blender.model
-        images = rows(2, lambda image: predict(model, image, Protocol(None)))
+        images = rows(2, lambda image: predict(model, image, Protocol(max_size=None)))
     return folders, images
 
 
@@ -143,7 +144,7 @@ def test_the_search_finds_the_better_corner(networks):
         blender.blend_encoder(Blend((2,)))
         blender.model.decode_head = blender.head(2)
         model = blender.model
-        images = rows(1, lambda image: predict(model, image, Protocol(None)))
+        images = rows(1, lambda image: predict(model, image, Protocol(max_size=None)))
     with Blender(folders) as blender:
         judge = Judge(blender, data_of(images), head=3)
         choice = search_weights(judge, 7)

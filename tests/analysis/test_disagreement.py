@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from revt_hf.analysis.disagreement import Counts, different_classes, disagreement, votes_for
-from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.config.protocol import Protocol
+from revt_hf.evaluation.predictor import predict
 from tests.helpers.tiny_members import data_of, rows, saved, tiny_model
 
 # Members' decisions on six pixels, then the merge's and the truth.
@@ -75,7 +76,7 @@ def test_of_models_and_images(tmp_path):
     found = disagreement(folders[:2], folders[2], data_of(images), 2, lambda: calls.append(1))
     assert len(calls) == 9
     first, second, merged = (
-        [predict(tiny_model(seed), row["image"], Protocol(None)) for row in images]
+        [predict(tiny_model(seed), row["image"], Protocol(max_size=None)) for row in images]
         for seed in range(3)
     )
     shares = [float((a != b).mean()) for a, b in zip(first, second, strict=True)]

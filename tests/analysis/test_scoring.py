@@ -11,7 +11,8 @@ from torch.nn import functional
 from revt_hf.analysis.blend_scores import load_data, score_heads
 from revt_hf.analysis.blending import Blend, Blender
 from revt_hf.checkpoints.names import disk_name
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.config.protocol import Protocol
+from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.scoring import evaluate_models
 from revt_hf.merging.average import merge
 from revt_hf.merging.plan import MergeSpec, Rule
@@ -29,10 +30,10 @@ def members(tmp_path_factory):
 @pytest.mark.parametrize(
     "protocol",
     [
-        Protocol(None),
-        Protocol((96, 48)),
-        Protocol(None, window=64, stride=48),
-        Protocol((128, 64), scales=(0.5, 1.0), flip=True),
+        Protocol(max_size=None),
+        Protocol(max_size=(96, 48)),
+        Protocol(max_size=None, window=64, stride=48),
+        Protocol(max_size=(128, 64), scales=(0.5, 1.0), flip=True),
     ],
 )
 def test_miou_is_what_revt_evaluate_gives(protocol):
@@ -56,7 +57,7 @@ def test_the_loss_is_the_mean_over_all_labelled_pixels_of_the_split():
     logits, labels = [], []
     with torch.inference_mode():
         for row in images:
-            small = model(pixel_values=prepare(row["image"], Protocol(None))).logits
+            small = model(pixel_values=prepare(row["image"], Protocol(max_size=None))).logits
             logits.append(functional.interpolate(small, size=(64, 128), mode="bilinear"))
             labels.append(torch.from_numpy(row["label"]).long()[None])
     expected = functional.cross_entropy(torch.cat(logits), torch.cat(labels), ignore_index=255)
@@ -80,7 +81,7 @@ def test_several_splits_count_alike():
 def test_fewer_images_are_spread_and_are_other_data():
     split = data_of([]).splits[0]
     split.spec.options["val_images"] = 5
-    few, many = (load_data([split], Protocol(None), count) for count in (3, None))
+    few, many = (load_data([split], Protocol(max_size=None), count) for count in (3, None))
     split.spec.options["val_images"] = 2
     names = [row["name"] for row in many.rows[0]]
     assert [row["name"] for row in few.rows[0]] == [names[0], names[2], names[4]]

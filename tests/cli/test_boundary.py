@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from revt_hf.cli.main import main
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError, printable
 from revt_hf.evaluation.loading import image_batches
-from revt_hf.evaluation.predictor import Protocol
 
 WORKING = """
 import sys, time
@@ -116,7 +116,7 @@ def test_a_signal_while_processes_start_is_not_lost():
 LOADING = """
 import time
 from revt_hf.cli import main as cli
-from revt_hf.evaluation.predictor import Protocol
+from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.loading import image_batches
 class Images:
     def __len__(self):
@@ -124,7 +124,7 @@ class Images:
     def __getitem__(self, index):
         print("begun", flush=True)
         time.sleep(600)
-cli._call = lambda _: list(image_batches(Images(), range(2), Protocol(None), 1, 1))
+cli._call = lambda _: list(image_batches(Images(), range(2), Protocol(max_size=None), 1, 1))
 cli.main([])
 """
 
@@ -142,7 +142,7 @@ class _Ending:
 
 def test_a_worker_that_is_ended_is_one_sentence(monkeypatch, capsys):
     def work(_):
-        return len(list(image_batches(_Ending(), range(2), Protocol(None), 1, 1)))
+        return len(list(image_batches(_Ending(), range(2), Protocol(max_size=None), 1, 1)))
 
     monkeypatch.setattr("revt_hf.cli.main._call", work)
     code, _, error = revt(capsys)

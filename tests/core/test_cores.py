@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core import cores
 from revt_hf.core.cores import core_count, worker_count
 from revt_hf.data_tools import parallel
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.evaluation.loading import image_batches
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.training.data import training_loader
 
 
@@ -48,7 +48,7 @@ def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
     monkeypatch.setattr(cores, "core_count", lambda: 1)
     started = []
     monkeypatch.setattr(DataLoader, "__iter__", lambda self: iter(started.append(self) or ()))
-    list(image_batches(_Threads(), range(2), Protocol(None), 1, workers=100_000))
+    list(image_batches(_Threads(), range(2), Protocol(max_size=None), 1, workers=100_000))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loader = training_loader(_Threads(), 1, workers=100_000, first_position=0)
@@ -85,7 +85,7 @@ def four_threads():
 
 
 def test_workers_use_one_opencv_thread(four_threads):
-    batches = image_batches(_Threads(), range(2), Protocol(None), 1, workers=1)
+    batches = image_batches(_Threads(), range(2), Protocol(max_size=None), 1, workers=1)
     assert {int(row["image"].max()) for batch in batches for row in batch} == {1}
     loaded = training_loader(_Threads(), 1, workers=1, first_position=0)
     assert {int(batch["image"].max()) for batch in loaded} == {1}

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.cost import cost_of, flops_of, parameters_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from tests.helpers.networks import tiny_model
 
-NATIVE = Protocol(None)
+NATIVE = Protocol(max_size=None)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,10 @@ def test_flops_are_those_of_every_product(models):
 def test_flops_follow_the_protocol(models):
     single = model_segmenter(models[0])
     one = flops_of(single, (64, 64), NATIVE)
-    assert flops_of(single, (128, 128), Protocol((64, 64))) == one
-    assert flops_of(single, (64, 64), Protocol(None, flip=True)) == 2 * one
-    assert flops_of(single, (64, 96), Protocol(None, window=64, stride=48)) == 2 * one
-    twice = Protocol((64, 64), scales=(1.0, 2.0))
+    assert flops_of(single, (128, 128), Protocol(max_size=(64, 64))) == one
+    assert flops_of(single, (64, 64), Protocol(max_size=None, flip=True)) == 2 * one
+    assert flops_of(single, (64, 96), Protocol(max_size=None, window=64, stride=48)) == 2 * one
+    twice = Protocol(max_size=(64, 64), scales=(1.0, 2.0))
     assert flops_of(single, (64, 64), twice) == one + flops_of(single, (128, 128), NATIVE)
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
-from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from revt_hf.evaluation.predictor import predict, prepare
 from tests.helpers.networks import full_size, random_image, same_but_ties, tiny_model
 
 pytestmark = pytest.mark.numeric
@@ -87,7 +88,10 @@ def test_they_differ_from_each_other_and_from_their_members(models):
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
-@pytest.mark.parametrize("protocol", [PROTOCOL, Protocol(None, 48, 32, (0.5, 1.0), True)])
+@pytest.mark.parametrize(
+    "protocol",
+    [PROTOCOL, Protocol(max_size=None, window=48, stride=32, scales=(0.5, 1.0), flip=True)],
+)
 def test_an_ensemble_of_a_model_with_itself_is_the_model(models, combine, protocol):
     ours = ensemble_segmenter([models[0]] * 2, combine).class_map(IMAGE, protocol)
     assert (ours != predict(models[0], IMAGE, protocol)).mean() < 1e-3

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from revt_hf.config.recipe import PROTOCOLS, Evaluation, parse_recipe
+from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.markers import mark_output
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.command import chosen_protocol
-from revt_hf.evaluation.predictor import Protocol
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import TINY
@@ -48,7 +48,7 @@ def test_a_recipes_section_is_a_name_or_fields():
     # What is saved beside a result reads back as the same.
     resolved = yaml.safe_load(_recipe("multi-scale").to_yaml())["evaluation"]
     assert _recipe(resolved).evaluation == PROTOCOLS["multi-scale"]
-    assert PROTOCOLS["paper"] == Evaluation()
+    assert PROTOCOLS["paper"] == Protocol()
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,15 @@ def test_what_cannot_be_used_is_one_sentence(evaluation, words):
 
 
 def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
-    slide = Protocol(None, 1024, 768)
+    slide = Protocol(max_size=None, window=1024, stride=768)
     assert chosen_protocol([recorded], None) == slide
-    assert chosen_protocol([recorded], "96x48") == Protocol((96, 48), 1024, 768)
-    assert chosen_protocol([recorded], None, "native") == Protocol(None)
+    assert chosen_protocol([recorded], "96x48") == Protocol(
+        max_size=(96, 48), window=1024, stride=768
+    )
+    assert chosen_protocol([recorded], None, "native") == Protocol(max_size=None)
     assert chosen_protocol([models[0]], None) == Protocol()
     multi = chosen_protocol([models[0]], "native", "multi-scale")
-    assert multi == Protocol(None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
+    assert multi == Protocol(max_size=None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
     with pytest.raises(UserError, match=r"sliding: slide, .*a: published\): pass --protocol"):
         chosen_protocol([recorded, models[0]], None)
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):

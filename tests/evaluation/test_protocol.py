@@ -6,7 +6,8 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import memory_names
-from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from revt_hf.config.protocol import Protocol
+from revt_hf.evaluation.predictor import predict, prepare
 from tests.conftest import golden_file
 
 pytestmark = pytest.mark.numeric
@@ -54,4 +55,4 @@ def test_class_map_is_the_originals(golden, model):
 
 def test_native_size_is_not_resized(golden):
     image = golden["image_rgb"]
-    assert prepare(image, Protocol(None)).shape[2:] == image.shape[:2]
+    assert prepare(image, Protocol(max_size=None)).shape[2:] == image.shape[:2]

@@ -6,6 +6,7 @@ import evaluate
 import numpy as np
 import pytest
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation import scoring as runner
@@ -13,7 +14,6 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.metric import MeanIoU
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.scoring import confusion_of, evaluate_models
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.models.load import network_sha256
@@ -22,7 +22,7 @@ from tests.helpers.networks import row, tiny_model
 SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)
 SIZES = [(64, 96), (64, 96), (64, 96), (32, 64), (64, 96), (128, 192), (48, 48)]
 IMAGES = [row(*size, seed) for seed, size in enumerate(SIZES)]
-PROTOCOL = Protocol((96, 64))
+PROTOCOL = Protocol(max_size=(96, 64))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_images_of_one_network_size_go_together():
         batches = image_batches(IMAGES, range(len(IMAGES)), protocol, batch_size, 0)
         return [[int(one["name"]) for one in batch] for batch in batches]
 
-    assert groups(Protocol(None), 2) == [[0, 1], [2], [3], [4], [5], [6]]
+    assert groups(Protocol(max_size=None), 2) == [[0, 1], [2], [3], [4], [5], [6]]
     # 64x96 and 128x192 are the same once they are resized.
     assert groups(PROTOCOL, 4) == [[0, 1, 2], [3], [4, 5], [6]]
     assert groups(PROTOCOL, 1) == [[n] for n in range(7)]

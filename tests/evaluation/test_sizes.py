@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain
-from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.evaluation.sizes import check_sizes, minimum_side, too_small
 from tests.helpers.networks import tiny_model
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from revt_hf.config.recipe import PROTOCOLS
+from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.evaluation.predictor import (
-    Protocol,
     model_segmenter,
     network_sizes,
     predict,
@@ -17,7 +16,7 @@ from tests.helpers.networks import full_size, random_image, same_but_ties, tiny_
 
 pytestmark = pytest.mark.numeric
 
-SLIDE = Protocol(None, window=32, stride=24)
+SLIDE = Protocol(max_size=None, window=32, stride=24)
 
 
 def _windows_of(size, protocol):
@@ -78,24 +77,26 @@ def test_overlaps_are_the_mean_of_their_windows():
 
 def test_a_window_as_large_as_the_image_changes_nothing():
     model, image = tiny_model(0), random_image(48, 64)
-    whole = predict(model, image, Protocol(None))
-    assert (predict(model, image, Protocol(None, window=64, stride=32)) == whole).all()
-    assert (predict(model, image, Protocol(None, window=32, stride=24)) != whole).any()
+    whole = predict(model, image, Protocol(max_size=None))
+    assert (predict(model, image, Protocol(max_size=None, window=64, stride=32)) == whole).all()
+    assert (predict(model, image, Protocol(max_size=None, window=32, stride=24)) != whole).any()
 
 
 def test_windows_are_cut_from_the_resized_image():
     image = random_image(64, 128)
-    assert network_sizes((64, 128), Protocol((64, 32), 32, 24)) == ((32, 64),)
-    small = predict(tiny_model(0), image, Protocol((64, 32), 32, 24))
+    assert network_sizes((64, 128), Protocol(max_size=(64, 32), window=32, stride=24)) == (
+        (32, 64),
+    )
+    small = predict(tiny_model(0), image, Protocol(max_size=(64, 32), window=32, stride=24))
     assert small.shape == (64, 128)
     assert (small != predict(tiny_model(0), image, SLIDE)).any()
 
 
 def test_scales_multiply_the_bound_or_the_image():
-    protocol = Protocol.of(PROTOCOLS["multi-scale"])
+    protocol = PROTOCOLS["multi-scale"]
     sizes = network_sizes((1024, 2048), protocol)
     assert sizes == ((256, 512), (384, 768), (512, 1024), (640, 1280), (768, 1536), (896, 1792))
-    native = Protocol(None, scales=(0.5, 1, 1.5))
+    native = Protocol(max_size=None, scales=(0.5, 1, 1.5))
     assert network_sizes((100, 80), native) == ((50, 40), (100, 80), (150, 120))
     assert prepare(random_image(100, 80), native, 1.5).shape[2:] == (150, 120)
 
@@ -103,7 +104,9 @@ def test_scales_multiply_the_bound_or_the_image():
 @pytest.mark.parametrize("window", [None, 48])
 def test_multi_scale_and_flip_average_the_probabilities_of_all_views(window):
     model, image = tiny_model(0), random_image(60, 90)
-    protocol = Protocol((128, 64), window, window and 32, scales=(0.5, 1.0, 1.75), flip=True)
+    protocol = Protocol(
+        max_size=(128, 64), window=window, stride=window and 32, scales=(0.5, 1.0, 1.75), flip=True
+    )
     segmenter = model_segmenter(model)
     total = torch.zeros(19, 60, 90)
     with torch.inference_mode():
@@ -125,8 +128,8 @@ def test_flip_makes_the_result_equivariant():
         there, back = predict(model, image, protocol), predict(model, mirrored, protocol)
         return (there != back[:, ::-1]).mean()
 
-    assert differ(Protocol(None, flip=True)) < 1e-3
-    assert differ(Protocol(None)) > 0.05
+    assert differ(Protocol(max_size=None, flip=True)) < 1e-3
+    assert differ(Protocol(max_size=None)) > 0.05
 
 
 @pytest.mark.parametrize(
@@ -134,11 +137,11 @@ def test_flip_makes_the_result_equivariant():
 )
 def test_each_field_changes_the_class_map(change):
     model, image = tiny_model(0), random_image(64, 96)
-    usual = predict(model, image, Protocol(None))
-    assert (predict(model, image, Protocol(None, **change)) != usual).any()
+    usual = predict(model, image, Protocol(max_size=None))
+    assert (predict(model, image, Protocol(max_size=None, **change)) != usual).any()
 
 
 def test_the_stride_changes_the_class_map():
     model, image = tiny_model(0), random_image(64, 96)
-    maps = [predict(model, image, Protocol(None, window=32, stride=n)) for n in (16, 32)]
+    maps = [predict(model, image, Protocol(max_size=None, window=32, stride=n)) for n in (16, 32)]
     assert (maps[0] != maps[1]).any()

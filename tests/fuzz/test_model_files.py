@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from revt_hf.checkpoints.description import read_normalisation
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.evaluation.predictor import prepare
 from revt_hf.models.load import build_model, load_model
 from revt_hf.training.result import image_processor
 from tests.helpers.mutate import COUNT, cases, mutated_bytes, mutated_json, reads_or_refuses
@@ -58,7 +59,9 @@ def test_image_processors(copy):
     found = [normalisation for normalisation in read if normalisation is not None]
     assert 0 < len(found) < COUNT
     for normalisation in found:
-        pixels = prepare(np.zeros((32, 32, 3), np.uint8), Protocol(None), 1.0, normalisation)
+        pixels = prepare(
+            np.zeros((32, 32, 3), np.uint8), Protocol(max_size=None), 1.0, normalisation
+        )
         assert pixels.isfinite().all()
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from revt_hf.cli.main import main
+from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation import cost
-from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import command as model_speed
@@ -118,11 +119,11 @@ def test_cost(members, monkeypatch):
     monkeypatch.setattr(cost, "measured_in_own_process", lambda *_: 1.0)
     with fake_accelerator():
         segmenter = model_segmenter(load_model(members[0]).to(DEVICE))
-        assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(None)).device
+        assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
 
 
 def test_sliding_windows(members):
-    image, protocol = random_image(0), Protocol(None, window=48, stride=32, flip=True)
+    image, protocol = random_image(0), Protocol(max_size=None, window=48, stride=32, flip=True)
     expected = model_segmenter(load_model(members[0])).class_map(image, protocol)
     with fake_accelerator():
         found = model_segmenter(load_model(members[0]).to(DEVICE)).class_map(image, protocol)

@@ -8,8 +8,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from revt_hf.analysis.blend_scores import Data
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Model
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.models.load import build_model
 from tests.helpers.tiny import TINY
@@ -71,7 +71,7 @@ def data_of(images, protocol=None, is_source=True):
     """Images as data of a source (or a target)."""
     spec = DomainSpec(domain="streets", options=STREETS)
     split = SplitSpec(spec, "val", is_source)
-    return Data((split,), (images,), protocol or Protocol(None))
+    return Data((split,), (images,), protocol or Protocol(max_size=None))
 
 
 def read_json(path):

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf import __version__
 from revt_hf.cli.app import app
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import requested_splits
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.hub.bundle import check_model
 from revt_hf.hub.model_card import MARKER, ModelCardFacts, card_text, check_card
 from revt_hf.hub.push import PushOptions, push
@@ -323,7 +323,7 @@ def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
     sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
     for name in ("revt", "base"):
         source = getattr(models, name)
-        recalibrate(source, tmp_path / name, images, Protocol(None), sources=sources)
+        recalibrate(source, tmp_path / name, images, Protocol(max_size=None), sources=sources)
         check_model(tmp_path / name)
         text = card(tmp_path / name)
         assert "Then recalibrated on 3 images of streets: mean and variance" in text
@@ -340,7 +340,9 @@ def test_a_merge_of_merges_is_told_as_such(models, tmp_path):
     images = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
     sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
     for name in ("revt", "base"):
-        recalibrate(getattr(models, name), tmp_path / name, images, Protocol(None), sources=sources)
+        recalibrate(
+            getattr(models, name), tmp_path / name, images, Protocol(max_size=None), sources=sources
+        )
     merge([tmp_path / "base", models.pixmix], tmp_path / "flat")
     text = card(tmp_path / "flat")
     assert "a [ReVT](https://arxiv.org/abs/2308.13331) of 2 fine-tuned models (1 recalibr" in text

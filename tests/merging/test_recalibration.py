@@ -10,9 +10,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.cli.checkpoints import inspect
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.labels import CLASSES
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
 from revt_hf.merging.record import read_merge_record, recorded_changes, spec_from_record
@@ -40,11 +41,11 @@ def images():
 
 
 def test_statistics_are_those_of_the_layers_input(model, images):
-    recalibrate_model(model, images, Protocol(None))
+    recalibrate_model(model, images, Protocol(max_size=None))
     layer = model.decode_head.batch_norm
     seen = []
     layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    batch = torch.cat([prepare(row["image"], Protocol(None)) for row in images])
+    batch = torch.cat([prepare(row["image"], Protocol(max_size=None)) for row in images])
     with torch.inference_mode():
         model(pixel_values=batch)
     torch.testing.assert_close(layer.running_mean, seen[0].mean((0, 2, 3)), atol=1e-6, rtol=1e-5)
@@ -71,7 +72,7 @@ def merged(model, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_the_statistics_change(model, images, tmp_path, dtype):
     saved(model, tmp_path / "model", dtype)
-    recalibrate(tmp_path / "model", tmp_path / "out", images, Protocol(None))
+    recalibrate(tmp_path / "model", tmp_path / "out", images, Protocol(max_size=None))
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("model", "out"))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed == STATISTICS
@@ -82,8 +83,8 @@ def test_only_the_statistics_change(model, images, tmp_path, dtype):
 
 def test_the_record_says_what_was_done(merged, images, tmp_path):
     once, twice = tmp_path / "once", tmp_path / "twice"
-    recalibrate(merged, once, images, Protocol(None), sources=SOURCES)
-    recalibrate(once, twice, images[:1], Protocol(None), sources=SOURCES)
+    recalibrate(merged, once, images, Protocol(max_size=None), sources=SOURCES)
+    recalibrate(once, twice, images[:1], Protocol(max_size=None), sources=SOURCES)
     record = read_merge_record(twice / "merge.json")
     first, second = record["changes"]
     assert (first["kind"], first["images"], second["images"]) == ("recalibrated", 4, 1)
@@ -97,8 +98,10 @@ def test_the_record_says_what_was_done(merged, images, tmp_path):
 
 
 def test_a_merge_of_merges_keeps_what_its_members_are(model, merged, images, tmp_path, capsys):
-    recalibrate(merged, tmp_path / "again", images, Protocol(None), sources=SOURCES)
-    recalibrate(tmp_path / "a", tmp_path / "new-a", images[:2], Protocol(None), sources=SOURCES)
+    recalibrate(merged, tmp_path / "again", images, Protocol(max_size=None), sources=SOURCES)
+    recalibrate(
+        tmp_path / "a", tmp_path / "new-a", images[:2], Protocol(max_size=None), sources=SOURCES
+    )
     nested = merge([tmp_path / name for name in ("again", "new-a", "b")], tmp_path / "nested")
     over = merge([nested / "model.safetensors", tmp_path / "b"], tmp_path / "over")
     entries = read_merge_record(nested / "merge.json")["members"]
@@ -130,7 +133,7 @@ def test_a_member_that_its_record_does_not_describe_is_refused(merged, tmp_path)
 
 
 def test_a_trained_model_has_a_record_of_its_own(model, images, tmp_path):
-    recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", images, Protocol(None))
+    recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", images, Protocol(max_size=None))
     assert not (tmp_path / "out" / "merge.json").exists()
     assert [change["images"] for change in recorded_changes(tmp_path / "out")] == [4]
 
@@ -139,7 +142,7 @@ def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):
     saved(model, tmp_path / "m")
     (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
     with pytest.warns(DataWarning, match="no recipe of revt"):
-        recalibrate(tmp_path / "m", tmp_path / "out", images[:1], Protocol(None))
+        recalibrate(tmp_path / "m", tmp_path / "out", images[:1], Protocol(max_size=None))
     assert not (tmp_path / "out" / "recipe.yaml").exists()
 
 
@@ -149,7 +152,7 @@ def test_weights_that_the_record_does_not_describe_are_refused(merged, images, t
     state["decode_head.classifier.bias"] += 1
     save_file(state, path)
     with pytest.raises(UserError, match=r"merge\.json does not describe the weights beside it"):
-        recalibrate(merged, tmp_path / "out", images, Protocol(None))
+        recalibrate(merged, tmp_path / "out", images, Protocol(max_size=None))
     assert not (tmp_path / "out").exists()
 
 
@@ -160,17 +163,19 @@ def test_a_model_that_changes_meanwhile_is_refused(merged, images, tmp_path, nam
         (merged / name).write_bytes(content)
 
     with pytest.raises(UserError, match=rf"{name} changed while it was read"):
-        recalibrate(merged, tmp_path / "out", images, Protocol(None), on_image=change)
+        recalibrate(merged, tmp_path / "out", images, Protocol(max_size=None), on_image=change)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folders_weights_by_themselves_are_no_folder(merged, images, tmp_path):
     with pytest.raises(UserError, match="single file: give a folder"):
-        recalibrate(merged / "model.safetensors", tmp_path / "out", images, Protocol(None))
+        recalibrate(merged / "model.safetensors", tmp_path / "out", images, Protocol(max_size=None))
 
 
 def test_outputs_are_not_destroyed(model, images, tmp_path):
     model.save_pretrained(tmp_path / "model")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="is or holds the input"):
-            recalibrate(tmp_path / "model", tmp_path / "model", images, Protocol(None), overwrite)
+            recalibrate(
+                tmp_path / "model", tmp_path / "model", images, Protocol(max_size=None), overwrite
+            )

@@ -8,12 +8,13 @@ from torch import nn
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.cost import flops_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.predictor import Protocol, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfold_
 from revt_hf.models.load import SIZES, build_model, for_inference_, load_model
 from tests.helpers.tiny import TINY
@@ -170,14 +171,14 @@ def test_it_compiles_as_one_graph():
 def test_operations_are_counted_as_they_run():
     model = tiny_model(0)
     single, size = model_segmenter(model), (64, 128)
-    ordinary = flops_of(single, size, Protocol(None))
+    ordinary = flops_of(single, size, Protocol(max_size=None))
     width, pixels = model.config.decoder_hidden_size, 64 * 128 // 16
     # One fuse of four stages at the first one's size; instead, each stage's fuse of its projection
     # (its bias aside: products with vectors are not counted). Projecting costs the same.
     saved = 2 * 4 * width * width * pixels
     folding = 2 * width * width * sum(model.config.hidden_sizes)
     with folded(model):
-        assert ordinary - flops_of(single, size, Protocol(None)) == saved - folding
+        assert ordinary - flops_of(single, size, Protocol(max_size=None)) == saved - folding
 
 
 @pytest.mark.parametrize("combine", ["logits", "features"])

@@ -15,13 +15,14 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import augment, build_pipeline
 from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
-from revt_hf.evaluation.predictor import Protocol, predict, prepare
+from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.merging.recalibration import measured_statistics
 from revt_hf.models import load as modeling
 from revt_hf.models.load import build_model, for_inference_, load_model, network_sha256
@@ -29,7 +30,7 @@ from revt_hf.training.result import image_processor, pipeline_spec
 from tests.helpers.networks import random_image, tiny_model
 from tests.helpers.tiny import tiny_recipe
 
-NATIVE = Protocol(None)
+NATIVE = Protocol(max_size=None)
 CLASSIFIER = "decode_head.classifier"
 HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.3]}
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from transformers import AutoImageProcessor, pipeline
 
-from revt_hf.config.recipe import Evaluation
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains.streets import render
 from revt_hf.data.labels import TRAIN_ID
 from revt_hf.data.normalisation import STD
-from revt_hf.evaluation.predictor import Protocol, prepare
+from revt_hf.evaluation.predictor import prepare
 from revt_hf.training.result import image_processor, write_recipe
 from tests.helpers.command_line import revt
 from tests.helpers.tiny import run, tiny_recipe
@@ -30,13 +30,13 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     recipe = tiny_recipe(train={"steps": 20})
     run(root / "native", recipe)
-    found = {"native": (root / "native", Protocol(None))}
+    found = {"native": (root / "native", Protocol(max_size=None))}
     for name, max_size in {"as large": (128, 64), "enlarged": (256, 128)}.items():
         shutil.copytree(root / "native", root / name)
-        other = recipe.model_copy(update={"evaluation": Evaluation(max_size=max_size)})
+        other = recipe.model_copy(update={"evaluation": Protocol(max_size=max_size)})
         write_recipe(other, root / name)
         image_processor(other, _SIZE).save_pretrained(root / name)
-        found[name] = (root / name, Protocol(max_size))
+        found[name] = (root / name, Protocol(max_size=max_size))
     return found
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, PALETTE
 from revt_hf.data.reading import read_image
-from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.predict import command
 from revt_hf.predict.command import _model_names
@@ -77,7 +78,7 @@ def test_every_kind_of_file_gives_the_class_map_of_what_is_displayed(run, networ
     _, done = run(tmp_path / "in")
     assert len(done["images"]) == len(KINDS)
     assert done["failed"] == []
-    native = Protocol(None)
+    native = Protocol(max_size=None)
     for found in done["images"]:
         path = tmp_path / "in" / found["file"].rpartition("/")[2]
         _, displayed, tolerance = KINDS[path.name]
@@ -214,7 +215,7 @@ def test_a_video_becomes_a_video(run, network, tmp_path, suffix):
     assert (rate, len(drawn)) == (12.5, 5)
     _, read = read_video(tmp_path / f"drive{suffix}")
     for number, (frame, shown) in enumerate(zip(read, drawn, strict=True)):
-        classes = predict(network, np.ascontiguousarray(frame), Protocol(None))
+        classes = predict(network, np.ascontiguousarray(frame), Protocol(max_size=None))
         saved = _read(tmp_path / "out" / "maps" / "drive" / f"{number:06}.png")
         np.testing.assert_array_equal(saved, classes)
         assert shown.shape == frame.shape

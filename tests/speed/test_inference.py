@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation import peak_memory
 from revt_hf.evaluation.blueprint import blueprint_of
 from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
-from revt_hf.evaluation.predictor import Protocol, model_segmenter, prepare
+from revt_hf.evaluation.predictor import model_segmenter, prepare
 from revt_hf.models.folded_head import is_folded
 from revt_hf.models.load import is_channels_last
 from revt_hf.speed import prediction as inference
@@ -18,7 +19,7 @@ from revt_hf.speed.variants import VARIANTS, chosen_variants
 from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
 from tests.helpers.networks import tiny_model
 
-NATIVE = Protocol(None)
+NATIVE = Protocol(max_size=None)
 QUICK = InferenceOptions((64, 128), images=3, warm_up=1, best_batch=False)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.predictor import Protocol
 from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.models.load import load_model
 from revt_hf.training.tracking import read_metrics
@@ -85,7 +85,7 @@ def test_validation_scores_what_is_saved(together):
     whole = together / "whole"
     images = load_spec(USUAL.source, USUAL.source.val)
     matrix = confusion_of(
-        load_model(whole), images, range(len(images)), Protocol(USUAL.evaluation.max_size)
+        load_model(whole), images, range(len(images)), Protocol(max_size=USUAL.evaluation.max_size)
     )
     assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(matrix).miou)
 

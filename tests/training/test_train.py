@@ -13,12 +13,13 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_spec
 from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.predictor import Protocol, predict
+from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.training.loop import RunOptions, train
 from revt_hf.training.tracking import read_metrics
@@ -53,7 +54,7 @@ def test_the_result_loads_everywhere(trained):
 def test_the_pipeline_gives_our_class_map(trained):
     folder, recipe = trained
     row = load_spec(recipe.source, "val")[0]
-    ours = predict(load_model(folder), row["image"], Protocol(recipe.evaluation.max_size))
+    ours = predict(load_model(folder), row["image"], Protocol(max_size=recipe.evaluation.max_size))
     theirs = np.full_like(ours, 255)
     segment = pipeline("image-segmentation", model=str(folder))
     for part in segment(Image.fromarray(row["image"])):

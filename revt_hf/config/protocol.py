@@ -1,0 +1,96 @@
+"""The test protocol: how images reach the network, and which views of them are averaged."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from revt_hf.config.sections import Pixels, Section
+
+_SMALLEST_WINDOW = 32
+_SMALLEST_SCALE = 0.01
+
+
+class Protocol(Section):
+    """The test protocol: how images reach the network, and which views of them are averaged.
+
+    Images are resized (ratio kept) to ``max_size`` (width, height); null is native size. With
+    ``window`` and ``stride`` (pixels) the network sees square windows of the resized image.
+    ``scales`` multiply the max_size (the image's own size without one); ``flip`` adds the mirrored
+    image: the probabilities of all views are averaged.
+    """
+
+    max_size: tuple[Pixels, Pixels] | None = (1024, 512)
+    window: Pixels | None = None
+    stride: Pixels | None = None
+    scales: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1, max_length=100)
+    ] = (1.0,)
+    flip: bool = False
+
+    @property
+    def views(self) -> int:
+        """How many times the network sees each image, not counting windows."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    @property
+    def preset(self) -> str | None:
+        """Its name in ``PROTOCOLS``, if it has one."""
+        return next((name for name, known in PROTOCOLS.items() if known == self), None)
+
+    @property
+    def text(self) -> str:
+        """Its values, such as ``1024x512, scales 0.5 1.0, flip``."""
+        parts = ["native size" if self.max_size is None else "x".join(map(str, self.max_size))]
+        if self.window is not None:
+            parts.append(f"windows of {self.window} every {self.stride}")
+        if self.scales != (1.0,):
+            parts.append(f"scales {' '.join(map(str, self.scales))}")
+        return ", ".join([*parts, *(["flip"] if self.flip else [])])
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Protocol":
+        if (self.window is None) != (self.stride is None):
+            raise ValueError("give window and stride together, or neither")
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ValueError(
+                f"stride {self.stride} is larger than window {self.window}: pixels between the "
+                "windows would be left out"
+            )
+        if self.window is not None and self.window < _SMALLEST_WINDOW:
+            raise ValueError(
+                f"a window has at least {_SMALLEST_WINDOW} pixels a side, not {self.window}"
+            )
+        if min(self.scales) < _SMALLEST_SCALE:
+            raise ValueError(f"scales are at least {_SMALLEST_SCALE}, not {min(self.scales)}")
+        return self
+
+
+# "paper" is the original's test protocol, "slide" its B3 *_org_size_inference.py, and the
+# ratios are those of mmsegmentation's MultiScaleFlipAug.
+PROTOCOLS = {
+    "paper": Protocol(),
+    "native": Protocol(max_size=None),
+    "slide": Protocol(max_size=None, window=1024, stride=768),
+    "multi-scale": Protocol(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True),
+}
+
+
+def named_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol '{name}': use one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+# A section that may also be just a protocol's name.
+ProtocolChoice = Annotated[
+    Protocol,
+    BeforeValidator(
+        lambda value: named_protocol(value) if isinstance(value, str) else value,
+        json_schema_input_type=Protocol | Literal[*PROTOCOLS],
+    ),
+]
