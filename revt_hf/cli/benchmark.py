@@ -137,7 +137,7 @@ def _inference(
     device: str | None,
     quiet: bool,
 ) -> "InferenceResult":
-    from revt_hf.config.options import parse_max_size
+    from revt_hf.cli.options import parse_max_size
     from revt_hf.speed.command import inference_benchmark
     from revt_hf.speed.machine import chosen_device
     from revt_hf.speed.prediction import InferenceOptions

@@ -79,7 +79,7 @@ def recalibrate(
     quiet: Quiet = False,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source images."""
-    from revt_hf.config.options import key_values
+    from revt_hf.cli.options import key_values
     from revt_hf.config.recipe import Source, load_recipe
     from revt_hf.core.outputs import check_output_file, write_json
     from revt_hf.merging.command import recalibrate_command

@@ -84,7 +84,7 @@ def verify_command(
     quiet: Quiet = False,
 ) -> None:
     """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
-    from revt_hf.config.options import key_values
+    from revt_hf.cli.options import key_values
     from revt_hf.core.outputs import check_output_file, write_json
     from revt_hf.data_tools.show import verified_text
     from revt_hf.data_tools.verify import verify
@@ -112,7 +112,7 @@ def show_command(
     quiet: Quiet = False,
 ) -> None:
     """Draw images of a dataset with their coloured labels."""
-    from revt_hf.config.options import key_values
+    from revt_hf.cli.options import key_values
     from revt_hf.data_tools.show import show
 
     count = show(name, split, output, data_dir, config, key_values(options), images, overwrite)
@@ -156,7 +156,7 @@ def prepare_command(
     quiet: Quiet = False,
 ) -> None:
     """Resize images once for faster training, or pack them for the Hub."""
-    from revt_hf.config.options import key_values, parse_max_size
+    from revt_hf.cli.options import key_values, parse_max_size
 
     format = format or (OutputFormat.parquet if push else OutputFormat.webp)
     default = None if format is OutputFormat.parquet else (1280, 720)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.config.options import key_values, parse_max_size
+from revt_hf.cli.options import key_values, parse_max_size
 from revt_hf.config.protocol import Protocol, named_protocol
 from revt_hf.config.recipe import DomainSpec, load_recipe
 from revt_hf.core.errors import UserError
@@ -20,7 +20,7 @@ from revt_hf.evaluation.scoring import Evaluated, evaluate_models
 from revt_hf.evaluation.sizes import check_sizes, minimum_side
 from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
 from revt_hf.models.load import for_inference_, load_model
-from revt_hf.models.recorded import recorded_evaluation
+from revt_hf.models.recorded import recorded_protocol
 
 
 def requested_splits(
@@ -173,7 +173,7 @@ def chosen_protocol(
     """
     changes = {} if max_size is None else {"max_size": parse_max_size(max_size)}
     if name is None:
-        return recorded_evaluation(models, **changes)
+        return recorded_protocol(models, **changes)
     try:
         return named_protocol(name).model_copy(update=changes)
     except ValueError as error:

@@ -21,7 +21,7 @@ from revt_hf.hub.records import (
 )
 from revt_hf.merging.record import read_record
 from revt_hf.models.load import SIZES
-from revt_hf.models.recorded import recorded_evaluation, recorded_recipe
+from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 # The paper's merge: the mean of these tensors.
 _ENCODER = ("backbone", "segformer.*")
@@ -98,7 +98,7 @@ class ModelCardFacts:
             repo_id=repo_id,
             license=named,
             architecture=_architecture(read_json_object(place / "config.json")),
-            evaluation=recorded_evaluation([place]),
+            evaluation=recorded_protocol([place]),
             processor_size=_processor_size(place / "preprocessor_config.json"),
             recipe=recipe,
             recipe_text=published_recipe(recipe, hub_ids) if recipe else None,

@@ -155,10 +155,10 @@ def _evaluation(plan: Plan) -> dict[str, Any]:
         names = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
         if not any(name.is_file() for name in names):
             break
-        from revt_hf.models.recorded import recorded_evaluation
+        from revt_hf.models.recorded import recorded_protocol
 
         source.stamps.add(*names)
-        evaluation = recorded_evaluation([source.folder])
+        evaluation = recorded_protocol([source.folder])
         # Defaults are left out: records of before there were other fields stay as they are.
         return {
             "max_size": evaluation.max_size and list(evaluation.max_size),

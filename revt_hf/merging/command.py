@@ -19,7 +19,7 @@ from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging.recalibration import recalibrate
-from revt_hf.models.recorded import recorded_evaluation
+from revt_hf.models.recorded import recorded_protocol
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def recalibrate_command(
     labels = [split.label for split in source_splits(sources)] if score_val else []
     rows = spread_images(sources, images)
     held_out = [load_labelled(source, source.val) for source in sources] if score_val else []
-    protocol = recorded_evaluation([model])
+    protocol = recorded_protocol([model])
     before = _scores(model, held_out, protocol, quiet)
     with tqdm(total=len(rows), unit="image", desc="recalibrate", disable=quiet) as progress:
         named = [source.model_dump(mode="json", exclude={"val"}) for source in sources]

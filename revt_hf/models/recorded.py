@@ -13,7 +13,7 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.markers import is_listed
 from revt_hf.core.outputs import read_json_object
 
-__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_evaluation", "recorded_recipe"]
+__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_protocol", "recorded_recipe"]
 
 # Every resolved recipe of ours begins with them.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
@@ -52,7 +52,7 @@ def _is_ours(path: Path) -> bool:
         return True
 
 
-def recorded_evaluation(models: Sequence[str | Path], **changes: Any) -> Protocol:
+def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
     """The test protocol that the models' folders name, else the original's (max_size 1024x512).
 
     A trained folder names it in ``recipe.yaml``, a merged one in ``merge.json``.

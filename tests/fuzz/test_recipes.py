@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import yaml
 
-from revt_hf.config.options import key_values, parse_max_size
+from revt_hf.cli.options import key_values, parse_max_size
 from revt_hf.config.recipe import load_recipe
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.slurm_settings import load_settings

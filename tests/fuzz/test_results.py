@@ -5,7 +5,7 @@ import sys
 
 import yaml
 
-from revt_hf.models.recorded import recorded_evaluation, recorded_recipe
+from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 from revt_hf.results.collect import compact_text, read_measurements
 from revt_hf.results.curves import build_curves
 from revt_hf.results.formats import TableFormat, formatted
@@ -70,7 +70,7 @@ def test_mutated_records_of_results(tmp_path):
     recipe = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
     for rng, where in cases("records"):
         _written(record, tmp_path / "merge.json", rng)
-        reads_or_refuses(lambda: recorded_evaluation([tmp_path]), where)
+        reads_or_refuses(lambda: recorded_protocol([tmp_path]), where)
     for rng, where in cases("recorded recipes"):
         text = yaml.safe_dump(mutated_json(recipe, rng)).encode("utf-8", "surrogatepass")
         (tmp_path / "recipe.yaml").write_bytes(mutated_bytes(text, rng))

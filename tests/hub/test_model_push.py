@@ -19,7 +19,7 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.hub.push import push, push_command
 from revt_hf.merging.average import merge
-from revt_hf.models.recorded import recorded_evaluation
+from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.pushed import LICENSE, TOKEN, files_of, local_hub, make_models
 from tests.helpers.tiny import same_weights
 
@@ -146,7 +146,7 @@ def test_what_is_sent_is_a_folder_that_says_what_it_is(models, tmp_path):
     push(models.base, "me/base", replace(LICENSE, dry_run=tmp_path / "dry"))
     assert load_recipe(tmp_path / "dry" / "recipe.yaml") == load_recipe(models.base / "recipe.yaml")
     push(models.revt, "me/revt", replace(LICENSE, dry_run=tmp_path / "dry-revt"))
-    assert recorded_evaluation([tmp_path / "dry-revt"]) == recorded_evaluation([models.revt])
+    assert recorded_protocol([tmp_path / "dry-revt"]) == recorded_protocol([models.revt])
 
 
 def test_pushing_again_changes_nothing(models, hub):
