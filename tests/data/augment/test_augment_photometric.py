@@ -17,7 +17,7 @@ from revt_hf.data.augment.photometric import (
     hue,
     saturation,
 )
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 
