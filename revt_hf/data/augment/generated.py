@@ -6,6 +6,7 @@ Algorithm", 2003); palettes of shifted cosines after Quilez.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -120,7 +121,7 @@ def _density(positions: Points, hues: Points, size: int) -> tuple[Field, Field]:
     column, row = scaled[:, inside].astype(np.int64)
     pixel = row * size + column
 
-    def blurred(weights: Points | None) -> Field:
+    def blurred(weights: Points | None) -> NDArray[Any]:
         # A little wider as well, so that empty pixels take the hue of their surroundings.
         total = np.bincount(pixel, weights, minlength=size * size)
         total = total.reshape(size, size).astype(np.float32)

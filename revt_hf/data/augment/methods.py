@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import albumentations as A
 import cv2
@@ -27,8 +27,8 @@ from revt_hf.data.normalisation import STD as IMAGENET_STD
 
 FLIP_PROBABILITY = 0.5
 
-Step = str | A.BasicTransform
-Steps = Callable[[], Sequence[Step]]
+Step: TypeAlias = str | A.BasicTransform
+Steps: TypeAlias = Callable[[], Sequence[Step]]
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,8 @@ class PixMix(A.ImageOnlyTransform):
         draws = draw_pixmix(self.py_random, self.k, self.beta)
         mixing = None
         if draws.uses_mixing_image:
-            mixing = self.mixing.draw(*params["shape"][:2], self.py_random)
+            height, width = params["shape"][:2]
+            mixing = self.mixing.draw(height, width, self.py_random)
         return {"draws": draws, "mixing_image": mixing}
 
     def apply(
