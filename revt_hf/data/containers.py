@@ -20,11 +20,9 @@ _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NETPBM = re.compile(rb"P([1-6])" + 2 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})")
 _NETPBM_PEAK = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})\s")
-
 # JPEG markers that a length follows; the others stand alone.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd9]")
 _NO_FRAME, _START_OF_SCAN, _APP1 = (0xC4, 0xC8, 0xCC), 0xDA, 0xE1
-
 # TIFF tags.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _XMP_PACKET = 274, 339, 700
@@ -247,7 +245,7 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, int, int]]:
             (found,) = struct.unpack_from(order + letter, data, at)
             tags.setdefault(tag, (found, at, struct.calcsize(letter)))
     except (struct.error, OverflowError):
-        pass  # what was read so far counts
+        return tags  # what was read so far counts
     return tags
 
 
@@ -267,8 +265,7 @@ def bmp_palette(data: bytes) -> int:
 def _gif(data: bytes) -> Header:
     if len(data) < 10:
         return Header("gif", whole=False)
-    width, height = struct.unpack_from("<HH", data, 6)
-    return Header("gif", (width, height), lossy=False, packed=True)
+    return Header("gif", struct.unpack_from("<HH", data, 6), lossy=False, packed=True)
 
 
 def _netpbm(data: bytes) -> Header | None:

@@ -26,7 +26,9 @@ class _Registry(Mapping[str, Domain]):
         known = self._domains.setdefault(domain.name, new)
         # The same class may be defined again, as in a notebook.
         if _origin(known) != _origin(new):
-            raise ValueError(f"the domain '{domain.name}' is registered already: {_origin(known)}")
+            raise UserError(
+                f"the domain '{domain.name}' exists already ({_origin(known)}): rename yours"
+            )
         self._domains[domain.name] = new
 
     def _load_entry_points(self) -> None:
@@ -68,7 +70,7 @@ def register_domain(domain: DomainClass) -> DomainClass:
     """Class decorator that makes a :class:`Domain` available under its ``name``.
 
     Raises:
-        ValueError: another class is registered under that name.
+        UserError: another class is registered under that name.
     """
     DOMAINS.add(domain)
     return domain
