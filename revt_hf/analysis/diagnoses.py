@@ -26,10 +26,10 @@ from revt_hf.core.outputs import (
     write_json,
 )
 from revt_hf.core.processes import process_state
+from revt_hf.evaluation.result import LIBRARIES
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.merging.command import spread_images
 from revt_hf.merging.record import member_entry
-from revt_hf.results.build import LIBRARIES
 from revt_hf.results.figures import short_names
 
 _PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")

@@ -7,7 +7,6 @@ counted without computing them, and CPU memory is measured in a process that doe
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,33 +23,10 @@ from revt_hf.core.memory import measured_in_own_process
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import Segmenter, network_sizes, sliding_logits
+from revt_hf.evaluation.result import Cost
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one image, at batch size 1.
-
-    Attributes:
-        parameters: of everything that runs; a member that runs in full counts in full.
-        flops: multiplications and additions (a multiply-add is 2) of the convolutions, linear
-            layers and attention, over all views and windows; normalisation, activations and
-            resizing are not counted.
-        images_per_second: from a decoded image to its class map, median after a warm-up.
-        peak_mib: weights and working memory in MiB: of the GPU's allocator, or on a CPU by how
-            much the resident memory of a process of its own grows.
-        image_size: (height, width) of the image that all this is for.
-        device: where speed and memory were measured.
-    """
-
-    parameters: int
-    flops: int
-    images_per_second: float
-    peak_mib: float
-    image_size: Size
-    device: str
 
 
 def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
@@ -168,7 +144,7 @@ def device_name(device: torch.device) -> str:
 def print_costs(costs: Mapping[str, Cost]) -> None:
     """A table of what models and ensembles cost, by name, on the terminal."""
     first = next(iter(costs.values()))
-    height, width = first.image_size
+    height, width = first.image_size or (0, 0)
     table = Table(title=f"Cost of a {width}x{height} image ({first.device})", title_justify="left")
     table.add_column("model", overflow="fold")
     for title in ("parameters (M)", "GFLOPs", "images/s", "peak MiB"):

@@ -13,10 +13,9 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Source
 from revt_hf.core.outputs import check_output
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging.recalibration import recalibrate
 from revt_hf.models.recorded import recorded_protocol
@@ -99,9 +98,10 @@ def spread_images(sources: Sequence[Source], images: int) -> Any:
 def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
     if not held_out:
         return []
-    network = load_for_evaluation(folder)
+    segmenter = as_segmenter(folder)
     scores = []
     for rows in held_out:
-        indices = tqdm(range(len(rows)), unit="image", desc="source-val", disable=quiet)
-        scores.append(scores_from(confusion_of(network, rows, indices, protocol)).miou)
+        with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
+            ((sums,),) = score_images([segmenter], rows, protocol, on_image=progress.update)
+        scores.append(scores_from(sums.matrix).miou)
     return scores
