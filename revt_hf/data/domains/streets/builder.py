@@ -19,6 +19,7 @@ from revt_hf.data.domains.base import (
     arrow_split,
     fingerprint,
 )
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.domains.streets.paint import render
 from revt_hf.data.domains.streets.styles import STYLES
 from revt_hf.data.labels import label_table
@@ -77,6 +78,7 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
             yield key, {**row, "name": f"{self._style}-{scene:08d}"}
 
 
+@register_domain
 class StreetsDomain(Domain):
     """Drawn streets; a scene's label and layout are the same in every style."""
 
