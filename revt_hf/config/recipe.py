@@ -141,7 +141,7 @@ class Augmentation(Section):
     pixmix_k: Annotated[int, Field(ge=0, le=100)] = 4
     pixmix_beta: Annotated[float, Field(gt=0, ge=1e-3, le=1e6)] = 3.0
     mixing: ExpandedPath = "generated"
-    published: bool = False
+    paper_code: bool = False
 
 
 class Optimizer(Section):
@@ -192,7 +192,7 @@ class Training(Section):
     gradient_accumulation: BatchSize = 1
     effective_batch: Positive | None = None
     seed: Seed = 0
-    loss: Literal["valid", "published"] = "valid"
+    loss: Literal["valid", "paper_code"] = "valid"
     precision: Literal["fp32", "bf16"] = "fp32"
     folded_head: bool = False
     loss_rows: Positive | None = None

@@ -8,7 +8,7 @@ from torch.nn import functional
 from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.training.strip_loss import summed_in_strips
 
-Averaging = Literal["valid", "published"]
+Averaging = Literal["valid", "paper_code"]
 
 
 def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
@@ -21,7 +21,7 @@ def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
     Returns:
         A scalar, int64.
     """
-    if averaging == "published":
+    if averaging == "paper_code":
         return labels.new_full((), labels.numel())
     return (labels != IGNORE_INDEX).sum()
 
@@ -39,7 +39,7 @@ def segmentation_loss(
         logits: (N, 19, h, w), float.
         labels: (N, H, W), int64, 0..18 and 255 (ignored).
         averaging: over the ``valid`` pixels; or over all pixels, ignored ones included, as the
-            original does (mmsegmentation 0.x ``losses/cross_entropy_loss.py``): ``published``.
+            original does (mmsegmentation 0.x ``losses/cross_entropy_loss.py``): ``paper_code``.
         pixels: of a batch that is part of a larger one: how many pixels the whole averages over
             (the sum of its parts' :func:`averaged_pixels`). The parts' losses then sum to the
             loss of the whole.

@@ -193,7 +193,7 @@ def test_predict(members, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"folded_head": True, "loss_rows": 16, "loss": "published"}],
+    [{}, {"folded_head": True, "loss_rows": 16, "loss": "paper_code"}],
     ids=["plain", "strips"],
 )
 def test_train_validate_and_average(tmp_path, settings):

@@ -27,7 +27,7 @@ def determined(**settings):
 DETERMINED = {
     "plain": (2, 1, "valid"),
     "accumulated": (1, 2, "valid"),
-    "published": (1, 2, "published"),
+    "paper_code": (1, 2, "paper_code"),
 }
 USUAL = tiny_recipe(
     train={"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 4}

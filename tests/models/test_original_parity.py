@@ -84,7 +84,7 @@ def trained(golden, request):
         labels[random.random(labels.shape) < 0.1] = 255
         set_learning_rate(optimizer, step, spec["steps"], schedule)
         logits = model(pixel_values=torch.from_numpy(pixels)).logits
-        loss = segmentation_loss(logits, torch.from_numpy(labels[:, 0]), "published", rows=rows)
+        loss = segmentation_loss(logits, torch.from_numpy(labels[:, 0]), "paper_code", rows=rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

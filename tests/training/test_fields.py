@@ -31,7 +31,7 @@ CHANGES_WEIGHTS = [
     ("augmentation", "bilateral_probability", 1.0),
     ("augmentation", "pixmix_k", 1),
     ("augmentation", "pixmix_beta", 0.5),
-    ("augmentation", "published", True),
+    ("augmentation", "paper_code", True),
     ("optimizer", "lr", 2e-3),
     ("optimizer", "head_lr_factor", 1.0),
     ("optimizer", "weight_decay", 0.5),
@@ -44,7 +44,7 @@ CHANGES_WEIGHTS = [
     ("train", "batch_size", 1),
     ("train", "gradient_accumulation", 2),
     ("train", "seed", 1),
-    ("train", "loss", "published"),
+    ("train", "loss", "paper_code"),
     ("train", "precision", "bf16"),
 ]
 

@@ -19,7 +19,7 @@ def golden():
 
 def test_published_average_is_the_originals(golden):
     logits, labels, expected = golden
-    assert segmentation_loss(logits, labels, "published").item() == pytest.approx(
+    assert segmentation_loss(logits, labels, "paper_code").item() == pytest.approx(
         expected, abs=1e-6
     )
 
@@ -33,7 +33,7 @@ def test_valid_average_leaves_ignored_pixels_out(golden):
     )
 
 
-@pytest.mark.parametrize("averaging", ["valid", "published"])
+@pytest.mark.parametrize("averaging", ["valid", "paper_code"])
 def test_a_batch_without_labels_is_no_nan(golden, averaging):
     logits, labels, _ = golden
     logits = logits.clone().requires_grad_()
@@ -49,7 +49,7 @@ def test_half_precision_logits_are_summed_in_float32(golden):
     assert loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("averaging", ["valid", "published"])
+@pytest.mark.parametrize("averaging", ["valid", "paper_code"])
 def test_the_parts_of_a_batch_sum_to_its_loss(golden, averaging):
     logits, labels, _ = golden
     logits, labels = torch.cat([logits, logits]), torch.cat([labels, labels])

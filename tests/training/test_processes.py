@@ -46,7 +46,7 @@ def together(started):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    for loss in ("valid", "published"):
+    for loss in ("valid", "paper_code"):
         with in_float64():
             run(folder / loss, determined(batch_size=4, loss=loss))
     return folder

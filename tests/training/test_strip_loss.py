@@ -51,7 +51,7 @@ def test_value_and_gradient_are_exact(small, large, rows):
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("averaging", ["valid", "published"])
+@pytest.mark.parametrize("averaging", ["valid", "paper_code"])
 def test_both_averages(averaging):
     logits, labels = _case((32, 48), (128, 192), torch.float32)
     expected = _value_and_gradient(lambda x: segmentation_loss(x, labels, averaging), logits)
@@ -62,7 +62,7 @@ def test_both_averages(averaging):
 def test_published_average_is_the_originals():
     values = np.load(golden_file("loss.npz"))
     labels = torch.from_numpy(values["labels"].astype(np.int64))
-    loss = segmentation_loss(torch.from_numpy(values["logits"]), labels, "published", rows=10)
+    loss = segmentation_loss(torch.from_numpy(values["logits"]), labels, "paper_code", rows=10)
     assert loss.item() == pytest.approx(float(values["loss_seg"]), abs=1e-6)
 
 
