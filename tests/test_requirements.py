@@ -6,7 +6,7 @@ import re
 import sys
 from importlib.metadata import packages_distributions
 
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 # torch 2.13 is the oldest that can be had for a CPU beside the other lowest versions.
 _NOT_TRIED = {"torch"}

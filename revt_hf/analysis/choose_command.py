@@ -11,12 +11,12 @@ from tqdm import tqdm
 from revt_hf.analysis.blend_scores import Data, load_data
 from revt_hf.analysis.blending import Blender
 from revt_hf.analysis.choosing import Candidate, Choice, Judge
-from revt_hf.analysis.figures import aligned
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import check_output_file, write_text
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.results.figures import aligned
 
 
 @dataclass(frozen=True)

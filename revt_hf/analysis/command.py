@@ -12,7 +12,6 @@ from revt_hf.analysis.blend_scores import Data, load_data
 from revt_hf.analysis.blending import Blender
 from revt_hf.analysis.disagreement import disagreement
 from revt_hf.analysis.disagreement_chart import draw_disagreement
-from revt_hf.analysis.figures import short_names
 from revt_hf.analysis.norm import norm_shifts
 from revt_hf.analysis.norm_chart import draw_norm
 from revt_hf.analysis.path import paths, ways
@@ -36,6 +35,7 @@ from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.merging.command import spread_images
 from revt_hf.merging.record import member_entry
 from revt_hf.results.build import LIBRARIES
+from revt_hf.results.figures import short_names
 
 _PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")
 

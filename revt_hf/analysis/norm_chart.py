@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from revt_hf.analysis.figures import ACCENT, INK, colour, figure, legend_name
 from revt_hf.analysis.norm import NormShift
+from revt_hf.results.figures import ACCENT, INK, colour, figure, legend_name
 
 
 def draw_norm(shifts: Sequence[NormShift], names: Sequence[str], data: str, path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.analysis.blend_scores import Score
-from revt_hf.analysis.figures import ACCENT, colour, figure
 from revt_hf.analysis.path import EVERYTHING, Line
+from revt_hf.results.figures import ACCENT, colour, figure
 
 
 def draw_paths(lines: Sequence[Line], names: Sequence[str], data: str, path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from revt_hf.analysis.blend_scores import Score
-from revt_hf.analysis.figures import INK, figure
 from revt_hf.analysis.plane import PlanePoint
+from revt_hf.results.figures import INK, figure
 
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 _LEVELS = 14

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 
-from revt_hf.analysis.figures import figure, short_names
 from revt_hf.analysis.similarity import Part, Similarity
+from revt_hf.results.figures import figure, short_names
 
 # In inches: a column of the map, a row, what stands above and beside a map, labels below.
 _COLUMN, _ROW, _TITLE, _BESIDE, _LABELS = 0.24, 0.3, 0.45, 1.3, 1.2

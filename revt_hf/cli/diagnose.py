@@ -259,7 +259,7 @@ def _done(output: Path, quiet: bool) -> None:
 
 
 def _similarity_text(result: "Similarity") -> str:
-    from revt_hf.analysis.figures import aligned
+    from revt_hf.results.figures import aligned
 
     def cells(part: "Part") -> list[str]:
         count = len(part.pairs)

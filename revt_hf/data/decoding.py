@@ -17,8 +17,8 @@ from PIL import Image
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.containers import MOST_PIXELS, Header, bmp_palette, read_header
-from revt_hf.data.domains.polygons import draw_polygons
 from revt_hf.data.labels import LabelTable, Reading
+from revt_hf.data.polygons import draw_polygons
 
 RAW_SUFFIX = ".npy"
 _POLYGONS = ".json"

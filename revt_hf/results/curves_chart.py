@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.analysis.figures import ACCENT, GREY, colour, figure, legend_name
 from revt_hf.results.curves import MEMBERS, Curve, Curves
+from revt_hf.results.figures import ACCENT, GREY, colour, figure, legend_name
 
 _COLUMNS = 3
 _PANEL = (3.1, 2.4)

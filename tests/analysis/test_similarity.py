@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from revt_hf.analysis.similarity import similarity
 from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 from tests.helpers.tiny_members import changed, saved
 
 pytestmark = pytest.mark.numeric

@@ -16,7 +16,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 from tests.helpers.hub_server import COMMIT, serve_model
 
 SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}

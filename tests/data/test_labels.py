@@ -7,7 +7,7 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, ENCODINGS, PALETTE, SUBSETS, colourise, label_table
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 
 def test_cityscapes_ids_of_known_classes():

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from revt_hf.cli.main import main
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from revt_hf.cli.main import main
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 
 def _revt(*arguments):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from revt_hf.cli.main import main
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 _SMALL = {"source.options.images": 4, "source.options.size": [64, 128], "augmentation.crop": 64}
 _METHODS = {"base": 1, "pixmix": 4, "bilateral": 5, "both": 6}

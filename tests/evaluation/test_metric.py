@@ -8,7 +8,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.metric import MeanIoU
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

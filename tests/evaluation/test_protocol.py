@@ -8,7 +8,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.predictor import predict, prepare
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

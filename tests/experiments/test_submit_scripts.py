@@ -9,7 +9,7 @@ import yaml
 from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.slurm_settings import load_settings
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.submitting import printed, submit, told
 from tests.helpers.tiny_experiment import write_experiment
 

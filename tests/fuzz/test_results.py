@@ -11,7 +11,7 @@ from revt_hf.results.curves import build_curves
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.rows import TableOptions
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 
 sys.path.append(str(ROOT / "tests" / "reporting"))

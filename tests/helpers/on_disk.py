@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 FACTS: dict[str, Any] = json.loads(golden_file("label_maps.json").read_text())
 CLASSES: list[str] = FACTS["cityscapes19"]["names"]

@@ -1,7 +1,7 @@
 """The files below ``recipes``: which are whole, and of which kind."""
 
 from revt_hf.config.yaml_files import read_with_parents
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 RECIPES = ROOT / "recipes"
 SOURCES = ("gta5", "synthia")

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from revt_hf.cli.main import main
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.pushed import TOKEN, files_of, local_hub, make_models
 from tests.helpers.tiny import same_weights, tiny_recipe
 

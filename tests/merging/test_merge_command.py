@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.cli.main import main
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 from tests.helpers.tiny import run, tiny_recipe
 
 

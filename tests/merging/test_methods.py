@@ -18,7 +18,7 @@ from revt_hf.checkpoints.names import disk_name, memory_names
 from revt_hf.core.errors import UserError
 from revt_hf.merging.methods import METHODS, Parameter, checked_parameters
 from revt_hf.merging.selection import select
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 PROPERTY = settings(max_examples=15, deadline=None, derandomize=True)
 SHAPES = [(), (0,), (7,), (3, 4), (2, 3, 1, 5)]

@@ -13,7 +13,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.checkpoints.names import disk_name, memory_names
 from revt_hf.core.errors import UserError
 from revt_hf.merging.selection import PRESETS, original_name, select
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 DEPTHS = {"b0": (2, 2, 2, 2), "b2": (3, 4, 6, 3), "b5": (3, 6, 40, 3)}
 NARROW = {

@@ -16,7 +16,7 @@ from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model, load_model
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer, set_learning_rate
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 from tests.helpers.original_files import WIDTHS, check_same_state, original_shapes
 
 pytestmark = pytest.mark.numeric

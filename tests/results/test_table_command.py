@@ -8,8 +8,8 @@ import pytest
 
 from revt_hf.cli.main import main
 from revt_hf.results.section import renewed, sections_of
-from tests.conftest import ROOT
 from tests.helpers.evaluations import BASE, PUBLISHED, REVT, evaluation, score, written
+from tests.helpers.golden import ROOT
 
 
 def revt(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.tiny import tiny_recipe
 
 FOLDER = ROOT / "recipes" / "accelerate"

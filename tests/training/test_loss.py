@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

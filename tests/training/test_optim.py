@@ -9,7 +9,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.config.recipe import Optimizer, Schedule
 from revt_hf.training.optim import build_optimizer, learning_rate, set_learning_rate
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.strip_loss import summed_in_strips
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

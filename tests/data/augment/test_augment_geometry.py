@@ -5,7 +5,7 @@ import pytest
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment.geometry import BoundedResize, RandomCropMaxRatio, is_balanced
 from revt_hf.data.resize import fit_size, resize_to_fit
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

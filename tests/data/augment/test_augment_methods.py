@@ -150,7 +150,7 @@ def test_methods_differ():
         (4, "pixmix_beta", 5.0),
         (5, "bilateral_diameter", (2, 3)),
         (5, "bilateral_probability", 0.9),
-        (4, "published", True),
+        (4, "paper_code", True),
         (5, "flip_first", False),
         (1, "mean", (0.0, 0.0, 0.0)),
         (1, "std", (1.0, 1.0, 1.0)),

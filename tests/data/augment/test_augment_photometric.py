@@ -17,7 +17,7 @@ from revt_hf.data.augment.photometric import (
     hue,
     saturation,
 )
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 
@@ -119,9 +119,9 @@ def diameters(monkeypatch):
     ("options", "expected"),
     [
         ({}, set(range(1, 15))),
-        ({"published": True}, set(range(15))),
+        ({"paper_code": True}, set(range(15))),
         ({"diameter": (3, 5)}, {3, 4, 5}),
-        ({"diameter": (3, 5), "published": True}, {3, 4, 5}),
+        ({"diameter": (3, 5), "paper_code": True}, {3, 4, 5}),
     ],
 )
 def test_bilateral_diameters(diameters, options, expected):

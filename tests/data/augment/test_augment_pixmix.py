@@ -18,7 +18,7 @@ from revt_hf.data.augment.pixmix import (
     paper_code_add,
     paper_code_multiply,
 )
-from tests.conftest import golden_file
+from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric
 

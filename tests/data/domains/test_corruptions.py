@@ -15,7 +15,7 @@ from revt_hf.data.domains.corruptions import Corruption, corruption_of
 from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.domains.streets import render
 from revt_hf.data_tools.prepare import prepare
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import CASES, as_they_are
 
 pytestmark = [

@@ -13,7 +13,7 @@ from revt_hf.data.domains.base import DataWarning, SourceFile
 from revt_hf.data.domains.camvid import frames
 from revt_hf.data.domains.cityscapes import DEV_CITIES
 from revt_hf.data.domains.gta5 import _robustnet, split_by_hash
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
     CASE,
     CASES,

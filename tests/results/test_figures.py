@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from revt_hf.analysis.figures import figure, legend_name, short_names
+from revt_hf.results.figures import figure, legend_name, short_names
 
 NAMES = ["$\\frac{$", "a_b^{", "\\", "{%s}", "$x$ and $", "_hidden", "a\x1b[31m\nb"]
 

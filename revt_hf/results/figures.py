@@ -1,6 +1,7 @@
-"""What all diagnoses' figures have in common; matplotlib is imported when the first is drawn."""
+"""The style, colours and names that figures share; matplotlib is imported when one is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE = "#1b2129", "#59636f", "#dde1e7"
 ACCENT, GREY = "#2f55d4", "#a9b2be"
-# The report page's, in its order.
+# In the order of the report page.
 COLOURS = (
     "#d9660a",
     "#14866a",
@@ -35,7 +36,7 @@ _STYLE = {
     "grid.color": LINE,
     "legend.frameon": False,
     "text.color": INK,
-    # A $ in a name is no formula.
+    # A $ in a name does not start a formula.
     "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -43,14 +44,15 @@ _STYLE = {
 
 
 def colour(number: int) -> str:
-    """The colour of the member with that number (from 0), as on the report page."""
+    """The colour of a member by its index, as on the report page."""
     return COLOURS[number % len(COLOURS)]
 
 
+@contextmanager
 def figure(
     path: Path, width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
-) -> "_Drawing":
-    """A figure that is written as PNG, atomically, when the ``with`` block ends.
+) -> "Iterator[tuple[Figure, Any]]":
+    """Yield a figure and its axes (rows, columns); write it as PNG, atomically, afterwards.
 
     Args:
         path: the PNG.
@@ -59,38 +61,20 @@ def figure(
         rows: of axes.
         columns: of axes.
         grid: further arguments of ``Figure.subplots``.
-
-    Returns:
-        A context manager that gives the figure and its axes (rows, columns).
     """
-    return _Drawing(path, (width, height), {"nrows": rows, "ncols": columns, **grid})
+    import matplotlib
+    from matplotlib.figure import Figure
 
-
-class _Drawing:
-    def __init__(self, path: Path, size: tuple[float, float], grid: dict[str, Any]) -> None:
-        self._path, self._size, self._grid = path, size, grid
-
-    def __enter__(self) -> "tuple[Figure, Any]":
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        self._style = matplotlib.rc_context(_STYLE)
-        self._style.__enter__()
+    with matplotlib.rc_context(_STYLE):
         # Without pyplot nothing depends on a display.
-        self._figure = Figure(figsize=self._size, layout="constrained")
-        return self._figure, self._figure.subplots(**self._grid, squeeze=False)
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                with atomic_file(self._path) as scratch:
-                    self._figure.savefig(scratch, format="png", dpi=_DPI, facecolor="white")
-        finally:
-            self._style.__exit__(kind, value, trace)
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        yield drawing, drawing.subplots(rows, columns, squeeze=False, **grid)
+        with atomic_file(path) as scratch:
+            drawing.savefig(scratch, format="png", dpi=_DPI, facecolor="white")
 
 
 def short_names(models: Sequence[str]) -> list[str]:
-    """Paths without the folders that they share, such as ``base/0`` of ``runs/camvid/base/0``."""
+    """Paths without the folders they share, such as ``base/0`` for ``runs/camvid/base/0``."""
     parts = [Path(model).parts for model in models]
     shortest = min(map(len, parts))
     shared = 0
@@ -100,17 +84,17 @@ def short_names(models: Sequence[str]) -> list[str]:
 
 
 def legend_name(name: str) -> str:
-    """A name as a label: matplotlib leaves those out of legends that start with a ``_``."""
+    """A name for a legend, from which matplotlib would omit labels that start with ``_``."""
     return printable(f" {name}" if name.startswith("_") else name)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of text as columns: the first to the left, all others to the right."""
+    """Rows of cells as text: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            text.rjust(width) if place else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
