@@ -30,12 +30,7 @@ def started(tmp_path_factory):
     result = subprocess.run(
         [*command, str(folder)],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "ACCELERATE_USE_CPU": "true",
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,
