@@ -18,6 +18,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains import corrupting
 from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options, fingerprint
 from revt_hf.data.domains.corrupting import KINDS, SEVERITIES, Kind, corrupt
+from revt_hf.data.domains.registration import DOMAINS, register_domain
 
 NAME = "corruptions"
 _LABEL = re.compile(
@@ -75,12 +76,9 @@ def corruption_of(label: str) -> Corruption | None:
     return Corruption(kind, int(found["severity"]), int(found["seed"] or 0), of)
 
 
+@register_domain
 class CorruptionsDomain(Domain):
-    """See the module.
-
-    Args:
-        bases: the domains whose images can be corrupted, by name.
-    """
+    """See the module."""
 
     name = NAME
     facts = Facts(
@@ -90,9 +88,6 @@ class CorruptionsDomain(Domain):
         sharing=Sharing("no", "they are made while they are read: pass on the base domain"),
     )
     options_model = CorruptionsOptions
-
-    def __init__(self, bases: Mapping[str, Domain]) -> None:
-        self._bases = bases
 
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
         base, base_config, base_options = self._base(options)
@@ -124,12 +119,10 @@ class CorruptionsDomain(Domain):
         return self._corruption(split, data_dir, checked_options(self, options)).label
 
     def _base(self, options: Any) -> tuple[Domain, str | None, BaseModel]:
-        if options.base not in self._bases:
-            raise UserError(
-                f"{self.name}: unknown base '{options.base}': use one of "
-                f"{', '.join(sorted(self._bases))}"
-            )
-        base = self._bases[options.base]
+        if options.base == self.name or options.base not in DOMAINS:
+            bases = ", ".join(name for name in DOMAINS if name != self.name)
+            raise UserError(f"{self.name}: unknown base '{options.base}': use one of {bases}")
+        base = DOMAINS[options.base]
         settings = checked_options(base, options.base_options)
         return base, base.chosen_config(options.base_config), settings
 

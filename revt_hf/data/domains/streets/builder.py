@@ -19,6 +19,7 @@ from revt_hf.data.domains.base import (
     arrow_split,
     fingerprint,
 )
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.domains.streets import STYLES, render
 from revt_hf.data.labels import label_table
 
@@ -77,6 +78,7 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
             )
 
 
+@register_domain
 class StreetsDomain(Domain):
     """See the module; the label and layout of a scene are the same in every style."""
 
