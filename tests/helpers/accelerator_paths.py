@@ -21,7 +21,7 @@ from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import measuring
 from revt_hf.speed.steps import STEPS
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.fake_accelerator import DEVICE, FakeTensor, fake_accelerator
 from tests.helpers.tiny import TINY, in_float64, tiny_recipe
 from tests.helpers.tiny_members import STREETS, random_image, saved
@@ -200,7 +200,7 @@ def test_train_validate_and_average(tmp_path, settings):
     quiet = {"batch_norm": "frozen", "dropout": 0, "drop_path": 0}
     recipe = tiny_recipe(source=SOURCE, train={**TRAINING, **settings}, model=quiet)
     with in_float64():
-        cpu, fake = both(tmp_path, lambda output: train(recipe, output, RunOptions(quiet=True)))
+        cpu, fake = both(tmp_path, lambda output: train(recipe, output, TrainOptions(quiet=True)))
     for part in ("", "ema", "swad"):
         same_weights(cpu / part, fake / part)
     assert json.loads((fake / "run.json").read_text())["device"] == DEVICE.type
@@ -209,10 +209,10 @@ def test_train_validate_and_average(tmp_path, settings):
 def test_resume_and_live_batch_norm(tmp_path):
     recipe = tiny_recipe(source=SOURCE, train=TRAINING)
     with fake_accelerator():
-        train(recipe, tmp_path / "run", RunOptions(quiet=True))
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True))
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
         (tmp_path / "run" / "model.safetensors").unlink()
-        train(recipe, tmp_path / "run", RunOptions(quiet=True, resume=True))
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True, resume=True))
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
