@@ -81,8 +81,7 @@ class Cost(_Part):
             layers and attention, over all views and windows; normalisation, activations and
             resizing are not counted.
         images_per_second: from a decoded image to its class map, median after a warm-up.
-        peak_mib: weights and working memory in MiB: of the GPU's allocator, or on a CPU the growth
-            of the resident memory of a separate process.
+        peak_mib: weights and working memory in MiB, by the CUDA allocator; None on other devices.
         image_size: (height, width) of the image.
         device: where speed and memory were measured.
     """
@@ -90,7 +89,7 @@ class Cost(_Part):
     parameters: Whole
     flops: Whole
     images_per_second: Amount
-    peak_mib: Amount
+    peak_mib: Amount | None = None
     image_size: tuple[Whole, Whole] | None = None
     device: str | None = None
 
