@@ -20,11 +20,12 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.merging.dtypes import unpacked
-from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
-from revt_hf.merging.record import merge_record
-from revt_hf.merging.sources import Source
+from revt_hf.merging.means import mean, weighted_mean
+from revt_hf.merging.members import Source
+from revt_hf.merging.merge_plan import MergePlan, make_plan
+from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.provenance import member_record
+from revt_hf.merging.streaming import opened, read_at
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Blender:
                 "mean" if start is None else "task_arithmetic",
             )
             spec = MergeSpec(self.members, (rule,), base=start)
-            self._plan: Plan = make_plan(spec, self._stack, quiet)
-            self._sources = [*self._plan.sources, *([self._plan.base] if self._plan.base else [])]
+            self._plan: MergePlan = make_plan(spec, self._stack, quiet)
+            self._sources = self._plan.inputs
             self._files = [
                 [opened(path, self._stack) for path in source.files] for source in self._sources
             ]
@@ -92,7 +93,7 @@ class Blender:
             if missing:
                 raise UserError(f"{self.members[0]} does not hold the tensor {missing[0]}")
             # The files keep their order of classes, the model has the train ids'.
-            description = self._plan.sources[0].says.description
+            description = self._plan.sources[0].description
             self._rows = list(rows_by_train_id(description)) if description else []
         except BaseException:
             self._stack.close()
@@ -120,12 +121,15 @@ class Blender:
 
     def records(self) -> dict[str, Any]:
         """``members`` and ``base`` (the start): path and sha256, as ``merge.json`` has them."""
-        digests = [
-            {path.name: file_sha256(path) for path in source.originals} for source in self._sources
+        entries = [
+            member_record(
+                source.label, {path.name: file_sha256(path) for path in source.originals}
+            ).to_json()
+            for source in self._sources
         ]
         self._plan.check_unchanged()
-        record = merge_record(self._plan, digests)
-        return {"members": record["members"], "base": record["base"]}
+        base = entries.pop() if self._plan.base else None
+        return {"members": entries, "base": base}
 
     def _tensors(self, module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
         """A module's weights and buffers by their names on disk."""
@@ -147,8 +151,8 @@ class Blender:
         if len(arrays) == 1:
             return arrays[0]
         if blend.weights is None:
-            return METHODS["mean"].function(arrays, None, None)
-        return METHODS["weighted_mean"].function(arrays, np.array(blend.weights), None)
+            return mean(arrays)
+        return weighted_mean(arrays, np.array(blend.weights))
 
     def _read(self, number: int, place: int) -> NDArray[Any]:
         source: Source = self._sources[number]

@@ -18,22 +18,20 @@ from revt_hf.analysis.path import paths, ways
 from revt_hf.analysis.path_chart import draw_paths
 from revt_hf.analysis.plane import FinishedPoints, PlanePoint, new_points, scan
 from revt_hf.analysis.plane_chart import draw_plane
-from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.config.recipe import Source, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,
     check_growing,
     check_output,
-    file_sha256,
     growing_folder,
     write_json,
 )
 from revt_hf.core.processes import process_state
 from revt_hf.evaluation.command import chosen_protocol, requested_splits
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.merging.command import spread_images
-from revt_hf.merging.record import member_entry
+from revt_hf.merging.provenance import current_record
+from revt_hf.merging.recalibration import spread_images
 from revt_hf.results.build import LIBRARIES
 from revt_hf.results.figures import short_names
 
@@ -242,12 +240,7 @@ def norm_sources(recipe: Path | None, splits: Sequence[SplitSpec], train: str) -
 
 def _records(models: Sequence[str]) -> list[dict[str, Any]]:
     """Path and sha256 of models, as ``merge.json`` has them."""
-    entries = []
-    for model in models:
-        with open_checkpoint(model, quiet=True) as checkpoint:
-            digests = {path.name: file_sha256(path) for path in checkpoint.originals}
-        entries.append(member_entry(model, digests))
-    return entries
+    return [current_record(model).to_json() for model in models]
 
 
 def _about(records: Mapping[str, Any], data: Data) -> dict[str, Any]:

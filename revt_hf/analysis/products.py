@@ -15,10 +15,9 @@ from revt_hf.analysis.parts import Group
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.merging.dtypes import unpacked
-from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.plan import Plan
-from revt_hf.merging.sources import Source
-from revt_hf.merging.streaming import Run, runs
+from revt_hf.merging.members import Source
+from revt_hf.merging.merge_plan import MergePlan, Run
+from revt_hf.merging.streaming import opened, read_at
 
 _BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.
@@ -57,10 +56,10 @@ class Reader:
     each other.
     """
 
-    def __init__(self, plan: Plan, stack: ExitStack) -> None:
+    def __init__(self, plan: MergePlan, stack: ExitStack) -> None:
         self._plan = plan
         self._members = len(plan.sources)
-        self._sources = [*plan.sources, *([plan.base] if plan.base else [])]
+        self._sources = plan.inputs
         self._files = [[opened(path, stack) for path in source.files] for source in self._sources]
         self._buffers = [bytearray(_BUFFER_BYTES) for _ in self._sources]
         self._rows = np.zeros((self._members + 1, _PIECE))
@@ -71,7 +70,7 @@ class Reader:
         return map(self._partial, self._spans())
 
     def _spans(self) -> Iterator[_Span]:
-        for run in runs(self._plan):
+        for run in self._plan.runs():
             if self._plan.items[run.first].dtype in FLOATS:
                 widest = max(ITEM_SIZES[self._dtype(source, run)] for source in self._sources)
                 step = _BUFFER_BYTES // widest
@@ -146,7 +145,7 @@ def _dot(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 class Products:
     """Scalar products of every tensor of the plan; see :class:`Reader`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: MergePlan) -> None:
         self._plan = plan
         rows = len(plan.sources) + 1
         self._products = np.zeros((len(plan.items), rows, rows))

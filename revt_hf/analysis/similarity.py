@@ -15,7 +15,8 @@ from typing import Any
 from revt_hf.analysis.parts import Group, blocks, layer_types, wholes
 from revt_hf.analysis.products import Products, Reader
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
+from revt_hf.merging.merge_plan import MergePlan, make_plan
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def similarity(
     )
 
 
-def _part(plan: Plan, products: Products, name: str, places: Group) -> Part:
+def _part(plan: MergePlan, products: Products, name: str, places: Group) -> Part:
     """All of some tensors together."""
     items = [plan.items[place] for place in places]
     count = sum(item.count for item in items)

@@ -7,11 +7,11 @@ import typer
 
 from revt_hf.cli import (
     benchmark,
-    checkpoints,
     curves,
     diagnose,
     evaluate,
     experiments,
+    model_folders,
     predict,
     push,
     results,
@@ -30,11 +30,11 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
-checkpoints.register(app)
 curves.register(app)
 diagnose.register(app)
 evaluate.register(app)
 experiments.register(app)
+model_folders.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)

@@ -19,7 +19,6 @@ from revt_hf.hub.licenses import license_metadata
 from revt_hf.hub.measured import Measured, protocol_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Merge, method_name
-from revt_hf.merging.record import change_lines
 from revt_hf.results.markdown import code, json_text, shell_line, text, yaml_text
 
 __all__ = ["MARKER", "ModelCardFacts", "card_text", "check_card"]
@@ -89,7 +88,7 @@ def _sections(facts: ModelCardFacts) -> Iterator[list[str]]:
     if facts.recipe_text:
         yield [*_folded("Training recipe (recipe.yaml)", "yaml", facts.recipe_text)]
     if facts.merge:
-        record = json_text(json.dumps(facts.merge.record, indent=2, ensure_ascii=False))
+        record = json_text(json.dumps(facts.merge.record.to_json(), indent=2, ensure_ascii=False))
         yield [*_folded("Provenance (merge.json)", "json", record)]
     yield ["## Limits and license", "", *_limits(facts)]
 
@@ -124,7 +123,7 @@ def _making(facts: ModelCardFacts) -> Iterator[str]:
     if facts.merge:
         for rule in facts.merge.rules:
             settings = "".join(f", {text(k)} {_plain(value)}" for k, value in rule.settings.items())
-            yield f"- the members' tensors {code(rule.selection)}: {code(rule.method)}{settings}"
+            yield f"- the members' tensors {code(rule.select)}: {code(rule.method)}{settings}"
         yield f"- every other tensor: that of {code(facts.merge.head)}"
         yield from ("", "| member | augmentation method | sha256 of its weights |", "|---|---|---|")
         for member in facts.merge.members:
@@ -144,12 +143,12 @@ def _making(facts: ModelCardFacts) -> Iterator[str]:
         )
     elif not facts.changes:
         yield "The folder holds no record of how the model was made."
-    for line in change_lines(facts.changes):
-        yield from ("", f"{line.capitalize()}.")
+    for change in facts.changes:
+        yield from ("", f"{str(change).capitalize()}.")
 
 
 def _changed(facts: ModelCardFacts) -> str:
-    kinds = " and ".join(dict.fromkeys(str(change["kind"]) for change in facts.changes))
+    kinds = " and ".join(dict.fromkeys(change.kind for change in facts.changes))
     return f"{kinds} afterwards"
 
 
