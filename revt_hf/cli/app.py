@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli import (
+    analysis,
     benchmark,
     curves,
-    diagnose,
     evaluate,
     experiments,
     model_folders,
@@ -31,7 +31,7 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
 curves.register(app)
-diagnose.register(app)
+analysis.register(app)
 evaluate.register(app)
 experiments.register(app)
 model_folders.register(app)
@@ -61,10 +61,10 @@ def train(
         from revt_hf.core.outputs import check_output
 
         check_output(output, overwrite, [recipe])
-    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import TrainOptions
     from revt_hf.training.loop import train as run_training
 
-    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    done = run_training(loaded, output, TrainOptions(resume, overwrite, quiet))
     from accelerate import PartialState
 
     if not quiet and PartialState().is_main_process:

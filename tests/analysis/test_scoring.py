@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from revt_hf.merging.merge_spec import MergeSpec, Rule
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from revt_hf.analysis.blend_scores import load_data, score_heads
-from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.analysis.blending import Blend, Blender, load_data, score_heads
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.scoring import evaluate_models
 from revt_hf.merging.average import merge
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 from tests.helpers.tiny_members import data_of, rows, saved, tiny_model
 
 pytestmark = pytest.mark.numeric

@@ -62,7 +62,7 @@ def test_overrides_come_last_and_are_yaml(tmp_path):
         ("model: {size: b9}\nsource: {domain: a}", ["model.size", "b9"]),
         ("model: {size: b0}", ["source: required"]),
         ("model: {}\nsource: {domain: a}", ["model: give a size"]),
-        ("model: {start: x, size: b0}\nsource: {domain: a}", ["model: the encoder's size"]),
+        ("model: {init: x, size: b0}\nsource: {domain: a}", ["model: the encoder's size"]),
         ("model: {size: b0, head: init}\nsource: {domain: a}", ["head: init needs"]),
         ("model: {size: b0}\nsource: {domain: a}\ntrain: {ema: 1}", ["train.ema"]),
         ("model: {size: b0}\nmodel: {size: b1}", ["'model' stands twice"]),

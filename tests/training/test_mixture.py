@@ -5,16 +5,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from revt_hf.merging.recalibration import (
-    RecalibrateOptions,
-    recalibrate_on_sources,
-    spread_images,
-)
 
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.evaluation.splits import splits_of
+from revt_hf.merging.recalibration import (
+    RecalibrateOptions,
+    recalibrate_on_sources,
+    spread_images,
+)
 from revt_hf.training.data import TrainingCrops
 from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
 
