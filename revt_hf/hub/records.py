@@ -15,7 +15,7 @@ from revt_hf.hub.places import last_part, without_places
 from revt_hf.merging.merge_spec import Rule
 from revt_hf.merging.record import Change, MergeRecord, parse_record, read_merge_record
 from revt_hf.models.recorded import MERGE_FILE, recorded_recipe
-from revt_hf.results.markdown import text, yaml_text
+from revt_hf.results.markdown import yaml_text
 
 # The only owner whose SegFormers a recipe's start is known to mean; ``owner/name`` is a folder too.
 _KNOWN_OWNER = "nvidia/"
@@ -148,13 +148,13 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
 
 
 def method_name(recipe: Recipe) -> str:
-    """A recipe's augmentation method in Markdown, as ``4 (pixmix)``."""
+    """The augmentation method of a recipe, such as ``4 (pixmix)``."""
     name = recipe.augmentation.method
     try:
-        return text(str(method(name)))
+        return str(method(name))
     except UserError:
         # It was registered where the model was trained.
-        return text(str(name))
+        return str(name)
 
 
 def _folders(place: str, beside: Path) -> list[Path]:
