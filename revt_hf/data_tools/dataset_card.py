@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, StrictUndefined
 
 from revt_hf import __version__
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Domain, Opened
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import MARKER
-from revt_hf.hub.licenses import license_metadata
 from revt_hf.hub.places import without_places
-from revt_hf.results.markdown import code, text, yaml_text
+from revt_hf.results.markdown import yaml_text
 
-_TEMPLATE = "dataset_card.md.jinja"
 # Upper ends of the Hub's size categories.
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 _LARGEST = "1M<n<10M"
@@ -106,13 +103,8 @@ def card_text(contents: Contents) -> str:
         "splits": list(contents.splits),
         "max_size": list(contents.max_size) if contents.max_size else None,
     }
-    # Markdown, not HTML: the filters make text of names.
-    environment = Environment(
-        autoescape=False, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"text": text, "code": code, "without_places": without_places}
-    template = files("revt_hf.data_tools").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render_card(
+        "dataset_card.md.jinja",
         contents=contents,
         sharing=contents.domain.facts.sharing,
         front=yaml_text(_metadata(contents).to_dict()),
@@ -121,6 +113,11 @@ def card_text(contents: Contents) -> str:
         classes=dict(zip(CLASSES, PALETTE.tolist(), strict=True)),
         ignored=IGNORE_INDEX,
         tables=sorted({opened.table.name for opened in contents.splits.values()}),
+        differences={
+            name: without_places(opened.difference)
+            for name, opened in contents.splits.items()
+            if opened.difference
+        },
         settings=yaml_text(settings),
     )
 
