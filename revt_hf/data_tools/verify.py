@@ -103,7 +103,9 @@ class Verified:
             lines.append(f"  {split:<{width}}  {count.images:>7,}{official} {noun}")
         if self.pixels[:NUM_CLASSES].any():
             lines += ["", "  share of labelled pixels"]
-            lines += [f"  {name:<14} {100 * share:6.2f} %" for name, share in self.class_shares.items()]
+            lines += [
+                f"  {name:<14} {100 * share:6.2f} %" for name, share in self.class_shares.items()
+            ]
             lines.append(f"  {'(ignored':<14} {100 * self.ignored_share:6.2f} % of all)")
         lines += ["", *(f"note: {note}" for note in self.notes)]
         lines += [f"problem: {p.file}: {p.what}" for p in self.problems[:_SHOWN_PROBLEMS]]
