@@ -15,7 +15,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Kind, PaperKey
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.recipe import Experiment
-from revt_hf.merging.plan import Rule
+from revt_hf.merging.merge_spec import Rule
 
 _MOST_STEPS = 20_000
 

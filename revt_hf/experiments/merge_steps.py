@@ -11,7 +11,7 @@ from revt_hf.evaluation.result import Kind
 from revt_hf.experiments.graph import Graph, MergeWork, Network, Recalibrate, Step
 from revt_hf.experiments.named_members import NamedMember, one_member, seed_text
 from revt_hf.experiments.recipe import Experiment, Grid, Merge
-from revt_hf.merging.plan import MergeSpec, Rule, check_spec
+from revt_hf.merging.merge_spec import MergeSpec, Rule, check_spec
 
 _MOST_POINTS = 10_000
 
