@@ -38,15 +38,9 @@ class Diagnosed(DataSelection):
         Path | None, typer.Option(help="Use the source-val splits of this recipe.")
     ] = None
 
-    def splits(self) -> "tuple[SplitSpec, ...]":
+    def splits(self) -> "list[SplitSpec]":
         """The splits to measure on."""
-        from revt_hf.evaluation.command import requested_splits
-
-        found = requested_splits(
-            *(self.recipe, self.domain, self.data_dir, self.config, self.split),
-            self.options or [],
-        )
-        return tuple(split for split in found if split.is_source or self.recipe is None)
+        return [split for split in super().splits() if split.is_source or self.recipe is None]
 
 
 @dataclass(frozen=True)
@@ -301,7 +295,9 @@ def _options(
     splits = data.splits()
     _check_json(run.json_file, [*models.values(), *inputs, data.recipe, data.data_dir], output)
     resolved = protocol.resolve(list(models.values()))
-    return DiagnoseOptions(output, splits, resolved, run.images, workers, run.overwrite, run.quiet)
+    return DiagnoseOptions(
+        output, tuple(splits), resolved, run.images, workers, run.overwrite, run.quiet
+    )
 
 
 def _check_json(json_file: Path | None, inputs: Sequence[Any], output: Path) -> None:

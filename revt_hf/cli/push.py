@@ -97,15 +97,16 @@ def merge_and_push(
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     _check_no_member(repo_id, members)
-    from revt_hf.evaluation.command import recipe_splits
+    from revt_hf.config.recipe import load_recipe
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import write_results
+    from revt_hf.evaluation.splits import splits_of
     from revt_hf.hub.commit import check_repo_id, require_token
     from revt_hf.hub.push import push_command
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.models.recorded import recorded_protocol
-    from revt_hf.results.results import print_scores
+    from revt_hf.results.formats import print_scores
 
     # All that a push would refuse at the end of the work is refused now.
     check_repo_id(repo_id, "model")
@@ -118,7 +119,7 @@ def merge_and_push(
     known_hub_ids(base_models or [], None)
     for name in datasets or []:
         check_repo_id(name, "dataset")
-    splits = None if recipe is None else recipe_splits(recipe)
+    splits = None if recipe is None else splits_of(load_recipe(recipe))
     inputs: list[str | Path | None] = [*members, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"

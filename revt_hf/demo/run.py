@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from tqdm import tqdm
-
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.outputs import folder_in_place
 from revt_hf.data.augment import method
@@ -16,8 +14,9 @@ from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.jobs import Job, train_side_by_side
 from revt_hf.merging.average import merge
-from revt_hf.results.build import Comparison, Entry, compare, write_sheet
-from revt_hf.results.page import Model, write_page
+from revt_hf.results.comparison import compare, write_sheet
+from revt_hf.results.page import write_page
+from revt_hf.results.report import Report, ReportModel
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"
@@ -82,7 +81,9 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
         _say("1/4 draw street scenes", quiet)
         load_spec(start.recipe.source, start.recipe.source.train)
         load_spec(recipe.source, recipe.source.train)
-        splits = [(row, load_spec(row.spec, row.split)) for row in splits_of(recipe)]
+        splits = splits_of(recipe)
+        for split in splits:
+            load_spec(split.spec, split.split)
     with clock.measure("training the start"):
         _say("2/4 train the start on widely varied colours", quiet)
         train_side_by_side([start], quiet)
@@ -91,19 +92,16 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
         train_side_by_side(members, quiet)
     with clock.measure("merging and evaluating"):
         _say("4/4 merge, evaluate on unseen domains, draw", quiet)
-        entries = _entries(start, members, output)
-        total = sum(len(images) for _, images in splits)
-        with tqdm(total=total, unit="image", disable=quiet) as progress:
-            comparison = compare(
-                "ReVT on street scenes",
-                _INTRO,
-                entries,
-                splits,
-                recipe.evaluation,
-                {"Recipes": _recipes_text(start, members)},
-                progress.update,
-            )
-    return _write(comparison, output, clock)
+        report = compare(
+            "ReVT on street scenes",
+            _INTRO,
+            _models(start, members, output),
+            splits,
+            recipe.evaluation,
+            {"Recipes": _recipes_text(start, members)},
+            quiet,
+        )
+    return _write(report, output, clock)
 
 
 def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Job:
@@ -112,16 +110,16 @@ def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Jo
         return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
 
 
-def _entries(start: Job, members: list[Job], output: Path) -> list[Entry]:
-    entries = [Entry(Model("init", "init", "widely varied colours; own head"), start.output)]
+def _models(start: Job, members: list[Job], output: Path) -> list[ReportModel]:
+    models = [ReportModel("init", "init", start.output, "widely varied colours; own head")]
     for number, member in zip(METHODS, members, strict=True):
-        entries.append(Entry(Model(member.name, "member", method(number).name), member.output))
+        models.append(ReportModel(member.name, "member", member.output, method(number).name))
     for index, number in enumerate(METHODS):
         order = [members[index], *members[:index], *members[index + 1 :]]
         merged = merge([job.output for job in order], output / "revt" / f"head-{number}")
         name = f"ReVT, head {number}"
-        entries.append(Entry(Model(name, "revt", f"head of member {number}"), merged))
-    return entries
+        models.append(ReportModel(name, "merge", merged, f"head of member {number}"))
+    return models
 
 
 def _recipes_text(start: Job, members: list[Job]) -> str:
@@ -130,10 +128,9 @@ def _recipes_text(start: Job, members: list[Job]) -> str:
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])
 
 
-def _write(comparison: Comparison, output: Path, clock: "_Clock") -> Path:
-    report = comparison.report
+def _write(report: Report, output: Path, clock: "_Clock") -> Path:
     report.details["Durations"] = clock.text()
-    write_results(output / "results.json", comparison.results)
+    write_results(output / "results.json", report.results)
     write_sheet(report, output / "scenes.png")
     page = output / PAGE
     write_page(report, page)

@@ -4,18 +4,16 @@ from pathlib import Path
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.result import read_results
 from revt_hf.experiments.graph import Graph, Network
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.score_steps import evaluations, read_result
-from revt_hf.results.build import Entry, assemble
-from revt_hf.results.formats import TableFormat, formatted, print_tables
-from revt_hf.results.matrix import build_tables
-from revt_hf.results.page import Model, write_page
-from revt_hf.results.report import Kind
-from revt_hf.results.results import scores_of
-from revt_hf.results.rows import TableOptions
+from revt_hf.results.comparison import build_report
+from revt_hf.results.formats import TableFormat, formatted, print_layouts
+from revt_hf.results.layout import layout
+from revt_hf.results.page import write_page
+from revt_hf.results.report import ModelKind, ReportModel
+from revt_hf.results.tables import TableOptions, build_tables
 
 _SUFFIXES = {
     TableFormat.markdown: ".md",
@@ -23,11 +21,11 @@ _SUFFIXES = {
     TableFormat.csv: ".csv",
     TableFormat.html: ".html",
 }
-_PAGE_KINDS: dict[str, Kind] = {
+_PAGE_KINDS: dict[str, ModelKind] = {
     "init": "init",
     "member": "member",
-    "merge": "revt",
-    "recalibrated": "revt",
+    "merge": "merge",
+    "recalibrated": "merge",
 }
 
 
@@ -57,7 +55,7 @@ def write_outputs(graph: Graph, ledger: Ledger, folder: Path, name: str, quiet: 
         write_text(path, formatted(tables, chosen))
         written.append(path)
     if not quiet:
-        print_tables(tables)
+        print_layouts([layout(table) for table in tables])
     if graph.experiment.report:
         text = formatted(tables, TableFormat.terminal)
         page = folder / "reports" / f"{name}.html"
@@ -77,10 +75,10 @@ def _write_report(graph: Graph, ledger: Ledger, page: Path, table: str) -> bool:
     kinds = {_PAGE_KINDS[network.kind] for network in networks}
     targets = [split for split in graph.splits if not split.is_source]
     sources = [split for split in graph.splits if split.is_source]
-    if not {"member", "revt"} <= kinds or not targets or not sources:
+    if not {"member", "merge"} <= kinds or not targets or not sources:
         return False
-    entries = [
-        Entry(Model(_name(n), _PAGE_KINDS[n.kind], _note(n)), Path(ledger.model_of(n.parts[0])))
+    models = [
+        ReportModel(_name(n), _PAGE_KINDS[n.kind], ledger.model_of(n.parts[0]), _note(n))
         for n in networks
     ]
     results = [
@@ -89,14 +87,13 @@ def _write_report(graph: Graph, ledger: Ledger, page: Path, table: str) -> bool:
         )
         for network in networks
     ]
-    report = assemble(
+    report = build_report(
         graph.experiment.title,
         graph.experiment.intro or "Members and their merges, and how they do on unseen domains.",
-        entries,
-        {entry.model.name: load_for_evaluation(entry.folder) for entry in entries},
+        models,
         [(split, load_spec(split.spec, split.split)) for split in graph.splits],
         evaluation,
-        scores_of(results),
+        results,
         {"All seeds, heads and ensembles": table},
     )
     write_page(report, page)

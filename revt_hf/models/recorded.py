@@ -1,5 +1,6 @@
-"""What a result folder says of itself: its recipe, and the protocol it was made for."""
+"""What a model folder records: its recipe, the protocol it was made for, its training's metrics."""
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,17 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.markers import is_listed
 from revt_hf.core.outputs import read_json_object
 
-__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_protocol", "recorded_recipe"]
+__all__ = [
+    "MERGE_FILE",
+    "METRICS_FILE",
+    "RECIPE_FILE",
+    "read_metrics",
+    "recorded_protocol",
+    "recorded_recipe",
+]
+
+METRICS_FILE = "metrics.jsonl"
+_LARGEST = 2**63
 
 # Every resolved recipe of ours begins with them.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
@@ -99,3 +110,31 @@ def _evaluation_of(folder: Path) -> Protocol:
         return Protocol.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
+
+    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
+    them, are skipped.
+    """
+    try:
+        lines = (folder / METRICS_FILE).read_bytes().splitlines()
+    except OSError:
+        return []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    # Numbers that fit a float, including infinity and NaN.
+    whole = all(
+        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+        for value in row.values()
+    )
+    return row if whole else None

@@ -236,7 +236,7 @@ def test_overwrite_never_takes_the_working_directory(
         ["data", "verify", "folder", "--data-dir", "MODEL"],
         ["run", "FILE", "--output", "OUT"],
         ["submit", "FILE", "--output", "OUT", "--print"],
-        ["report", "--recipe", "FILE", "--member", "MODEL", "--revt", "MODEL", "--output", "OUT"],
+        ["report", "MODEL", "--recipe", "FILE", "--output", "OUT"],
     ],
 )
 def test_results_never_replace_an_input(capsys, members, recipe, tmp_path, arguments):
@@ -257,7 +257,7 @@ def test_results_never_replace_an_input(capsys, members, recipe, tmp_path, argum
         )
     )
     assert (file.read_bytes(), config.read_bytes()) == before
-    if "MODEL" in arguments and arguments[0] != "report":
+    if "MODEL" in arguments:
         error = refused(capsys, *words, "--json", members[0] / "new.json")
         assert f"lies in the input {members[0]}" in error
     if "OUT" in arguments and arguments[0] not in ("run", "submit"):
@@ -335,7 +335,7 @@ def test_help_needs_no_torch():
     "arguments",
     [
         ["data", "show", "streets"],
-        ["report", "--recipe", "RECIPE", "--member", "MODEL", "--revt", "MODEL"],
+        ["report", "MODEL", "--recipe", "RECIPE"],
     ],
 )
 def test_a_image_or_page_that_is_there_stays(capsys, members, recipe, tmp_path, arguments):

@@ -6,9 +6,9 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.models.folded_head import FoldedDecodeHead, is_folded
 from revt_hf.models.load import load_model
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loss
 from revt_hf.training.loop import TrainOptions, train
-from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, tiny_recipe
 
 pytestmark = pytest.mark.numeric
