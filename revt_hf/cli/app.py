@@ -10,6 +10,7 @@ from revt_hf.cli import (
     benchmark,
     checkpoints,
     curves,
+    demo,
     evaluate,
     experiments,
     predict,
@@ -33,6 +34,7 @@ benchmark.register(app)
 checkpoints.register(app)
 curves.register(app)
 analysis.register(app)
+demo.register(app)
 evaluate.register(app)
 experiments.register(app)
 predict.register(app)
@@ -94,22 +96,6 @@ def report(
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
     say(f"open {output}")
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
-    ] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train, merge and compare on built-in street scenes; writes a page to look at."""
-    from revt_hf.demo.run import run_demo
-
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")
 
 
 @recipe_app.command("schema")
