@@ -8,11 +8,11 @@ import typer
 from revt_hf.cli import (
     analysis,
     benchmark,
-    checkpoints,
     curves,
     demo,
     evaluate,
     experiments,
+    model_folders,
     predict,
     push,
     results,
@@ -31,12 +31,12 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
-checkpoints.register(app)
 curves.register(app)
 analysis.register(app)
 demo.register(app)
 evaluate.register(app)
 experiments.register(app)
+model_folders.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)

@@ -1,11 +1,13 @@
 """``revt push`` and ``revt merge-and-push``: parse, validate, call."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from revt_hf.cli.naming import split_name
 from revt_hf.cli.options import Json, Overwrite, Quiet, with_options
 from revt_hf.core.errors import UserError, say
 
@@ -110,12 +112,14 @@ def merge_and_push(
     from revt_hf.hub.commit import check_repo_id, require_token
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
+    from revt_hf.merging.merge_spec import MergeSpec
     from revt_hf.results.results import print_scores
 
     *members, repo_id = models
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
-    _check_no_member(repo_id, members)
+    names, paths = zip(*map(split_name, members), strict=True)
+    _check_no_member(repo_id, paths)
     # Refuse now whatever the push would refuse after all the work.
     check_repo_id(repo_id, "model")
     if json_file is not None and recipe is None:
@@ -130,11 +134,12 @@ def merge_and_push(
     for name in publication.datasets or []:
         check_repo_id(name, "dataset")
     splits = None if recipe is None else recipe_splits(recipe)
-    inputs: list[str | Path | None] = [*members, recipe]
+    inputs: list[str | Path | None] = [*paths, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"
     _check_outputs(output, results, json_file, publication.dry_run, overwrite, inputs)
-    done = merge(members, output, options=MergeOptions(overwrite, quiet=quiet))
+    spec = MergeSpec(members=paths, names=names)
+    done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate_command([str(done)], splits, EvaluateOptions(quiet=quiet))
         for file in (results, json_file):
@@ -151,7 +156,7 @@ def _push(folder: Path, repo_id: str, options: "PushOptions", results: Path | No
     say(f"{'pushed' if options.dry_run is None else 'would be pushed'}: {done}")
 
 
-def _check_no_member(repo_id: str, members: list[str]) -> None:
+def _check_no_member(repo_id: str, members: Sequence[str]) -> None:
     """Refuse one more member where the repository was forgotten."""
     path = Path(repo_id)
     beside = any(Path(member).exists() and Path(member).parent == path.parent for member in members)
