@@ -107,12 +107,14 @@ def merge_and_push(
     quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""
-    from revt_hf.core.outputs import write_json
-    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
+    from revt_hf.evaluation.command import recipe_splits
+    from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
+    from revt_hf.evaluation.result import write_results
     from revt_hf.hub.commit import check_repo_id, require_token
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.merging.merge_spec import MergeSpec
+    from revt_hf.models.recorded import recorded_protocol
     from revt_hf.results.results import print_scores
 
     *members, repo_id = models
@@ -141,10 +143,12 @@ def merge_and_push(
     spec = MergeSpec(members=paths, names=names)
     done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
-        scores = evaluate_command([str(done)], splits, EvaluateOptions(quiet=quiet))
+        scores = evaluate(
+            {str(done): done}, splits, recorded_protocol([done]), EvaluateOptions(quiet=quiet)
+        )
         for file in (results, json_file):
             if file is not None:
-                write_json(file, [row.to_json() for row in scores])
+                write_results(file, scores)
         print_scores(scores)
     _push(done, repo_id, publication.options(overwrite, quiet), results)
 

@@ -9,6 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from revt_hf import __version__
 from revt_hf.core.outputs import atomic_folder, file_sha256
+from revt_hf.evaluation.result import read_results
 from revt_hf.hub.bundle import (
     Bundle,
     assemble,
@@ -25,7 +26,6 @@ from revt_hf.hub.commit import (
     require_token,
 )
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import read_results
 
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is half-published: run the same command again"
@@ -104,10 +104,10 @@ def push(
 
 def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Path | None) -> Bundle:
     check_files(folder)
-    rows = None if results is None else read_results(Path(results))
+    measured = None if results is None else read_results([Path(results)])
     facts = ModelCardFacts.from_folder(
         folder,
-        rows,
+        measured,
         options.base_models,
         options.license,
         repo_id,
@@ -118,7 +118,7 @@ def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Pat
     members = members_by_name(merged, options.with_members)
     for model in (folder, *members.values()):
         check_model(model)
-    return Bundle(folder, facts, rows, members)
+    return Bundle(folder, facts, measured, members)
 
 
 def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
