@@ -271,11 +271,9 @@ def test_synthia_is_divided_by_seed(root, pretend):
     everything = {f"{number:07d}" for number in range(9_400)}
     pretend(CASE["synthia-16bit"], everything)
 
-    def opened(split, **options):
-        return set(open_domain("synthia", split, root, options=options).builder.args[0])
-
-    def names(*split, **options):
-        return {name for name, _, _ in opened(*split, **options)}
+    def names(split, **options):
+        opened = open_domain("synthia", split, root, options=options)
+        return {name for name, _, _ in opened.builder.args[0]}
 
     train, val = names("train"), names("val")
     assert (len(train), len(val)) == (6_580, 2_820)
@@ -287,7 +285,7 @@ def test_synthia_is_divided_by_seed(root, pretend):
     assert abs(len(train & other) - 4_606) < 100
     assert sorted(val)[:5] == FROZEN_SYNTHIA_VAL
     with pytest.raises(UserError, match=r"options of the domain 'synthia'.*split_seed"):
-        opened("train", split_seed=-1)
+        names("train", split_seed=-1)
 
 
 @pytest.fixture
