@@ -8,10 +8,11 @@ import typer
 from revt_hf.cli import (
     analysis,
     benchmark,
-    checkpoints,
     curves,
+    demo,
     evaluate,
     experiments,
+    model_folders,
     predict,
     push,
     results,
@@ -30,11 +31,12 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
-checkpoints.register(app)
 curves.register(app)
 analysis.register(app)
+demo.register(app)
 evaluate.register(app)
 experiments.register(app)
+model_folders.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)
@@ -61,10 +63,10 @@ def train(
         from revt_hf.core.outputs import check_output
 
         check_output(output, overwrite, [recipe])
-    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import TrainOptions
     from revt_hf.training.loop import train as run_training
 
-    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    done = run_training(loaded, output, TrainOptions(resume, overwrite, quiet))
     from accelerate import PartialState
 
     if not quiet and PartialState().is_main_process:
@@ -94,22 +96,6 @@ def report(
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
     say(f"open {output}")
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
-    ] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train, merge and compare on built-in street scenes; writes a page to look at."""
-    from revt_hf.demo.run import run_demo
-
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")
 
 
 @recipe_app.command("schema")

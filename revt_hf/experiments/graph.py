@@ -14,7 +14,7 @@ from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.recipe import Experiment, PaperRow
-from revt_hf.merging.plan import Rule
+from revt_hf.merging.merge_spec import Rule
 
 Kind = Literal["init", "member", "merge", "recalibrated", "ensemble", "selection"]
 _MOST_STEPS = 20_000
