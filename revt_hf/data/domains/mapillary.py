@@ -19,8 +19,8 @@ _IMAGES = {"train": 18_000, "val": 2_000}
 class MapillaryOptions(PairedOptions):
     """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
 
-    The default is ``dg_standard``; see ``revt_hf/data/labels/encodings.yaml``. Converted labels were
-    mapped when they were made, so ``map`` cannot be given for them.
+    The default is ``dg_standard``; see ``revt_hf/data/labels/encodings.yaml``. Converted labels
+    were mapped when they were made, so ``map`` cannot be given for them.
     """
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
