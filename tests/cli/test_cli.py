@@ -1,8 +1,6 @@
 """The command line: exit codes, one sentence for every mistake, JSON results."""
 
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -297,12 +295,6 @@ def test_mismatched_checkpoints_are_named(capsys, members, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_flags_are_usage_errors(capsys):
-    code, _, error = revt(capsys, "merge", "--outputs", "x")
-    assert code == 2
-    assert "Traceback" not in error
-
-
 def test_recipe_commands(capsys, recipe):
     code, out, _ = revt(capsys, "recipe", "schema")
     assert code == 0
@@ -310,25 +302,6 @@ def test_recipe_commands(capsys, recipe):
     code, out, _ = revt(capsys, "recipe", "show", recipe, "--set", "train.steps=7")
     assert code == 0
     assert yaml.safe_load(out)["train"]["steps"] == 7
-
-
-@pytest.mark.parametrize("script", ["train", "evaluate_models", "merge", "benchmark"])
-def test_scripts_start(script):
-    done = subprocess.run(
-        [sys.executable, f"scripts/{script}.py", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "sage" in done.stdout
-
-
-def test_help_needs_no_torch():
-    code = (
-        "import sys; from revt_hf.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: "
-    )
-    code += "assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
@@ -345,3 +318,14 @@ def test_a_image_or_page_that_is_there_stays(capsys, members, recipe, tmp_path, 
     words = [names.get(word, word) for word in arguments]
     assert "pass --overwrite" in refused(capsys, *words, "--output", place)
     assert place.read_bytes() == b"precious"
+
+
+def test_a_member_is_not_taken_for_the_repository(capsys, monkeypatch, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path.parent)
+    there = [tmp_path / name for name in "abc"]
+    beside = [f"{tmp_path.name}/{name}" for name in "abx"]
+    for members in (there, beside):
+        error = refused(capsys, "merge-and-push", *members, "--output", tmp_path / "out")
+        assert "not a repository" in error
