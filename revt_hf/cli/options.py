@@ -64,6 +64,7 @@ Split = Annotated[str, typer.Option(help="Split of the domain.")]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Use at most this many images of each split.")
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through a network together.")]
 Workers = Annotated[
     int,
     typer.Option(min=0, max=256, help="Processes that decode images; 0 decodes in this process."),

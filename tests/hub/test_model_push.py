@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.hub.push import push, push_command
+from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.pushed import LICENSE, TOKEN, files_of, local_hub, make_models
@@ -138,8 +138,8 @@ def test_what_is_sent_names_no_place_of_this_machine(models, hub, tmp_path):
     with safe_open(_saved(hub, tmp_path), framework="pt") as file:
         told = json.loads(file.metadata()["revt_hf"])
     assert told == {key: record[key] for key in told}
-    rows = json.loads(hub.model("me/revt").files()["results.json"])
-    assert [row["model"] for row in rows] == ["me/revt"] * 2 + ["members/base"] * 2
+    sent = json.loads(hub.model("me/revt").files()["results.json"])["results"]
+    assert [result["model"] for result in sent] == ["me/revt", "members/base"]
 
 
 def test_what_is_sent_is_a_folder_that_says_what_it_is(models, tmp_path):
@@ -209,17 +209,6 @@ def test_private_stays_private(models, hub):
     with pytest.raises(UserError, match="me/public exists already and is public"):
         push(models.pixmix, "me/public", replace(LICENSE, private=True))
     assert len(hub.model("me/public").commits) == 2
-
-
-def test_the_commands_line(models, hub, tmp_path):
-    common = (None, "mit", [], [], [], False, False, None)
-    folder = tmp_path / "dry"
-    assert push_command(models.revt, "me/revt", *common, folder, True) == (
-        f"would be pushed: {folder}"
-    )
-    assert push_command(models.revt, "me/revt", *common, None, True) == (
-        f"pushed: {hub.endpoint}/me/revt"
-    )
 
 
 def test_two_members_of_one_name(models, hub, tmp_path):
