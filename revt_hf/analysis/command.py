@@ -19,7 +19,8 @@ from revt_hf.analysis.path_chart import draw_paths
 from revt_hf.analysis.plane import FinishedPoints, PlanePoint, new_points, scan
 from revt_hf.analysis.plane_chart import draw_plane
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.config.recipe import Source, load_recipe
+from revt_hf.config.domain_spec import Source
+from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,

@@ -1,4 +1,4 @@
-"""Where the tensors lie in a safetensors file, read by hand: no torch, nothing loaded.
+"""Headers of safetensors files: where the tensors lie. No torch, nothing is loaded.
 
 Format: 8 bytes, the header's length (unsigned, little-endian); the header, a JSON object of name
 to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from revt_hf.core.errors import UserError
 
+SAFETENSORS = ".safetensors"
 ITEM_SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),

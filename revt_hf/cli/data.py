@@ -175,7 +175,7 @@ def prepare_command(
         raise UserError("--push, --private and --license go with --format parquet")
     if len(splits) > 1:
         raise UserError("give one --split: each prepared folder holds one")
-    from revt_hf.config.recipe import DomainSpec
+    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.data.domains.prepared import SUFFIXES
     from revt_hf.data_tools.prepare import prepare
 

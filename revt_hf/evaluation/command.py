@@ -8,8 +8,9 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.cli.options import key_values, parse_max_size
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol, named_protocol
-from revt_hf.config.recipe import DomainSpec, load_recipe
+from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.evaluation.cost import cost_of

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import printable
-from revt_hf.core.memory import measured_in_own_process
+from revt_hf.core.resources import measured_in_own_process
 from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import Segmenter, network_sizes, sliding_logits

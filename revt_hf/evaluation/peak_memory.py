@@ -12,7 +12,7 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.core.memory import can_forget_peaks, give_back_free_memory, growth_mib
+from revt_hf.core.resources import can_reset_peak, growth_mib, release_free_memory
 from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.evaluation.blueprint import compile_, with_zeros, without_weights
 from revt_hf.evaluation.cost import bytes_of
@@ -45,10 +45,10 @@ def measure(order: dict[str, Any]) -> float:
         with_zeros(segmenter)
         predict()
 
-    if not (compiled and can_forget_peaks()):
+    if not (compiled and can_reset_peak()):
         return growth_mib(start)
     start()
-    give_back_free_memory()
+    release_free_memory()
     return bytes_of(segmenter) / _MIB + growth_mib(predict)
 
 

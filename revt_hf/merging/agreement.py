@@ -4,10 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.headers import FLOATS
-from revt_hf.checkpoints.model_files import read_processor
-from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, TensorPlace
+from revt_hf.checkpoints.description import (
+    Description,
+    is_train_id_order,
+    plain,
+    read_description,
+)
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint
 from revt_hf.core.errors import UserError
 
 _EPSILON = "layer_norm_eps"
@@ -83,8 +88,6 @@ def check_rows_are_named(used: Sequence[Described], others: Sequence[Described])
     named = [one for one in others if one.classes is not None]
     if nameless is None or not named:
         return
-    from revt_hf.checkpoints.class_order import is_train_id_order
-
     for other in named:
         if not is_train_id_order(other.classes or ()):
             raise UserError(
@@ -150,9 +153,6 @@ def _class_differences(first: Described, other: Described) -> Iterator[str]:
     ours, theirs = first.classes, other.classes
     if ours is None or theirs is None or ours == theirs:
         return
-    # Its table of classes takes longer to import than most merges' comparisons.
-    from revt_hf.checkpoints.class_order import plain
-
     our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
     if our_names == their_names:
         return

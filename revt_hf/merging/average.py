@@ -10,11 +10,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import fitting_places
+from revt_hf.checkpoints.architecture import has_head
+from revt_hf.checkpoints.description import (
+    Description,
+    common_dtype,
+    fitting_places,
+    infer_description,
+    model_config,
+)
 from revt_hf.checkpoints.headers import (
     ITEM_SIZES,
     METADATA,
@@ -22,15 +27,14 @@ from revt_hf.checkpoints.headers import (
     header_bytes,
     tensors_hash,
 )
-from revt_hf.checkpoints.model_files import common_dtype, model_config, processor
-from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
-    Checkpoint,
 )
+from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.plan import MergeSpec, Plan, make_plan
 from revt_hf.merging.record import check_repeated, how_made, merge_record
@@ -126,18 +130,16 @@ def result_description(plan: Plan) -> Description:
         for item in plan.items
     }
     if known is None:
-        # Members that are single files are torch's or have been through it: it is imported here.
-        from revt_hf.models.convert import describe
-
         classes = next((one.classes for one in says if one.classes), None)
-        with TemporaryDirectory(prefix="revt-") as folder:
-            shapes = {name: place.shape for name, place in places.items()}
-            describe(label, shapes, Path(folder), classes)
-            known = read_description(Path(folder), label)
-    result = Checkpoint(label, None, (), places, (Path(label),), (), Stamps([]))
+        shapes = {name: place.shape for name, place in places.items()}
+        if not has_head(shapes):
+            raise UserError(
+                f"{label} has no decode head: give a member that has one, with its folder"
+            )
+        known = infer_description(label, shapes, classes)
     # Other members may spell them in another way.
     known = replace(known, classes=says[0].classes or known.classes)
-    fitting_places(result, known)
+    fitting_places(known, places)
     return known
 
 

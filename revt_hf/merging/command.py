@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.outputs import check_output
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.command import load_for_evaluation

@@ -15,10 +15,15 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import (
+    common_dtype,
+    fitting_places,
+    model_config,
+    read_description,
+)
 from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
@@ -149,7 +154,7 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(checkpoint, description)
+        places = fitting_places(description, checkpoint.places)
         recorded_changes(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, counted)

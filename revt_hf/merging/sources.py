@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
-from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
-from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import Checkpoint, TensorPlace, open_checkpoint
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import fitting_places
+from revt_hf.checkpoints.headers import TensorPlace
+from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX, listed
+from revt_hf.checkpoints.tensors import Checkpoint, Stamps, open_checkpoint
 from revt_hf.merging.agreement import Described, described
 
 # A tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -90,7 +90,7 @@ def open_source(
     says = described(checkpoint)
     if says.description is not None:
         has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(checkpoint, says.description, with_head=whole and has_head)
+        fitting_places(says.description, checkpoint.places, with_head=whole and has_head)
     return checkpoint, says
 
 

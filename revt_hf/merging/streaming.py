@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.fitting import VARIANCE
+from revt_hf.checkpoints.architecture import VARIANCE
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.cores import core_count
 from revt_hf.core.errors import UserError
+from revt_hf.core.resources import core_count
 from revt_hf.merging.dtypes import STORED, WIDE, packed, unpacked
 from revt_hf.merging.feeds import Feed
 from revt_hf.merging.methods import METHODS, checked_parameters

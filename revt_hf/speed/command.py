@@ -9,12 +9,13 @@ from typing import Any
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.recipe import Model, Recipe
-from revt_hf.core.cores import worker_count
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import check_output_file
+from revt_hf.core.resources import worker_count
 from revt_hf.evaluation.predictor import network_sizes
-from revt_hf.models.load import SIZES, build_model, load_model
+from revt_hf.models.load import build_model, load_model
 from revt_hf.results.layout import Layout
 from revt_hf.speed.loaders import LoaderRow, measure_loaders, rounds_of
 from revt_hf.speed.machine import Machine, chosen_device

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.core.memory import available_mib
+from revt_hf.core.resources import available_mib
 from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import bytes_of, flops_of, parameters_of, peak_mib
 from revt_hf.evaluation.predictor import Segmenter, prepare

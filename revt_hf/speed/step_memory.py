@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from revt_hf.core.memory import can_forget_peaks, give_back_free_memory, growth_mib
+from revt_hf.core.resources import can_reset_peak, growth_mib, release_free_memory
 from revt_hf.evaluation.peak_memory import tiny_network
 from revt_hf.speed.networks import patch_labels, smooth_pixels
 from revt_hf.speed.steps import StepKind, TrainingStep
@@ -43,11 +43,11 @@ def measure(order: dict[str, Any]) -> float:
             steps[0]()
 
     # What was freed before but is still resident would take the step without a rise.
-    give_back_free_memory()
-    if not (kind.settings.compile and can_forget_peaks()):
+    release_free_memory()
+    if not (kind.settings.compile and can_reset_peak()):
         return growth_mib(start)
     start()
-    give_back_free_memory()
+    release_free_memory()
     return steps[0].held_bytes() / _MIB + growth_mib(steps[0])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.core.memory import measured_in_own_process
+from revt_hf.core.resources import measured_in_own_process
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.speed.attempts import attempted
 from revt_hf.speed.networks import patch_labels, smooth_pixels

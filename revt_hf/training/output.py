@@ -3,19 +3,20 @@
 import shutil
 from pathlib import Path
 
-from revt_hf.checkpoints.tensors import AVERAGES, WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import mark_output, state_of
 from revt_hf.core.outputs import (
     beside,
     check_apart,
     check_output,
+    folder_state,
+    mark_output,
     readable_os_errors,
     real_path,
     replace_folder,
 )
-from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 from revt_hf.training.run_checkpoints import (
     CHECKPOINT_FOLDER,
     REPLACES_FILE,
@@ -101,7 +102,7 @@ def begin_run(run: Path, resume: bool) -> Path:
         mark_output(folder, _WRITTEN)
         if is_result:
             # Last: without it the folder is not one to go on with.
-            (folder / REPLACES_FILE).write_text(state_of(place) or "")
+            (folder / REPLACES_FILE).write_text(folder_state(place) or "")
     return folder
 
 

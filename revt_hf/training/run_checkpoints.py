@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import SCRATCH_PREFIX, state_of
 from revt_hf.core.outputs import (
+    SCRATCH_PREFIX,
     beside,
     file_sha256,
+    folder_state,
     read_json_object,
     readable_os_errors,
     real_path,
@@ -152,7 +153,7 @@ def run_beside(run: Path) -> Path | None:
 def may_replace(aside: Path, run: Path) -> bool:
     """Whether nothing, or still what a training was to replace, is in the run's folder."""
     try:
-        now = state_of(real_path(run))
+        now = folder_state(real_path(run))
         return now is None or now == (aside / REPLACES_FILE).read_text()
     except (OSError, ValueError):
         return False

@@ -10,7 +10,7 @@ from PIL import Image
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.core.markers import mark_output
+from revt_hf.core.outputs import mark_output
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.command import chosen_protocol
 from tests.helpers.command_line import refused, revt

@@ -259,7 +259,7 @@ def test_what_is_left_out_and_filled_in_stands_in_the_record(odd, tmp_path):
 
 
 def test_a_missing_counter_and_averages_convert_as_well(odd, tmp_path):
-    out = convert(odd["lightning.ckpt"], tmp_path / "out")
+    out = convert(odd["lightning.ckpt"], tmp_path / "out").output
     assert load_file(out / "model.safetensors")[COUNTER] == 0
     load_model(out)
 

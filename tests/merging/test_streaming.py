@@ -17,8 +17,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.labels import CLASSES

@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.acdc import AcdcDomain
 from revt_hf.data.domains.base import Domain, Opened, arrow_split

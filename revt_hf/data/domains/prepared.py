@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.config.domain_spec import DomainSpec, Source
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import checked_options, dataset_of, domain_label, get_domain, open_domain
 from revt_hf.data.domains.base import SourceFile, fingerprint

@@ -1,4 +1,4 @@
-"""How much memory a process takes, and how much is left; torch is not imported."""
+"""Cores and memory that this process may use; torch is not imported."""
 
 import ctypes
 import gc
@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 _MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -21,9 +20,8 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Where one of the two versions of control groups says what may be taken and what is."""
+class _Version(NamedTuple):
+    """Files and keys of one version of control groups."""
 
     root: str
     limit: str
@@ -42,35 +40,64 @@ _VERSIONS = {
 }
 
 
+def core_count() -> int:
+    """CPU cores in this process's affinity mask, capped by its Slurm allocation; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS and Windows
+        cores = os.cpu_count() or 1
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(allocated)) if allocated.isdecimal() and int(allocated) else cores
+
+
+def worker_count(requested: int, items: int) -> int:
+    """Number of loader processes for ``items`` images: no more than requested, items or cores.
+
+    More would only take memory and start-up time, and torch warns about them.
+    """
+    return min(requested, items, core_count())
+
+
+def one_thread(_: int = 0) -> None:
+    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader.
+
+    torch does so for itself. Otherwise every worker would start a thread per core, and threads
+    that exist when a process forks are missing in the child.
+    """
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
 def peak_mib() -> float:
-    """The peak of this process's resident memory, in MiB."""
+    """Peak resident memory of this process, in MiB."""
     if _STATUS.exists():
-        # A process started from a large one inherits that one's ``ru_maxrss``.
+        # ru_maxrss would include the peak of the process that started this one.
         line = next(line for line in _STATUS.read_text().splitlines() if "VmHWM" in line)
         return int(line.split()[1]) / 1024
-    # Of macOS, in bytes.
+    # macOS reports bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
-def can_forget_peaks() -> bool:
-    """Whether the peak can be set back to what is resident now (Linux)."""
+def can_reset_peak() -> bool:
+    """Whether the peak can be reset to what is resident now (Linux)."""
     return _RESET_PEAK.exists()
 
 
 def growth_mib(work: Callable[[], Any]) -> float:
-    """How far resident memory rises above what it is now while ``work`` runs, in MiB.
+    """How far resident memory rises above its current value while ``work`` runs, in MiB.
 
-    Where peaks cannot be forgotten, it is how far the peak so far rises.
+    Where the peak cannot be reset: how far ``work`` raises the peak so far.
     """
-    if can_forget_peaks():
+    if can_reset_peak():
         _RESET_PEAK.write_text("5")
     before = peak_mib()
     work()
     return peak_mib() - before
 
 
-def give_back_free_memory() -> None:
-    """Let what was freed leave this process's resident memory, as far as the C library can."""
+def release_free_memory() -> None:
+    """Return freed memory to the system, as far as the C library can."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -79,17 +106,16 @@ def give_back_free_memory() -> None:
 
 
 def measured_in_own_process(module: str, order: dict[str, Any]) -> float:
-    """What ``python -m module`` makes of an order.
+    """Run ``python -m module`` and return the number it measured.
 
     Args:
-        module: reads the order (JSON) from standard input, and writes a number into the last line
-            of standard output.
-        order: of JSON values.
+        module: reads ``order`` (JSON) from standard input and prints a number as its last line.
+        order: JSON values.
 
     Raises:
-        MemoryError: the system ended the process, as it does when memory is short.
+        MemoryError: the system killed the process, as it does when memory runs out.
     """
-    # Not multiprocessing: it would run the caller's script again where that has no main guard.
+    # Not multiprocessing: it would run the caller's script again if that has no main guard.
     done = subprocess.run(
         [sys.executable, "-m", module], input=json.dumps(order), capture_output=True, text=True
     )
@@ -100,9 +126,9 @@ def measured_in_own_process(module: str, order: dict[str, Any]) -> float:
 
 
 def available_mib() -> float:
-    """How much memory this process may still take, in MiB: of the machine and its container.
+    """Memory that this process may still allocate, in MiB, within the machine and its container.
 
-    Page cache counts as free: the system gives it up when memory is asked for.
+    Page cache counts as free: the system gives it up on demand.
     """
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
@@ -113,15 +139,14 @@ def available_mib() -> float:
 
 
 def _left_in_groups() -> Iterator[float]:
-    """What each limited control group of this process leaves, in MiB."""
     own = {"": "/", "memory": "/"}
     if _OWN_GROUPS.exists():
         for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             own.update({name: path for name in controllers.split(",") if name in own})
     for name, version in _VERSIONS.items():
-        # A group may take no more than those that it lies in; in a container its path may not
-        # exist, but the root is the container's.
+        # Outer groups limit as well. In a container the path may not exist, but the root is the
+        # container's.
         inner = PurePosixPath(own[name].strip("/"))
         for group in (inner, *inner.parents):
             left = _left(_CONTROL_GROUPS / version.root / group, version)
