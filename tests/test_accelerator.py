@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
+
+from tests.helpers.golden import ROOT
 
 
 def test_every_path_runs_on_an_accelerator_as_on_the_cpu():
     # The device stays with the process that it was made in.
-    paths = Path(__file__).with_name("accelerator_paths.py")
+    paths = ROOT / "tests" / "helpers" / "accelerator_paths.py"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(paths)],
         cwd=paths.parent.parent,

@@ -1,14 +1,16 @@
-"""One network in memory whose weights are blends of several members' files."""
+"""Networks whose weights are blends of members, and their loss and mIoU."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
@@ -16,50 +18,53 @@ from revt_hf.checkpoints.architecture import CLASSIFIER
 from revt_hf.checkpoints.description import rows_by_train_id
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.data.domains import load_spec, open_domain
 from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.loading import check_labelled
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.merging.dtypes import unpacked
 from revt_hf.merging.feeds import opened, read_at
 from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
+from revt_hf.merging.plan import MergeSpec, Rule, make_plan
 from revt_hf.merging.record import merge_record
-from revt_hf.merging.sources import Source
+from revt_hf.training.validation import sums_of
 
 
 @dataclass(frozen=True)
 class Blend:
-    """What is blended: places (from 0) of members, in the order they are summed in.
-
-    The start, where there is one, comes after the members.
+    """A weighted mean of members.
 
     Attributes:
-        places: at least one.
-        weights: one each, divided by their sum; None for the plain mean.
+        members: indices from 0, at least one, in the order of summation; the initial weights
+            follow the members.
+        weights: one each, normalised to sum 1; None for the plain mean.
     """
 
-    places: tuple[int, ...]
+    members: tuple[int, ...]
     weights: tuple[float, ...] | None = None
 
     @classmethod
     def weighted(cls, weights: Sequence[float]) -> "Blend":
-        """One weight a place; those of weight 0 are left out."""
-        places = tuple(place for place, weight in enumerate(weights) if weight)
-        return cls(places, tuple(float(weights[place]) for place in places))
+        """The mean with one weight for each member; members of weight 0 are left out."""
+        members = tuple(index for index, weight in enumerate(weights) if weight)
+        return cls(members, tuple(float(weights[index]) for index in members))
 
 
 class Blender:
-    """Members' files, and one model that takes on any blend of them.
+    """A model that takes on any blend of its members' weights; a context manager.
 
-    A context manager. Tensors are read from the files whenever a blend is asked for: memory is
-    that of one model, its further heads and one tensor of each member. A blend has the bits of
-    the model that ``revt merge`` would write.
+    Every blend is read from the members' files: memory holds the model, further heads, and one
+    tensor of each member. A blend has the same bits as the model that ``revt merge`` would write.
 
     Args:
-        members: at least two, of one architecture; the first is a folder or Hub id.
-        start: what they started from, if blends with it are wanted.
-        start_head: whether blends with its decode head are wanted, too.
-        quiet: no progress bars while the Hub is read.
+        members: at least two of one architecture; the first is a folder or Hub ID.
+        init: the members' initial weights, to blend with them as well.
+        init_head: whether the decode head of ``init`` is blended, too.
+        quiet: hide progress bars while the Hub is read.
 
     Raises:
         UserError: a member cannot be read or does not match the first one.
@@ -68,30 +73,31 @@ class Blender:
     def __init__(
         self,
         members: Sequence[str],
-        start: str | None = None,
-        start_head: bool = False,
+        init: str | None = None,
+        init_head: bool = False,
         quiet: bool = True,
     ) -> None:
         self.members = tuple(map(str, members))
+        self.has_init = init is not None
         self._stack = ExitStack()
         try:
-            # The rule decides what of the start is wanted; its method is never called.
+            # The rule decides which tensors of the initial weights are needed; its method is
+            # never called.
             rule = Rule(
-                "all" if start_head else "backbone",
-                "mean" if start is None else "task_arithmetic",
+                "all" if init_head else "backbone", "mean" if init is None else "task_arithmetic"
             )
-            spec = MergeSpec(self.members, (rule,), base=start)
-            self._plan: Plan = make_plan(spec, self._stack, quiet)
+            spec = MergeSpec(self.members, (rule,), base=init)
+            self._plan = make_plan(spec, self._stack, quiet)
             self._sources = [*self._plan.sources, *([self._plan.base] if self._plan.base else [])]
             self._files = [
                 [opened(path, self._stack) for path in source.files] for source in self._sources
             ]
             self.model: SegformerForSemanticSegmentation = load_for_evaluation(self.members[0])
-            self._place = {item.name: place for place, item in enumerate(self._plan.items)}
-            missing = [name for name in self._tensors(self.model) if name not in self._place]
+            self._index = {item.name: index for index, item in enumerate(self._plan.items)}
+            missing = [name for name in _tensors(self.model) if name not in self._index]
             if missing:
-                raise UserError(f"{self.members[0]} does not hold the tensor {missing[0]}")
-            # The files keep their order of classes, the model has the train ids'.
+                raise UserError(f"{self.members[0]} lacks the tensor {missing[0]}")
+            # Files keep their own order of classes, the model has that of the train IDs.
             description = self._plan.sources[0].says.description
             self._rows = list(rows_by_train_id(description)) if description else []
         except BaseException:
@@ -105,21 +111,21 @@ class Blender:
         self._stack.close()
 
     def head(self, member: int) -> nn.Module:
-        """A decode head of its own with a member's weights; members count from 0."""
+        """A new decode head with the weights of a member (index from 0)."""
         head: nn.Module = copy.deepcopy(self.model.decode_head)
         self._load(head, HEAD_PREFIX, Blend((member,)))
         return head.eval()
 
     def blend_encoder(self, blend: Blend) -> None:
-        """Give the model's encoder a blend of encoders."""
+        """Load a blend of encoders into the model."""
         self._load(self.model.segformer, BACKBONE_PREFIX, blend)
 
     def blend_head(self, head: nn.Module, blend: Blend) -> None:
-        """Give a head, such as :meth:`head` makes it, a blend of heads."""
+        """Load a blend of heads into a head that :meth:`head` returned."""
         self._load(head, HEAD_PREFIX, blend)
 
     def records(self) -> dict[str, Any]:
-        """``members`` and ``base`` (the start): path and sha256, as ``merge.json`` has them."""
+        """``members`` and ``base`` (the initial weights) with path and sha256, as in merge.json."""
         digests = [
             {path.name: file_sha256(path) for path in source.originals} for source in self._sources
         ]
@@ -127,35 +133,154 @@ class Blender:
         record = merge_record(self._plan, digests)
         return {"members": record["members"], "base": record["base"]}
 
-    def _tensors(self, module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-        """A module's weights and buffers by their names on disk."""
-        return {disk_name(f"{prefix}{name}"): t for name, t in module.state_dict().items()}
-
     @torch.no_grad()
     def _load(self, module: nn.Module, prefix: str, blend: Blend) -> None:
-        for name, tensor in self._tensors(module, prefix).items():
-            item = self._plan.items[self._place[name]]
-            # Whole numbers, such as BatchNorm's count of batches, are no weights.
+        for name, tensor in _tensors(module, prefix).items():
+            index = self._index[name]
+            item = self._plan.items[index]
+            # Integers, such as BatchNorm's count of batches, are not weights.
             if item.dtype in FLOATS:
-                blended = self._blended(self._place[name], blend).reshape(item.shape)
+                blended = self._blended(index, blend).reshape(item.shape)
                 if name.startswith(CLASSIFIER):
                     blended = blended[self._rows]
                 tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
 
-    def _blended(self, place: int, blend: Blend) -> NDArray[Any]:
-        arrays = [self._read(number, place) for number in blend.places]
+    def _blended(self, index: int, blend: Blend) -> NDArray[Any]:
+        arrays = [self._read(member, index) for member in blend.members]
         if len(arrays) == 1:
             return arrays[0]
         if blend.weights is None:
             return METHODS["mean"].function(arrays, None, None)
         return METHODS["weighted_mean"].function(arrays, np.array(blend.weights), None)
 
-    def _read(self, number: int, place: int) -> NDArray[Any]:
-        source: Source = self._sources[number]
-        item = self._plan.items[place]
-        dtype = source.dtypes.get(place, item.dtype)
+    def _read(self, member: int, index: int) -> NDArray[Any]:
+        source, item = self._sources[member], self._plan.items[index]
+        dtype = source.dtypes.get(index, item.dtype)
         buffer = memoryview(bytearray(item.count * ITEM_SIZES[dtype]))
-        file = int(source.file[place])
-        path = source.files[file]
-        read_at(self._files[number][file], path, int(source.offset[place]), buffer)
+        file = int(source.file[index])
+        read_at(self._files[member][file], source.files[file], int(source.offset[index]), buffer)
         return unpacked(buffer, dtype)
+
+
+def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {disk_name(f"{prefix}{name}"): t for name, t in module.state_dict().items()}
+
+
+class HeadScore(BaseModel):
+    """Loss and mIoU of an encoder with one decode head; of several splits, the mean over them.
+
+    ``loss`` is the training loss: cross-entropy in nats, mean over all labelled pixels of a split.
+    ``miou`` is in percent, from the confusion matrix of a split.
+    """
+
+    # A network that diverged has a loss of NaN.
+    model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
+
+    loss: float
+    miou: float = Field(validation_alias="mIoU", serialization_alias="mIoU")
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """Images to score on.
+
+    Attributes:
+        splits: where they come from.
+        rows: the images of each split.
+        protocol: the test protocol.
+        workers: processes that decode images; 0 decodes in this one.
+    """
+
+    splits: tuple[SplitSpec, ...]
+    rows: tuple[Any, ...]
+    protocol: Protocol
+    workers: int = 0
+
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return sum(map(len, self.rows))
+
+    @property
+    def label(self) -> str:
+        """The names of the splits."""
+        return " + ".join(split.label for split in self.splits)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that identify the images and the protocol."""
+        fields = {"domain", "data_dir", "config", "options"}
+        return {
+            "splits": [
+                {
+                    "label": split.label,
+                    **split.spec.model_dump(mode="json", include=fields),
+                    "split": split.split,
+                    "is_source": split.is_source,
+                    "content": _content(split),
+                    "images": len(rows),
+                }
+                for split, rows in zip(self.splits, self.rows, strict=True)
+            ],
+            "protocol": self.protocol.model_dump(mode="json"),
+        }
+
+
+def _content(split: SplitSpec) -> str:
+    spec = split.spec
+    folder = Path(spec.data_dir) if spec.data_dir else None
+    return open_domain(spec.domain, split.split, folder, spec.config, spec.options).content
+
+
+def load_data(
+    splits: Sequence[SplitSpec], protocol: Protocol, images: int | None = None, workers: int = 0
+) -> ScoringData:
+    """Open splits for scoring.
+
+    Args:
+        splits: what to score on.
+        protocol: the test protocol.
+        images: at most this many of each split, spread over it; None for all.
+        workers: see :class:`ScoringData`.
+
+    Raises:
+        UserError: the data of a domain cannot be used.
+    """
+    loaded = []
+    for split in splits:
+        rows = load_spec(split.spec, split.split)
+        if images is not None and images < len(rows):
+            # Neighbours are often frames of one drive.
+            rows = rows.select(np.linspace(0, len(rows) - 1, images).round().astype(int))
+        check_labelled(rows, split.label)
+        loaded.append(rows)
+    return ScoringData(tuple(splits), tuple(loaded), protocol, workers)
+
+
+def score_heads(
+    model: SegformerForSemanticSegmentation,
+    heads: Mapping[str, nn.Module],
+    data: ScoringData,
+    on_image: Callable[[], object] = lambda: None,
+) -> dict[str, HeadScore]:
+    """Score a model's encoder with each of several decode heads; it runs once for each image.
+
+    Args:
+        model: in eval mode; its own head is scored only if it is among ``heads``.
+        heads: named decode heads in eval mode, on the model's device.
+        data: the images.
+        on_image: called after each image, for a progress bar.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    modules = list(heads.values())
+    sums = [
+        sums_of(model, modules, rows, range(len(rows)), data.protocol, data.workers, on_image)
+        for rows in data.rows
+    ]
+    scores = {}
+    for index, name in enumerate(heads):
+        losses = [split[index].mean_loss for split in sums]
+        mious = [scores_from(split[index].matrix).miou for split in sums]
+        scores[name] = HeadScore(loss=float(np.mean(losses)), miou=float(np.mean(mious)))
+    return scores

@@ -1,4 +1,4 @@
-"""Choose members and coefficients of a merge by source-val mIoU, never by a target's."""
+"""Choose members and weights of a merge by source-val mIoU, never by that of a target."""
 
 import contextlib
 import math
@@ -10,39 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from revt_hf.analysis.blend_scores import Data, Score, score_heads
-from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.analysis.blending import Blend, Blender, HeadScore, ScoringData, score_heads
 from revt_hf.analysis.plane import simplex
 from revt_hf.core.errors import UserError
 
-# Two weights that agree so far are the same merge.
+# Weights that agree to this many decimals are the same merge.
 _DECIMALS = 4
-# Of the evaluations, for the grid; the rest is for the search from its best point.
+# Share of the evaluations for the grid; the rest refines its best point.
 _GRID_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merge that was scored.
+    """A scored merge.
 
     Attributes:
-        members: numbers of the members in it, counted from 1.
+        members: numbers of its members, from 1.
         weights: one each, of sum 1; None for the plain mean.
         scores: by the number of the member whose head it has.
     """
 
     members: tuple[int, ...]
     weights: tuple[float, ...] | None
-    scores: dict[int, Score]
+    scores: dict[int, HeadScore]
 
     @property
     def head(self) -> int:
-        """The head that scores best; of equals the first."""
+        """Number of the head with the best mIoU, the first of equals."""
         return max(self.scores, key=lambda head: self.scores[head].miou)
 
     @property
     def miou(self) -> float:
-        """With the best head, in percent."""
+        """mIoU with the best head, in percent."""
         return self.scores[self.head].miou
 
     def to_json(self) -> dict[str, Any]:
@@ -52,37 +51,39 @@ class Candidate:
             "weights": list(self.weights) if self.weights is not None else None,
             "head": self.head,
             "mIoU": self.miou,
-            "heads": {str(head): score.to_json() for head, score in self.scores.items()},
+            "heads": {
+                str(head): score.model_dump(by_alias=True) for head, score in self.scores.items()
+            },
         }
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and all that was tried for it, in order."""
+    """The chosen merge, all merges that were tried, and what each member adds if measured."""
 
     chosen: Candidate
     tried: tuple[Candidate, ...]
     values: dict[int, float] = field(default_factory=dict)
 
 
-class Judge:
+class MergeScorer:
     """Scores merges of some members on source-val.
 
     Args:
         blender: of the members.
-        data: source-val alone.
-        head: number of the member whose head all merges get; None tries those of all members that
-            are in the merge and takes the best.
+        data: images of source-val only.
+        head: number of the member whose head all merges get; None scores each merge with the
+            heads of all its members and takes the best.
         on_image: called after each image of each merge, for a progress bar.
 
     Raises:
-        UserError: some of the data are not a source's, or there is no such head.
+        UserError: a split belongs to a target, or there is no such head.
     """
 
     def __init__(
         self,
         blender: Blender,
-        data: Data,
+        data: ScoringData,
         head: int | None = None,
         on_image: Callable[[], object] = lambda: None,
     ) -> None:
@@ -101,17 +102,16 @@ class Judge:
         self._heads: dict[int, nn.Module] = {}
 
     def mean(self, members: Sequence[int]) -> Candidate:
-        """The plain mean of some members' encoders; of one, the member as it is."""
-        chosen = tuple(members)
-        self._blender.blend_encoder(Blend(tuple(number - 1 for number in chosen)))
-        return Candidate(chosen, None, self._scores(chosen))
+        """Score the plain mean of some members' encoders, or a single member."""
+        self._blender.blend_encoder(Blend(tuple(number - 1 for number in members)))
+        return Candidate(tuple(members), None, self._scores(members))
 
     def weighted(self, weights: Sequence[float]) -> Candidate:
-        """A weighted mean of all members' encoders."""
+        """Score a weighted mean of all members' encoders."""
         self._blender.blend_encoder(Blend.weighted(weights))
         return Candidate(self.members, tuple(map(float, weights)), self._scores(self.members))
 
-    def _scores(self, members: Sequence[int]) -> dict[int, Score]:
+    def _scores(self, members: Sequence[int]) -> dict[int, HeadScore]:
         wanted = list(members) if self._head is None else [self._head]
         for number in wanted:
             if number not in self._heads:
@@ -121,37 +121,37 @@ class Judge:
         return {int(name): score for name, score in scores.items()}
 
 
-def greedy_soup(judge: Judge) -> Choice:
+def greedy_soup(scorer: MergeScorer) -> Choice:
     """Add members, the best first, as long as the mIoU does not drop.
 
     Wortsman et al., Model Soups, ICML 2022, recipe 1; here encoders are averaged and a head kept.
     """
-    alone = [judge.mean([number]) for number in judge.members]
-    # Equals stay in the order given.
+    alone = [scorer.mean([number]) for number in scorer.members]
+    # Equals keep their order.
     ranked = sorted(alone, key=lambda candidate: -candidate.miou)
     soup, tried = ranked[0], list(alone)
     for candidate in ranked[1:]:
-        larger = judge.mean([*soup.members, *candidate.members])
+        larger = scorer.mean([*soup.members, *candidate.members])
         tried.append(larger)
         if larger.miou >= soup.miou:
             soup = larger
     return Choice(soup, tuple(tried))
 
 
-def leave_one_out(judge: Judge) -> Choice:
-    """What each member adds: mIoU of the mean of all minus that of the mean of all others.
+def leave_one_out(scorer: MergeScorer) -> Choice:
+    """Measure what each member adds: mIoU of the mean of all minus that of the mean without it.
 
-    The choice is the best of these means.
+    Chooses the best of these means.
 
     Raises:
         UserError: fewer than three members.
     """
-    if len(judge.members) < 3:
+    if len(scorer.members) < 3:
         raise UserError("leave-one-out needs at least three members: without one, two are a merge")
-    everyone = judge.mean(judge.members)
+    everyone = scorer.mean(scorer.members)
     without = {
-        number: judge.mean([other for other in judge.members if other != number])
-        for number in judge.members
+        number: scorer.mean([other for other in scorer.members if other != number])
+        for number in scorer.members
     }
     tried = (everyone, *without.values())
     # Of equals the largest.
@@ -160,23 +160,25 @@ def leave_one_out(judge: Judge) -> Choice:
     return Choice(best, tried, values)
 
 
-def search_weights(judge: Judge, evaluations: int) -> Choice:
-    """Look for the best weights of sum 1, none negative: a grid, then Nelder-Mead from its best.
+def search_weights(scorer: MergeScorer, evaluations: int) -> Choice:
+    """Search for the best non-negative weights of sum 1: a grid, then Nelder-Mead from its best.
 
     The grid is the finest one that half of the evaluations allow, at least the corners. Nelder and
-    Mead, A Simplex Method for Function Minimization, 1965, as SciPy has it; its points are
-    projected onto the simplex of weights.
+    Mead, A Simplex Method for Function Minimization, 1965, from SciPy; points are projected onto
+    the simplex of weights.
 
     Args:
-        judge: scores merges.
-        evaluations: at most so many merges are scored.
+        scorer: of the members.
+        evaluations: at most this many merges are scored.
 
     Raises:
         UserError: fewer evaluations than members.
     """
-    count = len(judge.members)
+    count = len(scorer.members)
     if evaluations < count:
-        raise UserError(f"--evaluations {evaluations}: the {count} members alone need as many")
+        raise UserError(
+            f"--evaluations {evaluations}: use at least {count}, one for each member alone"
+        )
     tried: dict[tuple[float, ...], Candidate] = {}
 
     def miou(weights: Sequence[float]) -> float:
@@ -184,7 +186,7 @@ def search_weights(judge: Judge, evaluations: int) -> Choice:
         if key not in tried:
             if len(tried) == evaluations:
                 raise _Spent
-            tried[key] = judge.weighted(key)
+            tried[key] = scorer.weighted(key)
         return tried[key].miou
 
     steps = _grid_steps(count, int(evaluations * _GRID_SHARE))
@@ -209,22 +211,22 @@ def _grid_steps(corners: int, budget: int) -> int:
 
 
 def _nelder_mead(
-    miou: Callable[[Sequence[float]], float], start: NDArray[np.float64], reach: float, most: int
+    miou: Callable[[Sequence[float]], float], best: NDArray[np.float64], reach: float, most: int
 ) -> None:
     from scipy.optimize import minimize
 
-    # All but the last weight are free; each first step goes from the start towards a corner.
-    corners = np.eye(len(start))
-    vertices = [start, *(start + reach * (corner - start) for corner in corners)]
-    # Of the steps, the one that moves least: at a corner it would not move at all.
-    steps = sorted(vertices[1:], key=lambda vertex: -np.abs(vertex - start).sum())
-    simplex_of = np.array([start, *steps[: len(start) - 1]])[:, :-1]
+    # All weights but the last are free; the first steps go from the best point to the corners.
+    corners = np.eye(len(best))
+    vertices = [best + reach * (corner - best) for corner in corners]
+    # Drop the shortest step: from a corner to itself it would be none.
+    vertices.sort(key=lambda vertex: -np.abs(vertex - best).sum())
+    initial = np.array([best, *vertices[: len(best) - 1]])[:, :-1]
     minimize(
         lambda free: -miou(projected(np.append(free, 1 - free.sum())).tolist()),
-        simplex_of[0],
+        initial[0],
         method="Nelder-Mead",
         options={
-            "initial_simplex": simplex_of,
+            "initial_simplex": initial,
             "maxfev": 4 * most,
             "xatol": 10**-_DECIMALS,
             "fatol": 1e-3,
@@ -233,7 +235,7 @@ def _nelder_mead(
 
 
 def projected(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The nearest weights of sum 1 with none negative.
+    """The nearest non-negative weights of sum 1.
 
     Duchi et al., Efficient Projections onto the l1-Ball, ICML 2008, figure 1.
     """

@@ -1,4 +1,4 @@
-"""Where members give pixels different classes, and what their merge decides there."""
+"""Pixels to which members give different classes, and what their merge predicts there."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,43 +11,49 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from revt_hf.analysis.blend_scores import Data
+from revt_hf.analysis.blending import ScoringData
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise
 from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
+from revt_hf.results.sheets import Panel, contact_sheet
 
 ClassMap = NDArray[np.uint8]
+# For two different classes, three, and more.
+_HEAT = np.array([[245, 166, 35], [208, 52, 44], [96, 20, 110]], dtype=np.uint8)
+_RIGHT, _WRONG, _UNLABELLED = (46, 160, 67), (208, 52, 44), (230, 230, 230)
+_DIMMED = 0.45
+_COLUMNS = ("image", "ground truth", "members differ", "the merge where they do", "the merge")
 
 
 def different_classes(maps: Sequence[ClassMap]) -> ClassMap:
-    """How many different classes the members give each pixel, (H, W); 1 where they agree.
+    """The number of different classes that the members give each pixel, (H, W).
 
     Args:
-        maps: one a member, (H, W) uint8 train ids.
+        maps: one for each member, (H, W) uint8 train IDs.
     """
     ordered = np.sort(np.stack(maps), axis=0)
     return (1 + (ordered[1:] != ordered[:-1]).sum(0)).astype(np.uint8)
 
 
 def votes_for(maps: Sequence[ClassMap], chosen: ClassMap) -> ClassMap:
-    """How many members give each pixel the chosen class, (H, W)."""
+    """The number of members that give each pixel its class in ``chosen``, (H, W)."""
     return np.asarray(sum((one == chosen).astype(np.uint8) for one in maps), dtype=np.uint8)
 
 
 @dataclass
 class Counts:
-    """Pixels, summed over images. "Right" ones count among labelled pixels only.
+    """Pixels, summed over images.
 
     Attributes:
-        members: how many there are.
-        pixels: by number of different classes (index; 0 is empty).
-        followed: of disputed pixels: the merge follows the ``majority`` (more than half of the
+        members: the number of members.
+        pixels: indexed by the number of different classes (0 is unused).
+        followed: disputed pixels where the merge follows the ``majority`` (more than half of the
             members), a ``minority``, or ``none`` of them.
-        departed: of undisputed pixels: the merge decides against all members.
+        departed: undisputed pixels where the merge predicts another class than all members.
         labelled: labelled pixels that are ``disputed`` and ``undisputed``.
-        right: of those, by model: the members in order, then the merge.
-        any_right: labelled disputed pixels that at least one member has right.
+        right: those of them that each model predicts correctly: the members, then the merge.
+        any_right: labelled disputed pixels that at least one member predicts correctly.
     """
 
     members: int
@@ -68,9 +74,9 @@ class Counts:
         """Count one image.
 
         Args:
-            maps: the members' class maps, (H, W) uint8 train ids.
-            merged: the merge's.
-            label: train ids, 255 is ignored.
+            maps: the class maps of the members, (H, W) uint8 train IDs.
+            merged: the class map of the merge.
+            label: train IDs; 255 is ignored.
 
         Returns:
             The share of its pixels that are disputed.
@@ -88,15 +94,14 @@ class Counts:
         for kind, where in (("disputed", disputed & known), ("undisputed", ~disputed & known)):
             self.labelled[kind] += int(where.sum())
             self.right[kind] += [int((one == label)[where].sum()) for one in (*maps, merged)]
-        right = votes_for(maps, label) > 0
-        self.any_right += int((disputed & known & right).sum())
+        self.any_right += int((disputed & known & (votes_for(maps, label) > 0)).sum())
         return float(disputed.mean())
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """Shares in percent; None where there is no such pixel.
 
         Args:
-            names: of the members, then the merge.
+            names: of the members, then of the merge.
         """
         total, disputed = int(self.pixels.sum()), int(self.pixels[2:].sum())
         return {
@@ -113,21 +118,25 @@ class Counts:
             "merge_against_all_on_undisputed": _percent(self.departed, total - disputed),
             "accuracy": {
                 kind: {
-                    "labelled_pixels": self.labelled[kind],
+                    "labelled_pixels": labelled,
                     **{
-                        name: _percent(int(right), self.labelled[kind])
+                        name: _percent(int(right), labelled)
                         for name, right in zip(names, self.right[kind], strict=True)
                     },
                 }
-                for kind in self.labelled
+                for kind, labelled in self.labelled.items()
             },
             "any_member_right_on_disputed": _percent(self.any_right, self.labelled["disputed"]),
         }
 
 
+def _percent(part: int, whole: int) -> float | None:
+    return part / whole * 100 if whole else None
+
+
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """One image with all that was decided on it."""
+class DisputedImage:
+    """An image, its share of disputed pixels, and what the models predict."""
 
     name: str
     disputed: float
@@ -139,76 +148,105 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Disagreement:
-    """Counts over all images, each image's share of disputed pixels, the most disputed."""
+    """Counts over all images, the disputed share of each, and the most disputed images."""
 
     counts: Counts
     images: tuple[tuple[str, float], ...]
-    scenes: tuple[Scene, ...]
+    worst: tuple[DisputedImage, ...]
 
 
 def disagreement(
     members: Sequence[str],
     merge: str,
-    data: Data,
-    scenes: int = 4,
+    data: ScoringData,
+    shown: int = 4,
     on_image: Callable[[], object] = lambda: None,
 ) -> Disagreement:
-    """Predict with each member, then the merge, one model in memory at a time.
+    """Predict with each member, then with the merge, one model in memory at a time.
 
     Args:
-        members: folders or Hub ids.
-        merge: a folder or Hub id.
+        members: folders or Hub IDs.
+        merge: a folder or Hub ID.
         data: the images.
-        scenes: so many of the most disputed images are given back.
+        shown: number of the most disputed images to return.
         on_image: called after each prediction, for a progress bar.
 
     Raises:
         UserError: a model or an image cannot be read.
     """
     rows: Any = ConcatDataset(list(data.rows))
-    with tempfile.TemporaryDirectory(prefix="revt-") as scratch:
-        kept = _Kept(Path(scratch), len(members))
-        for number, source in enumerate((*members, merge)):
+    with tempfile.TemporaryDirectory(prefix="revt-") as folder:
+        files = [
+            [Path(folder) / f"{model}-{image}.png" for image in range(len(rows))]
+            for model in range(len(members) + 1)
+        ]
+        for source, paths in zip((*members, merge), files, strict=True):
             segmenter = model_segmenter(load_for_evaluation(source))
-            for image in range(len(rows)):
+            for image, path in enumerate(paths):
                 classes = segmenter.class_map(rows[image]["image"], data.protocol)
-                kept.write(number, image, classes)
+                if not cv2.imwrite(str(path), classes):
+                    raise UserError(f"cannot write {path}: set TMPDIR to a folder with room")
                 on_image()
+
+        def read(image: int) -> list[ClassMap]:
+            paths = (str(of_model[image]) for of_model in files)
+            return [np.asarray(cv2.imread(p, cv2.IMREAD_UNCHANGED), np.uint8) for p in paths]
+
         counts, shares = Counts(len(members)), []
         for image in range(len(rows)):
-            row = rows[image]
-            shares.append((str(row["name"]), counts.add(*kept.read(image), row["label"])))
-        worst = sorted(range(len(rows)), key=lambda image: -shares[image][1])[:scenes]
-        chosen = []
-        for image in worst:
-            row, (maps, merged) = rows[image], kept.read(image)
-            seen = (row["image"], row["label"], different_classes(maps), merged)
-            chosen.append(Scene(*shares[image], *seen))
-    return Disagreement(counts, tuple(shares), tuple(chosen))
+            row, (*maps, merged) = rows[image], read(image)
+            shares.append((str(row["name"]), counts.add(maps, merged, row["label"])))
+        worst = []
+        for image in sorted(range(len(rows)), key=lambda image: -shares[image][1])[:shown]:
+            row, (*maps, merged) = rows[image], read(image)
+            found = (row["image"], row["label"], different_classes(maps), merged)
+            worst.append(DisputedImage(*shares[image], *found))
+    return Disagreement(counts, tuple(shares), tuple(worst))
 
 
-class _Kept:
-    """Class maps in a folder, so that only one model need be in memory."""
+def draw_disagreement(images: Sequence[DisputedImage], path: Path) -> None:
+    """Draw image, ground truth, disputed pixels, the merge there, and the map of the merge.
 
-    def __init__(self, folder: Path, members: int) -> None:
-        self._folder, self._members = folder, members
+    Disputed pixels are orange for two different classes, red for three, violet for more. The
+    merge is green there where it is right, red where it is wrong, white without a label.
 
-    def write(self, model: int, image: int, classes: ClassMap) -> None:
-        path = self._path(model, image)
-        if not cv2.imwrite(str(path), classes):
-            raise UserError(f"cannot write {path}: set TMPDIR to a folder with room")
+    Args:
+        images: at least one.
+        path: the PNG.
+    """
+    rows = [
+        [
+            Panel(one.name, one.image),
+            Panel(_COLUMNS[1], colourise(one.label)),
+            Panel(f"{one.disputed * 100:.1f} % of pixels; 2 classes orange, 3 red", _disputed(one)),
+            Panel("right green, wrong red, no label white", _merge_there(one)),
+            Panel(_COLUMNS[4], colourise(one.merged)),
+        ]
+        for one in images
+    ]
+    present = np.unique(np.concatenate([np.unique([one.merged, one.label]) for one in images]))
+    legend = [CLASSES[value] for value in present if value != IGNORE_INDEX]
+    contact_sheet(rows, _COLUMNS, [""] * len(rows), legend, path, 300)
 
-    def read(self, image: int) -> tuple[list[ClassMap], ClassMap]:
-        """The members' class maps, and the merge's."""
-        *maps, merged = (
-            np.asarray(cv2.imread(str(self._path(model, image)), cv2.IMREAD_UNCHANGED), np.uint8)
-            for model in range(self._members + 1)
-        )
-        return maps, merged
 
-    def _path(self, model: int, image: int) -> Path:
-        return self._folder / f"{model}-{image}.png"
+def _dimmed(one: DisputedImage) -> NDArray[np.uint8]:
+    grey = one.image.mean(axis=2, keepdims=True)
+    return np.repeat(grey * _DIMMED, 3, axis=2).astype(np.uint8)
 
 
-def _percent(part: int, whole: int) -> float | None:
-    return part / whole * 100 if whole else None
+def _disputed(one: DisputedImage) -> NDArray[np.uint8]:
+    shown = _dimmed(one)
+    disputed = one.different > 1
+    shown[disputed] = _HEAT[np.minimum(one.different[disputed], 4) - 2]
+    return shown
+
+
+def _merge_there(one: DisputedImage) -> NDArray[np.uint8]:
+    shown = _dimmed(one)
+    disputed = one.different > 1
+    known = one.label != IGNORE_INDEX
+    right = one.merged == one.label
+    shown[disputed & ~known] = _UNLABELLED
+    shown[disputed & known & right] = _RIGHT
+    shown[disputed & known & ~right] = _WRONG
+    return shown

@@ -1,46 +1,51 @@
-"""Scores over all weighted means of three members: a grid on the triangle, coarse to fine."""
+"""Scores over all weighted means of three members: a triangular grid, coarse to fine."""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from revt_hf.analysis.blend_scores import Data, Score, score_heads
-from revt_hf.analysis.blending import Blend, Blender
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from revt_hf.analysis.blending import Blend, Blender, HeadScore, ScoringData, score_heads
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import write_json
+from revt_hf.core.outputs import read_json_object, write_json
+from revt_hf.results.figures import INK, figure
 
-Point = tuple[Fraction, ...]
+Weights = tuple[Fraction, ...]
 _FORMAT = "revt_hf.plane_points/1"
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
+_CONTOURS = 14
 
 
-def simplex(corners: int, steps: int) -> list[Point]:
+def simplex(corners: int, steps: int) -> list[Weights]:
     """All weights of sum 1 that are multiples of 1/steps.
 
     Args:
-        corners: how many weights.
-        steps: at least 1; 1 gives the corners alone.
+        corners: number of weights.
+        steps: at least 1, which gives only the corners.
 
     Returns:
-        C(steps + corners - 1, corners - 1) points, in order from the first corner to the last.
+        C(steps + corners - 1, corners - 1) points, ordered from the first corner to the last.
     """
 
-    def parts(left: int, places: int) -> list[tuple[int, ...]]:
-        if places == 1:
+    def parts(left: int, count: int) -> list[tuple[int, ...]]:
+        if count == 1:
             return [(left,)]
         return [
-            (one, *rest) for one in range(left, -1, -1) for rest in parts(left - one, places - 1)
+            (one, *rest) for one in range(left, -1, -1) for rest in parts(left - one, count - 1)
         ]
 
     return [tuple(Fraction(part, steps) for part in point) for point in parts(steps, corners)]
 
 
-def new_points(levels: Sequence[int], corners: int = 3) -> list[list[Point]]:
-    """For each level of steps the points that no level before it has."""
-    seen: set[Point] = set()
+def new_points(levels: Sequence[int], corners: int = 3) -> list[list[Weights]]:
+    """For each level (number of steps), the points that no earlier level has."""
+    seen: set[Weights] = set()
     fresh = []
     for steps in levels:
         points = [point for point in simplex(corners, steps) if point not in seen]
@@ -49,85 +54,70 @@ def new_points(levels: Sequence[int], corners: int = 3) -> list[list[Point]]:
     return fresh
 
 
-@dataclass(frozen=True)
-class PlanePoint:
-    """Weights of the members, and what each head's blend scores there."""
+class PlanePoint(BaseModel):
+    """Weights of the members, and the score of that encoder with each member's head."""
 
-    weights: Point
-    scores: dict[str, Score]
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
-    def to_json(self) -> dict[str, Any]:
-        """Weights as fractions in text, which read back exactly."""
-        return {
-            "weights": [str(weight) for weight in self.weights],
-            "heads": {name: score.to_json() for name, score in self.scores.items()},
-        }
+    weights: Weights
+    heads: dict[str, HeadScore]
+
+
+class _PointsFile(BaseModel):
+    points: list[PlanePoint]
 
 
 class FinishedPoints:
-    """Scores that were finished before, in a file of their own for these members and data.
+    """Scored points, kept in one file for each set of members and data.
 
     Args:
         folder: the output folder.
-        about: what scores depend on: members with their sha256, data.
+        about: what the scores depend on: members with their sha256, data.
+
+    Raises:
+        UserError: the file is damaged.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self._about = about
-        # A member that moved is still the same member.
+        # Paths do not count: a member that moved is the same member.
         keys = [entry["sha256"] for entry in about["members"]]
         text = json.dumps([keys, about["data"]], sort_keys=True)
         self.path = folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        self.points: dict[Point, PlanePoint] = {}
+        self.points: dict[Weights, PlanePoint] = {}
         if self.path.is_file():
-            self.points = self._read()
+            try:
+                found = _PointsFile.model_validate(read_json_object(self.path))
+            except (UserError, ValidationError) as error:
+                raise UserError(
+                    f"{self.path} is not a file of finished points: delete it to score them again"
+                ) from error
+            self.points = {point.weights: point for point in found.points}
 
     def add(self, point: PlanePoint) -> None:
-        """Keep a point's scores."""
+        """Save a point."""
         self.points[point.weights] = point
-        rows = [kept.to_json() for kept in self.points.values()]
+        rows = [kept.model_dump(mode="json", by_alias=True) for kept in self.points.values()]
         write_json(self.path, {"format": _FORMAT, **self._about, "points": rows})
-
-    def _read(self) -> dict[Point, PlanePoint]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            points = [
-                PlanePoint(
-                    tuple(Fraction(weight) for weight in row["weights"]),
-                    {
-                        head: Score(float(score["loss"]), float(score["mIoU"]))
-                        for head, score in row["heads"].items()
-                    },
-                )
-                for row in content["points"]
-            ]
-        except (
-            *(OSError, ValueError, KeyError, TypeError, AttributeError),
-            *(ArithmeticError, RecursionError),
-        ) as error:
-            raise UserError(
-                f"{self.path} is not a file of finished points: delete it to score them again"
-            ) from error
-        return {point.weights: point for point in points}
 
 
 def scan(
     blender: Blender,
-    data: Data,
+    data: ScoringData,
     levels: Sequence[int],
     finished: FinishedPoints,
     on_image: Callable[[], object] = lambda: None,
     on_level: Callable[[int, Sequence[PlanePoint]], object] = lambda steps, points: None,
 ) -> list[PlanePoint]:
-    """Score all points of all levels that are not finished yet, with the head of each member.
+    """Score the unfinished points of all levels with the head of each member.
 
     Args:
         blender: of three members.
-        data: what to score on.
-        levels: steps of each grid, coarse to fine.
-        finished: scores kept from before; new ones go there as soon as they are known.
+        data: the images.
+        levels: numbers of steps, coarse to fine.
+        finished: points scored before; new ones are added as soon as they are scored.
         on_image: called after each image of each new point, for a progress bar.
-        on_level: called with a level's steps and all points so far, once they are all there.
+        on_level: called after each level with its number of steps and all points so far.
 
     Returns:
         The points of all levels.
@@ -142,7 +132,72 @@ def scan(
             if weights not in finished.points:
                 blender.blend_encoder(Blend.weighted([float(weight) for weight in weights]))
                 scores = score_heads(blender.model, heads, data, on_image)
-                finished.add(PlanePoint(weights, scores))
+                finished.add(PlanePoint(weights=weights, heads=scores))
             points.append(finished.points[weights])
         on_level(steps, points)
     return points
+
+
+def draw_plane(
+    points: Sequence[PlanePoint], head: str, names: Sequence[str], data: str, path: Path
+) -> None:
+    """Draw mIoU and loss with one head over the triangle of the encoders' weights.
+
+    Args:
+        points: the result of :func:`scan`; at least the three corners.
+        head: number of the member whose head is used.
+        names: of the members, which are the corners.
+        data: what was scored on.
+        path: the PNG.
+    """
+    scores = [point.heads[head] for point in points]
+    with figure(path, 11.5, 5.2, 1, 2) as (drawing, axes):
+        for axis, title, values, high_is_good, ticks in (
+            (axes[0][0], "mIoU (%)", [score.miou for score in scores], True, "%.1f"),
+            (axes[0][1], "loss", [score.loss for score in scores], False, "%.3f"),
+        ):
+            filled = _triangle(axis, points, values, names, high_is_good)
+            axis.set_title(title)
+            drawing.colorbar(filled, ax=axis, shrink=0.8, format=ticks)
+        owner = names[int(head) - 1]
+        drawing.suptitle(f"Weighted means of three encoders, head of {owner}, on {data}")
+
+
+def _triangle(
+    axis: Any,
+    points: Sequence[PlanePoint],
+    values: Sequence[float],
+    names: Sequence[str],
+    high_is_good: bool,
+) -> Any:
+    at = np.array([[float(weight) for weight in point.weights] for point in points]) @ _CORNERS
+    low, high = min(values), max(values)
+    if high - low <= 1e-9:
+        # A constant plane has no contours.
+        low, high = values[0] - 0.5, values[0] + 0.5
+    filled = axis.tricontourf(
+        *at.T,
+        values,
+        levels=np.linspace(low, high, _CONTOURS),
+        cmap="viridis" if high_is_good else "viridis_r",
+    )
+    axis.scatter(*at.T, s=6, color="white", edgecolors=INK, linewidths=0.4)
+    best = int(np.argmax(values) if high_is_good else np.argmin(values))
+    axis.scatter(*at[best], s=120, marker="*", color="#ffffff", edgecolors=INK, zorder=3)
+    weights = ", ".join(str(weight) for weight in points[best].weights)
+    axis.set_xlabel(f"star: best, {values[best]:.4g} at ({weights})")
+    for member, (corner, name) in enumerate(zip(_CORNERS, names, strict=True)):
+        index = [point.weights[member] for point in points].index(Fraction(1))
+        below = corner[1] == 0
+        axis.annotate(
+            f"{name}\n{values[index]:.4g}",
+            corner,
+            xytext=(0, -6 if below else 6),
+            textcoords="offset points",
+            ha="center",
+            va="top" if below else "bottom",
+        )
+    axis.set(xlim=(-0.14, 1.14), ylim=(-0.13, 1.0), aspect="equal", xticks=[], yticks=[])
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.grid(False)
+    return filled

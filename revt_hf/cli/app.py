@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli import (
+    analysis,
     benchmark,
     checkpoints,
     curves,
-    diagnose,
     evaluate,
     experiments,
     predict,
@@ -32,7 +32,7 @@ app.add_typer(data_app, name="data")
 benchmark.register(app)
 checkpoints.register(app)
 curves.register(app)
-diagnose.register(app)
+analysis.register(app)
 evaluate.register(app)
 experiments.register(app)
 predict.register(app)

@@ -113,7 +113,7 @@ def _summary(row: PaperRow) -> str:
 
 
 def _named(number: int) -> str:
-    return f"{number} ({method(number).name})"
+    return str(method(number))
 
 
 def _numbers(row: PaperRow) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _differences(row: PaperRow) -> Iterator[str]:
         "(`train.loss`, `augmentation.paper_code` and, on B5, the order of the steps), "
         "[docs/original.md](../docs/original.md) says how to do as it did."
     )
-    if any("pixmix" in method(number).steps for number in row.methods):
+    if any("pixmix" in method(number).steps() for number in row.methods):
         yield (
             "The original mixes in a set of fractals, revt_hf drawn images unless "
             "`augmentation.mixing` names a folder."

@@ -119,7 +119,7 @@ def _with_paper(tables: Sequence[ResultTable], options: TableOptions) -> list[Re
         done.append(replace(table, rows=(*table.rows, *mine), columns=(*table.columns, *more)))
     if missing:
         values = PROTOCOLS["paper"]
-        protocol = f"published ({values.text})"
+        protocol = f"paper ({values.text})"
         columns = tuple(map(Column, DOMAINS))
         done.append(ResultTable(values, protocol, (), options.classes, columns, tuple(missing)))
     return done

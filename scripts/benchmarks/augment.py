@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.runner import Pair, row
-from revt_hf.data.augment.bilateral import DIAMETERS, PAPER_CODE_DIAMETERS, SIGMA
-from revt_hf.data.augment.geometry import is_balanced
-from revt_hf.data.augment.mixing import GeneratedImages
-from revt_hf.data.augment.photometric import (
+from revt_hf.data.augment.distortions import (
+    DIAMETERS,
     HUES,
+    PAPER_CODE_DIAMETERS,
+    SIGMA,
     PhotometricDraws,
     apply_photometric,
     draw_photometric,
 )
+from revt_hf.data.augment.geometry import is_balanced
+from revt_hf.data.augment.mixing import GeneratedImages
 from revt_hf.data.augment.pixmix import PixMixDraws, apply_pixmix, draw_pixmix
 from revt_hf.data.labels import IGNORE_INDEX
 

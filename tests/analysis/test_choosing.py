@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from revt_hf.analysis.blend_scores import Score
-from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.analysis.blending import Blend, Blender, HeadScore
 from revt_hf.analysis.choosing import (
     Candidate,
-    Judge,
+    MergeScorer,
     greedy_soup,
     leave_one_out,
     projected,
@@ -36,7 +35,7 @@ class _Known:
 
     def _scored(self, members, given, weights):
         self.asked.append(tuple(weights))
-        score = Score(0.0, float(self._miou(np.array(weights))))
+        score = HeadScore(loss=0.0, miou=float(self._miou(np.array(weights))))
         return Candidate(members, given, {members[0]: score})
 
 
@@ -132,7 +131,7 @@ def networks(tmp_path_factory):
 def test_a_member_broken_on_purpose_is_left_out(networks):
     folders, images = networks
     with Blender(folders) as blender:
-        choice = greedy_soup(Judge(blender, data_of(images)))
+        choice = greedy_soup(MergeScorer(blender, data_of(images)))
     assert sorted(choice.chosen.members) == [2, 3]
     assert choice.chosen.head == 2
     assert choice.chosen.miou == pytest.approx(100)
@@ -146,7 +145,7 @@ def test_the_search_finds_the_better_corner(networks):
         model = blender.model
         images = rows(1, lambda image: predict(model, image, Protocol(max_size=None)))
     with Blender(folders) as blender:
-        judge = Judge(blender, data_of(images), head=3)
+        judge = MergeScorer(blender, data_of(images), head=3)
         choice = search_weights(judge, 7)
     assert choice.chosen.weights == (0, 0, 1)
     assert list(choice.chosen.scores) == [3]
@@ -158,6 +157,6 @@ def test_a_target_is_refused(networks):
     folders, images = networks
     with Blender(folders) as blender:
         with pytest.raises(UserError, match="is a target: members and weights are chosen on"):
-            Judge(blender, data_of(images, is_source=False))
+            MergeScorer(blender, data_of(images, is_source=False))
         with pytest.raises(UserError, match="--head 4: there are members 1 to 3"):
-            Judge(blender, data_of(images), head=4)
+            MergeScorer(blender, data_of(images), head=4)

@@ -83,14 +83,13 @@ def test_plane_goes_on_in_its_folder(capsys, members, recipe, tmp_path):
 
 def test_norm_and_disagreement_of_a_merge(capsys, members, recipe, tmp_path):
     revt(capsys, "merge", *members, "--output", tmp_path / "revt", "--quiet")
-    compared = [word for member in members for word in ("--member", member)]
     arguments = ["--recipe", recipe, *NATIVE]
     code, out, error = revt(
         capsys,
         "diagnose",
         "norm",
         tmp_path / "revt",
-        *compared,
+        *members,
         "--output",
         tmp_path / "n",
         *arguments,

@@ -82,5 +82,5 @@ def test_of_models_and_images(tmp_path):
     shares = [float((a != b).mean()) for a, b in zip(first, second, strict=True)]
     assert found.images == tuple((str(n), share) for n, share in enumerate(shares))
     worst = sorted(range(3), key=lambda image: -shares[image])[:2]
-    assert [scene.name for scene in found.scenes] == [str(image) for image in worst]
-    assert np.array_equal(found.scenes[0].merged, merged[worst[0]])
+    assert [one.name for one in found.worst] == [str(image) for image in worst]
+    assert np.array_equal(found.worst[0].merged, merged[worst[0]])

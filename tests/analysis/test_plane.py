@@ -61,7 +61,7 @@ def test_an_interrupted_scan_goes_on_and_gives_the_same(tmp_path):
     assert len(calls) == 3 + 4
     assert levels == [(1, 3), (2, 6)]
     assert points == whole
-    assert set(points[0].scores) == {"1", "2", "3"}
+    assert set(points[0].heads) == {"1", "2", "3"}
     assert points[0].weights == (Fraction(1), Fraction(0), Fraction(0))
 
 

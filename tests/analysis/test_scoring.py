@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from revt_hf.analysis.blend_scores import load_data, score_heads
-from revt_hf.analysis.blending import Blend, Blender
+from revt_hf.analysis.blending import Blend, Blender, load_data, score_heads
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.predictor import prepare

@@ -54,7 +54,7 @@ def test_a_recipes_section_is_a_name_or_fields():
 @pytest.mark.parametrize(
     ("evaluation", "words"),
     [
-        ("sliding", "unknown protocol 'sliding': use one of published, native, slide"),
+        ("sliding", "unknown protocol 'sliding': use one of paper, native, slide"),
         ({"window": 512}, "evaluation: give window and stride together"),
         ({"stride": 512}, "evaluation: give window and stride together"),
         ({"window": 512, "stride": 600}, "stride 600 is larger than window 512"),
@@ -78,7 +78,7 @@ def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models)
     assert chosen_protocol([models[0]], None) == Protocol()
     multi = chosen_protocol([models[0]], "native", "multi-scale")
     assert multi == Protocol(max_size=None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
-    with pytest.raises(UserError, match=r"sliding: slide, .*a: published\): pass --protocol"):
+    with pytest.raises(UserError, match=r"sliding: slide, .*a: paper\): pass --protocol"):
         chosen_protocol([recorded, models[0]], None)
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
         chosen_protocol([recorded], None, "sliding")

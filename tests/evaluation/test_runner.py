@@ -130,10 +130,10 @@ def test_rows_of_ensembles_say_what_they_are(models):
     assert rows[1]["ensemble"] == {"members": 2, "combine": "logits", "head": None}
     assert rows[2]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
     assert rows[0]["protocol"] == {
-        "max_size": (96, 64),
+        "max_size": [96, 64],
         "window": None,
         "stride": None,
-        "scales": (1.0,),
+        "scales": [1.0],
         "flip": False,
         "resize": "keep ratio",
     }

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
+from tests.helpers.golden import ROOT
 from tests.helpers.networks import tiny_model
 
 OPTIONS = ("val_images=5", "size=[64, 128]")
@@ -16,7 +16,7 @@ OPTIONS = ("val_images=5", "size=[64, 128]")
 
 def _together(folder, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(Path(__file__).with_name("counted_evaluation.py"))]
+    command += ["--nproc_per_node", "2", str(ROOT / "tests" / "helpers" / "counted_evaluation.py")]
     return subprocess.run(
         [*command, *map(str, [folder, *arguments])],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},

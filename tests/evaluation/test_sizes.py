@@ -48,7 +48,7 @@ def test_of_several_networks_the_largest_minimum_counts():
         ((28, 400), NATIVE, False),
         ((1, 1), Protocol(), True),  # enlarged to the max_size
         ((20, 2000), Protocol(), False),
-        ((200, 200), Protocol(max_size=None, window=28, stride=20), False),
+        ((200, 200), NATIVE.model_copy(update={"window": 28, "stride": 20}), False),
         ((60, 60), Protocol(max_size=None, scales=(1.0, 0.4)), False),
     ],
 )

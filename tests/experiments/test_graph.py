@@ -144,9 +144,9 @@ def test_the_grid_covers_the_simplex(graph):
 
 def test_protocols_by_name_and_of_ones_own(graph):
     own = {"name": "small", "max_size": [96, 48]}
-    built = graph(evaluate={"protocols": ["recipe", "published", own]}, selections=None)
+    built = graph(evaluate={"protocols": ["recipe", "paper", own]}, selections=None)
     assert built.protocols["recipe"].max_size is None
-    assert built.protocols["published"].max_size == (1024, 512)
+    assert built.protocols["paper"].max_size == (1024, 512)
     assert built.protocols["small"].max_size == (96, 48)
     assert "results/small/members/base/0" in built.steps
 
@@ -183,7 +183,7 @@ def _averages(**mean):
         (_averages(of="base"), ("members.mean.of", "'base'", "train.swad")),
         (_averages(of="mean"), ("members.mean", "each other")),
         (_averages(of="base/0"), ("members.mean", "no seeds")),
-        (_averages(of="base", start="base"), ("members.mean", "set and start")),
+        (_averages(of="base", init="base"), ("members.mean", "set and init")),
         (
             {
                 "members": {
@@ -196,7 +196,7 @@ def _averages(**mean):
                 },
                 "merges": {},
             },
-            ("members.late.start", "'mean'", "average"),
+            ("members.late.init", "'mean'", "average"),
         ),
         ({"merges": {"m": {"members": ["base", "nobody"]}}}, ("merges.m", "nobody", "base, other")),
         ({"merges": {"m": {"members": ["base", "other/7"]}}}, ("merges.m", "'7'")),
@@ -242,7 +242,7 @@ def _averages(**mean):
             {"selections": {"s": {"among": ["base"], "on": "moon/val"}}},
             ("moon/val", "source/val", "fog/val"),
         ),
-        ({"evaluate": {"protocols": ["publisched"]}}, ("evaluate", "publisched", "published")),
+        ({"evaluate": {"protocols": ["papr"]}}, ("evaluate", "papr", "paper")),
         ({"evaluate": {"source": False}}, ("selections.best.on", "evaluate.source")),
         ({"seeds": [-1]}, ("seeds.0",)),
     ],

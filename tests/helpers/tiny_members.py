@@ -1,4 +1,4 @@
-"""Untrained networks as members of diagnoses, and images to score them on."""
+"""Untrained networks as members of a merge, and images to score them on."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from revt_hf.analysis.blend_scores import Data
+from revt_hf.analysis.blending import ScoringData
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
@@ -16,6 +16,7 @@ from revt_hf.models.load import build_model
 from tests.helpers.tiny import TINY
 
 STREETS = {"val_images": 2, "images": 2, "size": [64, 128]}
+NATIVE = Protocol(max_size=None)
 
 
 def tiny_model(seed):
@@ -32,8 +33,13 @@ def saved(folder, seed):
     return folder
 
 
+def saved_members(root, count=3):
+    """Folders of such models with seeds 0, 1, ..."""
+    return [saved(root / str(seed), seed) for seed in range(count)]
+
+
 def changed(source, folder, change):
-    """A copy of a folder whose tensors of numbers with a fraction are ``change(name, tensor)``."""
+    """A copy of a folder whose floating-point tensors are ``change(name, tensor)``."""
     shutil.copytree(source, folder)
     tensors = load_file(folder / "model.safetensors")
     save_file(
@@ -56,7 +62,7 @@ def random_image(seed, height=64, width=128):
 
 
 def rows(count, label=None):
-    """Images with labels: of all classes at random, or what ``label(image)`` gives."""
+    """Images with labels: random classes, or ``label(image)``."""
     made = []
     for seed in range(count):
         image = random_image(seed)
@@ -68,11 +74,10 @@ def rows(count, label=None):
     return made
 
 
-def data_of(images, protocol=None, is_source=True):
-    """Images as data of a source (or a target)."""
+def data_of(images, protocol=NATIVE, is_source=True):
+    """Images as the val split of a source or a target."""
     spec = DomainSpec(domain="streets", options=STREETS)
-    split = SplitSpec(spec, "val", is_source)
-    return Data((split,), (images,), protocol or Protocol(max_size=None))
+    return ScoringData((SplitSpec(spec, "val", is_source),), (images,), protocol)
 
 
 def read_json(path):

@@ -273,13 +273,13 @@ def test_hub_models_are_named_and_folders_are_not(models, tmp_path):
     for number, start in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
         text = card(_with(models.base, tmp_path / f"b{number}", model={"init": start}))
         assert "base_model" not in metadata(text)
-        assert "start: start\n" in text
+        assert "init: start\n" in text
         assert start not in text
     text = card(
         _with(models.base, tmp_path / "c", model={"init": "me/start"}), base_models=["me/start"]
     )
     assert metadata(text)["base_model"] == ["me/start"]
-    assert "start: me/start\n" in text
+    assert "init: me/start\n" in text
 
 
 def test_data_are_named_with_their_license(models, tmp_path):
@@ -296,7 +296,7 @@ def test_members_of_the_hub(models, tmp_path):
     record["members"][0]["path"] = "me/base@v1"
     record["members"][1]["sha256"] = None
     rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
-    base = {"path": "/data/start", "sha256": None}
+    base = {"path": "/data/init", "sha256": None}
     record |= {"rules": [*record["rules"], rule], "base": base}
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(models.revt / name)

@@ -59,7 +59,7 @@ def test_members_are_one_line_and_each_merge_another(tmp_path):
     assert (fog.points[3].mean, fog.points[3].std) == (45.0, 5.0)
     merged = _one(curves, "ReVT {1,4,6}", "fog")
     assert [spread.mean for spread in merged.points.values()] == [71.0, 66.0, 55.0]
-    assert curves.protocol == "published"
+    assert curves.protocol == "paper"
 
 
 def test_the_mean_of_all_is_over_kinds_of_each_network(tmp_path):
@@ -111,7 +111,7 @@ def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
     assert code == 0, error
     assert out == f"4 curves: {figure}\n"
     found = json.loads(numbers.read_text())
-    assert (found["protocol"], found["classes"]) == ("published", None)
+    assert (found["protocol"], found["classes"]) == ("paper", None)
     point = found["curves"][0]["points"][2]
     assert point == {"severity": 3, "mIoU": 45.0, "std": 5.0, "values": [50.0, 40.0]}
     with Image.open(figure) as image:
@@ -140,12 +140,12 @@ def test_splits_and_kinds_have_panels_of_their_own(tmp_path):
     ("values", "arguments", "words"),
     [
         ([evaluation("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
-        ([REVT], ["--protocol", "native"], "by the protocol 'native', only by published"),
+        ([REVT], ["--protocol", "native"], "by the protocol 'native', only by paper"),
         ([REVT], ["--classes", "synthia12"], "unknown classes 'synthia12'"),
         (
             [REVT, {**REVT, "protocol_name": "native", "protocol": {"max_size": None}}],
             [],
-            "by several protocols (published, native): name one, --protocol",
+            "by several protocols (paper, native): name one, --protocol",
         ),
         (
             [_network("base/0", {"fog-1": 60.0, "fog-1-seed1": 61.0})],

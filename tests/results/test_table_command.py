@@ -73,11 +73,11 @@ def test_results_of_evaluate_are_rows_by_their_models(capsys, tmp_path):
     assert "| runs/a | 70.0 | 30.0 |" in out
     assert "| runs/b | 60.0 | **31.0** |" in out
     # An old file says less of the same protocol.
-    assert "protocol published (1024x512)" in out
+    assert "protocol paper (1024x512)" in out
     assert revt(capsys, tmp_path / "small", "--format", "markdown")[1] == out
     # Beside evaluations of the same protocol they are in one table.
     (more,) = written(tmp_path / "more", BASE[0])
-    assert revt(capsys, path, more, "--format", "markdown")[1].count("protocol published") == 1
+    assert revt(capsys, path, more, "--format", "markdown")[1].count("protocol paper") == 1
 
 
 def test_output_and_json(capsys, tmp_path):
@@ -137,7 +137,7 @@ def test_mistakes_of_the_command_are_one_sentence(capsys, tmp_path):
         ([*paths, "--format", "word"], "--format 'word': use one of terminal, markdown"),
         ([*paths, "--paper", "kitti"], "--paper 'kitti'"),
         ([*paths, "--classes", "all"], "unknown classes 'all'"),
-        ([*paths, "--protocol", "slide"], "'slide', only by published"),
+        ([*paths, "--protocol", "slide"], "'slide', only by paper"),
         ([*paths, "--update", broken, "--format", "csv"], "--update and --check go without"),
         (["--check", broken, "--cost"], "leave all options to the comment"),
         (["--check", tmp_path / "no.md"], "cannot read"),
@@ -194,9 +194,7 @@ def test_results_on_the_command_line_stand_in_the_comment_from_then_on(
     capsys, document, monkeypatch
 ):
     monkeypatch.chdir(document.parent / "data")
-    assert (
-        revt(capsys, "00.json", "--cost", "--protocol", "published", "--update", document)[0] == 0
-    )
+    assert revt(capsys, "00.json", "--cost", "--protocol", "paper", "--update", document)[0] == 0
     line = "<!-- results:begin revt table data/00.json --protocol paper --cost -->"
     assert line in document.read_text().splitlines()
     assert "GFLOPs" in document.read_text()

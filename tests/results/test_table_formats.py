@@ -36,7 +36,7 @@ def text_of(folder: Path, chosen: TableFormat, *evaluations: Any, **options: Any
 def test_markdown(tmp_path: Path) -> None:
     text = text_of(tmp_path, TableFormat.markdown, *ALL)
     assert text == (
-        "mIoU (%), source town/val, protocol published (1024x512)\n"
+        "mIoU (%), source town/val, protocol paper (1024x512)\n"
         "\n"
         "| model | n | town/val (source) | cityscapes/val (paper) | cityscapes/val (ours) "
         "| bdd100k/val (paper) | bdd100k/val (ours) | mean of targets |\n"
@@ -81,7 +81,7 @@ def test_csv_has_a_line_for_each_row_and_domain(tmp_path: Path) -> None:
     found = {(row["group"], row["label"]): row for row in rows}
     assert len(found) == len(rows) == 5 * 4 - 2
     assert found["ReVT {1,4,6}", "cityscapes/val"] == {
-        "protocol": "published (1024x512)",
+        "protocol": "paper (1024x512)",
         "source": "town/val",
         "classes": "",
         "group": "ReVT {1,4,6}",

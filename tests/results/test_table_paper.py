@@ -12,6 +12,7 @@ from revt_hf.results.matrix import build_tables
 from revt_hf.results.paper import ROWS, paper_row
 from revt_hf.results.rows import ResultTable, TableOptions
 from tests.helpers.evaluations import ALL, BASE, PAPER, PUBLISHED, REVT, evaluation, written
+from tests.helpers.golden import ROOT
 
 # The lines of the table in the original's README.
 ORIGINAL = Path(__file__).with_name("original_table.txt")
@@ -44,7 +45,7 @@ def test_all_18_rows_are_the_originals_digit_by_digit() -> None:
 
 
 def test_the_lines_here_are_those_of_the_original() -> None:
-    whole = Path(__file__).parents[3] / "shared" / "facts" / "original_readme.txt"
+    whole = ROOT.parent / "shared" / "facts" / "original_readme.txt"
     if not whole.exists():
         pytest.skip("the original's README is not here")
     assert ORIGINAL.read_text(encoding="utf-8") in whole.read_text(encoding="utf-8")

@@ -73,7 +73,7 @@ def test_rows_go_by_kind_and_columns_begin_with_the_source(tmp_path: Path) -> No
     ]
     # The first file names cityscapes before town.
     assert table.labels == ("town/val", "cityscapes/val", "bdd100k/val")
-    assert table.caption == "mIoU (%), source town/val, protocol published (1024x512)"
+    assert table.caption == "mIoU (%), source town/val, protocol paper (1024x512)"
 
 
 def test_a_mean_is_not_over_fewer_targets_than_the_others(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_each_protocol_has_a_table(tmp_path: Path) -> None:
     found = tables(paths)
     assert [table.caption for table in found] == [
         "mIoU (%), source town/val, protocol native (native size)",
-        "mIoU (%), source town/val, protocol published (1024x512)",
+        "mIoU (%), source town/val, protocol paper (1024x512)",
         "mIoU (%), source town/val, protocol 320x160, scales 0.5 1.0, flip",
     ]
     assert [table.rows[0].count for table in found] == [1, 2, 1]
@@ -174,7 +174,7 @@ def test_each_protocol_has_a_table(tmp_path: Path) -> None:
     assert table.protocol == "native (native size)"
     (table,) = tables(paths, protocol="recipe")
     assert table.protocol.startswith("320x160")
-    with pytest.raises(UserError, match="'slide', only by native, published, recipe"):
+    with pytest.raises(UserError, match="'slide', only by native, paper, recipe"):
         tables(paths, protocol="slide")
 
 
@@ -240,7 +240,7 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(label_encoding="ids"), "on cityscapes/val: label encodings train_ids and ids"),
         (
             {**BASE[1], "protocol": {**PUBLISHED, "max_size": [512, 256]}},
-            "their protocol 'published' is 1024x512 and 512x256",
+            "their protocol 'paper' is 1024x512 and 512x256",
         ),
         ({**BASE[1], "model": "base/0", "seed": 0}, "two networks of one name"),
     ],

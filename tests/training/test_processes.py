@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.models.load import load_model
 from revt_hf.training.tracking import read_metrics
+from tests.helpers.golden import ROOT
 from tests.helpers.tiny import in_float64, run
 from tests.helpers.two_processes import DETERMINED, USUAL, determined
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.numeric
 def started(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(Path(__file__).with_name("two_processes.py"))]
+    command += ["--nproc_per_node", "2", str(ROOT / "tests" / "helpers" / "two_processes.py")]
     result = subprocess.run(
         [*command, str(folder)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Augmentation: the paper's methods 1..6 as albumentations pipelines."""
+"""Augmentation: the paper's methods 1..6 and registered ones, as albumentations pipelines."""
 
 import os
 
@@ -13,6 +13,7 @@ from revt_hf.data.augment.methods import (
     augment,
     build_pipeline,
     method,
+    register_augmentation,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "augment",
     "build_pipeline",
     "method",
+    "register_augmentation",
 ]

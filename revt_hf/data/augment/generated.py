@@ -6,6 +6,7 @@ Algorithm", 2003); palettes of shifted cosines after Quilez.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
+Points = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 
@@ -22,8 +24,7 @@ def generate(seed: int, index: int, size: int) -> Image:
     The kinds take turns with ``index``.
     """
     rng = np.random.default_rng([seed, index])
-    kind = _KINDS[index % len(_KINDS)]
-    value, light = kind(size // 2, rng)
+    value, light = (_julia, _flame, _warp)[index % 3](size // 2, rng)
     image = _colour(value, light, rng)
     return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC))
 
@@ -45,7 +46,7 @@ def _colour(value: Field, light: Field, rng: Generator) -> Image:
 
 
 def _equalise(value: Field) -> Field:
-    """Spread values evenly over 0..1, so that the palette is used to the full."""
+    """Spread values evenly over 0..1, so that the whole palette is used."""
     levels = cv2.normalize(value, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
     counts = np.cumsum(np.bincount(levels.reshape(-1), minlength=256))
     steps = (counts / counts[-1]).astype(np.float32)
@@ -60,8 +61,7 @@ def _noise(size: int, rng: Generator, octaves: int = 5) -> Field:
     for octave in range(octaves):
         cells = min(size, 2 << octave)
         grid = rng.random((cells + 2, cells + 2), dtype=np.float32)
-        layer = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
-        total += layer * 0.5**octave
+        total += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) * 0.5**octave
     return np.asarray(cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX))
 
 
@@ -84,9 +84,8 @@ def _julia(size: int, rng: Generator) -> tuple[Field, Field]:
         steps[alive[gone]] = step + 1 - np.log2(np.log2(radius[gone]) / 6)
         alive, z = alive[~gone], z[~gone]
     steps[alive] = 48 * trap[alive] / max(float(trap[alive].max(initial=0)), 1e-6)
-    value = _equalise(steps.reshape(size, size))
     light = 0.55 + 0.45 * np.clip(np.sqrt(trap.reshape(size, size)) * 2, 0, 1)
-    return value, light.astype(np.float32)
+    return _equalise(steps.reshape(size, size)), light.astype(np.float32)
 
 
 def _flame(size: int, rng: Generator) -> tuple[Field, Field]:
@@ -97,7 +96,7 @@ def _flame(size: int, rng: Generator) -> tuple[Field, Field]:
     colours = rng.random(maps)
     position = rng.uniform(-1, 1, (2, points))
     colour = rng.random(points)
-    places, hues = [], []
+    positions, hues = [], []
     for step in range(60):
         # All points of a step share a few groups, so that every map works on whole arrays.
         groups = np.array_split(rng.permutation(points), maps)
@@ -106,41 +105,41 @@ def _flame(size: int, rng: Generator) -> tuple[Field, Field]:
             position[:, group] = _VARIATIONS[variations[index]](moved)
             colour[group] = (colour[group] + colours[index]) / 2
         if step >= 10:
-            places.append(position.copy())
+            positions.append(position.copy())
             hues.append(colour.copy())
-    value, light = _density(np.concatenate(places, axis=1), np.concatenate(hues), size)
+    value, light = _density(np.concatenate(positions, axis=1), np.concatenate(hues), size)
     # Most of a flame is dark, and black hardly mixes: warped noise shines through there.
     ground, ground_light = _warp(size, rng)
     return light * value + (1 - light) * ground, np.maximum(light, 0.6 * ground_light)
 
 
-def _density(
-    places: NDArray[np.float64], hues: NDArray[np.float64], size: int
-) -> tuple[Field, Field]:
+def _density(positions: Points, hues: Points, size: int) -> tuple[Field, Field]:
     """Mean hue and logarithmic brightness of the points (2, N) in each pixel."""
-    low, high = np.percentile(places, (3, 97), axis=1)
-    scaled = (places - low[:, None]) / np.maximum(high - low, 1e-6)[:, None] * size
+    low, high = np.percentile(positions, (3, 97), axis=1)
+    scaled = (positions - low[:, None]) / np.maximum(high - low, 1e-6)[:, None] * size
     inside = np.all((scaled >= 0) & (scaled < size), axis=0)
     column, row = scaled[:, inside].astype(np.int64)
     pixel = row * size + column
-    count = np.bincount(pixel, minlength=size * size).reshape(size, size).astype(np.float32)
-    hue = np.bincount(pixel, weights=hues[inside], minlength=size * size)
-    # Both are blurred a little, so that empty pixels take the hue of their surroundings.
-    count = cv2.GaussianBlur(count, (0, 0), 0.8) + 0.02 * cv2.GaussianBlur(count, (0, 0), 8)
-    hue = hue.reshape(size, size).astype(np.float32)
-    hue = cv2.GaussianBlur(hue, (0, 0), 0.8) + 0.02 * cv2.GaussianBlur(hue, (0, 0), 8)
+
+    def blurred(weights: Points | None) -> NDArray[Any]:
+        # A little wider as well, so that empty pixels take the hue of their surroundings.
+        total = np.bincount(pixel, weights, minlength=size * size)
+        total = total.reshape(size, size).astype(np.float32)
+        return cv2.GaussianBlur(total, (0, 0), 0.8) + 0.02 * cv2.GaussianBlur(total, (0, 0), 8)
+
+    count, hue = blurred(None), blurred(hues[inside])
     light = np.log1p(count * 4)
     light = np.clip(light / np.percentile(light, 97), 0, 1)
     return _equalise(hue / np.maximum(count, 1e-6)), light.astype(np.float32)
 
 
-def _swirl(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def _swirl(p: Points) -> Points:
     radius = (p**2).sum(axis=0)
     sine, cosine = np.sin(radius), np.cos(radius)
     return np.stack([p[0] * sine - p[1] * cosine, p[0] * cosine + p[1] * sine])
 
 
-_VARIATIONS: tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], ...] = (
+_VARIATIONS: tuple[Callable[[Points], Points], ...] = (
     lambda p: p,
     np.sin,
     lambda p: p / ((p**2).sum(axis=0) + 0.2),
@@ -150,7 +149,7 @@ _VARIATIONS: tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], ...] = 
 
 
 def _warp(size: int, rng: Generator) -> tuple[Field, Field]:
-    """Noise that is looked up at places displaced by other noise, with ridges as light."""
+    """Noise looked up at positions that other noise displaces, with ridges as light."""
     axis = np.arange(size, dtype=np.float32)
     across, down = np.meshgrid(axis, axis)
     strength = size * rng.uniform(0.3, 0.8)
@@ -165,6 +164,3 @@ def _warp(size: int, rng: Generator) -> tuple[Field, Field]:
         )
     stripes = np.sin(_equalise(field) * rng.uniform(10, 40)) * 0.5 + 0.5
     return _equalise(field), (0.5 + 0.5 * stripes).astype(np.float32)
-
-
-_KINDS: tuple[Callable[[int, Generator], tuple[Field, Field]], ...] = (_julia, _flame, _warp)

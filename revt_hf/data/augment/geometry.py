@@ -1,4 +1,4 @@
-"""Geometric steps: resize into a max_size, and a crop that no single class dominates."""
+"""Geometric steps: resize to a max size, and a crop that no single class dominates."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.resize import resize_label_to_fit, resize_to_fit
 
 TRIES = 10
-# mmsegmentation's RandomCrop checks ten windows, and draws another one after the tenth.
+# mmsegmentation's RandomCrop checks ten windows and draws another one after the tenth.
 PAPER_CODE_TRIES = 11
 
 
 class BoundedResize(A.DualTransform):
-    """Resize the image into a max_size, ratio kept; the label follows it to the same size.
+    """Resize an image to a max size, ratio kept, and its label to the same size.
 
     Image (H, W, 3) bilinear, label (H, W) nearest; dtypes stay. A label whose size differs from
-    its image's (60 label maps of GTA) comes out aligned with the image.
+    its image's (60 label maps of GTA) ends up aligned with it.
 
     Args:
-        max_size: (width, height), see ``revt_hf.data.resize.fit_size``.
+        max_size: (width, height), see :func:`revt_hf.data.resize.fit_size`.
     """
 
     def __init__(self, max_size: tuple[int, int]) -> None:
@@ -45,21 +45,21 @@ def is_balanced(label: NDArray[np.uint8], cat_max_ratio: float) -> bool:
     """
     # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
     counts = cv2.calcHist([label], [0], None, [256], [0, 256]).reshape(-1)[:IGNORE_INDEX]
-    largest = float(counts.max())
-    labelled = float(counts.sum())
+    largest, labelled = float(counts.max()), float(counts.sum())
     return largest < labelled and largest / labelled < cat_max_ratio
 
 
 class RandomCropMaxRatio(A.DualTransform):
-    """Crop image (H, W, C) and label (H, W), uint8, at a random place that has several classes.
+    """Crop image (H, W, C) and label (H, W), uint8, to a random window with several classes.
 
-    A window is drawn up to ``tries`` times until ``is_balanced`` holds; the last one is kept, as it
-    is. A side shorter than the crop is taken whole. ``cat_max_ratio`` of 1 takes the first window.
+    Up to ``tries`` windows are drawn until :func:`is_balanced` holds; the last one is kept in any
+    case. A side shorter than the crop stays whole.
 
     Args:
         size: side of a square crop, or (height, width).
-        cat_max_ratio: above which share of the labelled pixels one class dominates, 0..1.
-        tries: how many windows are drawn at most.
+        cat_max_ratio: largest share of the labelled pixels for one class, 0..1; with 1, the first
+            window is kept.
+        tries: how many windows to draw at most.
 
     Raises:
         UserError: a side or the number of tries below 1.
@@ -83,13 +83,11 @@ class RandomCropMaxRatio(A.DualTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        label = data["mask"]
-        height, width = params["shape"][:2]
-        window = self._draw(height, width)
+        window = self._draw(*params["shape"][:2])
         for _ in range(self.tries - 1):
-            if self.cat_max_ratio >= 1 or is_balanced(label[window], self.cat_max_ratio):
+            if self.cat_max_ratio >= 1 or is_balanced(data["mask"][window], self.cat_max_ratio):
                 break
-            window = self._draw(height, width)
+            window = self._draw(*params["shape"][:2])
         return {"window": window}
 
     def _draw(self, height: int, width: int) -> tuple[slice, slice]:
@@ -100,9 +98,5 @@ class RandomCropMaxRatio(A.DualTransform):
     def apply(
         self, img: NDArray[np.generic], window: tuple[slice, slice], **params: Any
     ) -> NDArray[np.generic]:
+        # Of the label as well: DualTransform applies this to masks too.
         return img[window]
-
-    def apply_to_mask(
-        self, mask: NDArray[np.generic], window: tuple[slice, slice], **params: Any
-    ) -> NDArray[np.generic]:
-        return mask[window]

@@ -1,9 +1,10 @@
-"""The paper's six augmentation methods, and the training pipeline around them."""
+"""Augmentation methods, the paper's six and registered ones, and the pipeline around them."""
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import albumentations as A
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.bilateral import BilateralFilter
+from revt_hf.data.augment.distortions import BilateralFilter, PhotoMetricDistortion
 from revt_hf.data.augment.geometry import (
     PAPER_CODE_TRIES,
     TRIES,
@@ -19,7 +20,6 @@ from revt_hf.data.augment.geometry import (
     RandomCropMaxRatio,
 )
 from revt_hf.data.augment.mixing import GENERATED, mixing_images
-from revt_hf.data.augment.photometric import PhotoMetricDistortion
 from revt_hf.data.augment.pixmix import PixMix
 from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
@@ -27,24 +27,64 @@ from revt_hf.data.normalisation import STD as IMAGENET_STD
 
 FLIP_PROBABILITY = 0.5
 
+Step: TypeAlias = str | A.BasicTransform
+Steps: TypeAlias = Callable[[], Sequence[Step]]
+
 
 @dataclass(frozen=True)
 class Method:
-    """One way of augmenting; ``steps`` between the crop and the normalisation."""
+    """An augmentation method.
 
-    number: int
+    Attributes:
+        name: what recipes call it.
+        steps: makes the steps between crop and normalisation, in order: names of built-in ones
+            (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations transforms.
+        number: of the paper's methods, 1..6.
+    """
+
     name: str
-    steps: tuple[str, ...]
+    steps: Steps
+    number: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.name})" if self.number else self.name
+
+    def is_called(self, number_or_name: int | str) -> bool:
+        """Whether that is its name or, as a number or text, its number."""
+        return str(number_or_name) in (self.name, str(self.number or self.name))
 
 
-METHODS: tuple[Method, ...] = (
-    Method(1, "base", ("flip", "photometric")),
-    Method(2, "no-photometric", ("flip",)),
-    Method(3, "no-photometric-no-flip", ()),
-    Method(4, "pixmix", ("flip", "pixmix")),
-    Method(5, "bilateral", ("flip", "bilateral")),
-    Method(6, "pixmix-bilateral", ("flip", "bilateral", "pixmix")),
-)
+METHODS: dict[str, Method] = {
+    found.name: found
+    for found in (
+        Method("base", lambda: ["flip", "photometric"], 1),
+        Method("no-photometric", lambda: ["flip"], 2),
+        Method("no-photometric-no-flip", list, 3),
+        Method("pixmix", lambda: ["flip", "pixmix"], 4),
+        Method("bilateral", lambda: ["flip", "bilateral"], 5),
+        Method("pixmix-bilateral", lambda: ["flip", "bilateral", "pixmix"], 6),
+    )
+}
+
+
+def register_augmentation(name: str) -> Callable[[Steps], Steps]:
+    """Let recipes name a method of your own in ``augmentation.method``.
+
+    The decorated function takes nothing and returns the method's steps, see :class:`Method`; it is
+    called for each pipeline. The recipe's ``flip_probability``, ``flip_first`` and ``photometric``
+    apply to built-in steps as they do in the paper's methods.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if any(taken.is_called(name) for taken in METHODS.values()):
+        raise UserError(f"the augmentation method '{name}' is registered already: rename yours")
+
+    def register(steps: Steps) -> Steps:
+        METHODS[name] = Method(name, steps)
+        return steps
+
+    return register
 
 
 def method(number_or_name: int | str) -> Method:
@@ -53,33 +93,33 @@ def method(number_or_name: int | str) -> Method:
     Raises:
         UserError: no such method.
     """
-    for candidate in METHODS:
-        if str(number_or_name) in (str(candidate.number), candidate.name):
+    for candidate in METHODS.values():
+        if candidate.is_called(number_or_name):
             return candidate
-    known = ", ".join(f"{m.number} ({m.name})" for m in METHODS)
+    known = ", ".join(map(str, METHODS.values()))
     raise UserError(f"unknown augmentation method '{number_or_name}': use one of {known}")
 
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """Everything a training pipeline is built from; the defaults are the original's.
+    """Settings of a training pipeline; the defaults are the original's.
 
     Attributes:
         method: number or name, see ``METHODS``.
-        max_size: (width, height) that images are resized into; ``None`` keeps their size.
+        max_size: (width, height) to resize images to; ``None`` keeps their size.
         crop: side of the crop or (height, width); ``None`` neither crops nor pads.
-        cat_max_ratio: see ``RandomCropMaxRatio``.
-        flip_probability: ``None`` is the method's default: 0.5, or 0 for method 3.
-        photometric: ``None`` is the method's default. ``True`` adds the distortion (after the
-            bilateral filter, before PixMix), ``False`` removes it; PixMix's own copies keep it.
+        cat_max_ratio: see :class:`RandomCropMaxRatio`.
+        flip_probability: ``None`` is the method's default: 0.5, or 0 without a flip.
+        photometric: ``None`` is the method's default. ``True`` adds the distortion (before
+            PixMix, else last), ``False`` removes it; PixMix's own copies keep it.
         pixmix_k: largest number of mixing rounds.
         pixmix_beta: shape of the mixing weights.
         mixing: ``generated``, or a folder of mixing images.
         bilateral_diameter: smallest and largest; ``None`` is 1..14, or 0..14 if ``paper_code``.
-        bilateral_probability: of filtering.
-        paper_code: reproduce the published runs where they differ from the papers, see
-            ``pixmix``, ``bilateral`` and ``PAPER_CODE_TRIES``.
-        flip_first: whether the flip comes before the bilateral filter.
+        bilateral_probability: probability of filtering.
+        paper_code: follow the paper's code where it differs from the papers, see
+            :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter`, ``PAPER_CODE_TRIES``.
+        flip_first: flip before the bilateral filter, not after it.
         mean: per channel (RGB), on 0..255.
         std: per channel (RGB), on 0..255.
     """
@@ -102,10 +142,10 @@ class PipelineSpec:
 
 
 class Pipeline(A.Compose):
-    """A ``Compose`` whose seed does not tie its steps together.
+    """A ``Compose`` whose steps draw from one random stream in turn.
 
     ``Compose`` gives each step a generator of its own with the same seed, so that, for instance,
-    exactly the flipped images would be filtered. Here the steps draw from one stream in turn.
+    exactly the flipped images would be filtered.
     """
 
     def set_random_seed(self, seed: int | None) -> None:
@@ -114,19 +154,27 @@ class Pipeline(A.Compose):
         self.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
-def _steps(spec: PipelineSpec) -> list[str]:
-    """The steps between crop and normalisation, in the order in which they are applied."""
-    wanted = set(method(spec.method).steps)
-    if spec.photometric is not None:
-        wanted = wanted | {"photometric"} if spec.photometric else wanted - {"photometric"}
-    if spec.flip_probability is not None:
-        wanted = wanted | {"flip"} if spec.flip_probability > 0 else wanted - {"flip"}
-    start = ["flip", "bilateral"] if spec.flip_first else ["bilateral", "flip"]
-    return [step for step in [*start, "photometric", "pixmix"] if step in wanted]
+def _ordered_steps(spec: PipelineSpec) -> list[Step]:
+    """The method's steps, with those that the recipe adds, removes or moves."""
+    steps = list(method(spec.method).steps())
+    if spec.photometric is False:
+        steps = [step for step in steps if step != "photometric"]
+    elif spec.photometric and "photometric" not in steps:
+        steps.insert(steps.index("pixmix") if "pixmix" in steps else len(steps), "photometric")
+    if spec.flip_probability == 0:
+        steps = [step for step in steps if step != "flip"]
+    elif spec.flip_probability is not None and "flip" not in steps:
+        steps.insert(0, "flip")
+    if not spec.flip_first and "flip" in steps and "bilateral" in steps:
+        steps.remove("flip")
+        steps.insert(steps.index("bilateral") + 1, "flip")
+    return steps
 
 
-def _transform(step: str, spec: PipelineSpec) -> A.BasicTransform:
+def _transform(step: Step, spec: PipelineSpec) -> A.BasicTransform:
     match step:
+        case A.BasicTransform():
+            return step
         case "flip":
             p = FLIP_PROBABILITY if spec.flip_probability is None else spec.flip_probability
             return A.HorizontalFlip(p=p)
@@ -136,9 +184,13 @@ def _transform(step: str, spec: PipelineSpec) -> A.BasicTransform:
             return BilateralFilter(
                 spec.bilateral_diameter, p=spec.bilateral_probability, paper_code=spec.paper_code
             )
-        case _:
+        case "pixmix":
             mixing = mixing_images(spec.mixing)
             return PixMix(mixing, spec.pixmix_k, spec.pixmix_beta, spec.paper_code)
+    raise UserError(
+        f"augmentation method '{spec.method}': '{step}' is neither a built-in step (flip, "
+        "bilateral, photometric, pixmix) nor an albumentations transform"
+    )
 
 
 def build_pipeline(spec: PipelineSpec) -> Pipeline:
@@ -157,7 +209,7 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
     if spec.crop is not None:
         tries = PAPER_CODE_TRIES if spec.paper_code else TRIES
         transforms.append(RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries))
-    transforms += [_transform(step, spec) for step in _steps(spec)]
+    transforms += [_transform(step, spec) for step in _ordered_steps(spec)]
     transforms.append(A.Normalize(mean=spec.mean, std=spec.std, max_pixel_value=1.0))
     if spec.crop is not None:
         height, width = (spec.crop, spec.crop) if isinstance(spec.crop, int) else spec.crop
@@ -178,10 +230,10 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
 def augment(
     pipeline: A.Compose, image: NDArray[np.uint8], label: NDArray[np.uint8], seed: int
 ) -> dict[str, Any]:
-    """Augment one sample; the seed alone decides, whatever was augmented before.
+    """Augment one sample; only the seed decides how, not what was augmented before.
 
     Args:
-        pipeline: from ``build_pipeline``.
+        pipeline: from :func:`build_pipeline`.
         image: (H, W, 3), uint8, RGB.
         label: (H, W), uint8, train ids and 255.
         seed: of this sample in this epoch.

@@ -1,4 +1,4 @@
-"""Where PixMix takes its mixing images from: a folder, or generated ones."""
+"""PixMix's mixing images: from a folder, or generated."""
 
 import random
 from functools import cache
@@ -31,8 +31,7 @@ class MixingImages(Protocol):
 
 def random_crop(image: Image, height: int, width: int, rng: random.Random) -> Image:
     """Resize an RGB image (uint8) to a short side of 576, or more if needed, and crop it."""
-    short = min(image.shape[:2])
-    factor = max(SHORT_SIDE / short, height / image.shape[0], width / image.shape[1])
+    factor = max(SHORT_SIDE / min(image.shape[:2]), height / image.shape[0], width / image.shape[1])
     if factor != 1:
         size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -71,7 +70,7 @@ class FractalFolder:
 
 
 class GeneratedImages:
-    """Mixing images from a bank that each process makes on demand, the same everywhere.
+    """Mixing images from a bank that each process generates on demand, the same everywhere.
 
     Args:
         count: number of images in the bank (1 MiB each once used).

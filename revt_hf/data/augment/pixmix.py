@@ -1,7 +1,7 @@
 """PixMix: mix an image, in a few rounds, with distorted copies of itself and with a fractal.
 
 Hendrycks et al., "PixMix: Dreamlike Images Comprehensively Improve Safety Measures", CVPR 2022.
-The published ReVT runs differ from that paper; ``paper_code=True`` does as they did:
+The ReVT paper's code differs from that paper; ``paper_code=True`` follows the code:
 
 * powers are taken on the 0..255 scale, not on 0..1;
 * 8-bit operands wrap modulo 256 when they are doubled (200 * 2 gives 144) and shifted;
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
+from revt_hf.data.augment.distortions import PhotometricDraws, apply_photometric, draw_photometric
 from revt_hf.data.augment.mixing import MixingImages
-from revt_hf.data.augment.photometric import PhotometricDraws, apply_photometric, draw_photometric
 
 Image = NDArray[Any]  # uint8 or float32, 0..255
 FloatImage = NDArray[np.float32]
 Operation = Literal["add", "multiply"]
 
-# What the paper puts in the place of a zero so that its power exists.
+# The PixMix paper replaces zeros by this number so that their powers exist.
 _TINY = 1e-37
 # Logarithms of that number, and of 255 less a rounding error.
 _LOG_MIN = float(np.log(_TINY))
@@ -54,20 +54,23 @@ def mix_add(x: Image, y: Image, a: float, b: float) -> FloatImage:
 def mix_multiply(x: Image, y: Image, a: float, b: float) -> FloatImage:
     """The paper's product: images on 0..2, ``x ** a * y ** b / 2`` and clipped.
 
-    Arguments and result as in ``mix_add``. The power of a zero is 0 in ``x``, and that of 1e-37
-    in ``y``. Computed as the exponential of a sum of logarithms.
+    Arguments and result as in :func:`mix_add`. The power of a zero is 0 in ``x``, and that of
+    1e-37 in ``y``. Computed as the exponential of a sum of logarithms.
     """
     constant = np.log(127.5) + a * np.log(2 / 255)
 
-    def weighted_log(values: NDArray[Any]) -> NDArray[Any]:
-        return b * np.log(np.maximum(values * (2 / 255), _TINY)) + constant
+    def weighted_log(values: NDArray[Any]) -> FloatImage:
+        weighted = b * np.log(np.maximum(values * (2 / 255), _TINY)) + constant
+        return np.asarray(weighted, dtype=np.float32)
 
+    # A table of all values where there are 256.
+    of_y = cv2.LUT(y, weighted_log(np.arange(256))) if y.dtype == np.uint8 else weighted_log(y)
     # Zeros, infinities and denormals are kept out: they make logarithm and exponential 30 times
     # slower, and bright or dark areas are full of them.
     logarithm = cv2.log(cv2.max(_float(x), _TINY))
-    exponent = cv2.scaleAdd(logarithm, a, _curve(y, weighted_log))
+    exponent = cv2.scaleAdd(logarithm, a, of_y)
     mixed = cv2.exp(np.clip(exponent, _LOG_MIN, _LOG_MAX, out=exponent))
-    # Left alone, the stand-in of a zero in x would come to sight in a later round.
+    # Otherwise the zero placeholder in x would resurface in a later round.
     zero = x < 2 * _TINY
     if zero.any():
         mixed[zero] = 0
@@ -75,19 +78,13 @@ def mix_multiply(x: Image, y: Image, a: float, b: float) -> FloatImage:
 
 
 def paper_code_add(x: Image, y: Image, a: float, b: float) -> FloatImage:
-    """The sum as the published runs computed it: as the paper's for float32, wrapping for uint8.
-
-    Arguments and result as in ``mix_add``.
-    """
+    """The sum of the paper's code: as :func:`mix_add` for float32, wrapping for uint8."""
     mixed = np.float32(a) * (x * 2 - 255) + np.float32(b) * (y * 2 - 255)
     return np.clip((mixed + 255) / 2, 0, 255).astype(np.float32)
 
 
 def paper_code_multiply(x: Image, y: Image, a: float, b: float) -> FloatImage:
-    """The product as the published runs computed it: on 0..255, wrapping for uint8.
-
-    Arguments and result as in ``mix_add``.
-    """
+    """The product of the paper's code: :func:`mix_multiply` on 0..255, wrapping for uint8."""
     # A large power overflows to infinity, which the clipping takes back to 255.
     with np.errstate(over="ignore"):
         powers = (x * 2).astype(np.float32) ** a * np.maximum(y * 2, np.float32(_TINY)) ** b
@@ -98,13 +95,6 @@ _OPERATIONS: dict[bool, dict[Operation, Callable[..., FloatImage]]] = {
     False: {"add": mix_add, "multiply": mix_multiply},
     True: {"add": paper_code_add, "multiply": paper_code_multiply},
 }
-
-
-def _curve(image: Image, function: Callable[[NDArray[Any]], NDArray[Any]]) -> FloatImage:
-    """A function of each pixel's value: a table for uint8."""
-    if image.dtype != np.uint8:
-        return np.asarray(function(image), dtype=np.float32)
-    return np.asarray(cv2.LUT(image, function(np.arange(256)).astype(np.float32)))
 
 
 def _float(image: Image) -> FloatImage:
@@ -123,7 +113,7 @@ class Round:
 
 @dataclass(frozen=True)
 class PixMixDraws:
-    """All draws of one image; it starts from a distorted copy, or from itself (``None``)."""
+    """All draws of one image; mixing starts from a distorted copy or from itself (``None``)."""
 
     start: PhotometricDraws | None
     rounds: tuple[Round, ...]
@@ -163,10 +153,10 @@ def apply_pixmix(
 
     Args:
         image: the original.
-        draws: what to do.
+        draws: from :func:`draw_pixmix`.
         mixing: the mixing image, shape and dtype as ``image``; may be ``None`` if
             ``draws.uses_mixing_image`` is false.
-        paper_code: use the published runs' arithmetic, see the module's text.
+        paper_code: use the arithmetic of the paper's code, see the module's docstring.
     """
     mixed = np.empty(image.shape, dtype=np.float32)
     # Every step works on single pixels, so any strips give the same result.
@@ -177,15 +167,10 @@ def apply_pixmix(
     return mixed
 
 
-def _mix(
-    image: NDArray[np.uint8],
-    draws: PixMixDraws,
-    mixing: Image | None,
-    paper_code: bool,
-) -> Image:
+def _mix(image: Image, draws: PixMixDraws, mixing: Image | None, paper_code: bool) -> Image:
     if paper_code and mixing is not None:
         mixing = mixing[..., ::-1].astype(np.float32) / 255
-    mixed: Image = image if draws.start is None else apply_photometric(image, draws.start)
+    mixed = image if draws.start is None else apply_photometric(image, draws.start)
     for step in draws.rounds:
         operand = mixing if step.operand is None else apply_photometric(image, step.operand)
         mixed = _OPERATIONS[paper_code][step.operation](mixed, operand, step.a, step.b)
@@ -196,10 +181,10 @@ class PixMix(A.ImageOnlyTransform):
     """Mix an RGB image (H, W, 3), uint8, into float32, 0..255; labels stay as they are.
 
     Args:
-        mixing: where mixing images come from.
-        k: the largest number of rounds.
+        mixing: source of the mixing images.
+        k: largest number of rounds.
         beta: shape of the weights' Beta distributions; larger keeps more of the image.
-        paper_code: use the published runs' arithmetic instead of the paper's.
+        paper_code: use the arithmetic of the paper's code, see the module's docstring.
 
     Raises:
         UserError: a negative ``k``, or a ``beta`` that is not positive.
@@ -220,9 +205,9 @@ class PixMix(A.ImageOnlyTransform):
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
         draws = draw_pixmix(self.py_random, self.k, self.beta)
-        height, width = params["shape"][:2]
         mixing = None
         if draws.uses_mixing_image:
+            height, width = params["shape"][:2]
             mixing = self.mixing.draw(height, width, self.py_random)
         return {"draws": draws, "mixing_image": mixing}
 

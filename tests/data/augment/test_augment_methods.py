@@ -1,12 +1,16 @@
+"""The paper's methods as pipelines: order, fields, seeds; and methods from outside."""
+
 import dataclasses
 import hashlib
 import multiprocessing
 import pickle
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
 
+from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import (
     METHODS,
@@ -14,13 +18,16 @@ from revt_hf.data.augment import (
     augment,
     build_pipeline,
     method,
+    register_augmentation,
 )
-from revt_hf.data.augment.bilateral import BilateralFilter
+from revt_hf.data.augment.distortions import BilateralFilter
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
+from revt_hf.hub.records import method_name
 
 SMALL = PipelineSpec(max_size=(160, 90), crop=64)
 SEEDS = range(12)
+NUMBERS = range(1, 7)
 
 
 def _sample(height=120, width=200):
@@ -50,25 +57,26 @@ def _digest(results):
     return digest.hexdigest()
 
 
+def _in_worker(pipeline, seed):
+    return _digest([augment(pipeline, IMAGE, LABEL, seed)])
+
+
 def _names(**fields):
     return [type(t).__name__ for t in build_pipeline(PipelineSpec(**fields)).transforms]
 
 
-@pytest.mark.parametrize("asked", [4, "4", "pixmix"])
-def test_lookup(asked):
-    assert method(asked).number == 4
-
-
-@pytest.mark.parametrize("asked", [0, 7, "pix", ""])
-def test_unknown_method_lists_all(asked):
-    with pytest.raises(UserError) as error:
-        method(asked)
-    for known in METHODS:
-        assert f"{known.number} ({known.name})" in str(error.value)
+def test_lookup():
+    assert {str(method(asked)) for asked in (4, "4", "pixmix")} == {"4 (pixmix)"}
+    for unknown in (0, 7, "pix", "", "None"):
+        with pytest.raises(UserError) as error:
+            method(unknown)
+        for number in NUMBERS:
+            assert str(method(number)) in str(error.value)
 
 
 START = ["BoundedResize", "RandomCropMaxRatio"]
 END = ["Normalize", "PadIfNeeded"]
+RECIPE = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
 
 
 @pytest.mark.parametrize(
@@ -87,18 +95,15 @@ END = ["Normalize", "PadIfNeeded"]
         ({"method": 1, "photometric": False}, ["HorizontalFlip"]),
         ({"method": 4, "flip_probability": 0.0}, ["PixMix"]),
         ({"method": 3, "flip_probability": 0.5}, ["HorizontalFlip"]),
+        ({"method": 4, "photometric": True}, ["HorizontalFlip", "PhotoMetricDistortion", "PixMix"]),
     ],
 )
 def test_order_of_steps(fields, steps):
     assert _names(**fields) == [*START, *steps, *END]
+    assert _names(**fields, max_size=None, crop=None) == [*steps, "Normalize"]
 
 
-def test_geometry_can_be_left_out():
-    names = _names(method=3, max_size=None, crop=None)
-    assert names == ["Normalize"]
-
-
-@pytest.mark.parametrize("number", [m.number for m in METHODS])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_shapes_types_and_label_values(number):
     for result in _results(method=number):
         assert set(result) == {"image", "mask"}
@@ -115,13 +120,19 @@ def test_shapes_types_and_label_values(number):
         assert result["image"].std() > 0.2
 
 
-@pytest.mark.parametrize("number", [m.number for m in METHODS])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_the_seed_alone_decides(number):
     pipeline = build_pipeline(dataclasses.replace(SMALL, method=number))
     forward = [augment(pipeline, IMAGE, LABEL, seed) for seed in SEEDS]
     backward = [augment(pipeline, IMAGE, LABEL, seed) for seed in reversed(SEEDS)][::-1]
     assert _digest(forward) == _digest(backward) == _digest(_results(method=number))
     assert len({r["image"].tobytes() for r in forward}) > 8
+    # Nor does a worker process.
+    data = pickle.dumps(pipeline)
+    assert len(data) < 100_000
+    assert _in_worker(pickle.loads(data), 5) == _in_worker(pipeline, 5)
+    others = [other for other in NUMBERS if other != number]
+    assert _digest(forward) not in {_digest(_results(method=other)) for other in others}
 
 
 def test_the_input_is_left_alone():
@@ -131,10 +142,6 @@ def test_the_input_is_left_alone():
             _results(sample=(image, label), method=number, max_size=max_size, crop=None)
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(label, LABEL)
-
-
-def test_methods_differ():
-    assert len({_digest(_results(method=m.number)) for m in METHODS}) == len(METHODS)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_mixing_folder_changes_the_output(tmp_path):
     assert fields == tested | {"mixing"}
 
 
-def test_published_reaches_the_bilateral_filter():
+def test_paper_code_reaches_the_bilateral_filter():
     def diameter(**fields):
         transforms = build_pipeline(PipelineSpec(method=5, **fields)).transforms
         return next(t.diameter for t in transforms if isinstance(t, BilateralFilter))
@@ -243,21 +250,58 @@ def test_bad_values_are_refused(fields):
         _results([0], **fields)
 
 
-def _in_worker(pipeline, seed):
-    return _digest([augment(pipeline, IMAGE, LABEL, seed)])
-
-
-@pytest.mark.parametrize("number", [m.number for m in METHODS])
-def test_pipelines_can_be_pickled(number):
-    pipeline = build_pipeline(dataclasses.replace(SMALL, method=number))
-    augment(pipeline, IMAGE, LABEL, 3)
-    data = pickle.dumps(pipeline)
-    assert len(data) < 100_000
-    assert _in_worker(pickle.loads(data), 5) == _in_worker(pipeline, 5)
-
-
 def test_spawned_workers_agree():
     pipeline = build_pipeline(dataclasses.replace(SMALL, method=6))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         remote = pool.starmap(_in_worker, [(pipeline, seed) for seed in SEEDS])
     assert remote == [_in_worker(pipeline, seed) for seed in SEEDS]
+
+
+@pytest.fixture
+def own_method(monkeypatch):
+    """A method from outside: its steps are built-in ones, in another order, and a transform."""
+    monkeypatch.setattr("revt_hf.data.augment.methods.METHODS", dict(METHODS))
+
+    @register_augmentation("own")
+    def own():
+        return ["bilateral", A.InvertImg(p=1.0), "flip"]
+
+    return own
+
+
+def test_a_registered_method_is_named_by_a_recipe(own_method):
+    recipe = parse_recipe({**RECIPE, "augmentation": {"method": "own"}}, "recipe")
+    spec = PipelineSpec(**recipe.augmentation.model_dump())
+    names = [type(step).__name__ for step in build_pipeline(spec).transforms]
+    assert names == [*START, "BilateralFilter", "InvertImg", "HorizontalFlip", *END]
+    settings = {"method": "own", "flip_probability": 0.0, "photometric": True}
+    assert _names(**settings) == [
+        *START,
+        "BilateralFilter",
+        "InvertImg",
+        "PhotoMetricDistortion",
+        *END,
+    ]
+    inverted = _results(method="own", bilateral_probability=0.0, flip_probability=0.0)
+    plain = _results(method=3)
+    total = inverted[0]["image"] + plain[0]["image"]
+    expected = (255 - 2 * np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    np.testing.assert_allclose(total, np.broadcast_to(expected, total.shape), atol=1e-4)
+    assert method_name(recipe) == "own"
+
+
+def test_a_card_names_a_method_that_is_registered_elsewhere_only():
+    recipe = parse_recipe({**RECIPE, "augmentation": {"method": "<b>"}}, "recipe")
+    assert method_name(recipe) == "&lt;b&#62;"
+
+
+@pytest.mark.parametrize("name", ["pixmix", "4", "own"])
+def test_a_name_is_registered_once(own_method, name):
+    with pytest.raises(UserError, match=f"'{name}' is registered already"):
+        register_augmentation(name)
+
+
+def test_an_unknown_step_is_refused(own_method):
+    register_augmentation("wrong")(lambda: ["flip", "blur"])
+    with pytest.raises(UserError, match="'wrong': 'blur' is neither a built-in step"):
+        build_pipeline(PipelineSpec(method="wrong"))

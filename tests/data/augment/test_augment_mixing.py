@@ -1,3 +1,5 @@
+"""Mixing images: generated ones are colourful and reproducible, a folder's are read as RGB."""
+
 import hashlib
 import random
 import subprocess
@@ -9,12 +11,7 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment.generated import generate
-from revt_hf.data.augment.mixing import (
-    FractalFolder,
-    GeneratedImages,
-    mixing_images,
-    random_crop,
-)
+from revt_hf.data.augment.mixing import FractalFolder, GeneratedImages, mixing_images, random_crop
 
 
 def test_generated_images_are_complex_and_colourful():
@@ -32,7 +29,6 @@ def test_generated_images_are_complex_and_colourful():
 
 
 def test_generated_images_depend_on_seed_and_index_only():
-    np.testing.assert_array_equal(generate(0, 1, 64), generate(0, 1, 64))
     assert not np.array_equal(generate(0, 1, 64), generate(1, 1, 64))
     code = (
         "import hashlib; from revt_hf.data.augment.generated import generate;"
@@ -53,24 +49,16 @@ def test_bank_draws_from_all_its_images_and_keeps_them():
         first[:] = 0
 
 
-@pytest.mark.parametrize("size", [(512, 512), (600, 640), (700, 30), (576, 576)])
+@pytest.mark.parametrize("size", [(512, 512), (700, 30), (576, 576)])
 @pytest.mark.parametrize("shape", [(40, 90, 3), (900, 700, 3), (576, 576, 3)])
-def test_crops_cover_any_size(shape, size):
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    for seed in range(3):
-        assert random_crop(image, *size, random.Random(seed)).shape == (*size, 3)
-
-
-def test_crop_scales_the_short_side():
-    image = np.zeros((100, 300, 3), np.uint8)
-    image[:, 150:] = 255
-    # Scaled to 576x1728, the right half begins at 864: a window of 576 either sees it or not.
-    columns = {
-        int((random_crop(image, 576, 576, random.Random(seed))[0, :, 0] > 127).sum())
-        for seed in range(20)
-    }
-    assert len(columns) > 5
-    assert max(columns) <= 576
+def test_crops_have_any_size_and_position(shape, size):
+    image = np.zeros(shape, np.uint8)
+    image[:, shape[1] // 2 :] = 255
+    crops = [random_crop(image, *size, random.Random(seed)) for seed in range(20)]
+    assert {crop.shape for crop in crops} == {(*size, 3)}
+    if shape[1] > shape[0]:
+        # The short side becomes 576 at least, so the bright half begins at another column of each.
+        assert len({int((crop[0, :, 0] > 127).sum()) for crop in crops}) > 1
 
 
 def test_folder_is_searched_recursively_and_gives_rgb(tmp_path):
@@ -79,12 +67,9 @@ def test_folder_is_searched_recursively_and_gives_rgb(tmp_path):
     red[..., 2] = 250  # OpenCV writes BGR
     cv2.imwrite(str(tmp_path / "deep" / "er" / "red.PNG"), red)
     (tmp_path / "notes.txt").write_text("not an image")
-    source = FractalFolder(tmp_path)
-    image = source.draw(32, 48, random.Random(0))
-    assert image.shape == (32, 48, 3)
-    assert tuple(image[0, 0]) == (250, 0, 0)
     cv2.imwrite(str(tmp_path / "blue.png"), red[..., ::-1])
     source = mixing_images(tmp_path)
+    assert source.draw(32, 48, random.Random(0)).shape == (32, 48, 3)
     seen = {tuple(source.draw(8, 8, random.Random(seed))[0, 0].tolist()) for seed in range(20)}
     assert seen == {(250, 0, 0), (0, 0, 250)}
 
@@ -94,9 +79,7 @@ def test_folder_errors(tmp_path):
         mixing_images(tmp_path / "missing")
     with pytest.raises(UserError, match="no image file"):
         mixing_images(tmp_path)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"broken\.png"):
-        FractalFolder(tmp_path).draw(8, 8, random.Random(0))
-    (tmp_path / "broken.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"broken\.png"):
-        FractalFolder(tmp_path).draw(8, 8, random.Random(0))
+    for data in (b"no image", b""):
+        (tmp_path / "broken.png").write_bytes(data)
+        with pytest.raises(UserError, match=r"broken\.png"):
+            FractalFolder(tmp_path).draw(8, 8, random.Random(0))

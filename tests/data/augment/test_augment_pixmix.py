@@ -1,11 +1,13 @@
+"""PixMix: the original's and the paper's arithmetic, and what is drawn."""
+
 import random
 
 import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
+from revt_hf.data.augment.distortions import apply_photometric
 from revt_hf.data.augment.mixing import GeneratedImages
-from revt_hf.data.augment.photometric import PhotometricDraws, apply_photometric
 from revt_hf.data.augment.pixmix import (
     PixMix,
     PixMixDraws,
@@ -23,7 +25,7 @@ from tests.helpers.golden import golden_file
 pytestmark = pytest.mark.numeric
 
 WEIGHTS = [(0.8, 0.25), (0.3, 0.9), (1.4, -0.35), (1.9, -0.8)]
-# Small exponents, where a zero's stand-in would show, and the ends of the Beta distributions.
+# Small exponents, where a zero's placeholder would show, and the ends of the Beta distributions.
 EXTREMES = [*WEIGHTS, (0.01, 0.5), (0.0005, 0.9), (0.06, 0.1), (0.08, 0.999), (2.0, -1.0), (1.0, 0)]
 
 
@@ -47,17 +49,13 @@ def reference(operation, x, y, a, b):
 @pytest.mark.parametrize(
     ("name", "function"), [("add", paper_code_add), ("multiply", paper_code_multiply)]
 )
-def test_published_operations_match_the_original(images, name, function, a, b):
+def test_paper_code_matches_the_original(images, name, function, a, b):
     golden, image, other = images
     result = function(image.astype(np.float32), other.astype(np.float32), a, b)
     assert result.dtype == np.float32
     assert np.abs(result - golden[f"{name}_{a}_{b}"]).max() < 0.01
-
-
-@pytest.mark.parametrize(("a", "b"), WEIGHTS)
-def test_default_sum_matches_the_original_as_well(images, a, b):
-    golden, image, other = images
-    np.testing.assert_allclose(mix_add(image, other, a, b), golden[f"add_{a}_{b}"], atol=0.01)
+    if name == "add":
+        np.testing.assert_allclose(mix_add(image, other, a, b), result, atol=0.02)
 
 
 @pytest.mark.parametrize(("a", "b"), EXTREMES)
@@ -79,7 +77,7 @@ def test_default_operations_equal_the_papers(images, name, function, dtypes, a, 
     np.testing.assert_array_equal(y, kept[1])
 
 
-def test_published_8_bit_wraps():
+def test_paper_code_wraps_8_bit_values():
     x = np.full((1, 1, 3), 200, np.uint8)
     middle = np.full((1, 1, 3), 127.5, np.float32)
     # 200 * 2 wraps to 144, 144 - 255 to 145: (145 + 255) / 2
@@ -114,19 +112,11 @@ def test_whole_mixing_equals_plain_numpy_within_a_grey_level(images):
         assert result.dtype == np.float32
         assert np.abs(result - reference_pixmix(image, draws, mixing)).max() <= 1
         kinds |= {(step.operation, step.operand is None) for step in draws.rounds}
-    assert len(kinds) == 4
+        kinds.add((draws.start is None, not draws.rounds))
+    assert len(kinds) == 8
 
 
-def test_no_rounds_is_the_image_or_its_copy(images):
-    _, image, _ = images
-    for start in (None, PhotometricDraws(brightness=20.0)):
-        expected = image if start is None else apply_photometric(image, start)
-        result = apply_pixmix(image, PixMixDraws(start, ()), None)
-        assert result.dtype == np.float32
-        np.testing.assert_array_equal(result, expected)
-
-
-def test_published_mixing_image_is_dark_and_reversed(images):
+def test_paper_code_darkens_and_reverses_the_mixing_image(images):
     _, image, other = images
     draws = PixMixDraws(None, (Round(None, "add", 0.8, 0.9),))
     expected = paper_code_add(image, other[..., ::-1].astype(np.float32) / 255, 0.8, 0.9)
@@ -158,23 +148,6 @@ def test_drawn_rounds():
     assert 0.46 < np.mean([d.start is None for d in draws]) < 0.54
     assert 0.46 < np.mean([step.operand is None for step in rounds]) < 0.54
     assert 0.46 < np.mean([step.operation == "add" for step in rounds]) < 0.54
-
-
-def test_transform_depends_on_its_seed_only(images):
-    _, image, _ = images
-    transform = PixMix(GeneratedImages(count=4))
-
-    def run(seed):
-        transform.set_random_seed(seed)
-        return transform(image=image)["image"]
-
-    first = [run(seed) for seed in range(8)]
-    again = [run(seed) for seed in reversed(range(8))][::-1]
-    for one, other in zip(first, again, strict=True):
-        assert one.dtype == np.float32
-        assert one.shape == image.shape
-        np.testing.assert_array_equal(one, other)
-    assert len({one.tobytes() for one in first}) >= 6
 
 
 @pytest.mark.parametrize("options", [{"k": -1}, {"beta": 0.0}])

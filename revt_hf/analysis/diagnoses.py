@@ -1,0 +1,255 @@
+"""Diagnoses of members and merges: measure on images, draw, write plot and JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from revt_hf.analysis.blending import Blender, ScoringData, load_data
+from revt_hf.analysis.disagreement import disagreement, draw_disagreement
+from revt_hf.analysis.norm import draw_norm, norm_shifts
+from revt_hf.analysis.path import draw_paths, line_ends, paths
+from revt_hf.analysis.plane import FinishedPoints, PlanePoint, draw_plane, new_points, scan
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.config.domain_spec import Source
+from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import (
+    atomic_folder,
+    check_growing,
+    check_output,
+    file_sha256,
+    growing_folder,
+    write_json,
+)
+from revt_hf.core.processes import process_state
+from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.merging.command import spread_images
+from revt_hf.merging.record import member_entry
+from revt_hf.results.build import LIBRARIES
+from revt_hf.results.figures import short_names
+
+_PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """What a diagnosis is measured on, and where it is written.
+
+    Attributes:
+        output: the folder of plot and JSON.
+        splits: where images come from.
+        protocol: the test protocol.
+        images: at most this many of each split, spread over it.
+        workers: processes that decode images.
+        overwrite: replace the output if it exists.
+        quiet: hide progress bars.
+    """
+
+    output: Path
+    splits: tuple[SplitSpec, ...]
+    protocol: Protocol
+    images: int | None = None
+    workers: int = 0
+    overwrite: bool = False
+    quiet: bool = False
+
+    def inputs(self, *models: str | None) -> list[str | None]:
+        """All paths that are read: models, and the folders of the images."""
+        return [*models, *(path for split in self.splits for path in split.spec.inputs)]
+
+    def data(self) -> ScoringData:
+        """Open the images.
+
+        Raises:
+            UserError: the data of a domain cannot be used.
+        """
+        return load_data(self.splits, self.protocol, self.images, self.workers)
+
+    def progress(self, total: int, name: str) -> "tqdm[Any]":
+        """A progress bar of images."""
+        return tqdm(total=total, desc=name, unit="image", disable=self.quiet)
+
+
+def diagnose_path(
+    members: Mapping[str, str],
+    options: DiagnoseOptions,
+    init: str | None = None,
+    points: int = 11,
+    interpolate_head: bool = False,
+) -> dict[str, Any]:
+    """Write ``path.png`` and ``path.json``: scores on the line between two members.
+
+    Args:
+        members: two folders or Hub IDs by name.
+        options: what to measure on.
+        init: their initial weights, to score the lines from there to each member as well.
+        points: number of points on each line, both ends included.
+        interpolate_head: also score lines whose decode head is interpolated, too.
+
+    Returns:
+        The content of ``path.json``.
+
+    Raises:
+        UserError: bad members, data or numbers, or an output that exists.
+    """
+    folders = list(members.values())
+    inputs = options.inputs(*folders, init)
+    check_output(options.output, options.overwrite, inputs)
+    if len(folders) != 2:
+        raise UserError(f"a path has two ends, not {len(folders)}: name two members")
+    data = options.data()
+    with Blender(folders, init, init_head=interpolate_head, quiet=options.quiet) as blender:
+        about = _about(blender.records(), data)
+        total = len(line_ends(blender.has_init)) * points * data.images
+        with options.progress(total, "path") as bar:
+            lines = paths(blender, data, points, interpolate_head, bar.update)
+    result = {"format": "revt_hf.path/1", **about, "lines": [line.to_json() for line in lines]}
+    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
+        draw_paths(lines, short_names(list(members)), data.label, scratch / "path.png")
+        write_json(scratch / "path.json", result)
+    return result
+
+
+def diagnose_plane(
+    members: Mapping[str, str], levels: Sequence[int], options: DiagnoseOptions
+) -> dict[str, Any]:
+    """Write ``plane.json`` and a ternary plot for each head.
+
+    Finished points stay in the output folder: the same call resumes where one was interrupted, and
+    finer levels start from coarser ones. Plots are redrawn after each level.
+
+    Args:
+        members: three folders or Hub IDs by name.
+        levels: steps of each grid, coarse to fine.
+        options: what to measure on; the output is never replaced.
+
+    Returns:
+        The content of ``plane.json``.
+
+    Raises:
+        UserError: bad members, data or levels.
+    """
+    folders, names = list(members.values()), short_names(list(members))
+    if len(folders) != 3:
+        raise UserError(f"a plane has three corners, not {len(folders)}: name three members")
+    if not levels or min(levels) < 1:
+        raise UserError("--steps: give whole numbers from 1, coarse to fine, such as 4,8")
+    inputs = options.inputs(*folders)
+    check_growing(options.output, True, _PLANE_FILES, inputs)
+    data = options.data()
+    growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
+    with growing, Blender(folders, quiet=options.quiet) as blender:
+        about = _about(blender.records(), data)
+        finished = FinishedPoints(options.output, about)
+        left = sum(
+            weights not in finished.points for fresh in new_points(levels) for weights in fresh
+        )
+        result: dict[str, Any] = {}
+
+        def on_level(steps: int, points: Sequence[PlanePoint]) -> None:
+            rows = [point.model_dump(mode="json", by_alias=True) for point in points]
+            result.update({"format": "revt_hf.plane/1", **about, "steps": steps, "points": rows})
+            write_json(options.output / "plane.json", result)
+            for head in points[0].heads:
+                path = options.output / f"plane-head-{head}.png"
+                draw_plane(points, head, names, data.label, path)
+
+        with options.progress(left * data.images, "plane") as bar:
+            scan(blender, data, levels, finished, bar.update, on_level)
+    return result
+
+
+def diagnose_norm(
+    models: Mapping[str, str], sources: Sequence[Source], images: int, options: DiagnoseOptions
+) -> dict[str, Any]:
+    """Write ``norm.png`` and ``norm.json``: shifts of the decode head's BatchNorm statistics.
+
+    Args:
+        models: a merge, then its members: folders or Hub IDs by name.
+        sources: domains whose training images the merge is recalibrated on.
+        images: approximate number of these images.
+        options: what to measure on.
+
+    Returns:
+        The content of ``norm.json``.
+
+    Raises:
+        UserError: a model or data that cannot be used, or an output that exists.
+    """
+    (merge, *members), names = models.values(), short_names(list(models))
+    inputs = options.inputs(merge, *members)
+    check_output(options.output, options.overwrite, inputs)
+    data = options.data()
+    training = spread_images(sources, images)
+    total = (2 + len(members)) * data.images + len(training)
+    with options.progress(total, "norm") as bar:
+        shifts = norm_shifts(merge, members, data, training, bar.update)
+    result = {
+        "format": "revt_hf.norm/1",
+        **_about({"members": _records(members), "merge": _records([merge])[0]}, data),
+        "recalibrated_on": len(training),
+        "models": [shift.to_json() for shift in shifts],
+    }
+    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
+        draw_norm(shifts, [names[0], *names], data.label, scratch / "norm.png")
+        write_json(scratch / "norm.json", result)
+    return result
+
+
+def diagnose_disagreement(
+    models: Mapping[str, str], shown: int, options: DiagnoseOptions
+) -> dict[str, Any]:
+    """Write ``disagreement.png`` and ``disagreement.json``: where members differ on images.
+
+    Args:
+        models: members, at least two, then their merge: folders or Hub IDs by name.
+        shown: number of the most disputed images to draw.
+        options: what to measure on.
+
+    Returns:
+        The content of ``disagreement.json``.
+
+    Raises:
+        UserError: a model or data that cannot be used, or an output that exists.
+    """
+    *members, merge = models.values()
+    inputs = options.inputs(*members, merge)
+    check_output(options.output, options.overwrite, inputs)
+    if len(members) < 2:
+        raise UserError("only several members can differ: name at least two")
+    data = options.data()
+    with options.progress((len(members) + 1) * data.images, "disagreement") as bar:
+        found = disagreement(members, merge, data, shown, bar.update)
+    result = {
+        "format": "revt_hf.disagreement/1",
+        **_about({"members": _records(members), "merge": _records([merge])[0]}, data),
+        **found.counts.to_json(list(models)),
+        "images": [{"name": name, "disputed": share * 100} for name, share in found.images],
+    }
+    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
+        draw_disagreement(found.worst, scratch / "disagreement.png")
+        write_json(scratch / "disagreement.json", result)
+    return result
+
+
+def _records(models: Sequence[str]) -> list[dict[str, Any]]:
+    """Path and sha256 of models, as in merge.json."""
+    entries = []
+    for model in models:
+        with open_checkpoint(model, quiet=True) as checkpoint:
+            digests = {path.name: file_sha256(path) for path in checkpoint.originals}
+        entries.append(member_entry(model, digests))
+    return entries
+
+
+def _about(records: Mapping[str, Any], data: ScoringData) -> dict[str, Any]:
+    return {
+        **records,
+        "data": data.to_json(),
+        "device": str(process_state().device),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }

@@ -1,0 +1,184 @@
+"""Choose a merge on source-val and write its recipe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from revt_hf.analysis.blending import Blender, ScoringData, load_data
+from revt_hf.analysis.choosing import (
+    Candidate,
+    Choice,
+    MergeScorer,
+    greedy_soup,
+    leave_one_out,
+    search_weights,
+)
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.errors import UserError, printable
+from revt_hf.core.outputs import check_output_file, write_text
+from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.results.figures import aligned
+
+
+@dataclass(frozen=True)
+class ChooseOptions:
+    """How a merge is chosen.
+
+    Attributes:
+        protocol: the test protocol.
+        on: labels of source-val splits to score on; none for those of all sources.
+        head: number of the member whose head every merge gets; None for the best one.
+        evaluations: the most merges that a search for weights scores.
+        images: at most this many of each split, spread over it.
+        workers: processes that decode images.
+        overwrite: replace the output if it exists.
+        quiet: hide the progress bar.
+    """
+
+    protocol: Protocol
+    on: tuple[str, ...] = ()
+    head: int | None = None
+    evaluations: int = 40
+    images: int | None = None
+    workers: int = 0
+    overwrite: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class _Method:
+    title: str
+    choose: Callable[[MergeScorer, int], Choice]
+    # The most merges that are scored, from the number of members and of evaluations.
+    merges: Callable[[int, int], int]
+
+
+METHODS = {
+    "soup": _Method("Greedy soup", lambda scorer, _: greedy_soup(scorer), lambda n, _: 2 * n - 1),
+    "weights": _Method("Weight search", search_weights, lambda _, evaluations: evaluations),
+    "leave-one-out": _Method(
+        "Leave one out", lambda scorer, _: leave_one_out(scorer), lambda n, _: n + 1
+    ),
+}
+
+
+def choose_merge(
+    method: str,
+    members: Mapping[str, str],
+    recipe: Path,
+    output: Path,
+    options: ChooseOptions,
+) -> dict[str, Any]:
+    """Choose a merge of members and write its recipe (YAML).
+
+    Args:
+        method: a key of ``METHODS``.
+        members: at least two folders or Hub IDs by name.
+        recipe: the training recipe whose source-val is scored on.
+        output: the merge recipe.
+        options: see :class:`ChooseOptions`.
+
+    Returns:
+        JSON values: the choice, and every merge that was tried.
+
+    Raises:
+        UserError: a member or the data cannot be used, ``on`` names a target, or the output exists.
+    """
+    how, paths = METHODS[method], list(members.values())
+    loaded = load_recipe(recipe)
+    check_output_file(output, options.overwrite, [*paths, recipe, *loaded.inputs])
+    splits = _source_splits(splits_of(loaded), options.on, recipe)
+    data = load_data(splits, options.protocol, options.images, options.workers)
+    total = how.merges(len(paths), options.evaluations) * data.images
+    with (
+        Blender(paths, quiet=options.quiet) as blender,
+        tqdm(total=total, desc="choose", unit="image", disable=options.quiet) as bar,
+    ):
+        records = blender.records()
+        scorer = MergeScorer(blender, data, options.head, bar.update)
+        choice = how.choose(scorer, options.evaluations)
+    lines = _report(choice, list(members))
+    write_text(output, _recipe_text(how.title, choice.chosen, paths, data, lines))
+    return {
+        "format": "revt_hf.choice/1",
+        "method": how.title,
+        **records,
+        "data": data.to_json(),
+        "chosen": choice.chosen.to_json(),
+        "tried": [candidate.to_json() for candidate in choice.tried],
+        "values": {str(number): value for number, value in choice.values.items()},
+        "report": lines,
+    }
+
+
+def _source_splits(
+    splits: Sequence[SplitSpec], on: Sequence[str], recipe: Path
+) -> Sequence[SplitSpec]:
+    sources = [split for split in splits if split.is_source]
+    labels = ", ".join(split.label for split in sources)
+    known = {split.label: split for split in splits}
+    for label in on:
+        if label not in known:
+            raise UserError(f"--on {label}: the recipe's sources are {labels}")
+        if not known[label].is_source:
+            raise UserError(
+                f"--on {label}: that is a target of {recipe}; members and weights are chosen on "
+                f"source-val only ({labels})"
+            )
+    return [known[label] for label in on] or sources
+
+
+def _report(choice: Choice, members: Sequence[str]) -> list[str]:
+    rows = [["members", "weights", "head", "mIoU", "loss"]]
+    for candidate in choice.tried:
+        score = candidate.scores[candidate.head]
+        weights = candidate.weights
+        rows.append(
+            [
+                "+".join(map(str, candidate.members))
+                + ("  *" if candidate is choice.chosen else ""),
+                "-" if weights is None else ", ".join(f"{weight:.3f}" for weight in weights),
+                str(candidate.head),
+                f"{score.miou:.2f}",
+                f"{score.loss:.4f}",
+            ]
+        )
+    return [
+        *(f"{number}: {member}" for number, member in enumerate(members, 1)),
+        *aligned(rows).splitlines(),
+        *(f"{members[n - 1]} adds {value:+.2f} points" for n, value in choice.values.items()),
+    ]
+
+
+def _recipe_text(
+    title: str, chosen: Candidate, members: Sequence[str], data: ScoringData, lines: Sequence[str]
+) -> str:
+    numbers, weights = list(chosen.members), chosen.weights
+    remark = ""
+    if chosen.head not in numbers:
+        numbers.append(chosen.head)
+        weights = (*(weights or [1.0] * (len(numbers) - 1)), 0.0)
+    if len(numbers) == 1:
+        # A merge needs two members.
+        numbers.append(next(n for n in range(1, len(members) + 1) if n not in numbers))
+        weights = (1.0, 0.0)
+        remark = "# One member alone was best: the second one has no weight.\n"
+    rule: dict[str, Any] = {"select": "backbone", "method": "mean"}
+    if weights is not None:
+        rule.update(method="weighted_mean", weights=list(weights))
+    values = {
+        "members": [members[number - 1] for number in numbers],
+        "head": numbers.index(chosen.head) + 1,
+        "rules": [rule],
+    }
+    comment = "".join(f"#   {printable(line)}\n" for line in lines)
+    return (
+        f"# {title}, scored on {printable(data.label)} ({data.images} images). Run it:\n"
+        f"# revt merge --recipe THIS_FILE --output FOLDER\n#\n{comment}{remark}"
+        + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    )
