@@ -8,9 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from typing import Any
 
 from revt_hf.checkpoints.architecture import (
     Architecture,
@@ -19,119 +17,32 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace, is_storable
 from revt_hf.checkpoints.image_processor import read_normalisation
+from revt_hf.checkpoints.json_fields import JsonFields, is_whole
 from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
 from revt_hf.checkpoints.tensors import CONFIG_FILE
-from revt_hf.config.sections import ExternalFile, validated
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import read_json_object
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 
 _NUMBERED = re.compile(r"label\d+")
 _LISTED = 3
-# Limits far beyond every SegFormer, small enough that all within them can be tried.
-_MOST_STAGES, _MOST_CLASSES = 9, 65_536
-_Width = Annotated[int, Field(ge=1, le=65_536)]
-_Small = Annotated[int, Field(ge=1, le=64)]
-_Blocks = Annotated[int, Field(ge=1, le=1000)]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Name = Annotated[str, StringConstraints(max_length=200, pattern=r"\S")]
-_Stages = Field(max_length=_MOST_STAGES, strict=False)
-_Dtype = Literal[
-    "float16",
-    "bfloat16",
-    "float32",
-    "float64",
-    "torch.float16",
-    "torch.bfloat16",
-    "torch.float32",
-    "torch.float64",
-]
-_DEFAULT = Architecture()
-
-
-class _Config(ExternalFile):
-    """The fields of a SegFormer's ``config.json``, with transformers' defaults."""
-
-    model_type: Literal["segformer"]
-    num_channels: Literal[3] = 3
-    # The decode head of transformers cannot read the last stage otherwise.
-    reshape_last_stage: Literal[True] = True
-    num_encoder_blocks: Annotated[int, Field(ge=1, le=_MOST_STAGES)] = 4
-    depths: Annotated[tuple[_Blocks, ...], _Stages] = _DEFAULT.depths
-    num_attention_heads: Annotated[tuple[_Width, ...], _Stages] = _DEFAULT.num_attention_heads
-    hidden_sizes: Annotated[tuple[_Width, ...], _Stages] = _DEFAULT.hidden_sizes
-    sr_ratios: Annotated[tuple[_Small, ...], _Stages] = _DEFAULT.sr_ratios
-    mlp_ratios: Annotated[tuple[_Small, ...], _Stages] = _DEFAULT.mlp_ratios
-    patch_sizes: Annotated[tuple[_Small, ...], _Stages] = _DEFAULT.patch_sizes
-    strides: Annotated[tuple[_Small, ...], _Stages] = _DEFAULT.strides
-    decoder_hidden_size: _Width = _DEFAULT.decoder_hidden_size
-    hidden_act: Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"] = "gelu"
-    hidden_dropout_prob: _Share = 0.0
-    attention_probs_dropout_prob: _Share = 0.0
-    classifier_dropout_prob: _Share = 0.1
-    drop_path_rate: _Share = 0.1
-    initializer_range: _Share = 0.02
-    layer_norm_eps: _Share = 1e-6
-    semantic_loss_ignore_index: Annotated[int, Field(ge=-1000, le=65_536)] = 255
-    id2label: Annotated[dict[str, _Name], Field(min_length=1, max_length=_MOST_CLASSES)] | None = (
-        None
-    )
-    num_labels: Annotated[int, Field(ge=1, le=_MOST_CLASSES)] | None = None
-    dtype: _Dtype | None = None
-    # The name in older files.
-    torch_dtype: _Dtype | None = None
-
-    @field_validator(
-        *("depths", "num_attention_heads", "hidden_sizes", "sr_ratios"),
-        *("mlp_ratios", "patch_sizes", "strides"),
-    )
-    @classmethod
-    def _one_per_stage(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        stages = info.data.get("num_encoder_blocks", len(value))
-        if len(value) != stages:
-            raise ValueError(f"{list(value)} needs one number for each of the {stages} stages")
-        heads = info.data.get("num_attention_heads", ())
-        for width, number in zip(value, heads, strict=False):
-            if info.field_name == "hidden_sizes" and width % number:
-                raise ValueError(f"{width} is not a multiple of {number} heads")
-        return value
-
-    @field_validator("id2label")
-    @classmethod
-    def _numbered(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and set(value) != {str(number) for number in range(len(value))}:
-            raise ValueError(f"its keys have to be the numbers 0 to {len(value) - 1}")
-        return value
-
-    @field_validator("num_labels")
-    @classmethod
-    def _as_many(cls, value: int | None, info: ValidationInfo) -> int | None:
-        names = info.data.get("id2label")
-        if names is not None and value not in (None, len(names)):
-            raise ValueError(f"{value}, but id2label has {len(names)} classes")
-        return value
-
-    @field_validator("torch_dtype")
-    @classmethod
-    def _same(cls, value: str | None, info: ValidationInfo) -> str | None:
-        names = {name.removeprefix("torch.") for name in (value, info.data.get("dtype")) if name}
-        if len(names) > 1:
-            raise ValueError(f"it differs from dtype: {' and '.join(sorted(names))}")
-        return value
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        if self.id2label is not None:
-            return tuple(self.id2label[str(number)] for number in range(len(self.id2label)))
-        # Two classes are transformers' default.
-        return tuple(f"LABEL_{number}" for number in range(self.num_labels or 2))
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        numeric = {key for key, f in type(self).model_fields.items() if f.annotation is float}
-        return self.model_dump(include={*numeric, "semantic_loss_ignore_index"})
+# Limits far beyond every SegFormer, small enough that everything within them can be tried.
+_MOST_STAGES, _MOST_CLASSES, _WIDEST = 9, 65_536, 65_536
+_LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WIDEST}
+_LONGEST_NAME = 200
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# Defaults of transformers.
+_NUMBERS = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout_prob": 0.1,
+    "drop_path_rate": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-6,
+}
+_IGNORED = "semantic_loss_ignore_index"
 
 
 @dataclass(frozen=True)
@@ -181,18 +92,84 @@ def read_description(folder: Path, label: str | None = None) -> Description:
         UserError: a file cannot be read, is not a JSON object, or contains a value that no
             SegFormer of this package has; file and key are named.
     """
-    path = folder / CONFIG_FILE
-    config = validated(_Config, read_json_object(path), str(path))
-    dtype = config.dtype or config.torch_dtype
+    fields = JsonFields(folder / CONFIG_FILE)
+    if fields.values.get("model_type") != "segformer":
+        raise fields.wrong("model_type", "only a 'segformer' is used here")
+    fields.equal("num_channels", 3)
+    # The decode head of transformers cannot read the last stage otherwise.
+    fields.equal("reshape_last_stage", True)
+    numbers = {key: fields.number(key, value, 0.0, 1.0) for key, value in _NUMBERS.items()}
     return Description(
         label=label or str(folder),
-        file=path,
-        architecture=Architecture(**{key: getattr(config, key) for key in asdict(_DEFAULT)}),
-        classes=config.classes,
-        dtype=dtype and dtype.removeprefix("torch."),
-        numbers=config.numbers,
+        file=fields.path,
+        architecture=_architecture(fields),
+        classes=_classes(fields),
+        dtype=_dtype(fields),
+        numbers={**numbers, _IGNORED: fields.whole(_IGNORED, 255, -1000, 65_536)},
         normalisation=read_normalisation(folder),
     )
+
+
+def _architecture(fields: JsonFields) -> Architecture:
+    default = Architecture()
+    stages = fields.whole("num_encoder_blocks", 4, 1, _MOST_STAGES)
+    found: dict[str, Any] = {}
+    for key, value in asdict(default).items():
+        if not isinstance(value, tuple):
+            continue
+        most = _LARGEST.get(key, 64)
+        found[key] = fields.get(
+            key,
+            value,
+            lambda given, most=most: (  # type: ignore[misc]
+                isinstance(given, list) and all(is_whole(one, 1, most) for one in given)
+            ),
+            f"it has to be a list of whole numbers from 1 to {most}",
+        )
+        if len(found[key]) != stages:
+            raise fields.wrong(key, f"it has to have one number for each of the {stages} stages")
+    for width, heads in zip(found["hidden_sizes"], found["num_attention_heads"], strict=True):
+        if width % heads:
+            raise fields.wrong("hidden_sizes", f"{width} is not a multiple of {heads} heads")
+    return Architecture(
+        decoder_hidden_size=fields.whole("decoder_hidden_size", 256, 1, _WIDEST),
+        hidden_act=fields.one_of("hidden_act", default.hidden_act, _ACTIVATIONS),
+        **found,
+    )
+
+
+def _classes(fields: JsonFields) -> tuple[str, ...]:
+    # Two classes are transformers' default.
+    count = fields.whole("num_labels", 2, 1, _MOST_CLASSES)
+    names = fields.values.get("id2label")
+    if names is None:
+        return tuple(f"LABEL_{number}" for number in range(count))
+    if not isinstance(names, dict) or not 1 <= len(names) <= _MOST_CLASSES:
+        raise fields.wrong("id2label", "it needs an object of number to class name")
+    numbers = [str(number) for number in range(len(names))]
+    if set(names) != set(numbers):
+        raise fields.wrong("id2label", f"its keys have to be the numbers 0 to {len(names) - 1}")
+    if not all(isinstance(name, str) and _is_name(name) for name in names.values()):
+        raise fields.wrong(
+            "id2label", f"its values have to be names (of at most {_LONGEST_NAME} characters)"
+        )
+    if fields.values.get("num_labels") not in (None, len(names)):
+        raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
+    return tuple(names[number] for number in numbers)
+
+
+def _dtype(fields: JsonFields) -> str | None:
+    # Older files call it torch_dtype.
+    keys = [key for key in ("dtype", "torch_dtype") if fields.values.get(key) is not None]
+    known = (*_DTYPES, *(f"torch.{name}" for name in _DTYPES))
+    found = {fields.one_of(key, "", known).removeprefix("torch.") for key in keys}
+    if len(found) > 1:
+        raise fields.wrong("dtype", "torch_dtype is another one")
+    return found.pop() if found else None
+
+
+def _is_name(name: str) -> bool:
+    return bool(name.strip()) and len(name) <= _LONGEST_NAME and is_storable(name)
 
 
 def infer_description(
@@ -215,8 +192,8 @@ def infer_description(
     if classes is None and count == len(CLASSES):
         classes = CLASSES
     if classes is None or len(classes) != count:
-        classes = _Config(model_type="segformer", num_labels=count).classes
-    numbers = _Config(model_type="segformer").numbers
+        classes = [f"LABEL_{number}" for number in range(count or 2)]
+    numbers = {**_NUMBERS, _IGNORED: 255}
     return Description(label, Path(label), architecture, tuple(classes), None, numbers, IMAGENET)
 
 

@@ -130,7 +130,7 @@ def tensors_sha256(path: Path) -> str:
 
 def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     label = ascii(name)
-    if not _storable(name):
+    if not is_storable(name):
         raise _broken(path, f"{label} is not a valid name")
     if not isinstance(entry, dict):
         raise _broken(path, f"{label} is not described by an object")
@@ -147,8 +147,8 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     return TensorPlace(path, name, dtype, tuple(shape), start + first, last - first)
 
 
-def _storable(name: str) -> bool:
-    # A lone surrogate can be written in JSON, but neither printed nor stored as UTF-8.
+def is_storable(name: str) -> bool:
+    """Whether a name is valid UTF-8: JSON can express a lone surrogate, which is not."""
     try:
         name.encode()
     except UnicodeEncodeError:

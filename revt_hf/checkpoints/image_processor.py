@@ -3,72 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator, Field, field_validator
-
-from revt_hf.config.sections import ExternalFile, validated
-from revt_hf.core.outputs import read_json_object
-from revt_hf.data.normalisation import IMAGENET, Normalisation
+from revt_hf.checkpoints.json_fields import JsonFields, is_number, is_whole
+from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
 PROCESSOR_FILE = "preprocessor_config.json"
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.
 TEST_SIZE = {"height": 512, "width": 1024}
 _KIND = "SegformerImageProcessor"
+_LARGEST = 65_536
 _BILINEAR = 2
-_File = TypeVar("_File", bound=ExternalFile)
+_FILTERS = 5
 _SIDES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-
-
-def _three(value: Any) -> Any:
-    """One number stands for all three channels."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(values) * 3 if len(values) == 1 else tuple(values)
-
-
-_SegformerName = Annotated[str, Field(pattern=r"^Segformer")]
-_Mean = Annotated[float, Field(gt=-1e9, lt=1e9)]
-_Std = Annotated[float, Field(gt=1e-9, lt=1e9)]
-
-
-class _Normalised(ExternalFile):
-    """The fields that decide the network's input values."""
-
-    image_processor_type: _SegformerName = _KIND
-    feature_extractor_type: _SegformerName = _KIND
-    do_flip_channel_order: Literal[False] = False
-    do_grayscale: Literal[False] = False
-    image_mean: Annotated[tuple[_Mean, _Mean, _Mean], BeforeValidator(_three)] = IMAGENET.image_mean
-    image_std: Annotated[tuple[_Std, _Std, _Std], BeforeValidator(_three)] = IMAGENET.image_std
-    do_rescale: bool = True
-    rescale_factor: Annotated[float, Field(ge=1e-9, le=1e9)] = IMAGENET.rescale_factor
-    do_normalize: bool = True
-
-    @property
-    def normalisation(self) -> Normalisation:
-        return Normalisation(**{key: getattr(self, key) for key in asdict(IMAGENET)})
-
-
-class _Processor(_Normalised):
-    """Further fields, which training and publishing carry along; transformers' defaults."""
-
-    do_resize: bool = True
-    size: dict[str, Annotated[int, Field(ge=1, le=65_536)]] = Field(
-        default_factory=lambda: {"height": 512, "width": 512}
-    )
-    resample: Annotated[int, Field(ge=0, le=5)] = _BILINEAR
-    # Older files call it reduce_labels.
-    reduce_labels: bool = False
-    do_reduce_labels: bool | None = None
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _sides(cls, value: Any) -> Any:
-        if isinstance(value, int):
-            return {"height": value, "width": value}
-        if isinstance(value, dict) and set(value) not in _SIDES:
-            raise ValueError(f"it needs height and width, not {value}")
-        return value
 
 
 def read_normalisation(folder: Path) -> Normalisation:
@@ -80,8 +27,8 @@ def read_normalisation(folder: Path) -> Normalisation:
     Raises:
         UserError: ``preprocessor_config.json`` cannot be read, or is not for RGB images.
     """
-    found = _read(folder, _Normalised)
-    return IMAGENET if found is None else found.normalisation
+    fields = _fields(folder)
+    return IMAGENET if fields is None else _normalisation(fields)
 
 
 def read_processor(folder: Path) -> dict[str, Any] | None:
@@ -90,14 +37,15 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file cannot be read, or contains a value that no SegFormer's processor has.
     """
-    found = _read(folder, _Processor)
-    if found is None:
+    fields = _fields(folder)
+    if fields is None:
         return None
-    reduces = found.reduce_labels if found.do_reduce_labels is None else found.do_reduce_labels
+    # Older files call it reduce_labels.
+    reduces = fields.flag("do_reduce_labels", fields.flag("reduce_labels", False))
     return {
-        **processor(found.normalisation, found.size),
-        "do_resize": found.do_resize,
-        "resample": found.resample,
+        **processor(_normalisation(fields), _size(fields)),
+        "do_resize": fields.flag("do_resize", True),
+        "resample": fields.whole("resample", _BILINEAR, 0, _FILTERS),
         "do_reduce_labels": reduces,
     }
 
@@ -117,8 +65,61 @@ def processor(normalisation: Normalisation, size: Mapping[str, int] = TEST_SIZE)
     }
 
 
-def _read(folder: Path, kind: type[_File]) -> _File | None:
+def _fields(folder: Path) -> JsonFields | None:
     path = folder / PROCESSOR_FILE
-    if not path.exists() and not path.is_symlink():
-        return None
-    return validated(kind, read_json_object(path), str(path))
+    return JsonFields(path) if path.exists() or path.is_symlink() else None
+
+
+def _normalisation(fields: JsonFields) -> Normalisation:
+    for key in ("image_processor_type", "feature_extractor_type"):
+        fields.get(
+            key,
+            _KIND,
+            lambda kind: isinstance(kind, str) and kind.startswith("Segformer"),
+            "only SegFormer's image processor is known here",
+        )
+    for key in ("do_flip_channel_order", "do_grayscale"):
+        fields.equal(key, False)
+    return Normalisation(
+        image_mean=_channels(fields, "image_mean", IMAGENET.image_mean, -1e9),
+        image_std=_channels(fields, "image_std", IMAGENET.image_std, 1e-9),
+        do_rescale=fields.flag("do_rescale", True),
+        rescale_factor=fields.number("rescale_factor", IMAGENET.rescale_factor, 1e-9, 1e9),
+        do_normalize=fields.flag("do_normalize", True),
+    )
+
+
+def _channels(fields: JsonFields, key: str, default: Channels, above: float) -> Channels:
+    """Three numbers; one stands for all channels."""
+
+    def listed(value: Any) -> list[Any]:
+        return value if isinstance(value, list) else [value]
+
+    found = fields.get(
+        key,
+        None,
+        lambda value: (
+            len(listed(value)) in (1, 3)
+            and all(is_number(one) and above < one < 1e9 for one in listed(value))
+        ),
+        f"it has to be three numbers, or one, above {above:g}",
+    )
+    if found is None:
+        return default
+    values = listed(found)
+    red, green, blue = map(float, values if len(values) == 3 else values * 3)
+    return red, green, blue
+
+
+def _size(fields: JsonFields) -> dict[str, int]:
+    size = fields.values.get("size")
+    if size is None:
+        return {"height": 512, "width": 512}
+    sides = {"height": size, "width": size} if type(size) is int else size
+    if (
+        not isinstance(sides, dict)
+        or set(sides) not in _SIDES
+        or not all(is_whole(side, 1, _LARGEST) for side in sides.values())
+    ):
+        raise fields.wrong("size", "it has to have height and width")
+    return dict(sides)

@@ -84,7 +84,7 @@ def test_the_tensors_are_those_of_transformers(tmp_path, fields, kind):
 )
 def test_a_wrong_value_is_one_sentence_with_file_and_key(tmp_path, key, value):
     folder = _folder(tmp_path, **{key: value})
-    with pytest.raises(UserError, match=rf"config\.json: {key}[.:]") as refused:
+    with pytest.raises(UserError, match=rf"config\.json: {key} is ") as refused:
         read_description(folder)
     assert "\n" not in str(refused.value)
 
@@ -122,9 +122,7 @@ def test_dtype_has_two_names(tmp_path, dtype):
 
 
 def test_two_dtypes_are_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"config\.json: torch_dtype: it differs from dtype: float16 and float32"
-    ):
+    with pytest.raises(UserError, match="torch_dtype is another one"):
         read_description(_folder(tmp_path, dtype="float32", torch_dtype="float16"))
 
 
@@ -168,6 +166,6 @@ def test_a_processors_own_constants_are_read(tmp_path):
     ],
 )
 def test_a_wrong_processor_is_one_sentence_with_file_and_key(tmp_path, key, value):
-    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {key}[.:]") as refused:
+    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {key} is ") as refused:
         _processor(tmp_path, **{key: value})
     assert "\n" not in str(refused.value)

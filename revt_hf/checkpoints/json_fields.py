@@ -1,0 +1,79 @@
+"""JSON files that anyone may have written: a wrong value is one sentence with file and key.
+
+By hand and not by pydantic, whose import takes longer than a small merge.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
+
+_SHOWN = 60
+T = TypeVar("T")
+
+
+class JsonFields:
+    """The top-level keys of a JSON file; null is a missing key, as in transformers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = read_json_object(path)
+
+    def wrong(self, key: str, why: str) -> UserError:
+        shown = ascii(self.values.get(key))
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        return UserError(f"{self.path}: {key} is {shown}, and {why}")
+
+    def get(self, key: str, default: T, valid: Callable[[Any], bool], why: str) -> T:
+        """A value that is ``valid``, of the default's type; the default if it is missing."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not valid(value):
+            raise self.wrong(key, why)
+        return type(default)(value) if default is not None else value  # type: ignore[call-arg]
+
+    def equal(self, key: str, needed: Any) -> None:
+        self.get(
+            key,
+            needed,
+            lambda value: type(value) is type(needed) and value == needed,
+            f"only {json.dumps(needed)} is known here",
+        )
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self.get(key, default, lambda value: isinstance(value, bool), "it has to be a bool")
+
+    def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
+        known_text = f"known are {', '.join(known)}"
+        return self.get(key, default, lambda v: isinstance(v, str) and v in known, known_text)
+
+    def whole(self, key: str, default: int, least: int, most: int) -> int:
+        return self.get(
+            key,
+            default,
+            lambda value: is_whole(value, least, most),
+            f"it has to be a whole number from {least} to {most}",
+        )
+
+    def number(self, key: str, default: float, least: float, most: float) -> float:
+        return self.get(
+            key,
+            default,
+            lambda value: is_number(value) and least <= value <= most,
+            f"it has to be a number from {least:g} to {most:g}",
+        )
+
+
+def is_whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value is an integer within limits; in Python true is an int, too."""
+    return type(value) is int and least <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
