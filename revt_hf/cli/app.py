@@ -61,10 +61,10 @@ def train(
         from revt_hf.core.outputs import check_output
 
         check_output(output, overwrite, [recipe])
-    from revt_hf.training.loop import RunOptions
+    from revt_hf.training.loop import TrainOptions
     from revt_hf.training.loop import train as run_training
 
-    done = run_training(loaded, output, RunOptions(resume, overwrite, quiet))
+    done = run_training(loaded, output, TrainOptions(resume, overwrite, quiet))
     from accelerate import PartialState
 
     if not quiet and PartialState().is_main_process:

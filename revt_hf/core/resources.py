@@ -1,13 +1,7 @@
 """Cores and memory that this process may use; torch is not imported."""
 
-import ctypes
-import gc
-import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -79,50 +73,16 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
-def can_reset_peak() -> bool:
-    """Whether the peak can be reset to what is resident now (Linux)."""
-    return _RESET_PEAK.exists()
-
-
 def growth_mib(work: Callable[[], Any]) -> float:
-    """How far resident memory rises above its current value while ``work`` runs, in MiB.
+    """How far resident memory rises above its current level while ``work`` runs, in MiB.
 
-    Where the peak cannot be reset: how far ``work`` raises the peak so far.
+    Where the peak cannot be reset (outside Linux), how far ``work`` raises the peak.
     """
-    if can_reset_peak():
+    if _RESET_PEAK.exists():
         _RESET_PEAK.write_text("5")
     before = peak_mib()
     work()
     return peak_mib() - before
-
-
-def release_free_memory() -> None:
-    """Return freed memory to the system, as far as the C library can."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
-
-
-def measured_in_own_process(module: str, order: dict[str, Any]) -> float:
-    """Run ``python -m module`` and return the number it measured.
-
-    Args:
-        module: reads ``order`` (JSON) from standard input and prints a number as its last line.
-        order: JSON values.
-
-    Raises:
-        MemoryError: the system killed the process, as it does when memory runs out.
-    """
-    # Not multiprocessing: it would run the caller's script again if that has no main guard.
-    done = subprocess.run(
-        [sys.executable, "-m", module], input=json.dumps(order), capture_output=True, text=True
-    )
-    if done.returncode == -signal.SIGKILL:
-        raise MemoryError(f"the system ended the process that measures memory ({module})")
-    done.check_returncode()
-    return float(done.stdout.splitlines()[-1])
 
 
 def available_mib() -> float:

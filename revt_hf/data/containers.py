@@ -1,68 +1,62 @@
-"""What an image file says of itself before it is decoded: size, orientation, completeness, loss.
+"""Read an image file's own structure before it is decoded: size, orientation, truncation, loss.
 
-OpenCV turns some formats by their orientation, in some versions, and TIFF whatever it is told; it
-scales packed grey values and expands palettes. So all of that is read here, once, from the file's
-own structure.
+How OpenCV turns an image depends on its format and on OpenCV's version (a TIFF is always turned),
+and it stretches packed grey values and expands palettes. So all of that is read here, once.
 """
 
 import io
 import re
 import struct
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 
 from PIL import Image
 
-from revt_hf.data.orientation import (
-    EXIF_PREFIX,
-    MOST_TEXT,
-    ORIENTATION,
-    TIFF,
-    Tags,
-    read_png_text,
-    tiff_tags,
-    valid,
-)
+# More than any camera has: a broken file, or one made to exhaust memory.
+MOST_PIXELS = 1 << 28
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NETPBM = re.compile(rb"P([1-6])" + 2 * rb"(?:\s|#[^\n]*\n)+(\d{1,9})")
 _NETPBM_PEAK = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})\s")
-# More than any camera has: a broken file, or one that is made to fill the memory.
-MOST_PIXELS = 1 << 28
-
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _PACKET, _SAMPLES = (
-    *(256, 257, 258, 259),
-    *(262, 700, 339),
-)
-_UNSIGNED, _SAMPLE_KINDS = 1, {2: "signed", 3: "floating-point"}
-_GREY_OR_PALETTE = (0, 1, 3)
-_WHITE_IS_ZERO = 0
-# CCITT, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard and none give back what went in.
-_LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
-_NO_FRAME = (0xC4, 0xC8, 0xCC)
-# With a length behind it; the others stand alone.
+# JPEG markers that a length follows; the others stand alone.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd9]")
-_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+_NO_FRAME, _START_OF_SCAN, _APP1 = (0xC4, 0xC8, 0xCC), 0xDA, 0xE1
+# TIFF tags.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_ORIENTATION, _SAMPLES, _XMP_PACKET = 274, 339, 700
+_SAMPLE_KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
+# None, CCITT (three numbers), LZW, Deflate (two numbers), PackBits, LZMA and Zstandard.
+_LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+
+_EXIF = b"Exif\0\0"
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)\s*([1-8])')
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
+_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")
+# Text in a PNG: more than any EXIF or XMP needs.
+_MOST_TEXT = 1 << 24
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says.
+    """What a file's structure tells.
 
     Attributes:
-        kind: ``png``, ``jpeg``, ``webp``, ``tiff``, ``bmp``, ``gif``, ``netpbm``, another in
-            Pillow's words, or empty: not known.
-        size: (width, height) in pixels as stored, before it is turned.
+        kind: ``png``, ``jpeg``, ``webp``, ``tiff``, ``bmp``, ``gif``, ``netpbm``, Pillow's name of
+            another format, or empty if unknown.
+        size: (width, height) in pixels as stored, before turning.
         orientation: EXIF's, 1 (as stored) to 8.
-        whole: whether the file goes on to its own end.
-        lossy: whether decoded values may not be those that were written; so it is of whatever is
-            not known to keep them.
-        bits: of a grey value, as far as it is known.
-        packed: whether only Pillow gives the stored values: indices, or less than eight bits.
-        inverted: whether its zero is white, so that decoders change the values.
-        tag: where the orientation stands in a TIFF, as (offset, bytes).
+        whole: false if the file is truncated.
+        lossy: whether decoding may give other values than were written; true unless the format
+            is known to keep them.
+        bits: per grey value, as far as it is known.
+        packed: whether only Pillow gives the stored values: indices, or fewer than eight bits.
+        inverted: whether zero is white, so that decoders change the values.
+        tag: the orientation's (offset, bytes) in a TIFF.
         peak: the value of white in a Netpbm file.
-        unusual: what its values are, if neither whole numbers from 0 nor of 8 or 16 bits.
+        unusual: describes values other than whole numbers from 0 of at most 16 bits.
     """
 
     kind: str = ""
@@ -78,9 +72,29 @@ class Header:
     unusual: str = ""
 
 
+@dataclass
+class _Metadata:
+    """Blocks that may hold an orientation; EXIF wins over XMP, as in Pillow's exif_transpose."""
+
+    exif: list[bytes] = field(default_factory=list)
+    xmp: list[bytes] = field(default_factory=list)
+
+    def orientation(self) -> int:
+        for block in self.exif:
+            found = _tiff_tags(block.removeprefix(_EXIF)).get(_ORIENTATION)
+            if found is not None:
+                return _valid(found[0])
+        matches = (_XMP.search(text) for text in self.xmp)
+        return next((int(match[1]) for match in matches if match), 1)
+
+
+def _valid(orientation: int) -> int:
+    return orientation if 1 <= orientation <= 8 else 1
+
+
 def read_header(data: bytes) -> Header:
     """The header of an encoded image; never raises, whatever the bytes are."""
-    readers = {_PNG: _png, _JPEG: _jpeg, b"BM": _bmp, b"GIF8": _gif, **dict.fromkeys(TIFF, _tiff)}
+    readers = {_PNG: _png, _JPEG: _jpeg, b"BM": _bmp, b"GIF8": _gif, **dict.fromkeys(_TIFF, _tiff)}
     for magic, reader in readers.items():
         if data.startswith(magic):
             return reader(data)
@@ -90,30 +104,49 @@ def read_header(data: bytes) -> Header:
 
 
 def _png(data: bytes) -> Header:
-    tags, size, depth, packed, whole = Tags(), None, 8, False, False
+    found, size, depth, packed, whole = _Metadata(), None, 8, False, False
     position = len(_PNG)
-    while position + 12 <= len(data):
+    while position + 12 <= len(data) and not whole:
         length, kind = struct.unpack_from(">I4s", data, position)
-        body = slice(position + 8, position + 8 + length)
+        body = data[position + 8 : position + 8 + length]
         position += 12 + length
         if position > len(data):
             break
         if kind == b"IHDR" and length >= 13:
-            width, height, bits, colours = struct.unpack_from(">IIBB", data, body.start)
-            size, depth = (width, height), bits
-            packed = colours == 3 or (colours == 0 and bits < 8)
+            width, height, depth, colours = struct.unpack_from(">IIBB", body)
+            size = (width, height)
+            packed = colours == 3 or (colours == 0 and depth < 8)
         elif kind == b"eXIf":
-            tags.exif.insert(0, data[body])
+            found.exif.insert(0, body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            read_png_text(kind, data[body], tags)
-        elif kind == b"IEND":
-            whole = True
-            break
-    return Header("png", size, tags.orientation(), whole, lossy=False, bits=depth, packed=packed)
+            _png_text(kind, body, found)
+        whole = kind == b"IEND"
+    return Header("png", size, found.orientation(), whole, lossy=False, bits=depth, packed=packed)
+
+
+def _png_text(kind: bytes, body: bytes, found: _Metadata) -> None:
+    keyword, _, text = body.partition(b"\0")
+    if keyword not in (*_PROFILES, _XMP_KEYWORD):
+        return
+    compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    if kind == b"zTXt":
+        text = text[1:]
+    elif kind == b"iTXt":
+        text = text[2:].split(b"\0", 2)[-1]
+    try:
+        if compressed:
+            text = zlib.decompressobj().decompress(text, _MOST_TEXT)
+        if keyword == _XMP_KEYWORD:
+            found.xmp.append(text)
+        else:  # a line with the profile's name, one with its length, then hexadecimal digits
+            digits = b"".join(text.split(b"\n")[3:])
+            found.exif.append(bytes.fromhex(digits.decode("ascii")))
+    except (ValueError, zlib.error):
+        return
 
 
 def _jpeg(data: bytes) -> Header:
-    tags, size, position = Tags(), None, 2
+    metadata, size, position = _Metadata(), None, 2
     while found := _MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end() - 2
         if position + 4 > len(data):
@@ -121,23 +154,22 @@ def _jpeg(data: bytes) -> Header:
         (length,) = struct.unpack_from(">H", data, position + 2)
         body = data[position + 4 : position + 2 + length]
         position += 2 + length
-        if marker == _APP1 and body.startswith(EXIF_PREFIX):
-            tags.exif.append(body)
+        if marker == _APP1 and body.startswith(_EXIF):
+            metadata.exif.append(body)
         elif marker == _APP1 and body.startswith(b"http://ns.adobe.com/xap/"):
-            tags.xmp.append(body)
+            metadata.xmp.append(body)
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME and len(body) >= 5:
             height, width = struct.unpack_from(">HH", body, 1)
             size = size or (width, height)
         elif marker == _START_OF_SCAN:
             break
-    # In what follows, two such bytes are the end and nothing else; data of its own may come after.
+    # Behind the scan header these two bytes can only be the end; foreign data may follow it.
     whole = data.rfind(b"\xff\xd9", position) >= 0
-    return Header("jpeg", size, tags.orientation(), whole)
+    return Header("jpeg", size, metadata.orientation(), whole)
 
 
 def _webp(data: bytes) -> Header:
-    tags, size, kinds = Tags(), None, set()
-    position = 12
+    found, size, kinds, position = _Metadata(), None, set(), 12
     whole = len(data) >= 8 + struct.unpack_from("<I", data, 4)[0]
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
@@ -145,53 +177,76 @@ def _webp(data: bytes) -> Header:
         position += 8 + length + length % 2
         kinds.add(kind)
         if kind == b"VP8X" and len(body) >= 10:
-            canvas = (int.from_bytes(body[4:7], "little"), int.from_bytes(body[7:10], "little"))
-            size = (canvas[0] + 1, canvas[1] + 1)
+            width, height = (int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
+            size = (width + 1, height + 1)
         elif kind == b"VP8 " and len(body) >= 10:
             width, height = struct.unpack_from("<HH", body, 6)
             size = size or (width & 0x3FFF, height & 0x3FFF)
         elif kind == b"VP8L" and len(body) >= 5:
-            (packed,) = struct.unpack_from("<I", body, 1)
-            size = size or ((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
+            (sides,) = struct.unpack_from("<I", body, 1)
+            size = size or ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
         elif kind == b"EXIF":
-            tags.exif.append(body)
+            found.exif.append(body)
         elif kind == b"XMP ":
-            tags.xmp.append(body)
-    # Moving ones may hold both kinds.
+            found.xmp.append(body)
+    # Animations may hold both kinds.
     lossy = b"VP8L" not in kinds or not kinds.isdisjoint((b"VP8 ", b"ANMF"))
-    return Header("webp", size, tags.orientation(), whole, lossy)
+    return Header("webp", size, found.orientation(), whole, lossy)
 
 
 def _tiff(data: bytes) -> Header:
-    tags = tiff_tags(data)
+    tags = _tiff_tags(data)
 
     def value(tag: int, default: int) -> int:
         return tags[tag][0] if tag in tags else default
 
-    size = (value(_WIDTH, 0), value(_HEIGHT, 0))
-    tag = None
-    if ORIENTATION in tags:
-        orientation, *tag_at = tags[ORIENTATION]
-        orientation, tag = valid(orientation), (tag_at[0], tag_at[1])
+    if _ORIENTATION in tags:
+        orientation = _valid(value(_ORIENTATION, 1))
     else:
-        packet = tags.get(_PACKET)
-        text = data[packet[0] :] if packet else b""
-        orientation = Tags(xmp=[text[:MOST_TEXT]]).orientation()
-    photometric = value(_PHOTOMETRIC, 1)
-    bits = value(_BITS, 1)
-    samples = value(_SAMPLES, _UNSIGNED)
-    unusual = bits > 16 or samples in _SAMPLE_KINDS
+        packet = value(_XMP_PACKET, len(data))
+        orientation = _Metadata(xmp=[data[packet : packet + _MOST_TEXT]]).orientation()
+    size = (value(_WIDTH, 0), value(_HEIGHT, 0))
+    photometric, bits = value(_PHOTOMETRIC, _BLACK_IS_ZERO), value(_BITS, 1)
+    samples = _SAMPLE_KINDS.get(value(_SAMPLES, 1), "unsigned")
+    packable = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and bits < 8
     return Header(
         "tiff",
         size if all(size) else None,
         orientation,
         lossy=value(_COMPRESSION, 1) not in _LOSSLESS,
         bits=bits,
-        packed=photometric == 3 or (photometric in _GREY_OR_PALETTE and bits < 8),
+        packed=photometric == _PALETTE or packable,
         inverted=photometric == _WHITE_IS_ZERO,
-        tag=tag,
-        unusual=f"{bits}-bit {_SAMPLE_KINDS.get(samples, 'unsigned')}" if unusual else "",
+        tag=tags[_ORIENTATION][1:] if _ORIENTATION in tags else None,
+        unusual=f"{bits}-bit {samples}" if bits > 16 or samples != "unsigned" else "",
     )
+
+
+def _tiff_tags(data: bytes) -> dict[int, tuple[int, int, int]]:
+    """The first directory's tags: (value, or its offset if it does not fit; offset, bytes)."""
+    if data[:4] not in _TIFF:
+        return {}
+    order, big = (">" if data[:1] == b"M" else "<"), b"+" in data[:4]
+    word, length = ("Q", 8) if big else ("I", 4)
+    tags: dict[int, tuple[int, int, int]] = {}
+    try:
+        (start,) = struct.unpack_from(order + word, data, length)
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+        first, step = start + (8 if big else 2), 20 if big else 12
+        for entry in range(first, first + min(count, 0xFFFF) * step, step):
+            tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, entry)
+            at = entry + 4 + length
+            # Short numbers and bytes that fit are in the entry itself; others behind an offset.
+            inside = number * {1: 1, 3: 2}.get(kind, 8) <= length
+            letter = {1: "B", 3: "H"}.get(kind, "I") if inside else word
+            if kind == 3 and not inside and number <= 8:  # bits of each channel
+                (at,) = struct.unpack_from(order + word, data, at)
+                letter = "H"
+            (found,) = struct.unpack_from(order + letter, data, at)
+            tags.setdefault(tag, (found, at, struct.calcsize(letter)))
+    except (struct.error, OverflowError):
+        return tags  # what was read so far counts
+    return tags
 
 
 def _bmp(data: bytes) -> Header:
@@ -203,52 +258,44 @@ def _bmp(data: bytes) -> Header:
 
 
 def bmp_palette(data: bytes) -> int:
-    """Where a BMP's palette begins, if it has one: behind its two headers."""
+    """The offset of a BMP's palette, if it has one: behind its two headers."""
     return 14 + int(struct.unpack_from("<I", data, 14)[0])
 
 
 def _gif(data: bytes) -> Header:
     if len(data) < 10:
         return Header("gif", whole=False)
-    width, height = struct.unpack_from("<HH", data, 6)
-    return Header("gif", (width, height), lossy=False, packed=True)
+    return Header("gif", struct.unpack_from("<HH", data, 6), lossy=False, packed=True)
 
 
 def _netpbm(data: bytes) -> Header | None:
-    """Bits, where 1 is black, or values up to a number of the file's choice; None: another kind."""
+    """Bits with 1 for black, or values up to a peak of the file's choice; None: another format."""
     start = _NETPBM.match(data)
     if start is None:
         return None
     kind, width, height = map(int, start.groups())
-    peak, end = 1, start.end() + 1
-    if kind not in (1, 4):
+    bitmap, peak, end = kind in (1, 4), 1, start.end() + 1
+    if not bitmap:
         found = _NETPBM_PEAK.match(data, start.end())
         if found is None:
             return None
         peak, end = int(found[1]), found.end()
     row = (width + 7) // 8 if kind == 4 else width * (3 if kind == 6 else 1) * (1 + (peak > 255))
     whole = kind < 4 or len(data) >= end + row * height
-    return Header(
-        "netpbm",
-        (width, height),
-        whole=whole,
-        lossy=False,
-        packed=peak < 255,
-        inverted=kind in (1, 4),
-        peak=peak,
-    )
+    packed = peak < 255
+    return Header("netpbm", (width, height), 1, whole, False, 8, packed, inverted=bitmap, peak=peak)
 
 
 def _other(data: bytes) -> Header:
-    """Formats that few datasets have: what Pillow knows of them."""
+    """Formats that few datasets have, as far as Pillow reads them."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             kind = str(image.format).lower()
             # Other formats are not turned; AVIF is, in newer versions of OpenCV and Pillow.
-            turn = image.getexif().get(ORIENTATION, 1) if kind == "avif" else 1
-            return Header(kind, image.size, valid(turn))
+            turn = image.getexif().get(_ORIENTATION, 1) if kind == "avif" else 1
+            return Header(kind, image.size, _valid(turn))
     except Image.DecompressionBombError:
         return Header(size=(MOST_PIXELS, 2))
-    # What a foreign file raises is up to Pillow; whether it can be decoded shows later.
+    # Pillow raises anything for foreign files; whether they can be decoded shows later.
     except Exception:
         return Header()

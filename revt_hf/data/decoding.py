@@ -1,6 +1,6 @@
 """Open and decode one image or label, turned by its own EXIF orientation.
 
-Every image and label of the package comes through here, so that no version of OpenCV and no format
+Every image and label of the package comes through here, so no version of OpenCV and no format
 decides how it is turned, and nothing but regular files is opened.
 """
 
@@ -8,7 +8,7 @@ import io
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,28 +22,25 @@ from revt_hf.data.polygons import draw_polygons
 
 RAW_SUFFIX = ".npy"
 _POLYGONS = ".json"
-# OpenCV decodes no more.
+# OpenCV decodes no larger buffer.
 _MOST_BYTES = (1 << 31) - 1
-# Of a file: enough for the size of most images.
-_START = 1 << 14
-
-# White in those Netpbm files that every decoder reads alike.
+# Bytes from which the size of most images can be read.
+_BEGINNING = 1 << 14
+# White in the Netpbm files that every decoder reads alike.
 _WHOLE_BYTES = (None, 255, 65535)
 
-# Its remarks name no file; what cannot be read is said by ours.
+# OpenCV's warnings name no file; our errors do.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-Pixels = TypeVar("Pixels", bound=NDArray[Any])
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image or label that was read and can be decoded.
+    """An image or label, read but not decoded.
 
     Attributes:
-        name: how messages call it.
-        data: its bytes; empty where it is mapped into memory.
-        header: what it says of itself.
+        name: its name in messages.
+        data: its bytes; empty if it is mapped into memory.
+        header: see :class:`revt_hf.data.containers.Header`.
     """
 
     name: str
@@ -55,8 +52,8 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
     """Read an undecoded ``datasets.Image`` cell: a path, or bytes.
 
     Raises:
-        UserError: the file is missing, truncated, no regular file, too large, or of other values
-            than whole numbers of at most 16 bits.
+        UserError: the file is missing, truncated, not a regular file, too large, or holds values
+            other than whole numbers of at most 16 bits.
     """
     name = str(cell["path"] or "an image held in memory")
     data = cell["bytes"]
@@ -84,23 +81,23 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
 
 
 def image_size(cell: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) of an undecoded cell as it will be decoded; None if that shows only then.
+    """(height, width) of an undecoded cell once decoded; None if only decoding can tell.
 
-    Of most files only the start is read, so this is fast.
+    Reads only the beginning of most files, so this is fast.
     """
     data = cell["bytes"]
     try:
-        if data is None:
+        if data is not None:
+            header = read_header(data)
+        else:
             _check_regular(Path(cell["path"]))
             if str(cell["path"]).lower().endswith(RAW_SUFFIX):
-                return _mapped(ImageFile(cell["path"], b"", Header(RAW_SUFFIX)), 3).shape[:2]
+                return _mapped(cell["path"], channels=3).shape[:2]
             with Path(cell["path"]).open("rb") as file:
-                data = file.read(_START)
+                data = file.read(_BEGINNING)
                 header = read_header(data)
                 if header.size is None or header.kind == "tiff":
                     header = read_header(data + file.read())
-        else:
-            header = read_header(data)
     except (OSError, UserError):
         return None
     if header.size is None:
@@ -115,14 +112,16 @@ def decode_image(file: ImageFile) -> NDArray[np.uint8]:
         UserError: it is damaged or not an image.
     """
     if file.header.kind == RAW_SUFFIX:
-        return _mapped(file, channels=3)
+        return _mapped(file.name, channels=3)
     if file.header.peak not in _WHOLE_BYTES:
-        return _spread(file)
-    pixels = _decoded(file, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image, values = _pillow(file, file.data, "an image")
+        if image.mode == "I":  # Pillow spreads grey values with an unusual white over 16 bits
+            return np.dstack([(values >> 8).astype(np.uint8)] * 3)
+        return np.array(image.convert("RGB"))
+    pixels = _opencv(file, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.ndim != 3:
         raise UserError(f"{file.name}: not an image that OpenCV can read, or a damaged one")
-    rgb: NDArray[np.uint8] = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return _turned(rgb, file.header.orientation)
+    return _turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), file.header.orientation)
 
 
 def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = None) -> NDArray[Any]:
@@ -134,30 +133,29 @@ def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = Non
     Args:
         file: the label.
         table: decides how its values are read.
-        orientation: EXIF's that it is turned by; None is its own.
+        orientation: EXIF orientation to apply; default: the label's own.
 
     Raises:
         UserError: it is damaged, lossy, or not of the encoding's kind.
     """
-    header = file.header
+    name, header = file.name, file.header
     turn = header.orientation if orientation is None else orientation
     if header.kind == RAW_SUFFIX:
-        return _turned(_mapped(file, channels=0), turn)
+        return _turned(_mapped(name, channels=0), turn)
     if header.kind == _POLYGONS:
-        return _turned(draw_polygons(file.data, table, file.name), turn)
-    stored = _stored(file) if table.reading is Reading.VALUE and header.packed else None
-    raw = _decoded(file, cv2.IMREAD_UNCHANGED) if stored is None else stored
+        return _turned(draw_polygons(file.data, table, name), turn)
+    stored = table.reading is Reading.VALUE and header.packed
+    raw = _unpacked(file) if stored else _opencv(file, cv2.IMREAD_UNCHANGED)
     if raw is None:
-        raise UserError(f"{file.name}: not a label that OpenCV can read, or a damaged one")
+        raise UserError(f"{name}: not a label that OpenCV can read, or a damaged one")
     if header.lossy:
         what = f"a label in a format that may change values ({header.kind or 'unknown'})"
-        raise UserError(f"{file.name}: {what}: make it anew, as PNG")
+        raise UserError(f"{name}: {what}: make it anew, as PNG")
     if header.inverted:
-        what = f"a {header.kind} file whose zero is white"
-        raise UserError(f"{file.name}: {what}: save the label as PNG")
+        raise UserError(f"{name}: a {header.kind} file whose zero is white: save the label as PNG")
     if table.reading is not Reading.VALUE and header.peak not in _WHOLE_BYTES:
-        raise UserError(f"{file.name}: values up to {header.peak}: save the label as PNG")
-    return _turned(_values(raw, table, file.name), turn)
+        raise UserError(f"{name}: values up to {header.peak}: save the label as PNG")
+    return _turned(_values(raw, table, name), turn)
 
 
 def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
@@ -169,13 +167,11 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
         if channels != 1:
             raise UserError(f"{name}: a label has one channel, this has {channels}")
         return raw
+    named = f"{name}: labels of the encoding '{table.name}'"
     if channels < 3:
-        raise UserError(
-            f"{name}: labels of the encoding '{table.name}' have three channels, "
-            f"this has {channels}"
-        )
+        raise UserError(f"{named} have three channels, this has {channels}")
     if bits != (16 if table.reading is Reading.RED else 8):
-        raise UserError(f"{name}: labels of the encoding '{table.name}' do not have {bits} bits")
+        raise UserError(f"{named} do not have {bits} bits")
     # OpenCV's order is blue, green, red.
     if table.reading is Reading.RED:
         return np.ascontiguousarray(raw[..., 2])
@@ -183,58 +179,45 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
     return red << 16 | green << 8 | blue
 
 
-def _stored(file: ImageFile) -> NDArray[np.uint8]:
-    """What a palette image or one of less than eight bits stores; OpenCV would stretch it."""
-    data, header = _unturned(file), file.header
+def _unpacked(file: ImageFile) -> NDArray[np.uint8]:
+    """The values of a palette image or one of fewer than eight bits; OpenCV would stretch them."""
+    data, header = _without_orientation(file), file.header
     if header.kind == "bmp":
         # Pillow takes the bytes for grey values, or bits, where a palette is black, ..., white.
         at = bmp_palette(data)
         data = data[:at] + b"\1\2\3" + data[at + 3 :]
-    image, pixels = _opened(file, data, "label")
+    image, pixels = _pillow(file, data, "a label")
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     if header.peak is not None:
         return np.rint(pixels * (header.peak / 255)).astype(np.uint8)
     if image.mode == "L" and header.bits < 8:
         return np.asarray(pixels // (255 // ((1 << header.bits) - 1)), dtype=np.uint8)
-    return np.asarray(pixels)
+    return pixels
 
 
-def _spread(file: ImageFile) -> NDArray[np.uint8]:
-    """RGB (H, W, 3), uint8, of a Netpbm file whose white is an odd number."""
-    image, pixels = _opened(file, file.data, "image")
-    if image.mode == "I":
-        return np.dstack([(pixels >> 8).astype(np.uint8)] * 3)
-    return np.array(image.convert("RGB"))
-
-
-def _opened(file: ImageFile, data: bytes, what: str) -> tuple[Image.Image, NDArray[Any]]:
-    """What Pillow makes of a file.
-
-    Raises:
-        UserError: it cannot read it.
-    """
+def _pillow(file: ImageFile, data: bytes, what: str) -> tuple[Image.Image, NDArray[Any]]:
     try:
         image = Image.open(io.BytesIO(data))
         return image, np.array(image)
-    # What a broken file raises is up to Pillow.
+    # Pillow raises anything for a broken file.
     except Exception as error:
-        problem = f"not a{'n' * (what == 'image')} {what} that Pillow can read, or a damaged one"
-        raise UserError(f"{file.name}: {problem}") from error
+        raise UserError(
+            f"{file.name}: not {what} that Pillow can read, or a damaged one"
+        ) from error
 
 
-def _decoded(file: ImageFile, flags: int) -> NDArray[Any] | None:
+def _opencv(file: ImageFile, flags: int) -> NDArray[Any] | None:
     if not file.data:
         return None
     try:
-        pixels = cv2.imdecode(np.frombuffer(_unturned(file), np.uint8), flags)
+        return cv2.imdecode(np.frombuffer(_without_orientation(file), np.uint8), flags)
     except cv2.error:
         return None
-    return None if pixels is None else np.asarray(pixels)
 
 
-def _unturned(file: ImageFile) -> bytes:
-    """A file's bytes; those of a TIFF without its orientation, which every decoder applies."""
+def _without_orientation(file: ImageFile) -> bytes:
+    """A file's bytes; every decoder applies a TIFF's orientation, so that is set to 1."""
     if file.header.tag is None:
         return file.data
     at, size = file.header.tag
@@ -242,25 +225,21 @@ def _unturned(file: ImageFile) -> bytes:
     return file.data[:at] + one + file.data[at + size :]
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels (H, W, ...) as EXIF's orientation (1..8) says that they are displayed."""
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels (H, W, ...) turned as EXIF's orientation (1..8) asks for."""
     if orientation == 1:
         return pixels
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]  # type: ignore[assignment]
+        pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]  # type: ignore[assignment]
-    return np.ascontiguousarray(pixels)  # type: ignore[return-value]
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _check_regular(path: Path) -> None:
-    """Pipes would wait for ever, devices fill the memory.
-
-    Raises:
-        UserError: it is missing, no regular file, or too large.
-    """
+    """Refuse pipes, which would block forever, and devices, which would fill the memory."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -272,11 +251,11 @@ def _check_regular(path: Path) -> None:
         raise UserError(f"{path}: {status.st_size:,} bytes are too many for an image")
 
 
-def _mapped(file: ImageFile, channels: int) -> NDArray[np.uint8]:
-    name = file.name
+def _mapped(name: str, channels: int) -> NDArray[np.uint8]:
+    """A raw array (H, W, ``channels``), or (H, W) for 0, mapped into memory."""
     try:
         mapped = np.load(name, mmap_mode="r", allow_pickle=False)
-    # What a broken header raises is up to numpy and to Python's own parser.
+    # numpy and Python's own parser raise anything for a broken header.
     except Exception as error:
         raise UserError(f"{name}: missing, truncated or not a raw image") from error
     if not isinstance(mapped, np.ndarray) or not mapped.size:

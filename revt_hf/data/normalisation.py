@@ -1,9 +1,9 @@
-"""How images are normalised before the network: RGB, channel by channel, on 0..255."""
+"""Input normalisation per RGB channel, on values 0..255; by default ImageNet's."""
 
 from dataclasses import dataclass
 from typing import Any
 
-# ImageNet's: what every SegFormer of the original is trained with.
+# ImageNet mean and standard deviation, with which every SegFormer of the original is trained.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -14,7 +14,7 @@ Channels = tuple[float, float, float]
 class Normalisation:
     """The fields of a ``preprocessor_config.json`` that decide the network's input values.
 
-    The defaults are ImageNet's constants, which a model without that file is used with.
+    The defaults are ImageNet's constants, used for models without that file.
 
     Attributes:
         image_mean: per channel (RGB), subtracted after rescaling.
@@ -32,14 +32,14 @@ class Normalisation:
 
     @property
     def mean(self) -> Channels:
-        """What is subtracted from values on 0..255."""
+        """The mean on the scale 0..255."""
         if self == IMAGENET:
             return MEAN  # the same numbers, without the rounding of a division
         return self._on_255(self.image_mean if self.do_normalize else (0.0, 0.0, 0.0))
 
     @property
     def std(self) -> Channels:
-        """What values on 0..255 are divided by, after the mean is subtracted."""
+        """The standard deviation on the scale 0..255."""
         if self == IMAGENET:
             return STD
         return self._on_255(self.image_std if self.do_normalize else (1.0, 1.0, 1.0))
@@ -54,7 +54,7 @@ IMAGENET = Normalisation()
 
 
 def normalisation_of(model: Any) -> Normalisation:
-    """How a network's images are normalised: as its folder says, ImageNet's way without one."""
+    """The normalisation recorded in a model's folder; ImageNet's if there is none."""
     found = getattr(model, "normalisation", IMAGENET)
     assert isinstance(found, Normalisation)
     return found

@@ -1,4 +1,4 @@
-"""Labels that come as polygons (IDD, Cityscapes): drawn in the order of the file."""
+"""Draw labels that come as polygons (IDD, Cityscapes)."""
 
 import json
 
@@ -7,13 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from revt_hf.core.errors import UserError
+from revt_hf.data.containers import MOST_PIXELS
 from revt_hf.data.labels import LabelTable
 
-_BACKGROUND = "unlabeled"
-_GROUP = "group"
-_SMALLEST_POLYGON = 3
-# More than any camera has: a broken file, not an image.
-_MOST_PIXELS = 2**28
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def draw_polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8]:
@@ -23,9 +20,9 @@ def draw_polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8
     ``car`` (rules: cityscapesScripts ``json2labelImg.py``).
 
     Args:
-        data: the file.
+        data: the file's content.
         table: its ``polygons`` names the classes.
-        name: how messages call the file.
+        name: the file's name in messages.
 
     Raises:
         UserError: not such a file, or a class that the encoding does not have.
@@ -36,28 +33,21 @@ def draw_polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8
         annotation = json.loads(data)
         size = (int(annotation["imgWidth"]), int(annotation["imgHeight"]))
         shapes = [
-            (str(thing["label"]), [(float(x), float(y)) for x, y in thing["polygon"]])
-            for thing in annotation["objects"]
-            if not thing.get("deleted")
+            (str(shape["label"]), [(float(x), float(y)) for x, y in shape["polygon"]])
+            for shape in annotation["objects"]
+            if not shape.get("deleted")
         ]
-        if not 0 < size[0] * size[1] <= _MOST_PIXELS or min(size) < 1:
+        if not 0 < size[0] * size[1] <= MOST_PIXELS or min(size) < 1:
             raise ValueError(f"a size of {size}")
-        canvas = Image.new("L", size, table.polygons[_BACKGROUND])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+        canvas = Image.new("L", size, table.polygons["unlabeled"])
+    except _DAMAGE as error:
         raise UserError(f"{name}: not a polygon file (imgWidth, imgHeight, objects)") from error
     draw = ImageDraw.Draw(canvas)
     for label, points in shapes:
         if label not in table.polygons:
-            label = label.removesuffix(_GROUP)
+            label = label.removesuffix("group")
         if label not in table.polygons:
             raise UserError(f"{name}: the class '{label}' is not in the encoding '{table.name}'")
-        if len(points) >= _SMALLEST_POLYGON:
+        if len(points) >= 3:
             draw.polygon(points, fill=table.polygons[label])
     return np.array(canvas)

@@ -1,4 +1,4 @@
-"""Resizing into a max_size with the ratio kept: the geometry of training and of evaluation.
+"""Resize into a max size with the aspect ratio kept: the geometry of training and evaluation.
 
 Rounding and factor follow ``mmcv.imrescale`` as the original's training and test pipelines use it.
 """
@@ -11,16 +11,16 @@ from revt_hf.core.errors import UserError
 
 
 def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of an image once it fits the max_size; small images are enlarged.
+    """The (height, width) of an image scaled to fit a max size; small images are enlarged.
 
     Args:
         height: of the image, in pixels.
         width: of the image, in pixels.
-        max_size: (width, height); its long side bounds the image's long side, whichever way the
-            image lies.
+        max_size: (width, height); its long side limits the image's long side, whichever side
+            that is.
 
     Raises:
-        UserError: a side of the max_size is not positive.
+        UserError: a side of the max size is not positive.
     """
     if min(max_size) < 1:
         raise UserError(
@@ -33,17 +33,14 @@ def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, i
 def resize_label_to_fit(
     label: NDArray[np.uint8], image_size: tuple[int, int], max_size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Resize a label (H, W), nearest, to where its image's ``resize_to_fit`` ends up.
+    """Resize a label (H, W), nearest, to the size that ``resize_to_fit`` gives its image.
 
     Args:
-        label: train ids; its size may differ from its image's (60 label maps of GTA).
+        label: train ids; its size may differ from its image's (60 label maps of GTA5).
         image_size: (height, width) of the image.
         max_size: (width, height), see ``fit_size``.
-
-    Raises:
-        UserError: a side of the max_size is not positive.
     """
-    height, width = fit_size(image_size[0], image_size[1], max_size)
+    height, width = fit_size(*image_size, max_size)
     if label.shape[:2] == (height, width):
         return label
     resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -59,9 +56,6 @@ def resize_to_fit(
         image: any dtype that OpenCV resizes (uint8, float32).
         max_size: (width, height), see ``fit_size``.
         interpolation: an OpenCV flag; ``cv2.INTER_NEAREST`` for labels.
-
-    Raises:
-        UserError: a side of the max_size is not positive.
     """
     height, width = fit_size(image.shape[0], image.shape[1], max_size)
     if image.shape[:2] == (height, width):

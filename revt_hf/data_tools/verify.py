@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
-from revt_hf.data.domains import checked_options, get_domain
+from revt_hf.data.domains import checked_options, get_domain, table_of
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
-from revt_hf.data.domains.table import table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data.reading import fitted, label_turn, size_difference, turned_apart
 from revt_hf.data_tools.jpeg_damage import JpegDamage

@@ -25,7 +25,7 @@ from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import locked, write_text
 from revt_hf.core.resources import core_count
 from revt_hf.experiments.devices import gpu_variable, least_used, visible_gpus
-from revt_hf.training.run_checkpoints import training_folder
+from revt_hf.training.run_folder import training_folder
 from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5

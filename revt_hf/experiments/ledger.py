@@ -29,7 +29,8 @@ from revt_hf.experiments.graph import (
     Train,
     settings_of,
 )
-from revt_hf.training.run_checkpoints import newest_checkpoint, training_folder
+from revt_hf.training.run_checkpoints import newest_checkpoint
+from revt_hf.training.run_folder import training_folder
 
 State = Literal["done", "stale", "begun", "missing"]
 # Raised when a step's result would come out differently: every step is done again then.

@@ -33,7 +33,7 @@ from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
 from revt_hf.models.recorded import recorded_recipe
-from revt_hf.training.run_checkpoints import training_folder
+from revt_hf.training.run_folder import training_folder
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Training samples as a function of their position in the run.
 
-Position ``n`` of a run decides image, crop and every other draw, so neither the number of
+Position ``n`` determines the image, the crop and every other draw, so neither the number of
 workers or processes nor an interruption changes what the network sees.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from revt_hf.config.domain_spec import Source
 from revt_hf.config.recipe import Augmentation
@@ -41,13 +41,13 @@ def load_training(source: Source, augmentation: Augmentation) -> Any:
 def check_crops(
     images: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
 ) -> None:
-    """Refuse crops that the network cannot take, and whole images that do not make a batch.
+    """Refuse crops that are too small for the network, and whole images that cannot be stacked.
 
     Args:
-        images: of each source, as :func:`load_training` gives.
-        augmentation: its ``crop`` and ``max_size`` count.
-        batch_size: of a process.
-        minimum: the smallest side of the network's input.
+        images: rows of each source, as :func:`load_training` returns them.
+        augmentation: for its ``crop`` and ``max_size``.
+        batch_size: per process.
+        minimum: the smallest side of the network's input, in pixels.
 
     Raises:
         UserError: a crop or an image is too small, or images differ in size and are not cropped.
@@ -66,8 +66,8 @@ def check_crops(
         size = size if max_size is None else fit_size(*size, max_size)
         if min(size) < minimum:
             raise UserError(
-                f"{file}: {size[1]}x{size[0]} pixels reach the network, and it needs at least "
-                f"{minimum} on each side: leave it out, or set augmentation.crop"
+                f"{file}: {size[1]}x{size[0]} pixels reach the network, which needs at least "
+                f"{minimum} on each side: remove the image, or set augmentation.crop"
             )
         first = first or (file, size)
         if batch_size > 1 and size != first[1]:
@@ -79,13 +79,13 @@ def check_crops(
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """Augmented crops of one or several sources' images, indexed by position in the run.
+    """Augmented crops of the images of one or several sources, indexed by position in the run.
 
-    Every epoch of a source goes through all its images in another order. Items:
-    ``pixel_values`` (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
+    Every epoch of a source visits all its images in a new order. Items: ``pixel_values``
+    (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
 
     Args:
-        sources: rows with ``image`` and ``label``, one sequence a source.
+        sources: one sequence of rows with ``image`` and ``label`` per source.
         weights: how often each source is drawn, relative to the others.
         pipeline: see :func:`revt_hf.data.augment.build_pipeline`.
         seed: of the run.
@@ -103,7 +103,7 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         self._sources = sources
         self._pipeline = pipeline
         self._seed = seed
-        self._drawn, self._place = _mixture(seed, weights, positions)
+        self._drawn, self._count = _mixture(seed, weights, positions)
 
     def __len__(self) -> int:
         return len(self._drawn)
@@ -111,8 +111,8 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         source = int(self._drawn[position])
         images = self._sources[source]
-        epoch, place = divmod(int(self._place[position]), len(images))
-        index = int(_order(self._seed, source, epoch, len(images))[place])
+        epoch, rank = divmod(int(self._count[position]), len(images))
+        index = int(_order(self._seed, source, epoch, len(images))[rank])
         row = images[index]
         sample = augment(
             self._pipeline, row["image"], row["label"], derived_seed(self._seed, position, index)
@@ -124,19 +124,6 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-class _FromPosition(Sampler[int]):
-    """All positions from the first one on."""
-
-    def __init__(self, first: int, end: int) -> None:
-        self._range = range(first, end)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-
 def training_loader(
     crops: TrainingCrops, batch_size: int, workers: int, first_position: int
 ) -> DataLoader[dict[str, torch.Tensor]]:
@@ -145,7 +132,7 @@ def training_loader(
     return DataLoader(
         crops,
         batch_size=batch_size,
-        sampler=_FromPosition(first_position, len(crops)),
+        sampler=range(first_position, len(crops)),
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=one_thread,
@@ -161,22 +148,22 @@ def derived_seed(*parts: int) -> int:
 def _mixture(
     seed: int, weights: Sequence[float], positions: int
 ) -> tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.int64]]:
-    """Which source each position draws from, and how many it has drawn from it before."""
+    """The source of each position, and how often that source was drawn before."""
     if len(weights) == 1:
         # Neither takes memory.
         return np.broadcast_to(np.uint8(0), positions), range(positions)
     bounds = np.cumsum(weights) / np.sum(weights)
     draws = np.random.default_rng([seed, _MIXTURE]).random(positions)
     drawn = np.minimum(np.searchsorted(bounds, draws, side="right"), len(weights) - 1)
-    place = np.zeros(positions, dtype=np.int64)
+    count = np.zeros(positions, dtype=np.int64)
     for source in range(len(weights)):
         mine = drawn == source
-        place[mine] = np.arange(np.count_nonzero(mine))
-    return drawn.astype(np.uint8), place
+        count[mine] = np.arange(np.count_nonzero(mine))
+    return drawn.astype(np.uint8), count
 
 
 @lru_cache(maxsize=8)
 def _order(seed: int, source: int, epoch: int, length: int) -> NDArray[np.int64]:
-    # The first source's orders are those of a run that has no other.
+    # The first source's orders are those of a run without others.
     parts = [seed, epoch, source] if source else [seed, epoch]
     return np.random.default_rng(parts).permutation(length)

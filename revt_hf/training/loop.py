@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,30 +16,16 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 from tqdm import tqdm
-from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import printable
 from revt_hf.core.outputs import locked, write_json
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
-from revt_hf.data.domains import domain_label
-from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.splits import source_splits
-from revt_hf.models.folded_head import fold_, folded
-from revt_hf.training.batch_norm import (
-    Statistics,
-    apply_statistics,
-    share_running_statistics,
-    statistics,
-    training_mode,
-)
+from revt_hf.models.folded_head import fold_
 from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
-from revt_hf.training.ema import MovingAverage
 from revt_hf.training.loss import averaged_pixels, segmentation_loss
-from revt_hf.training.meter import Meter
 from revt_hf.training.optim import build_optimizer, set_learning_rate
-from revt_hf.training.output import begin_run, check_run, finish_run, give_up_run
-from revt_hf.training.parts import RunParts, check_parts, load_parts
 from revt_hf.training.result import save_result, write_recipe
 from revt_hf.training.run_checkpoints import (
     TrainingState,
@@ -46,17 +33,38 @@ from revt_hf.training.run_checkpoints import (
     save_checkpoint,
     whole_checkpoint,
 )
-from revt_hf.training.run_record import RunRecord, announce, device_name, effective_batch
-from revt_hf.training.swad import WindowAverage
-from revt_hf.training.tracking import TRACKER_PROJECT, MetricsLog, check_trackers, flat
-from revt_hf.training.validation import sums_of
+from revt_hf.training.run_folder import (
+    begin_run,
+    check_run,
+    finish_run,
+    give_up_run,
+    training_folder,
+)
+from revt_hf.training.setup import (
+    RunParts,
+    RunRecord,
+    apply_statistics,
+    check_same_processes,
+    effective_batch,
+    load_parts,
+    training_mode,
+)
+from revt_hf.training.tracking import TRACKER_PROJECT, Meter, MetricsLog, check_trackers, flat
+from revt_hf.training.validation import validation_scores
+from revt_hf.training.weight_averages import MovingAverage, WindowAverage
 
 _log = logging.getLogger("revt_hf")
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What a run is told besides its recipe."""
+class TrainOptions:
+    """What a run is told besides its recipe.
+
+    Attributes:
+        resume: continue from the newest checkpoint in the output folder.
+        overwrite: replace a finished result when the new one is complete.
+        quiet: no progress bar.
+    """
 
     resume: bool = False
     overwrite: bool = False
@@ -64,58 +72,53 @@ class RunOptions:
 
 
 @separate_accelerator()
-def train(recipe: Recipe, output: str | Path, options: RunOptions | None = None) -> Path:
-    """Train as the recipe says; the result is an ordinary SegFormer folder.
+def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = None) -> Path:
+    """Train a recipe; the result is an ordinary SegFormer folder.
 
-    ``output`` holds ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, the
-    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl`` (and ``ema/`` and ``swad/``,
-    SegFormer folders as well, where the recipe asks for averages). A run that was interrupted goes
-    on from its newest checkpoint with ``resume`` and ends with the same weights, bit for bit, as
-    one that was not.
+    ``output`` receives ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, the
+    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl``, and the SegFormer folders
+    ``ema/`` and ``swad/`` if the recipe asks for averages. An interrupted run that is resumed ends
+    with the same weights, bit for bit, as an uninterrupted one.
 
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
     of every batch; the main one writes.
 
+    Returns:
+        ``output``.
+
     Raises:
         UserError: bad recipe values, missing data, an output that exists, a loss that is not
-            finite; of several processes, on the main one only.
+            finite; with several processes, on the main one only.
     """
-    options = options or RunOptions()
+    options = options or TrainOptions()
     run = Path(output)
     accelerator = _accelerator(recipe, run)
-    processes = accelerator.num_processes
     if not accelerator.is_main_process:
-        logging.getLogger("revt_hf").setLevel(logging.ERROR)
+        _log.setLevel(logging.ERROR)
     with ExitStack() as stack:
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 stack.enter_context(locked(run))
-                check_run(recipe, run, options.resume, options.overwrite, processes)
+                check_run(recipe, run, options.resume, options.overwrite)
+                if options.resume:
+                    check_same_processes(training_folder(run), accelerator.num_processes)
             check_trackers(recipe.train.trackers)
             source_splits(recipe.sources)
-            effective_batch(recipe.train, processes)
-        return _train(recipe, run, options, accelerator)
+            effective_batch(recipe.train, accelerator.num_processes)
+        _train(recipe, run, options, accelerator)
+    return run
 
 
-def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelerator) -> Path:
-    processes = accelerator.num_processes
+def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accelerator) -> None:
     parts = local_main_first(accelerator, lambda: load_parts(recipe))
-    with failing_together(accelerator):
-        check_parts(recipe, parts)
-    record = RunRecord(
-        processes=processes,
-        effective_batch=effective_batch(recipe.train, processes),
-        device=device_name(accelerator),
-        precision=recipe.train.precision,
-        batch_norm=statistics(recipe.model.batch_norm, accelerator.device.type, processes),
-    )
+    record = RunRecord.of(recipe, accelerator)
     folder = None
     with failing_together(accelerator):
         if accelerator.is_main_process:
             folder = begin_run(run, options.resume)
             write_recipe(recipe, folder)
             record.write(folder)
-            announce(record, recipe.train, options.quiet)
+            record.announce(recipe.train, options.quiet)
     folder = broadcast_object_list([folder])[0]
     accelerator.project_configuration.project_dir = str(folder)
     accelerator.project_configuration.logging_dir = str(folder)
@@ -128,15 +131,14 @@ def _train(recipe: Recipe, run: Path, options: RunOptions, accelerator: Accelera
         if accelerator.is_main_process:
             give_up_run(folder, run)
         raise
-    return run
 
 
 def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
-    # Said of depth-wise kernels, whose second stride means nothing.
+    # About depth-wise kernels, whose second stride has no meaning.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return Accelerator(
         mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-        # The loop accumulates itself; a plugin is not overruled by the launcher's environment.
+        # The loop accumulates itself; the launcher's environment does not override a plugin.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dataloader_config=DataLoaderConfiguration(even_batches=False),
         log_with=list(recipe.train.trackers) or None,
@@ -145,50 +147,48 @@ def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
 
 
 class _Run:
-    """One training run: its parts, and the loop over them."""
+    """The model, its optimizer and its averages, and the loop over them."""
 
     def __init__(
         self,
         recipe: Recipe,
-        run: Path,
-        options: RunOptions,
+        folder: Path,
+        options: TrainOptions,
         accelerator: Accelerator,
         parts: RunParts,
         record: RunRecord,
     ) -> None:
-        self._recipe = recipe
-        self._folder = run
+        self._recipe, self._settings = recipe, recipe.train
+        self._folder = folder
         self._options = options
         self._accelerator = accelerator
         self._parts = parts
-        self._batch = record.effective_batch
-        self._batch_norm: Statistics = record.batch_norm
-        self._protocol = recipe.evaluation
+        self._record = record
+        network: Any = parts.model
+        apply_statistics(network, record.batch_norm)
+        if self._settings.folded_head:
+            fold_(network)
+        if self._settings.compile:
+            network.compile()
+        optimizer = build_optimizer(network, recipe.optimizer)
+        self._model, self._optimizer = accelerator.prepare(network, optimizer)
+        self._bare = accelerator.unwrap_model(self._model)
+        ema, swad = self._settings.ema, self._settings.swad
+        self._average = MovingAverage(self._bare, ema) if ema is not None else None
+        self._window = WindowAverage(**swad.model_dump()) if swad else None
 
     def train(self) -> None:
-        settings, accelerator = self._recipe.train, self._accelerator
-        model: Any = self._parts.model
-        apply_statistics(model, self._batch_norm)
-        if settings.folded_head:
-            fold_(model)
-        if settings.compile:
-            model.compile()
-        optimizer = build_optimizer(model, self._recipe.optimizer)
-        model, optimizer = accelerator.prepare(model, optimizer)
-        bare = accelerator.unwrap_model(model)
-        average = MovingAverage(bare, settings.ema) if settings.ema is not None else None
-        window = WindowAverage(**settings.swad.model_dump()) if settings.swad else None
-        averages = {
-            name: one for name, one in (("ema", average), ("swad", window)) if one is not None
-        }
-        state = TrainingState(bare, optimizer, averages)
+        settings, accelerator = self._settings, self._accelerator
+        averages = {"ema": self._average, "swad": self._window}
+        kept = {name: average for name, average in averages.items() if average is not None}
+        state = TrainingState(self._bare, self._optimizer, kept)
         done = self._resume(state)
-        log = MetricsLog(self._folder, done) if accelerator.is_main_process else None
+        self._metrics = MetricsLog(self._folder, done) if accelerator.is_main_process else None
         if settings.trackers:
             accelerator.init_trackers(
                 TRACKER_PROJECT, config=flat(self._recipe.model_dump(mode="json"))
             )
-        batches = iter(self._loader(done))
+        batches = self._batches(done)
         progress = tqdm(
             total=settings.steps,
             initial=done,
@@ -196,56 +196,33 @@ class _Run:
             unit="step",
             disable=self._options.quiet or not accelerator.is_local_main_process,
         )
-        meter = Meter(self._batch, accelerator)
-        training_mode(model, self._batch_norm)
+        meter = Meter(self._record.effective_batch, accelerator)
+        training_mode(self._model, self._record.batch_norm)
         for step in range(done, settings.steps):
-            set_learning_rate(optimizer, step, settings.steps, self._recipe.schedule)
-            meter.add(self._optimizer_step(model, optimizer, batches, step))
-            for one in averages.values():
-                one.update(bare)
+            set_learning_rate(self._optimizer, step, settings.steps, self._recipe.schedule)
+            meter.add(self._optimizer_step(batches, step))
+            for average in kept.values():
+                average.update(self._bare)
             now = step + 1
             progress.update()
             if now % settings.log_every == 0 or now == settings.steps:
-                values = {**meter.read(step), "lr": optimizer.param_groups[0]["lr"]}
-                progress.set_postfix(
-                    loss=f"{values['loss']:.3f}",
-                    lr=f"{values['lr']:.1e}",
-                    images=f"{values['images_per_second']:.1f}/s",
-                )
-                self._report(log, now, values)
+                self._report_speed(now, meter.read(step), progress)
             if self._parts.held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
-                scores = self._validate(bare)
-                self._report(log, now, scores)
-                if window is not None:
-                    window.validated(scores["val_loss"])
-                training_mode(model, self._batch_norm)
+                self._validate(now)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
                 save_checkpoint(accelerator, state, self._folder, now, settings.keep_checkpoints)
         progress.close()
         with failing_together(accelerator):
             if accelerator.is_main_process:
-                self._save(bare, average, window)
+                self._save()
         if settings.trackers:
             accelerator.end_training()
 
-    def _save(
-        self,
-        model: SegformerForSemanticSegmentation,
-        average: MovingAverage | None,
-        window: WindowAverage | None,
-    ) -> None:
-        averages: dict[str, dict[str, torch.Tensor]] = {}
-        if average is not None:
-            averages["ema"] = average.state_dict()
-        if window is not None:
-            averages["swad"], record = window.result()
-            write_json(self._folder / "swad" / "window.json", record)
-        save_result(model, self._folder, self._recipe, self._parts.example_size, averages)
-
     def _resume(self, state: TrainingState) -> int:
+        """Load the newest whole checkpoint; the number of steps done."""
         if not self._options.resume:
             return 0
         found = None
@@ -261,89 +238,70 @@ class _Run:
             load_checkpoint(checkpoint, state)
         return int(step)
 
-    def _loader(self, done: int) -> Any:
-        settings = self._recipe.train
+    def _batches(self, done: int) -> Iterator[Any]:
+        settings, batch = self._settings, self._record.effective_batch
         crops = TrainingCrops(
             self._parts.images,
             [source.weight for source in self._recipe.sources],
             self._parts.pipeline,
             settings.seed,
-            settings.steps * self._batch,
+            settings.steps * batch,
         )
-        return self._accelerator.prepare_data_loader(
-            training_loader(crops, settings.batch_size, settings.workers, done * self._batch)
-        )
+        loader = training_loader(crops, settings.batch_size, settings.workers, done * batch)
+        return iter(self._accelerator.prepare_data_loader(loader))
 
-    def _optimizer_step(self, model: Any, optimizer: Any, batches: Any, step: int) -> torch.Tensor:
-        """One optimizer step; this process's part of its loss, which the parts sum to."""
-        settings, accelerator = self._recipe.train, self._accelerator
+    def _optimizer_step(self, batches: Iterator[Any], step: int) -> torch.Tensor:
+        """One optimizer step; returns this process's share of its loss (the shares sum to it)."""
+        settings, accelerator = self._settings, self._accelerator
         micro_batches = [next(batches) for _ in range(settings.gradient_accumulation)]
         counts = [averaged_pixels(batch["labels"], settings.loss) for batch in micro_batches]
         pixels = accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
         losses = []
         for part, batch in enumerate(micro_batches):
-            # Dropout and drop path draw from here: a function of the step, not of the past.
+            # Seeds dropout and drop path: a function of the step, not of the past.
             torch.manual_seed(derived_seed(settings.seed, step, part, accelerator.process_index))
             last = part == len(micro_batches) - 1
-            with nullcontext() if last else accelerator.no_sync(model):
-                logits = model(pixel_values=batch["pixel_values"]).logits
+            with nullcontext() if last else accelerator.no_sync(self._model):
+                logits = self._model(pixel_values=batch["pixel_values"]).logits
                 loss = segmentation_loss(
                     logits, batch["labels"], settings.loss, pixels, settings.loss_rows
                 )
-                # The gradients of all processes are averaged where they have to be summed.
+                # Gradients are averaged over processes where they have to be summed.
                 accelerator.backward(loss * accelerator.num_processes)
             losses.append(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return torch.stack(losses).sum()
 
-    def _validate(self, model: SegformerForSemanticSegmentation) -> dict[str, float]:
-        """Loss and scores on each source's val; of several, their mean and each one's scores."""
-        accelerator = self._accelerator
-        share_running_statistics(model)
-        model.eval()
-        scores, losses = [], []
-        for images in self._parts.held_out:
-            indices = range(accelerator.process_index, len(images), accelerator.num_processes)
-            with folded(model), self._uncompiled():
-                (own,) = sums_of(
-                    model,
-                    [model.decode_head],
-                    images,
-                    indices,
-                    self._protocol,
-                    self._recipe.train.workers,
-                )
-            own_parts = (
-                torch.from_numpy(own.matrix),
-                torch.tensor(own.loss),
-                torch.tensor(own.pixels),
-            )
-            matrix, loss, pixels = (
-                accelerator.reduce(part.to(accelerator.device), reduction="sum")
-                for part in own_parts
-            )
-            scores.append(scores_from(matrix.cpu().numpy()))
-            losses.append(float(loss) / max(int(pixels), 1))
-        values = {
-            "val_loss": sum(losses) / len(losses),
-            "val_mIoU": sum(score.miou for score in scores) / len(scores),
-            "val_aAcc": sum(score.aacc for score in scores) / len(scores),
-        }
-        if len(scores) > 1:
-            for source, score in zip(self._recipe.sources, scores, strict=True):
-                values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
-        return values
+    def _validate(self, step: int) -> None:
+        values = validation_scores(
+            self._accelerator, self._bare, self._parts.held_out, self._recipe
+        )
+        self._report(step, values)
+        if self._window is not None:
+            self._window.validated(values["val_loss"])
+        training_mode(self._model, self._record.batch_norm)
 
-    def _uncompiled(self) -> AbstractContextManager[Any]:
-        """Images of many sizes are not worth compiling for."""
-        if not self._recipe.train.compile:
-            return nullcontext()
-        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return stance
+    def _report_speed(self, step: int, values: dict[str, float], progress: Any) -> None:
+        values["lr"] = self._optimizer.param_groups[0]["lr"]
+        progress.set_postfix(
+            loss=f"{values['loss']:.3f}",
+            lr=f"{values['lr']:.1e}",
+            images=f"{values['images_per_second']:.1f}/s",
+        )
+        self._report(step, values)
 
-    def _report(self, log: MetricsLog | None, step: int, values: dict[str, float]) -> None:
-        if log is not None:
-            log.write(step, values)
-        if self._recipe.train.trackers:
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        if self._metrics is not None:
+            self._metrics.write(step, values)
+        if self._settings.trackers:
             self._accelerator.log(values, step=step)
+
+    def _save(self) -> None:
+        averages: dict[str, dict[str, torch.Tensor]] = {}
+        if self._average is not None:
+            averages["ema"] = self._average.state_dict()
+        if self._window is not None:
+            averages["swad"], record = self._window.result()
+            write_json(self._folder / "swad" / "window.json", record)
+        save_result(self._bare, self._folder, self._recipe, self._parts.example_size, averages)

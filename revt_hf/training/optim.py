@@ -1,4 +1,4 @@
-"""AdamW groups and learning-rate schedule of the original's training protocol."""
+"""AdamW groups and learning-rate schedule of the paper's training protocol."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from revt_hf.config.recipe import Optimizer, Schedule
 def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
     """Four groups: encoder or decode head, with weight decay or without.
 
-    The decode head's learning rate is ``head_lr_factor`` times the base. LayerNorm parameters
-    do not decay; everything else does, biases and the head's BatchNorm included, as the
-    original's ``custom_keys`` (``head``: lr_mult 10, ``norm``: decay_mult 0) have it. Each group
-    keeps its undecayed learning rate as ``base_lr``.
+    The decode head's learning rate is ``head_lr_factor`` times the base. LayerNorm parameters do
+    not decay; everything else does, including biases and the head's BatchNorm, like the paper's
+    ``custom_keys`` (``head``: lr_mult 10, ``norm``: decay_mult 0). Each group keeps its initial
+    learning rate as ``base_lr``.
     """
     undecayed = {
         id(parameter)
@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
 
 
 def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
-    """AdamW over :func:`parameter_groups`, fused (one pass over all parameters)."""
+    """Fused AdamW over :func:`parameter_groups`."""
     return torch.optim.AdamW(parameter_groups(model, spec), betas=spec.betas, fused=True)
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves: an ordinary SegFormer folder."""
+"""The result of a run: an ordinary SegFormer folder."""
 
 import shutil
 from collections.abc import Mapping
@@ -20,18 +20,19 @@ from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.resize import fit_size
 from revt_hf.models.load import quiet_transformers
 
+# Weights last: a folder with weights is a finished one.
 _RESULT_FILES = ("preprocessor_config.json", "config.json", "model.safetensors")
 
 
 def pipeline_spec(
     augmentation: Augmentation, normalisation: Normalisation = IMAGENET
 ) -> PipelineSpec:
-    """The augmentation room's settings of a recipe's section; their fields are the same."""
+    """The settings of the augmentation pipeline that a recipe asks for."""
     return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
 def write_recipe(recipe: Recipe, run: Path) -> None:
-    """Put the resolved recipe into the run's folder."""
+    """Write the resolved recipe into the run's folder."""
     write_text(run / RECIPE_FILE, recipe.to_yaml())
 
 
@@ -47,12 +48,12 @@ def save_result(
     Args:
         model: the trained network.
         run: the run's folder.
-        recipe: the run's recipe; its test protocol becomes the image processor's size.
+        recipe: its test protocol determines the image processor's size.
         example_size: (height, width) of a source image.
-        averages: tensors of each, by the name of their folder within the run's.
+        averages: tensors by the name of their folder within the run's.
     """
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # The last weights come last: with them a run is a finished one.
+    # The final weights are saved last: they mark the run as finished.
     for name, averaged in averages.items():
         model.load_state_dict(averaged)
         _save(model, run / name, recipe, example_size)
@@ -66,14 +67,13 @@ def _save(
 ) -> None:
     scratch = folder / f"{SCRATCH_PREFIX}result"
     with readable_os_errors(folder), quiet_transformers():
-        # A process that was killed may have left one.
+        # A killed process may have left one.
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
             model.save_pretrained(scratch)
             image_processor(recipe, size, normalisation_of(model)).save_pretrained(scratch)
             open_up(scratch)
-            # The weights last: a folder with weights is a finished one.
             for name in _RESULT_FILES:
                 (scratch / name).replace(folder / name)
         finally:
@@ -83,10 +83,14 @@ def _save(
 def image_processor(
     recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
 ) -> Any:
-    """The Hugging Face image processor that prepares images as the test protocol does.
+    """The Hugging Face image processor that prepares images like the test protocol.
 
-    Hugging Face's resize knows one fixed size, so it is exact for images of the source's
-    aspect ratio.
+    It resizes to one fixed size, so it is exact for images of the source's aspect ratio.
+
+    Args:
+        recipe: for its test protocol.
+        size: (height, width) of a source image.
+        normalisation: of the model.
     """
     height, width = size
     if recipe.evaluation.max_size is not None:

@@ -1,6 +1,6 @@
-"""Checkpoints of a run in progress: written whole or not at all, the newest whole one found again.
+"""Checkpoints of a run in progress: written whole or not at all, read without unpickling.
 
-Nothing here imports torch before it is needed: plans look for checkpoints, too.
+Nothing here imports torch before it is needed: plans of experiments look for checkpoints, too.
 """
 
 import logging
@@ -9,17 +9,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pydantic import ValidationError
+
+from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     SCRATCH_PREFIX,
-    beside,
     file_sha256,
-    folder_state,
     read_json_object,
     readable_os_errors,
-    real_path,
     write_json,
 )
 
@@ -28,31 +28,28 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINT_FOLDER = "checkpoints"
-MANIFEST_FILE = "checkpoint.json"
-# In a run that is trained beside a result: what that looked like.
-REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
+_MANIFEST_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,15})")
-_FORMAT = "revt_hf.checkpoint/1"
 _MODEL, _OPTIMIZER = "model.safetensors", "optimizer.pt"
 _log = logging.getLogger("revt_hf")
 
 
 class Stateful(Protocol):
-    """What can be saved and go on from there."""
+    """An object whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> object:
-        """Go on from such a state."""
+        """Restore such a state."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What goes into a checkpoint; random numbers are functions of the step.
+    """The contents of a checkpoint; random numbers are functions of the step.
 
     Attributes:
-        model: the network, not wrapped.
+        model: the network, unwrapped.
         optimizer: its optimizer.
         averages: of weights, by name.
     """
@@ -61,6 +58,25 @@ class TrainingState:
     optimizer: "torch.optim.Optimizer"
     averages: Mapping[str, Stateful]
 
+    @property
+    def pickled(self) -> dict[str, Stateful]:
+        """Everything but the model, by file name."""
+        averages = {f"{name}.pt": average for name, average in self.averages.items()}
+        return {_OPTIMIZER: self.optimizer, **averages}
+
+
+class _Stamp(Section):
+    size: int
+    sha256: str
+
+
+class _Manifest(Section):
+    """``checkpoint.json``."""
+
+    format: Literal["revt_hf.checkpoint/1"] = "revt_hf.checkpoint/1"
+    step: int
+    files: dict[str, _Stamp]
+
 
 def save_checkpoint(
     accelerator: "Accelerator", state: TrainingState, run: Path, step: int, keep: int
@@ -68,7 +84,7 @@ def save_checkpoint(
     """Save everything after ``step`` steps; keep the newest ``keep``.
 
     Raises:
-        UserError: it cannot be written; the older ones are still there then.
+        UserError: it cannot be written; the older ones are kept then.
     """
     from revt_hf.core.processes import failing_together
 
@@ -78,15 +94,12 @@ def save_checkpoint(
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint of a run and its step; whether it is whole is not looked at."""
+    """The newest checkpoint of a run, damaged or not, and its step."""
     return next(iter(reversed(_found(run / CHECKPOINT_FOLDER))), None)
 
 
 def whole_checkpoint(run: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint of a run that is as it was written, and its step.
-
-    Returns:
-        None where there is no checkpoint at all.
+    """The newest undamaged checkpoint of a run and its step; None if there is no checkpoint.
 
     Raises:
         UserError: all are damaged; the newest one's damage is named.
@@ -108,15 +121,14 @@ def whole_checkpoint(run: Path) -> tuple[Path, int] | None:
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Put a checkpoint into the model, the optimizer and the averages; nothing is unpickled.
+    """Restore the model, the optimizer and the averages; nothing is unpickled.
 
     Raises:
         UserError: a file cannot be read, or does not fit the recipe's model.
     """
     from safetensors.torch import load_file
 
-    targets: dict[str, Stateful] = {_MODEL: state.model, _OPTIMIZER: state.optimizer}
-    targets.update({f"{name}.pt": average for name, average in state.averages.items()})
+    targets: dict[str, Stateful] = {_MODEL: state.model, **state.pickled}
     # All are read before the first is used.
     read = {
         name: _read(folder / name, load_file if name == _MODEL else _plain_values)
@@ -127,36 +139,12 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
             target.load_state_dict(read[name])
             if name == _OPTIMIZER:
                 _check_moments(state.optimizer)
-        # A state of something else can be wrong in any way.
+        # A foreign state can be wrong in any way.
         except Exception as error:
             raise UserError(
                 f"{folder / name} does not fit this recipe's model: resume with the recipe it "
                 "came from"
             ) from error
-
-
-def training_folder(run: Path) -> Path:
-    """Where a run is trained: its own folder; or, to replace a finished one, a folder beside it.
-
-    One that was to replace something else than what is there now does not count.
-    """
-    aside = run_beside(run)
-    return aside if aside is not None and may_replace(aside, run) else run
-
-
-def run_beside(run: Path) -> Path | None:
-    """The folder of a training that is to replace what is in a run's folder, if there is one."""
-    aside = beside(real_path(run), "training")
-    return aside if (aside / REPLACES_FILE).is_file() else None
-
-
-def may_replace(aside: Path, run: Path) -> bool:
-    """Whether nothing, or still what a training was to replace, is in the run's folder."""
-    try:
-        now = folder_state(real_path(run))
-        return now is None or now == (aside / REPLACES_FILE).read_text()
-    except (OSError, ValueError):
-        return False
 
 
 def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
@@ -172,27 +160,25 @@ def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
         try:
             tensors = {name: part.contiguous() for name, part in state.model.state_dict().items()}
             save_file(tensors, scratch / _MODEL)
-            parts: dict[str, Stateful] = {_OPTIMIZER: state.optimizer}
-            parts |= {f"{name}.pt": average for name, average in state.averages.items()}
-            for name, one in parts.items():
-                # Of a file that torch opens itself it does not say why it cannot be written.
+            for name, part in state.pickled.items():
+                # If torch opens the file itself, its error does not tell why a write failed.
                 with (scratch / name).open("wb") as file:
-                    torch.save(one.state_dict(), file)
+                    torch.save(part.state_dict(), file)
             files = {path.name: _stamp(path) for path in sorted(scratch.iterdir())}
-            write_json(scratch / MANIFEST_FILE, {"format": _FORMAT, "step": step, "files": files})
-            # A damaged one of this step, before which the run was resumed.
+            write_json(scratch / _MANIFEST_FILE, _Manifest(step=step, files=files).model_dump())
+            # A damaged one of this step, if the run was resumed from before it.
             shutil.rmtree(target, ignore_errors=True)
             scratch.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        # Newer ones are damaged, too: they must not push the whole ones out.
+        # Newer ones are damaged: they must not displace the whole ones.
         done = [path for path, number in _found(folder) if number <= step]
         for old in done[:-keep]:
             shutil.rmtree(old)
 
 
 def _found(folder: Path) -> list[tuple[Path, int]]:
-    """Checkpoints and their steps, oldest first; other names are nobody's business."""
+    """Checkpoints and their steps, oldest first; other names are ignored."""
     if not folder.is_dir():
         return []
     named = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
@@ -200,33 +186,33 @@ def _found(folder: Path) -> list[tuple[Path, int]]:
     return sorted(found, key=lambda one: one[1])
 
 
-def _stamp(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
+def _stamp(path: Path) -> _Stamp:
+    return _Stamp(size=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _damage(folder: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint, by file; None if it is as it was written."""
-    path = folder / MANIFEST_FILE
+    """A sentence naming the damaged file of a checkpoint; None if all are as they were written."""
+    path = folder / _MANIFEST_FILE
     try:
-        manifest = read_json_object(path)
-        if manifest.get("format") != _FORMAT or manifest.get("step") != step:
-            return f"{path} is not that of this checkpoint"
-        files = {str(name): (one["size"], one["sha256"]) for name, one in manifest["files"].items()}
+        manifest = _Manifest.model_validate(read_json_object(path))
+        if manifest.step != step:
+            return f"{path} belongs to another checkpoint"
         for other in sorted(folder.iterdir()):
-            if other.name not in (*files, MANIFEST_FILE) and not other.name.startswith("."):
+            known = (*manifest.files, _MANIFEST_FILE)
+            if other.name not in known and not other.name.startswith("."):
                 return f"{other} does not belong to this checkpoint"
-        for name, (size, digest) in files.items():
+        for name, stamp in manifest.files.items():
             file = folder / Path(name).name
             if not file.is_file():
                 return f"{file} is missing"
-            if file.stat().st_size != size:
-                return f"{file} has {file.stat().st_size} bytes instead of {size}"
-            if file_sha256(file) != digest:
+            if file.stat().st_size != stamp.size:
+                return f"{file} has {file.stat().st_size} bytes instead of {stamp.size}"
+            if file_sha256(file) != stamp.sha256:
                 return f"{file} is damaged"
     except UserError as error:
         return str(error)
-    except (KeyError, TypeError, AttributeError):
-        return f"{path} is not a checkpoint's"
+    except ValidationError:
+        return f"{path} is not the manifest of a checkpoint"
     except OSError as error:
         return f"cannot read {folder}: {error.strerror or error}"
     return None
@@ -235,7 +221,7 @@ def _damage(folder: Path, step: int) -> str | None:
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
-    # Damage shows in any part of the reader, with an error class of its own.
+    # Damage surfaces anywhere in the reader, with error classes of its own.
     except Exception as error:
         raise UserError(f"{path} cannot be read as a part of a checkpoint") from error
 

@@ -1,13 +1,22 @@
-"""Where numbers of a run go: always ``metrics.jsonl``, and any tracker Accelerate knows."""
+"""The numbers of a run: ``metrics.jsonl``, trackers of Accelerate, and the meter they come from.
+
+Nothing here imports torch before it is needed: experiments watch their trainings' metrics.
+"""
 
 import importlib.util
 import json
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import readable_os_errors, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
 
 METRICS_FILE = "metrics.jsonl"
 TRACKER_PROJECT = "revt_hf"
@@ -15,7 +24,7 @@ _LARGEST = 2**63
 
 
 class MetricsLog:
-    """One JSON object a line, ``step`` first; lines after a resumed step are dropped."""
+    """One JSON object per line, ``step`` first; lines after a resumed step are dropped."""
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
         self._path = folder / METRICS_FILE
@@ -29,16 +38,78 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``metrics.jsonl``: numbers by name, ``step`` among them.
+    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
 
-    Empty where there is no such file; lines that are not whole, as a killed process or a full disk
-    leaves them, are passed over.
+    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
+    them, are skipped.
     """
     try:
         lines = (folder / METRICS_FILE).read_bytes().splitlines()
     except OSError:
         return []
     return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    # Numbers that fit a float, including infinity and NaN.
+    whole = all(
+        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+        for value in row.values()
+    )
+    return row if whole else None
+
+
+class Meter:
+    """Mean loss and images per second since the last reading, over all processes.
+
+    Args:
+        images_per_step: of all processes.
+        accelerator: of the run.
+    """
+
+    def __init__(self, images_per_step: int, accelerator: "Accelerator") -> None:
+        self._images = images_per_step
+        self._accelerator = accelerator
+        self._losses: list[torch.Tensor] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Exclude the time until now from the speed."""
+        self._since = time.perf_counter()
+        self._steps = 0
+
+    def add(self, loss: "torch.Tensor") -> None:
+        """Add this process's share of one step's loss; the shares sum to the loss."""
+        self._losses.append(loss)
+        self._steps += 1
+
+    def read(self, step: int) -> dict[str, float]:
+        """The values since the last reading; every process must call it.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        import torch
+
+        from revt_hf.core.processes import failing_together
+
+        total = self._accelerator.reduce(torch.stack(self._losses).mean(), reduction="sum")
+        loss = float(total)
+        with failing_together(self._accelerator):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at step {step + 1}: lower optimizer.lr or check the labels"
+                )
+        rate = self._images * self._steps / max(time.perf_counter() - self._since, 1e-9)
+        self._losses = []
+        self.restart_clock()
+        return {"loss": loss, "images_per_second": rate}
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -53,7 +124,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as one level of scalars, which is all that tensorboard takes."""
+    """Nested settings as one level of scalars, which is all that TensorBoard accepts."""
     result: dict[str, str | int | float | bool] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -62,18 +133,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | floa
             scalar = isinstance(value, str | int | float | bool)
             result[f"{prefix}{key}"] = value if scalar else str(value)
     return result
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
-        return None
-    # Numbers that fit a float, infinity and NaN too.
-    whole = all(
-        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
-        for value in row.values()
-    )
-    return row if whole and row["step"] >= 0 else None

@@ -1,30 +1,94 @@
-"""Loss and confusion matrix of one encoder under several decode heads, summed over images."""
+"""Validation: loss and confusion matrix of one encoder under one or several decode heads."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe
+from revt_hf.data.domains import domain_label
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.data.resize import resize_label_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, class_map
-from revt_hf.evaluation.confusion import confusion_matrix
+from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.predictor import prepare, sliding_logits
+from revt_hf.models.folded_head import folded
 from revt_hf.training.loss import segmentation_loss
 
 
+def validation_scores(
+    accelerator: Accelerator,
+    model: SegformerForSemanticSegmentation,
+    held_out: Sequence[Any],
+    recipe: Recipe,
+) -> dict[str, float]:
+    """Loss and scores on each source's val split, all processes together; leaves eval mode on.
+
+    Args:
+        accelerator: of the run.
+        model: the network, unwrapped; its running statistics are set to the main process's, which
+            are the ones that are saved.
+        held_out: rows of each source's val split.
+        recipe: of the run.
+
+    Returns:
+        ``val_loss``, ``val_mIoU`` and ``val_aAcc``, averaged over the sources; with several
+        sources also the mIoU on each.
+    """
+    broadcast(list(model.buffers()))
+    model.eval()
+    scores, losses = [], []
+    for images in held_out:
+        indices = range(accelerator.process_index, len(images), accelerator.num_processes)
+        with folded(model), _uncompiled(recipe.train.compile):
+            (own,) = sums_of(
+                model,
+                [model.decode_head],
+                images,
+                indices,
+                recipe.evaluation,
+                recipe.train.workers,
+            )
+        shares = (torch.from_numpy(own.matrix), torch.tensor(own.loss), torch.tensor(own.pixels))
+        matrix, loss, pixels = (
+            accelerator.reduce(share.to(accelerator.device), reduction="sum") for share in shares
+        )
+        scores.append(scores_from(matrix.cpu().numpy()))
+        losses.append(float(loss) / max(int(pixels), 1))
+    values = {
+        "val_loss": sum(losses) / len(losses),
+        "val_mIoU": sum(score.miou for score in scores) / len(scores),
+        "val_aAcc": sum(score.aacc for score in scores) / len(scores),
+    }
+    if len(scores) > 1:
+        for source, score in zip(recipe.sources, scores, strict=True):
+            values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
+    return values
+
+
+def _uncompiled(compiled: bool) -> AbstractContextManager[Any]:
+    """Validation images come in many sizes, which are not worth compiling for."""
+    if not compiled:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 class Sums:
-    """What one head has brought together over some images.
+    """Loss and confusion matrix of one decode head, summed over images.
 
     Attributes:
         loss: the training loss, cross-entropy in nats, summed over labelled pixels.
-        pixels: how many pixels that are.
+        pixels: the number of labelled pixels.
         matrix: the confusion matrix, (19, 19), int64.
     """
 
@@ -35,7 +99,7 @@ class Sums:
 
     @property
     def mean_loss(self) -> float:
-        """Over the labelled pixels; 0 without any."""
+        """Loss per labelled pixel; 0 if there are none."""
         return self.loss / max(self.pixels, 1)
 
 
@@ -51,17 +115,17 @@ def sums_of(
 ) -> list[Sums]:
     """Loss and confusion matrix of a model's encoder with each of several decode heads.
 
-    The encoder sees each image once. The loss is taken at the network's input size as in
-    training: labels are resized like their images (nearest), logits to them. Of several views
-    it is that of the scale nearest to 1.
+    The encoder sees each image once. The loss is computed at the network's input size as in
+    training: labels are resized like their images (nearest), logits to the labels. With several
+    views it is the loss at the scale closest to 1.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.
         heads: decode heads in eval mode, on the model's device.
-        images: rows with ``image`` and ``label`` as :func:`revt_hf.data.domains.load_domain` gives.
-        indices: which of them.
-        protocol: how they reach the network.
-        workers: processes that decode images while the network runs; 0 decodes in between.
+        images: rows with ``image`` and ``label``, as from :func:`revt_hf.data.domains.load_domain`.
+        indices: the rows to use.
+        protocol: the test protocol.
+        workers: processes that decode images while the network runs; 0 decodes in this process.
         on_image: called after each image, for a progress bar.
 
     Raises:

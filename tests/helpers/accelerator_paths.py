@@ -19,9 +19,9 @@ from revt_hf.evaluation import cost
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
-from revt_hf.speed import command as model_speed
+from revt_hf.speed import measuring
 from revt_hf.speed.steps import STEPS
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.fake_accelerator import DEVICE, FakeTensor, fake_accelerator
 from tests.helpers.tiny import TINY, in_float64, tiny_recipe
 from tests.helpers.tiny_members import STREETS, random_image, saved
@@ -115,8 +115,7 @@ def test_evaluate(members, tmp_path, more):
     assert [one["mIoU"] for one in cpu] == pytest.approx([one["mIoU"] for one in fake], abs=0.1)
 
 
-def test_cost(members, monkeypatch):
-    monkeypatch.setattr(cost, "measured_in_own_process", lambda *_: 1.0)
+def test_cost(members):
     with fake_accelerator():
         segmenter = model_segmenter(load_model(members[0]).to(DEVICE))
         assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
@@ -201,7 +200,7 @@ def test_train_validate_and_average(tmp_path, settings):
     quiet = {"batch_norm": "frozen", "dropout": 0, "drop_path": 0}
     recipe = tiny_recipe(source=SOURCE, train={**TRAINING, **settings}, model=quiet)
     with in_float64():
-        cpu, fake = both(tmp_path, lambda output: train(recipe, output, RunOptions(quiet=True)))
+        cpu, fake = both(tmp_path, lambda output: train(recipe, output, TrainOptions(quiet=True)))
     for part in ("", "ema", "swad"):
         same_weights(cpu / part, fake / part)
     assert json.loads((fake / "run.json").read_text())["device"] == DEVICE.type
@@ -210,10 +209,10 @@ def test_train_validate_and_average(tmp_path, settings):
 def test_resume_and_live_batch_norm(tmp_path):
     recipe = tiny_recipe(source=SOURCE, train=TRAINING)
     with fake_accelerator():
-        train(recipe, tmp_path / "run", RunOptions(quiet=True))
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True))
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
         (tmp_path / "run" / "model.safetensors").unlink()
-        train(recipe, tmp_path / "run", RunOptions(quiet=True, resume=True))
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True, resume=True))
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
@@ -234,10 +233,9 @@ BENCHMARKS = {
 
 @pytest.mark.parametrize("kind", BENCHMARKS)
 def test_benchmark(members, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(model_speed, "chosen_device", lambda _: DEVICE)
+    monkeypatch.setattr(measuring, "chosen_device", lambda _: DEVICE)
     ways = {name: way for name, way in STEPS.items() if not way.settings.compile}
     monkeypatch.setattr("revt_hf.speed.training.measure_steps.__defaults__", (ways,))
-    monkeypatch.setattr("revt_hf.speed.training._peak_mib", lambda *_: 1.0)
     with fake_accelerator():
         words = [*BENCHMARKS[kind], "--warm-up", "0", "--quiet", "--json", tmp_path / "b.json"]
         revt("benchmark", members[0], *words)

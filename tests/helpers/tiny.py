@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.models.load import build_model
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 
 TINY = {
     "model": {
@@ -49,7 +49,7 @@ def tiny_recipe(**sections):
 
 def run(folder, recipe, **options):
     """Train quietly; the weights."""
-    train(recipe, folder, RunOptions(quiet=True, **options))
+    train(recipe, folder, TrainOptions(quiet=True, **options))
     return load_file(folder / "model.safetensors")
 
 
@@ -72,7 +72,7 @@ def in_float64():
         model.segformer.register_forward_pre_hook(_widen, with_kwargs=True)
         return model
 
-    with mock.patch("revt_hf.training.parts.build_model", widened):
+    with mock.patch("revt_hf.training.setup.build_model", widened):
         yield
 
 

@@ -10,7 +10,7 @@ from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import mark_output
 from revt_hf.core.processes import failing_together
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.tiny import in_float64, tiny_recipe
 
 # Nothing may depend on which images stand in one batch together.
@@ -66,7 +66,7 @@ def _train_all(folder: Path) -> None:
     for name, (batch_size, accumulation, loss) in DETERMINED.items():
         recipe = determined(batch_size=batch_size, gradient_accumulation=accumulation, loss=loss)
         with in_float64():
-            train(recipe, folder / name, RunOptions(quiet=True, overwrite=True))
+            train(recipe, folder / name, TrainOptions(quiet=True, overwrite=True))
     whole, resumed = folder / "whole", folder / "resumed"
     _command(usual, "--output", whole)
     if state.is_main_process:
@@ -74,7 +74,7 @@ def _train_all(folder: Path) -> None:
         shutil.rmtree(resumed / "checkpoints" / "step-00000004")
         (resumed / "model.safetensors").unlink()
     state.wait_for_everyone()
-    train(USUAL, resumed, RunOptions(quiet=True, resume=True))
+    train(USUAL, resumed, TrainOptions(quiet=True, resume=True))
     _command(sunny, "--output", folder / "sunny")
     _fail_on_the_second(state)
 

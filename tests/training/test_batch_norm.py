@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from revt_hf.models.load import build_model
-from revt_hf.training.batch_norm import apply_statistics, statistics
+from revt_hf.training.setup import apply_statistics, statistics
 from tests.helpers.tiny import run, tiny_recipe
 
 pytestmark = pytest.mark.numeric

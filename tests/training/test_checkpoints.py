@@ -125,7 +125,7 @@ def _forge(folder, name, write):
     path = _newest(folder) / "checkpoint.json"
     manifest = json.loads(path.read_text())
     write(_newest(folder) / name)
-    manifest["files"][name] = _stamp(_newest(folder) / name)
+    manifest["files"][name] = _stamp(_newest(folder) / name).model_dump()
     path.write_text(json.dumps(manifest))
 
 
@@ -180,8 +180,8 @@ def test_a_damaged_newer_one_never_pushes_out_a_whole_one(folder):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{}", "does not say how many processes"),
-        ('{"processes": "two"}', "does not say how many processes"),
+        ("{}", "does not record how many processes"),
+        ('{"processes": "two"}', "does not record how many processes"),
         ("[1]", "is not a JSON object"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),

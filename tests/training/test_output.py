@@ -11,7 +11,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, beside, locked
 from revt_hf.training import loop, result
 from revt_hf.training import run_checkpoints as checkpoints
-from revt_hf.training.run_checkpoints import newest_checkpoint, training_folder
+from revt_hf.training.run_checkpoints import newest_checkpoint
+from revt_hf.training.run_folder import training_folder
 from revt_hf.training.tracking import MetricsLog, read_metrics
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
@@ -186,7 +187,7 @@ def test_two_trainings_do_not_share_a_folder(folder, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
-@pytest.mark.parametrize("place", ["init", ".", "start/tuned"])
+@pytest.mark.parametrize("place", ["init", ".", "init/tuned"])
 def test_the_start_is_never_the_output(folder, options, place):
     start = folder.rename(folder.with_name("init"))
     before = _contents(start)

@@ -26,10 +26,11 @@ pytestmark = pytest.mark.numeric
 def started(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(ROOT / "tests" / "helpers" / "two_processes.py")]
+    command += ["--nproc_per_node", "2", "-m", "tests.helpers.two_processes"]
     result = subprocess.run(
         [*command, str(folder)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from revt_hf.core.errors import UserError
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
@@ -105,10 +105,12 @@ def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
 
 def test_resume_needs_a_run_and_its_recipe(tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
-        train(tiny_recipe(), tmp_path / "none", RunOptions(resume=True, quiet=True))
+        train(tiny_recipe(), tmp_path / "none", TrainOptions(resume=True, quiet=True))
     run(tmp_path / "run", tiny_recipe())
     with pytest.raises(UserError, match="another recipe"):
-        train(tiny_recipe(train={"seed": 5}), tmp_path / "run", RunOptions(resume=True, quiet=True))
+        train(
+            tiny_recipe(train={"seed": 5}), tmp_path / "run", TrainOptions(resume=True, quiet=True)
+        )
 
 
 def test_overwrite_removes_what_the_old_run_left(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 
 from revt_hf.config.recipe import Training
 from revt_hf.core.errors import UserError
-from revt_hf.training.loop import RunOptions, train
-from revt_hf.training.run_record import effective_batch
+from revt_hf.training.loop import TrainOptions, train
+from revt_hf.training.setup import effective_batch
 from tests.helpers.tiny import run, tiny_recipe
 
 
@@ -33,7 +33,7 @@ def test_the_run_says_and_records_its_batch(tmp_path, caplog):
     recipe = tiny_recipe(train={"steps": 1, "gradient_accumulation": 3, "precision": "bf16"})
     with caplog.at_level(logging.INFO, logger="revt_hf"):
         train(recipe, tmp_path / "loud")
-        train(recipe, tmp_path / "quiet", RunOptions(quiet=True))
+        train(recipe, tmp_path / "quiet", TrainOptions(quiet=True))
     said = [text for text in caplog.messages if "effective batch" in text]
     assert said == [
         "effective batch 6 (batch_size 2 x gradient_accumulation 3 x 1 process) on cpu, bf16"

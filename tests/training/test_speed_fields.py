@@ -7,7 +7,7 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from revt_hf.models.folded_head import FoldedDecodeHead, is_folded
 from revt_hf.models.load import load_model
 from revt_hf.training import loss
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, tiny_recipe
 
@@ -72,7 +72,7 @@ def test_compile(usual, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", without_code)
     torch._dynamo.utils.counters.clear()
     everything = {"compile": True, "folded_head": True, "loss_rows": 24}
-    train(tiny_recipe(train=everything), tmp_path / "run", RunOptions(quiet=True))
+    train(tiny_recipe(train=everything), tmp_path / "run", TrainOptions(quiet=True))
     assert len(compiled) == 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert _losses(tmp_path / "run") == pytest.approx(usual, rel=1e-5)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from revt_hf.training.loss import segmentation_loss
-from revt_hf.training.strip_loss import summed_in_strips
+from revt_hf.training.loss import segmentation_loss, summed_in_strips
 from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric

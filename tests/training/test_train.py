@@ -21,7 +21,7 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
-from revt_hf.training.loop import RunOptions, train
+from revt_hf.training.loop import TrainOptions, train
 from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
@@ -117,7 +117,7 @@ def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
 
 
 def test_the_average_is_the_formulas():
-    from revt_hf.training.ema import MovingAverage
+    from revt_hf.training.weight_averages import MovingAverage
 
     layer = torch.nn.BatchNorm1d(2)
     average = MovingAverage(layer, 0.75)
@@ -205,5 +205,5 @@ def test_a_start_decides_how_images_are_normalised(trained, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     recipe = tiny_recipe(optimizer={"lr": 1e6}, train={"steps": 30})
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
-        train(recipe, tmp_path / "run", RunOptions(quiet=True))
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True))
     assert not (tmp_path / "run" / "model.safetensors").exists()

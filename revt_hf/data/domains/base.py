@@ -1,4 +1,4 @@
-"""What every domain is: facts, options, and splits that can be opened."""
+"""The interface of a domain: facts, options, and splits that can be opened."""
 
 import hashlib
 import json
@@ -29,13 +29,12 @@ FEATURES = datasets.Features(
         "name": datasets.Value("string"),
     }
 )
-
 LOG = logging.getLogger("revt_hf.data.domains")
 _SHOWN = 3
 
 
 class NotThereError(UserError):
-    """A split that is not there at all, which is no fault of the data that are."""
+    """A split is absent altogether, so nothing is wrong with the data that are there."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,15 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a newcomer asks about a dataset.
+    """A dataset at a glance.
 
     Attributes:
-        kind: where the images come from.
+        kind: the origin of the images.
         license: its name, or its gist.
-        download: where it comes from, in words.
+        download: where to get the data.
         sharing: whether it may be passed on.
-        images: labelled images of each split of the default config.
+        images: the official number of labelled images of each split of the default config.
+        images_of: the same for other configs.
     """
 
     kind: Literal["synthetic", "real", "any"]
@@ -71,11 +71,12 @@ class Facts:
     download: str
     sharing: Sharing
     images: Mapping[str, int] = field(default_factory=dict)
+    images_of: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What tells whether a file on disk is still the one that was seen before."""
+    """A file on disk with the properties that show whether it has changed."""
 
     path: str
     size: int
@@ -85,7 +86,7 @@ class SourceFile:
 def fingerprint(parts: Iterable[Any]) -> str:
     """A short hash of dataclasses or JSON values.
 
-    ``datasets`` keys its cache on the folder's name alone and would not see a changed file.
+    ``datasets`` keys its cache on the folder's name alone and would not notice a changed file.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -96,23 +97,21 @@ def fingerprint(parts: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class Opened:
-    """One split of a domain: found on disk, and ready to be read.
+    """One split of a domain, found on disk and ready to be read.
 
     Attributes:
         builder: makes the ``datasets`` builder; takes ``cache_dir``.
-        table: from the label files' values to train ids.
-        layout: how the files lie: ``official``, ``converted``, or ``built-in``.
+        table: maps the label files' values to train ids.
+        layout: of the files: ``official``, ``converted``, or ``built-in``.
         found: a sentence on where they were found.
         images: how many images the split has here.
-        content: a hash that moves when an image comes, goes or changes.
-        expected: how many the official split has, as far as that is known.
-        missing: files that should be there, with what is wrong about that.
-        broken: files that should be images or labels but cannot be opened, with the reason.
-        unused: files that may have been meant but are not taken, with the reason.
-        left_out: images that are known to be defective and were left out.
-        fit_labels: see :class:`revt_hf.data.reading.Decode`.
-        change: see there too.
-        follow_exif: see there too.
+        content: a hash that changes when an image comes, goes or changes.
+        expected: the official number of images, if known.
+        missing: files that should be there, each with the problem.
+        broken: images or labels that cannot be opened, each with the reason.
+        unused: files that may have been meant but are left out, each with the reason.
+        left_out: images known to be defective and therefore left out.
+        fit_labels: see :class:`revt_hf.data.reading.Decode`, also for the other two.
     """
 
     builder: Callable[..., datasets.DatasetBuilder]
@@ -132,20 +131,20 @@ class Opened:
 
     @property
     def decode(self) -> Decode:
-        """What makes arrays of the builder's rows."""
+        """The transform that turns the builder's rows into arrays."""
         return Decode(self.table, self.fit_labels, self.change, self.follow_exif)
 
     @property
     def difference(self) -> str | None:
         """How the number of images differs from the official one; None if it does not."""
-        if self.expected in (None, self.images):
+        if self.expected is None or self.expected == self.images:
             return None
-        away = abs(self.images - int(self.expected or 0))
-        word = "missing" if self.images < int(self.expected or 0) else "too many"
+        word = "missing" if self.images < self.expected else "too many"
+        away = abs(self.images - self.expected)
         return f"{counted(self.images, 'image')}, officially {self.expected} ({away} {word})"
 
     def check(self, name: str) -> None:
-        """Say what was found; warn of a number that is not the official one.
+        """Log what was found and warn of whatever is left out or not the official number.
 
         Raises:
             UserError: a file is missing.
@@ -155,23 +154,18 @@ class Opened:
             raise UserError(f"{self.missing[0][1]}{more}")
         LOG.info("%s: %s", name, self.found)
         if self.left_out:
-            shown = ", ".join(list(self.left_out)[:_SHOWN])
-            dots = ", ..." if len(self.left_out) > _SHOWN else ""
+            shown = ", ".join([*self.left_out][:_SHOWN] + ["..."] * (len(self.left_out) > _SHOWN))
             LOG.info(
-                "%s: %d defective images left out (%s%s); include_defective takes them",
-                name,
-                len(self.left_out),
-                shown,
-                dots,
+                f"{name}: {len(self.left_out)} defective images left out ({shown}); "
+                "include_defective takes them"
             )
-        for what in [*by_reason(self.broken), *by_reason(self.unused)]:
-            warnings.warn(f"{name}: {what}", DataWarning, stacklevel=2)
-        if self.difference:
-            warnings.warn(f"{name}: {self.difference}", DataWarning, stacklevel=2)
+        notes = [*by_reason(self.broken), *by_reason(self.unused)]
+        for note in [*notes, self.difference] if self.difference else notes:
+            warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)
 
 
 def by_reason(files: Iterable[tuple[str, str]], shown: int = _SHOWN) -> list[str]:
-    """A sentence for each reason why files are not taken, with the first of them by name."""
+    """A sentence for each reason why files are left out, naming the first of them."""
     reasons: dict[str, list[str]] = {}
     for file, why in files:
         reasons.setdefault(why, []).append(file)
@@ -183,48 +177,49 @@ def by_reason(files: Iterable[tuple[str, str]], shown: int = _SHOWN) -> list[str
 
 
 def arrow_split(split: str) -> str:
-    """How ``datasets`` calls a split: it takes words only, and ``all`` has a meaning of its own."""
+    """A split's name for ``datasets``, which only allows words and gives ``all`` a meaning."""
     return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
 
 
-class NoOptions(BaseModel):
-    """A domain without options."""
+class DomainOptions(BaseModel):
+    """Options of a domain; by default there are none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Domain(ABC):
-    """A registered domain."""
+    """A dataset whose splits can be opened; register it with ``register_domain``."""
 
     name: ClassVar[str]
     facts: ClassVar[Facts]
-    options_model: ClassVar[type[BaseModel]] = NoOptions
+    options_model: ClassVar[type[BaseModel]] = DomainOptions
     needs_data_dir: ClassVar[bool] = True
     # The first one is the default.
     configs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
-        """Find one split; ``config`` and ``options`` have been checked.
+        """Find one split; ``config`` and ``options`` have been validated.
 
         Raises:
             UserError: the data are not there, or the split is unknown.
         """
 
-    def expected(self, split: str, config: str | None, options: Any) -> int | None:
-        """The official number of images of a split, as far as it is known."""
-        return self.facts.images.get(split) if config == self.chosen_config(None) else None
-
     @abstractmethod
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         """The splits with labels, whether or not they are there."""
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        """The official number of images of a split, if known."""
+        default = self.facts.images if config == self.chosen_config(None) else {}
+        return self.facts.images_of.get(config, default).get(split)
 
     def label(
         self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
     ) -> str:
         """A short name for tables and reports."""
-        chosen = config if config and config != next(iter(self.configs), None) else ""
-        return f"{self.name}{'-' if chosen else ''}{chosen}/{split}"
+        chosen = f"-{config}" if config and config != self.chosen_config(None) else ""
+        return f"{self.name}{chosen}/{split}"
 
     def chosen_config(self, config: str | None) -> str | None:
         """The config, or the default one.
@@ -259,12 +254,10 @@ def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
     """A domain's options, validated.
 
     Raises:
-        UserError: an option that it does not have, or a value that does not fit.
+        UserError: an option is unknown or has an invalid value.
     """
     try:
         return domain.options_model.model_validate(dict(options))
     except ValidationError as error:
-        where = f"options of the domain '{domain.name}'"
-        raise UserError(
-            f"{where}: {validation_sentence(domain.options_model, error, 'options')}"
-        ) from error
+        sentence = validation_sentence(domain.options_model, error, "options")
+        raise UserError(f"options of the domain '{domain.name}': {sentence}") from error

@@ -12,24 +12,26 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.layouts import Layout, Match
 from revt_hf.data.domains.paired import PairedDomain
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
-_SEGNET, _FULL = "segnet", "full"
-_ALL = "all"
+_ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")
+_STILLS = ("701_StillsRaw_full", "LabeledApproved_full", ".png")
+_IMAGES = {"train": 367, "val": 101, "test": 233}
 
-# sequence with its letter, digits of the frame number, (first, last, step) of its runs
-_SPLITS: dict[str, tuple[tuple[str, int, tuple[tuple[int, int, int], ...]], ...]] = {
+# sequence with its letter, digits of the frame number, first frame, last frame, step
+_SPLITS = {
     "train": (
-        ("0001TP_", 6, ((6690, 8520, 30),)),
-        ("0006R0_f", 5, ((930, 3930, 30),)),
-        (
-            "0016E5_",
-            5,
-            ((390, 870, 30), (901, 901, 30), (930, 2400, 30), (4350, 7920, 30), (8190, 8640, 30)),
-        ),
+        ("0001TP_", 6, 6690, 8520, 30),
+        ("0006R0_f", 5, 930, 3930, 30),
+        ("0016E5_", 5, 390, 870, 30),
+        ("0016E5_", 5, 901, 901, 30),
+        ("0016E5_", 5, 930, 2400, 30),
+        ("0016E5_", 5, 4350, 7920, 30),
+        ("0016E5_", 5, 8190, 8640, 30),
     ),
-    "val": (("0016E5_", 5, ((7959, 8159, 2),)),),
-    "test": (("0001TP_", 6, ((8550, 10380, 30),)), ("Seq05VD_f", 5, ((0, 5100, 30),))),
+    "val": (("0016E5_", 5, 7959, 8159, 2),),
+    "test": (("0001TP_", 6, 8550, 10380, 30), ("Seq05VD_f", 5, 0, 5100, 30)),
 }
 
 
@@ -37,16 +39,16 @@ def frames(split: str) -> frozenset[str]:
     """Names of the frames of ``train``, ``val`` or ``test``."""
     return frozenset(
         f"{sequence}{number:0{digits}d}"
-        for sequence, digits, runs in _SPLITS[split]
-        for first, last, step in runs
+        for sequence, digits, first, last, step in _SPLITS[split]
         for number in range(first, last + 1, step)
     )
 
 
-class CamvidDomain(PairedDomain):
+@register_domain
+class Camvid(PairedDomain):
     """See the module; configs ``segnet`` (480x360, 11 classes) and ``full`` (960x720, 32 colours).
 
-    Splits ``train``, ``val`` and ``test``; the full edition also has ``all``.
+    The full edition also has the split ``all``.
     """
 
     name = "camvid"
@@ -58,42 +60,33 @@ class CamvidDomain(PairedDomain):
             "University of Cambridge, 701_StillsRaw_full and LabeledApproved_full"
         ),
         sharing=Sharing("no", "CamVid's own terms are not known"),
-        images={"train": 367, "val": 101, "test": 233},
+        images=_IMAGES,
+        images_of={"full": {**_IMAGES, "all": 701}},
     )
-    configs = (_SEGNET, _FULL)
+    configs = ("segnet", "full")
     split_names = ("train", "val", "test")
-    wrappers = ("", "CamVid")
+    wrappers = ("CamVid",)
     any_split = True
+    layouts = (
+        Layout("official", "{split}", "{split}annot", ".png", ".png", _ELEVEN, config="segnet"),
+        Layout(
+            *("converted", "img_dir/{split}", "ann_dir/{split}", ".png", ".png", _ELEVEN),
+            counted=False,
+            config="segnet",
+        ),
+        Layout("official", *_STILLS, "_L.png", _COLOURS, config="full"),
+        Layout("converted", *_STILLS, "_labelTrainIds.png", config="full"),
+    )
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
-        return (*self.split_names, _ALL) if config == _FULL else self.split_names
-
-    def expected(self, split: str, config: str | None, options: Any) -> int | None:
-        if split == _ALL:
-            return sum(self.facts.images.values())
-        return self.facts.images.get(split)
-
-    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
-        eleven, train_ids = label_table("camvid_11"), label_table("train_ids")
-        if config == _SEGNET:
-            ours = ("img_dir/{split}", "ann_dir/{split}", ".png", ".png")
-            return [
-                Layout("official", "{split}", "{split}annot", ".png", ".png", eleven),
-                Layout("converted", *ours, eleven, counted=False),
-            ]
-        stills = ("701_StillsRaw_full", "LabeledApproved_full", ".png")
-        return [
-            Layout("official", *stills, "_L.png", label_table("camvid_32")),
-            Layout("converted", *stills, "_labelTrainIds.png", train_ids),
-        ]
+        return (*self.split_names, "all") if config == "full" else self.split_names
 
     def chosen(
-        self, split: str, match: Match, data_dir: Path, options: Any
+        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
     ) -> Collection[str] | None:
-        if "{split}" in match.layout.images or split == _ALL:
+        if "{split}" in match.layout.images or split == "all":
             return None
         if split not in _SPLITS:
             raise UserError(f"unknown split '{split}' of camvid: use {', '.join(_SPLITS)} or all")
         wanted = frames(split)
-        names = {*match.pairs, *match.unusable}
         return {name for name in names if PurePosixPath(name).name in wanted}

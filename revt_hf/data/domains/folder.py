@@ -1,6 +1,6 @@
 """The original's custom dataset: ``img_dir/<split>`` and ``ann_dir/<split>``.
 
-Images and labels have the same relative name, only the suffix differs. Folders are searched
+Images and labels have the same relative name apart from the suffix. Folders are searched
 recursively.
 """
 
@@ -14,6 +14,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.layouts import Layout
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 Suffix = Annotated[str, Field(min_length=1)]
@@ -34,7 +35,8 @@ class FolderOptions(PairedOptions):
     encoding: str | dict[int, int] = "train_ids"
 
 
-class FolderDomain(PairedDomain):
+@register_domain
+class Folder(PairedDomain):
     """See the module."""
 
     name = "folder"
@@ -48,17 +50,10 @@ class FolderDomain(PairedDomain):
     split_names = ()
     any_split = True
 
-    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
-        return [
-            Layout(
-                "converted",
-                options.image_dir,
-                options.label_dir,
-                options.image_suffix,
-                options.label_suffix,
-                label_table(options.encoding),
-            )
-        ]
+    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
+        folders = (options.image_dir, options.label_dir)
+        suffixes = (options.image_suffix, options.label_suffix)
+        return [Layout("converted", *folders, *suffixes, label_table(options.encoding))]
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
         before, marker, after = options.image_dir.partition("{split}")

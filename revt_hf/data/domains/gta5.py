@@ -1,7 +1,7 @@
 """GTA5, "Playing for Data" (Richter et al., ECCV 2016): 24,966 images of a video game."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -11,11 +11,11 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, NotThereError, Sharing
 from revt_hf.data.domains.layouts import Layout, Match
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 _TOTAL = 24_966
 _OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
-_SPLIT_FILE = "split.mat"
 _SPLIT_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
 
 # Dropped from RobustNet's lists (its issue 21); all are official training frames.
@@ -35,15 +35,16 @@ class Gta5Options(PairedOptions):
 
     ``split``: ``official`` reads ``split.mat``; ``robustnet`` is the same division as RobustNet
     publishes it, without 15 training frames; ``hash`` divides by file name in the official
-    proportions. ``include_defective`` takes the images that are known to be of one colour.
+    proportions. ``include_defective`` keeps the images that are known to be of one colour.
     """
 
     split: Literal["official", "robustnet", "hash"] = "official"
     include_defective: bool = False
 
 
-class Gta5Domain(PairedDomain):
-    """See the module; splits ``train``, ``val``, ``test`` and ``full``, all of them labelled."""
+@register_domain
+class Gta5(PairedDomain):
+    """See the module; all splits are labelled."""
 
     name = "gta5"
     facts = Facts(
@@ -60,17 +61,14 @@ class Gta5Domain(PairedDomain):
     )
     options_model = Gta5Options
     split_names = ("train", "val", "test", "full")
-    wrappers = ("", "gta", "gta5")
+    wrappers = ("gta", "gta5")
+    layouts = (
+        Layout("official", "images", "labels", ".png", ".png", label_table("gta5_ids")),
+        Layout("converted", "images", "labels", ".png", "_labelTrainIds.png"),
+    )
     defects = _DEFECTS
     # 60 label maps are a few pixels larger or smaller than their images.
     fit_labels = True
-
-    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
-        place = ("images", "labels", ".png")
-        return [
-            Layout("official", *place, ".png", label_table("gta5_ids")),
-            Layout("converted", *place, "_labelTrainIds.png", label_table("train_ids")),
-        ]
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         if options.split == "hash" and split != "full":
@@ -80,40 +78,35 @@ class Gta5Domain(PairedDomain):
         return super().expected(split, config, options)
 
     def chosen(
-        self, split: str, match: Match, data_dir: Path, options: Any
+        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
     ) -> Collection[str] | None:
         if split == "full":
             return None
-        names = [*match.pairs, *match.unusable]
         if options.split == "hash":
             return {name for name in names if split_by_hash(name) == split}
         if options.split == "robustnet":
-            numbers = _robustnet(split)
+            numbers = robustnet_split(split)
         else:
-            numbers = _official(split, (data_dir, match.root))
-        return {name for name in names if _number(name) in numbers}
+            numbers = _official_split(split, data_dir, match.root)
+        stems = {name: PurePosixPath(name).name for name in names}
+        return {name for name in names if stems[name].isdecimal() and int(stems[name]) in numbers}
 
 
 def split_by_hash(name: str) -> str:
     """``train``, ``val`` or ``test`` by an image's name alone, in the official proportions."""
     digest = hashlib.sha256(PurePosixPath(name).name.encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64 * _TOTAL
-    if place < _OFFICIAL["train"]:
+    position = int.from_bytes(digest[:8], "big") / 2**64 * _TOTAL
+    if position < _OFFICIAL["train"]:
         return "train"
-    return "val" if place < _OFFICIAL["train"] + _OFFICIAL["val"] else "test"
+    return "val" if position < _OFFICIAL["train"] + _OFFICIAL["val"] else "test"
 
 
-def _number(name: str) -> int | None:
-    stem = PurePosixPath(name).name
-    return int(stem) if stem.isdecimal() else None
-
-
-def _robustnet(split: str) -> frozenset[int]:
+def robustnet_split(split: str) -> frozenset[int]:
+    """The frame numbers of RobustNet's ``train``, ``val`` or ``test``."""
     runs = _published_runs()
     if split != "train":
         return runs[split]
-    others = runs["val"] | runs["test"] | set(_ONE_COLOUR)
-    return frozenset(range(1, _TOTAL + 1)) - others
+    return frozenset(range(1, _TOTAL + 1)) - runs["val"] - runs["test"] - set(_ONE_COLOUR)
 
 
 @cache
@@ -130,16 +123,16 @@ def _published_runs() -> Mapping[str, frozenset[int]]:
     return {split: frozenset(found) for split, found in numbers.items()}
 
 
-def _official(split: str, folders: Sequence[Path]) -> frozenset[int]:
+def _official_split(split: str, *folders: Path) -> frozenset[int]:
     candidates = [
-        folder / place / _SPLIT_FILE
-        for folder in dict.fromkeys(folders)
-        for place in ("", "code", "mapping", "read_mapping")
+        folder / subfolder / "split.mat"
+        for folder in folders
+        for subfolder in ("", "code", "mapping", "read_mapping")
     ]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise NotThereError(
-            f"the split '{split}' of gta5 stands in {_SPLIT_FILE}, which is not in {folders[0]}: "
+            f"the split '{split}' of gta5 is defined by split.mat, which is not in {folders[0]}: "
             "it comes with the mapping archive (read_mapping) of the dataset's page; or go on "
             "without it by the option split=robustnet (the same division, 15 training frames "
             "fewer) or split=hash"
@@ -149,8 +142,7 @@ def _official(split: str, folders: Sequence[Path]) -> frozenset[int]:
     try:
         numbers = loadmat(path, variable_names=[_SPLIT_KEYS[split]])[_SPLIT_KEYS[split]]
         return frozenset(int(number) for number in numbers.reshape(-1))
-    # What a broken file raises is up to scipy.
+    # scipy raises anything for a broken file.
     except Exception as error:
-        raise UserError(f"{path} is not the split file of gta5 (trainIds, valIds, testIds)") from (
-            error
-        )
+        problem = "is not the split file of gta5 (trainIds, valIds, testIds)"
+        raise UserError(f"{path} {problem}") from error

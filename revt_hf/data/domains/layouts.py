@@ -1,19 +1,21 @@
-"""Ways in which a dataset can lie on disk, and finding out which one it is."""
+"""Layouts in which a dataset can lie on disk, and finding out which one it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import NotThereError, SourceFile
 from revt_hf.data.domains.files import NOT_UTF8, image_stem, list_files, stem_of
-from revt_hf.data.labels import LabelTable
+from revt_hf.data.labels import TRAIN_IDS, LabelTable
+
+_OTHER_SUFFIX = "its suffix is not"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and labels lie below ``data_dir``; the rest of their names is the same.
+    """Where images and labels lie below ``data_dir``; apart from these parts their names agree.
 
     In folders, ``{split}`` stands for the split's folder, ``{name}`` for its name, and ``{part}``
     for each of its parts.
@@ -25,10 +27,11 @@ class Layout:
         image_suffix: end of an image's name that its label does not share, or several; see
             :func:`revt_hf.data.domains.files.stem_of`.
         label_suffix: end of a label's name, or several.
-        table: from label values to train ids.
-        folders: the folders of splits that are called otherwise.
-        parts: all of them together are the split.
+        table: maps label values to train ids.
+        folders: folders of splits, where they are not the splits' names.
+        parts: subsets that make up the split together.
         counted: whether the official number of images can be expected here.
+        config: the only config of the domain that has this layout; None: all have it.
     """
 
     kind: Literal["official", "converted"]
@@ -36,10 +39,11 @@ class Layout:
     labels: str
     image_suffix: str | tuple[str, ...]
     label_suffix: str | tuple[str, ...]
-    table: LabelTable
+    table: LabelTable = TRAIN_IDS
     folders: Mapping[str, str] = field(default_factory=dict)
-    parts: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ("",)
     counted: bool = True
+    config: str | None = None
 
     @property
     def image_suffixes(self) -> tuple[str, ...]:
@@ -52,16 +56,15 @@ class Layout:
         return (self.label_suffix,) if isinstance(self.label_suffix, str) else self.label_suffix
 
     def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
-        """(prefix of the names, folder of images, folder of labels) of a split."""
+        """(prefix of the names, folder of images, folder of labels) of each part of a split."""
 
         def filled(template: str, part: str) -> str:
-            folder = self.folders.get(split, split)
-            named = template.replace("{split}", folder).replace("{name}", split)
-            return named.replace("{part}", part)
+            named = template.replace("{split}", self.folders.get(split, split))
+            return named.replace("{name}", split).replace("{part}", part)
 
         return [
             (f"{part}/" if part else "", filled(self.images, part), filled(self.labels, part))
-            for part in self.parts or ("",)
+            for part in self.parts
         ]
 
     def described(self, split: str) -> str:
@@ -91,9 +94,9 @@ class Match:
         layout: which one.
         root: the folder that its paths start from.
         pairs: by name.
-        unusable: names of images that have no label, or more than one -> (file, what is wrong).
-        broken: files that should be images or labels but cannot be opened, with the reason.
-        unused: files that may have been meant but are not taken, with the reason.
+        unusable: name of an image without label, or with more than one -> (file, problem).
+        broken: images or labels that cannot be opened -> the reason.
+        unused: files that may have been meant but are left out -> the reason.
     """
 
     layout: Layout
@@ -104,7 +107,7 @@ class Match:
     unused: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: "Match") -> None:
-        """Take in what another part of the split has."""
+        """Take in the images of another split."""
         self.pairs.update(other.pairs)
         self.unusable.update(other.unusable)
         self.broken.update(other.broken)
@@ -112,67 +115,58 @@ class Match:
 
 
 class Finder:
-    """Looks for layouts below a folder; every folder is listed once."""
+    """Looks for layouts below a folder and below some folders in it; lists every folder once."""
 
-    def __init__(self, root: Path, wrappers: Sequence[str] = ("",)) -> None:
+    def __init__(self, root: Path, wrappers: Sequence[str] = ()) -> None:
         self._root = root
-        self._places = [root / wrapper for wrapper in wrappers if (root / wrapper).is_dir()]
+        self._roots = [root / name for name in ("", *wrappers) if (root / name).is_dir()]
         self._listings: dict[Path, tuple[dict[str, SourceFile], dict[str, str]]] = {}
 
     def find(self, layouts: Sequence[Layout], split: str, domain: str) -> Match:
         """The first layout, in the given order, that has images with labels.
 
         Raises:
-            NotThereError: no layout's folders are there; the message says what was looked for.
+            NotThereError: no layout's folders are there; the message lists what was looked for.
             UserError: they are, but without images and labels.
         """
-        reasons = []
+        reasons: dict[str, None] = {}
+        error: type[UserError] = NotThereError
         for layout in layouts:
-            for place in self._places:
-                match = self._match(place, layout, split)
-                if isinstance(match, Match):
-                    others = [other for other in layouts if other is not layout]
-                    self._drop_others(match, others, split)
-                    return match
-                if place == self._root or not match.endswith(_NO_FOLDER):
-                    reasons.append(f"{layout.kind}: {layout.described(split)} ({match})")
-        wrong = any(_NO_LABELS in reason or _OTHERS in reason for reason in reasons)
-        raise (UserError if wrong else NotThereError)(
-            f"split '{split}' of {domain} is not in {self._root}; looked for "
-            + "; ".join(dict.fromkeys(reasons))
+            pairs = layout.folder_pairs(split)
+            for root in self._roots:
+                match = Match(layout, root)
+                absent = [
+                    folder for pair in pairs for folder in pair[1:] if not (root / folder).is_dir()
+                ]
+                if absent:
+                    reason = f"{absent[0]} is missing"
+                else:
+                    for prefix, images, labels in pairs:
+                        self._pair(match, prefix, root / images, root / labels)
+                    if match.pairs:
+                        self._drop_others(match, layouts, split)
+                        return match
+                    reason, wrong = _why_empty(match, split)
+                    error = UserError if wrong else error
+                if root == self._root or not absent:
+                    reasons[f"{layout.kind}: {layout.described(split)} ({reason})"] = None
+        raise error(
+            f"split '{split}' of {domain} is not in {self._root}; looked for {'; '.join(reasons)}"
         )
-
-    def _match(self, place: Path, layout: Layout, split: str) -> Match | str:
-        match = Match(layout, place)
-        for prefix, images, labels in layout.folder_pairs(split):
-            for folder in (images, labels):
-                if not (place / folder).is_dir():
-                    return f"{folder}{_NO_FOLDER}"
-            self._pair(match, prefix, place / images, place / labels)
-        if match.pairs:
-            ordered = dict(sorted(match.pairs.items()))
-            return replace(match, pairs=ordered)
-        if match.unusable:
-            count, (_, example) = len(match.unusable), next(iter(match.unusable.values()))
-            return f"none of {count} images {_NO_LABELS}: {example}"
-        folders = tuple(f"{place / images}/" for _, images, _ in layout.folder_pairs(split))
-        others = [
-            path
-            for path, why in match.unused.items()
-            if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
-        ]
-        hint = f"; but {len(others)} {_OTHERS}, such as {others[0]}" if others else ""
-        wanted = " or ".join(f"*{suffix}" for suffix in layout.image_suffixes)
-        return f"no images {wanted} in {layout.folder_pairs(split)[0][1]}{hint}"
 
     def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
         layout = match.layout
-        shared = images == labels
-        apart = layout.label_suffixes if shared else ()
-        by_stem = self._by_stem(match, images, layout.image_suffixes, shared, apart)
-        labelled = self._by_stem(match, labels, layout.label_suffixes, shared)
-        for stem, found in by_stem.items():
-            named = labelled.pop(stem, [])
+        in_images = self._by_stem(match, images, layout.image_suffixes, images == labels)
+        in_labels = self._by_stem(match, labels, layout.label_suffixes, images == labels)
+        if images == labels:
+            ends = layout.label_suffixes
+            in_images = {
+                stem: kept
+                for stem, files in in_images.items()
+                if (kept := [file for file in files if stem_of(file.path, ends) is None])
+            }
+        for stem, found in sorted(in_images.items()):
+            named = in_labels.pop(stem, [])
             name = prefix + stem
             for files in (found, named):
                 if len(files) > 1:
@@ -184,62 +178,42 @@ class Finder:
                 match.unusable[name] = (str(missing), what)
             elif name not in match.unusable:
                 match.pairs[name] = Pair(found[0], named[0], name)
-        for files in labelled.values():
+        for files in in_labels.values():
             match.unused.update({file.path: "a label without an image" for file in files})
 
     def _by_stem(
-        self,
-        match: Match,
-        folder: Path,
-        suffixes: Sequence[str],
-        shared: bool,
-        apart: Sequence[str] = (),
+        self, match: Match, folder: Path, suffixes: Sequence[str], shared: bool
     ) -> dict[str, list[SourceFile]]:
-        """The files of a folder that have one of some suffixes, by what stands before it.
+        """The files with one of some suffixes, by the path before it; ``match`` takes the others.
 
-        Args:
-            match: takes what is left out.
-            folder: of images or labels.
-            suffixes: what is looked for.
-            shared: whether the folder holds images and labels.
-            apart: suffixes of files that are something else.
+        Unless images and labels share the folder: there, others are of the other kind.
         """
         found: dict[str, list[SourceFile]] = {}
         files, left_out = self._list(folder)
-        ends = [image_stem(suffix) for suffix in suffixes]
+        ends = tuple(end for suffix in suffixes if (end := image_stem(suffix)) is not None)
         for path, file in files.items():
-            if apart and stem_of(path, apart) is not None:
-                continue
             stem = stem_of(path, suffixes)
             if stem is not None:
                 found.setdefault(stem, []).append(file)
-            # Only the extension is another one: an image or label of the same kind.
-            elif not shared and any(
-                (image_stem(path) or "\0").endswith(end) for end in ends if end is not None
-            ):
+            # Only the extension differs: an image or label of the same kind.
+            elif not shared and (image_stem(path) or "\0").endswith(ends):
                 match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
         for path, reason in left_out.items():
             if stem_of(path, suffixes) is not None:
                 match.broken[str(folder / path)] = reason
         return found
 
-    def _drop_others(self, match: Match, others: Sequence[Layout], split: str) -> None:
+    def _drop_others(self, match: Match, layouts: Sequence[Layout], split: str) -> None:
         """Forget labels that belong to another layout of the same dataset."""
-        folders = [
-            f"{match.root / labels}/"
-            for other in others
-            for _, _, labels in other.folder_pairs(split)
-            if labels not in [own for _, _, own in match.layout.folder_pairs(split)]
-        ]
-        suffixes = [
-            suffix
-            for other in others
-            for suffix in other.label_suffixes
-            if suffix not in match.layout.label_suffixes
-        ]
+        own = {labels for _, _, labels in match.layout.folder_pairs(split)}
+        folders, suffixes = set(), set()
+        for layout in layouts:
+            folders |= {labels for _, _, labels in layout.folder_pairs(split)} - own
+            suffixes |= {*layout.label_suffixes} - {*match.layout.label_suffixes}
+        foreign = tuple(f"{match.root / folder}/" for folder in folders)
+        ends = tuple(sorted(suffixes))
         for path in list(match.unused):
-            foreign = suffixes and stem_of(path, suffixes) is not None
-            if foreign or path.startswith(tuple(folders)):
+            if path.startswith(foreign) or (ends and stem_of(path, ends) is not None):
                 del match.unused[path]
 
     def _list(self, folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
@@ -253,7 +227,18 @@ class Finder:
         return self._listings[folder]
 
 
-_NO_FOLDER = " is missing"
-_NO_LABELS = "has a label"
-_OTHERS = "with other suffixes"
-_OTHER_SUFFIX = "its suffix is not"
+def _why_empty(match: Match, split: str) -> tuple[str, bool]:
+    """Why folders that are there have no image with a label, and whether there is an image."""
+    if match.unusable:
+        count, (_, example) = len(match.unusable), next(iter(match.unusable.values()))
+        return f"none of {count} images has a label: {example}", True
+    pairs = match.layout.folder_pairs(split)
+    folders = tuple(f"{match.root / images}/" for _, images, _ in pairs)
+    others = [
+        path
+        for path, why in match.unused.items()
+        if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
+    ]
+    hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
+    wanted = " or ".join(f"*{suffix}" for suffix in match.layout.image_suffixes)
+    return f"no images {wanted} in {pairs[0][1]}{hint}", bool(others)

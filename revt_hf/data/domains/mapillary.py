@@ -7,26 +7,28 @@ from typing import Any, Literal
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.layouts import Layout
-from revt_hf.data.domains.paired import HIDDEN_TEST, PairedDomain, PairedOptions
-from revt_hf.data.labels import label_table
+from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels.mapillary import MAPILLARY_TABLES, VERSIONS
 
 DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
 _OFFICIAL = {"train": "training", "val": "validation"}
+_IMAGES = {"train": 18_000, "val": 2_000}
 
 
 class MapillaryOptions(PairedOptions):
     """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
 
     The default is ``dg_standard``; see ``revt_hf.data.labels.mapillary``. Converted labels were
-    mapped when they were made, so ``map`` does not go with them.
+    mapped when they were made, so ``map`` cannot be given for them.
     """
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
 
 
-class MapillaryDomain(PairedDomain):
-    """See the module; configs ``v1.2`` and ``v2.0`` of the labels, splits ``train`` and ``val``."""
+@register_domain
+class Mapillary(PairedDomain):
+    """See the module; configs ``v1.2`` and ``v2.0`` of the labels."""
 
     name = "mapillary"
     facts = Facts(
@@ -36,16 +38,24 @@ class MapillaryDomain(PairedDomain):
         sharing=Sharing(
             "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
         ),
-        images={"train": 18_000, "val": 2_000},
+        images=_IMAGES,
+        images_of=dict.fromkeys(VERSIONS, _IMAGES),
     )
     options_model = MapillaryOptions
     configs = VERSIONS
     split_names = ("train", "val")
-    unlabelled = HIDDEN_TEST
-    wrappers = ("", "mapillary")
-
-    def expected(self, split: str, config: str | None, options: Any) -> int | None:
-        return self.facts.images.get(split)
+    hidden_test = True
+    wrappers = ("mapillary",)
+    # Converted layouts; the official ones depend on the options.
+    layouts = tuple(
+        Layout("converted", images, labels, ".jpg", suffix, folders=folders)
+        for images, labels, suffix, folders in (
+            ("{split}/images", "{split}/labels", "_labelTrainIds.png", _OFFICIAL),
+            ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _OFFICIAL),
+            ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _OFFICIAL),
+            ("half/{split}_img", "half/{split}_label", ".png", {}),
+        )
+    )
 
     def label(
         self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
@@ -54,7 +64,12 @@ class MapillaryDomain(PairedDomain):
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
         return f"{name}{'' if mapped == DEFAULT_MAP else f'-{mapped}'}/{split}"
 
-    def layouts(self, config: str | None, options: Any) -> Sequence[Layout]:
+    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
+        if options.map and options.layout == "converted":
+            raise UserError(
+                "mapillary: converted labels were mapped when they were made: remove the option "
+                f"map={options.map}"
+            )
         table = MAPILLARY_TABLES[str(config), options.map or DEFAULT_MAP]
         folders = [f"{{split}}/{config}/labels"]
         if config == VERSIONS[0]:
@@ -63,24 +78,4 @@ class MapillaryDomain(PairedDomain):
             Layout("official", "{split}/images", labels, ".jpg", ".png", table, _OFFICIAL)
             for labels in folders
         ]
-        converted = [] if options.map else _converted()
-        if options.map and options.layout == "converted":
-            raise UserError(
-                "mapillary: converted labels were mapped when they were made: remove the option "
-                f"map={options.map}"
-            )
-        return [*official, *converted]
-
-
-def _converted() -> list[Layout]:
-    table = label_table("train_ids")
-    homes: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
-        ("{split}/images", "{split}/labels", "_labelTrainIds.png", _OFFICIAL),
-        ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _OFFICIAL),
-        ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _OFFICIAL),
-        ("half/{split}_img", "half/{split}_label", ".png", {}),
-    )
-    return [
-        Layout("converted", images, labels, ".jpg", suffix, table, folders)
-        for images, labels, suffix, folders in homes
-    ]
+        return official if options.map else [*official, *self.layouts]

@@ -1,19 +1,18 @@
-"""Training images that ``revt data prepare`` resized once, lossless."""
+"""Load training images that ``revt data prepare`` resized once, lossless."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from revt_hf.config.domain_spec import DomainSpec, Source
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains import checked_options, dataset_of, domain_label, get_domain, open_domain
-from revt_hf.data.domains.base import SourceFile, fingerprint
+from revt_hf.data.domains.base import checked_options
 from revt_hf.data.domains.layouts import Finder, Layout
-from revt_hf.data.domains.paired import PairsBuilder
-from revt_hf.data.labels import label_table
+from revt_hf.data.domains.opening import dataset_of, domain_label, open_domain
+from revt_hf.data.domains.paired import pairs_builder
+from revt_hf.data.domains.registration import get_domain
 from revt_hf.data.reading import Decode
 
 RECORD_FILE = "prepared.json"
@@ -29,11 +28,11 @@ SUFFIXES: dict[Format, tuple[str, str]] = {
 
 
 class PreparedRecord(BaseModel):
-    """What stands in ``prepared.json``: where the images come from and what was done to them.
+    """``prepared.json``: where the images come from and how they were made.
 
-    ``max_size`` is the max size (width, height), None for native size; ``content`` the hash of
-    the split that was read (names, file sizes and times); ``label_encoding`` the table that made
-    train ids of its labels.
+    ``max_size`` is (width, height), None for native size; ``content`` the hash of the split that
+    was read (names, file sizes and times); ``label_encoding`` the table that mapped its labels to
+    train ids.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +60,7 @@ def read_record(folder: Path) -> PreparedRecord:
         raise UserError(f"{folder} is not a prepared folder: it has no {RECORD_FILE}")
     try:
         return PreparedRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a record of revt data prepare") from error
 
 
@@ -69,31 +68,23 @@ def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
     """The training images of a source from its prepared folder, as ``load_domain`` gives them.
 
     Args:
-        source: names the folder and what must have gone into it.
+        source: names the folder and the split that it was prepared from.
         max_size: the recipe's max size (width, height).
 
     Raises:
-        UserError: the folder is not there or incomplete, was made from something else or with
-            another max_size, or the source's files have changed since.
+        UserError: the folder is not there or incomplete, was made from another split or with
+            another max size, or the source's files have changed since.
     """
     folder = Path(str(source.prepared))
     record = read_record(folder)
     _check(record, source, max_size, folder)
-    image_suffix, label_suffix = SUFFIXES[record.format]
-    layout = Layout(
-        "converted", IMAGES, LABELS, image_suffix, label_suffix, label_table("train_ids")
-    )
+    layout = Layout("converted", IMAGES, LABELS, *SUFFIXES[record.format])
     match = Finder(folder.resolve()).find([layout], record.split, "a prepared folder")
     if len(match.pairs) != record.images or match.unusable:
         raise UserError(
             f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
         )
-    pairs = list(match.pairs.values())
-    rows = [(pair.name, pair.image.path, pair.label.path) for pair in pairs]
-    files: list[SourceFile] = [file for pair in pairs for file in (pair.image, pair.label)]
-    builder = partial(
-        PairsBuilder, rows, source.train, dataset_name="prepared", hash=fingerprint(files)
-    )
+    builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
     return dataset_of(builder, Decode(layout.table), source.train)
 
 
@@ -105,9 +96,10 @@ def canonical_options(spec: DomainSpec) -> dict[str, Any]:
 def _check(
     record: PreparedRecord, source: Source, max_size: tuple[int, int] | None, folder: Path
 ) -> None:
+    domain = get_domain(source.domain)
     wanted = {
         "domain": source.domain,
-        "config": get_domain(source.domain).chosen_config(source.config),
+        "config": domain.chosen_config(source.config),
         "options": canonical_options(source),
         "split": source.train,
     }
@@ -116,13 +108,13 @@ def _check(
             raise UserError(
                 f"{folder} was prepared with {key} {getattr(record, key)}, the recipe has {value}"
             )
-    # Which of its sides is the width does not matter to a max_size.
+    # The order of a max size's sides does not matter.
     if sorted(record.max_size or ()) != sorted(max_size or ()):
         raise UserError(
             f"{folder} was resized to {record.max_size}, the recipe's augmentation.max_size is "
             f"{max_size}: prepare it again, or change the recipe"
         )
-    if source.data_dir is None and get_domain(source.domain).needs_data_dir:
+    if source.data_dir is None and domain.needs_data_dir:
         return
     opened = open_domain(
         source.domain, source.train, source.data_dir, source.config, source.options

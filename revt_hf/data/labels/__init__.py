@@ -9,10 +9,11 @@ from revt_hf.data.labels.classes import (
     TRAIN_ID,
     colourise,
 )
-from revt_hf.data.labels.encodings import ENCODINGS, label_table
+from revt_hf.data.labels.encodings import CITYSCAPES_IDS, ENCODINGS, TRAIN_IDS, label_table
 from revt_hf.data.labels.tables import LabelTable, Reading
 
 __all__ = [
+    "CITYSCAPES_IDS",
     "CLASSES",
     "ENCODINGS",
     "IGNORE_INDEX",
@@ -20,6 +21,7 @@ __all__ = [
     "PALETTE",
     "SUBSETS",
     "TRAIN_ID",
+    "TRAIN_IDS",
     "LabelTable",
     "Reading",
     "colourise",

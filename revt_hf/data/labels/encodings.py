@@ -12,184 +12,98 @@ from revt_hf.data.labels.classes import CITYSCAPES_ID, IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data.labels.mapillary import MAPILLARY_TABLES
 from revt_hf.data.labels.tables import LabelTable, Reading
 
-_TRAIN_IDS = {
-    **{train_id: train_id for train_id in range(NUM_CLASSES)},
-    IGNORE_INDEX: IGNORE_INDEX,
-}
-
-_CITYSCAPES_IDS = {
+# License plates have the id -1 in Cityscapes; GTA5 stores 34, 8-bit files 255.
+_LICENSE_PLATE, _MINUS_ONE = {34: IGNORE_INDEX}, {255: IGNORE_INDEX}
+_IDS = {
     **dict.fromkeys(range(34), IGNORE_INDEX),
     **{raw: train_id for train_id, raw in CITYSCAPES_ID.items()},
 }
-_LICENSE_PLATE = 34
-# How an 8-bit file holds the id -1, which Cityscapes gives license plates.
-_MINUS_ONE = 255
-
-
-def _by_name(names: tuple[str | None, ...]) -> dict[int, int]:
-    """Raw ids by position; None is ignored."""
-    return {raw: TRAIN_ID[name] if name else IGNORE_INDEX for raw, name in enumerate(names)}
-
-
-_SYNTHIA = _by_name(
-    (
-        None,
-        "sky",
-        "building",
-        "road",
-        "sidewalk",
-        "fence",
-        "vegetation",
-        "pole",
-        "car",
-        "traffic sign",
-        "person",
-        "bicycle",
-        "motorcycle",
-        None,  # parking slot
-        None,  # road work
-        "traffic light",
-        "terrain",
-        "rider",
-        "truck",
-        "bus",
-        "train",
-        "wall",
-        None,  # lane marking
-    )
+# In these lists the position is the raw value; names that Cityscapes does not have are ignored.
+_SYNTHIA = (
+    "void|sky|building|road|sidewalk|fence|vegetation|pole|car|traffic sign|person|bicycle|"
+    "motorcycle|parking slot|road work|traffic light|terrain|rider|truck|bus|train|wall|"
+    "lane marking"
 )
-
-_CAMVID_11 = _by_name(
-    (
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "sidewalk",
-        "vegetation",
-        "traffic sign",
-        "fence",
-        "car",
-        "person",
-        "rider",  # "Bicyclist" covers rider and bicycle
-        None,
-    )
+# Rider is "Bicyclist", which covers riders and bicycles.
+_CAMVID_11 = "sky|building|pole|road|sidewalk|vegetation|traffic sign|fence|car|person|rider|void"
+_IDD = (
+    "road|parking|drivable fallback|sidewalk|rail track|non-drivable fallback|person|animal|rider|"
+    "motorcycle|bicycle|autorickshaw|car|truck|bus|caravan|trailer|train|vehicle fallback|curb|"
+    "wall|fence|guard rail|billboard|traffic sign|traffic light|pole|polegroup|"
+    "obs-str-bar-fallback|building|bridge|tunnel|vegetation|sky|fallback background|unlabeled|"
+    "ego vehicle|rectification border|out of roi|license plate"
 )
-
-# CamVid's 32 classes: name, colour, Cityscapes class of the same meaning.
-_CAMVID_32: tuple[tuple[str, int, str | None], ...] = (
-    ("Animal", 0x408040, None),
-    ("Archway", 0xC00080, "building"),
-    ("Bicyclist", 0x0080C0, "rider"),
-    ("Bridge", 0x008040, None),
-    ("Building", 0x800000, "building"),
-    ("Car", 0x400080, "car"),
-    ("CartLuggagePram", 0x4000C0, None),
-    ("Child", 0xC08040, "person"),
-    ("Column_Pole", 0xC0C080, "pole"),
-    ("Fence", 0x404080, "fence"),
-    ("LaneMkgsDriv", 0x8000C0, "road"),
-    ("LaneMkgsNonDriv", 0xC00040, "road"),
-    ("Misc_Text", 0x808040, None),
-    ("MotorcycleScooter", 0xC000C0, "motorcycle"),
-    ("OtherMoving", 0x804040, None),
-    ("ParkingBlock", 0x40C080, None),
-    ("Pedestrian", 0x404000, "person"),
-    ("Road", 0x804080, "road"),
-    ("RoadShoulder", 0x8080C0, None),
-    ("Sidewalk", 0x0000C0, "sidewalk"),
-    ("SignSymbol", 0xC08080, "traffic sign"),
-    ("Sky", 0x808080, "sky"),
-    ("SUVPickupTruck", 0x4080C0, "car"),
-    ("TrafficCone", 0x000040, None),
-    ("TrafficLight", 0x004040, "traffic light"),
-    ("Train", 0xC04080, "train"),
-    ("Tree", 0x808000, "vegetation"),
-    ("Truck_Bus", 0xC080C0, None),  # cannot be told apart
-    ("Tunnel", 0x400040, None),
-    ("VegetationMisc", 0xC0C000, "vegetation"),
-    ("Void", 0x000000, None),
-    ("Wall", 0x40C000, "wall"),
-)
-
-# IDD's 40 classes; names that Cityscapes has too are mapped, all others ignored.
-IDD_NAMES = (
-    "road",
-    "parking",
-    "drivable fallback",
-    "sidewalk",
-    "rail track",
-    "non-drivable fallback",
-    "person",
-    "animal",
-    "rider",
-    "motorcycle",
-    "bicycle",
-    "autorickshaw",
-    "car",
-    "truck",
-    "bus",
-    "caravan",
-    "trailer",
-    "train",
-    "vehicle fallback",
-    "curb",
-    "wall",
-    "fence",
-    "guard rail",
-    "billboard",
-    "traffic sign",
-    "traffic light",
-    "pole",
-    "polegroup",
-    "obs-str-bar-fallback",
-    "building",
-    "bridge",
-    "tunnel",
-    "vegetation",
-    "sky",
-    "fallback background",
-    "unlabeled",
-    "ego vehicle",
-    "rectification border",
-    "out of roi",
-    "license plate",
-)
-
-ENCODINGS: dict[str, LabelTable] = {
-    table.name: table
-    for table in (
-        LabelTable(_TRAIN_IDS, "train_ids"),
-        LabelTable(
-            {**_CITYSCAPES_IDS, _LICENSE_PLATE: IGNORE_INDEX, _MINUS_ONE: IGNORE_INDEX},
-            "cityscapes_ids",
-        ),
-        LabelTable({**_CITYSCAPES_IDS, _LICENSE_PLATE: IGNORE_INDEX}, "gta5_ids"),
-        LabelTable(_SYNTHIA, "synthia_ids", Reading.RED),
-        LabelTable(_CAMVID_11, "camvid_11"),
-        LabelTable(
-            {colour: TRAIN_ID[same] if same else IGNORE_INDEX for _, colour, same in _CAMVID_32},
-            "camvid_32",
-            Reading.COLOUR,
-        ),
-        LabelTable(
-            {
-                **{raw: TRAIN_ID.get(name, IGNORE_INDEX) for raw, name in enumerate(IDD_NAMES)},
-                _MINUS_ONE: IGNORE_INDEX,
-            },
-            "idd_ids",
-            polygons={name: raw for raw, name in enumerate(IDD_NAMES)},
-        ),
-        *MAPILLARY_TABLES.values(),
-    )
+# CamVid's 32 classes and their colours, by the Cityscapes class of the same meaning.
+_CAMVID_32 = {
+    "road": {"Road": 0x804080, "LaneMkgsDriv": 0x8000C0, "LaneMkgsNonDriv": 0xC00040},
+    "sidewalk": {"Sidewalk": 0x0000C0},
+    "building": {"Building": 0x800000, "Archway": 0xC00080},
+    "wall": {"Wall": 0x40C000},
+    "fence": {"Fence": 0x404080},
+    "pole": {"Column_Pole": 0xC0C080},
+    "traffic light": {"TrafficLight": 0x004040},
+    "traffic sign": {"SignSymbol": 0xC08080},
+    "vegetation": {"Tree": 0x808000, "VegetationMisc": 0xC0C000},
+    "sky": {"Sky": 0x808080},
+    "person": {"Pedestrian": 0x404000, "Child": 0xC08040},
+    "rider": {"Bicyclist": 0x0080C0},
+    "car": {"Car": 0x400080, "SUVPickupTruck": 0x4080C0},
+    "train": {"Train": 0xC04080},
+    "motorcycle": {"MotorcycleScooter": 0xC000C0},
+    "ignored": {
+        "Animal": 0x408040,
+        "Bridge": 0x008040,
+        "CartLuggagePram": 0x4000C0,
+        "Misc_Text": 0x808040,
+        "OtherMoving": 0x804040,
+        "ParkingBlock": 0x40C080,
+        "RoadShoulder": 0x8080C0,
+        "TrafficCone": 0x000040,
+        "Truck_Bus": 0xC080C0,  # trucks and buses cannot be told apart
+        "Tunnel": 0x400040,
+        "Void": 0x000000,
+    },
 }
+
+
+def _by_position(names: str) -> dict[int, int]:
+    return {raw: TRAIN_ID.get(name, IGNORE_INDEX) for raw, name in enumerate(names.split("|"))}
+
+
+TRAIN_IDS = LabelTable(
+    {**{i: i for i in range(NUM_CLASSES)}, IGNORE_INDEX: IGNORE_INDEX}, "train_ids"
+)
+CITYSCAPES_IDS = LabelTable({**_IDS, **_LICENSE_PLATE, **_MINUS_ONE}, "cityscapes_ids")
+_TABLES = (
+    TRAIN_IDS,
+    CITYSCAPES_IDS,
+    LabelTable({**_IDS, **_LICENSE_PLATE}, "gta5_ids"),
+    LabelTable(_by_position(_SYNTHIA), "synthia_ids", Reading.RED),
+    LabelTable(_by_position(_CAMVID_11), "camvid_11"),
+    LabelTable(
+        {
+            colour: TRAIN_ID.get(same, IGNORE_INDEX)
+            for same, classes in _CAMVID_32.items()
+            for colour in classes.values()
+        },
+        "camvid_32",
+        Reading.COLOUR,
+    ),
+    LabelTable(
+        {**_by_position(_IDD), **_MINUS_ONE},
+        "idd_ids",
+        polygons={name: raw for raw, name in enumerate(_IDD.split("|"))},
+    ),
+    *MAPILLARY_TABLES.values(),
+)
+ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
 
 
 def label_table(encoding: str | Mapping[int, int]) -> LabelTable:
     """The look-up table of a named encoding, or of a user's own mapping.
 
     Raises:
-        UserError: an unknown name, or a mapping with values out of range.
+        UserError: the name is unknown, or the mapping has values out of range.
     """
     if not isinstance(encoding, str):
         return LabelTable(encoding, "custom table")

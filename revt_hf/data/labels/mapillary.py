@@ -1,25 +1,27 @@
 """Mapillary Vistas to train ids: the maps in use, by name, for both versions of the labels.
 
-Papers map Mapillary's classes in different ways, which moves mIoU; ReVT's own map was never
-published. So every map has a name with a revision, and results carry it.
+Papers map Mapillary's classes in different ways, which changes mIoU; ReVT's own map was never
+published. So every map has a name with a revision, which results carry.
 
 - ``dg_standard``: RobustNet and HRDA (equal), and what SegFormer's ``MaillaryHack`` intends.
-- ``segformer_as_run``: ``MaillaryHack`` as it runs; it remaps in place, and wall becomes fence.
-- ``rein``: ``mapillary2cityscape.py`` of Rein. Its rules miss v2.0's traffic lights.
+- ``segformer_as_run``: ``MaillaryHack`` as it runs: it remaps in place, so wall becomes fence.
+- ``rein``: ``mapillary2cityscape.py`` of Rein; its rules miss v2.0's traffic lights.
 - ``ifn``: IFN_Dataloader's label definitions, matched by name.
 - ``ifn_as_run``: the colour script of IFN_Dataloader, where colours without a match become road.
 
-All but ``rein`` were made for v1.2. For v2.0 they are applied to the v1.2 class that a v2.0 class
-was split from; v2.0 classes without a clear origin are ignored.
+All but ``rein`` were made for v1.2. For v2.0 they apply to the v1.2 class from which a v2.0 class
+was split; v2.0 classes without a clear origin are ignored.
 """
 
 from revt_hf.data.labels.classes import IGNORE_INDEX, TRAIN_ID
 from revt_hf.data.labels.tables import LabelTable
 
-# A change of a map gets a new revision, so that old results keep their meaning.
+VERSIONS = ("v1.2", "v2.0")
+# Changing a map needs a new revision, so that old results keep their meaning.
 _REVISION = 1
+_IGNORED = "ignored"
 
-# The position is the raw value.
+# A name's position is its raw value.
 _V1_2_NAMES = (
     "Bird|Ground Animal|Curb|Fence|Guard Rail|Barrier|Wall|Bike Lane|Crosswalk - Plain|Curb Cut|"
     "Parking|Pedestrian Area|Rail Track|Road|Service Lane|Sidewalk|Bridge|Building|Tunnel|Person|"
@@ -58,129 +60,90 @@ _V2_0_NAMES = (
     "Other Vehicle|Trailer|Truck|Vehicle Group|Wheeled Slow|Water Valve|Car Mount|Dynamic|"
     "Ego Vehicle|Ground|Static|Unlabeled"
 )
-_V1_2, _V2_0 = _V1_2_NAMES.split("|"), _V2_0_NAMES.split("|")
+_NAMES = {"v1.2": _V1_2_NAMES.split("|"), "v2.0": _V2_0_NAMES.split("|")}
 
-# v1.2 class -> Cityscapes class; what is not listed is ignored.
+# Each map lists v1.2 classes by Cityscapes class. Equal names need no mention.
 _DG_STANDARD = {
-    "Road": "road",
-    "Lane Marking - General": "road",
-    "Manhole": "road",
-    "Curb": "sidewalk",
-    "Sidewalk": "sidewalk",
-    "Building": "building",
-    "Wall": "wall",
-    "Fence": "fence",
-    "Pole": "pole",
-    "Utility Pole": "pole",
-    "Traffic Light": "traffic light",
-    "Traffic Sign (Front)": "traffic sign",
-    "Vegetation": "vegetation",
-    "Terrain": "terrain",
-    "Sky": "sky",
-    "Person": "person",
-    "Bicyclist": "rider",
-    "Motorcyclist": "rider",
-    "Other Rider": "rider",
-    "Car": "car",
-    "Truck": "truck",
-    "Bus": "bus",
-    "On Rails": "train",
-    "Motorcycle": "motorcycle",
-    "Bicycle": "bicycle",
+    "road": "Lane Marking - General|Manhole",
+    "sidewalk": "Curb",
+    "pole": "Utility Pole",
+    "traffic sign": "Traffic Sign (Front)",
+    "rider": "Bicyclist|Motorcyclist|Other Rider",
+    "train": "On Rails",
 }
-# How the others differ from it; None is ignored.
-_DIFFERENCES: dict[str, dict[str, str | None]] = {
+# The other maps list how they differ from it.
+_MAPS: dict[str, dict[str, str]] = {
     "dg_standard": {},
-    "segformer_as_run": {"Wall": "fence"},
+    "segformer_as_run": {"fence": "Wall"},
     "rein": {
-        "Bike Lane": "road",
-        "Crosswalk - Plain": "road",
-        "Curb Cut": "sidewalk",
-        "Parking": "road",
-        "Pedestrian Area": "sidewalk",
-        "Service Lane": "road",
-        "Lane Marking - Crosswalk": "road",
-        "Manhole": None,
-        "Street Light": "pole",
-        "Traffic Sign Frame": "traffic sign",
-        "Traffic Sign (Back)": "traffic sign",
+        "road": "Bike Lane|Crosswalk - Plain|Parking|Service Lane|Lane Marking - Crosswalk",
+        "sidewalk": "Curb Cut|Pedestrian Area",
+        "pole": "Street Light",
+        "traffic sign": "Traffic Sign Frame|Traffic Sign (Back)",
+        _IGNORED: "Manhole",
     },
     "ifn": {
-        "Curb": None,
-        "Bike Lane": "road",
-        "Crosswalk - Plain": "road",
-        "Lane Marking - Crosswalk": "road",
-        "Manhole": None,
-        "Utility Pole": None,
+        "road": "Bike Lane|Crosswalk - Plain|Lane Marking - Crosswalk",
+        _IGNORED: "Curb|Manhole|Utility Pole",
     },
     "ifn_as_run": {
-        "Curb": "road",
-        "Bike Lane": "road",
-        "Crosswalk - Plain": "road",
-        "Curb Cut": "road",
-        "Service Lane": "road",
-        "Motorcyclist": "road",
-        "Other Rider": "road",
-        "Lane Marking - Crosswalk": "road",
-        "Pothole": "road",
-        "Utility Pole": None,
+        "road": (
+            "Curb|Bike Lane|Crosswalk - Plain|Curb Cut|Service Lane|Motorcyclist|Other Rider|"
+            "Lane Marking - Crosswalk|Pothole"
+        ),
+        _IGNORED: "Utility Pole",
     },
 }
-
-# The v1.2 class that a v2.0 class was split from, where the names differ.
-_ORIGIN = {
+# Rein's own rules for v2.0, where they differ from those for the class it was split from.
+_REIN_V2_0 = {
+    "road": "Parking Meter",
+    "traffic sign": "Signage - Back|Traffic Sign - Ambiguous",
+    "rider": "Traffic Light - Cyclists",
+    _IGNORED: (
+        "Garage|Person Group|Traffic Light - General (Single)|Traffic Light - Pedestrians|"
+        "Traffic Light - General (Upright)|Traffic Light - General (Horizontal)|"
+        "Traffic Light - Other"
+    ),
+}
+# v2.0 classes by the v1.2 class that they were split from, where the names differ, by prefix.
+_ORIGINS = {
     "Parking Aisle": "Parking",
     "Garage": "Building",
     "Person Group": "Person",
     "Pole Group": "Pole",
+    "Traffic Light - ": "Traffic Light",
     "Lane Marking (only) - Crosswalk": "Lane Marking - Crosswalk",
+    "Lane Marking (only) - ": "Lane Marking - General",
+    "Lane Marking - ": "Lane Marking - General",
     "Traffic Sign - Direction (Front)": "Traffic Sign (Front)",
     "Traffic Sign - Parking": "Traffic Sign (Front)",
     "Traffic Sign - Temporary (Front)": "Traffic Sign (Front)",
     "Traffic Sign - Direction (Back)": "Traffic Sign (Back)",
     "Traffic Sign - Temporary (Back)": "Traffic Sign (Back)",
 }
-_ORIGIN_OF_KIND = {
-    "Lane Marking - ": "Lane Marking - General",
-    "Lane Marking (only) - ": "Lane Marking - General",
-    "Traffic Light - ": "Traffic Light",
-}
-# Rein's own rules on v2.0, where they differ from those on the origin.
-_REIN_V2_0: dict[str, str | None] = {
-    "Garage": None,
-    "Person Group": None,
-    "Parking Meter": "road",
-    "Signage - Back": "traffic sign",
-    "Traffic Sign - Ambiguous": "traffic sign",
-    **{name: None for name in _V2_0 if name.startswith("Traffic Light - ")},
-    "Traffic Light - Cyclists": "rider",
-}
-
-MAPS = tuple(_DIFFERENCES)
-VERSIONS = ("v1.2", "v2.0")
 
 
 def _origin(name: str) -> str:
-    if name in _V1_2:
+    if name in _NAMES["v1.2"]:
         return name
-    kinds = (origin for kind, origin in _ORIGIN_OF_KIND.items() if name.startswith(kind))
-    return _ORIGIN.get(name) or next(kinds, name)
+    return next((v1_2 for prefix, v1_2 in _ORIGINS.items() if name.startswith(prefix)), name)
+
+
+def _by_class(classes: dict[str, str]) -> dict[str, str]:
+    return {name: same for same, names in classes.items() for name in names.split("|")}
 
 
 def _table(version: str, map_name: str) -> LabelTable:
-    classes: dict[str, str | None] = {**_DG_STANDARD, **_DIFFERENCES[map_name]}
-    if version == "v2.0":
-        classes = {name: classes.get(_origin(name)) for name in _V2_0}
-        if map_name == "rein":
-            classes |= _REIN_V2_0
-    names = _V1_2 if version == "v1.2" else _V2_0
+    classes = _by_class(_DG_STANDARD) | _by_class(_MAPS[map_name])
+    own = _by_class(_REIN_V2_0) if (version, map_name) == ("v2.0", "rein") else {}
     mapping = {}
-    for raw, name in enumerate(names):
-        same = classes.get(name)
-        mapping[raw] = TRAIN_ID[same] if same else IGNORE_INDEX
+    for raw, name in enumerate(_NAMES[version]):
+        origin = _origin(name)
+        same = own.get(name) or classes.get(origin, origin.lower())
+        mapping[raw] = TRAIN_ID.get(same, IGNORE_INDEX)
     return LabelTable(mapping, f"mapillary_{version}/{map_name}@{_REVISION}")
 
 
 MAPILLARY_TABLES = {
-    (version, map_name): _table(version, map_name) for version in VERSIONS for map_name in MAPS
+    (version, map_name): _table(version, map_name) for version in VERSIONS for map_name in _MAPS
 }

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels.classes import IGNORE_INDEX, NUM_CLASSES
 
-# Marks a value that no label file of the encoding may hold; no train id is that high.
+# Marks raw values outside the encoding; no train id is that high.
 _UNKNOWN = 254
-# The table's length follows from what a pixel can hold.
+# A table has an entry for every value that a pixel can hold.
 _ENTRIES = {np.dtype(np.uint8): 1 << 8, np.dtype(np.uint16): 1 << 16, np.dtype(np.uint32): 1 << 24}
 
 
 class Reading(Enum):
-    """Where in a label image the raw value of a pixel stands."""
+    """Where in a label image a pixel's raw value is stored."""
 
     VALUE = "value"  # the one channel, or the palette index; 8 or 16 bit
     RED = "red"  # the first channel of 16-bit colours; the others hold something else
@@ -30,13 +30,13 @@ class LabelTable:
 
     Args:
         mapping: raw value (0..65535, or 0xRRGGBB for colours) -> train id (0..18) or 255
-            (ignored). Values that are not listed may not occur in a label file.
-        name: how error messages and results call the encoding.
-        reading: where the raw value stands.
-        polygons: for encodings whose labels come as polygons: class name -> raw value.
+            (ignored). A label file with any other value is refused.
+        name: the encoding's name in error messages and results.
+        reading: where the raw value is stored.
+        polygons: class name -> raw value, for encodings whose labels come as polygons.
 
     Raises:
-        UserError: a raw value or train id out of range.
+        UserError: a raw value or train id is out of range.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class LabelTable:
         reading: Reading = Reading.VALUE,
         polygons: Mapping[str, int] | None = None,
     ) -> None:
+        self.mapping = dict(mapping)
         self.name = name
         self.reading = reading
         self.polygons = dict(polygons or {})
+        self._tables: dict[int, NDArray[np.uint8]] = {}
         largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
         for raw, train_id in mapping.items():
             if not 0 <= raw <= largest:
@@ -58,55 +60,44 @@ class LabelTable:
                     f"label table '{name}': {raw} maps to {train_id}, which is neither a train id "
                     f"(0..{NUM_CLASSES - 1}) nor {IGNORE_INDEX} (ignored)"
                 )
-        self.mapping = dict(mapping)
-        self._tables: dict[int, NDArray[np.uint8]] = {}
 
     def __reduce__(self) -> Any:
-        # Workers build the tables anew: the colours' takes 16 MiB.
+        # Workers rebuild the arrays: the one for colours takes 16 MiB.
         return LabelTable, (self.mapping, self.name, self.reading, self.polygons)
 
     def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
         """Map raw labels (H, W), uint8, uint16 or uint32, to train ids (H, W), uint8.
 
         Raises:
-            UserError: a value that the encoding does not have.
+            UserError: a value is not in the encoding.
         """
-        labels = self._look_up(raw)
-        if (labels == _UNKNOWN).any():
-            value, count = next(iter(self._counted(raw, labels).items()))
+        labels, unknown = self.lenient(raw)
+        if unknown:
+            value, count = next(iter(unknown.items()))
             raise UserError(
                 f"{self.described({value: count})} is not in the encoding '{self.name}'"
             )
         return labels
 
     def lenient(self, raw: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[int, int]]:
-        """Train ids, unknown values ignored; and the unknown values with their pixel counts."""
-        labels = self._look_up(raw)
-        unknown = self._counted(raw, labels)
-        labels[labels == _UNKNOWN] = IGNORE_INDEX
-        return labels, unknown
+        """Train ids with unknown values ignored, and the unknown values with their pixel counts."""
+        table = self._table(_ENTRIES[raw.dtype])
+        labels: NDArray[np.uint8] = cv2.LUT(raw, table) if raw.dtype == np.uint8 else table[raw]
+        unknown = labels == _UNKNOWN
+        if not unknown.any():
+            return labels, {}
+        values, counts = np.unique(raw[unknown], return_counts=True)
+        labels[unknown] = IGNORE_INDEX
+        return labels, dict(zip(values.tolist(), counts.tolist(), strict=True))
 
     def described(self, unknown: Mapping[int, int]) -> str:
         """``label value 77 (48 pixels)``, or the colour, for one or several values."""
-        listed = []
-        for value, count in unknown.items():
-            shown = str(value)
-            if self.reading is Reading.COLOUR:
-                shown = f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
-            listed.append(f"{shown} ({count} pixels)")
-        kind = "colour" if self.reading is Reading.COLOUR else "value"
-        return f"label {kind} {', '.join(listed)}"
-
-    def _look_up(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        table = self._table(_ENTRIES[raw.dtype])
-        if raw.dtype == np.uint8:
-            return np.asarray(cv2.LUT(raw, table), dtype=np.uint8)
-        return table.take(raw)
-
-    @staticmethod
-    def _counted(raw: NDArray[Any], labels: NDArray[np.uint8]) -> dict[int, int]:
-        values, counts = np.unique(raw[labels == _UNKNOWN], return_counts=True)
-        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+        colours = self.reading is Reading.COLOUR
+        listed = ", ".join(
+            f"{(raw >> 16, raw >> 8 & 255, raw & 255) if colours else raw} ({count} pixels)"
+            for raw, count in unknown.items()
+        )
+        return f"label {'colour' if colours else 'value'} {listed}"
 
     def _table(self, entries: int) -> NDArray[np.uint8]:
         if entries not in self._tables:

@@ -24,7 +24,7 @@ from tests.helpers.on_disk import (
     save_image,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::revt_hf.data.domains.base.DataWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::revt_hf.core.errors.DataWarning")
 
 # Domains without files of their own have tests of their own.
 WITHOUT_FILES = {"streets", "corruptions"}

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains import DOMAINS, load_domain, open_domain
-from revt_hf.data.domains.acdc import CONDITIONS
-from revt_hf.data.domains.base import DataWarning, SourceFile
+from revt_hf.data.domains.base import SourceFile
 from revt_hf.data.domains.camvid import frames
-from revt_hf.data.domains.cityscapes import DEV_CITIES
-from revt_hf.data.domains.gta5 import _robustnet, split_by_hash
+from revt_hf.data.domains.catalogue import DEV_CITIES
+from revt_hf.data.domains.gta5 import robustnet_split, split_by_hash
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
     CASE,
@@ -26,6 +25,7 @@ from tests.helpers.on_disk import (
     save_image,
 )
 
+CONDITIONS = ("fog", "night", "rain", "snow")
 GTA = FACTS["gta_split"]
 REMOVED = set(GTA["robustnet_removed_from_train"])
 BLANK = {number for numbers in GTA["blank_images"].values() for number in numbers}
@@ -120,7 +120,7 @@ def gta_names(numbers):
 
 
 def official_gta(split):
-    return _robustnet(split) | (REMOVED if split == "train" else set())
+    return robustnet_split(split) | (REMOVED if split == "train" else set())
 
 
 def write_split_mat(path, **ids):
@@ -204,7 +204,7 @@ def test_gta5_with_another_mat_file(content, root, names):
 
 
 def test_gta5_list_of_robustnet():
-    parts = {split: set(_robustnet(split)) for split in GTA["official"]}
+    parts = {split: set(robustnet_split(split)) for split in GTA["official"]}
     assert [len(parts[split]) for split in ("train", "val", "test")] == GTA["robustnet_counts"]
     assert GTA["robustnet_counts"] == [12_388, 6_382, 6_181]
     everything = set().union(*parts.values())
@@ -220,7 +220,7 @@ def test_gta5_robustnet_needs_no_split_mat(root, names):
     touch(CASE["gta5-palette"], root, gta_names(range(1, 31)))
     found = {split: names("gta5", split, split="robustnet") for split in GTA_KEYS}
     for split in GTA_KEYS:
-        assert found[split] == gta_names(n for n in range(1, 31) if n in _robustnet(split))
+        assert found[split] == gta_names(n for n in range(1, 31) if n in robustnet_split(split))
     assert joined(found) == gta_names(range(1, 31))
 
 

@@ -1,0 +1,269 @@
+"""Datasets that need little more than a declaration: licenses, splits, and layouts on disk."""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from revt_hf.data.domains.base import Facts, Sharing
+from revt_hf.data.domains.files import read_split_file
+from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.domains.registration import register_domain
+from revt_hf.data.labels import CITYSCAPES_IDS, label_table
+
+_CC_3 = Sharing("confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0")
+
+# Whole cities, so that no street is on both sides; about a sixth of the training images.
+DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
+_CITYSCAPES_INSIDE = {"dev": "train", "train_without_dev": "train"}
+_CITYSCAPES = ("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png")
+
+
+@register_domain
+class Cityscapes(PairedDomain):
+    """Cityscapes, fine annotations (Cordts et al., CVPR 2016): 50 German and Swiss cities.
+
+    ``dev`` is cut out of the official ``train``. The original implementation's list for it was
+    never published: here it is five cities, or what ``split_files: {dev: ...}`` names.
+    """
+
+    name = "cityscapes"
+    facts = Facts(
+        kind="real",
+        license="Cityscapes terms: non-commercial, no redistribution",
+        download=(
+            "the Cityscapes site (registration): leftImg8bit_trainvaltest and gtFine_trainvaltest"
+        ),
+        sharing=Sharing("no", "its terms forbid to pass it on, changed versions included"),
+        images={"train": 2_975, "val": 500},
+    )
+    split_names = ("train", "val", "dev", "train_without_dev")
+    inside = _CITYSCAPES_INSIDE
+    hidden_test = True
+    wrappers = ("cityscapes",)
+    layouts = (
+        Layout("official", *_CITYSCAPES, "_gtFine_labelIds.png", CITYSCAPES_IDS),
+        Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
+    )
+
+    def chosen(
+        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
+    ) -> Collection[str] | None:
+        if split not in self.inside:
+            return None
+        if "dev" in options.split_files:
+            path = data_dir / options.split_files["dev"]
+            dev = set(read_split_file(path, names, match.layout.image_suffixes)[0])
+        else:
+            dev = {name for name in names if name.split("/")[0] in DEV_CITIES}
+        return dev if split == "dev" else {*names} - dev
+
+
+@register_domain
+class Bdd100k(PairedDomain):
+    """BDD100K, semantic segmentation (Yu et al., CVPR 2020): the 10k images, from US dash cams.
+
+    They are not a part of the 100k images. The files hold train ids already.
+    """
+
+    name = "bdd100k"
+    facts = Facts(
+        kind="real",
+        license="BDD100K license (educational, research and not-for-profit use)",
+        download="the BDD100K portal (registration): 10K Images and Segmentation",
+        sharing=Sharing(
+            "confirm",
+            "its license allows not-for-profit redistribution with its notice kept, so its notice "
+            "must go into the repository",
+        ),
+        images={"train": 7_000, "val": 1_000},
+    )
+    split_names = ("train", "val")
+    hidden_test = True
+    wrappers = ("bdd100k",)
+    layouts = (
+        Layout("official", "images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png"),
+        Layout("official", "seg/images/{split}", "seg/labels/{split}", ".jpg", "_train_id.png"),
+        Layout("converted", "images/{split}", "labels/{split}", ".jpg", "_train_id.png"),
+        Layout("converted", "images/10k/{split}", "labels/semseg/masks/{split}", ".jpg", ".png"),
+        Layout("converted", "images/{split}", "labels/{split}", ".jpg", ".png"),
+    )
+
+
+_ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
+_ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
+_ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
+_ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
+_ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
+
+
+def _acdc_layouts(config: str) -> list[Layout]:
+    own, parts = "_gt_labelTrainIds.png", _ACDC_PARTS[config]
+    return [
+        Layout("official", *_ACDC, own, parts=parts, config=config),
+        Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS, parts=parts, config=config),
+        Layout("converted", *_ACDC_BY_SPLIT, own, parts=parts, config=config),
+    ]
+
+
+@register_domain
+class Acdc(PairedDomain):
+    """ACDC (Sakaridis et al., ICCV 2021): the same Swiss roads in fog, at night, in rain and snow.
+
+    (Not the cardiac dataset of the same name.)
+    """
+
+    name = "acdc"
+    facts = Facts(
+        kind="real",
+        license="ACDC license: non-commercial research",
+        download="the ACDC site of ETH Zurich (registration): rgb_anon and gt archives",
+        sharing=Sharing("no", "its license is for its users' own non-commercial research"),
+        images={"train": 400 * len(_ACDC_VAL), "val": sum(_ACDC_VAL.values())},
+        images_of={name: {"train": 400, "val": count} for name, count in _ACDC_VAL.items()},
+    )
+    configs = tuple(_ACDC_PARTS)
+    split_names = ("train", "val")
+    hidden_test = True
+    wrappers = ("acdc",)
+    layouts = (
+        *(one for config in _ACDC_PARTS for one in _acdc_layouts(config)),
+        # A flat folder does not tell the conditions apart.
+        Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
+    )
+
+
+@register_domain
+class Kitti2015(PairedDomain):
+    """KITTI 2015, semantics (Alhaija et al., IJCV 2018): 200 labelled images from Karlsruhe.
+
+    All of them are ``val``, as the field evaluates on them.
+    """
+
+    name = "kitti2015"
+    facts = Facts(
+        kind="real",
+        license="CC BY-NC-SA 3.0",
+        download="the KITTI site, semantics benchmark: data_semantics (the version of April 2018)",
+        sharing=_CC_3,
+        images={"val": 200},
+    )
+    split_names = ("val",)
+    hidden_test = True
+    wrappers = ("data_semantics", "kitti")
+    layouts = (
+        Layout("official", "training/image_2", "training/semantic", ".png", ".png", CITYSCAPES_IDS),
+        # How many of the 200 the original implementation's own copy held is unknown.
+        Layout(
+            *("converted", "images/validation", "labels/validation", ".png"),
+            "_labelTrainIds.png",
+            counted=False,
+        ),
+    )
+
+
+_WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
+
+
+@register_domain
+class Wilddash(PairedDomain):
+    """WildDash 1 (Zendel et al., ECCV 2018): hard road scenes from all over the world.
+
+    WildDash 2 has panoptic labels and is not covered.
+    """
+
+    name = "wilddash"
+    facts = Facts(
+        kind="real",
+        license="CC BY-NC at second hand, version not known",
+        download="the WildDash site (registration): wd_val_01",
+        sharing=Sharing("no", "its license was not read at first hand"),
+        images={"val": 70},
+    )
+    split_names = ("val",)
+    hidden_test = True
+    layouts = (
+        Layout("official", *_WILDDASH, "_100000_labelIds.png", CITYSCAPES_IDS),
+        Layout("converted", *_WILDDASH, "_100000_labelTrainIds.png"),
+    )
+
+
+# Parts I and II have different images.
+_IDD = ("leftImg8bit/{split}", "gtFine/{split}", ("_leftImg8bit.png", "_leftImg8bit.jpg"))
+
+
+@register_domain
+class Idd(PairedDomain):
+    """IDD, the India Driving Dataset, segmentation part I (Varma et al., WACV 2019).
+
+    The download holds polygons, which are drawn while reading; labels made by IDD's own tool are
+    taken where there are no polygons. There is no terrain class.
+    """
+
+    name = "idd"
+    facts = Facts(
+        kind="real",
+        license="IDD terms of use (registration)",
+        download="the IDD site of IIIT Hyderabad (registration): IDD Segmentation, part I",
+        sharing=Sharing("no", "its terms of use were not read at first hand"),
+        images={"train": 6_993, "val": 981},
+    )
+    split_names = ("train", "val")
+    hidden_test = True
+    wrappers = ("IDD_Segmentation",)
+    layouts = (
+        Layout("official", *_IDD, "_gtFine_polygons.json", label_table("idd_ids")),
+        Layout("official", *_IDD, "_gtFine_labelids.png", label_table("idd_ids")),
+        Layout("converted", *_IDD, "_gtFine_labelTrainIds.png"),
+    )
+
+
+class SynthiaOptions(PairedOptions):
+    """Options of ``synthia``: ``split_seed`` decides which 70 % are ``train``."""
+
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+# Some archives hold the folder of labels twice, one in the other.
+_SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
+
+
+@register_domain
+class Synthia(PairedDomain):
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images.
+
+    There is no official division: ``train`` and ``val`` are drawn by a seed. Labels are the first
+    channel of 16-bit colours; terrain, truck and train do not occur.
+    """
+
+    name = "synthia"
+    facts = Facts(
+        kind="synthetic",
+        license="CC BY-NC-SA 3.0",
+        download="the SYNTHIA page of the CVC Barcelona: SYNTHIA_RAND_CITYSCAPES (one .rar)",
+        sharing=_CC_3,
+        images={"train": 6_580, "val": 2_820, "full": 9_400},
+    )
+    options_model = SynthiaOptions
+    split_names = ("train", "val", "full")
+    wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
+    layouts = (
+        *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
+        *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
+    )
+
+    def chosen(
+        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
+    ) -> Collection[str] | None:
+        if split == "full":
+            return None
+
+        def draw(name: str) -> bytes:
+            return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
+
+        shuffled = sorted(names, key=draw)
+        train = round(0.7 * len(names))  # 6580 of 9400, the size of RobustNet's random division
+        return set(shuffled[:train] if split == "train" else shuffled[train:])

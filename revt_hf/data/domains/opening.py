@@ -1,0 +1,186 @@
+"""Open and load splits of domains: the Arrow table, cached or in memory, and its rows as arrays."""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.core.errors import DataWarning, UserError
+from revt_hf.data.domains.base import Opened, arrow_split, checked_options
+from revt_hf.data.domains.registration import get_domain
+from revt_hf.data.reading import Decode
+
+
+def open_domain(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    config: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Opened:
+    """Find one split of a domain, without reading an image; arguments as for :func:`load_domain`.
+
+    Raises:
+        UserError: unknown domain, config, option or split; data that are not there.
+    """
+    domain = get_domain(name)
+    folder = Path(data_dir) if data_dir is not None else None
+    if folder is not None and not domain.needs_data_dir:
+        raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
+    settings = checked_options(domain, options or {})
+    return domain.open(split, folder, domain.chosen_config(config), settings)
+
+
+def load_domain(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    config: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    streaming: bool = False,
+) -> Any:
+    """Load one split of a domain, with labels as train ids.
+
+    Each row has ``image`` (H, W, 3) uint8 RGB, ``label`` (H, W) uint8 with 0..18 and 255
+    (ignored), and ``name``. The Arrow table underneath holds paths (PNG bytes for ``streets``);
+    ``reset_format()`` shows it.
+
+    Args:
+        name: of the domain; ``revt data list`` shows all.
+        split: such as ``train`` or ``val``.
+        data_dir: the folder of its data, in any layout that the domain supports.
+        config: a variant of the domain, such as ``night`` of ``acdc``; default: its first.
+        options: of the domain, such as ``{"split": "robustnet"}`` of ``gta5``.
+        cache_dir: where ``datasets`` keeps the table; default: its own cache.
+        num_proc: processes that build the table.
+        streaming: return a ``datasets.IterableDataset``, which builds no table at all.
+
+    Returns:
+        A ``datasets.Dataset`` (or ``IterableDataset``).
+
+    Raises:
+        UserError: unknown domain, config, option or split; missing or incomplete data.
+    """
+    opened = open_domain(name, split, data_dir, config, options)
+    opened.check(f"{name}/{split}")
+    return dataset_of(opened.builder, opened.decode, split, cache_dir, num_proc, streaming)
+
+
+def dataset_of(
+    make_builder: Callable[..., datasets.DatasetBuilder],
+    decode: Decode,
+    split: str,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    streaming: bool = False,
+) -> Any:
+    """The images that a builder lists, decoded when they are read; see :func:`load_domain`."""
+    if not streaming:
+        return table_of(make_builder, split, cache_dir, num_proc).with_transform(decode)
+    try:
+        builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the datasets cache cannot be used ({error}): set HF_DATASETS_CACHE to a folder "
+            "that can be written"
+        ) from error
+    rows = builder.as_streaming_dataset(split=arrow_split(split))
+    return rows.map(decode, batched=True, batch_size=1)
+
+
+def table_of(
+    make_builder: Callable[..., datasets.DatasetBuilder],
+    split: str,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """The undecoded table of a split; arguments as for :func:`load_domain`.
+
+    If the cache cannot be written or holds a damaged table, warns and builds it in memory.
+
+    Raises:
+        UserError: the builder raises it; or there is no room for the table anywhere.
+    """
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    try:
+        return _built(make_builder, split, cache, num_proc, in_memory=False)
+    except UserError:
+        raise
+    # pyarrow, json and the file system raise anything for a damaged cache.
+    except Exception as error:
+        problem = str(error).partition("\n")[0] or type(error).__name__
+    try:
+        with tempfile.TemporaryDirectory(prefix="revt-hf-") as scratch:
+            table = _built(make_builder, split, Path(scratch), num_proc, in_memory=True)
+    except OSError as error:
+        raise UserError(
+            f"the datasets cache {cache} cannot be used ({problem}), nor can a temporary folder "
+            f"({error.strerror or error}): set HF_DATASETS_CACHE or TMPDIR to a folder that can be "
+            "written"
+        ) from error
+    warnings.warn(
+        f"the datasets cache {cache} cannot be used ({problem}): the table of '{split}' is built "
+        "in memory; empty that folder, or set HF_DATASETS_CACHE to one that can be written",
+        DataWarning,
+        stacklevel=2,
+    )
+    return table
+
+
+def _built(
+    make_builder: Callable[..., datasets.DatasetBuilder],
+    split: str,
+    cache: Path,
+    num_proc: int | None,
+    in_memory: bool,
+) -> datasets.Dataset:
+    name = arrow_split(split)
+    with _no_progress_bars():
+        builder = make_builder(cache_dir=str(cache))
+        try:
+            builder.download_and_prepare(num_proc=num_proc)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ or error from error
+        table = builder.as_dataset(split=name, in_memory=in_memory)
+    if len(table) != builder.info.splits[name].num_examples:
+        raise ValueError(f"its table of '{split}' is not complete")
+    # Damaged bytes must fail here, not in the middle of a training.
+    table.data.validate(full=True)
+    return table
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Tables of paths are built too quickly for progress bars; restores the caller's setting."""
+    already = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not already:
+            datasets.enable_progress_bars()
+
+
+def label_encoding(images: Any) -> str | None:
+    """The name of the label table that a loaded split is read with; None for other rows."""
+    form = getattr(images, "format", None) or {"format_kwargs": {}}
+    transform = form["format_kwargs"].get("transform")
+    return transform.table.name if isinstance(transform, Decode) else None
+
+
+def load_spec(spec: DomainSpec, split: str) -> datasets.Dataset:
+    """Load one split of the domain that a recipe names; see :func:`load_domain`."""
+    return load_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
+
+
+def domain_label(spec: DomainSpec, split: str) -> str:
+    """A short name of a split for tables and reports."""
+    folder = Path(spec.data_dir) if spec.data_dir else None
+    return get_domain(spec.domain).label(split, folder, spec.config, spec.options)
