@@ -8,10 +8,11 @@ import typer
 from revt_hf.cli import (
     analysis,
     benchmark,
-    checkpoints,
     curves,
+    demo,
     evaluate,
     experiments,
+    model_folders,
     predict,
     push,
     results,
@@ -30,11 +31,12 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
-checkpoints.register(app)
 curves.register(app)
 analysis.register(app)
+demo.register(app)
 evaluate.register(app)
 experiments.register(app)
+model_folders.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)
@@ -84,7 +86,8 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with images."""
-    from revt_hf.core.outputs import check_output_file, write_json
+    from revt_hf.core.outputs import check_output_file
+    from revt_hf.evaluation.result import write_results
     from revt_hf.results.command import report_command
 
     inputs = [recipe, *members, *revts, start]
@@ -92,24 +95,8 @@ def report(
     check_output_file(json_file, inputs=inputs)
     results = report_command(output, recipe, members, revts, start, max_size, quiet, overwrite)
     if json_file is not None:
-        write_json(json_file, [result.to_json() for result in results])
+        write_results(json_file, results)
     say(f"open {output}")
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
-    ] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train, merge and compare on built-in street scenes; writes a page to look at."""
-    from revt_hf.demo.run import run_demo
-
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")
 
 
 @recipe_app.command("schema")

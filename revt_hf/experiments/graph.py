@@ -5,7 +5,7 @@ How an experiment becomes a graph of them: :mod:`revt_hf.experiments.steps`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -13,11 +13,11 @@ from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import Kind, PaperKey
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.experiments.recipe import Experiment, PaperRow
-from revt_hf.merging.plan import Rule
+from revt_hf.experiments.recipe import Experiment
+from revt_hf.merging.merge_spec import Rule
 
-Kind = Literal["init", "member", "merge", "recalibrated", "ensemble", "selection"]
 _MOST_STEPS = 20_000
 
 
@@ -104,7 +104,7 @@ class Network:
     seed: int | None
     parts: tuple[str, ...]
     head: str | None = None
-    paper: PaperRow | None = None
+    paper: PaperKey | None = None
     combine: str | None = None
 
 

@@ -15,6 +15,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.data.domains import open_domain
 from revt_hf.data.domains.base import Opened
+from revt_hf.evaluation.result import read_results
 from revt_hf.experiments.contents import Contents, check_stamp, fingerprint_of
 from revt_hf.experiments.folder import STEPS_FOLDER
 from revt_hf.experiments.graph import (
@@ -157,8 +158,9 @@ class Ledger:
             return self._contents.of_checkpoint(self.model_of(step_id))
         if isinstance(step.work, Score):
             # Not its labels, which may change.
-            rows = read_json_object(self.result_of(step_id)).get("results")
-            return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+            results = read_results([self.result_of(step_id)])
+            scores = [result.model_dump(mode="json", include={"scores"}) for result in results]
+            return hashlib.sha256(json.dumps(scores, sort_keys=True).encode()).hexdigest()
         return fingerprint_of(self._read(step_id)["result"])
 
     def missing_data(self, step_id: str) -> str | None:

@@ -7,10 +7,11 @@ from math import comb
 
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.graph import Graph, Kind, MergeWork, Network, Recalibrate, Step
+from revt_hf.evaluation.result import Kind
+from revt_hf.experiments.graph import Graph, MergeWork, Network, Recalibrate, Step
 from revt_hf.experiments.named_members import NamedMember, one_member, seed_text
 from revt_hf.experiments.recipe import Experiment, Grid, Merge
-from revt_hf.merging.plan import MergeSpec, Rule, check_spec
+from revt_hf.merging.merge_spec import MergeSpec, Rule, check_spec
 
 _MOST_POINTS = 10_000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from revt_hf.experiments.graph import Graph, MergeWork, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.plan import MergeSpec
+from revt_hf.merging.merge_spec import MergeSpec
 
 
 def make_merge(step: Step, graph: Graph, ledger: Ledger, folder: Path) -> Path:

@@ -4,18 +4,18 @@ from pathlib import Path
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.result import read_results
 from revt_hf.experiments.graph import Graph, Network
 from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.score_steps import evaluations, read_evaluation
+from revt_hf.experiments.score_steps import evaluations, read_result
 from revt_hf.results.build import Entry, assemble
-from revt_hf.results.collect import read_measurements
 from revt_hf.results.formats import TableFormat, formatted, print_tables
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.page import Model, write_page
 from revt_hf.results.report import Kind
+from revt_hf.results.results import scores_of
 from revt_hf.results.rows import TableOptions
-from revt_hf.results.summary import score_from_result
 
 _SUFFIXES = {
     TableFormat.markdown: ".md",
@@ -50,9 +50,7 @@ def write_outputs(graph: Graph, ledger: Ledger, folder: Path, name: str, quiet: 
     found = evaluations(graph, ledger)
     if not found:
         return []
-    tables = build_tables(
-        read_measurements(found), TableOptions(cost=graph.experiment.evaluate.cost)
-    )
+    tables = build_tables(read_results(found), TableOptions(cost=graph.experiment.evaluate.cost))
     written = []
     for chosen, suffix in _SUFFIXES.items():
         path = folder / "tables" / f"{name}{suffix}"
@@ -85,10 +83,11 @@ def _write_report(graph: Graph, ledger: Ledger, page: Path, table: str) -> bool:
         Entry(Model(_name(n), _PAGE_KINDS[n.kind], _note(n)), Path(ledger.model_of(n.parts[0])))
         for n in networks
     ]
-    scores = [
-        score_from_result({**row, "model": _name(network), "domain": row["label"]})
+    results = [
+        read_result(ledger.evaluation_of(protocol, network.id)).model_copy(
+            update={"model": _name(network)}
+        )
         for network in networks
-        for row in read_evaluation(ledger.evaluation_of(protocol, network.id))["results"]
     ]
     report = assemble(
         graph.experiment.title,
@@ -97,7 +96,7 @@ def _write_report(graph: Graph, ledger: Ledger, page: Path, table: str) -> bool:
         {entry.model.name: load_for_evaluation(entry.folder) for entry in entries},
         [(split, load_spec(split.spec, split.split)) for split in graph.splits],
         evaluation,
-        scores,
+        scores_of(results),
         {"All seeds, heads and ensembles": table},
     )
     write_page(report, page)

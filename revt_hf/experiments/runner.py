@@ -223,19 +223,19 @@ class _Run:
         make_merge(step, self._graph, self._ledger, self._ledger.folder_of(step.id))
 
     def _recalibrate(self, step: Step) -> None:
-        from revt_hf.merging.command import recalibrate_command
+        from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
+        from revt_hf.models.recorded import recorded_protocol
 
         work = step.work
         if not isinstance(work, Recalibrate):
             raise TypeError(f"{step.id} recalibrates nothing")
-        recalibrate_command(
-            Path(self._ledger.model_of(work.model)),
-            work.sources,
+        model = Path(self._ledger.model_of(work.model))
+        recalibrate_on_sources(
+            model,
             self._ledger.folder_of(step.id),
-            work.images,
-            overwrite=True,
-            quiet=True,
-            score_val=False,
+            work.sources,
+            recorded_protocol([model]),
+            RecalibrateOptions(work.images, score_val=False, overwrite=True),
         )
 
     def _choose(self, step: Step) -> None:

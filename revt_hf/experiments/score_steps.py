@@ -1,13 +1,10 @@
 """Scoring an experiment's networks: several at a time, each image decoded once for all."""
 
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,22 +18,33 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.cost import cost_of, device_name
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.loading import load_labelled
+from revt_hf.evaluation.evaluate import (
+    EvaluateOptions,
+    as_segmenter,
+    evaluate,
+    load_for_evaluation,
+)
 from revt_hf.evaluation.predictor import Segmenter
-from revt_hf.evaluation.scoring import as_segmenter, evaluate_models
+from revt_hf.evaluation.result import (
+    Checkpoint,
+    Cost,
+    Provenance,
+    Result,
+    Selected,
+    library_versions,
+    read_results,
+    write_results,
+)
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
 from revt_hf.models.recorded import recorded_recipe
-from revt_hf.results.build import LIBRARIES
-from revt_hf.results.collect import FORMAT
 
 # Of weights that are held at a time; a network by itself may go beyond it.
 _TOGETHER_BYTES = 3 * 2**30
-_COSTS: dict[str, dict[str, Any]] = {}
+_COSTS: dict[str, Cost] = {}
 # An interruption loses what is scored at the moment: no more than this.
 _TOGETHER = 12
 
@@ -76,7 +84,7 @@ def score(
         UserError: a model or a domain cannot be read.
     """
     protocol = graph.protocols[_score(group[0]).protocol]
-    evaluate = graph.experiment.evaluate
+    settings = graph.experiment.evaluate
     since = time.perf_counter()
     networks = {step.id: _network(step, graph) for step in group}
     models, abouts = _loaded(networks.values(), graph, ledger)
@@ -84,28 +92,21 @@ def score(
         step_id: _segmenter([models[part] for part in network.parts], network)
         for step_id, network in networks.items()
     }
-    rows: dict[str, list[dict[str, Any]]] = {step_id: [] for step_id in networks}
-    for split in graph.splits:
-        images = load_labelled(split.spec, split.split)
-        results = evaluate_models(
-            segmenters,
-            images,
-            split,
-            protocol,
-            on_image,
-            batch_size=evaluate.batch_size,
-            workers=evaluate.workers,
-        )
-        for result in results:
-            row = {**result.to_json(), "model": networks[result.model].id}
-            rows[result.model].append(row)
+    options = EvaluateOptions(batch_size=settings.batch_size, workers=settings.workers, quiet=True)
+    results = evaluate(segmenters, graph.splits, protocol, options, on_image)
     seconds = (time.perf_counter() - since) / len(group)
-    for step in group:
+    for step, result in zip(group, results, strict=True):
         network = networks[step.id]
-        cost = _cost(segmenters[step.id], network, graph, protocol) if evaluate.cost else None
-        about = {**abouts[network.id], "cost": cost, "seconds": round(seconds, 2)}
-        path = ledger.result_of(step.id)
-        write_json(path, _evaluation(network, step, about, rows[step.id]))
+        cost = _cost(segmenters[step.id], network, graph, protocol) if settings.cost else None
+        about = abouts[network.id]
+        about["provenance"] = about["provenance"].model_copy(update={"seconds": round(seconds, 2)})
+        labelled = {
+            **_labels(network),
+            "head": network.head,
+            "protocol_name": _score(step).protocol,
+        }
+        result = result.model_copy(update={"model": network.id, "cost": cost, **labelled, **about})
+        write_results(ledger.result_of(step.id), [result])
         ledger.finish(step.id, seconds)
 
 
@@ -121,25 +122,20 @@ def choose(step: Step, graph: Graph, ledger: Ledger) -> None:
     since = time.perf_counter()
     first, *_ = graph.protocols
     scores = {
-        candidate: _mean_on(read_evaluation(ledger.evaluation_of(first, candidate)), work.on)
+        candidate: _mean_on(read_result(ledger.evaluation_of(first, candidate)), work.on)
         for candidate in work.candidates
     }
     best = max(scores, key=lambda candidate: scores[candidate])
     sources = {split.label for split in graph.splits if split.is_source}
     network = graph.networks[step.id]
     for protocol in graph.protocols:
-        found = read_evaluation(ledger.evaluation_of(protocol, best))
-        found |= {
-            **_labels(network),
-            "chosen": best,
-            "head": found["head"],
-            "selection": {
-                "on": list(work.on),
-                "target": not set(work.on) <= sources,
-                "candidates": len(scores),
-            },
-        }
-        write_json(ledger.evaluation_of(protocol, step.id), found)
+        selected = Selected(
+            on=work.on, target=not set(work.on) <= sources, candidates=len(scores), chosen=best
+        )
+        found = read_result(ledger.evaluation_of(protocol, best)).model_copy(
+            update={**_labels(network), "selected": selected}
+        )
+        write_results(ledger.evaluation_of(protocol, step.id), [found])
     write_json(ledger.result_of(step.id), {"chosen": best, "on": list(work.on), "scores": scores})
     ledger.finish(step.id, time.perf_counter() - since)
 
@@ -147,9 +143,10 @@ def choose(step: Step, graph: Graph, ledger: Ledger) -> None:
 def relabel(step: Step, graph: Graph, ledger: Ledger) -> None:
     """Bring the labels of a finished score up to date: titles are not worth scoring again."""
     path = ledger.result_of(step.id)
-    found, labels = read_evaluation(path), _labels(_network(step, graph))
-    if any(found.get(key) != value for key, value in labels.items()):
-        write_json(path, {**found, **labels})
+    found = read_result(path)
+    renamed = found.model_copy(update=_labels(_network(step, graph)))
+    if renamed != found:
+        write_results(path, [renamed])
         ledger.refresh(step.id)
 
 
@@ -207,9 +204,7 @@ def _segmenter(models: Sequence[Any], network: Network) -> Segmenter:
     return ensemble_segmenter(models, network.combine, 1)
 
 
-def _cost(
-    segmenter: Segmenter, network: Network, graph: Graph, protocol: Protocol
-) -> dict[str, Any]:
+def _cost(segmenter: Segmenter, network: Network, graph: Graph, protocol: Protocol) -> Cost:
     """Cost on the first split's first image; of networks that are built alike, the first's."""
     first = graph.splits[0]
     image = load_spec(first.spec, first.split)[0]["image"]
@@ -220,53 +215,42 @@ def _cost(
     ]
     key = json.dumps([network.combine, built, size, protocol.model_dump(mode="json")])
     if key not in _COSTS:
-        _COSTS[key] = asdict(cost_of(segmenter, size, protocol))
+        _COSTS[key] = cost_of(segmenter, size, protocol)
     return _COSTS[key]
 
 
 def _labels(network: Network) -> dict[str, Any]:
-    paper = network.paper.model_dump(mode="json") if network.paper else None
-    return {"group": network.group, "kind": network.kind, "seed": network.seed, "paper": paper}
-
-
-def _evaluation(
-    network: Network, step: Step, about: Mapping[str, Any], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
+    """What may change without scoring again."""
     return {
-        "format": FORMAT,
-        "model": network.id,
-        **_labels(network),
-        "head": network.head,
-        "protocol_name": _score(step).protocol,
-        "protocol": rows[0]["protocol"],
-        **about,
-        "selection": None,
-        "results": rows,
+        "group": network.group,
+        "kind": network.kind,
+        "seed": network.seed,
+        "paper": network.paper,
     }
 
 
 def _about(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
-    """What a result must say of the weights and the machine that made it."""
+    """Weights, how they were made, and the machine that scores them."""
     first = folders[0]
     merged = first / MERGE_FILE
     recipe = recorded_recipe(first)
-    hashes = [
-        file_sha256(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
-        for folder in folders
+    checkpoints = [
+        Checkpoint(
+            path=part,
+            sha256=file_sha256(folder / WEIGHTS_FILE)
+            if (folder / WEIGHTS_FILE).is_file()
+            else None,
+        )
+        for part, folder in zip(network.parts, folders, strict=True)
     ]
     return {
-        "recipe": recipe.model_dump(mode="json") if recipe else None,
-        "merge": read_json_object(merged) if merged.is_file() else None,
-        "members": [
-            {"path": part, "sha256": digest}
-            for part, digest in zip(network.parts, hashes, strict=True)
-        ],
-        "sha256": hashes[0] if len(hashes) == 1 else None,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
-        "device": _device(),
+        "checkpoints": tuple(checkpoints),
+        "provenance": Provenance(
+            recipe=recipe.model_dump(mode="json") if recipe else None,
+            merge=read_json_object(merged) if merged.is_file() else None,
+            versions=library_versions(),
+            device=_device(),
+        ),
     }
 
 
@@ -277,8 +261,8 @@ def _device() -> str:
     return device_name(device)
 
 
-def _mean_on(evaluation: Mapping[str, Any], labels: Sequence[str]) -> float:
-    scores = {row["label"]: float(row["mIoU"]) for row in evaluation["results"]}
+def _mean_on(result: Result, labels: Sequence[str]) -> float:
+    scores = {score.label: score.miou for score in result.scores}
     return sum(scores[label] for label in labels) / len(labels)
 
 
@@ -287,16 +271,14 @@ def _bytes(folder: str) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """The evaluation in a file.
+def read_result(path: Path) -> Result:
+    """The result of a scored network.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        evaluation = read_json_object(path)
-        if all(math.isfinite(row["mIoU"]) and row["label"] for row in evaluation["results"]):
-            return evaluation
-    except (UserError, KeyError, TypeError):
-        pass
-    raise UserError(f"cannot read the evaluation {path}: delete it and run again")
+        (result,) = read_results([path])
+        return result
+    except (UserError, ValueError) as error:
+        raise UserError(f"cannot read the evaluation {path}: delete it and run again") from error

@@ -15,13 +15,13 @@ Ensembles have no step: they are networks (``ensembles/...``) that are scored.
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import Kind
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.graph import (
     Average,
     Choose,
     Given,
     Graph,
-    Kind,
     Network,
     Score,
     Step,

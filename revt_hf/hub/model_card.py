@@ -12,13 +12,13 @@ from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
+from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import Measured, protocol_text
 from revt_hf.hub.places import without_places
-from revt_hf.hub.records import Rule, method_name
-from revt_hf.merging.record import change_lines
+from revt_hf.hub.records import method_name
+from revt_hf.merging.merge_spec import Rule
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
 
 PAPER = "https://arxiv.org/abs/2308.13331"
@@ -35,7 +35,7 @@ def card_text(facts: ModelCardFacts) -> str:
     if facts.recipe_text:
         records.append(("Training recipe (recipe.yaml)", "yaml", facts.recipe_text.rstrip()))
     if facts.merge:
-        record = json_text(json.dumps(facts.merge.record, indent=2, ensure_ascii=False))
+        record = json_text(json.dumps(facts.merge.record.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
     return render_card(
         "model_card.md.jinja",
@@ -48,8 +48,8 @@ def card_text(facts: ModelCardFacts) -> str:
         summary=_summary(facts),
         rules=[_rule(rule) for rule in facts.merge.rules] if facts.merge else [],
         method_name=method_name,
-        changes=[line.capitalize() for line in change_lines(facts.changes)],
-        rows=[_row(facts, row) for row in facts.results],
+        changes=[str(change).capitalize() for change in facts.changes],
+        rows=[_row(facts, *pair) for pair in facts.scores],
         command=_command(facts),
         records=records,
         data_licenses=_data_licenses(facts),
@@ -67,23 +67,23 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
         base_model_relation=relation if facts.base_models else None,
         datasets=list(facts.datasets) or None,
         model_name=_name(facts) if facts.results else None,
-        eval_results=[_eval_result(measured) for measured in facts.results] or None,
+        eval_results=[_eval_result(score) for score, _ in facts.scores] or None,
     )
 
 
-def _eval_result(measured: Measured) -> EvalResult:
+def _eval_result(score: DomainScore) -> EvalResult:
     # The Hub tells results apart by type, config and split: a folder of one's own needs a name.
-    known = measured.domain in DOMAINS and DOMAINS[measured.domain].facts.kind != "any"
+    known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
     return EvalResult(
         task_type=TASK,
         task_name="Semantic segmentation",
-        dataset_type=measured.domain if known else _slug(measured.label.rpartition("/")[0]),
-        dataset_name=measured.label,
-        dataset_config=measured.config,
-        dataset_split=measured.split,
+        dataset_type=score.domain if known else _slug(score.label.rpartition("/")[0]),
+        dataset_name=score.label,
+        dataset_config=score.config,
+        dataset_split=score.split,
         metric_type="mean_iou",
         metric_name="mIoU (%)",
-        metric_value=round(measured.miou, 2),
+        metric_value=round(score.miou, 2),
     )
 
 
@@ -100,7 +100,7 @@ def _summary(facts: ModelCardFacts) -> str:
         f"A {text(facts.architecture)} for the {len(CLASSES)} Cityscapes classes of street scenes"
     )
     made = f"; written by revt_hf {__version__}."
-    kinds = " and ".join(dict.fromkeys(str(change["kind"]) for change in facts.changes))
+    kinds = " and ".join(dict.fromkeys(change.kind for change in facts.changes))
     changed = f", {kinds} afterwards" if kinds else ""
     if facts.merge is None:
         return what + changed + made
@@ -123,10 +123,10 @@ def _summary(facts: ModelCardFacts) -> str:
 
 def _rule(rule: Rule) -> dict[str, str]:
     settings = "".join(f", {text(key)} {_plain(value)}" for key, value in rule.settings.items())
-    return {"selection": rule.selection, "method": rule.method, "settings": settings}
+    return {"selection": rule.select, "method": rule.method, "settings": settings}
 
 
-def _row(facts: ModelCardFacts, row: Measured) -> dict[str, str]:
+def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:
     encoding = row.label_encoding or "not recorded"
     return {
         "label": row.label,
@@ -134,7 +134,7 @@ def _row(facts: ModelCardFacts, row: Measured) -> dict[str, str]:
         "images": str(row.images),
         "miou": f"{row.miou:.2f}",
         "encoding": encoding if encoding in ENCODINGS else text(encoding),
-        "protocol": protocol_text(row.protocol),
+        "protocol": protocol.text,
     }
 
 
@@ -172,7 +172,7 @@ def _protocol(evaluation: Protocol) -> list[str]:
 def _asked(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
     targets = [target for recipe in facts.recipes for target in recipe.targets]
     specs = [(DomainSpec(**_spec(target)), target.split) for target in targets]
-    rows = sorted(facts.results, key=lambda row: facts.kind(row) == "source")
+    rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
     if not rows:
         return specs[0] if specs else (DomainSpec(domain=_PLAIN_DOMAIN), "val")
     sources = [source for recipe in facts.recipes for source in recipe.sources]
