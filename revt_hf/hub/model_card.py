@@ -13,7 +13,7 @@ from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore
-from revt_hf.hub.cards import license_metadata, render_card
+from revt_hf.hub.cards import Markdown, license_metadata, render_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.places import without_places
@@ -46,7 +46,7 @@ def card_text(facts: ModelCardFacts) -> str:
         task=TASK,
         classes=len(CLASSES),
         summary=_summary(facts),
-        rules=[_rule(rule) for rule in facts.merge.rules] if facts.merge else [],
+        settings=_settings,
         method_name=method_name,
         changes=[str(change).capitalize() for change in facts.changes],
         rows=[_row(facts, *pair) for pair in facts.scores],
@@ -121,9 +121,8 @@ def _summary(facts: ModelCardFacts) -> str:
     )
 
 
-def _rule(rule: Rule) -> dict[str, str]:
-    settings = "".join(f", {text(key)} {_plain(value)}" for key, value in rule.settings.items())
-    return {"selection": rule.select, "method": rule.method, "settings": settings}
+def _settings(rule: Rule) -> Markdown:
+    return Markdown("".join(f", {text(k)} {_plain(value)}" for k, value in rule.settings.items()))
 
 
 def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:

@@ -32,7 +32,7 @@ def without_places(value: Any, hub_ids: Collection[str] = (), key: str = "") -> 
 
     Args:
         value: mappings, lists and plain values.
-        hub_ids: what looks like a path but is the id of a Hub repository; it stays.
+        hub_ids: what looks like a path but is the ID of a Hub repository; it stays.
         key: under which the value stands.
     """
     if isinstance(value, Mapping):

@@ -70,12 +70,12 @@ def known_hub_ids(base_models: Sequence[str], recipe: Recipe | None) -> tuple[st
     """What may be named as a Hub model: ``base_models``, and a recipe's start if it is NVIDIA's.
 
     Raises:
-        UserError: one of ``base_models`` is not the id of a Hub model, or is a folder here.
+        UserError: one of ``base_models`` is not the ID of a Hub model, or is a folder here.
     """
     for name in base_models:
         if not is_repo_id(name) or Path(name).exists():
             raise UserError(
-                f"the base model '{name}' is not the id of a Hub model: write it as owner/name"
+                f"the base model '{name}' is not the ID of a Hub model: write it as owner/name"
             )
     start = (recipe.model.init or "") if recipe else ""
     known = [start.partition("@")[0]] if is_known(start) else []

@@ -160,12 +160,7 @@ class MergePlan:
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open all members, compare them, and decide on every tensor.
-
-    Args:
-        spec: what to merge.
-        stack: closes temporary files of members that are torch files.
-        quiet: no progress bars while the Hub is read.
+    """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
 
     Raises:
         UserError: a member that cannot be read or does not match the first one (the differences

@@ -101,9 +101,9 @@ def test_a_dry_run_writes_what_would_be_sent(models, hub, tmp_path):
     arguments = ("--results", models.results, "--license", "apache-2.0", "--quiet")
     dry = _revt(hub, tmp_path, "push", models.revt, "me/revt", *arguments, "--dry-run", "dry")
     assert dry.returncode == 0, dry.stderr
-    assert "would be pushed" in dry.stdout
+    assert dry.stdout == "would be pushed: dry\n"
     done = _revt(hub, tmp_path, "push", models.revt, "me/revt", *arguments)
-    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"pushed: {hub.endpoint}/me/revt\n", done.stderr
     sent = hub.model("me/revt").files()
     assert sent.pop(".gitattributes")  # the Hub's own
     written = files_of(tmp_path / "dry")
@@ -147,8 +147,8 @@ def test_a_dry_run_is_replaced_when_asked(models, capsys, tmp_path):
         ("x", ("--dry-run", "out"), "out and out are both written to"),
         ("x", ("--dry-run", "out/dry"), "are both written to"),
         ("x", ("--dry-run", "dry", "--json", "dry/x.json"), "are both written to"),
-        ("x", ("--dry-run", "dry", "--dataset", "no"), "not the id of a Hub dataset"),
-        ("x", ("--dry-run", "dry", "--base-model", "no"), "not the id of a Hub model"),
+        ("x", ("--dry-run", "dry", "--dataset", "no"), "not the ID of a Hub dataset"),
+        ("x", ("--dry-run", "dry", "--base-model", "no"), "not the ID of a Hub model"),
     ],
 )
 def test_what_is_in_the_way_is_told_before_the_merge(
@@ -180,12 +180,12 @@ def test_all_outputs_of_merge_and_push_are_replaced_together(models, recipe, tmp
     ("arguments", "words"),
     [
         (["push", "MODEL", "me/revt"], "license"),
-        (["push", "MODEL", "a/b/c", "--license", "mit"], "not the id of a Hub model"),
+        (["push", "MODEL", "a/b/c", "--license", "mit"], "not the ID of a Hub model"),
         (["merge-and-push", "MODEL", "me/revt", "--output", "OUT"], "at least two members"),
         (["merge-and-push", "MODEL", "MODEL", "me/revt", "--output", "OUT"], "--license"),
         (
             ["merge-and-push", "MODEL", "MODEL", "me", "--output", "OUT", "--license", "mit"],
-            "not the id of a Hub model",
+            "not the ID of a Hub model",
         ),
     ],
 )

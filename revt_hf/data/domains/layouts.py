@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import NotThereError, SourceFile
@@ -77,8 +77,7 @@ class Layout:
         )
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An image and its label; ``name`` is the image's path without folder and suffix."""
 
     image: SourceFile
@@ -105,13 +104,6 @@ class Match:
     unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
-
-    def add(self, other: "Match") -> None:
-        """Take in the images of another split."""
-        self.pairs.update(other.pairs)
-        self.unusable.update(other.unusable)
-        self.broken.update(other.broken)
-        self.unused.update(other.unused)
 
 
 class Finder:
@@ -168,15 +160,15 @@ class Finder:
         for stem, found in sorted(in_images.items()):
             named = in_labels.pop(stem, [])
             name = prefix + stem
-            for files in (found, named):
-                if len(files) > 1:
-                    both = f"{files[0].path} and {files[1].path} have the same name"
-                    match.unusable[name] = (files[0].path, f"{both}: keep one of them")
+            twice = next((files for files in (named, found) if len(files) > 1), None)
             if not named:
-                missing = labels / (stem + layout.label_suffixes[0])
+                missing = str(labels / (stem + layout.label_suffixes[0]))
                 what = f"the image {found[0].path} has no label: {missing} does not exist"
-                match.unusable[name] = (str(missing), what)
-            elif name not in match.unusable:
+                match.unusable[name] = (missing, what)
+            elif twice:
+                both = f"{twice[0].path} and {twice[1].path} have the same name"
+                match.unusable[name] = (twice[0].path, f"{both}: keep one of them")
+            else:
                 match.pairs[name] = Pair(found[0], named[0], name)
         for files in in_labels.values():
             match.unused.update({file.path: "a label without an image" for file in files})

@@ -184,9 +184,11 @@ class PairedDomain(Domain):
         if not parts:
             problems.append(UserError(f"{self.name} has no splits to take images from"))
             raise problems[0]
+        whole = parts[0]
         for match in parts[1:]:
-            parts[0].add(match)
-        return parts[0]
+            for kind in ("pairs", "unusable", "broken", "unused"):
+                getattr(whole, kind).update(getattr(match, kind))
+        return whole
 
     def _names(
         self, split: str, match: Match, root: Path, options: Any
