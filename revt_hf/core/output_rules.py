@@ -146,6 +146,8 @@ def check_output_file(
     """
     if path is None:
         return
+    if str(path) == "-":
+        raise UserError("- is not a file: name one, standard output shows the results as text")
     with readable_os_errors(path):
         target = real_path(path)
         if target.is_dir():
