@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging.members import (
     NOWHERE,
     SIZE_FIELDS,
@@ -161,12 +160,7 @@ class MergePlan:
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open all members, compare them, and decide on every tensor.
-
-    Args:
-        spec: what to merge.
-        stack: closes temporary files of members that are torch files.
-        quiet: no progress bars while the Hub is read.
+    """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
 
     Raises:
         UserError: a member that cannot be read or does not match the first one (the differences

@@ -19,10 +19,15 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import (
+    common_dtype,
+    fitting_places,
+    model_config,
+    read_description,
+)
 from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
@@ -31,8 +36,8 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -99,10 +104,10 @@ def recalibrate_on_sources(
         output: the new folder.
         sources: training domains; never targets.
         protocol: how images reach the network.
-        options: everything else.
+        options: see :class:`RecalibrateOptions`.
 
     Returns:
-        Scores of each source's val; none without ``score_val``.
+        The score of each source's val; none without ``score_val``.
 
     Raises:
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
@@ -142,7 +147,7 @@ def spread_images(sources: Sequence[Source], images: int) -> Any:
 def recalibrate(
     source: str | Path,
     output: str | Path,
-    images: Iterable[dict[str, Any]],
+    images: Sequence[dict[str, Any]],
     protocol: Protocol,
     overwrite: bool = False,
     on_image: OnImage = lambda: None,
@@ -176,10 +181,10 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(checkpoint, description)
+        places = fitting_places(description, checkpoint.places)
         record = checked_record(folder)
         model = load_model(folder).to(process_state().device)
-        count = recalibrate_model(model, images, protocol, on_image)
+        recalibrate_model(model, images, protocol, on_image)
         layer = model.decode_head.batch_norm
         measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
         tensors = {name: read_tensor(place) for name, place in places.items()}
@@ -190,7 +195,7 @@ def recalibrate(
     with atomic_folder(target, overwrite, [source]) as scratch:
         save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
         after = tensors_sha256(scratch / WEIGHTS_FILE)
-        how = protocol.model_dump(mode="json")
+        count, how = len(images), protocol.model_dump(mode="json")
         change = Change("recalibrated", tuple(sources), count, how, before, after, __version__)
         record = record or RecalibrationRecord("revt_hf.recalibration/1", (), None)
         record = replace(record, changes=(*record.changes, change), tensors_sha256=after)
@@ -211,26 +216,15 @@ def recalibrate_model(
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
     on_image: OnImage = lambda: None,
-) -> int:
+) -> None:
     """Set the head's BatchNorm statistics to those of ``images``, in place; nothing else changes.
 
     Arguments as in :func:`measured_statistics`.
-
-    Returns:
-        The number of images.
     """
     layer = model.decode_head.batch_norm
-    count = 0
-
-    def counted() -> None:
-        nonlocal count
-        count += 1
-        on_image()
-
-    mean, variance = measured_statistics(model, images, protocol, counted)
+    mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
     layer.running_var.copy_(variance.float())
-    return count
 
 
 @torch.inference_mode()

@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.cores import core_count
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.core.resources import core_count
 from revt_hf.merging.checks import ValueChecks
 from revt_hf.merging.dtypes import STORED, packed, unpacked
 from revt_hf.merging.members import NOWHERE, Source
@@ -119,16 +119,10 @@ def stream(
 ) -> list[dict[str, str] | None]:
     """Write the data of the plan's items to ``output``, in order and without gaps.
 
-    Args:
-        plan: the merge.
-        output: an open file, positioned where the data start.
-        hashing: also hash the sources' files.
-        allow_nonfinite: accept NaN and infinity.
-        on_bytes: called with the number of bytes written, for a progress bar.
-        own_hash: is updated with every byte that is written.
+    ``on_bytes`` is called with the number of bytes written, ``own_hash`` updated with them.
 
     Returns:
-        For each member, then the base if there is one: sha256 by file name, or None.
+        For each member, then the base if there is one: with ``hashing``, sha256 by file name.
 
     Raises:
         UserError: a source cannot be read to its end or holds NaN or infinity, or the result's
