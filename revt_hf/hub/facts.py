@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe, Source
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label
@@ -15,7 +17,7 @@ from revt_hf.hub.commit import check_repo_id
 from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.records import Merge, is_known, known_hub_ids, published_recipe, read_merge
 from revt_hf.merging.record import Change, read_record
-from revt_hf.models.load import SIZES, load_model, network_sha256
+from revt_hf.models.load import load_model, network_sha256
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 # Selections of the paper's merge.
