@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.checkpoints.class_order import rows_by_train_id
+from revt_hf.checkpoints.architecture import CLASSIFIER
+from revt_hf.checkpoints.description import rows_by_train_id
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
-from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
-from revt_hf.checkpoints.headers import FLOATS
-from revt_hf.checkpoints.model_files import read_processor
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import Description, fitting_places, read_description
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
-from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import CONFIG_FILE, TensorPlace, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Stamps, open_checkpoint
 from revt_hf.core.errors import UserError
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -74,7 +73,7 @@ def open_source(
         found, processor = read_description(folder, label), read_processor(folder)
         classes = found.classes
         has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(checkpoint, found, with_head=whole and has_head)
+        fitting_places(found, checkpoint.places, with_head=whole and has_head)
     order = checkpoint.places if order is None else order
     places = [checkpoint.places.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
@@ -119,7 +118,7 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
     named = [one for one in others if one.classes is not None]
     if nameless is None or not named:
         return
-    from revt_hf.checkpoints.class_order import is_train_id_order
+    from revt_hf.checkpoints.description import is_train_id_order
 
     for other in named:
         if not is_train_id_order(other.classes or ()):
@@ -165,7 +164,7 @@ def _class_differences(first: Source, other: Source) -> Iterator[str]:
     if ours is None or theirs is None or ours == theirs:
         return
     # Importing its table of classes takes longer than most comparisons.
-    from revt_hf.checkpoints.class_order import plain
+    from revt_hf.checkpoints.description import plain
 
     our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
     if our_names == their_names:

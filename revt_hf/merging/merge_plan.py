@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging.members import (
     NOWHERE,
     SIZE_FIELDS,

@@ -19,10 +19,15 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import (
+    common_dtype,
+    fitting_places,
+    model_config,
+    read_description,
+)
 from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
@@ -31,8 +36,8 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -164,7 +169,7 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(checkpoint, description)
+        places = fitting_places(description, checkpoint.places)
         record = checked_record(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)

@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.cores import core_count
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.core.resources import core_count
 from revt_hf.merging.checks import ValueChecks
 from revt_hf.merging.dtypes import STORED, packed, unpacked
 from revt_hf.merging.members import NOWHERE, Source
