@@ -123,7 +123,6 @@ POLYGONS = {
             {"objects": [{"label": "road", "polygon": polygon}]}
             for polygon in (
                 [[0, 0], [10**400, 0], [0, 2]],
-                [[0, 0], [float("inf"), float("nan")], [0, 2]],
                 [[0, 0], [0], [0, 2]],
             )
         ),
@@ -137,8 +136,8 @@ def test_polygon_files_that_make_no_sense_are_refused(change, read):
 
 
 def test_json_of_any_content(read):
-    far = [[0, 0], [1e300, -1e300], [0, 2]]
-    for polygon in ([[0, 0]], [], far, POLYGONS["objects"][0]["polygon"]):
+    far = ([1e300, -1e300], [float("inf"), float("nan")])
+    for polygon in ([[0, 0]], [], *([[0, 0], corner, [0, 2]] for corner in far)):
         objects = [{"label": "road", "polygon": polygon}]
         read("polygons.json", json.dumps({**POLYGONS, "objects": objects}).encode())
     for rng, where in cases("polygons", 100):
