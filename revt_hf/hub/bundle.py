@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.description import common_dtype, read_description
 from revt_hf.checkpoints.headers import METADATA, header_bytes
-from revt_hf.checkpoints.model_files import common_dtype
-from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.names import disk_name, listed
+from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json, write_text
 from revt_hf.evaluation.result import Result, write_results
@@ -27,7 +25,7 @@ from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Member, published_recipe, published_record
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
-from revt_hf.models.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe, Source
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label
@@ -21,7 +23,6 @@ from revt_hf.hub.records import (
     read_merge,
 )
 from revt_hf.merging.record import Change, read_record
-from revt_hf.models.load import SIZES
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 # The paper's merge: the mean of these tensors.

@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import PROTOCOLS, Protocol
-from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
@@ -14,7 +14,7 @@ from revt_hf.hub.commit import is_repo_id
 from revt_hf.hub.places import last_part, without_places
 from revt_hf.merging.merge_spec import Rule
 from revt_hf.merging.record import Change, MergeRecord, parse_record, read_merge_record
-from revt_hf.models.recorded import MERGE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.markdown import yaml_text
 
 # The only owner whose SegFormers a recipe's start is known to mean; ``owner/name`` is a folder too.

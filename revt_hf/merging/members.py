@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
-from revt_hf.checkpoints.headers import FLOATS
-from revt_hf.checkpoints.model_files import read_processor
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import Description, fitting_places, read_description
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
-from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import CONFIG_FILE, TensorPlace, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Stamps, open_checkpoint
 from revt_hf.core.errors import UserError
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -34,8 +33,8 @@ class Source:
     """A member or the base: its description, and where the plan's tensors lie in its files.
 
     ``file`` and ``offset`` (in bytes) of each item are arrays, not one object per tensor: dozens
-    of members must fit into little memory. ``dtypes`` are those of the items whose dtype differs
-    from the result's. ``dropped`` names tensors that no SegFormer has, ``added`` missing counters.
+    of members must fit into little memory. ``dtypes`` are safetensors' names. ``dropped`` names
+    tensors that no SegFormer has, ``added`` missing counters.
     """
 
     label: str
@@ -48,7 +47,7 @@ class Source:
     classes: tuple[str, ...] | None
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
-    dtypes: Mapping[int, str]
+    dtypes: tuple[str, ...]
     dropped: tuple[str, ...]
     added: tuple[str, ...]
 
@@ -74,7 +73,7 @@ def open_source(
         found, processor = read_description(folder, label), read_processor(folder)
         classes = found.classes
         has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(checkpoint, found, with_head=whole and has_head)
+        fitting_places(found, checkpoint.places, with_head=whole and has_head)
     order = checkpoint.places if order is None else order
     places = [checkpoint.places.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
@@ -89,21 +88,13 @@ def open_source(
         classes=classes,
         file=np.array([index[place.file] if place else NOWHERE for place in places]),
         offset=np.array([place.offset if place else NOWHERE for place in places]),
-        dtypes={
-            at: place.dtype
-            for at, (place, first) in enumerate(zip(places, order.values(), strict=True))
-            if place is not None and place.dtype != first.dtype
-        },
+        dtypes=tuple(
+            (place or first).dtype for place, first in zip(places, order.values(), strict=True)
+        ),
         dropped=checkpoint.dropped,
         added=tuple(name for name, p in checkpoint.places.items() if p.offset == NOWHERE),
     )
     return source, checkpoint.places
-
-
-def with_dtypes(source: Source, order: Places, dtypes: Sequence[str]) -> Source:
-    """The source of another result, whose items have these dtypes."""
-    own = {at: source.dtypes.get(at, place.dtype) for at, place in enumerate(order.values())}
-    return replace(source, dtypes={at: dtype for at, dtype in own.items() if dtype != dtypes[at]})
 
 
 def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:
@@ -127,7 +118,7 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
     named = [one for one in others if one.classes is not None]
     if nameless is None or not named:
         return
-    from revt_hf.checkpoints.class_order import is_train_id_order
+    from revt_hf.checkpoints.description import is_train_id_order
 
     for other in named:
         if not is_train_id_order(other.classes or ()):
@@ -173,7 +164,7 @@ def _class_differences(first: Source, other: Source) -> Iterator[str]:
     if ours is None or theirs is None or ours == theirs:
         return
     # Importing its table of classes takes longer than most comparisons.
-    from revt_hf.checkpoints.class_order import plain
+    from revt_hf.checkpoints.description import plain
 
     our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
     if our_names == their_names:

@@ -19,10 +19,15 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import (
+    common_dtype,
+    fitting_places,
+    model_config,
+    read_description,
+)
 from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
@@ -31,8 +36,8 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -70,7 +75,7 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """How ``recalibrate_on_sources`` works.
+    """Options of :func:`recalibrate_on_sources`.
 
     Attributes:
         images: approximate number of images; of a mixture, by the sources' weights.
@@ -92,14 +97,9 @@ def recalibrate_on_sources(
     protocol: Protocol,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Recalibrate a model folder on images spread over the sources' training splits.
+    """Write a model folder recalibrated on images spread over the sources' training splits.
 
-    Args:
-        model: the folder.
-        output: the new folder.
-        sources: training domains; never targets.
-        protocol: how images reach the network.
-        options: see :class:`RecalibrateOptions`.
+    Sources are training domains, never targets; the protocol decides how images reach the network.
 
     Returns:
         The score of each source's val; none without ``score_val``.
@@ -124,11 +124,7 @@ def recalibrate_on_sources(
 
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
-    """Training images, about so many, spread over the sources by their weights.
-
-    Raises:
-        UserError: a source's data cannot be used.
-    """
+    """Training images, about so many, spread over the sources by their weights."""
     # Neighbours in a split are often frames of one drive: the first ones would show one street.
     weights = sum(source.weight for source in sources)
     parts = []
@@ -155,15 +151,12 @@ def recalibrate(
 
     Args:
         source: the folder.
-        output: the new folder.
+        output: the new folder, which is returned.
         images: as in :func:`measured_statistics`; of the *source* domain.
         protocol: how images reach the network.
         overwrite: replace ``output`` if it exists.
         on_image: called after each image, for a progress bar.
         sources: where the images come from, for the record.
-
-    Returns:
-        ``output``.
 
     Raises:
         UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
@@ -176,7 +169,7 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(checkpoint, description)
+        places = fitting_places(description, checkpoint.places)
         record = checked_record(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from revt_hf.analysis.similarity import similarity
-from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
+from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
 from tests.helpers.golden import golden_file
 from tests.helpers.tiny_members import changed

@@ -9,7 +9,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
+from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.data.labels import CLASSES
 
 SMALL = {"depths": (1,) * 4, "hidden_sizes": (8, 16, 40, 64), "decoder_hidden_size": 16}

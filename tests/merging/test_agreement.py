@@ -235,7 +235,7 @@ def test_what_is_left_out_and_filled_in_stands_in_the_record(odd, tmp_path):
     assert other.added == (COUNTER,)
     back = merge(MergeSpec((str(odd / "plain"), str(odd / "odd")), head=2), tmp_path / "back")
     assert tensors_of(back)[COUNTER] == 0
-    converted = convert(odd / "lightning.ckpt", tmp_path / "converted")
+    converted = convert(odd / "lightning.ckpt", tmp_path / "converted").output
     assert tensors_of(converted)[COUNTER] == 0
     load_model(converted)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.checkpoints.tensors import Stamps
 from revt_hf.core.errors import UserError
 from revt_hf.merging import average
 from revt_hf.merging.average import MergeOptions, merge
@@ -90,8 +90,8 @@ def test_torch_files_shards_and_the_base_count_too(tmp_path, during):
 def test_a_file_that_changes_during_a_conversion(tmp_path, monkeypatch):
     path = tmp_path / "x.pth"
     torch.save(tiny().state_dict(), path)
-    check = converting.check_fits
-    monkeypatch.setattr(converting, "check_fits", lambda *a: [check(*a), replaced(path)])
+    check = converting._check_tensors
+    monkeypatch.setattr(converting, "_check_tensors", lambda *a: [check(*a), replaced(path)][0])
     with pytest.raises(UserError, match=r"x\.pth changed while it was read"):
         converting.convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
