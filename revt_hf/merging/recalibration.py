@@ -152,10 +152,8 @@ def recalibrate(
     Args:
         source: the folder.
         output: the new folder, which is returned.
-        images: as in :func:`measured_statistics`; of the *source* domain.
-        protocol: how images reach the network.
+        images, protocol, on_image: as in :func:`measured_statistics`; of the *source* domain.
         overwrite: replace ``output`` if it exists.
-        on_image: called after each image, for a progress bar.
         sources: where the images come from, for the record.
 
     Raises:
