@@ -159,7 +159,7 @@ class Blender:
 
     def _read(self, member: int, index: int) -> NDArray[Any]:
         source, item = self._sources[member], self._plan.items[index]
-        dtype = source.dtypes.get(index, item.dtype)
+        dtype = source.dtypes[index]
         buffer = memoryview(bytearray(item.count * ITEM_SIZES[dtype]))
         file = int(source.file[index])
         read_at(self._files[member][file], source.files[file], int(source.offset[index]), buffer)

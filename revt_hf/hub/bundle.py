@@ -18,10 +18,9 @@ from revt_hf.core.outputs import file_sha256, read_json_object, write_json, writ
 from revt_hf.evaluation.result import Result, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import CARD_FILE
-from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import published, results_of
+from revt_hf.hub.facts import ModelCardFacts, published_result, results_of
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.model_card import card_text
-from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Member, published_recipe, published_record
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
@@ -137,7 +136,7 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     if facts.merge:
         write_json(target / MERGE_FILE, facts.merge.record.to_json())
     elif facts.changes:
-        changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
+        changes = without_local_paths(read_json_object(bundle.folder / CHANGES_FILE))
         write_json(target / CHANGES_FILE, changes)
     if facts.recipe_text:
         write_text(target / RECIPE_FILE, facts.recipe_text)
@@ -153,17 +152,19 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
 
 
 def _published_results(bundle: Bundle, results: Sequence[Result]) -> list[Result]:
-    measured = [published(result, bundle.facts.repo_id) for result in bundle.facts.results]
+    measured = [published_result(result, bundle.facts.repo_id) for result in bundle.facts.results]
     for name, folder in bundle.members.items():
         own = results_of(folder, results)
-        measured += [published(result, f"{_MEMBERS}/{name}") for result in own]
+        measured += [published_result(result, f"{_MEMBERS}/{name}") for result in own]
     return measured
 
 
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     _copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+        write_json(
+            target / name, without_local_paths(_without_code(read_json_object(folder / name)))
+        )
 
 
 def _without_code(value: Any) -> Any:
@@ -199,9 +200,9 @@ def _published(text: str, hub_ids: Collection[str]) -> str:
     try:
         value: Any = json.loads(text)
     except ValueError:
-        return str(without_places(text, hub_ids))
+        return str(without_local_paths(text, hub_ids))
     if isinstance(value, Mapping) and "members" in value:
         reduced: Any = published_record(value, hub_ids)
     else:
-        reduced = without_places(value, hub_ids)
+        reduced = without_local_paths(value, hub_ids)
     return text if reduced == value else json.dumps(reduced, sort_keys=True)

@@ -16,7 +16,7 @@ from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.cards import Markdown, license_metadata, render_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.places import without_places
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.records import method_name
 from revt_hf.merging.merge_spec import Rule
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
@@ -154,7 +154,7 @@ def _command(facts: ModelCardFacts) -> str:
         words += ["--config", spec.config]
     words += ["--split", split]
     for key, value in spec.options.items():
-        words += ["--option", f"{key}={json.dumps(without_places(value))}"]
+        words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
     # A Hub id says nothing of the protocol by itself.
     words += _protocol(facts.evaluation)
     return shell_line(words)

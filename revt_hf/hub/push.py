@@ -107,10 +107,10 @@ def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Pat
     measured = None if results is None else read_results([Path(results)])
     facts = ModelCardFacts.from_folder(
         folder,
+        repo_id,
+        options.license,
         measured,
         options.base_models,
-        options.license,
-        repo_id,
         options.datasets,
         options.with_members,
     )

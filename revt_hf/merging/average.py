@@ -86,12 +86,9 @@ def merge(
 
     Args:
         members: folders, safetensors or torch files, Hub IDs; or the whole merge.
-        output: the new folder.
+        output: the new folder, which is returned.
         overwrite: replace ``output`` if it exists.
         options: ``overwrite`` counts if either argument sets it.
-
-    Returns:
-        ``output``.
 
     Raises:
         UserError: fewer than two members, a missing or broken file, configurations, classes,

@@ -33,8 +33,8 @@ class Source:
     """A member or the base: its description, and where the plan's tensors lie in its files.
 
     ``file`` and ``offset`` (in bytes) of each item are arrays, not one object per tensor: dozens
-    of members must fit into little memory. ``dtypes`` are those of the items whose dtype differs
-    from the result's. ``dropped`` names tensors that no SegFormer has, ``added`` missing counters.
+    of members must fit into little memory. ``dtypes`` are safetensors' names. ``dropped`` names
+    tensors that no SegFormer has, ``added`` missing counters.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Source:
     classes: tuple[str, ...] | None
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
-    dtypes: Mapping[int, str]
+    dtypes: tuple[str, ...]
     dropped: tuple[str, ...]
     added: tuple[str, ...]
 
@@ -88,21 +88,13 @@ def open_source(
         classes=classes,
         file=np.array([index[place.file] if place else NOWHERE for place in places]),
         offset=np.array([place.offset if place else NOWHERE for place in places]),
-        dtypes={
-            at: place.dtype
-            for at, (place, first) in enumerate(zip(places, order.values(), strict=True))
-            if place is not None and place.dtype != first.dtype
-        },
+        dtypes=tuple(
+            (place or first).dtype for place, first in zip(places, order.values(), strict=True)
+        ),
         dropped=checkpoint.dropped,
         added=tuple(name for name, p in checkpoint.places.items() if p.offset == NOWHERE),
     )
     return source, checkpoint.places
-
-
-def with_dtypes(source: Source, order: Places, dtypes: Sequence[str]) -> Source:
-    """The source of another result, whose items have these dtypes."""
-    own = {at: source.dtypes.get(at, place.dtype) for at, place in enumerate(order.values())}
-    return replace(source, dtypes={at: dtype for at, dtype in own.items() if dtype != dtypes[at]})
 
 
 def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:

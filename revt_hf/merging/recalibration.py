@@ -75,7 +75,7 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """How ``recalibrate_on_sources`` works.
+    """Options of :func:`recalibrate_on_sources`.
 
     Attributes:
         images: approximate number of images; of a mixture, by the sources' weights.
@@ -97,14 +97,9 @@ def recalibrate_on_sources(
     protocol: Protocol,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Recalibrate a model folder on images spread over the sources' training splits.
+    """Write a model folder recalibrated on images spread over the sources' training splits.
 
-    Args:
-        model: the folder.
-        output: the new folder.
-        sources: training domains; never targets.
-        protocol: how images reach the network.
-        options: see :class:`RecalibrateOptions`.
+    Sources are training domains, never targets; the protocol decides how images reach the network.
 
     Returns:
         The score of each source's val; none without ``score_val``.
@@ -129,11 +124,7 @@ def recalibrate_on_sources(
 
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
-    """Training images, about so many, spread over the sources by their weights.
-
-    Raises:
-        UserError: a source's data cannot be used.
-    """
+    """Training images, about so many, spread over the sources by their weights."""
     # Neighbours in a split are often frames of one drive: the first ones would show one street.
     weights = sum(source.weight for source in sources)
     parts = []
@@ -160,15 +151,12 @@ def recalibrate(
 
     Args:
         source: the folder.
-        output: the new folder.
+        output: the new folder, which is returned.
         images: as in :func:`measured_statistics`; of the *source* domain.
         protocol: how images reach the network.
         overwrite: replace ``output`` if it exists.
         on_image: called after each image, for a progress bar.
         sources: where the images come from, for the record.
-
-    Returns:
-        ``output``.
 
     Raises:
         UserError: ``source`` cannot be read, changes meanwhile, or is not what its record

@@ -180,7 +180,7 @@ class _Engine:
         method, members = find_method(rule.method), len(self._plan.sources)
         feeds = self._feeds if method.needs_base else self._feeds[:members]
         whole, summed = method.scope == "tensor", rule.method in _SUMS
-        dtypes = {feed.source.dtypes.get(run.first, item.dtype) for feed in feeds} | {item.dtype}
+        dtypes = {item.dtype, *(feed.source.dtypes[run.first] for feed in feeds)}
         fitting = self._buffer_bytes // max(ITEM_SIZES[dtype] for dtype in dtypes)
         step = max(1, run.count if whole else fitting)
         for start in range(0, run.count, step):
@@ -225,7 +225,7 @@ class _Engine:
         buffers, busy = self._next_set()
         arrays = []
         for feed, buffer in zip(feeds, buffers, strict=False):
-            dtype = feed.source.dtypes.get(run.first, item.dtype)
+            dtype = feed.source.dtypes[run.first]
             size = count * ITEM_SIZES[dtype]
             view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
             busy += feed.read(run.first, start * ITEM_SIZES[dtype], view)

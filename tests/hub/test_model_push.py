@@ -20,7 +20,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
-from tests.helpers.pushed import LICENSE, TOKEN, files_of, local_hub, make_models
+from tests.helpers.hub_server import TOKEN
+from tests.helpers.pushed import LICENSE, files_of
 from tests.helpers.tiny import same_weights
 
 COMPARE = """
@@ -41,17 +42,6 @@ for kind in (SegformerForSemanticSegmentation, AutoModelForSemanticSegmentation)
 SegformerForSemanticSegmentation.from_pretrained(REPOSITORY)
 print("the same")
 """
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with local_hub(monkeypatch) as hub:
-        yield hub
 
 
 def test_the_cards_snippets_give_what_the_local_folder_gives(models, hub, tmp_path):

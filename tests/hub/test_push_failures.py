@@ -18,24 +18,14 @@ from revt_hf.core.outputs import write_json
 from revt_hf.hub import push as push_module
 from revt_hf.hub.push import push
 from tests.helpers.hub_repository import Failure
-from tests.helpers.pushed import LICENSE, TOKEN, local_hub, make_models
+from tests.helpers.hub_server import TOKEN
+from tests.helpers.pushed import LICENSE
 
 PUSH = """
 import sys
 from revt_hf.hub.push import PushOptions, push
 push(sys.argv[1], "me/revt", PushOptions(license="apache-2.0"))
 """
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with local_hub(monkeypatch) as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ class Match:
 
     Attributes:
         layout: which one.
-        root: the folder that its paths start from.
+        data_dir: the folder that was searched.
+        root: the folder that the layout's paths start from: this one, or one in it.
         pairs: by name.
         unusable: name of an image without label, or with more than one -> (file, problem).
         broken: images or labels that cannot be opened -> the reason.
@@ -99,11 +100,17 @@ class Match:
     """
 
     layout: Layout
+    data_dir: Path
     root: Path
     pairs: dict[str, Pair] = field(default_factory=dict)
     unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all images, in order."""
+        return sorted({*self.pairs, *self.unusable})
 
 
 class Finder:
@@ -126,7 +133,7 @@ class Finder:
         for layout in layouts:
             pairs = layout.folder_pairs(split)
             for root in self._roots:
-                match = Match(layout, root)
+                match = Match(layout, self._root, root)
                 absent = [
                     folder for pair in pairs for folder in pair[1:] if not (root / folder).is_dir()
                 ]
@@ -210,12 +217,10 @@ class Finder:
 
     def _list(self, folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
         if folder not in self._listings:
-            left_out: dict[str, str] = {}
-            files = list_files(folder, left_out)
-            for name, reason in left_out.items():
-                if reason == NOT_UTF8:
+            self._listings[folder] = list_files(folder)
+            for name, reason in self._listings[folder][1].items():
+                if reason == NOT_UTF8:  # a table cannot hold it
                     raise UserError(f"the file name {name} in {folder} is not UTF-8: rename it")
-            self._listings[folder] = (files, left_out)
         return self._listings[folder]
 
 

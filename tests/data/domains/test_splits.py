@@ -99,7 +99,7 @@ def pretend(root, monkeypatch):
                 file: SourceFile(str(path.parent / file), 1, 1) for file in listed
             }
         monkeypatch.setattr(
-            "revt_hf.data.domains.layouts.list_files", lambda folder, _: files[folder]
+            "revt_hf.data.domains.layouts.list_files", lambda folder: (files[folder], {})
         )
 
     return run
