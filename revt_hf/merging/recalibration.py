@@ -152,13 +152,14 @@ def recalibrate(
     Args:
         source: the folder.
         output: the new folder, which is returned.
-        images, protocol, on_image: as in :func:`measured_statistics`; of the *source* domain.
+        images: as in :func:`measured_statistics`; of the *source* domain.
+        protocol: how images reach the network.
         overwrite: replace ``output`` if it exists.
+        on_image: called after each image, for a progress bar.
         sources: where the images come from, for the record.
 
     Raises:
-        UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
-            describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
+        UserError: a folder cannot be used, or statistics are beyond the dtype of ``source``.
     """
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])
