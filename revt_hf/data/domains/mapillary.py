@@ -43,7 +43,6 @@ class Mapillary(PairedDomain):
     )
     options_model = MapillaryOptions
     configs = MAPILLARY_VERSIONS
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("mapillary",)
     # Converted layouts; the official ones depend on the options.

@@ -99,7 +99,7 @@ def pretend(root, monkeypatch):
                 file: SourceFile(str(path.parent / file), 1, 1) for file in listed
             }
         monkeypatch.setattr(
-            "revt_hf.data.domains.layouts.list_files", lambda folder, _: files[folder]
+            "revt_hf.data.domains.layouts.list_files", lambda folder: (files[folder], {})
         )
 
     return run
@@ -496,7 +496,7 @@ def test_official_counts(case, root):
 def test_counts_of_every_split(key, counts):
     domain, config = DOMAINS[key[0]], key[1]
     options = domain.options_model()
-    for split in {*domain.split_names, *counts}:
+    for split in {*domain.splits(None, config, options), *counts}:
         assert domain.expected(split, config, options) == counts.get(split)
 
 
