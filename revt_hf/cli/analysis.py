@@ -294,7 +294,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1f} %"
 
 
-def register(app: typer.Typer) -> None:
-    """Add ``revt diagnose`` and ``revt choose``."""
-    app.add_typer(diagnose_app, name="diagnose")
-    app.command()(choose)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.add_typer(diagnose_app, name="diagnose", rich_help_panel=panel)
+    app.command(rich_help_panel=panel)(choose)

@@ -191,7 +191,7 @@ def _check_outputs(
         check_beside(dry_run, [output, results, json_file])
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``revt``."""
-    app.command()(push)
-    app.command("merge-and-push")(merge_and_push)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(push)
+    app.command("merge-and-push", rich_help_panel=panel)(merge_and_push)
