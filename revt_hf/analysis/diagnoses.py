@@ -13,8 +13,8 @@ from revt_hf.analysis.disagreement import disagreement, draw_disagreement
 from revt_hf.analysis.norm import draw_norm, norm_shifts
 from revt_hf.analysis.path import draw_paths, line_ends, paths
 from revt_hf.analysis.plane import FinishedPoints, PlanePoint, draw_plane, new_points, scan
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,
@@ -140,7 +140,7 @@ def diagnose_plane(
     check_growing(options.output, True, _PLANE_FILES, inputs)
     data = options.data()
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
-    with growing, Blender(folders, quiet=options.quiet) as blender:
+    with Blender(folders, quiet=options.quiet) as blender, growing:
         about = _about(blender.records(), data)
         finished = FinishedPoints(options.output, about)
         left = sum(

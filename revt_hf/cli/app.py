@@ -1,13 +1,15 @@
 """All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from revt_hf.cli import (
     analysis,
     benchmark,
+    data,
     demo,
     evaluate,
     experiments,
@@ -16,34 +18,49 @@ from revt_hf.cli import (
     push,
     results,
 )
-from revt_hf.cli.data import Overwrite, Quiet, data_app
+from revt_hf.cli.options import Overwrite, Quiet
 from revt_hf.core.errors import say
+
+_PANELS = {
+    "Data": [data],
+    "Train": [experiments, demo],
+    "Merge": [model_folders],
+    "Evaluate": [evaluate, predict, results, benchmark],
+    "Understand": [analysis],
+    "Publish": [push],
+}
+
+
+class _InPanels(TyperGroup):
+    """Lists commands in the order of their panels; typer lists groups of commands last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = list(_PANELS)
+
+        def place(name: str) -> int:
+            return panels.index(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
+
+        return sorted(super().list_commands(ctx), key=place)
+
 
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    cls=_InPanels,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
-app.add_typer(recipe_app, name="recipe")
-app.add_typer(data_app, name="data")
-benchmark.register(app)
-analysis.register(app)
-demo.register(app)
-evaluate.register(app)
-experiments.register(app)
-model_folders.register(app)
-predict.register(app)
-push.register(app)
-results.register(app)
+for _panel, _modules in _PANELS.items():
+    for _module in _modules:
+        _module.register(app, _panel)
+recipe_app = typer.Typer(help="Show recipes and their schema.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe", rich_help_panel="Train")
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
 ]
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
     output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],

@@ -22,7 +22,7 @@ from revt_hf.cli.options import (
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.config.recipe import DomainSpec
+    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.data.domains.prepared import Format
 
 __all__ = ["Config", "DataDir", "Json", "Options", "Overwrite", "Quiet", "data_app"]
@@ -180,3 +180,8 @@ def prepare_command(
         f"prepared {counted(record.images, 'image')} of {domain.name}/{record.split}: {output}; "
         f"in a recipe: source.prepared: {output}"
     )
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.add_typer(data_app, name="data", rich_help_panel=panel)

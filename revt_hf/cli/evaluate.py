@@ -71,6 +71,6 @@ def evaluate(
     print_scores(results, classes)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``revt``."""
-    app.command()(evaluate)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(evaluate)

@@ -106,7 +106,7 @@ def submit(
     submit_command(call, load_settings(slurm, flags), only_print, json_file, quiet)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``revt``."""
-    app.command()(run)
-    app.command()(submit)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(run)
+    app.command(rich_help_panel=panel)(submit)

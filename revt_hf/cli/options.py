@@ -16,8 +16,8 @@ from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
+    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.config.protocol import Protocol
-    from revt_hf.config.recipe import DomainSpec
     from revt_hf.evaluation.splits import SplitSpec
 
 _LARGEST_SIDE = 2**15
@@ -91,7 +91,7 @@ class DataSelection:
         Raises:
             UserError: an option is not KEY=VALUE.
         """
-        from revt_hf.config.recipe import DomainSpec
+        from revt_hf.config.domain_spec import DomainSpec
 
         return DomainSpec(
             domain=str(self.domain),
@@ -108,7 +108,7 @@ class DataSelection:
                 KEY=VALUE.
         """
         if (self.recipe is None) == (self.domain is None):
-            raise UserError("say what to evaluate on: either --domain NAME or --recipe FILE")
+            raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
         from revt_hf.evaluation.splits import SplitSpec, splits_of
 
         if self.recipe is None:

@@ -303,7 +303,7 @@ def curves(
         say(f"{counted(len(found.curves), 'curve')}: {output}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``revt``."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
     for command in (table, report, curves):
-        app.command()(command)
+        app.command(rich_help_panel=panel)(command)

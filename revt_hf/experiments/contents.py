@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
 from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
@@ -37,7 +37,7 @@ class Contents:
             UserError: there is none, or it cannot be read.
         """
         if not Path(source).exists():
-            from revt_hf.checkpoints.hub import is_hub_id
+            from revt_hf.checkpoints.download import is_hub_id
 
             if not is_hub_id(source):
                 raise UserError(f"there is no checkpoint {source}")

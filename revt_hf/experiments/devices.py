@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 
-from revt_hf.core.cores import core_count
+from revt_hf.core.resources import core_count
 
 
 def visible_gpus() -> list[str]:

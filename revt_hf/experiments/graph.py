@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe, Source
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Kind, PaperKey
 from revt_hf.evaluation.splits import SplitSpec

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import FiniteFloat, TypeAdapter
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.data.domains import open_domain

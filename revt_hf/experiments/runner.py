@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.progress import Progress, TaskID
 
+from revt_hf.checkpoints.tensors import RECIPE_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.devices import default_slots
@@ -31,7 +32,7 @@ from revt_hf.experiments.graph import (
 from revt_hf.experiments.jobs import Job, Trainings, bars
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 from revt_hf.training.run_folder import training_folder
 
 

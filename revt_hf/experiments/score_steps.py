@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from revt_hf.checkpoints.architecture import size_name
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
@@ -39,7 +40,6 @@ from revt_hf.evaluation.result import (
 from revt_hf.experiments.graph import Choose, Graph, Network, Score, Step
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.merging import make_merge
-from revt_hf.models.load import size_of
 from revt_hf.models.recorded import recorded_recipe
 
 # Of weights that are held at a time; a network by itself may go beyond it.
@@ -182,7 +182,7 @@ def _loaded(
             for part, folder in zip(network.parts, folders, strict=True):
                 if part not in models:
                     models[part] = load_for_evaluation(folder)
-            size = size_of(models[network.parts[0]].config)
+            size = size_name(models[network.parts[0]].config)
             abouts[network.id] = {"size": size, **_about(network, folders)}
     return models, abouts
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging.members import (
     NOWHERE,
     SIZE_FIELDS,
@@ -18,7 +17,6 @@ from revt_hf.merging.members import (
     check_rows_are_named,
     check_same_tensors,
     open_source,
-    with_dtypes,
 )
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 from revt_hf.merging.record import ImageSize
@@ -96,11 +94,7 @@ class MergePlan:
         return found
 
     def check_unchanged(self) -> None:
-        """Refuse the result if a file changed while it was read.
-
-        Raises:
-            UserError: one changed; it is named.
-        """
+        """Refuse the result if a file changed while it was read."""
         for source in self.inputs:
             source.stamps.check()
 
@@ -146,11 +140,11 @@ class MergePlan:
             and find_method(self.spec.rules[item.rule].method).scope == "tensor"
         ):
             return False
-        size = before.count * ITEM_SIZES[item.dtype]
         return all(
-            not source.dtypes
+            source.dtypes[at] == source.dtypes[at - 1]
             and source.file[at] == source.file[at - 1]
-            and source.offset[at] == source.offset[at - 1] + size
+            and source.offset[at]
+            == source.offset[at - 1] + before.count * ITEM_SIZES[source.dtypes[at]]
             for source in self.inputs
             if source.offset[at - 1] != NOWHERE or source.offset[at] != NOWHERE
         )
@@ -161,12 +155,7 @@ class MergePlan:
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open all members, compare them, and decide on every tensor.
-
-    Args:
-        spec: what to merge.
-        stack: closes temporary files of members that are torch files.
-        quiet: no progress bars while the Hub is read.
+    """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
 
     Raises:
         UserError: a member that cannot be read or does not match the first one (the differences
@@ -188,14 +177,14 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     items = tuple(
         Item(
             name,
-            head.dtypes.get(at, place.dtype),
+            head.dtypes[at],
             place.shape,
             int(np.prod(place.shape, dtype=np.int64)),
             rule_of.get(name) if place.dtype in FLOATS else None,
         )
         for at, (name, place) in enumerate(order.items())
     )
-    with_head = list(sources)
+    with_head, base = list(sources), None
     if spec.base is not None:
         base, held = open_source(spec.base, stack, quiet, order, whole=False)
         needed = {
@@ -208,14 +197,9 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
             check_agreement(source, base, encoder_only=not has_head)
         check_same_tensors(first, needed, base, held, extra_is_fine=True)
         with_head += [base] if has_head else []
-        sources.append(base)
     mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
     check_rows_are_named(with_head if mixed else [head], with_head)
-    if head.dtypes:
-        dtypes = [item.dtype for item in items]
-        sources = [with_dtypes(source, order, dtypes) for source in sources]
-    base_source = sources.pop() if spec.base is not None else None
-    return MergePlan(spec, tuple(sources), base_source, items)
+    return MergePlan(spec, tuple(sources), base, items)
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_a_dtype_that_the_tensors_do_not_have_is_said(folder, caplog):
     _set_config(folder, dtype="bfloat16")
     with caplog.at_level(logging.WARNING, "revt_hf"):
         model = load_model(folder)
-    assert "config.json says bfloat16, the tensors are float32" in caplog.text
+    assert "config.json says bfloat16, but the tensors are float32" in caplog.text
     model.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
 
@@ -227,16 +227,6 @@ def test_only_the_count_of_batches_may_lack(folder):
     wanted = load_model(folder).state_dict()
     _change(folder, _drop("decode_head.batch_norm.num_batches_tracked"))
     assert load_model(folder).state_dict().keys() == wanted.keys()
-
-
-def test_damaged_weights_are_one_sentence_that_names_the_file(folder):
-    path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"\x80\x04K", os.urandom(2000)):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.safetensors.* is not a readable") as refused:
-            load_model(folder)
-        assert "\n" not in str(refused.value)
 
 
 class _Hostile:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -40,7 +39,6 @@ class Cityscapes(PairedDomain):
         sharing=Sharing("no", "its terms forbid to pass it on, changed versions included"),
         images={"train": 2_975, "val": 500},
     )
-    split_names = ("train", "val", "dev", "train_without_dev")
     inside = _CITYSCAPES_INSIDE
     hidden_test = True
     wrappers = ("cityscapes",)
@@ -49,17 +47,15 @@ class Cityscapes(PairedDomain):
         Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
     )
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split not in self.inside:
             return None
         if "dev" in options.split_files:
-            path = data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, names, match.layout.image_suffixes)[0])
+            path = match.data_dir / options.split_files["dev"]
+            dev = set(read_split_file(path, match.names, match.layout.image_suffixes)[0])
         else:
-            dev = {name for name in names if name.split("/")[0] in DEV_CITIES}
-        return dev if split == "dev" else {*names} - dev
+            dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
+        return dev if split == "dev" else {*match.names} - dev
 
 
 @register_domain
@@ -81,7 +77,6 @@ class Bdd100k(PairedDomain):
         ),
         images={"train": 7_000, "val": 1_000},
     )
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("bdd100k",)
     layouts = (
@@ -126,7 +121,6 @@ class Acdc(PairedDomain):
         images_of={name: {"train": 400, "val": count} for name, count in _ACDC_VAL.items()},
     )
     configs = tuple(_ACDC_PARTS)
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("acdc",)
     layouts = (
@@ -134,6 +128,9 @@ class Acdc(PairedDomain):
         # A flat folder does not tell the conditions apart.
         Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
     )
+
+
+_KITTI_COPY = ("images/validation", "labels/validation", ".png")
 
 
 @register_domain
@@ -151,17 +148,12 @@ class Kitti2015(PairedDomain):
         sharing=_CC_3,
         images={"val": 200},
     )
-    split_names = ("val",)
     hidden_test = True
     wrappers = ("data_semantics", "kitti")
     layouts = (
         Layout("official", "training/image_2", "training/semantic", ".png", ".png", CITYSCAPES_IDS),
         # How many of the 200 the original implementation's own copy held is unknown.
-        Layout(
-            *("converted", "images/validation", "labels/validation", ".png"),
-            "_labelTrainIds.png",
-            counted=False,
-        ),
+        Layout("converted", *_KITTI_COPY, "_labelTrainIds.png", counted=False),
     )
 
 
@@ -183,7 +175,6 @@ class Wilddash(PairedDomain):
         sharing=Sharing("no", "its license was not read at first hand"),
         images={"val": 70},
     )
-    split_names = ("val",)
     hidden_test = True
     layouts = (
         Layout("official", *_WILDDASH, "_100000_labelIds.png", CITYSCAPES_IDS),
@@ -211,7 +202,6 @@ class Idd(PairedDomain):
         sharing=Sharing("no", "its terms of use were not read at first hand"),
         images={"train": 6_993, "val": 981},
     )
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("IDD_Segmentation",)
     layouts = (
@@ -248,22 +238,19 @@ class Synthia(PairedDomain):
         images={"train": 6_580, "val": 2_820, "full": 9_400},
     )
     options_model = SynthiaOptions
-    split_names = ("train", "val", "full")
     wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
     layouts = (
         *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
         *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
     )
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split == "full":
             return None
 
         def draw(name: str) -> bytes:
             return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
 
-        shuffled = sorted(names, key=draw)
-        train = round(0.7 * len(names))  # 6580 of 9400, the size of RobustNet's random division
+        shuffled = sorted(match.names, key=draw)
+        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
         return set(shuffled[:train] if split == "train" else shuffled[train:])
