@@ -283,6 +283,7 @@ def _heat_map(
     drawing: Any, axis: Any, columns: Sequence[list[float | None]], rows: int, logarithmic: bool
 ) -> None:
     from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.ticker import LogFormatter
 
     table = np.full((rows, len(columns)), np.nan)
     for index, column in enumerate(columns):
@@ -297,6 +298,8 @@ def _heat_map(
         return
     norm = (LogNorm if logarithmic else Normalize)(known.min(), known.max())
     image = axis.imshow(table, aspect="auto", norm=norm, cmap="viridis")
-    drawing.colorbar(image, ax=axis, fraction=0.06, pad=0.02).ax.tick_params(
-        labelsize=7, which="both"
-    )
+    bar = drawing.colorbar(image, ax=axis, fraction=0.06, pad=0.02)
+    bar.ax.tick_params(labelsize=7, which="both")
+    if logarithmic:
+        # The default labels are formulas, which figures show as they are written.
+        bar.ax.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())

@@ -1,90 +1,118 @@
-"""``revt benchmark``: parse, validate, call."""
+"""``revt benchmark``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from revt_hf.cli.data import Json, Overwrite, Quiet
+from revt_hf.cli.options import (
+    Json,
+    OptionalModels,
+    Overwrite,
+    Quiet,
+    named_models,
+    parse_max_size,
+)
 from revt_hf.core.errors import UserError
 
-if TYPE_CHECKING:
-    from revt_hf.speed.command import InferenceResult, TrainingResult
-
-IMAGE, CROP, BATCH = (1024, 512), 512, 2
+_IMAGE, _CROP, _BATCH = (1024, 512), 512, 2
 
 
 def benchmark(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="SegFormer folders or Hub ids.")
-    ] = None,
+    models: OptionalModels = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--size", help="b0 to b5, random weights; default: all six, for --train b0."),
+        typer.Option(
+            "--size",
+            help="Also measure b0 to b5 with random weights. "
+            "Default without models: all six, with --train b0.",
+        ),
     ] = None,
     variants: Annotated[
         list[str] | None,
-        typer.Option("--variant", help="eager, sdpa, folded, bf16 or compiled; default: all."),
+        typer.Option(
+            "--variant", help="Run eager, sdpa, folded, bf16 or compiled. Default: all of them."
+        ),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(help="Its size, WIDTHxHEIGHT; default: 1024x512.")
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Size of the image. Default: 1024x512."),
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(help="Resized to WIDTHxHEIGHT for the network; default: native, not at all."),
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="Resize the image to fit this size, or native to keep it. Default: native.",
+        ),
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(min=1, help="Timed images; default: 200 on a GPU, 20 on a CPU."),
+        typer.Option(min=1, help="Number of timed images. Default: 200 on a GPU, 20 on a CPU."),
     ] = None,
     frame_rate: Annotated[
         bool | None,
-        typer.Option("--frame-rate/--no-frame-rate", help="Images/s at batch 1; default: yes."),
+        typer.Option(
+            "--frame-rate/--no-frame-rate", help="Measure images/s at batch 1. Default: yes."
+        ),
     ] = None,
     best_batch: Annotated[
         bool | None,
-        typer.Option("--best-batch/--no-best-batch", help="And at the best one; default: yes."),
+        typer.Option(
+            "--best-batch/--no-best-batch",
+            help="Search for the batch size with the most images/s. Default: yes.",
+        ),
     ] = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Training steps and loading instead of prediction.")
+        bool, typer.Option("--train", help="Measure training steps instead of predictions.")
     ] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Of --train: also load its crops; its network, crop and batch."),
+        typer.Option(
+            help="With --train: take model, crop and batch size from this recipe and also time "
+            "data loading."
+        ),
     ] = None,
     crop: Annotated[
         int | None,
-        typer.Option(min=32, max=2**15, help="Of --train: pixels of a side; default: 512."),
+        typer.Option(min=32, max=2**15, help="With --train: crop size in pixels. Default: 512."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of --train: crops in a step; default: 2.")
+        int | None, typer.Option(min=1, help="With --train: crops in a step. Default: 2.")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Of --train: timed steps; default: 50 on a GPU, 10 on a CPU."),
+        typer.Option(
+            min=1, help="With --train: number of timed steps. Default: 50 on a GPU, 10 on a CPU."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, max=256, help="Of --train --recipe: processes that load; default: its own."
+            min=0,
+            max=256,
+            help="With --train and --recipe: processes that load crops. Default: the recipe's.",
         ),
     ] = None,
     warm_up: Annotated[
         int | None,
-        typer.Option(min=0, help="Images (5) or steps (3) before the timed ones."),
+        typer.Option(
+            min=0, help="Images or steps before the timed ones. Default: 5 images, 3 steps."
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")
+        str | None,
+        typer.Option(help="Use cpu, cuda or cuda:N. Default: a GPU if there is one."),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the tables here as Markdown.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables to this file as Markdown."),
     ] = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """How fast models predict or train here: images/s, parameters, FLOPs, peak memory."""
-    of_predictions = {
+    """Measure how fast models predict or train on this machine."""
+    predicting: dict[str, Any] = {
         "--variant": variants,
         "--image": image,
         "--max-size": max_size,
@@ -92,101 +120,90 @@ def benchmark(
         "--frame-rate": frame_rate,
         "--best-batch": best_batch,
     }
-    of_training = {
+    training: dict[str, Any] = {
         "--recipe": recipe,
         "--crop": crop,
         "--batch-size": batch_size,
         "--steps": steps,
         "--workers": workers,
     }
-    for flag, value in (of_predictions if train else of_training).items():
+    for flag, value in (predicting if train else training).items():
         if value not in (None, []):
             raise UserError(f"{flag} goes {'without' if train else 'with'} --train")
     if workers is not None and recipe is None:
         raise UserError("--workers goes with --recipe: without one nothing is loaded")
-    from revt_hf.core.outputs import write_json, write_text
+    from revt_hf.core.outputs import check_output_file, write_json, write_text
     from revt_hf.results.formats import markdown as markdown_text
     from revt_hf.results.formats import print_layouts
-    from revt_hf.speed.command import check_outputs
 
-    check_outputs(markdown, json_file, overwrite, [*(models or []), *([recipe] if recipe else [])])
-    result: InferenceResult | TrainingResult
-    if train:
-        fields = crop, batch_size, steps, warm_up
-        result = _training(models or [], sizes or [], recipe, fields, workers, device, quiet)
-    else:
-        switches = frame_rate is not False, best_batch is not False
-        views = image, max_size, images, warm_up
-        result = _inference(
-            models or [], sizes or [], variants or [], views, switches, device, quiet
-        )
-    layouts = result.layouts()
+    named = named_models(models or [])
+    inputs = [*named.values(), recipe]
+    check_output_file(markdown, overwrite, inputs, [json_file])
+    check_output_file(json_file, inputs=inputs)
+    measure = _measure_training if train else _measure_inference
+    given = training if train else predicting
+    result = measure(named, sizes or [], given, warm_up, device, quiet)
     if json_file is not None:
         write_json(json_file, result.to_json())
     if markdown is not None:
-        write_text(markdown, "\n".join(map(markdown_text, layouts)))
-    print_layouts(layouts)
+        write_text(markdown, "\n".join(map(markdown_text, result.tables)))
+    print_layouts(result.tables)
 
 
-def _inference(
-    models: list[str],
+def _measure_inference(
+    models: dict[str, str],
     sizes: list[str],
-    variants: list[str],
-    views: tuple[str | None, str | None, int | None, int | None],
-    switches: tuple[bool, bool],
+    given: dict[str, Any],
+    warm_up: int | None,
     device: str | None,
     quiet: bool,
-) -> "InferenceResult":
-    from revt_hf.cli.options import parse_max_size
-    from revt_hf.speed.command import inference_benchmark
-    from revt_hf.speed.machine import chosen_device
-    from revt_hf.speed.prediction import InferenceOptions
+) -> Any:
+    from revt_hf.speed.inference import InferenceOptions, inference_benchmark
+    from revt_hf.speed.measuring import chosen_device
 
-    image, max_size, images, warm_up = views
-    width, height = IMAGE
-    if image is not None:
-        parsed = parse_max_size(image, "--image")
+    width, height = _IMAGE
+    if given["--image"] is not None:
+        parsed = parse_max_size(given["--image"], "--image")
         if parsed is None:
             raise UserError("--image native: write WIDTHxHEIGHT, such as 1024x512")
         width, height = parsed
-    default = 200 if chosen_device(device).type == "cuda" else 20
+    max_size = given["--max-size"]
     options = InferenceOptions(
         image=(height, width),
         max_size=None if max_size is None else parse_max_size(max_size),
-        images=images or default,
+        images=given["--images"] or (200 if chosen_device(device).type == "cuda" else 20),
         warm_up=5 if warm_up is None else warm_up,
-        frame_rate=switches[0],
-        best_batch=switches[1],
+        frame_rate=given["--frame-rate"] is not False,
+        best_batch=given["--best-batch"] is not False,
     )
+    variants = given["--variant"] or []
     return inference_benchmark(models, sizes, variants, options, device, quiet)
 
 
-def _training(
-    models: list[str],
+def _measure_training(
+    models: dict[str, str],
     sizes: list[str],
-    recipe: Path | None,
-    fields: tuple[int | None, int | None, int | None, int | None],
-    workers: int | None,
+    given: dict[str, Any],
+    warm_up: int | None,
     device: str | None,
     quiet: bool,
-) -> "TrainingResult":
+) -> Any:
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.speed.command import training_benchmark
-    from revt_hf.speed.machine import chosen_device
-    from revt_hf.speed.training import TrainingOptions
+    from revt_hf.speed.measuring import chosen_device
+    from revt_hf.speed.training import TrainingOptions, training_benchmark
 
-    loaded = None if recipe is None else load_recipe(recipe)
-    crop, batch, steps, warm_up = fields
-    side = crop or (loaded and loaded.augmentation.crop) or CROP
+    path, workers = given["--recipe"], given["--workers"]
+    recipe = None if path is None else load_recipe(path)
+    side = given["--crop"] or (recipe and recipe.augmentation.crop) or _CROP
     options = TrainingOptions(
         crop=(side, side) if isinstance(side, int) else side,
-        batch=batch or (loaded.train.batch_size if loaded else BATCH),
-        steps=steps or (50 if chosen_device(device).type == "cuda" else 10),
+        batch=given["--batch-size"] or (recipe.train.batch_size if recipe else _BATCH),
+        steps=given["--steps"] or (50 if chosen_device(device).type == "cuda" else 10),
         warm_up=3 if warm_up is None else warm_up,
     )
     if workers is None:
-        workers = loaded.train.workers if loaded else 0
-    named = None if loaded is None else (str(recipe), loaded)
+        workers = recipe.train.workers if recipe else 0
+    named = None if recipe is None else (str(path), recipe)
     return training_benchmark(models, sizes, options, named, workers, device, quiet)
 
 

@@ -35,12 +35,11 @@ def _writable(json_file: Path | None) -> Path | None:
     return json_file
 
 
-Models = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="MODEL", help="Model folders or Hub IDs; NAME=PATH gives one a name in results."
-    ),
-]
+_MODELS = typer.Argument(
+    metavar="MODEL", help="Model folders or Hub IDs; NAME=PATH gives one a name in results."
+)
+Models = Annotated[list[str], _MODELS]
+OptionalModels = Annotated[list[str] | None, _MODELS]
 Recipe = Annotated[Path, typer.Argument(help="Training recipe (YAML).")]
 Overrides = Annotated[
     list[str] | None,

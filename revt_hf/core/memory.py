@@ -1,13 +1,7 @@
 """How much memory a process takes, and how much is left; torch is not imported."""
 
-import ctypes
-import gc
-import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,51 +46,16 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
-def can_forget_peaks() -> bool:
-    """Whether the peak can be set back to what is resident now (Linux)."""
-    return _RESET_PEAK.exists()
-
-
 def growth_mib(work: Callable[[], Any]) -> float:
-    """How far resident memory rises above what it is now while ``work`` runs, in MiB.
+    """How far resident memory rises above its current level while ``work`` runs, in MiB.
 
-    Where peaks cannot be forgotten, it is how far the peak so far rises.
+    Where the peak cannot be reset (outside Linux), how far ``work`` raises the peak.
     """
-    if can_forget_peaks():
+    if _RESET_PEAK.exists():
         _RESET_PEAK.write_text("5")
     before = peak_mib()
     work()
     return peak_mib() - before
-
-
-def give_back_free_memory() -> None:
-    """Let what was freed leave this process's resident memory, as far as the C library can."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return
-
-
-def measured_in_own_process(module: str, order: dict[str, Any]) -> float:
-    """What ``python -m module`` makes of an order.
-
-    Args:
-        module: reads the order (JSON) from standard input, and writes a number into the last line
-            of standard output.
-        order: of JSON values.
-
-    Raises:
-        MemoryError: the system ended the process, as it does when memory is short.
-    """
-    # Not multiprocessing: it would run the caller's script again where that has no main guard.
-    done = subprocess.run(
-        [sys.executable, "-m", module], input=json.dumps(order), capture_output=True, text=True
-    )
-    if done.returncode == -signal.SIGKILL:
-        raise MemoryError(f"the system ended the process that measures memory ({module})")
-    done.check_returncode()
-    return float(done.stdout.splitlines()[-1])
 
 
 def available_mib() -> float:

@@ -10,8 +10,8 @@ from revt_hf import __version__
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Domain, Opened
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.hub.cards import license_metadata
 from revt_hf.hub.commit import MARKER
-from revt_hf.hub.licenses import license_metadata
 from revt_hf.hub.places import is_place, last_part, without_places
 from revt_hf.results.markdown import code, text, yaml_text
 

@@ -1,13 +1,16 @@
-"""What a prediction costs: parameters, floating-point operations, images a second, memory.
+"""What a prediction costs: parameters, floating-point operations, images a second, GPU memory.
 
-An ensemble costs all that it runs. Sizes follow from the configurations, so that operations are
-counted without computing them, and CPU memory is measured in a process that does nothing else.
+An ensemble costs everything it runs. Operations are counted on the meta device, which computes
+nothing.
 """
 
+import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +20,18 @@ from rich.table import Table
 from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import printable
-from revt_hf.core.memory import measured_in_own_process
-from revt_hf.evaluation.blueprint import blueprint_of, without_weights
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.predictor import Segmenter, network_sizes, sliding_logits
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.predictor import (
+    Segmenter,
+    model_segmenter,
+    network_sizes,
+    sliding_logits,
+)
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
@@ -39,16 +47,15 @@ class Cost:
             layers and attention, over all views and windows; normalisation, activations and
             resizing are not counted.
         images_per_second: from a decoded image to its class map, median after a warm-up.
-        peak_mib: weights and working memory in MiB: of the GPU's allocator, or on a CPU by how
-            much the resident memory of a process of its own grows.
-        image_size: (height, width) of the image that all this is for.
+        peak_mib: weights and working memory in MiB, by the CUDA allocator; None on other devices.
+        image_size: (height, width) of the image.
         device: where speed and memory were measured.
     """
 
     parameters: int
     flops: int
     images_per_second: float
-    peak_mib: float
+    peak_mib: float | None
     image_size: Size
     device: str
 
@@ -82,7 +89,7 @@ def parameters_of(segmenter: Segmenter) -> int:
 
 def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
     """Floating-point operations of one image of a (height, width); see :class:`Cost`."""
-    shapes_only = without_weights(blueprint_of(segmenter))
+    shapes_only = _without_weights(segmenter)
     views_a_scale = protocol.views // len(protocol.scales)
     # Other attention kernels hide their products from the counter on some devices.
     with (
@@ -108,32 +115,52 @@ def _images_per_second(segmenter: Segmenter, image: NDArray[np.uint8], protocol:
     return 1 / statistics.median(times)
 
 
-def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int = 1) -> float:
-    """Weights and working memory of a prediction, in MiB; see :class:`Cost`.
+def _without_weights(segmenter: Segmenter) -> Segmenter:
+    """The same segmenter on the meta device, not compiled."""
+    models = [_meta_copy(model) for model in segmenter.models]
+    if segmenter.combine is None:
+        return model_segmenter(models[0], segmenter.bf16)
+    return ensemble_segmenter(models, segmenter.combine, segmenter.head or 1)
+
+
+def _meta_copy(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+    weights: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}
+    for one in model.parameters():
+        weights[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=False)
+    copied: SegformerForSemanticSegmentation = copy.deepcopy(model, weights)
+    return copied
+
+
+def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int = 1) -> float | None:
+    """Weights and working memory of a prediction in MiB; None if it does not run on CUDA.
 
     Args:
-        segmenter: a model or an ensemble, where it is.
+        segmenter: a model or an ensemble.
         size: (height, width) of the images.
         protocol: see :class:`Protocol`.
         images: how many go through the network together.
 
     Raises:
-        MemoryError: on a CPU, more than there is.
-        torch.OutOfMemoryError: on a GPU, more than there is.
+        torch.OutOfMemoryError: the GPU is full.
     """
-    if segmenter.device.type == "cuda":
-        blank = [np.zeros((*size, 3), dtype=np.uint8)] * images
-        return _cuda_peak_mib(segmenter, blank, protocol)
-    return _cpu_peak_mib(segmenter, size, protocol, images)
+    blank = [np.zeros((*size, 3), dtype=np.uint8)] * images
+    predict = partial(segmenter.class_maps, blank, protocol)
+    return cuda_peak_mib(predict, segmenter.device, bytes_of(segmenter))
 
 
-def _cuda_peak_mib(
-    segmenter: Segmenter, images: Sequence[NDArray[np.uint8]], protocol: Protocol
-) -> float:
-    device = segmenter.device
-    others = torch.cuda.memory_allocated(device) - bytes_of(segmenter)
+def cuda_peak_mib(work: Callable[[], Any], device: torch.device, held_bytes: int) -> float | None:
+    """Peak memory of ``work`` by the CUDA allocator, in MiB; None on other devices.
+
+    Args:
+        work: runs on the device.
+        device: where.
+        held_bytes: allocated before and counted as the work's own, such as its weights.
+    """
+    if device.type != "cuda":
+        return None
+    others = torch.cuda.memory_allocated(device) - held_bytes
     torch.cuda.reset_peak_memory_stats(device)
-    segmenter.class_maps(images, protocol)
+    work()
     return (torch.cuda.max_memory_allocated(device) - others) / _MIB
 
 
@@ -145,17 +172,6 @@ def bytes_of(segmenter: Segmenter) -> int:
         for tensor in module.state_dict().values()
     }
     return sum(tensors.values())
-
-
-def _cpu_peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int) -> float:
-    order = {
-        "blueprint": blueprint_of(segmenter),
-        "size": size,
-        "protocol": protocol.model_dump(mode="json"),
-        "images": images,
-        "threads": torch.get_num_threads(),
-    }
-    return measured_in_own_process("revt_hf.evaluation.peak_memory", order)
 
 
 def device_name(device: torch.device) -> str:
@@ -179,6 +195,6 @@ def print_costs(costs: Mapping[str, Cost]) -> None:
             f"{cost.parameters / 1e6:.2f}",
             f"{cost.flops / 1e9:.1f}",
             f"{cost.images_per_second:.3g}",
-            f"{cost.peak_mib:.0f}",
+            "\u2013" if cost.peak_mib is None else f"{cost.peak_mib:.0f}",
         )
     Console().print(table)

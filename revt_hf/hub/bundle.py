@@ -13,10 +13,11 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.wrapping import listed
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json, write_text
+from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import CARD_FILE
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.measured import results_of
-from revt_hf.hub.model_card import card_text, check_card
+from revt_hf.hub.model_card import card_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Member, published_recipe
 from revt_hf.hub.weights import copy_weights

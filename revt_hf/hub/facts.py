@@ -138,7 +138,7 @@ class ModelCardFacts:
         return "unseen" if len(self.recipes) >= models else "not recorded"
 
     @property
-    def starts(self) -> tuple[str, ...]:
+    def inits(self) -> tuple[str, ...]:
         """The Hub models whose weights training started from, as far as they are known."""
         named = (recipe.model.init or "" for recipe in self.recipes)
         known = (start for start in named if is_known(start, self.base_models))

@@ -14,7 +14,7 @@ from revt_hf.hub.commit import is_repo_id
 from revt_hf.hub.places import last_part, without_places
 from revt_hf.merging.record import history_lines, read_merge_record
 from revt_hf.models.recorded import MERGE_FILE, recorded_recipe
-from revt_hf.results.markdown import text, yaml_text
+from revt_hf.results.markdown import yaml_text
 
 # The only owner whose SegFormers a recipe's start is known to mean; ``owner/name`` is a folder too.
 _KNOWN_OWNER = "nvidia/"
@@ -167,13 +167,13 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
 
 
 def method_name(recipe: Recipe) -> str:
-    """A recipe's augmentation method in Markdown, as ``4 (pixmix)``."""
+    """The augmentation method of a recipe, such as ``4 (pixmix)``."""
     name = recipe.augmentation.method
     try:
-        return text(str(method(name)))
+        return str(method(name))
     except UserError:
         # It was registered where the model was trained.
-        return text(str(name))
+        return str(name)
 
 
 def _rules(record: Mapping[str, Any]) -> tuple[Rule, ...]:

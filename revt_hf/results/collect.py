@@ -56,12 +56,12 @@ class Selected(_Read):
 
 
 class Cost(_Read):
-    """What a network costs: FLOPs of one image, memory in MiB."""
+    """What a network costs: FLOPs of one image, memory in MiB if it ran on a GPU."""
 
     parameters: float
     flops: float
     images_per_second: float
-    peak_mib: float
+    peak_mib: float | None = None
 
 
 class DomainScore(_Read):

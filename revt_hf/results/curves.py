@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.corrupting import KINDS, SEVERITIES
-from revt_hf.data.domains.corruptions import NAME, Corruption, corruption_of
+from revt_hf.data.domains.corruptions import (
+    KINDS,
+    NAME,
+    SEVERITIES,
+    Corruption,
+    corruption_of,
+)
 from revt_hf.results.collect import Measurement
 from revt_hf.results.entries import Entry, entries_of, protocol_name
 from revt_hf.results.rows import check_subset

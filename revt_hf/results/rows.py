@@ -110,8 +110,9 @@ class TableRow:
 
     def cost(self, name: str) -> float | None:
         """The mean of a field of ``Cost`` over the networks that have it."""
-        values = [getattr(entry.cost, name) for entry in self.entries if entry.cost is not None]
-        return statistics.fmean(values) if values else None
+        values = [getattr(entry.cost, name, None) for entry in self.entries]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
 
 
 @dataclass(frozen=True)

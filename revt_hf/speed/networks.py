@@ -1,4 +1,4 @@
-"""Networks and images that need no files: speed and memory do not depend on their values."""
+"""Random networks and images: speed and memory do not depend on their values."""
 
 import numpy as np
 import torch
@@ -10,14 +10,16 @@ from revt_hf.config.recipe import Model
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.models.load import build_model
 
+# The encoder's first stage sees an eighth of a quarter of the image as one key.
+SMALLEST = 32
 _PATCH = 32
 _GREY, _CONTRAST = 128.0, 48.0
 
 
 def random_network(size: str) -> SegformerForSemanticSegmentation:
-    """A SegFormer in eval mode with random weights, as wide in its values as a trained one.
+    """A SegFormer in eval mode with random weights, with activations scaled like a trained one's.
 
-    BatchNorm has the statistics of an image, and logits a standard deviation of 2.
+    BatchNorm has the statistics of an image, and logits have a standard deviation of 2.
 
     Args:
         size: ``b0`` to ``b5``.
@@ -31,7 +33,7 @@ def random_network(size: str) -> SegformerForSemanticSegmentation:
 
 
 def smooth_pixels(batch: int, height: int, width: int) -> torch.Tensor:
-    """Smooth patches, (N, 3, H, W) float32, as wide as normalised images."""
+    """Smooth patches, (N, 3, H, W) float32, scaled like normalised images."""
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(batch, 3, *_patches(height, width), generator=generator)
     return functional.interpolate(patches, size=(height, width), mode="bicubic")
@@ -44,7 +46,7 @@ def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def patch_labels(batch: int, height: int, width: int) -> torch.Tensor:
-    """Labels in patches, (N, H, W) int64, 0..18; of 255 (ignored) those at the top."""
+    """Labels in patches, (N, H, W) int64, 0..18; those at the top are ignored (255)."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randint(0, NUM_CLASSES, (batch, *_patches(height, width)), generator=generator)
     coarse[:, 0] = IGNORE_INDEX

@@ -1,34 +1,35 @@
-"""Training steps by transformers and by ours, with the fields of a recipe that change speed."""
+"""Training steps: transformers' own and ours, with the recipe's fields that change speed."""
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.recipe import Optimizer, Training
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.precision import bf16_autocast
+from revt_hf.speed.measuring import Model
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer, parameter_groups
 
 # Rows of a strip: the time is the same from 8 to 64.
 LOSS_ROWS = 16
+FIRST = "transformers labels="
 
 AdamW = Literal["fused", "foreach", "for-loop"]
 
 
 @dataclass(frozen=True)
 class StepKind:
-    """One way of doing a training step.
+    """A kind of training step.
 
     Attributes:
-        fields: of a recipe's ``train`` section: ``folded_head``, ``loss_rows``, ``precision``,
-            ``compile``; the others do not matter here.
-        labels: instead of our loss transformers' own, by its ``labels=`` argument.
-        adamw: how torch updates the parameters; a training's is ``fused``.
+        fields: of a recipe's ``train`` section: ``folded_head``, ``loss_rows``, ``precision`` and
+            ``compile`` matter here.
+        labels: use transformers' own loss, by its ``labels=`` argument.
+        adamw: torch's implementation; trainings use ``fused``.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -40,14 +41,9 @@ class StepKind:
         """A recipe's ``train`` section with these fields."""
         return Training.model_validate(self.fields)
 
-    def to_json(self) -> dict[str, Any]:
-        """The kind as JSON values."""
-        return asdict(self)
-
 
 _BOTH = {"folded_head": True, "loss_rows": LOSS_ROWS}
-FIRST = "transformers labels="
-# Each is compared with the first one.
+# The others are compared with the first.
 STEPS = {
     FIRST: StepKind(labels=True),
     "ours": StepKind(),
@@ -62,7 +58,7 @@ STEPS = {
 
 
 def adamw(model: nn.Module, kind: AdamW) -> torch.optim.AdamW:
-    """The optimizer of a training, updating in one of torch's ways."""
+    """The optimizer of a training, in one of torch's implementations."""
     if kind == "fused":
         return build_optimizer(model, Optimizer())
     groups = parameter_groups(model, Optimizer())
@@ -70,28 +66,25 @@ def adamw(model: nn.Module, kind: AdamW) -> torch.optim.AdamW:
 
 
 class TrainingStep:
-    """A step as the training loop does it, without Accelerate: loss, gradients, AdamW.
-
-    Every step sees the same images and draws the same dropout and drop path.
+    """A training step; each one sees the same images and draws the same dropout and drop path.
 
     Args:
-        model: on its device; it is put into training mode and changed to be of this kind.
-        kind: the way.
+        model: on its device; it is changed to train this way.
+        kind: of the step.
         pixels: (N, 3, H, W) float32, on the model's device.
         labels: (N, H, W) int64, 0..18 and 255, on the model's device.
-        optimizer: of the model's parameters; None for one of its own.
+        optimizer: of the model's parameters; None for its own.
     """
 
     def __init__(
         self,
-        model: SegformerForSemanticSegmentation,
+        model: Model,
         kind: StepKind,
         pixels: torch.Tensor,
         labels: torch.Tensor,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        self._settings = kind.settings
-        self._labels_argument = kind.labels
+        self._settings, self._labels_argument = kind.settings, kind.labels
         self._pixels, self._labels = pixels, labels
         self.model: Any = model.train()
         if self._settings.folded_head:
@@ -101,11 +94,7 @@ class TrainingStep:
         self.optimizer = optimizer or adamw(model, kind.adamw)
 
     def __call__(self) -> float:
-        """Do a step.
-
-        Returns:
-            Its loss; the work on a GPU is done.
-        """
+        """Do a step and return its loss; the work on a GPU is done."""
         torch.manual_seed(0)
         loss = self._loss()
         loss.backward()
@@ -123,21 +112,15 @@ class TrainingStep:
         return segmentation_loss(logits, self._labels, settings.loss, rows=settings.loss_rows)
 
     def held_bytes(self) -> int:
-        """What stays in memory between steps: parameters, buffers, the optimizer's state."""
-        state = [
-            value
-            for values in self.optimizer.state.values()
-            for value in values.values()
-            if isinstance(value, torch.Tensor)
-        ]
-        held = [*self.model.parameters(), *self.model.buffers(), *state]
+        """Memory that stays between steps: parameters, buffers, the optimizer's state."""
+        state = [value for values in self.optimizer.state.values() for value in values.values()]
+        tensors = [value for value in state if isinstance(value, torch.Tensor)]
+        held = [*self.model.parameters(), *self.model.buffers(), *tensors]
         return sum(tensor.nbytes for tensor in held)
 
 
-def shared_copy(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """A copy whose modules are its own, and whose parameters and buffers are the model's."""
+def shared_copy(model: Model) -> Model:
+    """A copy with modules of its own and the model's parameters and buffers."""
     tensors = (*model.parameters(), *model.buffers())
-    copied: SegformerForSemanticSegmentation = copy.deepcopy(
-        model, {id(tensor): tensor for tensor in tensors}
-    )
+    copied: Model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     return copied

@@ -1,26 +1,36 @@
-"""What fields of a training recipe give: steps/s and memory of one way after the other.
+"""How fast a training is: steps with the recipe's fields that change speed, and loading alone.
 
-A step is what the training loop does for a batch that is on the device already, without
-Accelerate: forward, loss, backward, AdamW. What loading gives is measured in ``loaders.py``.
+A step is what the training loop does for a batch that is on the device, without Accelerate:
+forward, loss, backward, AdamW.
 """
 
+import itertools
 import statistics
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.core.memory import measured_in_own_process
+from revt_hf.config.recipe import Model as ModelSection
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.cores import worker_count
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.speed.attempts import attempted
-from revt_hf.speed.networks import patch_labels, smooth_pixels
-from revt_hf.speed.steps import STEPS, StepKind, TrainingStep, adamw, shared_copy
-from revt_hf.speed.timing import interleaved
+from revt_hf.evaluation.cost import cuda_peak_mib
+from revt_hf.models.load import build_model
+from revt_hf.results.layout import Layout
+from revt_hf.speed import measuring
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, in_a_row, shown
+from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
+from revt_hf.speed.steps import FIRST, STEPS, StepKind, TrainingStep, adamw, shared_copy
+from revt_hf.training.data import TrainingCrops, load_training, training_loader
+from revt_hf.training.result import pipeline_spec
 
-_MIB = 2**20
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class TrainingOptions:
     Attributes:
         crop: (height, width) of a crop.
         batch: crops in a step.
-        steps: timed of each way.
+        steps: timed steps of each kind.
         warm_up: steps before them.
     """
 
@@ -42,107 +52,252 @@ class TrainingOptions:
 
 @dataclass
 class StepRow:
-    """One way of training one network.
-
-    Attributes:
-        model: its size, folder or Hub id.
-        step: the name of the way.
-        kind: the way.
-        steps_per_second: of the median step.
-        images_per_second: crops in it.
-        ratio: its steps/s by the model's first row's.
-        peak_mib: parameters, gradients, the optimizer's state and working memory.
-        steps: how many were timed.
-        failure: why it does not run.
-    """
+    """A kind of training step of a model; None is what was not measured."""
 
     model: str
     step: str
-    kind: StepKind = field(default_factory=StepKind)
-    steps_per_second: float | None = None
+    kind: StepKind
+    steps_per_second: float | None = None  # of the median step
     images_per_second: float | None = None
-    ratio: float | None = None
-    peak_mib: float | None = None
+    ratio: float | None = None  # to the model's first row
+    peak_mib: float | None = None  # with gradients and the optimizer's state, on a GPU
     steps: int = 0
     failure: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return asdict(self)
+
+@dataclass
+class LoaderRow:
+    """A way of loading training crops; ``workers`` is 0 for the training's own process."""
+
+    prepared: bool
+    workers: int
+    images_per_second: float | None = None  # of the median round
+    ratio: float | None = None  # to the first row
+    batches: int = 0  # of a round
+    failure: str | None = None
+
+
+def training_benchmark(
+    models: Mapping[str, str] | None = None,
+    sizes: Sequence[str] = (),
+    options: TrainingOptions | None = None,
+    recipe: tuple[str, Recipe] | None = None,
+    workers: int = 0,
+    device: str | None = None,
+    quiet: bool = False,
+) -> BenchmarkResult:
+    """Measure what a recipe's fields gain, and how fast a recipe's crops are loaded.
+
+    Args:
+        models: folders or Hub IDs, by name.
+        sizes: ``b0`` to ``b5``, with random weights.
+        options: what is measured.
+        recipe: a name and a recipe, whose loading is measured, and whose model without models and
+            sizes. Without a recipe that is B0.
+        workers: processes that load, at most one for each core; 0 for the training's own only.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU if there is one.
+        quiet: show no progress bar.
+
+    Returns:
+        Its ``rows`` are of :class:`StepRow`, its ``loaders`` of :class:`LoaderRow`.
+
+    Raises:
+        UserError: a model or the recipe's images cannot be read, or a size, the crop or the
+            device does not exist.
+    """
+    options = options or TrainingOptions()
+    where = measuring.chosen_device(device)
+    height, width = options.crop
+    if min(options.crop) < 2 * SMALLEST:
+        raise UserError(f"crop {width}x{height}: a side has at least {2 * SMALLEST} pixels")
+    sizes = sizes or ([] if models or recipe else ["b0"])
+    makers = measuring.model_makers(models or {}, sizes, _untrained)
+    if recipe is not None and not makers:
+        makers[recipe[0]] = partial(build_model, recipe[1].model, recipe[1].train.seed)
+    machine = measuring.machine_facts(where)
+    loaders: list[LoaderRow] = []
+    if recipe is not None:
+        # Results name the number of workers that there was.
+        workers = worker_count(workers, workers)
+        loaders = measure_loaders(recipe[1], workers, quiet)
+    rows: list[StepRow] = []
+    total = len(makers) * len(STEPS) * options.steps
+    with measuring.progress_bar(total, "step", quiet) as progress:
+        for name, make in makers.items():
+            rows += measure_steps(name, make(), options, where, progress)
+    protocol = {
+        **asdict(options),
+        "crop": [width, height],
+        "in_a_row": in_a_row(options.steps),
+        "recipe": recipe[0] if recipe else None,
+    }
+    tables = [_steps_table(rows, options, machine)]
+    if recipe is not None:
+        tables.append(_loaders_table(loaders, recipe[0], machine))
+    return BenchmarkResult("training", machine, protocol, rows, tables, loaders)
+
+
+def _untrained(size: str) -> Model:
+    """A network as a training from scratch starts with."""
+    return build_model(ModelSection.model_validate({"size": size}), seed=0)
 
 
 def measure_steps(
     name: str,
-    model: SegformerForSemanticSegmentation,
+    model: Model,
     options: TrainingOptions,
     device: torch.device,
     progress: Any,
     kinds: Mapping[str, StepKind] = STEPS,
 ) -> list[StepRow]:
-    """A row for each way of doing a training step; they are timed in turn.
+    """A row for each kind of training step; they are timed in turns.
 
     Args:
         name: of the model.
-        model: trained on from here on, and moved to the device.
+        model: is trained and moved to the device.
         options: what is measured.
         device: where.
-        progress: a tqdm bar that is updated by 1 with every timed step.
-        kinds: the ways; the first one is what the others are compared with.
+        progress: a tqdm bar that timed steps update.
+        kinds: by name; the others are compared with the first.
     """
     torch.compiler.reset()
     model.to(device)
     pixels, labels = (
         make(options.batch, *options.crop).to(device) for make in (smooth_pixels, patch_labels)
     )
-    rows = {step: StepRow(name, step, kind) for step, kind in kinds.items()}
-    # Ways share parameters, and those of one kind of AdamW its state: many fit into memory.
+    # Kinds share parameters and each optimizer's state, so that many fit into memory.
     optimizers = {kind.adamw: adamw(model, kind.adamw) for kind in kinds.values()}
 
     def started(kind: StepKind) -> TrainingStep:
-        optimizer = optimizers[kind.adamw]
-        step = TrainingStep(shared_copy(model), kind, pixels, labels, optimizer)
+        step = TrainingStep(shared_copy(model), kind, pixels, labels, optimizers[kind.adamw])
         for _ in range(max(1, options.warm_up)):
             step()
         return step
 
+    rows = {key: StepRow(name, key, kind) for key, kind in kinds.items()}
     running: dict[str, TrainingStep] = {}
-    for way, kind in kinds.items():
-        progress.set_postfix_str(f"{name}: {way}")
-        attempt = attempted(partial(started, kind), kind.settings.compile)
-        rows[way].failure = attempt.failure
-        if attempt.value is None:
+    for key, kind in kinds.items():
+        progress.set_postfix_str(f"{name}: {key}")
+        step, rows[key].failure = attempt(partial(started, kind), kind.settings.compile)
+        if step is None:
             model.zero_grad()
-            continue
-        running[way] = attempt.value
-    timed = interleaved(running, device, options.steps, progress.update)
-    for way, seconds in timed.items():
-        row = rows[way]
-        row.steps = len(seconds)
-        row.steps_per_second = 1 / statistics.median(seconds)
-        row.images_per_second = options.batch * row.steps_per_second
-    first = next(iter(rows.values())).steps_per_second
-    for way, step in running.items():
-        row = rows[way]
-        row.ratio = row.steps_per_second / first if row.steps_per_second and first else None
-        progress.set_postfix_str(f"{name}: memory of {way}")
-        measure = partial(_peak_mib, step, kinds[way], options, device)
-        row.peak_mib = attempted(measure, compiled=False).value
+        else:
+            running[key] = step
+    timed = measuring.timed_in_turns(running, options.steps, progress.update)
+    first = timed.get(next(iter(kinds)))
+    for key, step in running.items():
+        row, median = rows[key], statistics.median(timed[key])
+        row.steps, row.steps_per_second = options.steps, 1 / median
+        row.images_per_second = options.batch / median
+        row.ratio = statistics.median(first) / median if first else None
+        row.peak_mib, _ = attempt(partial(cuda_peak_mib, step, device, step.held_bytes()))
     return list(rows.values())
 
 
-def _peak_mib(
-    step: TrainingStep, kind: StepKind, options: TrainingOptions, device: torch.device
-) -> float:
-    if device.type == "cuda":
-        others = torch.cuda.memory_allocated(device) - step.held_bytes()
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - others) / _MIB
-    order = {
-        "config": step.model.config.to_dict(),
-        "kind": kind.to_json(),
-        "crop": options.crop,
-        "batch": options.batch,
-        "threads": torch.get_num_threads(),
+def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow]:
+    """Images/s of loading alone, which a training cannot exceed.
+
+    There is a row for loading in the training's own process and one with workers, and both again
+    for the recipe's prepared folders, if it has any. They take turns, round by round.
+
+    Args:
+        recipe: its sources, augmentation and batch.
+        workers: processes; 0 for none.
+        quiet: show no progress bar.
+
+    Raises:
+        UserError: images cannot be read. If only the sources of prepared folders cannot, their
+            rows fail instead.
+    """
+    pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
+    has_prepared = any(source.prepared for source in recipe.sources)
+    rows: list[LoaderRow] = []
+    images: dict[bool, list[Any]] = {}
+    for prepared in (False, True) if has_prepared else (False,):
+        failure = None
+        try:
+            images[prepared] = [
+                load_training(
+                    source if prepared else source.model_copy(update={"prepared": None}),
+                    recipe.augmentation,
+                )
+                for source in recipe.sources
+            ]
+        except UserError as error:
+            if prepared or not has_prepared:
+                raise
+            failure = str(error)
+        rows += [
+            LoaderRow(prepared, count, failure=failure) for count in dict.fromkeys((0, workers))
+        ]
+    running = [row for row in rows if row.failure is None]
+    rates: list[list[float]] = [[] for _ in running]
+    with measuring.progress_bar(_ROUNDS * len(running), "round", quiet) as progress:
+        for _ in range(_ROUNDS):
+            for row, found in zip(running, rates, strict=True):
+                progress.set_postfix_str(f"{_read_from(row)}, {row.workers} workers")
+                found.append(_round(recipe, images[row.prepared], pipeline, row))
+                progress.update()
+    for row, found in zip(running, rates, strict=True):
+        row.images_per_second = statistics.median(found)
+        if rows[0].images_per_second:
+            row.ratio = row.images_per_second / rows[0].images_per_second
+    return rows
+
+
+def _round(recipe: Recipe, images: list[Any], pipeline: Pipeline, row: LoaderRow) -> float:
+    """Images/s of a new loader, once its workers have started."""
+    batch = recipe.train.batch_size
+    # At least four batches of each worker; each begins with two, before the time.
+    row.batches, before = max(8, 4 * row.workers), max(1, 2 * row.workers)
+    weights = [source.weight for source in recipe.sources]
+    count = (before + row.batches) * batch
+    crops = TrainingCrops(images, weights, pipeline, recipe.train.seed, count)
+    batches = iter(training_loader(crops, batch, row.workers, 0))
+    for _ in itertools.islice(batches, before):
+        pass
+    since = time.perf_counter()
+    count = sum(1 for _ in batches)
+    return count * batch / (time.perf_counter() - since)
+
+
+def _steps_table(
+    rows: Sequence[StepRow], options: TrainingOptions, machine: Mapping[str, Any]
+) -> Layout:
+    columns: dict[str, Callable[[StepRow], str]] = {
+        "model": lambda row: row.model,
+        "training step": lambda row: row.step,
+        "steps/s": lambda row: shown(row.steps_per_second),
+        "images/s": lambda row: shown(row.images_per_second),
+        "x the first": lambda row: shown(row.ratio, 2),
+        "peak MiB": lambda row: shown(row.peak_mib, 0),
     }
-    return measured_in_own_process("revt_hf.speed.step_memory", order)
+    notes = [
+        f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
+        "section. AdamW is fused unless named",
+        f"the median of {options.steps} steps after {options.warm_up}, {in_a_row(options.steps)} "
+        "of each kind in turn; images lie on the device, Accelerate is not used",
+        measuring.RANDOM_WEIGHTS,
+    ]
+    height, width = options.crop
+    size = f"{options.batch} crops of {width}x{height}"
+    caption = f"Training steps of {size} on {machine['device']}"
+    return measuring.table(caption, columns, rows, notes, machine)
+
+
+def _loaders_table(rows: Sequence[LoaderRow], recipe: str, machine: Mapping[str, Any]) -> Layout:
+    columns: dict[str, Callable[[LoaderRow], str]] = {
+        "read from": _read_from,
+        "workers": lambda row: str(row.workers),
+        "images/s": lambda row: shown(row.images_per_second),
+        "x the first": lambda row: shown(row.ratio, 2),
+    }
+    notes = [
+        f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {recipe}, without "
+        "the transfer to a GPU"
+    ]
+    return measuring.table("Loading training crops, no network", columns, rows, notes, machine)
+
+
+def _read_from(row: LoaderRow) -> str:
+    return "prepared images" if row.prepared else "the source's files"

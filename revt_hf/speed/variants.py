@@ -1,31 +1,23 @@
-"""Ways of running one SegFormer: transformers' own and ours."""
+"""Ways of running a SegFormer: transformers' own and ours."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.models.load import for_inference_
+from revt_hf.speed.measuring import Model
 
-# What others are compared with: transformers' default.
+# The variant that the others are compared with: transformers' default.
 REFERENCE = "sdpa"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running a SegFormer.
-
-    Attributes:
-        text: it in words.
-        attention: transformers' ``attn_implementation``.
-        for_inference: made faster by :func:`revt_hf.models.load.for_inference_`.
-        bf16: under autocast to bfloat16.
-        compiled: by ``torch.compile``.
-    """
+    """A way of running a SegFormer."""
 
     text: str
     attention: str = "sdpa"
@@ -33,11 +25,8 @@ class Variant:
     bf16: bool = False
     compiled: bool = False
 
-    def segmenter(self, model: SegformerForSemanticSegmentation, device: torch.device) -> Segmenter:
-        """A copy of a model that runs this way on a device.
-
-        With ``compiled`` it is compiled when it first runs, for each size of its input anew.
-        """
+    def segmenter(self, model: Model, device: torch.device) -> Segmenter:
+        """A copy of a model that runs this way; it is compiled for each input size anew."""
         copied = copy.deepcopy(model).to(device).eval()
         copied.set_attn_implementation(self.attention)
         if self.for_inference:

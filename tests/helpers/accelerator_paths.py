@@ -19,7 +19,7 @@ from revt_hf.evaluation import cost
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
-from revt_hf.speed import command as model_speed
+from revt_hf.speed import measuring
 from revt_hf.speed.steps import STEPS
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.fake_accelerator import DEVICE, FakeTensor, fake_accelerator
@@ -115,8 +115,7 @@ def test_evaluate(members, tmp_path, more):
     assert [one["mIoU"] for one in cpu] == pytest.approx([one["mIoU"] for one in fake], abs=0.1)
 
 
-def test_cost(members, monkeypatch):
-    monkeypatch.setattr(cost, "measured_in_own_process", lambda *_: 1.0)
+def test_cost(members):
     with fake_accelerator():
         segmenter = model_segmenter(load_model(members[0]).to(DEVICE))
         assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
@@ -234,10 +233,9 @@ BENCHMARKS = {
 
 @pytest.mark.parametrize("kind", BENCHMARKS)
 def test_benchmark(members, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(model_speed, "chosen_device", lambda _: DEVICE)
+    monkeypatch.setattr(measuring, "chosen_device", lambda _: DEVICE)
     ways = {name: way for name, way in STEPS.items() if not way.settings.compile}
     monkeypatch.setattr("revt_hf.speed.training.measure_steps.__defaults__", (ways,))
-    monkeypatch.setattr("revt_hf.speed.training._peak_mib", lambda *_: 1.0)
     with fake_accelerator():
         words = [*BENCHMARKS[kind], "--warm-up", "0", "--quiet", "--json", tmp_path / "b.json"]
         revt("benchmark", members[0], *words)

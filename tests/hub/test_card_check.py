@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from revt_hf.core.errors import UserError
-from revt_hf.hub.model_card import check_card
+from revt_hf.hub.cards import check_card
 from revt_hf.hub.places import last_part, without_places
 
 GOOD = {
@@ -93,5 +93,5 @@ def test_places_of_any_system_are_reduced():
         "steps": 3,
         "path": "folder",
     }
-    assert without_places(value)["init"] == "init"
+    assert without_places(value)["init"] == "start"
     assert last_part("/") == "folder"

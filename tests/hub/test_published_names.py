@@ -17,7 +17,9 @@ from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
 from revt_hf.data_tools.dataset_card import Contents
 from revt_hf.data_tools.dataset_card import card_text as data_card
-from revt_hf.hub.model_card import ModelCardFacts, card_text, check_card
+from revt_hf.hub.cards import check_card
+from revt_hf.hub.facts import ModelCardFacts
+from revt_hf.hub.model_card import card_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge

@@ -1,34 +1,19 @@
 """`revt benchmark`: tables, JSON and Markdown, and what is refused."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 import yaml
 
-from revt_hf.speed import prediction as inference
-from revt_hf.speed import training
-from revt_hf.speed.machine import Machine, chosen_device
+from revt_hf.speed import inference, training
+from revt_hf.speed.measuring import chosen_device
 from revt_hf.speed.steps import STEPS
 from tests.helpers.benchmarking import no_compiler
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import TINY
-
-INFERENCE_ROW = {
-    "model",
-    "variant",
-    "parameters",
-    "flops",
-    "peak_mib",
-    "differing",
-    "frame_rate",
-    "best_batch",
-    "best_batch_peak_mib",
-    "failure",
-    "ratio_to_sdpa",
-    "best_batch_ratio_to_sdpa",
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +32,10 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Memory by no process of its own, few runs, small batches, and no compiled steps."""
-    monkeypatch.setattr(inference, "peak_mib", lambda *arguments: 12.0)
-    monkeypatch.setattr(inference, "available_mib", lambda: 60.0)
-    monkeypatch.setattr(inference, "_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_peak_mib", lambda *arguments: 12.0)
+    """No clock for the best batch, and no compiled steps."""
+    monkeypatch.setattr(
+        inference, "_seconds_and_growth", lambda call: (len(call.args[-1]) ** 1.5, 0.0)
+    )
     uncompiled = {name: kind for name, kind in STEPS.items() if "compile" not in kind.fields}
     monkeypatch.setattr(training.measure_steps, "__defaults__", (uncompiled,))
 
@@ -77,7 +61,7 @@ def test_inference(capsys, folder, quick, tmp_path):
     files = tmp_path / "deep" / "b.json", tmp_path / "b.md"
     out = _benchmark(
         capsys,
-        folder,
+        f"mine={folder}",
         *("--variant", "folded", "--variant", "sdpa", "--image", "192x96", "--max-size", "96x48"),
         *("--images", "3", "--warm-up", "1", "--json", files[0], "--markdown", files[1]),
     )
@@ -93,20 +77,21 @@ def test_inference(capsys, folder, quick, tmp_path):
         "best_batch": True,
         "largest_batch": 1024,
         "in_a_row": 1,
-        "network_input": "resized (ratio kept) to 96x48, no flip",
+        "network_input": "96x48",
     }
     assert [row["variant"] for row in result["rows"]] == ["sdpa", "folded"]
-    rates = [row["frame_rate"]["images_per_second"] for row in result["rows"]]
+    rates = [row["images_per_second"] for row in result["rows"]]
     for row, rate in zip(result["rows"], rates, strict=True):
-        assert set(row) == INFERENCE_ROW
-        assert row["model"] == str(folder)
+        assert set(row) == {field.name for field in fields(inference.InferenceRow)}
+        assert row["model"] == "mine"
+        assert row["peak_mib"] is None
         assert row["ratio_to_sdpa"] == pytest.approx(rate / rates[0])
-        assert str(row["best_batch"]["batch"]) in row["best_batch"]["tried"]
+        assert row["best_batch"]["tried"].keys() == {"1", "2"}
     text = files[1].read_text()
     for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00"):
         assert words in text
         assert words.partition(" ")[0] in out
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {folder} | folded |")]
+    (line,) = [line for line in text.splitlines() if line.startswith("| mine | folded |")]
     # Parameters, GFLOPs, memory, classes, two rates with their ratios, a batch and its memory.
     assert line.count("|") == 13
     assert f"{rates[1] / rates[0]:.2f}" in line
@@ -122,7 +107,7 @@ def test_what_does_not_run_is_named(capsys, folder, quick, monkeypatch, tmp_path
     assert reason in files[1].read_text()
     sdpa, compiled = json.loads(files[0].read_text())["rows"]
     assert (sdpa["failure"], compiled["failure"]) == (None, reason)
-    assert compiled["frame_rate"] is compiled["best_batch"] is compiled["ratio_to_sdpa"] is None
+    assert compiled["images_per_second"] is compiled["best_batch"] is None
 
 
 def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick):
@@ -147,7 +132,7 @@ def test_all_six_sizes_by_default(capsys, quick, monkeypatch, tmp_path):
         asked.append(size)
         return tiny_model(0)
 
-    monkeypatch.setattr("revt_hf.speed.command.random_network", network)
+    monkeypatch.setattr("revt_hf.speed.inference.random_network", network)
     arguments = ("--variant", "sdpa", "--images", "1", "--image", "64x64", "--no-best-batch")
     _benchmark(capsys, *arguments, "--json", tmp_path / "b.json")
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
@@ -176,20 +161,22 @@ def test_training(capsys, folder, recipe, quick, tmp_path):
         assert row["model"] == str(folder)
         assert row["images_per_second"] == pytest.approx(2 * row["steps_per_second"])
         assert row["ratio"] == pytest.approx(row["steps_per_second"] / first["steps_per_second"])
-        assert row["peak_mib"] == 12.0
+        assert row["peak_mib"] is None
     (loader,) = result["loaders"]
     assert (loader["prepared"], loader["workers"], loader["failure"]) == (False, 0, None)
     assert loader["images_per_second"] > 0
     text = files[1].read_text()
     assert text.index("Training steps of 2 crops of 64x64") < text.index("Loading training crops")
     assert "transformers labels=" in out
+    assert f"cpu, {torch.get_num_threads()} threads" in text
 
 
-def test_a_recipe_brings_its_network_crop_and_batch(capsys, recipe, quick, tmp_path):
+@pytest.mark.parametrize(("more", "batch"), [([], 2), (["--batch-size", "1"], 1)])
+def test_a_recipe_brings_its_network_crop_and_batch(capsys, recipe, quick, tmp_path, more, batch):
     arguments = ("--train", "--recipe", recipe, "--steps", "1", "--json", tmp_path / "t.json")
-    _benchmark(capsys, *arguments)
+    _benchmark(capsys, *arguments, *more)
     result = json.loads((tmp_path / "t.json").read_text())
-    assert result["protocol"]["crop"] == [96, 80]
+    assert (result["protocol"]["crop"], result["protocol"]["batch"]) == ([96, 80], batch)
     assert {row["model"] for row in result["rows"]} == {str(recipe)}
 
 
@@ -242,4 +229,3 @@ def test_mistakes_are_one_sentence_and_write_nothing(
 def test_devices():
     assert chosen_device("cpu") == torch.device("cpu")
     assert chosen_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert str(torch.get_num_threads()) in Machine.of(torch.device("cpu")).text

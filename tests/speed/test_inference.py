@@ -1,20 +1,26 @@
-"""Ways of running a network: the same classes, complete rows, and what does not run."""
+"""Variants of a model: the same classes, complete rows, and what does not run."""
+
+from functools import partial
 
 import pytest
 import torch
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation import peak_memory
-from revt_hf.evaluation.blueprint import blueprint_of
-from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
+from revt_hf.evaluation.cost import flops_of, parameters_of
 from revt_hf.evaluation.predictor import model_segmenter, prepare
 from revt_hf.models.folded_head import is_folded
 from revt_hf.models.load import is_channels_last
-from revt_hf.speed import prediction as inference
+from revt_hf.speed import inference
+from revt_hf.speed.inference import (
+    LIMIT,
+    SLOWER,
+    InferenceOptions,
+    find_best_batch,
+    measure_model,
+)
+from revt_hf.speed.measuring import in_a_row, timed_in_turns
 from revt_hf.speed.networks import patch_labels, random_network, smooth_image
-from revt_hf.speed.prediction import InferenceOptions, measure_model
-from revt_hf.speed.timing import in_a_row, interleaved
 from revt_hf.speed.variants import VARIANTS, chosen_variants
 from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
 from tests.helpers.networks import tiny_model
@@ -29,16 +35,17 @@ def model():
 
 
 @pytest.fixture
-def memory(monkeypatch):
-    """Memory by a formula, in place of processes that measure it."""
-    asked = []
+def instant(monkeypatch):
+    """Images/s by batch, in place of a clock; a run grows memory by a MiB an image."""
+    curve = {}
 
-    def peak(segmenter, size, protocol, images=1):
-        asked.append(images)
-        return 1.0 + 2.0 * images
+    def measure(call):
+        call()
+        batch = len(call.args[-1])
+        return batch / curve.get(batch, float(batch)), float(batch)
 
-    monkeypatch.setattr(inference, "peak_mib", peak)
-    return asked
+    monkeypatch.setattr(inference, "_seconds_and_growth", measure)
+    return curve
 
 
 def _measure(model, options=QUICK, variants=()):
@@ -47,26 +54,8 @@ def _measure(model, options=QUICK, variants=()):
     return {row.variant: row for row in rows}
 
 
-def _different(first, second):
-    return float((first != second).mean())
-
-
-def test_all_variants_give_the_classes_of_transformers_default(model, monkeypatch):
-    compile_without_code(monkeypatch)
-    image = smooth_image(128, 192)
-    maps = {
-        name: variant.segmenter(model, CPU).class_map(image, NATIVE)
-        for name, variant in VARIANTS.items()
-    }
-    assert len(set(maps["sdpa"].flat)) > 3
-    for exact in ("eager", "folded", "compiled"):
-        assert _different(maps[exact], maps["sdpa"]) < 1e-3
-    assert _different(maps["bf16"], maps["sdpa"]) < 0.1
-
-
-def test_variants_are_what_they_say(model, monkeypatch):
+def test_variants_predict_the_same_classes_by_their_own_ways(model, monkeypatch):
     compiled = compile_without_code(monkeypatch)
-    pixels = prepare(smooth_image(64, 64), NATIVE)
     found = {name: variant.segmenter(model, CPU) for name, variant in VARIANTS.items()}
     networks = {name: segmenter.models[0] for name, segmenter in found.items()}
     attention = {name: network.config._attn_implementation for name, network in networks.items()}
@@ -74,66 +63,61 @@ def test_variants_are_what_they_say(model, monkeypatch):
     ours = {"folded", "bf16", "compiled"}
     assert {name for name, network in networks.items() if is_folded(network)} == ours
     assert {name for name, network in networks.items() if is_channels_last(network)} == ours
+    image = smooth_image(128, 192)
     with torch.inference_mode():
-        kinds = {name: segmenter.networks[0](pixels).dtype for name, segmenter in found.items()}
+        kinds = {k: v.networks[0](prepare(image, NATIVE)).dtype for k, v in found.items()}
     assert {name for name, kind in kinds.items() if kind == torch.bfloat16} == {"bf16"}
     assert compiled == [{"dynamic": False}]
     assert not is_folded(model)
+    maps = {name: segmenter.class_map(image, NATIVE) for name, segmenter in found.items()}
+    assert len(set(maps["sdpa"].flat)) > 3
+    for name, classes in maps.items():
+        assert (classes != maps["sdpa"]).mean() < (0.1 if name == "bf16" else 1e-3), name
 
 
-def test_a_row_has_everything(model, memory, monkeypatch):
+def test_a_row_has_everything(model, instant, monkeypatch):
     compile_without_code(monkeypatch)
     options = InferenceOptions((64, 128), images=3, warm_up=0, largest_batch=2)
     rows = _measure(model, options)
     assert list(rows) == list(VARIANTS)
-    single = model_segmenter(model)
+    single, reference = model_segmenter(model), rows["sdpa"]
     for name, row in rows.items():
         assert row.parameters == parameters_of(single)
-        assert row.failure is None
-        assert row.peak_mib == 3.0
+        assert (row.failure, row.peak_mib, row.best_batch_peak_mib) == (None, None, None)
         assert row.differing < 0.1
-        assert row.frame_rate.images == 3
-        assert row.frame_rate.images_per_second > 0
-        assert row.best_batch.batch in (1, 2)
-        assert row.best_rate == row.best_batch.tried[row.best_batch.batch]
-        assert row.best_batch_peak_mib == 1.0 + 2.0 * row.best_batch.batch
-        values = row.to_json(list(rows.values()))
-        reference = rows["sdpa"]
-        assert values["ratio_to_sdpa"] == pytest.approx(row.rate / reference.rate)
-        assert values["best_batch_ratio_to_sdpa"] == pytest.approx(
-            row.best_rate / reference.best_rate
-        )
+        assert row.images_per_second > 0 and row.mean_images_per_second > 0
+        assert (row.best_batch.batch, row.best_rate) == (2, 2.0)
+        ratio = row.images_per_second / reference.images_per_second
+        assert row.ratio_to_sdpa == pytest.approx(ratio)
+        assert row.best_batch_ratio_to_sdpa == 1
         plain = name in ("eager", "sdpa")
         assert (row.flops == flops_of(single, (64, 128), NATIVE)) is plain
-    assert rows["sdpa"].differing == 0
+    assert reference.differing == 0
 
 
-def test_without_transformers_default_there_is_nothing_to_compare_with(model, memory):
-    (row,) = _measure(model, variants=["folded"]).values()
-    assert row.differing is None
-    values = row.to_json([row])
-    assert values["ratio_to_sdpa"] is None
-    assert values["frame_rate"]["images_per_second"] > 0
+def test_memory_of_a_gpu_is_in_its_row(model, instant, monkeypatch):
+    monkeypatch.setattr(inference, "peak_mib", lambda s, size, p, images: 1.0 + 2.0 * images)
+    row = _measure(model, InferenceOptions((64, 128), images=1, largest_batch=4), ["sdpa"])["sdpa"]
+    assert (row.peak_mib, row.best_batch.batch, row.best_batch_peak_mib) == (3.0, 4, 9.0)
 
 
-def test_nothing_needs_to_be_timed(model, memory, monkeypatch):
-    monkeypatch.setattr(inference, "interleaved", None)
+def test_nothing_needs_to_be_timed_or_compared(model, monkeypatch):
+    monkeypatch.setattr(inference.measuring, "timed_in_turns", None)
     options = InferenceOptions((64, 128), frame_rate=False, best_batch=False)
-    (row,) = _measure(model, options, ["sdpa"]).values()
-    assert (row.frame_rate, row.best_batch, row.peak_mib) == (None, None, 3.0)
+    (row,) = _measure(model, options, ["folded"]).values()
+    assert row.images_per_second is row.best_batch is row.differing is row.ratio_to_sdpa is None
 
 
-def test_a_missing_compiler_is_a_row(model, memory, monkeypatch):
+def test_a_missing_compiler_is_a_row(model, monkeypatch):
     no_compiler(monkeypatch)
     rows = _measure(model, variants=["sdpa", "compiled"])
-    assert rows["compiled"].failure == ("torch.compile failed: InvalidCxxCompiler: No working C++")
-    assert rows["compiled"].frame_rate is None
-    assert rows["compiled"].peak_mib is None
+    assert rows["compiled"].failure == "torch.compile failed: InvalidCxxCompiler: No working C++"
+    assert rows["compiled"].images_per_second is None
     assert rows["compiled"].flops < rows["sdpa"].flops
-    assert rows["sdpa"].rate > 0
+    assert rows["sdpa"].images_per_second > 0
 
 
-def test_other_errors_are_not_hidden(model, memory, monkeypatch):
+def test_other_errors_are_not_hidden(model, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("a bug")
 
@@ -142,77 +126,63 @@ def test_other_errors_are_not_hidden(model, memory, monkeypatch):
         _measure(model, variants=["sdpa"])
 
 
-def test_batches_end_where_the_gpu_is_full(model, memory, monkeypatch):
-    really = inference._Measuring._class_maps
+@pytest.mark.parametrize(
+    ("curve", "largest", "best", "ended_by"),
+    [
+        ({1: 10.0, 2: 19.0, 4: 30.0, 8: 29.0, 16: 99.0}, 1024, 4, SLOWER),
+        ({1: 100.0, 2: 101.0, 4: 500.0}, 1024, 2, SLOWER),  # noise is no rise
+        ({1: 10.0, 2: 20.0}, 3, 2, LIMIT),
+        ({1: 10.0, 2: 20.0, 4: "full"}, 1024, 2, "out of memory"),
+        ({1: "full"}, 1024, 0, "out of memory"),
+    ],
+)
+def test_batches_double_until_they_are_no_faster(instant, curve, largest, best, ended_by):
+    instant.update(curve)
 
-    def small_gpu(self, segmenter, pixels):
-        if len(pixels) > 2:
+    def predict(pixels):
+        if curve.get(len(pixels)) == "full":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return really(self, segmenter, pixels)
 
-    monkeypatch.setattr(inference._Measuring, "_class_maps", small_gpu)
-    monkeypatch.setattr(inference, "seconds_of", lambda call, device: call() and 1.0)
-    monkeypatch.setattr(
-        inference,
-        "interleaved",
-        lambda calls, device, runs, *rest: {name: [call() and 1.0] for name, call in calls.items()},
-    )
-    row = _measure(model, InferenceOptions((64, 128)), ["sdpa"])["sdpa"]
-    assert row.best_batch.tried == {1: 1.0, 2: 2.0}
-    assert (row.best_batch.batch, row.best_batch.ended_by) == (2, "out of memory")
-    assert row.best_batch_peak_mib == 5.0
-    assert row.failure is None
+    found = find_best_batch(predict, torch.zeros(1, 3, 2, 2), False, largest)
+    assert (found.batch, found.ended_by) == (best, ended_by)
+    assert found.images_per_second == (curve[best] if best else 0)
+    assert found.tried.items() <= curve.items()
 
 
-def test_batches_end_before_the_cpu_has_no_memory_left(model, memory, monkeypatch):
-    # Beside 0.5 MiB of weights an image takes about 2.5.
-    monkeypatch.setattr(inference, "available_mib", lambda: 15.0)
-    monkeypatch.setattr(
-        inference,
-        "interleaved",
-        lambda calls, device, runs, *rest: {name: [1.0] for name in calls},
-    )
-    row = _measure(model, InferenceOptions((64, 128)), ["sdpa"])["sdpa"]
-    assert row.best_batch.tried == {1: 1.0, 2: 2.0, 4: 4.0}
-    assert row.best_batch.ended_by == "out of memory"
+def test_batches_end_before_a_cpu_has_no_memory_left(instant, monkeypatch):
+    # Batch 4 would take the 4 MiB that batch 2 suggests, of the 80 % of 4.5.
+    monkeypatch.setattr(inference, "available_mib", lambda: 4.5)
+    found = find_best_batch(lambda pixels: None, torch.zeros(1, 3, 2, 2), False, 1024)
+    assert (list(found.tried), found.ended_by) == ([1, 2], "out of memory")
+
+
+def test_runs_are_timed_with_the_threads_of_torch_and_their_memory_is_seen():
+    threads = torch.get_num_threads()
+    seen = set()
+
+    def call():
+        seen.add(torch.get_num_threads())
+        return torch.ones(2**24).sum()
+
+    seconds, grown_mib = inference._seconds_and_growth(partial(call))
+    assert seconds > 0
+    assert 32 < grown_mib < 256
+    assert seen == {threads}
 
 
 def test_runs_take_turns():
     order, ticks = [], []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = interleaved(calls, CPU, runs=17, after_each=lambda: ticks.append(1))
+    seconds = timed_in_turns(calls, runs=17, after_each=lambda: ticks.append(1))
     assert "".join(order) == "aabb" * 8 + "ab"
     assert {name: len(times) for name, times in seconds.items()} == {"a": 17, "b": 17}
     assert len(ticks) == 34
     assert [in_a_row(runs) for runs in (1, 15, 16, 200)] == [1, 1, 2, 5]
 
 
-def test_memory_grows_with_the_batch_and_is_less_in_bf16(model):
-    segmenters = {name: VARIANTS[name].segmenter(model, CPU) for name in ("folded", "bf16")}
-    one, four = (peak_mib(segmenters["folded"], (512, 512), NATIVE, count) for count in (1, 4))
-    assert 2 * one < four < 6 * one
-    assert peak_mib(segmenters["bf16"], (512, 512), NATIVE, 4) < four
-
-
-def test_memory_of_a_compiled_network_is_without_its_compiler(model, monkeypatch):
-    compile_without_code(monkeypatch)
-    segmenter = VARIANTS["compiled"].segmenter(model, CPU)
-    order = {
-        "blueprint": blueprint_of(segmenter),
-        "size": (256, 512),
-        "protocol": {"max_size": None},
-        "images": 2,
-        "threads": 1,
-    }
-    assert order["blueprint"]["models"][0]["compiled"]
-    # Two images alone are 3 MiB.
-    assert 3 < peak_memory.measure(order) < 60
-
-
-def test_random_networks_say_different_things():
-    image = smooth_image(64, 128)
+def test_random_networks_predict_several_classes():
     network = random_network("b0")
-    classes = model_segmenter(network).class_map(image, NATIVE)
+    classes = model_segmenter(network).class_map(smooth_image(64, 128), NATIVE)
     assert network.config.depths == [2, 2, 2, 2]
     assert len(set(classes.flat)) > 3
 

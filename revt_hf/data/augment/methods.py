@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +27,8 @@ from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
 
 FLIP_PROBABILITY = 0.5
+# The group of entry points in which another package names its methods.
+ENTRY_POINTS = "revt_hf.augmentations"
 
 Step: TypeAlias = str | A.BasicTransform
 Steps: TypeAlias = Callable[[], Sequence[Step]]
@@ -74,25 +77,42 @@ def register_augmentation(name: str) -> Callable[[Steps], Steps]:
     called for each pipeline. The recipe's ``flip_probability``, ``flip_first`` and ``photometric``
     apply to built-in steps as they do in the paper's methods.
 
+    The command line finds it if your package names the function under the method's name in the
+    entry points ``revt_hf.augmentations``.
+
     Raises:
-        UserError: the name is taken.
+        UserError: another method has that name.
     """
-    if any(taken.is_called(name) for taken in METHODS.values()):
-        raise UserError(f"the augmentation method '{name}' is registered already: rename yours")
 
     def register(steps: Steps) -> Steps:
+        for taken in METHODS.values():
+            # The same function may be defined again, as in a notebook.
+            if taken.is_called(name) and _origin(taken.steps) != _origin(steps):
+                raise UserError(f"the augmentation method '{name}' exists already: rename yours")
         METHODS[name] = Method(name, steps)
         return steps
 
     return register
 
 
+def _origin(steps: Steps) -> tuple[str, str]:
+    return steps.__module__, steps.__qualname__
+
+
 def method(number_or_name: int | str) -> Method:
     """A method by its number (``4``, ``"4"``) or name (``"pixmix"``).
 
     Raises:
-        UserError: no such method.
+        UserError: no such method, or the package that offers it cannot be imported.
     """
+    if not any(candidate.is_called(number_or_name) for candidate in METHODS.values()):
+        for entry in entry_points(group=ENTRY_POINTS, name=str(number_or_name)):
+            try:
+                entry.load()
+            except Exception as error:
+                raise UserError(
+                    f"cannot load the augmentation method {entry.name} from {entry.value}: {error}"
+                ) from error
     for candidate in METHODS.values():
         if candidate.is_called(number_or_name):
             return candidate

@@ -1,38 +1,178 @@
 """The ``corruptions`` domain: another domain's images, corrupted while they are read.
 
-Labels, splits and names are the base domain's; the table of paths is too, so nothing is copied.
+Labels, splits and names are the base domain's, and so is the table of paths: nothing is copied.
+
+There are eight kinds and five severities. Every kind is a chain of albumentations transforms with
+the parameters of :data:`PARAMETERS`, one value per severity; what stays random (where a drop falls,
+which way a camera shakes) is drawn from a seed, the kind and the image's name. The severity is no
+part of the draw: an image's drops stay where they are, and more of them come. The severities of
+noise, JPEG and contrast are ImageNet-C's (Hendrycks and Dietterich, 2019), the others are ours.
 """
 
+import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains import corrupting
 from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options, fingerprint
-from revt_hf.data.domains.corrupting import KINDS, SEVERITIES, Kind, corrupt
 from revt_hf.data.domains.registration import DOMAINS, register_domain
 
 NAME = "corruptions"
+# Part of the fingerprint of corrupted images: raise it when a change moves their pixels.
+CORRUPTIONS_VERSION = 1
+
+Kind = Literal["fog", "rain", "snow", "night", "motion_blur", "noise", "jpeg", "contrast"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SEVERITIES = (1, 2, 3, 4, 5)
+
+# Lengths are shares of the image's height, so that a severity means the same at any size;
+# "drops" and "flakes" are albumentations' names: a quarter, a third, once and twice as many as the
+# image has rows.
+PARAMETERS: Mapping[Kind, Mapping[str, tuple[Any, ...]]] = {
+    "fog": {"transmission": (0.75, 0.6, 0.45, 0.3, 0.2)},
+    "rain": {
+        "drops": ("drizzle", "default", "heavy", "heavy", "torrential"),
+        "length": (0.04, 0.05, 0.06, 0.08, 0.1),
+        "brightness": (0.95, 0.9, 0.85, 0.75, 0.65),
+    },
+    "snow": {
+        "flakes": ("drizzle", "default", "heavy", "torrential", "torrential"),
+        "snow_point": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "bleach": (1.2, 1.4, 1.6, 1.8, 2.0),
+    },
+    "night": {
+        "gamma": (1.2, 1.4, 1.6, 1.85, 2.1),
+        "exposure": (0.85, 0.72, 0.6, 0.5, 0.4),
+        "noise": (0.1, 0.15, 0.2, 0.25, 0.3),
+    },
+    "motion_blur": {"length": (0.02, 0.035, 0.05, 0.07, 0.1)},
+    "noise": {"std": (0.08, 0.12, 0.18, 0.26, 0.38)},
+    "jpeg": {"quality": (25, 18, 15, 10, 7)},
+    "contrast": {"factor": (0.4, 0.3, 0.2, 0.1, 0.05)},
+}
+
+# Of fog, as a share of white.
+_AIRLIGHT = 0.8
 _LABEL = re.compile(
     rf"(?P<base>.+)-(?P<kind>{'|'.join(KINDS)})-(?P<severity>[{SEVERITIES[0]}-{SEVERITIES[-1]}])"
     r"(-seed(?P<seed>\d+))?/(?P<split>[^/]+)"
 )
 
 
+def corrupt(
+    image: NDArray[np.uint8], name: str, kind: Kind, severity: int, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Corrupt an image, always in the same way.
+
+    Args:
+        image: (H, W, 3), uint8, RGB.
+        name: of the image; with ``seed`` and ``kind`` it decides what is random.
+        kind: see :data:`KINDS`.
+        severity: 1 to 5.
+        seed: for another draw.
+
+    Returns:
+        (H, W, 3), uint8, RGB; no pixel moves, so that labels stay right.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    values = {key: column[severity - 1] for key, column in PARAMETERS[kind].items()}
+    pipeline = albumentations.Compose(_CHAINS[kind](albumentations, image.shape[0], **values))
+    digest = hashlib.sha256(f"{seed}/{kind}/{name}".encode()).digest()
+    pipeline.set_random_seed(int.from_bytes(digest[:4]))
+    corrupted: NDArray[np.uint8] = pipeline(image=np.ascontiguousarray(image))["image"]
+    return corrupted
+
+
+def _scaled(A: Any, factor: float, offset: float, relative_to_mean: bool = False) -> Any:
+    """``factor`` x image + ``offset`` (a share of white, or of the image's mean)."""
+    return A.RandomBrightnessContrast(
+        contrast_limit=(factor - 1, factor - 1),
+        brightness_limit=(offset, offset),
+        brightness_by_max=not relative_to_mean,
+        p=1,
+    )
+
+
+def _fog(A: Any, height: int, transmission: float) -> list[Any]:
+    # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
+    return [_scaled(A, transmission, (1 - transmission) * _AIRLIGHT)]
+
+
+def _rain(A: Any, height: int, drops: str, length: float, brightness: float) -> list[Any]:
+    return [
+        A.RandomRain(
+            slant_range=(-10, 10),
+            drop_length=max(1, round(length * height)),
+            drop_width=max(1, round(0.003 * height)),
+            blur_value=3,
+            brightness_coefficient=brightness,
+            rain_type=drops,
+            p=1,
+        )
+    ]
+
+
+def _snow(A: Any, height: int, flakes: str, snow_point: float, bleach: float) -> list[Any]:
+    size = max(1, round(0.006 * height))
+    return [
+        A.RandomSnow(
+            snow_point_range=(snow_point, snow_point), brightness_coeff=bleach, method="bleach", p=1
+        ),
+        A.RandomRain(
+            slant_range=(-2, 2),
+            drop_length=size,
+            drop_width=size,
+            drop_color=(255, 255, 255),
+            blur_value=3,
+            brightness_coefficient=1,
+            rain_type=flakes,
+            p=1,
+        ),
+    ]
+
+
+def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:
+    return [
+        A.RandomGamma(gamma_limit=(100 * gamma, 100 * gamma), p=1),
+        _scaled(A, exposure, 0),
+        A.ISONoise(color_shift=(0.01, 0.01), intensity=(noise, noise), p=1),
+    ]
+
+
+def _motion_blur(A: Any, height: int, length: float) -> list[Any]:
+    size = max(3, round(length * height) | 1)
+    return [A.MotionBlur(blur_limit=(size, size), allow_shifted=False, p=1)]
+
+
+_CHAINS: Mapping[Kind, Callable[..., list[Any]]] = {
+    "fog": _fog,
+    "rain": _rain,
+    "snow": _snow,
+    "night": _night,
+    "motion_blur": _motion_blur,
+    "noise": lambda A, height, std: [A.GaussNoise(std_range=(std, std), p=1)],
+    "jpeg": lambda A, height, quality: [A.ImageCompression(quality_range=(quality, quality), p=1)],
+    "contrast": lambda A, height, factor: [_scaled(A, factor, 1 - factor, relative_to_mean=True)],
+}
+
+
 class CorruptionsOptions(BaseModel):
     """Options of the ``corruptions`` domain.
 
-    ``base`` is the domain that is corrupted, with ``base_config`` and ``base_options``; its folder
-    is ``data_dir``. ``kind`` and ``severity`` (1 to 5) are those of ``docs/corruptions.md``;
-    another ``seed`` draws other rain.
+    ``base`` is the domain to corrupt, with ``base_config`` and ``base_options``; ``data_dir`` is
+    its folder. ``kind`` and ``severity`` (1 to 5) are those of ``docs/corruptions.md``; another
+    ``seed`` draws other rain.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,7 +187,7 @@ class CorruptionsOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Corruption:
-    """What happens to images, and to those of which split (by its label)."""
+    """A corruption, and the label of the split whose images it changes."""
 
     kind: Kind
     severity: int
@@ -67,7 +207,7 @@ class Corruption:
 
 
 def corruption_of(label: str) -> Corruption | None:
-    """What a label of this domain says; None if it is not one."""
+    """Parse a label of this domain; None if it is not one."""
     found = _LABEL.fullmatch(label)
     if found is None:
         return None
@@ -78,7 +218,7 @@ def corruption_of(label: str) -> Corruption | None:
 
 @register_domain
 class CorruptionsDomain(Domain):
-    """See the module."""
+    """Any other registered domain, corrupted."""
 
     name = NAME
     facts = Facts(
@@ -94,15 +234,13 @@ class CorruptionsDomain(Domain):
         if data_dir is not None and not base.needs_data_dir:
             raise UserError(f"the domain '{base.name}' is built in: it takes no data_dir")
         opened = base.open(split, data_dir, base_config, base_options)
-        corruption = self._corruption(split, data_dir, options)
-        code = Path(corrupting.__file__).read_text(encoding="utf-8")
-        drawn_by = [code, version("albumentations")]
-        drawn = [corruption.kind, corruption.severity, corruption.seed]
+        drawn_by = [CORRUPTIONS_VERSION, version("albumentations")]
+        drawn = [options.kind, options.severity, options.seed]
         return replace(
             opened,
-            change=corruption,
+            change=self._corruption(split, data_dir, options),
             content=fingerprint([opened.content, *drawn, *drawn_by]),
-            found=f"{opened.found}; {corruption.kind} of severity {corruption.severity}",
+            found=f"{opened.found}; {options.kind} of severity {options.severity}",
         )
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:

@@ -18,6 +18,7 @@ from revt_hf.data.augment import (
     augment,
     build_pipeline,
     method,
+    methods,
     register_augmentation,
 )
 from revt_hf.data.augment.distortions import BilateralFilter
@@ -259,17 +260,19 @@ def test_spawned_workers_agree():
 
 @pytest.fixture
 def own_method(monkeypatch):
-    """A method from outside: its steps are built-in ones, in another order, and a transform."""
-    monkeypatch.setattr("revt_hf.data.augment.methods.METHODS", dict(METHODS))
+    """Registers a method from outside: built-in steps in another order, and a transform."""
+    monkeypatch.setattr(methods, "METHODS", dict(METHODS))
 
-    @register_augmentation("own")
-    def own():
-        return ["bilateral", A.InvertImg(p=1.0), "flip"]
+    def register(name="own"):
+        @register_augmentation(name)
+        def own():
+            return ["bilateral", A.InvertImg(p=1.0), "flip"]
 
-    return own
+    return register
 
 
 def test_a_registered_method_is_named_by_a_recipe(own_method):
+    own_method()
     recipe = parse_recipe({**RECIPE, "augmentation": {"method": "own"}}, "recipe")
     spec = PipelineSpec(**recipe.augmentation.model_dump())
     names = [type(step).__name__ for step in build_pipeline(spec).transforms]
@@ -296,12 +299,40 @@ def test_a_card_names_a_method_that_is_registered_elsewhere_only():
 
 
 @pytest.mark.parametrize("name", ["pixmix", "4", "own"])
-def test_a_name_is_registered_once(own_method, name):
-    with pytest.raises(UserError, match=f"'{name}' is registered already"):
-        register_augmentation(name)
+def test_a_name_is_taken_once(own_method, name):
+    own_method()
+    own_method()  # as when a notebook's cell runs again
+    with pytest.raises(UserError, match=f"'{name}' exists already"):
+        register_augmentation(name)(list)
 
 
 def test_an_unknown_step_is_refused(own_method):
     register_augmentation("wrong")(lambda: ["flip", "blur"])
     with pytest.raises(UserError, match="'wrong': 'blur' is neither a built-in step"):
         build_pipeline(PipelineSpec(method="wrong"))
+
+
+def test_methods_of_another_package_are_found_by_their_name(own_method, monkeypatch):
+    class Entry:
+        name, value = "own", "package:own"
+
+        def load(self):
+            own_method()
+
+    class Broken(Entry):
+        def load(self):
+            raise ImportError("no torch")
+
+    def offer(entry):
+        def entry_points(group, name):
+            return [entry] if (group, name) == ("revt_hf.augmentations", "own") else []
+
+        monkeypatch.setattr(methods, "entry_points", entry_points)
+
+    offer(Broken())
+    with pytest.raises(UserError, match="method own from package:own: no torch"):
+        method("own")
+    offer(Entry())
+    assert method("own").name == "own"
+    with pytest.raises(UserError, match="unknown augmentation method 'other'"):
+        method("other")

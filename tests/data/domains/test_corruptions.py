@@ -10,11 +10,18 @@ from torch.utils.data import DataLoader
 from revt_hf.config.recipe import DomainSpec, Source, Target
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import domain_label, load_domain, load_spec, open_domain
-from revt_hf.data.domains.corrupting import KINDS, PARAMETERS, SEVERITIES, corrupt
-from revt_hf.data.domains.corruptions import Corruption, corruption_of
+from revt_hf.data.domains.corruptions import (
+    KINDS,
+    PARAMETERS,
+    SEVERITIES,
+    Corruption,
+    corrupt,
+    corruption_of,
+)
 from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.domains.streets import render
 from revt_hf.data_tools.prepare import prepare
+from tests.helpers import drawn
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import CASES, as_they_are
 
@@ -42,6 +49,16 @@ def scene():
     return render(7, "source", 180, 320)[0]
 
 
+def test_corrupted_pixels_belong_to_their_version():
+    golden = np.load(drawn.GOLDEN)
+    changed = (
+        "the pixels of {} changed: raise CORRUPTIONS_VERSION, then python -m tests.helpers.drawn"
+    )
+    assert drawn.VERSIONS["corruptions"] == golden["version/corruptions"], changed.format("a kind")
+    for name, values in drawn.corruption_values().items():
+        assert np.abs(values - golden[name]).max() <= drawn.TOLERANCE, changed.format(name)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_higher_severity_changes_more(kind, scene):
     changes = []
@@ -54,18 +71,13 @@ def test_a_higher_severity_changes_more(kind, scene):
     assert changes == sorted(set(changes))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_image_is_always_corrupted_alike(kind, scene):
+@pytest.mark.parametrize("kind", ["rain", "snow", "night", "motion_blur", "noise"])
+def test_name_and_seed_decide_what_is_random(kind, scene):
     before = scene.copy()
     first = corrupt(scene, "a", kind, 3)
     np.random.default_rng(5).random(9)
     np.testing.assert_array_equal(corrupt(scene, "a", kind, 3), first)
     np.testing.assert_array_equal(scene, before)
-
-
-@pytest.mark.parametrize("kind", ["rain", "snow", "night", "motion_blur", "noise"])
-def test_name_and_seed_decide_what_is_random(kind, scene):
-    first = corrupt(scene, "a", kind, 3)
     assert not np.array_equal(corrupt(scene, "b", kind, 3), first)
     assert not np.array_equal(corrupt(scene, "a", kind, 3, seed=1), first)
 
@@ -100,16 +112,13 @@ def test_neither_order_nor_workers_matter(load):
     backwards = [images[index] for index in (2, 1, 0)][::-1]
     loader = DataLoader(images, batch_size=2, num_workers=2, collate_fn=as_they_are)
     in_workers = [row for batch in loader for row in batch]
-    streamed = list(load_stream())
+    streamed = load_domain(
+        "corruptions", "val", options={**STREETS, "kind": "rain"}, streaming=True
+    )
     for others in (backwards, in_workers, streamed):
         for one, other in zip(rows, others, strict=True):
             assert one["name"] == other["name"]
             np.testing.assert_array_equal(one["image"], other["image"])
-
-
-def load_stream():
-    options = {**STREETS, "kind": "rain"}
-    return load_domain("corruptions", "val", options=options, streaming=True)
 
 
 def test_a_column_alone_is_not_corrupted_by_guesswork(load):
@@ -117,7 +126,7 @@ def test_a_column_alone_is_not_corrupted_by_guesswork(load):
         load().select_columns("image")[0]
 
 
-def test_what_decides_the_images_is_in_the_hash(monkeypatch, tmp_path):
+def test_what_decides_the_images_is_in_the_fingerprint(monkeypatch):
     def content(kind="fog", **options):
         values = {**STREETS, "kind": kind, **options}
         return open_domain("corruptions", "val", options=values).content
@@ -129,18 +138,18 @@ def test_what_decides_the_images_is_in_the_hash(monkeypatch, tmp_path):
         content(seed=1),
         content(base_config="night"),
         content(base_options={"val_images": 4}),
+        open_domain("streets", "val", options=STREETS["base_options"]).content,
     ]
-    contents.append(open_domain("streets", "val", options=STREETS["base_options"]).content)
-    code = tmp_path / "corrupting.py"
-    code.write_text("changed")
-    same = content()
-    monkeypatch.setattr("revt_hf.data.domains.corrupting.__file__", str(code))
+    assert content() == contents[0]
+    monkeypatch.setattr("revt_hf.data.domains.corruptions.CORRUPTIONS_VERSION", 0)
+    contents.append(content())
+    monkeypatch.undo()
+    monkeypatch.setattr("revt_hf.data.domains.corruptions.version", lambda _: "2.0.7")
     contents.append(content())
     assert len(set(contents)) == len(contents)
-    assert same == contents[0]
 
 
-def test_labels_say_what_was_done_to_which_split(tmp_path):
+def test_labels_name_kind_severity_and_split(tmp_path):
     def label(split="val", data_dir=None, **options):
         spec = DomainSpec(domain="corruptions", data_dir=data_dir, options=options)
         return domain_label(spec, split)

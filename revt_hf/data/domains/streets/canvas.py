@@ -1,7 +1,7 @@
-"""A pinhole camera, and a buffer that remembers which surface each pixel shows.
+"""A pinhole camera, and a buffer that records which surface each pixel shows.
 
-Everything is placed in metres: x to the right and y up from the point on the road below the
-camera, z ahead. The buffer is twice as fine as the image, which gives smooth edges.
+Positions are in metres: x to the right and y up from the point on the road below the camera, z
+ahead. The buffer is twice as fine as the image, which gives smooth edges.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,21 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from revt_hf.data.domains.streets.materials import MATERIAL_ID, MATERIALS
+from revt_hf.data.domains.streets.styles import MATERIAL_ID, MATERIALS
 
 OVERSAMPLING = 2
 FACING, SIDEWAYS, GROUND = 0, 1, 2
 
 _NEAR = 0.8
+# Metres ahead at which the street stops bending.
+STRAIGHT_FROM = 110.0
+
+Floats = NDArray[np.float64]
+
+
+def box(x0: float, x1: float, y0: float, y1: float) -> Floats:
+    """The corners (4, 2) of a rectangle."""
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -39,34 +48,34 @@ class Camera:
     def at(self, z: float) -> tuple[float, float, float]:
         """Pixels per metre at depth z, and the (column, row) of the point x = y = 0 there."""
         scale = self.focal / max(z, _NEAR)
-        column = self.centre + self.bend * min(max(z, _NEAR), 110.0)
+        column = self.centre + self.bend * min(max(z, _NEAR), STRAIGHT_FROM)
         return scale, column, self.horizon + self.height * scale
 
-    def project(
-        self,
-        x: NDArray[np.float64] | float,
-        y: NDArray[np.float64] | float,
-        z: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+    def project(self, x: Floats | float, y: Floats | float, z: Floats) -> Floats:
         """Points in metres, x and y shaped like z or scalar -> (*z.shape, 2) columns and rows."""
         ahead = np.maximum(z, _NEAR)
         scale = self.focal / ahead
-        column = self.centre + x * scale + self.bend * np.minimum(ahead, 110.0)
-        row = self.horizon + (self.height - y) * scale
-        place = np.empty((*z.shape, 2))
-        place[..., 0], place[..., 1] = column, row
-        return place
+        pixels = np.empty((*z.shape, 2))
+        pixels[..., 0] = self.centre + x * scale + self.bend * np.minimum(ahead, STRAIGHT_FROM)
+        pixels[..., 1] = self.horizon + (self.height - y) * scale
+        return pixels
+
+    @property
+    def ground(self) -> tuple[float, float, float]:
+        """1/depth of the ground as a function of (column, row, 1)."""
+        slope = 1.0 / (self.focal * self.height)
+        return 0.0, slope, -self.horizon * slope
 
 
 @dataclass(frozen=True)
-class Scene:
+class Street:
     """The layout of one street, free of any appearance.
 
     Attributes:
         surface: (2H, 2W) uint16, index of the surface that each fine pixel shows.
         shadow: (2H, 2W) uint8, 255 where something shades the ground.
         material: (S,) index into ``MATERIALS`` per surface.
-        thing: (S,) number of the object a surface belongs to.
+        item: (S,) number of the object a surface belongs to.
         shade: (S,) brightness factor per surface, from its orientation.
         facet: (S,) FACING, SIDEWAYS or GROUND.
         plane: (S, 3), 1/depth of a surface as a function of (column, row, 1).
@@ -76,7 +85,7 @@ class Scene:
     surface: NDArray[np.uint16]
     shadow: NDArray[np.uint8]
     material: NDArray[np.intp]
-    thing: NDArray[np.intp]
+    item: NDArray[np.intp]
     shade: NDArray[np.float32]
     facet: NDArray[np.intp]
     plane: NDArray[np.float32]
@@ -95,61 +104,51 @@ class Scene:
 
 
 class Canvas:
-    """Collects surfaces; what is drawn later covers what was drawn before."""
+    """Collects surfaces; later ones cover earlier ones."""
 
     def __init__(self, camera: Camera, height: int, width: int) -> None:
         self.camera = camera
         self.shape = (height * OVERSAMPLING, width * OVERSAMPLING)
         self.surface: NDArray[np.uint16] = np.zeros(self.shape, dtype=np.uint16)
         self.shadow: NDArray[np.uint8] = np.zeros(self.shape, dtype=np.uint8)
-        self.things = 0
-        self._rows: list[tuple[int, int, float, int]] = []
-        self._planes: list[tuple[float, float, float]] = []
+        self.items = 0
+        self._rows: list[tuple[int, int, float, int, tuple[float, float, float]]] = []
 
     def add(
-        self, material: str, thing: int, shade: float, facet: int, plane: tuple[float, float, float]
+        self, material: str, item: int, shade: float, facet: int, plane: tuple[float, float, float]
     ) -> int:
         """Register a surface and return its index."""
-        self._rows.append((MATERIAL_ID[material], thing, shade, facet))
-        self._planes.append(plane)
+        self._rows.append((MATERIAL_ID[material], item, shade, facet, plane))
         return len(self._rows) - 1
 
-    def fill(self, corners: NDArray[np.float64], surface: int) -> None:
+    def fill(self, corners: Floats, surface: int) -> None:
         """Fill one polygon (N, 2), or many of N corners each (M, N, 2), with a surface."""
         points = np.rint(corners).astype(np.int32, order="C")
         cv2.fillPoly(self.surface, [points] if points.ndim == 2 else list(points), surface)
 
-    def cast(self, x0: float, x1: float, z0: float, z1: float) -> None:
-        """Shade a rectangle on the ground (metres)."""
-        scale, column, row = self.camera.at(z0)
-        near = [(column + x0 * scale, row), (column + x1 * scale, row)]
-        scale, column, row = self.camera.at(z1)
-        far = [(column + x1 * scale, row), (column + x0 * scale, row)]
-        cv2.fillConvexPoly(self.shadow, np.array(near + far, dtype=np.int32), 255)
-
-    def scene(self) -> Scene:
-        """What has been drawn."""
-        material, thing, shade, facet = zip(*self._rows, strict=True)
-        return Scene(
+    def street(self) -> Street:
+        """The layout drawn so far."""
+        material, item, shade, facet, plane = zip(*self._rows, strict=True)
+        return Street(
             self.surface,
             self.shadow,
             np.array(material, dtype=np.intp),
-            np.array(thing, dtype=np.intp),
+            np.array(item, dtype=np.intp),
             np.array(shade, dtype=np.float32),
             np.array(facet, dtype=np.intp),
-            np.array(self._planes, dtype=np.float32),
+            np.array(plane, dtype=np.float32),
             self.camera,
         )
 
 
-class Thing:
+class Item:
     """One object, drawn part by part in metres relative to where it stands.
 
     Args:
         canvas: where to draw.
         x, z: where it stands.
         mirror: flip it left to right.
-        size: scales its outline (not its place).
+        size: scales its outline (not its position).
     """
 
     def __init__(
@@ -157,16 +156,15 @@ class Thing:
     ) -> None:
         self.canvas, self.x, self.z = canvas, x, z
         self.sx, self.sy = (-size if mirror else size), size
-        self.number = canvas.things
-        canvas.things += 1
+        self.number = canvas.items
+        canvas.items += 1
 
     def in_view(self, reach: float) -> bool:
         """Whether anything within ``reach`` metres of its foot can be seen."""
         scale, column, _ = self.canvas.camera.at(self.z)
-        place = column + self.x * scale
-        return -reach * scale < place < self.canvas.shape[1] + reach * scale
+        return -reach * scale < column + self.x * scale < self.canvas.shape[1] + reach * scale
 
-    def _facing(self, points: NDArray[np.float64], z: float) -> NDArray[np.float64]:
+    def _facing(self, points: Floats, z: float) -> Floats:
         scale, column, row = self.canvas.camera.at(z)
         stretch = np.array([self.sx * scale, -self.sy * scale])
         return points * stretch + np.array([column + self.x * scale, row])
@@ -183,21 +181,13 @@ class Thing:
         self.canvas.fill(self._facing(points, z), self._surface(material, shade, z))
 
     def rect(
-        self,
-        material: str,
-        x0: float,
-        x1: float,
-        y0: float,
-        y1: float,
-        shade: float = 1.0,
-        ahead: float = 0.0,
+        self, material: str, x0: float, x1: float, y0: float, y1: float, shade: float = 1.0
     ) -> None:
         """Rectangle facing the camera."""
-        z = self.z + ahead
-        scale, column, row = self.canvas.camera.at(z)
+        scale, column, row = self.canvas.camera.at(self.z)
         left, right = (round(column + (self.x + self.sx * x) * scale) for x in (x0, x1))
         low, high = (round(row - self.sy * y * scale) for y in (y0, y1))
-        surface = self._surface(material, shade, z)
+        surface = self._surface(material, shade, self.z)
         cv2.rectangle(self.canvas.surface, (left, low), (right, high), surface, -1)
 
     def disc(
@@ -214,7 +204,7 @@ class Thing:
     def stroke(
         self, material: str, path: ArrayLike, width: float, least: float = 1.0, shade: float = 1.0
     ) -> None:
-        """Line through (x, y) points, `least` image pixels wide or more (at height 128)."""
+        """Line through (x, y) points, at least ``least`` pixels wide (at height 128)."""
         points = np.asarray(path, dtype=np.float64)
         thick = self.sy * width * self.canvas.camera.at(self.z)[0]
         thick = max(thick, least * self.canvas.shape[0] / 128)
@@ -226,33 +216,38 @@ class Thing:
         """Polygon(s) of (z, y) corners, (N, 2) or (M, N, 2), in the plane along the street at x."""
         points = np.asarray(corners, dtype=np.float64)
         z, y = self.z + points[..., 0], self.sy * points[..., 1]
-        place = self.canvas.camera.project(self.x + self.sx * x, y, z)
+        pixels = self.canvas.camera.project(self.x + self.sx * x, y, z)
         near, far = int(np.argmin(z)), int(np.argmax(z))
-        columns, depths = place[..., 0].ravel(), np.maximum(z.ravel(), _NEAR)
+        columns, depths = pixels[..., 0].ravel(), np.maximum(z.ravel(), _NEAR)
         slope = 0.0
         if abs(columns[far] - columns[near]) >= 1.0:
             slope = (1 / depths[far] - 1 / depths[near]) / (columns[far] - columns[near])
         plane = (slope, 0.0, float(1 / depths[near] - slope * columns[near]))
-        self.canvas.fill(place, self.canvas.add(material, self.number, shade, SIDEWAYS, plane))
+        self.canvas.fill(pixels, self.canvas.add(material, self.number, shade, SIDEWAYS, plane))
 
     def hull(self, material: str, corners: ArrayLike, shade: float = 0.9) -> None:
         """Outline of a solid with (x, y, z) corners (N, 3)."""
         points = np.asarray(corners, dtype=np.float64)
-        place = self.canvas.camera.project(
+        pixels = self.canvas.camera.project(
             self.x + self.sx * points[:, 0], self.sy * points[:, 1], self.z + points[:, 2]
         )
-        outline = cv2.convexHull(place.astype(np.float32))[:, 0].astype(np.float64)
+        outline = cv2.convexHull(pixels.astype(np.float32))[:, 0].astype(np.float64)
         self.canvas.fill(outline, self._surface(material, shade, self.z))
 
-    def flat(self, material: str, corners: ArrayLike, shade: float = 1.0) -> None:
+    def flat(self, material: str, corners: ArrayLike) -> None:
         """Polygon(s) of (x, z) corners, (N, 2) or (M, N, 2), on the ground."""
         points = np.asarray(corners, dtype=np.float64)
         camera = self.canvas.camera
-        place = camera.project(self.x + self.sx * points[..., 0], 0.0, self.z + points[..., 1])
-        slope = 1.0 / (camera.focal * camera.height)
-        plane = (0.0, slope, -camera.horizon * slope)
-        self.canvas.fill(place, self.canvas.add(material, self.number, shade, GROUND, plane))
+        pixels = camera.project(self.x + self.sx * points[..., 0], 0.0, self.z + points[..., 1])
+        self.canvas.fill(pixels, self.canvas.add(material, self.number, 1.0, GROUND, camera.ground))
 
     def cast(self, x0: float, x1: float, z0: float, z1: float) -> None:
-        """Shadow on the ground below it."""
-        self.canvas.cast(self.x + self.sx * x0, self.x + self.sx * x1, self.z + z0, self.z + z1)
+        """Shade a rectangle on the ground below it."""
+        near, far = self.canvas.camera.at(self.z + z0), self.canvas.camera.at(self.z + z1)
+        left, right = self.x + self.sx * x0, self.x + self.sx * x1
+        corners = [
+            (column + x * scale, row)
+            for (scale, column, row), sides in ((near, (left, right)), (far, (right, left)))
+            for x in sides
+        ]
+        cv2.fillConvexPoly(self.canvas.shadow, np.array(corners, dtype=np.int32), 255)

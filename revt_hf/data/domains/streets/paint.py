@@ -1,16 +1,22 @@
-"""Turns a layout into an image: colours, textures, light, weather, camera."""
+"""Paint a street's layout: colours, textures, light, weather, camera."""
 
 import zlib
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.streets.canvas import GROUND, OVERSAMPLING, SIDEWAYS, Scene
-from revt_hf.data.domains.streets.materials import MATERIALS, TEXTURES
-from revt_hf.data.domains.streets.scene import build_scene
-from revt_hf.data.domains.streets.styles import STYLES, Span, Style
+from revt_hf.data.domains.streets.canvas import (
+    GROUND,
+    OVERSAMPLING,
+    SIDEWAYS,
+    STRAIGHT_FROM,
+    Street,
+)
+from revt_hf.data.domains.streets.street import build_street
+from revt_hf.data.domains.streets.styles import MATERIALS, STYLES, TEXTURES, Style
 
 _PAINT_STREAM = 2
 _FARTHEST = 400.0
@@ -20,18 +26,8 @@ Image = NDArray[np.float32]
 
 _AMPLITUDE = np.array([m.amplitude for m in MATERIALS.values()], dtype=np.float32)
 _TEXTURE = np.array([m.texture for m in MATERIALS.values()])
-_LAMP = np.array([m.lamp or (0, 0, 0) for m in MATERIALS.values()], dtype=np.float32)
+_LAMP = np.array([m.lamp for m in MATERIALS.values()], dtype=np.float32)
 _LUMA = np.tile(np.array([0.299, 0.587, 0.114], dtype=np.float32), (3, 1))
-# Size in metres of the smallest detail of a texture.
-_PITCH = {
-    "grain": 0.12,
-    "blotch": 0.5,
-    "leaves": 0.4,
-    "blades": 0.3,
-    "courses": 0.4,
-    "tiles": 0.8,
-    "planks": 0.5,
-}
 # The sky is no surface: it keeps its smooth gradient in every style.
 _SMOOTH = np.array([name in ("air", "cloud") for name in MATERIALS])
 
@@ -58,42 +54,41 @@ def render(
     """
     if style not in STYLES:
         raise UserError(f"unknown street style '{style}': use one of {', '.join(STYLES)}")
-    scene = build_scene(seed, height, width)
+    street = build_street(seed, height, width)
     rng = np.random.default_rng([_PAINT_STREAM, seed, zlib.crc32(style.encode())])
-    return _paint(scene, STYLES[style], rng), scene.label
+    return _paint(street, STYLES[style], rng), street.label
 
 
-def _paint(scene: Scene, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
-    geometry = _Geometry(scene)
-    image = _averaged(_base_colours(scene, style, rng), scene)
-    image *= _surface_detail(scene, geometry, style, rng)[..., None]
-    image *= _light(scene, geometry, style)[..., None]
+def _paint(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
+    geometry = _Geometry(street)
+    image = _averaged(_base_colours(street, style, rng), street)
+    image *= _surface_detail(street, geometry, style, rng)[..., None]
+    image *= _light(street, geometry, style)[..., None]
     image = _toned(image, style, rng)
     density = rng.uniform(*style.haze)
     if density > 0:
         clear = np.exp(-density * geometry.depth)[..., None]
-        image = image * clear + (1 - clear) * (
-            np.array(style.haze_colour) * rng.uniform(0.92, 1.06)
-        )
+        veil = np.array(style.haze_colour) * rng.uniform(0.92, 1.06)
+        image = image * clear + (1 - clear) * veil
     if style.night > 0:
-        image = _after_dark(image, scene, geometry, style, rng)
+        image = _after_dark(image, street, geometry, style, rng)
     return _photographed(image.astype(np.float32), style, rng)
 
 
 class _Geometry:
     """Where the surface at each pixel (H, W) lies: depth and two coordinates on it, in metres."""
 
-    def __init__(self, scene: Scene) -> None:
-        surface = scene.coarse
+    def __init__(self, street: Street) -> None:
+        surface = street.coarse
         high, wide = surface.shape
-        camera = scene.camera
+        camera = street.camera
         column = np.arange(wide, dtype=np.float32)[None] * OVERSAMPLING + 1
         row = np.arange(high, dtype=np.float32)[:, None] * OVERSAMPLING + 1
-        slope_x, slope_y, offset = (part.take(surface) for part in scene.plane.T)
+        slope_x, slope_y, offset = (part.take(surface) for part in street.plane.T)
         inverse = slope_x * column + slope_y * row + offset
         self.depth: Image = 1.0 / np.maximum(inverse, 1.0 / _FARTHEST)
-        self.facet = scene.facet.take(surface)
-        bent = camera.centre + camera.bend * np.minimum(self.depth, 110.0)
+        self.facet = street.facet.take(surface)
+        bent = camera.centre + camera.bend * np.minimum(self.depth, STRAIGHT_FROM)
         across = (column - bent) * self.depth / camera.focal
         up = camera.height - (row - camera.horizon) * self.depth / camera.focal
         self.u: Image = np.where(self.facet == SIDEWAYS, self.depth, across)
@@ -102,11 +97,11 @@ class _Geometry:
         self.row, self.column = row / row[-1, 0], column / column[0, -1]
 
 
-def _base_colours(scene: Scene, style: Style, rng: np.random.Generator) -> Image:
+def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
     """(S, 3) colour of each surface, 0..255."""
-    things, kinds = int(scene.thing.max()) + 1, len(MATERIALS)
-    pick = rng.random((things, kinds))
-    of_object = rng.normal(0.0, 1.0, (things, kinds, 4))
+    items, kinds = int(street.item.max()) + 1, len(MATERIALS)
+    pick = rng.random((items, kinds))
+    of_object = rng.normal(0.0, 1.0, (items, kinds, 4))
     of_scene = rng.normal(0.0, style.scene_jitter, (kinds, 3))
     palettes = [np.array(style.palette[name]) for name in MATERIALS]
     if style.recolour > 0:
@@ -118,22 +113,21 @@ def _base_colours(scene: Scene, style: Style, rng: np.random.Generator) -> Image
         ]
     size = np.array([len(palette) for palette in palettes])
     first = np.concatenate([[0], np.cumsum(size)[:-1]])
-    chosen = first[scene.material] + (pick[scene.thing, scene.material] * size[scene.material])
+    chosen = first[street.material] + (pick[street.item, street.material] * size[street.material])
     colours = np.concatenate(palettes)[chosen.astype(np.intp)].astype(np.float64)
-    jitter = of_object[scene.thing, scene.material]
-    # three quarters of an object's deviation is brightness, as it is in photographs
-    colours += (
-        style.object_jitter * (0.5 * jitter[:, :3] + jitter[:, 3:]) + of_scene[scene.material]
-    )
-    return np.clip(colours * scene.shade[:, None], 0, 255).astype(np.float32)
+    jitter = of_object[street.item, street.material]
+    # Three quarters of an object's deviation is brightness, as it is in photographs
+    deviation = style.object_jitter * (0.5 * jitter[:, :3] + jitter[:, 3:])
+    colours += deviation + of_scene[street.material]
+    return np.clip(colours * street.shade[:, None], 0, 255).astype(np.float32)
 
 
-def _averaged(colours: Image, scene: Scene) -> Image:
+def _averaged(colours: Image, street: Street) -> Image:
     """Colours (S, 3) at each pixel (H, W, 3), averaged over its fine pixels."""
     packed = np.zeros((len(colours), 4), dtype=np.uint8)
     packed[:, :3] = colours
-    fine = packed.view(np.uint32)[:, 0].take(scene.surface).view(np.uint8)
-    high, wide = scene.surface.shape
+    fine = packed.view(np.uint32)[:, 0].take(street.surface).view(np.uint8)
+    high, wide = street.surface.shape
     size = (wide // OVERSAMPLING, high // OVERSAMPLING)
     small = cv2.resize(fine.reshape(high, wide, 4), size, interpolation=cv2.INTER_AREA)
     return np.asarray(small[..., :3], dtype=np.float32)
@@ -151,12 +145,12 @@ def _at(tile: Image, u: Image, v: Image) -> Image:
     return tile.take(row * _TILE + column)
 
 
-def _joints(value: Image, share: float) -> NDArray[np.bool_]:
-    return value - np.floor(value) < share
-
-
 def _pattern(name: str, u: Image, v: Image, tiles: tuple[Image, Image, Image]) -> Image:
     """A texture at surface coordinates u, v (metres): mean about 0, deviation up to about 1."""
+
+    def joints(value: Image, share: float) -> NDArray[np.bool_]:
+        return value - np.floor(value) < share
+
     fine, soft, broad = tiles
     if name == "grain":
         return _at(fine, u * 22, v * 9)
@@ -168,15 +162,15 @@ def _pattern(name: str, u: Image, v: Image, tiles: tuple[Image, Image, Image]) -
         return _at(soft, u * 14, v * 3)
     if name == "courses":
         row = v * 2.5
-        joint = _joints(row, 0.25) | _joints(u * 1.25 + 0.5 * np.floor(row), 0.14)
+        joint = joints(row, 0.25) | joints(u * 1.25 + 0.5 * np.floor(row), 0.14)
     elif name == "tiles":
-        joint = _joints(u, 0.12) | _joints(v, 0.14)
+        joint = joints(u, 0.12) | joints(v, 0.14)
     else:
-        joint = _joints(u * 2, 0.3)
+        joint = joints(u * 2, 0.3)
     return np.where(joint, np.float32(-1.0), np.float32(0.35))
 
 
-def _surface_detail(scene: Scene, at: _Geometry, style: Style, rng: np.random.Generator) -> Image:
+def _surface_detail(street: Street, at: _Geometry, style: Style, rng: Generator) -> Image:
     """Brightness factor (H, W) of texture and stains."""
     fine: Image = rng.standard_normal((_TILE, _TILE), dtype=np.float32)
     tiles = (fine, _smoothed(fine, 1.2), _smoothed(fine, 2.5))
@@ -187,13 +181,13 @@ def _surface_detail(scene: Scene, at: _Geometry, style: Style, rng: np.random.Ge
         kinds = np.where(fresh, rng.integers(len(TEXTURES), size=len(MATERIALS)), kinds)
         drawn = rng.uniform(0.0, 0.3, len(MATERIALS)).astype(np.float32)
         strength = np.where(fresh, drawn, strength)
-    material = scene.material.take(scene.coarse)
+    material = street.material.take(street.coarse)
     kind, detail = kinds[material], np.zeros_like(u)
-    for index, name in enumerate(TEXTURES):
+    for index, (name, pitch) in enumerate(TEXTURES.items()):
         there = np.flatnonzero(kind == index)
-        if name != "flat" and len(there):
-            # detail finer than a pixel or two would only flicker
-            visible = np.minimum(at.pixels_per_metre.take(there) * (_PITCH[name] / 2.5), 1.0)
+        if pitch and len(there):
+            # Detail finer than a pixel or two would only flicker.
+            visible = np.minimum(at.pixels_per_metre.take(there) * (pitch / 2.5), 1.0)
             pattern = _pattern(name, u.take(there), v.take(there), tiles)
             np.put(detail, there, visible * pattern)
     factor = 1.0 + style.texture * strength.take(material) * detail
@@ -203,36 +197,29 @@ def _surface_detail(scene: Scene, at: _Geometry, style: Style, rng: np.random.Ge
     return np.clip(factor, 0.2, 1.8).astype(np.float32)
 
 
-def _light(scene: Scene, at: _Geometry, style: Style) -> Image:
+def _light(street: Street, at: _Geometry, style: Style) -> Image:
     """Brightness factor (H, W) of shadows, and of a sky that is paler towards the horizon."""
     high, wide = at.depth.shape
-    shadow = cv2.resize(scene.shadow, (wide, high), interpolation=cv2.INTER_AREA)
+    shadow = cv2.resize(street.shadow, (wide, high), interpolation=cv2.INTER_AREA)
     factor = 1.0 - style.shadow * (at.facet == GROUND) * shadow.astype(np.float32) / 255.0
-    rise = np.clip(1.0 - at.row * scene.surface.shape[0] / scene.camera.horizon, 0.0, 1.0)
+    rise = np.clip(1.0 - at.row * street.surface.shape[0] / street.camera.horizon, 0.0, 1.0)
     factor *= np.where(at.depth >= _FARTHEST, 1.08 - 0.25 * rise, 1.0)
     return factor.astype(np.float32)
 
 
-def _one(rng: np.random.Generator, span: Span) -> float:
-    return float(rng.uniform(*span))
-
-
-def _toned(image: Image, style: Style, rng: np.random.Generator) -> Image:
+def _toned(image: Image, style: Style, rng: Generator) -> Image:
     if style.saturation != (1.0, 1.0):
-        share = _one(rng, style.saturation)
+        share = rng.uniform(*style.saturation)
         grey = cv2.transform(image, _LUMA)
         image = cv2.addWeighted(image, share, grey, 1.0 - share, 0.0)
-    contrast = _one(rng, style.contrast)
-    gain = (
-        _one(rng, style.gain) * np.array(style.balance) * (1.0 + style.tint * rng.uniform(-1, 1, 3))
-    )
+    contrast = rng.uniform(*style.contrast)
+    gain = rng.uniform(*style.gain) * np.array(style.balance)
+    gain = gain * (1.0 + style.tint * rng.uniform(-1, 1, 3))
     scale, shift = gain * contrast, gain * 118.0 * (1.0 - contrast)
     return np.clip(image * scale.astype(np.float32) + shift.astype(np.float32), 0, 255)
 
 
-def _after_dark(
-    image: Image, scene: Scene, at: _Geometry, style: Style, rng: np.random.Generator
-) -> Image:
+def _after_dark(image: Image, street: Street, at: _Geometry, style: Style, rng: Generator) -> Image:
     """Dim blue light, the own headlights, and lamps with their glow."""
     high, wide = at.depth.shape
     ambient = np.array([0.30, 0.34, 0.46]) * rng.uniform(0.8, 1.2)
@@ -240,7 +227,7 @@ def _after_dark(
     ambient = np.where(sky[..., None], ambient * 0.5, ambient)
     beam = np.exp(-(((at.column - 0.5) / 0.33) ** 2)) * np.exp(-at.depth / 16.0) * ~sky
     lit = ambient + beam[..., None] * np.array([0.75, 0.68, 0.52])
-    lamps = _averaged(_LAMP[scene.material], scene)
+    lamps = _averaged(_LAMP[street.material], street)
     scale = high / 128
     near = cv2.GaussianBlur(lamps, (0, 0), 2.0 * scale)
     wider = cv2.resize(lamps, (wide // 4, high // 4), interpolation=cv2.INTER_AREA)
@@ -250,17 +237,17 @@ def _after_dark(
     return np.clip(image * dimming + style.night * glow, 0, 255)
 
 
-def _photographed(image: Image, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _photographed(image: Image, style: Style, rng: Generator) -> NDArray[np.uint8]:
     """Vignette, blur, noise and compression of the camera."""
     high, wide = image.shape[:2]
     if style.vignette > 0:
         x, y = np.linspace(-1, 1, wide)[None], np.linspace(-1, 1, high)[:, None]
         dimming = 1 - style.vignette * (x * x + y * y) / 2
         image = image * dimming[..., None].astype(np.float32)
-    blur = _one(rng, style.blur) * high / 128
+    blur = rng.uniform(*style.blur) * high / 128
     if blur > 0:
         image = cv2.GaussianBlur(image, (0, 0), blur).astype(np.float32)
-    noise = _one(rng, style.sensor_noise)
+    noise = rng.uniform(*style.sensor_noise)
     if noise > 0:
         image = image + noise * rng.standard_normal(image.shape, dtype=np.float32)
     pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)

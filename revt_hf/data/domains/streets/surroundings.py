@@ -1,18 +1,20 @@
-"""Sky, ground and what closes a street off at its sides: buildings, walls, fences, trees."""
+"""Sky, ground, and what closes a street off at its sides: buildings, walls, fences, trees."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
-from revt_hf.data.domains.streets.canvas import Canvas, Thing
+from revt_hf.data.domains.streets.canvas import FACING, GROUND, Canvas, Floats, Item, box
 from revt_hf.data.domains.streets.furniture import bush, tree
 
-FAR = 100.0
+SIDES = (-1, 1)
+_FAR = 100.0
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The ground plan; lengths in metres, edges as x of the (left, right) side.
+class GroundPlan:
+    """Lengths in metres, edges as x of the (left, right) side.
 
     Attributes:
         road: edges of the road.
@@ -31,54 +33,51 @@ class Plan:
     lanes: tuple[float, ...]
 
 
-def sky(canvas: Canvas, rng: np.random.Generator) -> None:
+def sky(canvas: Canvas, rng: Generator) -> None:
     """Sky with clouds over the whole image; the ground is drawn over it."""
     high, wide = canvas.shape
-    corners = np.array([(0, 0), (wide, 0), (wide, high), (0, high)], dtype=np.float64)
-    canvas.fill(corners, canvas.add("air", canvas.things, 1.0, 0, (0.0, 0.0, 0.0)))
-    canvas.things += 1
+    surface = canvas.add("air", canvas.items, 1.0, FACING, (0.0, 0.0, 0.0))
+    canvas.fill(box(0, wide, 0, high), surface)
+    canvas.items += 1
     for _ in range(int(rng.integers(0, 6))):
-        cloud = Thing(canvas, rng.uniform(-150, 150), 160.0, size=rng.uniform(0.5, 1.6))
+        cloud = Item(canvas, rng.uniform(-150, 150), 160.0, size=rng.uniform(0.5, 1.6))
         cloud.x += 0.4 * cloud.x
         y = rng.uniform(20, 90)
         for dx in rng.uniform(-14, 14, 5):
             cloud.disc("cloud", dx, y + rng.uniform(-1.5, 1.5), rng.uniform(6, 13), 3.2)
 
 
-def skyline(canvas: Canvas, rng: np.random.Generator, city: float) -> None:
+def skyline(canvas: Canvas, rng: Generator, city: float) -> None:
     """Far buildings and tree lines on the horizon."""
-    pane = np.array([(0, 0), (1.6, 0), (1.6, 2.0), (0, 2.0)])
     for z in (170.0, 130.0):
         for x in np.arange(-190.0, 190.0, 20.0):
             if rng.random() < city:
-                block = Thing(canvas, x + rng.uniform(-5, 5), z)
+                block = Item(canvas, x + rng.uniform(-5, 5), z)
                 half, tall = rng.uniform(6, 13), rng.uniform(6, 26)
                 block.rect("gable", -half, half, 0, tall)
                 grid = np.mgrid[-half + 1.5 : half - 2 : 3.5, 2.0 : tall - 2 : 4.0]
                 low = grid.reshape(2, -1).T[:, None]
                 if low.size and z < 150:
-                    block.face("window", low + pane)
+                    block.face("window", low + box(0, 1.6, 0, 2.0))
             else:
-                wood = Thing(canvas, x, z)
+                wood = Item(canvas, x, z)
                 wood.disc("dark leaf", 0.0, 2.0, rng.uniform(11, 17), rng.uniform(4, 9))
 
 
-def ground(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> None:
+def ground(canvas: Canvas, plan: GroundPlan, rng: Generator) -> None:
     """Grass to the horizon, then road, pavements, the cross street and the markings."""
-    canvas_wide = canvas.shape[1]
-    row = canvas.camera.horizon + canvas.camera.focal * canvas.camera.height / 400.0
-    land = Thing(canvas, 0.0, 0.0)
-    plane = (0.0, 1.0 / (canvas.camera.focal * canvas.camera.height))
-    surface = canvas.add("grass", land.number, 1.0, 2, (*plane, -canvas.camera.horizon * plane[1]))
-    below = [(0, row), (canvas_wide, row), (canvas_wide, canvas.shape[0]), (0, canvas.shape[0])]
-    canvas.fill(np.array(below, dtype=np.float64), surface)
+    camera = canvas.camera
+    land = Item(canvas, 0.0, 0.0)
+    surface = canvas.add("grass", land.number, 1.0, GROUND, camera.ground)
+    top = camera.horizon + camera.focal * camera.height / 400.0
+    canvas.fill(box(0, canvas.shape[1], top, canvas.shape[0]), surface)
     for _ in range(14):
         x, z = rng.uniform(-30, 30), rng.uniform(5, 40)
         patch = np.array([(0, 0), (1.6, 0.4), (2.0, 1.6), (0.4, 1.4)]) * rng.uniform(0.6, 2.0)
         land.flat("tuft", patch + np.array([x, z]))
-    street = Thing(canvas, 0.0, 0.0)
-    for side in (0, 1):
-        sign, edge = (-1, 1)[side], plan.road[side]
+    street = Item(canvas, 0.0, 0.0)
+    for side, sign in enumerate(SIDES):
+        edge = plan.road[side]
         inner = edge + sign * plan.verge[side]
         _strip(street, "paving", inner, inner + sign * plan.paving[side])
         _strip(street, "kerb", edge, edge + sign * 0.18)
@@ -86,35 +85,34 @@ def ground(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> None:
     if plan.crossing is not None:
         near, far = plan.crossing
         for material, z0, z1 in (("paving", near - 2, far + 2), ("asphalt", near, far)):
-            for sign, edge in zip((-1, 1), plan.road, strict=True):
-                street.flat(material, [(edge, z0), (70 * sign, z0), (70 * sign, z1), (edge, z1)])
+            for sign, edge in zip(SIDES, plan.road, strict=True):
+                street.flat(material, box(edge, 70 * sign, z0, z1))
     _markings(street, plan, rng)
 
 
-def _strip(street: Thing, material: str, x0: float, x1: float) -> None:
-    street.flat(material, [(x0, 0.8), (x0, FAR), (x1, FAR), (x1, 0.8)])
+def _strip(street: Item, material: str, x0: float, x1: float) -> None:
+    street.flat(material, [(x0, 0.8), (x0, _FAR), (x1, _FAR), (x1, 0.8)])
 
 
-def _markings(street: Thing, plan: Plan, rng: np.random.Generator) -> None:
+def _markings(street: Item, plan: GroundPlan, rng: Generator) -> None:
     dash, gap = rng.uniform(2.0, 4.0), rng.uniform(2.0, 5.0)
     starts = np.arange(rng.uniform(1.0, 4.0), 80.0, dash + gap)
     if plan.crossing is not None:
         starts = starts[(starts + dash < plan.crossing[0] - 4) | (starts > plan.crossing[1] + 4)]
     for x in plan.lanes:
-        box = np.array([(x - 0.09, 0), (x + 0.09, 0), (x + 0.09, dash), (x - 0.09, dash)])
-        street.flat("marking", box + np.stack([0 * starts, starts], axis=1)[:, None])
+        dashes = np.stack([0 * starts, starts], axis=1)[:, None]
+        street.flat("marking", box(x - 0.09, x + 0.09, 0, dash) + dashes)
     if rng.random() < 0.5:
         for x in (plan.road[0] + 0.35, plan.road[1] - 0.35):
             street.flat("marking", [(x, 0.8), (x + 0.14, 0.8), (x + 0.14, 80), (x, 80)])
     if plan.crossing is not None and rng.random() < 0.75:
         bars = np.arange(plan.road[0] + 0.5, plan.road[1] - 0.6, 1.1)
-        bar = np.array([(0, 0), (0.55, 0), (0.55, 2.6), (0, 2.6)])
         offset = np.stack([bars, np.full_like(bars, plan.crossing[0] - 3.0)], axis=1)
-        street.flat("marking", bar + offset[:, None])
+        street.flat("marking", box(0, 0.55, 0, 2.6) + offset[:, None])
 
 
-def frontage(canvas: Canvas, plan: Plan, side: int, city: float, rng: np.random.Generator) -> None:
-    """One side of the street, from far to near; `city` is the share of it that is built up."""
+def frontage(canvas: Canvas, plan: GroundPlan, side: int, city: float, rng: Generator) -> None:
+    """One side of the street, from far to near; ``city`` is the share of it that is built up."""
     stretches = []
     z = rng.uniform(-6.0, 1.0)
     while z < 75:
@@ -124,15 +122,12 @@ def frontage(canvas: Canvas, plan: Plan, side: int, city: float, rng: np.random.
         z += length + (rng.uniform(2.0, 6.0) if rng.random() < 0.25 else 0.0)
     for near, far, built in reversed(stretches):
         cross = plan.crossing
-        if cross is not None and near < cross[1] + 2 and far > cross[0] - 2:
-            continue
-        if built:
-            _building(canvas, rng, side, plan.front[side], near, far)
-        else:
-            _green(canvas, rng, side, plan.front[side], near, far)
+        if cross is None or near >= cross[1] + 2 or far <= cross[0] - 2:
+            draw = _building if built else _green
+            draw(canvas, rng, SIDES[side], plan.front[side], near, far)
 
 
-def _windows(z0: float, z1: float, tall: float, rng: np.random.Generator) -> np.ndarray:
+def _windows(z0: float, z1: float, tall: float, rng: Generator) -> Floats:
     """Window corners (M, 4, 2) as (along, y) on a wall from z0 to z1."""
     storey, pitch = rng.uniform(2.8, 3.6), rng.uniform(2.0, 3.4)
     wide, high = pitch * rng.uniform(0.4, 0.68), storey * rng.uniform(0.45, 0.62)
@@ -141,14 +136,13 @@ def _windows(z0: float, z1: float, tall: float, rng: np.random.Generator) -> np.
     if rng.random() < 0.4:
         up = np.append(up, 1.0)
     corner = np.stack(np.meshgrid(along, up), axis=-1).reshape(-1, 1, 2)
-    return corner + np.array([(0, 0), (wide, 0), (wide, high), (0, high)])
+    return np.asarray(corner + box(0, wide, 0, high), dtype=np.float64)
 
 
 def _building(
-    canvas: Canvas, rng: np.random.Generator, side: int, front: float, near: float, far: float
+    canvas: Canvas, rng: Generator, sign: int, front: float, near: float, far: float
 ) -> None:
-    sign = (-1, 1)[side]
-    thing = Thing(canvas, front + sign * rng.uniform(0.0, 1.2), 0.0)
+    item = Item(canvas, front + sign * rng.uniform(0.0, 1.2), 0.0)
     tall = rng.uniform(5.0, 9.0) if rng.random() < 0.45 else rng.uniform(9.0, 24.0)
     deep = sign * rng.uniform(8.0, 14.0)
     gable = [(0.0, 0.0), (deep, 0.0), (deep, tall), (0.0, tall)]
@@ -156,53 +150,47 @@ def _building(
     near = max(near, 0.9)
     if pitched:
         ridge = tall + rng.uniform(1.8, 3.5)
-        thing.side("roof", 0.0, [(near, tall), (far, tall), (far, ridge), (near, ridge)], 0.85)
+        item.side("roof", 0.0, box(near, far, tall, ridge), 0.85)
         gable = [*gable[:3], (deep / 2, ridge + 0.5), gable[3]]
-    thing.face("gable", gable, 0.95, near)
+    item.face("gable", gable, 0.95, near)
     if rng.random() < 0.6:
         panes = _windows(1.0, abs(deep) - 1, tall, rng) * (sign, 1)
         if panes.size:
-            thing.face("window", panes, 0.9, near)
-    thing.side("facade", 0.0, [(near, 0), (far, 0), (far, tall), (near, tall)], 0.82)
+            item.face("window", panes, 0.9, near)
+    item.side("facade", 0.0, box(near, far, 0, tall), 0.82)
     panes = _windows(near, far, tall, rng)
     lit = rng.random(len(panes)) < 0.3
     for material, chosen in (("window", panes[~lit]), ("lit window", panes[lit])):
         if chosen.size:
-            thing.side(material, 0.0, chosen, 0.9)
+            item.side(material, 0.0, chosen, 0.9)
     if not pitched:
-        thing.side(
-            "roof", 0.0, [(near, tall - 0.5), (far, tall - 0.5), (far, tall), (near, tall)], 0.8
-        )
+        item.side("roof", 0.0, box(near, far, tall - 0.5, tall), 0.8)
     if rng.random() < 0.35 and far - near > 5:
-        z0, z1 = near + 0.8, far - 0.8
-        thing.side("shopfront", 0.0, [(z0, 0.3), (z1, 0.3), (z1, 2.5), (z0, 2.5)], 0.9)
-        thing.side("awning", -sign * 0.5, [(z0, 2.4), (z1, 2.4), (z1, 3.1), (z0, 3.1)], 1.0)
+        item.side("shopfront", 0.0, box(near + 0.8, far - 0.8, 0.3, 2.5), 0.9)
+        item.side("awning", -sign * 0.5, box(near + 0.8, far - 0.8, 2.4, 3.1), 1.0)
 
 
 def _green(
-    canvas: Canvas, rng: np.random.Generator, side: int, front: float, near: float, far: float
+    canvas: Canvas, rng: Generator, sign: int, front: float, near: float, far: float
 ) -> None:
-    sign = (-1, 1)[side]
     kind = rng.random()
     for z in np.sort(rng.uniform(near, far, int(rng.integers(1, 3))))[::-1]:
         tree(canvas, rng, front + sign * rng.uniform(2.5, 9.0), max(z, 3.0), 1.3)
     near = max(near, 0.9)
-    thing = Thing(canvas, front, 0.0)
+    item = Item(canvas, front, 0.0)
     if kind < 0.42:
         tall = rng.uniform(1.6, 3.0)
-        thing.face("masonry", [(0, 0), (0.6 * sign, 0), (0.6 * sign, tall), (0, tall)], 1, near)
-        thing.side("masonry", 0.0, [(near, 0), (far, 0), (far, tall), (near, tall)], 0.88)
-        cap = [(near, tall), (far, tall), (far, tall + 0.16), (near, tall + 0.16)]
-        thing.side("coping", 0.0, cap, 1.0)
+        item.face("masonry", box(0, 0.6 * sign, 0, tall), 1, near)
+        item.side("masonry", 0.0, box(near, far, 0, tall), 0.88)
+        item.side("coping", 0.0, box(near, far, tall, tall + 0.16), 1.0)
     elif kind < 0.84:
         tall, pitch = rng.uniform(1.2, 2.0), rng.uniform(0.5, 0.8)
-        thing.side("gap", 0.0, [(near, 0), (far, 0), (far, tall - 0.1), (near, tall - 0.1)])
+        item.side("gap", 0.0, box(near, far, 0, tall - 0.1))
         posts = np.arange(near, far - 0.3, pitch)
         picket = np.array([(0, 0), (0.28, 0), (0.28, tall), (0.14, tall + 0.2), (0, tall)])
-        thing.side("picket", 0.0, picket + np.stack([posts, 0 * posts], axis=1)[:, None], 0.9)
+        item.side("picket", 0.0, picket + np.stack([posts, 0 * posts], axis=1)[:, None], 0.9)
         for y in (0.25 * tall, 0.75 * tall):
-            rail = [(near, y), (far, y), (far, y + 0.16), (near, y + 0.16)]
-            thing.side("picket", 0.0, rail, 0.8)
+            item.side("picket", 0.0, box(near, far, y, y + 0.16), 0.8)
     else:
         for z in np.arange(far, near, -2.0):
             bush(canvas, rng, front, z)

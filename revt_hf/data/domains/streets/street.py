@@ -4,19 +4,28 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+from numpy.random import Generator
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.streets import furniture, people, vehicles
-from revt_hf.data.domains.streets.canvas import OVERSAMPLING, Camera, Canvas, Scene, Thing
-from revt_hf.data.domains.streets.surroundings import Plan, frontage, ground, sky, skyline
+from revt_hf.data.domains.streets import furniture, traffic
+from revt_hf.data.domains.streets.canvas import FACING, OVERSAMPLING, Camera, Canvas, Item, Street
+from revt_hf.data.domains.streets.surroundings import (
+    SIDES,
+    GroundPlan,
+    frontage,
+    ground,
+    sky,
+    skyline,
+)
 
 _LAYOUT_STREAM = 1
 _SMALLEST = (64, 128)
 
-Draw = Callable[[], None]
+# Depth, how to draw it, x, and further arguments.
+_Placed = tuple[float, Callable[..., None], float, tuple[object, ...]]
 
 
-def build_scene(seed: int, height: int, width: int) -> Scene:
+def build_street(seed: int, height: int, width: int) -> Street:
     """Lay out one street.
 
     Args:
@@ -51,14 +60,16 @@ def build_scene(seed: int, height: int, width: int) -> Scene:
     ground(canvas, plan, rng)
     for side in (0, 1):
         frontage(canvas, plan, side, float(np.clip(city + rng.normal(0, 0.2), 0.05, 0.95)), rng)
-    objects = [*_roadside(canvas, plan, rng), *_traffic(canvas, plan, rng)]
-    for _, draw in sorted(objects, key=lambda item: -item[0]):
-        draw()
+    placed: list[_Placed] = []
+    _roadside(placed, plan, rng)
+    _traffic(placed, plan, rng)
+    for z, draw, x, more in sorted(placed, key=lambda one: -one[0]):
+        draw(canvas, rng, x, z, *more)
     _bonnet(canvas, rng)
-    return canvas.scene()
+    return canvas.street()
 
 
-def _plan(rng: np.random.Generator) -> Plan:
+def _plan(rng: Generator) -> GroundPlan:
     lane = rng.uniform(2.9, 3.6)
     left, right = int(rng.integers(1, 3)), int(rng.integers(1, 3))
     shoulder = rng.uniform(0.3, 2.4, 2)
@@ -71,7 +82,7 @@ def _plan(rng: np.random.Generator) -> Plan:
     near = rng.uniform(10.0, 30.0)
     crossing = (near, near + rng.uniform(6.0, 9.0)) if rng.random() < 0.4 else None
     outer = verge + paving + garden + 0.3
-    return Plan(
+    return GroundPlan(
         road=road,
         verge=(float(verge[0]), float(verge[1])),
         paving=(float(paving[0]), float(paving[1])),
@@ -81,18 +92,16 @@ def _plan(rng: np.random.Generator) -> Plan:
     )
 
 
-def _roadside(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tuple[float, Draw]]:
-    """Objects on the pavements and verges, as (z, how to draw it)."""
-    found: list[tuple[float, Draw]] = []
+def _roadside(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
+    """Place objects on the pavements and verges."""
 
     def put(z: float, draw: Callable[..., None], x: float, *more: object) -> None:
-        street = plan.crossing
-        if street is None or not street[0] - 1 < z < street[1] + 1:
-            found.append((z, lambda: draw(canvas, rng, x, z, *more)))
+        if plan.crossing is None or not plan.crossing[0] - 1 < z < plan.crossing[1] + 1:
+            placed.append((z, draw, x, more))
 
     red = bool(rng.random() < 0.5)
-    for side in (0, 1):
-        sign, kerb = (-1, 1)[side], plan.road[side]
+    for side, sign in enumerate(SIDES):
+        kerb = plan.road[side]
         paved = kerb + sign * plan.verge[side]
         walk = (paved + sign * 0.5, paved + sign * (plan.paving[side] - 0.3))  # kerb, front
         if rng.random() < 0.75:
@@ -112,25 +121,23 @@ def _roadside(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tupl
             put(rng.uniform(14, 32), furniture.direction_board, kerb + sign * 1.2)
         for _ in range(int(rng.integers(0, 5))):
             z, x = rng.uniform(6, 26), rng.uniform(min(walk), max(walk))
-            put(z, people.person, x)
+            put(z, traffic.person, x)
             if rng.random() < 0.35:
-                put(z + 0.2, people.person, x + 0.6)
+                put(z + 0.2, traffic.person, x + 0.6)
         if rng.random() < 0.35:
             first = rng.uniform(6, 16)
             for step in range(int(rng.integers(1, 4))):
-                put(first + 0.9 * step, people.bicycle, kerb + sign * 0.8, False)
-        for draw, share in ((furniture.bin_, 0.3), (furniture.bush, 0.3)):
+                put(first + 0.9 * step, traffic.bicycle, kerb + sign * 0.8, False)
+        for draw, share in ((furniture.litter_bin, 0.3), (furniture.bush, 0.3)):
             if rng.random() < share:
                 put(rng.uniform(6, 22), draw, walk[1])
-    return found
 
 
-def _traffic(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tuple[float, Draw]]:
-    """Vehicles and people on the road, as (z, how to draw it)."""
-    found: list[tuple[float, Draw]] = []
+def _traffic(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
+    """Place vehicles and people on the road."""
 
     def put(z: float, draw: Callable[..., None], x: float, *more: object) -> None:
-        found.append((z, lambda: draw(canvas, rng, x, z, *more)))
+        placed.append((z, draw, x, more))
 
     borders = [plan.road[0], *plan.lanes, plan.road[1]]
     centre = max(x for x in plan.lanes if x < 0)
@@ -143,42 +150,41 @@ def _traffic(canvas: Canvas, plan: Plan, rng: np.random.Generator) -> list[tuple
             kind = rng.choice(3, p=[0.55, 0.25, 0.2])
             drift = x + rng.normal(0, 0.2)
             if kind == 0:
-                put(z, vehicles.car, drift, bool(oncoming))
+                put(z, traffic.car, drift, bool(oncoming))
             elif kind == 1:
-                put(z + 2.0, vehicles.bus, drift, bool(oncoming))
+                put(z + 2.0, traffic.bus, drift, bool(oncoming))
                 z += 12.0
             else:
-                put(z, people.bicycle, drift, True)
+                put(z, traffic.bicycle, drift, True)
             z += rng.uniform(6, 20)
-    for sign, edge in zip((-1, 1), plan.road, strict=True):
+    for sign, edge in zip(SIDES, plan.road, strict=True):
         if rng.random() < 0.4:  # a row of parked cars
             for z in np.arange(rng.uniform(4, 14), rng.uniform(14, 45), rng.uniform(5.4, 7.5)):
                 clear = plan.crossing is None or not plan.crossing[0] - 6 < z < plan.crossing[1]
                 if rng.random() < 0.8 and clear:
-                    put(z, vehicles.car, edge - sign * 1.0, sign < 0)
+                    put(z, traffic.car, edge - sign * 1.0, sign < 0)
         if rng.random() < 0.4:
-            put(rng.uniform(6, 15), people.bicycle, edge - sign * 0.9, True)
+            put(rng.uniform(6, 15), traffic.bicycle, edge - sign * 0.9, True)
     if plan.crossing is not None:
         middle = sum(plan.crossing) / 2
         for z in (middle - 1.6, middle + 1.6):
             if rng.random() < 0.45:
-                put(z, vehicles.crossing_car, rng.uniform(-12, 12))
+                put(z, traffic.crossing_car, rng.uniform(-12, 12))
         for _ in range(int(rng.integers(0, 4))):
-            put(plan.crossing[0] - rng.uniform(1, 2.8), people.person, rng.uniform(*plan.road))
-    return found
+            put(plan.crossing[0] - rng.uniform(1, 2.8), traffic.person, rng.uniform(*plan.road))
 
 
-def _bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
+def _bonnet(canvas: Canvas, rng: Generator) -> None:
     """The own car's bonnet at the lower edge, in most images."""
     if rng.random() < 0.25:
         return
     high, wide = canvas.shape
-    thing = Thing(canvas, 0.0, 1.0)
+    item = Item(canvas, 0.0, 1.0)
     middle, top = wide * rng.uniform(0.45, 0.55), high * rng.uniform(0.035, 0.09)
     half = wide * rng.uniform(0.42, 0.65)
     angle = np.linspace(0.0, np.pi, 24)
     arch = np.stack([middle - half * np.cos(angle), high - top * np.sin(angle) ** 0.6], axis=1)
-    surface = canvas.add("bonnet", thing.number, 1.0, 0, (0.0, 0.0, 1.0))
+    surface = canvas.add("bonnet", item.number, 1.0, FACING, (0.0, 0.0, 1.0))
     canvas.fill(
         np.concatenate([arch, [(middle + half, high + 9), (middle - half, high + 9)]]), surface
     )
