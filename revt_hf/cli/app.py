@@ -15,6 +15,7 @@ from revt_hf.cli import (
     predict,
     push,
     results,
+    train,
 )
 from revt_hf.cli.data import Json, Overwrite, Quiet, data_app
 from revt_hf.cli.evaluate import Bound
@@ -26,8 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
-app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
 benchmark.register(app)
 checkpoints.register(app)
@@ -38,37 +37,7 @@ experiments.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
-]
-
-
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
-    output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune a SegFormer as a recipe says."""
-    from revt_hf.config.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    if not resume:
-        from revt_hf.core.outputs import check_output
-
-        check_output(output, overwrite, [recipe])
-    from revt_hf.training.loop import TrainOptions
-    from revt_hf.training.loop import train as run_training
-
-    done = run_training(loaded, output, TrainOptions(resume, overwrite, quiet))
-    from accelerate import PartialState
-
-    if not quiet and PartialState().is_main_process:
-        say(f"trained: {done}")
+train.register(app)
 
 
 @app.command()
@@ -110,21 +79,3 @@ def demo(
 
     page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
     say(f"open {page}")
-
-
-@recipe_app.command("schema")
-def recipe_schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
-    import json
-
-    from revt_hf.config.recipe import recipe_schema as schema
-
-    print(json.dumps(schema(), indent=2))
-
-
-@recipe_app.command("show")
-def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
-    """Print a recipe with its parents, overrides and defaults resolved."""
-    from revt_hf.config.recipe import load_recipe
-
-    print(load_recipe(recipe, overrides or []).to_yaml(), end="")
