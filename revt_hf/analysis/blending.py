@@ -27,10 +27,11 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.merging.dtypes import unpacked
-from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.methods import METHODS
-from revt_hf.merging.plan import MergeSpec, Rule, make_plan
-from revt_hf.merging.record import merge_record
+from revt_hf.merging.means import mean, weighted_mean
+from revt_hf.merging.merge_plan import make_plan
+from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.provenance import member_record
+from revt_hf.merging.streaming import opened, read_at
 from revt_hf.training.validation import sums_of
 
 
@@ -88,7 +89,7 @@ class Blender:
             )
             spec = MergeSpec(self.members, (rule,), base=init)
             self._plan = make_plan(spec, self._stack, quiet)
-            self._sources = [*self._plan.sources, *([self._plan.base] if self._plan.base else [])]
+            self._sources = self._plan.inputs
             self._files = [
                 [opened(path, self._stack) for path in source.files] for source in self._sources
             ]
@@ -98,7 +99,7 @@ class Blender:
             if missing:
                 raise UserError(f"{self.members[0]} lacks the tensor {missing[0]}")
             # Files keep their own order of classes, the model has that of the train IDs.
-            description = self._plan.sources[0].says.description
+            description = self._plan.sources[0].description
             self._rows = list(rows_by_train_id(description)) if description else []
         except BaseException:
             self._stack.close()
@@ -126,12 +127,15 @@ class Blender:
 
     def records(self) -> dict[str, Any]:
         """``members`` and ``base`` (the initial weights) with path and sha256, as in merge.json."""
-        digests = [
-            {path.name: file_sha256(path) for path in source.originals} for source in self._sources
+        entries = [
+            member_record(
+                source.label, {path.name: file_sha256(path) for path in source.originals}
+            ).to_json()
+            for source in self._sources
         ]
         self._plan.check_unchanged()
-        record = merge_record(self._plan, digests)
-        return {"members": record["members"], "base": record["base"]}
+        base = entries.pop() if self._plan.base else None
+        return {"members": entries, "base": base}
 
     @torch.no_grad()
     def _load(self, module: nn.Module, prefix: str, blend: Blend) -> None:
@@ -150,8 +154,8 @@ class Blender:
         if len(arrays) == 1:
             return arrays[0]
         if blend.weights is None:
-            return METHODS["mean"].function(arrays, None, None)
-        return METHODS["weighted_mean"].function(arrays, np.array(blend.weights), None)
+            return mean(arrays)
+        return weighted_mean(arrays, np.array(blend.weights))
 
     def _read(self, member: int, index: int) -> NDArray[Any]:
         source, item = self._sources[member], self._plan.items[index]

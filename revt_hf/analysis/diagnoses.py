@@ -13,7 +13,6 @@ from revt_hf.analysis.disagreement import disagreement, draw_disagreement
 from revt_hf.analysis.norm import draw_norm, norm_shifts
 from revt_hf.analysis.path import draw_paths, line_ends, paths
 from revt_hf.analysis.plane import FinishedPoints, PlanePoint, draw_plane, new_points, scan
-from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
@@ -21,14 +20,13 @@ from revt_hf.core.outputs import (
     atomic_folder,
     check_growing,
     check_output,
-    file_sha256,
     growing_folder,
     write_json,
 )
 from revt_hf.core.processes import process_state
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.merging.command import spread_images
-from revt_hf.merging.record import member_entry
+from revt_hf.merging.provenance import current_record
+from revt_hf.merging.recalibration import spread_images
 from revt_hf.results.build import LIBRARIES
 from revt_hf.results.figures import short_names
 
@@ -238,12 +236,7 @@ def diagnose_disagreement(
 
 def _records(models: Sequence[str]) -> list[dict[str, Any]]:
     """Path and sha256 of models, as in merge.json."""
-    entries = []
-    for model in models:
-        with open_checkpoint(model, quiet=True) as checkpoint:
-            digests = {path.name: file_sha256(path) for path in checkpoint.originals}
-        entries.append(member_entry(model, digests))
-    return entries
+    return [current_record(model).to_json() for model in models]
 
 
 def _about(records: Mapping[str, Any], data: ScoringData) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from revt_hf.analysis.tensor_groups import Group
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.merging.dtypes import unpacked
-from revt_hf.merging.feeds import opened, read_at
-from revt_hf.merging.plan import Plan
-from revt_hf.merging.sources import Source
-from revt_hf.merging.streaming import Run, runs
+from revt_hf.merging.members import Source
+from revt_hf.merging.merge_plan import MergePlan, Run
+from revt_hf.merging.streaming import opened, read_at
 
 _BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.
@@ -42,16 +41,18 @@ class Products:
         UserError: a file cannot be read, or holds NaN or infinity.
     """
 
-    def __init__(self, plan: Plan, stack: ExitStack, on_bytes: Callable[[int], object]) -> None:
+    def __init__(
+        self, plan: MergePlan, stack: ExitStack, on_bytes: Callable[[int], object]
+    ) -> None:
         self._plan = plan
         self._members = len(plan.sources)
-        self._sources = [*plan.sources, *([plan.base] if plan.base else [])]
+        self._sources = plan.inputs
         self._files = [[opened(path, stack) for path in source.files] for source in self._sources]
         self._buffers = [bytearray(_BUFFER_BYTES) for _ in self._sources]
         self._rows = np.zeros((self._members + 1, _PIECE))
         self._products = np.zeros((len(plan.items), self._members + 1, self._members + 1))
         # In one thread: with more, numpy's short calls wait for each other.
-        for run in runs(plan):
+        for run in plan.runs():
             if plan.items[run.first].dtype in FLOATS:
                 widest = max(ITEM_SIZES[self._dtype(source, run)] for source in self._sources)
                 step = _BUFFER_BYTES // widest

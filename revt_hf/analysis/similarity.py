@@ -19,7 +19,8 @@ from revt_hf.analysis.products import Products
 from revt_hf.analysis.tensor_groups import Group, blocks, layer_types, wholes
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
-from revt_hf.merging.plan import MergeSpec, Plan, Rule, make_plan
+from revt_hf.merging.merge_plan import MergePlan, make_plan
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.results.figures import figure, short_names
 
 # Sizes in inches: a column and a row of the heat map, the title above, margins, labels below.
@@ -185,7 +186,7 @@ def similarity(
     )
 
 
-def _part(plan: Plan, products: Products, name: str, group: Group) -> Part:
+def _part(plan: MergePlan, products: Products, name: str, group: Group) -> Part:
     items = [plan.items[index] for index in group]
     count = sum(item.count for item in items)
     norms, between = products.norms(group)

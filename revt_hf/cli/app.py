@@ -8,10 +8,11 @@ import typer
 from revt_hf.cli import (
     analysis,
     benchmark,
-    checkpoints,
     curves,
+    demo,
     evaluate,
     experiments,
+    model_folders,
     predict,
     push,
     results,
@@ -29,11 +30,12 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 benchmark.register(app)
-checkpoints.register(app)
 curves.register(app)
 analysis.register(app)
+demo.register(app)
 evaluate.register(app)
 experiments.register(app)
+model_folders.register(app)
 predict.register(app)
 push.register(app)
 results.register(app)
@@ -63,19 +65,3 @@ def report(
     if json_file is not None:
         write_json(json_file, [result.to_json() for result in results])
     say(f"open {output}")
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One minute, to see that everything runs.")
-    ] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train, merge and compare on built-in street scenes; writes a page to look at."""
-    from revt_hf.demo.run import run_demo
-
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")

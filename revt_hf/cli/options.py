@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ Split = Annotated[str, typer.Option(help="Split of the domain.")]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Use at most this many images of each split.")
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through a network together.")]
 Workers = Annotated[
     int,
     typer.Option(min=0, max=256, help="Processes that decode images; 0 decodes in this process."),
@@ -183,11 +185,8 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
     """
     named: dict[str, str] = {}
     for text in models:
-        name, equals, path = text.partition("=")
-        if not equals or "/" in name or Path(text).exists():
-            name = path = text
-        if not name or not path:
-            raise UserError(f"{text}: write a model as PATH or NAME=PATH")
+        given, path = split_name(text)
+        name = given or path
         if name in named:
             raise UserError(f"the model {name} is listed twice: give one of them another NAME=PATH")
         named[name] = path

@@ -1,4 +1,4 @@
-"""``revt predict``: parse, validate, call."""
+"""``revt predict``."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,82 +6,91 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli.data import Json, Quiet
-from revt_hf.cli.evaluate import Bound, ProtocolName
-from revt_hf.core.errors import UserError, say
+from revt_hf.cli.options import (
+    BatchSize,
+    Json,
+    Models,
+    Overwrite,
+    ProtocolChoice,
+    Quiet,
+    named_models,
+    with_options,
+)
+from revt_hf.core.errors import UserError, counted, say
 
 EXIT_FAILED = 2
 
 
-class MapIds(StrEnum):
-    """What class maps hold."""
+class ClassIds(StrEnum):
+    """The ids in class maps."""
 
     train = "train"
     cityscapes = "cityscapes"
 
 
+@with_options
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, folders of them, videos.")],
-    models: Annotated[
-        list[str],
-        typer.Option("--model", help="A SegFormer folder or Hub id; several are compared."),
+    models: Models,
+    paths: Annotated[
+        list[Path],
+        typer.Option(
+            "--input", metavar="PATH", help="Image, folder of images or video; may be repeated."
+        ),
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The folder of results.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
+    choice: ProtocolChoice,
     save: Annotated[
         str | None,
         typer.Option(
-            metavar="WHAT,...",
-            help="maps, overlays, side-by-side, differences; default: all that suits.",
+            metavar="KIND,...",
+            help="Write only maps, overlays, side-by-side or differences. "
+            "Default: everything that suits the input.",
         ),
     ] = None,
     ids: Annotated[
-        MapIds, typer.Option(help="Train ids (0..18), or Cityscapes' own (7, 8, 11, ...).")
-    ] = MapIds.train,
-    protocol: ProtocolName = None,
-    max_size: Bound = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images of one size that go through a network together.")
-    ] = 1,
-    workers: Annotated[
-        int,
-        typer.Option(min=1, max=256, help="Threads that decode images while the networks run."),
-    ] = 2,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that has files already.")
-    ] = False,
+        ClassIds, typer.Option(help="Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...).")
+    ] = ClassIds.train,
+    batch_size: BatchSize = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
+    overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Segment images and videos: class maps, overlays, models side by side."""
+    """Write class maps, overlays and model comparisons for images and videos."""
     from revt_hf.core.outputs import check_output_file, write_json
-    from revt_hf.predict.command import PredictOptions, predict_command
+    from revt_hf.predict.inputs import IMAGES, VIDEOS
+    from revt_hf.predict.prediction import PredictOptions, predict_files
     from revt_hf.predict.saving import IDS, KEPT
 
-    kept = None if save is None else tuple(dict.fromkeys(save.replace(" ", "").split(",")))
-    for kind in kept or ():
+    kinds = None if save is None else save.replace(" ", "").split(",")
+    for kind in kinds or ():
         if kind not in KEPT:
             raise UserError(f"--save {kind}: use {', '.join(KEPT)}, with commas between them")
+    named = named_models(models)
+    for model in named.values():
+        if Path(model).suffix.lower() in IMAGES | VIDEOS and Path(model).is_file():
+            raise UserError(
+                f"{model} is not a model: put --input before each image, or name their folder"
+            )
+    # A JSON file in a folder of images is not an image.
+    is_json = json_file is not None and json_file.suffix == ".json"
+    read = [path for path in paths if path.is_file() or not is_json]
+    check_output_file(json_file, inputs=[*named.values(), *read], outputs=[output])
     options = PredictOptions(
-        kept=None if kept is None else tuple(kind for kind in KEPT if kind in kept),
+        kept=None if kinds is None else tuple(kind for kind in KEPT if kind in kinds),
         ids=next(name for name in IDS if name == ids.value),
-        protocol=protocol,
-        max_size=max_size,
+        protocol=choice.resolve(list(named.values())),
         batch_size=batch_size,
         workers=workers,
         overwrite=overwrite,
         quiet=quiet,
     )
-    # In a folder of images a JSON file is none.
-    beside = json_file is not None and json_file.suffix == ".json"
-    read = [place for place in images if place.is_file() or not beside]
-    check_output_file(json_file, inputs=[*models, *read], outputs=[output])
-    done = predict_command(images, models, output, options)
+    done = predict_files(named, paths, output, options)
     if json_file is not None:
         write_json(json_file, done.to_json())
     if not quiet:
         failed = f", {len(done.failed)} failed" if done.failed else ""
-        what = "image or video" if len(done.images) == 1 else "images and videos"
-        say(f"{len(done.images)} {what}{failed}: {output}")
+        say(f"predicted {counted(len(done.images), 'input')}{failed}: {output}")
     if done.failed:
         raise typer.Exit(EXIT_FAILED)
 

@@ -1,7 +1,7 @@
-"""``revt data prepare --format parquet``: a domain as a Hub dataset, if its license allows it."""
+"""Export a domain as a Hub dataset (parquet and a card), if its license allows it."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from revt_hf.core.markers import MARKER_FILE
 from revt_hf.core.outputs import atomic_folder, check_output, write_text
 from revt_hf.data.decoding import RAW_SUFFIX
 from revt_hf.data.domains import checked_options, dataset_of, get_domain, open_domain
-from revt_hf.data.domains.base import Opened
 from revt_hf.data.reading import Decode
 from revt_hf.data.resize import fit_size, resize_label_to_fit, resize_to_fit
 from revt_hf.data_tools.dataset_card import Contents, card_text, check_sharing
@@ -45,42 +44,30 @@ _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclass(frozen=True)
-class Export:
-    """What is exported.
+class ExportOptions:
+    """How to export.
 
     Attributes:
-        domain: its name.
-        data_dir: the folder of its data; None for built-in ones.
-        config: of the domain; None is its default.
-        options: of the domain.
-        splits: one or more.
-        max_size: (width, height) in pixels that images and labels are resized into; None leaves
-            them as they are.
-        license: what the user names as the data's license, to confirm that it was read.
+        max_size: (width, height) in pixels to resize images and labels to; None leaves them as
+            they are.
+        license: the data's license, to confirm that the user has read it.
+        push: id of a Hub dataset to upload to; it is made if it does not exist, and its ``data``
+            folder and card are replaced if they were pushed from here.
+        private: make that repository private.
+        overwrite: replace the output if it exists.
+        quiet: no progress bars.
     """
 
-    domain: str
-    data_dir: Path | None
-    config: str | None
-    options: Mapping[str, Any]
-    splits: tuple[str, ...]
-    max_size: tuple[int, int] | None
-    license: str | None
-
-    @property
-    def inputs(self) -> list[str | None]:
-        """What is read on this machine."""
-        folder = str(self.data_dir) if self.data_dir else None
-        return DomainSpec(domain=self.domain, data_dir=folder, options=dict(self.options)).inputs
+    max_size: tuple[int, int] | None = None
+    license: str | None = None
+    push: str | None = None
+    private: bool = False
+    overwrite: bool = False
+    quiet: bool = False
 
 
 def export_parquet(
-    request: Export,
-    output: Path,
-    overwrite: bool = False,
-    push: str | None = None,
-    private: bool = False,
-    quiet: bool = False,
+    spec: DomainSpec, splits: Sequence[str], output: Path, options: ExportOptions = ExportOptions()
 ) -> Path:
     """Write splits of a domain as a dataset folder that the Hub and ``datasets`` understand.
 
@@ -89,13 +76,10 @@ def export_parquet(
     ids (0..18, 255 ignored), and ``name``.
 
     Args:
-        request: what to export.
+        spec: the domain, its folder, config and options.
+        splits: one or more of its splits.
         output: the folder; complete or not there.
-        overwrite: replace ``output`` if it exists.
-        push: id of a Hub dataset to upload it to; it is made if it does not exist, and its
-            ``data`` folder and card are replaced if they were pushed from here.
-        private: the Hub dataset is for its owner alone.
-        quiet: no progress bars.
+        options: see :class:`ExportOptions`.
 
     Returns:
         ``output``.
@@ -104,67 +88,54 @@ def export_parquet(
         UserError: the license forbids it or is not confirmed; the data cannot be read; ``output``
             exists; the Hub cannot be reached or refuses.
     """
-    domain = get_domain(request.domain)
-    check_sharing(domain, request.license)
-    _check_push(push, private)
-    _check_request(request)
-    check_output(output, overwrite, request.inputs)
-    opened = _open(request)
+    domain = get_domain(spec.domain)
+    check_sharing(domain, options.license)
+    _check(splits, options)
+    check_output(output, options.overwrite, spec.inputs)
+    opened = {
+        name: open_domain(spec.domain, name, spec.data_dir, spec.config, spec.options)
+        for name in splits
+    }
+    for name, found in opened.items():
+        found.check(f"{spec.domain}/{name}")
     contents = Contents(
         domain,
-        domain.chosen_config(request.config),
-        checked_options(domain, request.options).model_dump(),
+        domain.chosen_config(spec.config),
+        checked_options(domain, spec.options).model_dump(),
         opened,
-        request.max_size,
-        request.license,
-        push,
+        options.max_size,
+        options.license,
+        options.push,
     )
-    decoders = {name: split.decode for name, split in opened.items()}
-    tables = {
-        name: dataset_of(opened[name].builder, decode, name).with_format(None)
-        for name, decode in decoders.items()
-    }
-    with atomic_folder(output, overwrite, request.inputs) as scratch:
+    with atomic_folder(output, options.overwrite, spec.inputs) as scratch:
         (scratch / _DATA).mkdir()
-        for name, images in tables.items():
-            rows = in_threads(_Encode(decoders[name], request.max_size), images)
-            watched = tqdm(
-                rows, desc=f"export {name}", total=len(images), unit="image", disable=quiet
-            )
-            _write_split(watched, scratch / _DATA, name)
+        for name, found in opened.items():
+            decode = found.decode
+            images = dataset_of(found.builder, decode, name).with_format(None)
+            rows = in_threads(_Encode(decode, options.max_size), images)
+            bar = tqdm(rows, f"export {name}", len(images), unit="image", disable=options.quiet)
+            _write_split(bar, scratch / _DATA, name)
         write_text(scratch / CARD_FILE, card_text(contents))
-    if push is not None:
-        _push(output, push, private, quiet)
+    if options.push is not None:
+        _push(output, options.push, options)
     return output
 
 
-def _check_request(request: Export) -> None:
-    if not request.splits:
+def _check(splits: Sequence[str], options: ExportOptions) -> None:
+    if options.push is not None:
+        check_repo_id(options.push, "dataset")
+        require_token()
+    elif options.private:
+        raise UserError("--private is for a Hub dataset: name one with --push")
+    if not splits:
         raise UserError("name at least one split to export")
-    for name in request.splits:
+    for name in splits:
         if not _SPLIT_NAME.fullmatch(name):
             raise UserError(
                 f"the split '{name}' cannot be exported: use letters, digits, _ and . in its name"
             )
-    if request.max_size is not None:
-        fit_size(1, 1, request.max_size)
-
-
-def _check_push(repository: str | None, private: bool) -> None:
-    if repository is None:
-        if private:
-            raise UserError("--private is for a Hub dataset: name one with --push")
-        return
-    check_repo_id(repository, "dataset")
-    require_token()
-
-
-def _open(request: Export) -> dict[str, Opened]:
-    place = (request.data_dir, request.config, request.options)
-    opened = {name: open_domain(request.domain, name, *place) for name in request.splits}
-    for name, split in opened.items():
-        split.check(f"{request.domain}/{name}")
-    return opened
+    if options.max_size is not None:
+        fit_size(1, 1, options.max_size)
 
 
 @dataclass(frozen=True)
@@ -180,7 +151,7 @@ class _Encode:
         if self.max_size is None and not str(source["path"] or "").endswith(RAW_SUFFIX):
             own = source["bytes"] or _read(source["path"])
             source = {"bytes": own, "path": source["path"]}
-        # Decoded in any case: what cannot be read here must not be passed on.
+        # Decoded in any case: an image that cannot be read here must not be passed on.
         decoded = self.decode({"image": [source], "label": [row["label"]]})
         image, label = decoded["image"][0], decoded["label"][0]
         if self.max_size is not None:
@@ -221,29 +192,28 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
 
 
 def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> None:
-    """Write the shards; their names tell how many there are, so they come at the end."""
-    parts: list[Path] = []
+    """Write the shards; renamed last, as their names hold how many there are."""
     writer: pq.ParquetWriter | None = None
-    written = 0
+    count = written = 0
     try:
         for table in _row_groups(rows):
             if writer is None or written + table.nbytes > SHARD_BYTES:
                 if writer is not None:
                     writer.close()
-                parts.append(folder / f"{split}.{len(parts)}.part")
-                writer = _writer(parts[-1])
-                written = 0
+                writer = _writer(folder / f"{count}.part")
+                count, written = count + 1, 0
             writer.write_table(table)
             written += table.nbytes
     finally:
         if writer is not None:
             writer.close()
-    for number, part in enumerate(parts):
-        part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+    for number in range(count):
+        name = f"{split}-{number:05d}-of-{count:05d}.parquet"
+        (folder / f"{number}.part").rename(folder / name)
 
 
 def _writer(path: Path) -> pq.ParquetWriter:
-    # Image files are compressed already; smallest and largest bytes tell nothing.
+    # Image files are compressed already; smallest and largest bytes are of no use.
     return pq.ParquetWriter(
         path,
         _FEATURES.arrow_schema,
@@ -254,13 +224,14 @@ def _writer(path: Path) -> pq.ParquetWriter:
     )
 
 
-def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
+def _push(folder: Path, repository: str, options: ExportOptions) -> None:
     hub = huggingface_hub.HfApi()
-    later = f"hf upload {repository} {folder} --repo-type dataset --exclude {MARKER_FILE}" + (
-        " --private" if private else ""
-    )
-    with pushing(repository, hub, quiet, f"{folder} is complete: push it later with '{later}'"):
-        make_repository(hub, repository, "dataset", private)
+    later = f"hf upload {repository} {folder} --repo-type dataset --exclude {MARKER_FILE}"
+    if options.private:
+        later += " --private"
+    hint = f"{folder} is complete: push it later with '{later}'"
+    with pushing(repository, hub, options.quiet, hint):
+        make_repository(hub, repository, "dataset", options.private)
         head = hub.dataset_info(repository)
         there = [sibling.rfilename for sibling in head.siblings or ()]
         check_ours(hub, repository, "dataset", str(head.sha), there)
@@ -272,6 +243,6 @@ def _push(folder: Path, repository: str, private: bool, quiet: bool) -> None:
             commit_message="Export by revt_hf",
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
-            # Whoever was faster is not overwritten.
+            # Refused if somebody else committed in the meantime.
             parent_commit=head.sha,
         )

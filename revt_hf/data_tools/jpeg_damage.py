@@ -1,17 +1,17 @@
-"""Damage inside JPEGs: decoders fill it up, and libjpeg says so on the terminal only.
+"""Find damage inside JPEGs, which decoders paper over.
 
-So images are decoded once more in other processes whose terminal is a pipe.
+libjpeg only warns on standard error, so images are decoded once more in processes that write it to
+a pipe.
 """
 
 import json
 import subprocess
 import sys
 import threading
-from types import TracebackType
 
 _DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file")
 _DONE = "done"
-# A process that needs OpenCV alone; libjpeg writes a file's first warning only.
+# Imports OpenCV only; libjpeg writes a file's first warning only.
 _DECODER = f"""
 import json, sys
 import cv2
@@ -23,7 +23,7 @@ for line in sys.stdin:
 
 
 class JpegDamage:
-    """Finds damage, for several threads at once, in a ``with`` block; one process each."""
+    """Finds damage in a ``with`` block, with one process for each thread that asks."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -33,7 +33,7 @@ class JpegDamage:
         return self
 
     def find(self, path: str) -> str | None:
-        """What libjpeg says of a JPEG file that can be decoded; None if it is sound."""
+        """libjpeg's warning about a JPEG file that can be decoded; None if it is sound."""
         decoder = getattr(self._own, "decoder", None)
         if decoder is None or decoder.poll() is not None:
             decoder = self._own.decoder = self._start()
@@ -63,12 +63,7 @@ class JpegDamage:
         self._started.append(decoder)
         return decoder
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for decoder in self._started:
             decoder.kill()
             decoder.communicate()

@@ -1,9 +1,8 @@
-"""Work on many images in threads: OpenCV, Pillow's encoders and file reads let others run."""
+"""Work on many images in threads: OpenCV, Pillow's encoders and file reads release the GIL."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
@@ -23,12 +22,16 @@ def in_threads(
 ) -> Iterator[Result]:
     """Results of ``work`` in the order of ``items``.
 
-    ``workers`` is all cores by default, and no more than twice as many: each holds some results.
+    ``workers`` is all cores by default, and at most twice as many: each holds some results. Several
+    workers use one thread of OpenCV each.
     """
     count = min(workers or core_count(), _THREADS_A_CORE * core_count())
+    opencv_threads = cv2.getNumThreads()
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(count) as pool, _opencv_threads(1 if count > 1 else None):
+    with ThreadPoolExecutor(count) as pool:
         try:
+            if count > 1:
+                cv2.setNumThreads(1)
             for item in items:
                 pending.append(pool.submit(work, item))
                 if len(pending) >= _AHEAD * count:
@@ -38,15 +41,4 @@ def in_threads(
         finally:
             for future in pending:
                 future.cancel()
-
-
-@contextmanager
-def _opencv_threads(count: int | None) -> Iterator[None]:
-    """Let OpenCV use that many threads within each of ours; None leaves it as it is."""
-    before = cv2.getNumThreads()
-    if count is not None:
-        cv2.setNumThreads(count)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+            cv2.setNumThreads(opencv_threads)

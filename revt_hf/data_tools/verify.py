@@ -1,7 +1,7 @@
-"""``revt data verify``: is what lies on disk what the dataset should be?"""
+"""Verify a dataset: read every image and label, and collect problems and statistics."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
-from revt_hf.data.domains import checked_options, get_domain, table_of
+from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
+from revt_hf.data.domains.opening import table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data.reading import fitted, label_turn, size_difference, turned_apart
 from revt_hf.data_tools.jpeg_damage import JpegDamage
@@ -22,6 +24,7 @@ from revt_hf.data_tools.parallel import in_threads
 
 # Names in a note.
 _SHOWN = 20
+_SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Images of a split, and how many it officially has (None: not known)."""
+    """Images of a split, and the official number (None: unknown)."""
 
     images: int
     expected: int | None
@@ -42,7 +45,10 @@ class SplitCount:
 
 @dataclass
 class Verified:
-    """What was found; ``problems`` make the data unusable, ``notes`` do not."""
+    """The result; ``problems`` make the data unusable, ``notes`` do not.
+
+    ``pixels`` counts the labels' train ids, (256,).
+    """
 
     domain: str
     config: str | None
@@ -54,88 +60,86 @@ class Verified:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Share of the labelled pixels by class, 0..1."""
+        counts = self.pixels[:NUM_CLASSES]
+        shares = counts / max(int(counts.sum()), 1)
+        return dict(zip(CLASSES, shares.tolist(), strict=True))
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of the ignored pixels among all, 0..1."""
+        ignored = int(self.pixels[IGNORE_INDEX])
+        return ignored / max(ignored + int(self.pixels[:NUM_CLASSES].sum()), 1)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no split has another number of images than the official one."""
+        return all(count.expected in (None, count.images) for count in self.splits.values())
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` writes; shares are 0..1."""
-        labelled = int(self.pixels[:NUM_CLASSES].sum())
-        total = labelled + int(self.pixels[IGNORE_INDEX])
         return {
             "domain": self.domain,
             "config": self.config,
             "layout": self.layout,
             "label_encoding": self.label_encoding,
-            "splits": {
-                name: {"images": count.images, "expected": count.expected}
-                for name, count in self.splits.items()
-            },
-            "classes": {
-                name: int(self.pixels[train_id]) / labelled if labelled else 0.0
-                for train_id, name in enumerate(CLASSES)
-            },
-            "ignored": int(self.pixels[IGNORE_INDEX]) / total if total else 0.0,
-            "problems": [{"file": p.file, "what": p.what} for p in self.problems],
+            "splits": {name: asdict(count) for name, count in self.splits.items()},
+            "classes": self.class_shares,
+            "ignored": self.ignored_share,
+            "problems": [asdict(problem) for problem in self.problems],
             "notes": self.notes,
         }
 
+    @property
+    def text(self) -> str:
+        """The result for the terminal."""
+        lines = [f"{self.domain}: {self.found}", ""]
+        width = max(map(len, self.splits))
+        for split, count in self.splits.items():
+            official = "" if count.expected is None else f" of {count.expected:,}"
+            noun = "image" if count.images == 1 and not official else "images"
+            lines.append(f"  {split:<{width}}  {count.images:>7,}{official} {noun}")
+        if self.pixels[:NUM_CLASSES].any():
+            lines += ["", "  share of labelled pixels"]
+            lines += [
+                f"  {name:<14} {100 * share:6.2f} %" for name, share in self.class_shares.items()
+            ]
+            lines.append(f"  {'(ignored':<14} {100 * self.ignored_share:6.2f} % of all)")
+        lines += ["", *(f"note: {note}" for note in self.notes)]
+        lines += [f"problem: {p.file}: {p.what}" for p in self.problems[:_SHOWN_PROBLEMS]]
+        more = len(self.problems) - _SHOWN_PROBLEMS
+        if more > 0:
+            lines.append(f"... and {more} more (--json FILE lists all)")
+        lines.append(counted(len(self.problems), "problem") if self.problems else "no problems")
+        return "\n".join(lines)
 
-@dataclass(frozen=True)
-class _Checked:
-    """What one image and its label hold.
 
-    ``key`` tells the image from all others; ``labelled`` is false where the label can be read
-    and ignores every pixel.
-    """
-
-    key: str
-    labelled: bool
-    pixels: NDArray[np.int64]
-    problems: list[Problem]
-    refitted: bool
-
-
-def verify(
-    name: str,
-    data_dir: Path | None = None,
-    config: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-) -> Verified:
-    """Read every image and label of a domain's splits and say what is wrong with them.
+def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) -> Verified:
+    """Read every image and label of a domain's splits and report what is wrong with them.
 
     Args:
-        name: of the domain.
-        data_dir: the folder of its data.
-        config: of the domain.
-        options: of the domain.
+        spec: the domain, its folder, config and options.
         workers: threads; all cores by default.
         quiet: no progress bar.
 
     Raises:
         UserError: unknown domain, config or option, or no split is there at all.
     """
-    domain = get_domain(name)
-    if data_dir is not None and not domain.needs_data_dir:
-        raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
-    chosen = domain.chosen_config(config)
-    settings = checked_options(domain, options or {})
-    opened: dict[str, Opened] = {}
-    absent: dict[str, NotThereError] = {}
-    unusable: dict[str, UserError] = {}
-    for split in domain.splits(data_dir, chosen, settings):
-        try:
-            opened[split] = domain.open(split, data_dir, chosen, settings)
-        except NotThereError as error:
-            absent[split] = error
-        except UserError as error:
-            unusable[split] = error
+    opened, absent = _open_splits(spec)
     if not opened:
-        reasons = [*unusable.values(), *absent.values()]
-        raise next(iter(reasons), UserError(f"{name}: no split in {data_dir}"))
+        # A split that is there but unusable tells more than one that is not there.
+        reasons = sorted(absent.values(), key=lambda error: isinstance(error, NotThereError))
+        raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
+    domain = get_domain(spec.domain)
+    config = domain.chosen_config(spec.config)
     first = next(iter(opened.values()))
-    result = Verified(name, chosen, first.layout, first.found, first.table.name)
-    for split, reason in {**absent, **unusable}.items():
-        result.splits[split] = SplitCount(0, domain.expected(split, chosen, settings))
-        if split in absent:
+    result = Verified(spec.domain, config, first.layout, first.found, first.table.name)
+    for split, reason in absent.items():
+        expected = domain.expected(split, config, checked_options(domain, spec.options))
+        result.splits[split] = SplitCount(0, expected)
+        if isinstance(reason, NotThereError):
             result.notes.append(f"{split}: {reason}")
         else:
             result.problems.append(Problem(split, str(reason)))
@@ -145,12 +149,36 @@ def verify(
             result.notes.append(f"{split}: {found.difference}")
         if found.layout != first.layout:
             result.notes.append(f"{split}: {found.found}")
-        listed = dict.fromkeys(Problem(*_short(*one)) for one in (*found.missing, *found.broken))
+        listed = dict.fromkeys(_listed(*one) for one in (*found.missing, *found.broken))
         result.problems += [problem for problem in listed if problem not in result.problems]
         unused = by_reason(found.unused, _SHOWN)
         result.notes += [note for note in unused if note not in result.notes]
     _read_all(result, opened, workers, quiet)
     return result
+
+
+def _open_splits(spec: DomainSpec) -> tuple[dict[str, Opened], dict[str, UserError]]:
+    """The splits that can be read, and why the others cannot: absent ones first."""
+    domain = get_domain(spec.domain)
+    folder = Path(spec.data_dir) if spec.data_dir else None
+    if folder is not None and not domain.needs_data_dir:
+        raise UserError(f"the domain '{spec.domain}' is built in: it takes no data_dir")
+    config = domain.chosen_config(spec.config)
+    options = checked_options(domain, spec.options)
+    opened: dict[str, Opened] = {}
+    failed: dict[str, UserError] = {}
+    for split in domain.splits(folder, config, options):
+        try:
+            opened[split] = domain.open(split, folder, config, options)
+        except UserError as error:
+            failed[split] = error
+    in_order = sorted(failed, key=lambda split: not isinstance(failed[split], NotThereError))
+    return opened, {split: failed[split] for split in in_order}
+
+
+def _listed(file: str, what: str) -> Problem:
+    """A problem without its file, which stands before it."""
+    return Problem(file, what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist"))
 
 
 def _read_all(
@@ -197,48 +225,51 @@ def _unseen(
             yield {**row, "key": keys[-1]}
 
 
+@dataclass
+class _Checked:
+    """Findings on one image and its label; ``key`` distinguishes the image from all others."""
+
+    key: str
+    labelled: bool = True
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    problems: list[Problem] = field(default_factory=list)
+    refitted: bool = False
+
+    def add(self, file: str, what: object) -> None:
+        self.problems.append(Problem(file, str(what).removeprefix(f"{file}: ")))
+
+
 def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
-    pixels = np.zeros(256, dtype=np.int64)
-    problems: list[Problem] = []
+    checked = _Checked(row["key"])
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
-    refitted = False
     opened: dict[str, ImageFile] = {}
     image = label = None
     try:
         opened["image"] = open_image(row["image"])
         image = decode_image(opened["image"])
         if opened["image"].header.kind == "jpeg" and (what := damage.find(files["image"])):
-            problems.append(Problem(files["image"], what))
+            checked.add(files["image"], what)
     except UserError as error:
-        problems.append(_problem(files["image"], error))
+        checked.add(files["image"], error)
     try:
         opened["label"] = open_image(row["label"])
         turn = label_turn(opened.get("image"), opened["label"], found.follow_exif)
         label, unknown = found.table.lenient(decode_raw(opened["label"], found.table, turn))
         if unknown:
-            what = f"{found.table.described(unknown)} is not in the encoding '{found.table.name}'"
-            problems.append(Problem(files["label"], what))
+            values = found.table.described(unknown)
+            checked.add(files["label"], f"{values} is not in the encoding '{found.table.name}'")
     except UserError as error:
-        problems.append(_problem(files["label"], error))
+        checked.add(files["label"], error)
     if label is not None and image is not None:
         if apart := turned_apart(opened["image"], opened["label"], found.follow_exif):
-            problems.append(Problem(files["label"], apart))
+            checked.add(files["label"], apart)
         difference = size_difference(image, label)
         if difference and found.fit_labels:
-            label, refitted = fitted(label, image), True
+            label, checked.refitted = fitted(label, image), True
         elif difference:
-            problems.append(Problem(files["label"], difference))
+            checked.add(files["label"], difference)
     if label is not None:
         counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
-        pixels = counts.reshape(-1).astype(np.int64)
-    labelled = label is None or bool(pixels[:NUM_CLASSES].any())
-    return _Checked(row["key"], labelled, pixels, problems, refitted)
-
-
-def _short(file: str, what: str) -> tuple[str, str]:
-    """A problem without its file, which stands before it."""
-    return file, what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist")
-
-
-def _problem(file: str, error: UserError) -> Problem:
-    return Problem(file, str(error).removeprefix(f"{file}: "))
+        checked.pixels = counts.reshape(-1).astype(np.int64)
+        checked.labelled = bool(checked.pixels[:NUM_CLASSES].any())
+    return checked

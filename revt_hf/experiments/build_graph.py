@@ -17,7 +17,7 @@ from revt_hf.experiments.graph import Graph, member_step, step_id, with_seeds
 from revt_hf.experiments.merge_variants import head_numbers, variants
 from revt_hf.experiments.model_steps import Average, Given, Merge, Recalibrate, Train
 from revt_hf.experiments.score_steps import Choose, Network, Score
-from revt_hf.merging.plan import MergeSpec, check_spec
+from revt_hf.merging.merge_spec import MergeSpec, check_spec
 
 
 def build_graph(experiment: Experiment) -> Graph:

@@ -7,7 +7,7 @@ from math import comb
 
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_recipe import Grid, Merge
-from revt_hf.merging.plan import Rule
+from revt_hf.merging.merge_spec import Rule
 
 _MOST_POINTS = 10_000
 

@@ -10,7 +10,7 @@ from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
-from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
 from revt_hf.training.run_checkpoints import newest_checkpoint
 from revt_hf.training.run_folder import training_folder
@@ -163,16 +163,16 @@ class Recalibrate(Step):
     stage = "merge"
 
     def run(self, folder: ExperimentFolder) -> None:
-        from revt_hf.merging.command import recalibrate_command
+        from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
+        from revt_hf.models.recorded import recorded_protocol
 
-        recalibrate_command(
-            Path(folder.model_of(self.inputs[0])),
-            self.sources,
+        model = Path(folder.model_of(self.inputs[0]))
+        recalibrate_on_sources(
+            model,
             Path(self.model(folder)),
-            self.count,
-            overwrite=True,
-            quiet=True,
-            score_val=False,
+            self.sources,
+            recorded_protocol([model]),
+            RecalibrateOptions(self.count, score_val=False, overwrite=True),
         )
 
     def settings(self) -> dict[str, Any]:

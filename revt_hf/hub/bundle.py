@@ -21,7 +21,7 @@ from revt_hf.hub.model_card import card_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Member, published_recipe
 from revt_hf.hub.weights import copy_weights
-from revt_hf.merging.record import CHANGES_FILE, recorded_changes
+from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
 
@@ -91,7 +91,7 @@ def check_model(folder: Path) -> None:
         raise UserError(
             f"{described.file} says {described.dtype}, the weights are {dtype}: correct its dtype"
         )
-    recorded_changes(folder)
+    checked_record(folder)
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
@@ -132,7 +132,7 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     _write_model(bundle.folder, target, link, facts.base_models)
     write_text(target / CARD_FILE, text)
     if facts.merge:
-        write_json(target / MERGE_FILE, facts.merge.record)
+        write_json(target / MERGE_FILE, facts.merge.record.to_json())
     elif facts.changes:
         changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
         write_json(target / CHANGES_FILE, changes)

@@ -19,7 +19,7 @@ from revt_hf.hub.records import (
     published_recipe,
     read_merge,
 )
-from revt_hf.merging.record import read_record
+from revt_hf.merging.record import Change, read_record
 from revt_hf.models.load import SIZES
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
@@ -54,7 +54,7 @@ class ModelCardFacts:
     recipe: Recipe | None = None
     recipe_text: str | None = None
     merge: Merge | None = None
-    changes: tuple[Mapping[str, Any], ...] = ()
+    changes: tuple[Change, ...] = ()
     base_models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     results: tuple[Measured, ...] = ()
@@ -103,7 +103,7 @@ class ModelCardFacts:
             recipe=recipe,
             recipe_text=published_recipe(recipe, hub_ids) if recipe else None,
             merge=read_merge(place, hub_ids, members),
-            changes=tuple(record[1].get("changes", ())) if record else (),
+            changes=record.changes if record else (),
             base_models=hub_ids,
             datasets=tuple(datasets),
             results=_own_results(place, results, repo_id),
@@ -117,7 +117,7 @@ class ModelCardFacts:
         if any(member.is_merge for member in self.merge.members):
             return False
         rule = self.merge.rules[0]
-        return rule.method == "mean" and rule.selection in _ENCODER and not rule.settings
+        return rule.method == "mean" and rule.select in _ENCODER and not rule.settings
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

@@ -17,8 +17,8 @@ from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.measured import Measured, protocol_text
 from revt_hf.hub.places import without_places
-from revt_hf.hub.records import Rule, method_name
-from revt_hf.merging.record import change_lines
+from revt_hf.hub.records import method_name
+from revt_hf.merging.merge_spec import Rule
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
 
 PAPER = "https://arxiv.org/abs/2308.13331"
@@ -35,7 +35,7 @@ def card_text(facts: ModelCardFacts) -> str:
     if facts.recipe_text:
         records.append(("Training recipe (recipe.yaml)", "yaml", facts.recipe_text.rstrip()))
     if facts.merge:
-        record = json_text(json.dumps(facts.merge.record, indent=2, ensure_ascii=False))
+        record = json_text(json.dumps(facts.merge.record.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
     return render_card(
         "model_card.md.jinja",
@@ -48,7 +48,7 @@ def card_text(facts: ModelCardFacts) -> str:
         summary=_summary(facts),
         rules=[_rule(rule) for rule in facts.merge.rules] if facts.merge else [],
         method_name=method_name,
-        changes=[line.capitalize() for line in change_lines(facts.changes)],
+        changes=[str(change).capitalize() for change in facts.changes],
         rows=[_row(facts, row) for row in facts.results],
         command=_command(facts),
         records=records,
@@ -100,7 +100,7 @@ def _summary(facts: ModelCardFacts) -> str:
         f"A {text(facts.architecture)} for the {len(CLASSES)} Cityscapes classes of street scenes"
     )
     made = f"; written by revt_hf {__version__}."
-    kinds = " and ".join(dict.fromkeys(str(change["kind"]) for change in facts.changes))
+    kinds = " and ".join(dict.fromkeys(change.kind for change in facts.changes))
     changed = f", {kinds} afterwards" if kinds else ""
     if facts.merge is None:
         return what + changed + made
@@ -123,7 +123,7 @@ def _summary(facts: ModelCardFacts) -> str:
 
 def _rule(rule: Rule) -> dict[str, str]:
     settings = "".join(f", {text(key)} {_plain(value)}" for key, value in rule.settings.items())
-    return {"selection": rule.selection, "method": rule.method, "settings": settings}
+    return {"selection": rule.select, "method": rule.method, "settings": settings}
 
 
 def _row(facts: ModelCardFacts, row: Measured) -> dict[str, str]:

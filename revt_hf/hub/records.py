@@ -12,7 +12,8 @@ from revt_hf.core.outputs import file_sha256
 from revt_hf.data.augment import method
 from revt_hf.hub.commit import is_repo_id
 from revt_hf.hub.places import last_part, without_places
-from revt_hf.merging.record import history_lines, read_merge_record
+from revt_hf.merging.merge_spec import Rule
+from revt_hf.merging.record import Change, MergeRecord, parse_record, read_merge_record
 from revt_hf.models.recorded import MERGE_FILE, recorded_recipe
 from revt_hf.results.markdown import yaml_text
 
@@ -39,28 +40,13 @@ class Member:
     hub_id: str | None
     recipe: Recipe | None
     is_merge: bool = False
-    changes: tuple[Mapping[str, Any], ...] = ()
+    changes: tuple[Change, ...] = ()
     history: tuple[str, ...] = ()
 
     @property
     def called(self) -> str:
         """The Hub id or the name."""
         return self.hub_id or self.name
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How some tensors were combined.
-
-    Attributes:
-        method: its name.
-        selection: the tensors.
-        settings: weights and parameters that are not the default.
-    """
-
-    method: str
-    selection: str
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ class Merge:
     rules: tuple[Rule, ...]
     head: str
     members: tuple[Member, ...]
-    record: Mapping[str, Any]
+    record: MergeRecord
 
 
 def known_hub_ids(base_models: Sequence[str], recipe: Recipe | None) -> tuple[str, ...]:
@@ -123,25 +109,22 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
     if not path.is_file():
         return None
     record = read_merge_record(path)
-    try:
-        places = [str(member["path"]) for member in record["members"]]
-        published = published_record(record, hub_ids)
-        members = tuple(
-            Member(
-                name,
-                entry["sha256"],
-                place if place.partition("@")[0] in hub_ids else None,
-                _recipe_of(entry["sha256"], [*near, *_folders(place, folder.parent)]),
-                entry.get("merge") is not None,
-                tuple(entry.get("changes", ())),
-                tuple(history_lines(entry)),
-            )
-            for name, place, entry in zip(_names(places), places, published["members"], strict=True)
+    published = parse_record(published_record(record.to_json(), hub_ids), path, MergeRecord)
+    places = [member.path for member in record.members]
+    names = _names([member.name or member.path for member in record.members])
+    members = tuple(
+        Member(
+            name,
+            entry.sha256,
+            place if place.partition("@")[0] in hub_ids else None,
+            _recipe_of(entry.sha256, [*near, *_folders(place, folder.parent)]),
+            entry.merge is not None,
+            entry.changes,
+            tuple(entry.history()),
         )
-        head = members[record["head"] - 1].called
-        return Merge(_rules(record), head, members, published)
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{path} is not a merge record of revt_hf") from error
+        for name, place, entry in zip(names, places, published.members, strict=True)
+    )
+    return Merge(record.rules, members[record.head - 1].called, members, published)
 
 
 def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dict[str, Any]:
@@ -151,15 +134,13 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
         record: of ``merge.json``, or of the merged weights' own metadata.
         hub_ids: members that are called so are Hub models and stay.
     """
-    places = [str(member["path"]) for member in record["members"]]
-    called = {
-        place: place if place.partition("@")[0] in hub_ids else name
-        for name, place in zip(_names(places), places, strict=True)
-    }
-    members = [
-        {**without_places(member, hub_ids), "path": called[str(member["path"])]}
-        for member in record["members"]
-    ]
+    entries = record["members"]
+    names = _names([str(entry.get("name") or entry["path"]) for entry in entries])
+    members = []
+    for name, entry in zip(names, entries, strict=True):
+        is_published = str(entry["path"]).partition("@")[0] in hub_ids
+        path = entry["path"] if is_published else name
+        members.append({**without_places(entry, hub_ids), "path": path})
     return {
         key: members if key == "members" else without_places(value, hub_ids, key)
         for key, value in record.items()
@@ -174,17 +155,6 @@ def method_name(recipe: Recipe) -> str:
     except UserError:
         # It was registered where the model was trained.
         return str(name)
-
-
-def _rules(record: Mapping[str, Any]) -> tuple[Rule, ...]:
-    return tuple(
-        Rule(
-            str(rule.pop("method")),
-            str(rule.pop("select")),
-            {key: value for key, value in rule.items() if value},
-        )
-        for rule in map(dict, record["rules"])
-    )
 
 
 def _folders(place: str, beside: Path) -> list[Path]:

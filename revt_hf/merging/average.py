@@ -1,17 +1,17 @@
-"""ReVT: the mean of the members' encoder tensors, the decode head of one of them.
+"""ReVT: the mean of the members' encoders with the decode head of one; and other merges.
 
-And everything else that ``MergeSpec`` can say. Nothing here imports torch.
+Nothing here imports torch.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
 from revt_hf.checkpoints.fitting import fitting_places
@@ -32,34 +32,41 @@ from revt_hf.checkpoints.tensors import (
     Checkpoint,
 )
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
-from revt_hf.merging.plan import MergeSpec, Plan, make_plan
-from revt_hf.merging.record import check_repeated, how_made, merge_record
-from revt_hf.merging.sources import NOWHERE
+from revt_hf.merging.members import NOWHERE
+from revt_hf.merging.merge_plan import MergePlan, make_plan
+from revt_hf.merging.merge_spec import MergeSpec
+from revt_hf.merging.provenance import (
+    NO_DIGEST,
+    Digests,
+    check_repeated,
+    history_of,
+    merge_record,
+)
+from revt_hf.merging.record import MergeRecord
 from revt_hf.merging.streaming import stream
 
 _log = logging.getLogger(__name__)
 
 METADATA_KEY = "revt_hf"
-_NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How a merge is carried out; none of it changes the weights.
+    """How a merge is carried out; nothing here changes the weights.
 
     Attributes:
         overwrite: replace the output if it exists.
-        hashing: put the members' sha256 into the record.
-        allow_nonfinite: take NaN and infinity as they come.
+        hashing: record the members' sha256.
+        allow_nonfinite: accept NaN and infinity.
         quiet: no progress bar.
-        repeats: the record of a merge whose weights have to come out again.
+        repeats: the record of a merge that has to give the same weights again.
     """
 
     overwrite: bool = False
     hashing: bool = True
     allow_nonfinite: bool = False
     quiet: bool = True
-    repeats: Mapping[str, Any] | None = None
+    repeats: MergeRecord | None = None
 
 
 def merge(
@@ -68,18 +75,21 @@ def merge(
     overwrite: bool = False,
     options: MergeOptions | None = None,
 ) -> Path:
-    """Write the merge of several SegFormers: an ordinary SegFormer folder.
+    """Merge several SegFormers into an ordinary SegFormer folder.
 
-    With a list of members: ReVT. Encoder tensors (``segformer.*``) are averaged; the decode head,
-    its BatchNorm statistics included, and the configuration come from the first member. A
-    :class:`MergeSpec` says anything else. Memory does not grow with the models: tensors go
-    through buffers of half a MiB (methods that need a whole tensor hold one).
+    A list of members gives the ReVT: encoder tensors (``segformer.*``) are averaged; the decode
+    head with its BatchNorm statistics and the configuration come from the first member. A
+    :class:`MergeSpec` describes any other merge. Memory does not grow with the models: tensors go
+    through buffers of half a MiB (methods that need a whole tensor hold one per member).
 
     Args:
-        members: folders, safetensors or torch files, Hub ids; or what to do with them.
+        members: folders, safetensors or torch files, Hub IDs; or the whole merge.
         output: the new folder.
         overwrite: replace ``output`` if it exists.
-        options: how; ``overwrite`` counts if either says so.
+        options: ``overwrite`` counts if either argument sets it.
+
+    Returns:
+        ``output``.
 
     Raises:
         UserError: fewer than two members, a missing or broken file, configurations, classes,
@@ -100,66 +110,58 @@ def merge(
         for line in plan.remarks():
             _log.info(line)
         with atomic_folder(target, overwrite, inputs) as scratch:
-            record, tensors = _write_weights(plan, scratch / WEIGHTS_FILE, options)
-            record |= {"evaluation": evaluation, "tensors_sha256": tensors}
+            record = _write_weights(plan, scratch / WEIGHTS_FILE, evaluation, options)
             plan.check_unchanged()
             if options.repeats is not None:
                 check_repeated(options.repeats, record)
             dtype = common_dtype(item.dtype for item in plan.items)
             write_json(scratch / CONFIG_FILE, model_config(description, dtype))
-            write_json(scratch / PROCESSOR_FILE, _processor(plan, description))
-            write_json(scratch / MERGE_FILE, record)
+            processors = (source.processor for source in plan.by_authority())
+            own = next((one for one in processors if one), processor(description.normalisation))
+            write_json(scratch / PROCESSOR_FILE, own)
+            write_json(scratch / MERGE_FILE, record.to_json())
     return target
 
 
-def result_description(plan: Plan) -> Description:
-    """What the result's ``config.json`` says: as the head's member, or from the tensors' shapes.
+def result_description(plan: MergePlan) -> Description:
+    """The result's ``config.json``: that of the head's member, or derived from the tensors' shapes.
 
     Raises:
         UserError: the tensors are not those of a whole SegFormer.
     """
-    says = [source.says for source in plan.by_authority()]
-    known = next((one.description for one in says if one.description), None)
-    label = plan.sources[plan.spec.head - 1].label
+    sources = plan.by_authority()
+    known = next((one.description for one in sources if one.description), None)
+    label = sources[0].label
+    if known is None:
+        # Single files are torch's or were rewritten by torch: it is imported already.
+        from revt_hf.models.convert import describe
+
+        classes = next((one.classes for one in sources if one.classes), None)
+        with TemporaryDirectory(prefix="revt-") as folder:
+            describe(label, {item.name: item.shape for item in plan.items}, Path(folder), classes)
+            known = read_description(Path(folder), label)
+    # Other members may spell the classes in another way.
+    known = replace(known, classes=sources[0].classes or known.classes)
     places = {
         item.name: TensorPlace(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    if known is None:
-        # Members that are single files are torch's or have been through it: it is imported here.
-        from revt_hf.models.convert import describe
-
-        classes = next((one.classes for one in says if one.classes), None)
-        with TemporaryDirectory(prefix="revt-") as folder:
-            shapes = {name: place.shape for name, place in places.items()}
-            describe(label, shapes, Path(folder), classes)
-            known = read_description(Path(folder), label)
-    result = Checkpoint(label, None, (), places, (Path(label),), (), Stamps([]))
-    # Other members may spell them in another way.
-    known = replace(known, classes=says[0].classes or known.classes)
-    fitting_places(result, known)
+    fitting_places(Checkpoint(label, None, (), places, (Path(label),), (), Stamps([])), known)
     return known
 
 
-def _processor(plan: Plan, description: Description) -> Mapping[str, Any]:
-    """The image processor of the head's member, else of any that has one."""
-    own = (source.says.processor for source in plan.by_authority())
-    return next((one for one in own if one), processor(description.normalisation))
-
-
-def _evaluation(plan: Plan) -> dict[str, Any]:
-    """The averaged features keep the scale of images that the members were trained on."""
+def _evaluation(plan: MergePlan) -> dict[str, Any]:
+    """The test protocol: the averaged features keep the image scale of the members' training."""
     for source in plan.by_authority():
         if source.folder is None:
             continue
-        names = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
-        if not any(name.is_file() for name in names):
+        paths = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        if not any(path.is_file() for path in paths):
             break
         from revt_hf.models.recorded import recorded_protocol
 
-        source.stamps.add(*names)
+        source.stamps.add(*paths)
         evaluation = recorded_protocol([source.folder])
-        # Defaults are left out: records of before there were other fields stay as they are.
         return {
             "max_size": evaluation.max_size and list(evaluation.max_size),
             **evaluation.model_dump(mode="json", exclude_defaults=True),
@@ -168,73 +170,63 @@ def _evaluation(plan: Plan) -> dict[str, Any]:
 
 
 def _write_weights(
-    plan: Plan, path: Path, options: MergeOptions
-) -> tuple[dict[str, Any], str | None]:
-    """Write the safetensors file; the record that its header holds, and sha256 of the tensors."""
-    sources = [*plan.sources, *([plan.base] if plan.base else [])]
+    plan: MergePlan, path: Path, evaluation: dict[str, Any], options: MergeOptions
+) -> MergeRecord:
+    """Write the safetensors file; the record that its header holds."""
     blank = [
-        {original.name: _NO_DIGEST for original in source.originals} if options.hashing else None
-        for source in sources
+        dict.fromkeys((path.name for path in source.originals), NO_DIGEST)
+        if options.hashing
+        else None
+        for source in plan.inputs
     ]
-    # The digests are known at the end only; they take the place of as many zeros.
-    made = [how_made(source) for source in sources]
-    header = _header(plan, merge_record(plan, blank, made))
+    histories = [history_of(source) for source in plan.inputs]
+
+    def recorded(digests: Sequence[Digests], tensors: str) -> MergeRecord:
+        return merge_record(
+            plan, digests, histories, evaluation, tensors if options.hashing else None
+        )
+
+    # Digests are known at the end only; they replace as many zeros.
+    header = _header(plan, recorded(blank, NO_DIGEST))
     total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
     own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
+    own_hash = own if options.hashing else None
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
-        digests = stream(
-            plan,
-            file,
-            options.hashing,
-            options.allow_nonfinite,
-            on_bytes,
-            own if options.hashing else None,
-        )
-        record = merge_record(plan, digests, made)
-        _write_header(file, _header(plan, record), len(header))
-    return record, own.hexdigest() if options.hashing else None
+        digests = stream(plan, file, options.hashing, options.allow_nonfinite, on_bytes, own_hash)
+        record = recorded(digests, own.hexdigest())
+        final = _header(plan, record)
+        if len(final) != len(header):
+            raise RuntimeError("the record changed its length")
+        file.flush()
+        os.pwrite(file.fileno(), final, 0)
+    return record
 
 
-def _header(plan: Plan, record: Mapping[str, Any]) -> bytes:
-    """The file's first bytes, the record among them."""
-    # transformers wants to know the format.
-    entries: dict[str, Any] = {
-        METADATA: {"format": "pt", METADATA_KEY: json.dumps(record, sort_keys=True)}
-    }
+def _header(plan: MergePlan, record: MergeRecord) -> bytes:
+    """The file's first bytes, with the record in the metadata."""
+    text = json.dumps(record.to_json(), sort_keys=True)
+    # transformers requires the format.
+    entries: dict[str, Any] = {METADATA: {"format": "pt", METADATA_KEY: text}}
     offset = 0
     for item in plan.items:
-        size = item.count * ITEM_SIZES[item.dtype]
+        end = offset + item.count * ITEM_SIZES[item.dtype]
         entries[item.name] = {
             "dtype": item.dtype,
             "shape": list(item.shape),
-            "data_offsets": [offset, offset + size],
+            "data_offsets": [offset, end],
         }
-        offset += size
+        offset = end
     return header_bytes(entries)
 
 
-def _write_header(file: BinaryIO, header: bytes, expected: int) -> None:
-    if len(header) != expected:
-        raise RuntimeError("the record changed its length")
-    file.flush()
-    os.pwrite(file.fileno(), header, 0)
-
-
-class _progress:  # noqa: N801
+@contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A progress bar in bytes; tqdm is imported only where there is one."""
+    if quiet:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
 
-    def __init__(self, total: int, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-
-    def __enter__(self) -> Any:
-        if self._quiet:
-            return lambda _: None
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=self._total, unit="B", unit_scale=True, desc="merge")
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        if not self._quiet:
-            self._bar.close()
+    with tqdm(total=total, unit="B", unit_scale=True, desc="merge") as bar:
+        yield bar.update

@@ -1,33 +1,33 @@
 """Merge methods without a base model: means, order statistics, slerp.
 
-How they are called and what they return: ``revt_hf.merging.registry.Method``. The original's
-operations compute in the tensors' dtype, in the order given, so that they give the original's
-bits (but power's last one); all else is computed in float64. Finite tensors never give NaN
-(float64 ones: up to magnitudes of 1e60), but what is beyond the dtype's range is infinite.
+:class:`revt_hf.merging.registry.MergeMethod` defines arguments and results. The original's
+operations compute in the tensors' dtype and in the given order, so they give the original's bits
+(except for the last one of ``power``); everything else is computed in float64. Finite tensors
+never give NaN (float64: up to magnitudes of 1e60), but values beyond the dtype's range become
+infinite.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 
 from revt_hf.core.errors import UserError
-from revt_hf.merging.registry import Array, Parameter, register
+from revt_hf.merging.registry import Array, Parameter, Tensors, register
 
 _REVT = "Termöhlen et al., ReVT, ICCV Workshops 2023, section 3.2"
 _ORIGINAL = "https://github.com/ifnspaml/revt-domain-generalization (model_reparametrization.py)"
 _ROBUST = "Yin et al., Byzantine-Robust Distributed Learning, ICML 2018"
 
-# The original's stand-in for a zero whose reciprocal is wanted.
+# The original replaces zeros by this before taking reciprocals.
 _EPSILON = 1e-7
-# From this cosine on two tensors count as parallel: slerp would divide by a sine near 0.
+# Above this cosine tensors count as parallel: slerp would divide by a sine near 0.
 _PARALLEL = 0.9995
-
-Tensors = Sequence[Array]
 
 
 @register("mean", _REVT)
-def mean(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
-    """(x_1 + ... + x_n) / n, summed in the order given: bit for bit the original's."""
+def mean(tensors: Tensors) -> Array:
+    """(x_1 + ... + x_n) / n, summed in the given order: bit for bit the original's."""
     total = tensors[0].astype(np.result_type(tensors[0], np.float32))
     with np.errstate(over="ignore"):
         for tensor in tensors[1:]:
@@ -35,16 +35,16 @@ def mean(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
     return as_first(total / len(tensors), tensors)
 
 
-@register("weighted_mean", f"{_ORIGINAL}, --factors", takes_weights=True)
-def weighted_mean(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
-    """sum_i w_i x_i with w divided by its sum: the original's; without weights ``mean``.
+@register("weighted_mean", f"{_ORIGINAL}, --factors")
+def weighted_mean(tensors: Tensors, weights: Array | None) -> Array:
+    """sum_i w_i x_i with w divided by its sum, as in the original; without weights ``mean``.
 
-    Negative weights lead away from a member; their sum must not be 0.
+    Negative weights move away from a member; the sum of weights must not be 0.
     """
     if weights is None:
-        return mean(tensors, None, base)
+        return mean(tensors)
     shares = as_shares(weights, len(tensors), signed=True)
-    # Only weights of both signs could add up infinities of both signs: float64 has no need to.
+    # Weights of both signs could add infinities of both signs, which float64 avoids.
     dtype = np.dtype(np.float64) if (shares < 0).any() else tensors[0].dtype
     total = np.zeros(tensors[0].shape, dtype)
     for share, tensor in zip(shares, tensors, strict=True):
@@ -53,41 +53,37 @@ def weighted_mean(tensors: Tensors, weights: Array | None, base: Array | None) -
 
 
 @register("min", f"{_ORIGINAL}, --operation min")
-def minimum(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
-    """min_i x_i, signs included (not the smallest magnitude): the original's."""
+def minimum(tensors: Tensors) -> Array:
+    """min_i x_i with signs (not the smallest magnitude), as in the original."""
     return as_first(np.minimum.reduce(np.stack(tensors)), tensors)
 
 
-@register(
-    "power",
-    f"{_ORIGINAL}, --operation compression",
-    takes_weights=True,
-    parameters={
-        "exponent": Parameter(
-            0.9, 0.1, 3.0, "below 1 the mean leans to small values, above 1 to large ones"
-        )
-    },
-)
+@register("power", f"{_ORIGINAL}, --operation compression")
 def power_mean(
-    tensors: Tensors, weights: Array | None, base: Array | None, *, exponent: float = 0.9
+    tensors: Tensors,
+    weights: Array | None,
+    *,
+    exponent: Annotated[
+        float, Parameter(0.1, 3.0, "below 1 the mean leans to small values, above 1 to large ones")
+    ] = 0.9,
 ) -> Array:
     """s(sum_i w_i s(x_i, p), 1/p) with s(x, p) = sign(x) |x|^p and w of sum 1.
 
-    The original's "compression", its ``--alpha`` being p: values keep their signs, and so does
-    the mean of their powers. Exponents and powers are rounded to the tensors' dtype, as in the
-    original, but its powers are torch's: the last bit may differ.
+    The original's "compression", whose ``--alpha`` is p. Values and the mean of their powers keep
+    their signs. Exponents and powers are rounded to the tensors' dtype, as in the original, but
+    torch computes its powers: the last bit may differ.
     """
     powers = (_signed_power(tensor, exponent) for tensor in tensors)
     average = _average(powers, weights, tensors)
     return as_first(_signed_power(average, 1 / exponent), tensors)
 
 
-@register("harmonic", f"{_ORIGINAL}, --operation compression --alpha -1", takes_weights=True)
-def harmonic_mean(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
-    """1 / sum_i (w_i / x_i) with w of sum 1; a zero counts as 1e-7: the original's bits.
+@register("harmonic", f"{_ORIGINAL}, --operation compression --alpha -1")
+def harmonic_mean(tensors: Tensors, weights: Array | None) -> Array:
+    """1 / sum_i (w_i / x_i) with w of sum 1; a zero counts as 1e-7: bit for bit the original's.
 
-    Values of both signs nearly cancel in the sum and give huge results. Where they cancel
-    exactly this gives 0, the original 1e7.
+    Values of both signs nearly cancel in the sum and give huge results. Where they cancel exactly
+    the result is 0 (the original's is 1e7).
     """
     epsilon = tensors[0].dtype.type(_EPSILON)
     with np.errstate(over="ignore", divide="ignore"):
@@ -96,18 +92,13 @@ def harmonic_mean(tensors: Tensors, weights: Array | None, base: Array | None) -
         return as_first(np.where(average == 0, 0, 1 / average), tensors)
 
 
-@register(
-    "trimmed_mean",
-    _ROBUST,
-    members=(3, None),
-    parameters={
-        "trim": Parameter(
-            1 / 3, 0.0, 0.49, "share of the members left out at each end, rounded down"
-        )
-    },
-)
+@register("trimmed_mean", _ROBUST, members=(3, None))
 def trimmed_mean(
-    tensors: Tensors, weights: Array | None, base: Array | None, *, trim: float = 1 / 3
+    tensors: Tensors,
+    *,
+    trim: Annotated[
+        float, Parameter(0.0, 0.49, "share of the members left out at each end, rounded down")
+    ] = 1 / 3,
 ) -> Array:
     """Mean of x_(k+1) .. x_(n-k), the n values in order; k = floor(trim n), 1 of 3 by default."""
     count = len(tensors)
@@ -118,7 +109,7 @@ def trimmed_mean(
 
 
 @register("median", _ROBUST)
-def median(tensors: Tensors, weights: Array | None, base: Array | None) -> Array:
+def median(tensors: Tensors) -> Array:
     """The middle value of each element; of an even number the mean of the two in the middle."""
     ordered = np.sort(np.stack(tensors), axis=0)
     count = len(tensors)
@@ -131,9 +122,12 @@ def median(tensors: Tensors, weights: Array | None, base: Array | None) -> Array
     "Shoemake, Animating Rotation with Quaternion Curves, SIGGRAPH 1985",
     scope="tensor",
     members=(2, 2),
-    parameters={"t": Parameter(0.5, 0.0, 1.0, "0 gives the first member, 1 the second")},
 )
-def slerp(tensors: Tensors, weights: Array | None, base: Array | None, *, t: float = 0.5) -> Array:
+def slerp(
+    tensors: Tensors,
+    *,
+    t: Annotated[float, Parameter(0.0, 1.0, "0 gives the first member, 1 the second")] = 0.5,
+) -> Array:
     """(sin((1-t) a) x + sin(t a) y) / sin(a), a the angle between the whole tensors x and y.
 
     (1-t) x + t y where they are nearly parallel or opposite (|cos a| > 0.9995) or one is 0.
@@ -174,7 +168,7 @@ def as_shares(weights: Array | None, count: int, signed: bool = False) -> Array:
 
 
 def cosine_of(first: Array, second: Array) -> float:
-    """Of the angle between two whole tensors; 0 if one of them is 0."""
+    """The cosine of the angle between two whole tensors; 0 if one of them is 0."""
     units = []
     for values in (first.ravel(), second.ravel()):
         peak = np.abs(values).max(initial=0)

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from revt_hf.config.sections import ExpandedPath, Number, Section, validation_sentence
 from revt_hf.config.yaml_files import read_with_parents
 from revt_hf.core.errors import UserError
-from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 
 
 class RuleRecipe(Section):

@@ -1,17 +1,21 @@
 """Re-estimate the decode head's BatchNorm statistics for an averaged encoder.
 
 The head of a merged model comes from one member, and its running statistics belong to that
-member's features. Source images are all that is needed to set them right.
+member's features. Images of the source domain are enough to correct them.
 """
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import ConcatDataset
+from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
@@ -28,38 +32,206 @@ from revt_hf.checkpoints.tensors import (
 )
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
+from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.merging.record import CHANGES_FILE, recorded_changes, with_change
+from revt_hf.evaluation.scoring import confusion_of
+from revt_hf.evaluation.splits import source_splits
+from revt_hf.merging.record import (
+    CHANGES_FILE,
+    Change,
+    ChangeSource,
+    RecalibrationRecord,
+    checked_record,
+)
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
 _DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
 
+OnImage = Callable[[], object]
 
-class _Moments:
-    """Per-channel mean and variance over everything that a layer is given, in float64."""
 
-    def __init__(self, channels: int) -> None:
-        self._count = 0
-        self._sum = torch.zeros(channels, dtype=torch.float64)
-        self._squares = torch.zeros(channels, dtype=torch.float64)
+@dataclass(frozen=True)
+class ValScore:
+    """mIoU (percent) on a source's val before and after."""
 
-    def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        values = inputs[0].detach()
-        # Apple's GPUs know no float64.
-        values = (values.cpu() if values.device.type == "mps" else values).double()
-        self._count += values.numel() // values.shape[1]
-        self._sum += values.sum((0, 2, 3)).cpu()
-        self._squares += (values**2).sum((0, 2, 3)).cpu()
+    label: str
+    before: float
+    after: float
 
-    def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = self._sum / self._count
-        return mean, self._squares / self._count - mean**2
+
+@dataclass(frozen=True)
+class RecalibrateOptions:
+    """How ``recalibrate_on_sources`` works.
+
+    Attributes:
+        images: approximate number of images; of a mixture, by the sources' weights.
+        score_val: also score the model before and after on each source's val.
+        overwrite: replace the output if it exists.
+        quiet: no progress bars.
+    """
+
+    images: int = 100
+    score_val: bool = True
+    overwrite: bool = False
+    quiet: bool = True
+
+
+def recalibrate_on_sources(
+    model: Path,
+    output: Path,
+    sources: Sequence[Source],
+    protocol: Protocol,
+    options: RecalibrateOptions | None = None,
+) -> tuple[ValScore, ...]:
+    """Recalibrate a model folder on images spread over the sources' training splits.
+
+    Args:
+        model: the folder.
+        output: the new folder.
+        sources: training domains; never targets.
+        protocol: how images reach the network.
+        options: everything else.
+
+    Returns:
+        Scores of each source's val; none without ``score_val``.
+
+    Raises:
+        UserError: the model, a source or its data cannot be used, or ``output`` exists.
+    """
+    options = options or RecalibrateOptions()
+    inputs = [model, *(path for source in sources for path in source.inputs)]
+    check_output(output, options.overwrite, inputs)
+    scored = sources if options.score_val else []
+    labels = [split.label for split in source_splits(scored)]
+    rows = spread_images(sources, options.images)
+    held_out = [load_labelled(source, source.val) for source in scored]
+    before = _scores(model, held_out, protocol, options.quiet)
+    used = [ChangeSource(**source.model_dump(mode="json", exclude={"val"})) for source in sources]
+    bar = tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet)
+    with bar as progress:
+        recalibrate(model, output, rows, protocol, options.overwrite, progress.update, used)
+    after = _scores(output, held_out, protocol, options.quiet)
+    return tuple(map(ValScore, labels, before, after))
+
+
+def spread_images(sources: Sequence[Source], images: int) -> Any:
+    """Training images, about so many, spread over the sources by their weights.
+
+    Raises:
+        UserError: a source's data cannot be used.
+    """
+    # Neighbours in a split are often frames of one drive: the first ones would show one street.
+    weights = sum(source.weight for source in sources)
+    parts = []
+    for source in sources:
+        rows = load_spec(source, source.train)
+        share = min(max(1, round(images * source.weight / weights)), len(rows))
+        parts.append(rows.select(np.linspace(0, len(rows) - 1, share).round().astype(int)))
+    return ConcatDataset(parts)
+
+
+def recalibrate(
+    source: str | Path,
+    output: str | Path,
+    images: Iterable[dict[str, Any]],
+    protocol: Protocol,
+    overwrite: bool = False,
+    on_image: OnImage = lambda: None,
+    sources: Sequence[ChangeSource] = (),
+) -> Path:
+    """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
+
+    All other tensors keep their bits. The record (``merge.json``, or ``recalibration.json`` of a
+    model that is no merge) gets another change.
+
+    Args:
+        source: the folder.
+        output: the new folder.
+        images: as in :func:`measured_statistics`; of the *source* domain.
+        protocol: how images reach the network.
+        overwrite: replace ``output`` if it exists.
+        on_image: called after each image, for a progress bar.
+        sources: where the images come from, for the record.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
+            describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
+    """
+    folder, target = Path(source), Path(output)
+    check_output(target, overwrite, [source])
+    with open_checkpoint(folder, quiet=True) as checkpoint:
+        if checkpoint.folder is None or folder.is_file():
+            raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
+        checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
+        description = read_description(folder)
+        places = fitting_places(checkpoint, description)
+        record = checked_record(folder)
+        model = load_model(folder).to(process_state().device)
+        count = recalibrate_model(model, images, protocol, on_image)
+        layer = model.decode_head.batch_norm
+        measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
+        tensors = {name: read_tensor(place) for name, place in places.items()}
+        before = _sha256(checkpoint.places, tensors)
+        tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
+        processor = read_processor(folder)
+        checkpoint.stamps.check()
+    with atomic_folder(target, overwrite, [source]) as scratch:
+        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        after = tensors_sha256(scratch / WEIGHTS_FILE)
+        how = protocol.model_dump(mode="json")
+        change = Change("recalibrated", tuple(sources), count, how, before, after, __version__)
+        record = record or RecalibrationRecord("revt_hf.recalibration/1", (), None)
+        record = replace(record, changes=(*record.changes, change), tensors_sha256=after)
+        write_json(scratch / record.file, record.to_json())
+        dtype = common_dtype(place.dtype for place in places.values())
+        write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+        if processor is not None:
+            write_json(scratch / PROCESSOR_FILE, processor)
+        # A recipe of another program is not passed on as ours.
+        if recorded_recipe(folder) is not None:
+            shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
+    return target
+
+
+@torch.inference_mode()
+def recalibrate_model(
+    model: SegformerForSemanticSegmentation,
+    images: Iterable[dict[str, Any]],
+    protocol: Protocol,
+    on_image: OnImage = lambda: None,
+) -> int:
+    """Set the head's BatchNorm statistics to those of ``images``, in place; nothing else changes.
+
+    Arguments as in :func:`measured_statistics`.
+
+    Returns:
+        The number of images.
+    """
+    layer = model.decode_head.batch_norm
+    count = 0
+
+    def counted() -> None:
+        nonlocal count
+        count += 1
+        on_image()
+
+    mean, variance = measured_statistics(model, images, protocol, counted)
+    layer.running_mean.copy_(mean.float())
+    layer.running_var.copy_(variance.float())
+    return count
 
 
 @torch.inference_mode()
@@ -67,9 +239,9 @@ def measured_statistics(
     model: SegformerForSemanticSegmentation,
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
-    on_image: Callable[[], object] = lambda: None,
+    on_image: OnImage = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each channel that the head's BatchNorm is given.
+    """Mean and variance of each channel of the input of the head's BatchNorm.
 
     Args:
         model: in eval mode.
@@ -93,94 +265,36 @@ def measured_statistics(
     return moments.mean_and_variance()
 
 
-@torch.inference_mode()
-def recalibrate_model(
-    model: SegformerForSemanticSegmentation,
-    images: Iterable[dict[str, Any]],
-    protocol: Protocol,
-    on_image: Callable[[], object] = lambda: None,
-) -> None:
-    """Set the head's BatchNorm statistics to those of ``images``, in place.
+class _Moments:
+    """Per-channel mean and variance over all inputs of a layer, in float64."""
 
-    Args:
-        model: in eval mode; nothing else of it changes.
-        images: rows with ``image`` (H, W, 3), uint8, RGB; of the *source* domain.
-        protocol: how images reach the network.
-        on_image: called after each image, for a progress bar.
-    """
-    layer = model.decode_head.batch_norm
-    mean, variance = measured_statistics(model, images, protocol, on_image)
-    layer.running_mean.copy_(mean.float())
-    layer.running_var.copy_(variance.float())
+    def __init__(self, channels: int) -> None:
+        self._count = 0
+        self._sum = torch.zeros(channels, dtype=torch.float64)
+        self._squares = torch.zeros(channels, dtype=torch.float64)
+
+    def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        values = inputs[0].detach()
+        # Apple's GPUs have no float64.
+        values = (values.cpu() if values.device.type == "mps" else values).double()
+        self._count += values.numel() // values.shape[1]
+        self._sum += values.sum((0, 2, 3)).cpu()
+        self._squares += (values**2).sum((0, 2, 3)).cpu()
+
+    def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self._sum / self._count
+        return mean, self._squares / self._count - mean**2
 
 
-def recalibrate(
-    source: str | Path,
-    output: str | Path,
-    images: Iterable[dict[str, Any]],
-    protocol: Protocol,
-    overwrite: bool = False,
-    on_image: Callable[[], object] = lambda: None,
-    sources: Sequence[Mapping[str, Any]] = (),
-) -> Path:
-    """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
-
-    All other tensors keep their bits. The record (``merge.json``, of a model that is no merge
-    ``recalibration.json``) says what was done.
-
-    Arguments as in :func:`recalibrate_model`; ``source`` is a folder, ``output`` the new one, and
-    ``sources`` says where the images are from: ``domain``, ``train`` (the split) and so on.
-
-    Raises:
-        UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
-            describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
-    """
-    folder, target = Path(source), Path(output)
-    check_output(target, overwrite, [source])
-    seen = 0
-
-    def counted() -> None:
-        nonlocal seen
-        seen += 1
-        on_image()
-
-    with open_checkpoint(folder, quiet=True) as checkpoint:
-        if checkpoint.folder is None or folder.is_file():
-            raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
-        checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
-        description = read_description(folder)
-        places = fitting_places(checkpoint, description)
-        recorded_changes(folder)
-        model = load_model(folder).to(process_state().device)
-        recalibrate_model(model, images, protocol, counted)
-        layer = model.decode_head.batch_norm
-        measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
-        tensors = {name: read_tensor(place) for name, place in places.items()}
-        before = _sha256(checkpoint.places, tensors)
-        tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
-        processor = read_processor(folder)
-        checkpoint.stamps.check()
-    with atomic_folder(target, overwrite, [source]) as scratch:
-        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-        change = {
-            "kind": "recalibrated",
-            "sources": [dict(entry) for entry in sources],
-            "images": seen,
-            "protocol": protocol.model_dump(mode="json"),
-            "before": before,
-            "after": tensors_sha256(scratch / WEIGHTS_FILE),
-            "revt_hf": __version__,
-        }
-        name, record = with_change(folder, change)
-        write_json(scratch / name, record)
-        dtype = common_dtype(place.dtype for place in places.values())
-        write_json(scratch / CONFIG_FILE, model_config(description, dtype))
-        if processor is not None:
-            write_json(scratch / PROCESSOR_FILE, processor)
-        # One of another program is not passed on as ours.
-        if recorded_recipe(folder) is not None:
-            shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
-    return target
+def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
+    if not held_out:
+        return []
+    network = load_for_evaluation(folder)
+    scores = []
+    for rows in held_out:
+        indices = tqdm(range(len(rows)), unit="image", desc="source-val", disable=quiet)
+        scores.append(scores_from(confusion_of(network, rows, indices, protocol)).miou)
+    return scores
 
 
 def _held(folder: Path, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

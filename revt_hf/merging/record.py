@@ -1,280 +1,322 @@
-"""What a merge says of itself: written into its weights and beside them, read back, checked."""
+"""``merge.json`` and ``recalibration.json``: how weights were made.
+
+The records are dataclasses that pydantic validates when a file is read. Writing one needs no
+pydantic, which would add 125 ms and 21 MiB to every ``revt merge`` (measured).
+"""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import numpy as np
-
-from revt_hf import __version__
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import file_sha256, read_json_object
-from revt_hf.merging.plan import MergeSpec, Plan, Rule
-from revt_hf.merging.sources import Source
+from revt_hf.core.outputs import read_json_object
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 
-# What was done to a model that is no merge, after it was trained.
+# Of a model that is no merge.
 CHANGES_FILE = "recalibration.json"
-# What the record of a merge says of a member that is one itself.
-_MADE = ("members", "base", "rules", "head")
-Digests = Mapping[str, str] | None
 
 
-def merge_record(
-    plan: Plan, digests: Sequence[Digests], made: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
-    """The record of a merge: members with their sha256, rules, versions.
+class _Limits:
+    """Limits of an annotated type; pydantic's own ``Field`` would import pydantic."""
 
-    Args:
-        plan: what was done.
-        digests: for each member, then the base: sha256 by file name, or None if not taken.
-        made: for each of them, how it was made (:func:`how_made`).
+    def __init__(self, **limits: Any) -> None:
+        self.limits = limits
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), **self.limits}
+
+
+Sha256 = Annotated[str, _Limits(pattern=r"^[0-9a-f]{64}$")]
+Number = Annotated[int, _Limits(ge=1)]
+_STRICT = {"strict": True, "allow_inf_nan": False}
+
+
+class _Entry:
+    """A dataclass as JSON values; optional fields that are empty are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, the format first."""
+        values: dict[str, Any] = _json(self)
+        return values
+
+
+def _json(value: Any) -> Any:
+    if is_dataclass(value):
+        held = {field: getattr(value, field.name) for field in fields(value)}
+        return {
+            field.name: _json(held[field])
+            for field in sorted(held, key=lambda field: field.name != "format")
+            if held[field] or (field.default is MISSING and field.default_factory is MISSING)
+        }
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class ChangeSource(_Entry):
+    """A domain and the split whose images were used; fields as in a recipe's sources."""
+
+    domain: Annotated[str, _Limits(pattern=r"^[\w.-]{1,80}$")]
+    train: str
+    data_dir: str | None = None
+    config: str | None = None
+    options: dict[str, Any] | None = None
+    weight: float | None = None
+    prepared: str | None = None
+
+
+@dataclass(frozen=True)
+class Change(_Entry):
+    """A change of weights after they were merged or trained.
+
+    Attributes:
+        kind: ``recalibrated``: mean and variance of the decode head's BatchNorm are new.
+        sources: the domains and splits whose images were used.
+        images: how many.
+        protocol: how they reached the network.
+        before: sha256 of the tensors that went in (``headers.tensors_sha256``).
+        after: of those that came out.
+        revt_hf: the version that wrote it.
     """
-    spec = plan.spec
-    labels = [*spec.members, *([spec.base] if spec.base else [])]
-    entries = [member_entry(label, files) for label, files in zip(labels, digests, strict=True)]
-    for entry, how in zip(entries, made, strict=False):
-        entry.update(how)
-    for entry, source in zip(entries, plan.sources, strict=False):
-        entry.update(plan.left(source))
-    first = spec.rules[0]
-    return {
-        "members": entries[: len(spec.members)],
-        "base": entries[-1] if spec.base else None,
-        # Of the first rule, for those who read only that.
-        "method": first.method,
-        "selection": first.select,
-        **spec.to_json(),
-        "revt_hf": __version__,
-        "numpy": np.__version__,
-    }
 
+    kind: Literal["recalibrated"]
+    sources: tuple[ChangeSource, ...]
+    images: Number
+    protocol: dict[str, Any]
+    before: Sha256
+    after: Sha256
+    revt_hf: str
 
-def how_made(source: Source) -> dict[str, Any]:
-    """What a member's own record says: ``merge``, if it is one, and ``changes`` to its weights.
-
-    Raises:
-        UserError: the record is not valid, or the weights are not those that it describes.
-    """
-    if source.folder is None:
-        return {}
-    source.stamps.add(source.folder / MERGE_FILE, source.folder / CHANGES_FILE)
-    found = read_record(source.folder)
-    if found is None:
-        return {}
-    changes = recorded_changes(source.folder)
-    merge = {key: found[1][key] for key in _MADE if key in found[1]}
-    return {**({"merge": merge} if merge else {}), **({"changes": changes} if changes else {})}
-
-
-def member_entry(label: str, files: Digests) -> dict[str, Any]:
-    """What a record says of a member: path and sha256 (of shards, of all of them together).
-
-    Args:
-        label: the path.
-        files: sha256 by file name, or None if not taken.
-    """
-    if files is None:
-        return {"path": label, "sha256": None}
-    if len(files) == 1:
-        return {"path": label, "sha256": next(iter(files.values()))}
-    # Of shards: the digest of their digests, in the order of their names.
-    joined = "".join(files[name] for name in sorted(files))
-    together = sha256(joined.encode()).hexdigest() if set(joined) != {"0"} else "0" * 64
-    return {"path": label, "sha256": together, "files": dict(files)}
-
-
-def spec_from_record(record: Mapping[str, Any], name: str) -> MergeSpec:
-    """What was merged, as a spec that can be carried out again.
-
-    Args:
-        record: of ``merge.json``.
-        name: how messages call it.
-
-    Raises:
-        UserError: the weights were changed after the merge: repeating it would give others.
-    """
-    if record.get("changes"):
-        raise UserError(
-            f"{name} is of weights that were {record['changes'][-1]['kind']} after the merge, so "
-            "the merge alone would give others: merge its members again, then repeat that"
+    def __str__(self) -> str:
+        domains = ", ".join(source.domain for source in self.sources) or "an unknown source"
+        return (
+            f"then {self.kind} on {self.images} images of {domains}: mean and variance of the "
+            "decode head's BatchNorm are new"
         )
-    return MergeSpec(
-        members=tuple(entry["path"] for entry in record["members"]),
-        rules=tuple(
-            Rule(
-                rule["select"],
-                rule["method"],
-                tuple(rule["weights"]) if rule["weights"] else None,
-                dict(rule["parameters"]),
+
+
+@dataclass(frozen=True)
+class ImageSize(_Entry):
+    """A member's image size (fields of its image processor) that differs from the result's.
+
+    Attributes:
+        own: the member's.
+        taken: the result's.
+        member: number (from 1) of the member that it is taken from.
+    """
+
+    own: dict[str, Any]
+    taken: dict[str, Any]
+    member: Number
+
+
+@dataclass(frozen=True)
+class MemberRecord(_Entry):
+    """A member or the base.
+
+    Attributes:
+        path: that the user gave.
+        sha256: of its file, of shards of their digests; None if it was not taken.
+        name: that the user gave, if any.
+        files: its shards, sha256 by name.
+        dropped: names of its tensors that no SegFormer has.
+        added: names of its missing counters.
+        image_size: its image size, if the result has another one.
+        merge: how it was merged, if it was.
+        changes: of its weights after they were merged or trained.
+    """
+
+    path: str
+    sha256: Sha256 | None
+    name: str | None = None
+    files: Annotated[dict[str, Sha256], _Limits(min_length=1)] | None = None
+    dropped: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    image_size: ImageSize | None = None
+    merge: "MergeHistory | None" = None
+    changes: tuple[Change, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.path})" if self.name else self.path
+
+    def history(self) -> list[str]:
+        """How it was made, as far as that is recorded, one sentence each."""
+        lines = []
+        if self.merge is not None:
+            paths = ", ".join(member.path for member in self.merge.members)
+            rules = " and ".join(f"{rule.method} of {rule.select!a}" for rule in self.merge.rules)
+            lines.append(f"itself a merge of {paths} ({rules})")
+            for member in self.merge.members:
+                lines += [f"{member.path}: {line}" for line in member.history()]
+        return lines + [str(change) for change in self.changes]
+
+
+@dataclass(frozen=True)
+class MergeHistory(_Entry):
+    """A merge, also that of a member.
+
+    Attributes:
+        members: in order.
+        base: the members' initial model.
+        rules: the last one that selects a tensor counts.
+        head: number (from 1) of the member that everything else comes from.
+    """
+
+    members: Annotated[tuple[MemberRecord, ...], _Limits(min_length=2)]
+    base: MemberRecord | None
+    rules: Annotated[tuple[Rule, ...], _Limits(min_length=1)]
+    head: Number
+
+    def __post_init__(self) -> None:
+        if self.head > len(self.members):
+            raise ValueError(f"head is the number of a member, not {self.head}")
+
+    @property
+    def inputs(self) -> list[MemberRecord]:
+        """The members, then the base if there is one."""
+        return [*self.members, *([self.base] if self.base else [])]
+
+
+@dataclass(frozen=True)
+class RecalibrationRecord(_Entry):
+    """``recalibration.json``, of a recalibrated model that is no merge."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    file: ClassVar = CHANGES_FILE
+    title: ClassVar = "record of changes"
+
+    format: Literal["revt_hf.recalibration/1"]
+    changes: tuple[Change, ...]
+    tensors_sha256: Sha256 | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeRecord(MergeHistory):
+    """``merge.json``; the weights' metadata hold it, too.
+
+    Attributes:
+        format: name and version of the schema.
+        revt_hf: the version that merged.
+        numpy: the version that it used.
+        evaluation: the test protocol that the merge is made for.
+        tensors_sha256: of the tensors beside the file; None if it was not taken.
+        changes: of the weights since.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    file: ClassVar = MERGE_FILE
+    title: ClassVar = "merge record"
+
+    format: Literal["revt_hf.merge/1"]
+    revt_hf: str
+    numpy: str
+    evaluation: dict[str, Any]
+    tensors_sha256: Sha256 | None
+    changes: tuple[Change, ...] = ()
+
+    def spec(self, name: str) -> MergeSpec:
+        """The merge, to be carried out again.
+
+        Args:
+            name: what messages call the record.
+
+        Raises:
+            UserError: the weights were changed after the merge: repeating it would give others.
+        """
+        if self.changes:
+            raise UserError(
+                f"{name} describes weights that were {self.changes[-1].kind} after the merge, so "
+                "the merge alone would give others: merge its members again, then repeat that"
             )
-            for rule in record["rules"]
-        ),
-        head=record["head"],
-        base=record["base"]["path"] if record["base"] else None,
-    )
+        return MergeSpec(
+            members=tuple(member.path for member in self.members),
+            rules=self.rules,
+            head=self.head,
+            base=self.base.path if self.base else None,
+            names=tuple(member.name for member in self.members),
+        )
 
 
-def read_merge_record(path: Path) -> dict[str, Any]:
-    """The content of a ``merge.json``, every field of which is checked.
+_VALIDATORS: dict[Any, Any] = {}
+Record = MergeRecord | RecalibrationRecord
+_T = TypeVar("_T", MergeRecord, RecalibrationRecord)
+
+
+def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
+    """Check the content of a record.
+
+    Args:
+        values: JSON values.
+        path: for messages.
+        kind: of record.
+
+    Raises:
+        UserError: it is none; the first wrong field is named.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if kind not in _VALIDATORS:
+        _VALIDATORS[kind] = TypeAdapter(kind)
+    try:
+        # As JSON: in Python, strict tuples are not lists.
+        found: _T = _VALIDATORS[kind].validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ascii(".".join(map(str, first["loc"])))[1:-1]
+        raise UserError(
+            f"{path} is not a {kind.title} of revt_hf: {where}: {first['msg']}"
+        ) from error
+    return found
+
+
+def read_merge_record(path: Path) -> MergeRecord:
+    """Read and check a ``merge.json``.
 
     Raises:
         UserError: it cannot be read, or is no merge record; the first wrong field is named.
     """
-    from revt_hf.merging.merge_file import MergeFile
-
-    return _checked(path, MergeFile, "merge record")
+    return parse_record(read_json_object(path), path, MergeRecord)
 
 
-def recorded_changes(folder: Path) -> list[dict[str, Any]]:
-    """What was done to a folder's weights after they were merged or trained, in order.
-
-    Raises:
-        UserError: the record is not valid, or the weights are not those that it describes.
-    """
-    record = read_record(folder)
-    if record is None:
-        return []
-    path, content = record
-    if describes(content, folder) is False:
-        raise UserError(
-            f"{path} does not describe the weights beside it: they were changed since; remove it, "
-            "or make the folder again"
-        )
-    return list(content.get("changes", []))
-
-
-def change_lines(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was done to weights after they were merged or trained, in words."""
-    return [
-        f"then {change['kind']} on {change['images']} images of "
-        + (", ".join(source["domain"] for source in change["sources"]) or "an unknown source")
-        + ": mean and variance of the decode head's BatchNorm are new"
-        for change in changes
-    ]
-
-
-def history_lines(entry: Mapping[str, Any]) -> list[str]:
-    """How a member was made, as far as its entry in a record says so, in words."""
-    lines = []
-    merge = entry.get("merge")
-    if merge is not None:
-        names = [inner["path"] for inner in merge["members"]]
-        rules = " and ".join(f"{rule['method']} of {rule['select']!a}" for rule in merge["rules"])
-        lines.append(f"itself a merge of {', '.join(names)} ({rules})")
-        for inner in merge["members"]:
-            lines += [f"{inner['path']}: {line}" for line in history_lines(inner)]
-    return lines + change_lines(entry.get("changes", []))
-
-
-def describes(record: Mapping[str, Any], folder: Path) -> bool | None:
-    """Whether a folder's weights are those of the record; None if that was not taken.
-
-    Raises:
-        UserError: the weights cannot be read.
-    """
-    known = record["tensors_sha256"]
-    if known is None:
-        return None
-    weights = folder / WEIGHTS_FILE
-    return weights.is_file() and tensors_sha256(weights) == known
-
-
-def with_change(folder: Path, change: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The record of a folder's weights after one more change: its file's name, and its content.
-
-    Args:
-        folder: of the weights before it.
-        change: see ``revt_hf.merging.merge_file.Change``.
-    """
-    record = read_record(folder)
-    path, content = record or (folder / CHANGES_FILE, {})
-    changes = [*content.get("changes", []), dict(change)]
-    return path.name, {**content, "tensors_sha256": change["after"], "changes": changes}
-
-
-def check_repeated(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuse a repeated merge whose members or weights are not those of the record.
-
-    Raises:
-        UserError: a sha256 differs.
-    """
-    for before, now in zip(_entries(expected), _entries(found), strict=True):
-        if before["sha256"] not in (None, now["sha256"]):
-            raise UserError(
-                f"{before['path']} is not what was merged: its sha256 is {now['sha256']}, in the "
-                f"record {before['sha256']}"
-            )
-    if expected["tensors_sha256"] not in (None, found["tensors_sha256"]):
-        raise UserError(
-            "the merge gives other weights than those of the record, which revt_hf "
-            f"{expected['revt_hf']} made with numpy {expected['numpy']}: use these"
-        )
-
-
-def _entries(record: Mapping[str, Any]) -> list[Any]:
-    return [*record["members"], *([record["base"]] if record["base"] else [])]
-
-
-def read_record(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The record of how a folder's weights were made, and its file: of a merge, or of changes.
+def read_record(folder: Path) -> Record | None:
+    """The record of how a folder's weights were made, if there is one.
 
     Raises:
         UserError: it is not valid.
     """
     if (folder / MERGE_FILE).is_file():
-        return folder / MERGE_FILE, read_merge_record(folder / MERGE_FILE)
+        return read_merge_record(folder / MERGE_FILE)
     path = folder / CHANGES_FILE
     if not path.is_file():
         return None
-    from revt_hf.merging.merge_file import Changes
-
-    return path, _checked(path, Changes, "record of changes")
+    return parse_record(read_json_object(path), path, RecalibrationRecord)
 
 
-def _checked(path: Path, schema: Any, what: str) -> dict[str, Any]:
-    from pydantic import ValidationError
-
-    values = read_json_object(path)
-    try:
-        # As JSON: lists are tuples there, and nothing else is taken for something else.
-        schema.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ascii(".".join(map(str, first["loc"])))[1:-1]
-        raise UserError(f"{path} is not a {what} of revt_hf: {where}: {first['msg']}") from error
-    return values
-
-
-@dataclass(frozen=True)
-class MemberState:
-    """Whether a member is still what was merged: ``same``, ``changed``, ``gone``, ``unknown``."""
-
-    path: str
-    state: str
-
-
-def member_states(record: Mapping[str, Any]) -> list[MemberState]:
-    """Hash the members of a record again (and the base) and compare.
+def checked_record(folder: Path) -> Record | None:
+    """The record of a folder, if there is one, whose weights are those that it describes.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: the record is not valid, or the weights were changed since.
     """
-    from revt_hf.checkpoints.tensors import open_checkpoint
+    record = read_record(folder)
+    if record is not None and describes(record, folder) is False:
+        raise UserError(
+            f"{folder / record.file} does not describe the weights beside it: they were changed "
+            "since; remove it, or make the folder again"
+        )
+    return record
 
-    states = []
-    for entry in _entries(record):
-        state = "unknown"
-        if entry["sha256"] is not None:
-            try:
-                with open_checkpoint(entry["path"], quiet=True) as found:
-                    now = {path.name: file_sha256(path) for path in found.originals}
-                state = "same" if member_entry("", now)["sha256"] == entry["sha256"] else "changed"
-            except UserError:
-                state = "gone"
-        states.append(MemberState(entry["path"], state))
-    return states
+
+def describes(record: Record, folder: Path) -> bool | None:
+    """Whether a folder's weights are those of the record; None if their digest was not taken.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    if record.tensors_sha256 is None:
+        return None
+    weights = folder / WEIGHTS_FILE
+    return weights.is_file() and tensors_sha256(weights) == record.tensors_sha256

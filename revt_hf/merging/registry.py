@@ -1,89 +1,188 @@
-"""What a merge method is, and the table of all of them."""
+"""Merge methods: the interface and the registry."""
 
 import difflib
+import importlib
+import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_type_hints
 
+import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
 
 Array = NDArray[Any]
+Tensors = Sequence[Array]
 Function = Callable[..., Array]
 Scope = Literal["element", "tensor"]
+
+ENTRY_POINTS = "revt_hf.merge_methods"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number that steers a method; ``low`` and ``high`` may be taken themselves."""
+    """A number that tunes a method; ``low`` and ``high`` are allowed values themselves.
 
-    default: float
+    It annotates a keyword-only argument, which also gives ``default`` and, by its type ``int``,
+    ``whole``.
+    """
+
     low: float
     high: float
     meaning: str
+    default: float = math.nan
     whole: bool = False
 
     @property
     def range(self) -> str:
-        """The values allowed, in words."""
+        """The allowed values, for messages."""
         kind = "a whole number" if self.whole else "a number"
         return f"{kind} from {self.low:g} to {self.high:.12g}"
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way of combining tensors of the same name, and what an engine must know about it.
+class MergeMethod:
+    """A way to combine the tensors of one name.
 
-    ``function(tensors, weights, base, **parameters)`` takes float32 or float64 arrays of one
-    shape and returns a new array of that shape in the first one's dtype; it changes none of them.
+    ``function(tensors, **arguments)`` takes float32 or float64 arrays of one shape and returns a
+    new array of that shape in the first one's dtype; it changes none of them. Which arguments it
+    gets depends on the names of its parameters: ``weights`` (one per member, or None), ``base``
+    (the tensor of the members' initial model), ``salt`` (the tensor's name, for random draws), and
+    the keyword-only ones that a :class:`Parameter` annotates.
 
     Attributes:
-        name: the key in ``METHODS``.
-        function: the formula and its errors are in its docstring.
+        name: its key in the registry.
+        function: with the formula in its docstring.
         reference: paper and venue, or a link.
-        scope: ``element`` if a tensor may be cut into pieces and merged piece by piece.
-        needs_base: ``base`` must be given, the tensor of the model the members started from.
-        takes_weights: ``weights`` may be given, one per member; other methods ignore them.
-        stochastic: wants ``salt``, the tensor's name, beside its parameters.
-        members: least and greatest number of tensors; None is no limit.
+        scope: ``element`` if a tensor may be merged piece by piece.
+        members: smallest and largest number of members; None for no limit.
         parameters: by name.
+        arguments: names of the function's arguments.
     """
 
     name: str
     function: Function
     reference: str
-    scope: Scope = "element"
-    needs_base: bool = False
-    takes_weights: bool = False
-    stochastic: bool = False
-    members: tuple[int, int | None] = (2, None)
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    scope: Scope
+    members: tuple[int, int | None]
+    parameters: Mapping[str, Parameter]
+    arguments: frozenset[str]
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it works on differences to a base model."""
+        return "base" in self.arguments
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether members may have weights."""
+        return "weights" in self.arguments
+
+    def combine(
+        self,
+        tensors: Tensors,
+        weights: Sequence[float] | Array | None = None,
+        base: Array | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        salt: str = "",
+    ) -> Array:
+        """Call the function with those of the arguments that it takes.
+
+        Raises:
+            UserError: parameters or weights that it cannot use.
+        """
+        given = {
+            "weights": None if weights is None else np.asarray(weights, np.float64),
+            "base": base,
+            "salt": salt,
+        }
+        taken = {name: value for name, value in given.items() if name in self.arguments}
+        return self.function(tensors, **taken, **checked_parameters(self, parameters or {}))
 
 
-METHODS: dict[str, Method] = {}
+_METHODS: dict[str, MergeMethod] = {}
 
 
-def register(name: str, reference: str, **properties: Any) -> Callable[[Function], Function]:
-    """Put a function into ``METHODS``; ``properties`` are further fields of ``Method``."""
+def register(
+    name: str,
+    reference: str,
+    scope: Scope = "element",
+    members: tuple[int, int | None] = (2, None),
+) -> Callable[[Function], Function]:
+    """Register the decorated function as a merge method; see :class:`MergeMethod`.
 
-    def keep(function: Function) -> Function:
-        METHODS[name] = Method(name, function, reference, **properties)
+    Raises:
+        ValueError: another module has registered the name.
+    """
+
+    def decorate(function: Function) -> Function:
+        known = _METHODS.get(name)
+        if known is not None and known.function.__module__ != function.__module__:
+            raise ValueError(f"the merge method '{name}' exists already")
+        hints = get_type_hints(function, include_extras=True)
+        arguments = inspect.signature(function).parameters
+        parameters = {
+            key: replace(note, default=arguments[key].default, whole=hint.__origin__ is int)
+            for key, hint in hints.items()
+            for note in getattr(hint, "__metadata__", ())
+            if isinstance(note, Parameter)
+        }
+        _METHODS[name] = MergeMethod(
+            name, function, reference, scope, members, parameters, frozenset(arguments)
+        )
         return function
 
-    return keep
+    return decorate
 
 
-def checked_parameters(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a method: the given values, the defaults for the rest.
+def find_method(name: str) -> MergeMethod:
+    """The method of that name, built in or registered elsewhere.
+
+    Raises:
+        UserError: there is none, or a package's methods cannot be loaded.
+    """
+    _load_built_in()
+    if name not in _METHODS and name not in all_methods():
+        raise UserError(f"unknown merge method '{name}': use one of {', '.join(_METHODS)}")
+    return _METHODS[name]
+
+
+def all_methods() -> Mapping[str, MergeMethod]:
+    """Every method by name, with those that installed packages name as entry points.
+
+    Raises:
+        UserError: a package's methods cannot be loaded.
+    """
+    from importlib.metadata import entry_points
+
+    _load_built_in()
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            raise UserError(
+                f"the merge methods of {entry.value} cannot be loaded: {error}"
+            ) from error
+    return _METHODS
+
+
+def _load_built_in() -> None:
+    # They import this module; help texts and messages list them in this order.
+    for name in ("means", "task_vectors"):
+        importlib.import_module(f"revt_hf.merging.{name}")
+
+
+def checked_parameters(method: MergeMethod, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a method: the given values, else the defaults.
 
     Args:
         method: the method.
-        values: numbers, or text that reads as one (``"0.5"``).
+        values: numbers, or text such as ``"0.5"``.
 
     Raises:
-        UserError: a parameter that the method does not have, or a value out of its range.
+        UserError: an unknown parameter, or a value out of range.
     """
     known = method.parameters
     for name in values:

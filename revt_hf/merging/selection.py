@@ -2,18 +2,17 @@
 
 Names are transformers' on-disk names (``revt_hf.checkpoints.names``). A selection is one of
 
-- presets joined by ``+`` and ``-``, taken from left to right: ``backbone-norm``,
-  ``stage1+stage2``. All but ``all`` and ``head`` lie within the backbone. ``norm`` is what the
-  original's ``.*norm.*`` finds: every LayerNorm. The head's BatchNorm, which the original calls
-  ``bn``, is neither in ``norm`` nor in ``no_norm``.
-- ``blocks:K``, a preset too: the first K steps of the original's pyramid from input to output,
+- presets joined by ``+`` and ``-``, evaluated from left to right: ``backbone-norm``,
+  ``stage1+stage2``. All but ``all`` and ``head`` lie within the backbone. ``norm`` is every
+  LayerNorm, as the original's ``.*norm.*``. The head's BatchNorm, which the original calls ``bn``,
+  is neither in ``norm`` nor in ``no_norm``.
+- ``blocks:K``, a preset as well: the first K steps of the original's pyramid from input to output,
   patch_embed1, block1.0, block1.1, ..., norm1, patch_embed2, ..., norm4.
 - any other text, or any text after ``re:``: a regular expression that must match from the start
-  of a name (``re.match``, as in the original), of the name on disk or of the original's name for
-  the same tensor.
-- any text after ``original:``: the same for the original's names alone. ``.*norm.*`` needs this
-  to leave the head's ``batch_norm`` out; so do negations, as ``(?!.*attn)`` excludes no name on
-  disk.
+  of a name (``re.match``, as in the original): the name on disk or the original's name.
+- any text after ``original:``: a regular expression for the original's names alone. ``.*norm.*``
+  needs this to leave the head's ``batch_norm`` out; so do negations, because ``(?!.*attn)``
+  excludes no name on disk.
 """
 
 import difflib
@@ -21,6 +20,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from revt_hf.checkpoints import names as tensor_names
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
 from revt_hf.core.errors import UserError
 
@@ -54,44 +54,20 @@ _MATCHING_SECONDS = 2.0
 
 # The order of a stage's parts is that of the pyramid's steps.
 _PARTS = ("patch_embeddings", "block", "layer_norm")
-_PLACE = re.compile(
-    rf"{_BACKBONE}encoder\.(?P<part>{'|'.join(_PARTS)})\.(?P<stage>\d+)\."
-    r"(?:(?P<module>.+)\.)?(?P<leaf>[^.]+)"
-)
-# Modules of a patch embedding, a block and the head: on disk -> original.
-_EMBED_MODULES = {"proj": "proj", "layer_norm": "norm"}
-_BLOCK_MODULES = {
-    "layer_norm_1": "norm1",
-    "layer_norm_2": "norm2",
-    "attention.self.query": "attn.q",
-    "attention.self.key": "attn.kv",
-    "attention.self.value": "attn.kv",
-    "attention.self.sr": "attn.sr",
-    "attention.self.layer_norm": "attn.norm",
-    "attention.output.dense": "attn.proj",
-    "mlp.dense1": "mlp.fc1",
-    "mlp.dwconv.dwconv": "mlp.dwconv.dwconv",
-    "mlp.dense2": "mlp.fc2",
-}
-_HEAD_MODULES = {
-    "linear_fuse": "linear_fuse.conv",
-    "batch_norm": "linear_fuse.bn",
-    "classifier": "linear_pred",
-    **{f"linear_c.{stage}.proj": f"linear_c{stage + 1}.proj" for stage in range(_STAGES)},
-}
+_STEP = re.compile(rf"{_BACKBONE}encoder\.({'|'.join(_PARTS)})\.(\d+)\.(?:(\d+)\.)?")
 
 
 def select(text: str, names: Sequence[str]) -> list[str]:
-    """The names that a selection means, in the order they come in.
+    """The selected names, in their order.
 
     Args:
         text: the selection, see the module's docstring.
         names: on-disk names of all tensors of the model.
 
     Raises:
-        UserError: no selection, a regular expression that is none (with the position), a K that
-            is no number of steps of this model, or a selection without tensors (with the preset
-            that was probably meant).
+        UserError: no selection, an invalid regular expression (with the position), a K beyond
+            the steps of this model, or a selection without tensors (with the preset that
+            was probably meant).
     """
     expression = text.strip()
     terms = _terms(expression)
@@ -110,26 +86,11 @@ def select(text: str, names: Sequence[str]) -> list[str]:
 def original_name(disk_name: str) -> str | None:
     """The original implementation's name of a tensor, None if it has no such tensor.
 
-    Key and value have the same one: the original holds both in a fused ``attn.kv``.
+    Key and value share one name: the original holds both in a fused ``attn.kv``.
     """
-    if disk_name.startswith(HEAD_PREFIX):
-        module, _, leaf = disk_name.removeprefix(HEAD_PREFIX).rpartition(".")
-        renamed = _HEAD_MODULES.get(module)
-        return renamed and f"{HEAD_PREFIX}{renamed}.{leaf}"
-    place = _PLACE.fullmatch(disk_name)
-    if not place:
-        return None
-    # The original counts stages from 1.
-    stage = int(place["stage"]) + 1
-    module = place["module"] or ""
-    if place["part"] == "layer_norm":
-        return None if module else f"backbone.norm{stage}.{place['leaf']}"
-    if place["part"] == "patch_embeddings":
-        renamed = _EMBED_MODULES.get(module)
-        return renamed and f"backbone.patch_embed{stage}.{renamed}.{place['leaf']}"
-    number, _, module = module.partition(".")
-    renamed = _BLOCK_MODULES.get(module)
-    return renamed and f"backbone.block{stage}.{number}.{renamed}.{place['leaf']}"
+    original = tensor_names.original_name(disk_name)
+    back = map(tensor_names.disk_name, tensor_names.memory_names(original))
+    return original if original != disk_name and disk_name in back else None
 
 
 def _terms(expression: str) -> list[tuple[str, str]]:
@@ -147,8 +108,8 @@ def _preset(term: str, names: Iterable[str]) -> set[str]:
         return {name for name in names if PRESETS[term].match(name)}
     if not term.startswith(_BLOCKS):
         raise UserError(f"'{term}' is no preset: use {_preset_names()}")
-    places = {name: _step(name) for name in names}
-    steps = sorted({place for place in places.values() if place})
+    step_of = {name: _step(name) for name in names}
+    steps = sorted({step for step in step_of.values() if step})
     digits = re.fullmatch("0*([0-9]{1,9})", term.removeprefix(_BLOCKS))
     count = int(digits[1]) if digits else 0
     if not 1 <= count <= len(steps):
@@ -157,17 +118,16 @@ def _preset(term: str, names: Iterable[str]) -> set[str]:
             "of this model's encoder"
         )
     wanted = set(steps[:count])
-    return {name for name, place in places.items() if place in wanted}
+    return {name for name, step in step_of.items() if step in wanted}
 
 
 def _step(name: str) -> tuple[int, int, int] | None:
-    """Where a tensor stands in the pyramid: stage, part of the stage, block."""
-    place = _PLACE.fullmatch(name)
-    if not place:
+    """A tensor's position in the pyramid: stage, part of the stage, block."""
+    found = _STEP.match(name)
+    if not found:
         return None
-    number = (place["module"] or "").partition(".")[0]
-    block = int(number) if place["part"] == "block" and number.isdecimal() else 0
-    return int(place["stage"]), _PARTS.index(place["part"]), block
+    block = int(found[3] or 0) if found[1] == "block" else 0
+    return int(found[2]), _PARTS.index(found[1]), block
 
 
 def _pattern(expression: str) -> Callable[[str], bool]:

@@ -1,4 +1,4 @@
-"""What is predicted on: images, folders of them and videos, each under a name of its own."""
+"""Find the images and videos to predict, and give each a name that no other has."""
 
 import os
 import warnings
@@ -21,14 +21,14 @@ IMAGES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"),
 }
-# Of images that OpenCV does not read, or not in every version.
+# Images that OpenCV does not read, or not in every version.
 _OTHERS = {
     *(".heic", ".heif", ".jxl", ".j2k", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pfm", ".svg"),
     *(".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw", ".raw"),
 }
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
-# Bytes of a name: file systems take 255, and results need a suffix and a scratch file beside them.
+# File systems allow 255 bytes, and results add a suffix and a scratch file's prefix.
 _LONGEST = 220
 
 
@@ -38,8 +38,8 @@ class Input:
 
     Attributes:
         path: the file.
-        name: of what is written for it, without suffix, with folders (``/``).
-        is_video: whether it is a video, by its suffix.
+        name: of its results, without suffix, with folders (``/``).
+        is_video: whether its suffix is a video's.
     """
 
     path: Path
@@ -47,63 +47,63 @@ class Input:
     is_video: bool
 
 
-def find_inputs(places: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
-    """All images and videos of files and folders; a path that is named twice once.
+def find_inputs(paths: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
+    """All images and videos in files and folders, each once.
 
-    Folders are searched with all folders in them, for the suffixes of ``IMAGES`` and ``VIDEOS``;
-    hidden files and what lies in ``output`` are left out, other images with a warning. A file
-    that is named itself is taken whatever its suffix. Names are relative to the folder; of several
-    places, below the folder's own name.
+    Folders are searched recursively for the suffixes in ``IMAGES`` and ``VIDEOS``; hidden files
+    and everything in ``output`` are skipped, other image formats with a warning. A file that is
+    named itself is taken whatever its suffix. Names are relative to the folder, and of several
+    paths they begin with the folder's own name.
 
     Args:
-        places: files and folders.
-        output: where results go.
+        paths: files and folders.
+        output: the folder of results.
 
     Returns:
-        What can be taken; and what cannot, with the reason: no regular file, a link to nothing, a
-        name that is not UTF-8, or one too long for its results.
+        The inputs; and the files that cannot be used, with the reason: not a regular file, a
+        broken link, a name that is not UTF-8 or too long for its results.
 
     Raises:
-        UserError: a place does not exist, or is a folder without images; ``output`` is or holds
+        UserError: a path does not exist, or is a folder without images; ``output`` is or contains
             one of them.
     """
     found: dict[str, tuple[Path, PurePosixPath]] = {}
 
     def take(path: Path, name: PurePosixPath) -> None:
-        # Links are images of their own name, so that they are not followed.
+        # Links are not followed: each is an image with a name of its own.
         found.setdefault(os.path.abspath(path), (path, name))  # noqa: PTH100
 
     left_out: dict[str, str] = {}
-    for place in places:
-        check_apart(output, [place], inside=True)
-        if place.is_dir():
-            inside = list(_inside(place, output, left_out))
+    for path in paths:
+        check_apart(output, [path], inside=True)
+        if path.is_dir():
+            inside = list(_inside(path, output, left_out))
             if not inside and not left_out:
-                raise UserError(_nothing_in(place))
-            prefix = place.resolve().name if len(places) > 1 else ""
-            for path, name in inside:
-                take(path, PurePosixPath(prefix, name))
-        elif not place.exists():
-            raise UserError(f"{place}: there is no such file or folder")
-        elif place.is_file():
-            take(place, PurePosixPath(place.name))
+                raise UserError(_nothing_in(path))
+            prefix = path.resolve().name if len(paths) > 1 else ""
+            for file, name in inside:
+                take(file, PurePosixPath(prefix, name))
+        elif not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
+        elif path.is_file():
+            take(path, PurePosixPath(path.name))
         else:
-            left_out[str(place)] = "not a regular file"
+            left_out[str(path)] = "not a regular file"
     names = unique_names([name for _, name in found.values()])
     inputs = []
-    for (path, _), name in zip(found.values(), names, strict=True):
-        reason = _unwritable(name)
+    for (path, _), unique in zip(found.values(), names, strict=True):
+        reason = _unwritable(unique)
         if reason:
             left_out[_shown(str(path))] = reason
         else:
-            inputs.append(Input(path, name, path.suffix.lower() in VIDEOS))
+            inputs.append(Input(path, unique, path.suffix.lower() in VIDEOS))
     return inputs, left_out
 
 
 def read_image(
     damage: JpegDamage, item: Input
 ) -> tuple[Input, NDArray[np.uint8] | UserError, str | None]:
-    """An image (H, W, 3), or why it cannot be read; and what is wrong with it all the same."""
+    """The input, its image (H, W, 3) or why it cannot be read, and the damage inside a JPEG."""
     try:
         file = open_image({"path": str(item.path), "bytes": None})
         image = decode_image(file)
@@ -112,26 +112,11 @@ def read_image(
     return item, image, damage.find(str(item.path)) if file.header.kind == "jpeg" else None
 
 
-def _unwritable(name: str) -> str | None:
-    """Why results cannot have this name; None if they can."""
-    if _shown(name) != name:
-        return NOT_UTF8
-    longest = max(len(part.encode()) for part in PurePosixPath(name).parts)
-    if longest > _LONGEST:
-        return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
-    return None
-
-
-def _shown(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
 def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
     """Names without suffix, none of which is another's or another's folder.
 
-    Files that differ in nothing but the suffix keep it (``a.jpg``, ``a.png``); those that still
-    have the same name are numbered. Upper and lower case count as equal: not every file system
-    tells them apart.
+    Files that differ only in the suffix keep it (``a.jpg``, ``a.png``); names that are still
+    equal are numbered. Upper and lower case count as equal, as on some file systems.
     """
     stems = [file.with_suffix("") for file in files]
     counts = Counter(map(_folded, stems))
@@ -156,20 +141,34 @@ def _folded(path: PurePosixPath) -> str:
     return str(path).casefold()
 
 
+def _unwritable(name: str) -> str | None:
+    """Why results cannot have this name; None if they can."""
+    if _shown(name) != name:
+        return NOT_UTF8
+    longest = max(len(part.encode()) for part in PurePosixPath(name).parts)
+    if longest > _LONGEST:
+        return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
+    return None
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    ours = output.resolve()
+    results = output.resolve()
     unusable: dict[str, str] = {}
     others = []
     for name, file in list_files(folder, unusable).items():
         path = Path(file.path)
-        if ours in path.resolve().parents:
+        if results in path.resolve().parents:
             continue
         if _is_input(path):
             yield path, name
         elif path.suffix.lower() in _OTHERS:
             others.append((file.path, "save them as PNG or JPEG"))
-    for what in by_reason(others):
-        warnings.warn(what, DataWarning, stacklevel=2)
+    for sentence in by_reason(others):
+        warnings.warn(sentence, DataWarning, stacklevel=2)
     for name, reason in unusable.items():
         if _is_input(folder / name):
             left_out[str(folder / name)] = reason
@@ -181,6 +180,6 @@ def _is_input(path: Path) -> bool:
 
 def _nothing_in(folder: Path) -> str:
     if (folder / "config.json").exists():
-        return f"{folder} holds no images but a model: name it with --model"
+        return f"{folder} is a model, not a folder of images: name it without --input"
     known = ", ".join(sorted(suffix[1:] for suffix in IMAGES | VIDEOS))
     return f"{folder} holds no images or videos ({known})"

@@ -1,6 +1,6 @@
-"""What is written for an image or a video, and where: ``OUTPUT/<what>/[<model>/]<name>``."""
+"""Results of images and videos: class maps, overlays and comparisons, in a folder for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +14,9 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
 from revt_hf.data.labels.classes import CITYSCAPES_ID
-from revt_hf.predict.drawing import (
-    difference_view,
-    disagreement,
-    present,
-    side_by_side,
-    with_legend,
-)
 from revt_hf.predict.inputs import Input
 from revt_hf.predict.video import VideoOutput, video_suffix
-from revt_hf.results.sheets import Panel, contact_sheet, overlay
+from revt_hf.results.sheets import Panel, contact_sheet, legend_strip, overlay, title_strip
 
 Kept = Literal["maps", "overlays", "side-by-side", "differences"]
 KEPT: tuple[Kept, ...] = get_args(Kept)
@@ -31,24 +24,25 @@ Ids = Literal["train", "cityscapes"]
 IDS: tuple[Ids, ...] = get_args(Ids)
 LEGENDS = "legends"
 DIFFERENCES = "where they differ"
-# Of one image in a sheet.
-_WIDEST = 640
-_NARROWEST = 160
-
+# Widths of an image in a sheet, and of a legend.
+_WIDEST, _NARROWEST, _LEGEND = 640, 160, 240
+_DIMMED = 0.45
+_DIFFERING = np.array((255, 64, 32), dtype=np.float32)
 _CITYSCAPES = np.array([CITYSCAPES_ID[train_id] for train_id in range(NUM_CLASSES)], np.uint8)
 
+# Class maps (H, W), uint8, train ids, by model.
 Maps = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The folder of results.
+    """The folder of results: ``FOLDER/KIND/[MODEL/]NAME``.
 
     Attributes:
-        folder: where everything goes.
-        models: their names; with several each has a folder in ``maps`` and ``overlays``.
-        kept: what to write; None is what suits images or videos, see :meth:`kinds`.
-        ids: what class maps hold.
+        folder: the folder.
+        models: their names; several have a folder each in ``maps`` and ``overlays``.
+        kept: what to write; None is everything that suits the input, see :meth:`kinds`.
+        ids: the ids in class maps.
     """
 
     folder: Path
@@ -62,7 +56,7 @@ class Outputs:
             raise UserError(f"--save {comparing[0]} compares models: name at least two")
 
     def kinds(self, is_video: bool) -> tuple[Kept, ...]:
-        """What is written: all, but comparisons of one model and the frames' maps of a video."""
+        """What is written: by default everything but comparisons of one model and videos' maps."""
         if self.kept is not None:
             return self.kept
         return tuple(
@@ -71,61 +65,56 @@ class Outputs:
             if (kind != "maps" or not is_video) and (kind in KEPT[:2] or len(self.models) > 1)
         )
 
-    def place(self, kind: str, name: str, model: str | None = None) -> Path:
-        """Where a result goes; ``name`` has its suffix."""
+    def path(self, kind: str, name: str, model: str | None = None) -> Path:
+        """The path of a result; ``name`` includes the suffix."""
         own = [model] if model is not None and len(self.models) > 1 else []
         return self.folder.joinpath(kind, *own, name)
 
     def save_image(self, item: Input, image: NDArray[np.uint8], maps: Maps) -> list[Path]:
-        """Write what is wanted of an image.
+        """Write an image's results and return their paths.
 
         Args:
             item: the image.
             image: (H, W, 3), uint8, RGB.
-            maps: (H, W), uint8, train ids, by model.
-
-        Returns:
-            The files.
+            maps: see ``Maps``.
 
         Raises:
-            UserError: one cannot be written.
+            UserError: a file cannot be written.
         """
         name, kinds = f"{item.name}.png", self.kinds(is_video=False)
         written: dict[Path, NDArray[np.uint8]] = {}
         overlays = {model: overlay(image, classes) for model, classes in maps.items()}
         for model, classes in maps.items():
             if "maps" in kinds:
-                written[self.place("maps", name, model)] = self.in_ids(classes)
+                written[self.path("maps", name, model)] = self.in_ids(classes)
             if "overlays" in kinds:
                 legend = with_legend(overlays[model], present([classes]))
-                written[self.place("overlays", name, model)] = legend
-        for path, pixels in written.items():
-            write_png(path, pixels)
-        done = list(written)
+                written[self.path("overlays", name, model)] = legend
         if {"side-by-side", "differences"} & set(kinds):
             differing = difference_view(image, disagreement(list(maps.values())))
             if "differences" in kinds:
-                done.append(self.place("differences", name))
-                write_png(done[-1], differing)
-            if "side-by-side" in kinds:
-                done.append(self.place("side-by-side", name))
-                panels = {"image": image, **overlays, DIFFERENCES: differing}
-                titles = list(panels)
-                sheet = [Panel(title, pixels) for title, pixels in panels.items()]
-                width = min(max(image.shape[1], _NARROWEST), _WIDEST)
-                contact_sheet([sheet], titles, [""], present(maps.values()), done[-1], width)
+                written[self.path("differences", name)] = differing
+        for path, pixels in written.items():
+            write_png(path, pixels)
+        done = list(written)
+        if "side-by-side" in kinds:
+            done.append(self.path("side-by-side", name))
+            panels = {"image": image, **overlays, DIFFERENCES: differing}
+            sheet = [Panel(title, pixels) for title, pixels in panels.items()]
+            width = min(max(image.shape[1], _NARROWEST), _WIDEST)
+            contact_sheet([sheet], list(panels), [""], present(maps.values()), done[-1], width)
         return done
 
     def in_ids(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A class map (H, W), uint8, of train ids in the ids that are wanted."""
+        """A class map (H, W), uint8, of train ids in the chosen ids."""
         return _CITYSCAPES[classes] if self.ids == "cityscapes" else classes
 
 
 @dataclass
 class VideoOutputs:
-    """What is written of a video, frame by frame, in a ``with`` block; ``done`` are the files.
+    """A video's results, written frame by frame in a ``with`` block; ``done`` are their paths.
 
-    Videos keep their size, so the legend stands in an image beside them.
+    Videos keep their size, so the legend is an image of its own.
     """
 
     outputs: Outputs
@@ -140,12 +129,12 @@ class VideoOutputs:
         return self
 
     def write(self, number: int, image: NDArray[np.uint8], maps: Maps) -> None:
-        """Append what is wanted of a frame.
+        """Append the results of a frame.
 
         Args:
             number: of the frame, from 0.
             image: (H, W, 3), uint8, RGB.
-            maps: (H, W), uint8, train ids, by model.
+            maps: see ``Maps``.
 
         Raises:
             UserError: a file cannot be written.
@@ -156,21 +145,20 @@ class VideoOutputs:
         overlays = {model: overlay(image, classes) for model, classes in maps.items()}
         if "maps" in kinds:
             for model, classes in maps.items():
-                folder = self.outputs.place("maps", self.item.name, model)
+                folder = self.outputs.path("maps", self.item.name, model)
                 write_png(folder / f"{number:06}.png", self.outputs.in_ids(classes))
                 if number == 0:
                     self.done.append(folder)
         if "overlays" in kinds:
             for model, pixels in overlays.items():
-                self._append(self.outputs.place("overlays", name, model), pixels)
+                self._append(self.outputs.path("overlays", name, model), pixels)
         if {"side-by-side", "differences"} & set(kinds):
             differing = difference_view(image, disagreement(list(maps.values())))
             if "differences" in kinds:
-                self._append(self.outputs.place("differences", name), differing)
+                self._append(self.outputs.path("differences", name), differing)
             if "side-by-side" in kinds:
-                panels = {**overlays, DIFFERENCES: differing}
-                row = side_by_side(list(panels.values()), list(panels))
-                self._append(self.outputs.place("side-by-side", name), row)
+                row = side_by_side({**overlays, DIFFERENCES: differing})
+                self._append(self.outputs.path("side-by-side", name), row)
 
     def _append(self, path: Path, frame: NDArray[np.uint8]) -> None:
         if path not in self._open:
@@ -181,7 +169,7 @@ class VideoOutputs:
     def __exit__(self, *problem: object) -> None:
         self._stack.__exit__(*problem)  # type: ignore[arg-type]
         if self._open and problem[0] is None:
-            self.done.append(self.outputs.place(LEGENDS, f"{self.item.name}.png"))
+            self.done.append(self.outputs.path(LEGENDS, f"{self.item.name}.png"))
             blank = np.empty((0, _WIDEST, 3), np.uint8)
             classes = [name for name in CLASSES if name in self._seen]
             write_png(self.done[-1], with_legend(blank, classes))
@@ -197,3 +185,56 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     data = cv2.imencode(".png", in_order)[1].tobytes()
     with atomic_file(path) as scratch:
         scratch.write_bytes(data)
+
+
+def present(maps: Iterable[NDArray[np.uint8]]) -> list[str]:
+    """Names of the classes in class maps, in the order of train ids."""
+    found = np.unique(np.concatenate([np.unique(classes) for classes in maps]))
+    return [CLASSES[train_id] for train_id in found]
+
+
+def with_legend(image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """An unchanged image (H, W, 3), uint8, RGB, above a legend of classes.
+
+    Images narrower than 240 pixels are padded with white on the right: names need the width.
+    """
+    width = max(image.shape[1], _LEGEND)
+    padding = ((0, 0), (0, width - image.shape[1]), (0, 0))
+    padded = np.pad(image, padding, constant_values=255)
+    return np.concatenate((padded, legend_strip(classes, width)))
+
+
+def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """How much the class maps (H, W) of an image differ at each pixel.
+
+    Returns:
+        (H, W) float32: 0 where all agree, 1 where no two do, else the share outside the majority.
+    """
+    votes = [sum((classes == other).astype(np.uint8) for other in maps) for classes in maps]
+    others = len(maps) - np.max(votes, axis=0).astype(np.float32)
+    return np.asarray(others / (len(maps) - 1), dtype=np.float32)
+
+
+def difference_view(
+    image: NDArray[np.uint8], disagreeing: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """An image in dimmed grey, with red where models disagree.
+
+    Args:
+        image: (H, W, 3), uint8, RGB.
+        disagreeing: (H, W), see :func:`disagreement`.
+
+    Returns:
+        (H, W, 3), uint8, RGB.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * _DIMMED
+    # Keep pixels visible even if only a few models disagree.
+    share = np.where(disagreeing > 0, 0.4 + 0.6 * disagreeing, 0)[..., None]
+    return np.rint(grey[..., None] * (1 - share) + _DIFFERING * share).astype(np.uint8)
+
+
+def side_by_side(images: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images (H, W, 3), uint8, RGB, of one size in a row, each below its title."""
+    first = next(iter(images.values()))
+    strip = title_strip(list(images), first.shape[1])
+    return np.concatenate((strip, np.concatenate(list(images.values()), axis=1)))

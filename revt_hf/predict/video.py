@@ -1,8 +1,7 @@
-"""Videos: frames in, frames out, at the same rate."""
+"""Videos: read frames, write frames at the same rate."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -14,17 +13,17 @@ from revt_hf.core.outputs import readable_os_errors
 from revt_hf.core.replacing import clear_files, scratch_file
 
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
-# Containers without an index only estimate how many frames they hold.
+# Containers without an index only estimate their number of frames.
 _TOLERATED = 0.02
 
 
 def video_suffix(path: Path) -> str:
-    """What a video's results are written as: ``.avi`` (MJPG) for ``.avi``, else ``.mp4`` (mp4v)."""
+    """The suffix of a video's results: ``.avi`` (MJPG) for ``.avi``, else ``.mp4`` (mp4v)."""
     return ".avi" if path.suffix.lower() == ".avi" else ".mp4"
 
 
 class Video:
-    """A video that is read frame by frame; turned as it is displayed.
+    """A video that is read frame by frame, rotated as it is displayed.
 
     Raises:
         UserError: it cannot be read.
@@ -36,7 +35,7 @@ class Video:
             raise UserError(f"{path}: not a regular file")
         self._capture = cv2.VideoCapture(str(path))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        # Negative where the container does not say it.
+        # Negative where the container does not record it.
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         if not self._capture.isOpened() or not self.rate > 0:
             raise UserError(f"{path}: not a video that OpenCV can read")
@@ -45,15 +44,12 @@ class Video:
         """Frames (H, W, 3), uint8, RGB.
 
         Raises:
-            UserError: at the end, if there are clearly fewer than the file says.
+            UserError: after the last frame, if clearly fewer were read than the file records.
         """
         count = 0
-        while True:
-            there, frame = self._capture.read()
-            if not there:
-                break
+        while (read := self._capture.read())[0]:
             count += 1
-            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+            yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), dtype=np.uint8)
         self._capture.release()
         missing = self.frames - count
         if count == 0 or missing > max(1, _TOLERATED * self.frames):
@@ -61,9 +57,9 @@ class Video:
 
 
 class VideoOutput:
-    """A video that is written frame by frame, and is there once the ``with`` block has ended.
+    """A video that is written frame by frame and appears when the ``with`` block ends.
 
-    Codecs know even sizes only: the last row or column of another frame is doubled.
+    Codecs only allow even sizes: an odd frame's last row or column is repeated.
 
     Args:
         path: ``.avi`` or ``.mp4``.
@@ -103,28 +99,18 @@ class VideoOutput:
         self._frames += 1
         self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writer is not None:
             self._writer.release()
         try:
             if kind is None and self._writer is not None:
-                self._check_whole()
+                # OpenCV does not report a full disk.
+                written = cv2.VideoCapture(str(self._scratch)).get(cv2.CAP_PROP_FRAME_COUNT)
+                if written < self._frames:
+                    raise UserError(
+                        f"cannot write {self._path}: the file is cut short; is the disk full?"
+                    )
                 with readable_os_errors(self._path):
                     self._scratch.replace(self._path)
         finally:
             self._scratch.unlink(missing_ok=True)
-
-    def _check_whole(self) -> None:
-        """OpenCV does not say when the disk is full.
-
-        Raises:
-            UserError: frames are missing.
-        """
-        there = cv2.VideoCapture(str(self._scratch)).get(cv2.CAP_PROP_FRAME_COUNT)
-        if there < self._frames:
-            raise UserError(f"cannot write {self._path}: the file is cut short; is the disk full?")

@@ -188,10 +188,10 @@ def label_share() -> Pair:
 )
 def verify_in_threads() -> Pair:
     """Reading a whole dataset with all cores."""
-    root = _gta5(VERIFIED, 264, 480)
+    spec = DomainSpec(domain="gta5", data_dir=str(_gta5(VERIFIED, 264, 480)))
 
     def read(workers: int | None) -> Any:
-        return verify("gta5", root, workers=workers, quiet=True).pixels
+        return verify(spec, workers, quiet=True).pixels
 
     return Pair(
         lambda: read(1), lambda: read(None), lambda one, all_: float(np.abs(one - all_).max())

@@ -14,7 +14,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.scoring import evaluate_models
 from revt_hf.merging.average import merge
-from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.merging.merge_spec import MergeSpec, Rule
 from tests.helpers.tiny_members import data_of, rows, saved, tiny_model
 
 pytestmark = pytest.mark.numeric

@@ -105,7 +105,7 @@ def test_a_float_count_of_batches_is_a_whole_number(plain, tmp_path):
     out = merge([tmp_path / "x.safetensors", plain], tmp_path / "out")
     assert load_file(out / "model.safetensors")[COUNTER].equal(torch.tensor(7))
     digest = file_sha256(tmp_path / "x.safetensors")
-    assert read_merge_record(out / "merge.json")["members"][0]["sha256"] == digest
+    assert read_merge_record(out / "merge.json").members[0].sha256 == digest
     shutil.copytree(plain, tmp_path / "folder")
     shutil.copy(tmp_path / "x.safetensors", tmp_path / "folder" / "model.safetensors")
     load_model(tmp_path / "folder")

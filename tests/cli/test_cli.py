@@ -226,7 +226,7 @@ def test_overwrite_never_takes_the_working_directory(
     [
         ["evaluate", "MODEL", "--domain", "streets"],
         ["evaluate", "MODEL", "--recipe", "FILE"],
-        ["predict", "MODEL", "--model", "MODEL", "--output", "OUT"],
+        ["predict", "MODEL", "--input", "MODEL", "--output", "OUT"],
         ["inspect", "MODEL"],
         ["recalibrate", "MODEL", "--recipe", "FILE", "--output", "OUT"],
         ["diagnose", "similarity", "MODEL", "MODEL", "--output", "OUT"],

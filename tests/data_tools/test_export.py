@@ -1,7 +1,5 @@
-"""A domain as a Hub dataset: what is in it, who may have it, and where it goes."""
+"""A domain as a Hub dataset: what it holds, who may have it, and what is refused."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,13 +10,13 @@ import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains import load_domain
+from revt_hf.data.domains import load_spec
 from revt_hf.data.labels import CLASSES
 from revt_hf.data.resize import resize_to_fit
-from revt_hf.data_tools import export
-from revt_hf.data_tools.export import Export, export_parquet
-from tests.helpers.exported import STREETS, load, streets, tables
+from revt_hf.data_tools import export as module
+from tests.helpers.exported import STREETS, export, load, tables
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +44,19 @@ def own(tmp_path):
     return root
 
 
-def own_request(
-    root: Path, split: str, license: str | None = "CC BY 4.0", **changes: Any
-) -> Export:
-    options = {"encoding": "cityscapes_ids", "image_suffix": {"val": ".jpg"}.get(split, ".png")}
-    values = {"options": options, "max_size": None, **changes}
-    return Export("folder", root, None, splits=(split,), license=license, **values)
+def own_spec(root, suffix=".png", **options):
+    options = {"encoding": "cityscapes_ids", "image_suffix": suffix, **options}
+    return DomainSpec(domain="folder", data_dir=str(root), options=options)
+
+
+def export_own(root, output, split="train", suffix=".png", license="CC BY 4.0", **options):
+    return export(output, split, spec=own_spec(root, suffix), license=license, **options)
 
 
 def test_streets_come_back_as_they_were(tmp_path):
-    done = export_parquet(streets("train", "val"), tmp_path / "set", quiet=True)
+    done = export(tmp_path / "set", "train", "val")
     for split, count in (("train", 3), ("val", 2)):
-        rows, source = load(done, split), load_domain("streets", split, options=STREETS)
+        rows, source = load(done, split), load_spec(STREETS, split)
         assert (len(rows), len(source)) == (count, count)
         assert rows.features == datasets.Features(
             {"image": datasets.Image(), "label": datasets.Image(), "name": datasets.Value("string")}
@@ -67,9 +66,8 @@ def test_streets_come_back_as_they_were(tmp_path):
             assert (row["image"].mode, row["label"].mode) == ("RGB", "L")
             np.testing.assert_array_equal(np.array(row["image"]), original["image"])
             np.testing.assert_array_equal(np.array(row["label"]), original["label"])
-        bare = datasets.load_dataset(
-            "parquet", data_files={split: [str(path) for path in tables(done)]}, split=split
-        )
+        files = {split: [str(path) for path in tables(done)]}
+        bare = datasets.load_dataset("parquet", data_files=files, split=split)
         assert bare.features == rows.features
     assert [path.name for path in tables(done)] == [
         "train-00000-of-00001.parquet",
@@ -79,9 +77,8 @@ def test_streets_come_back_as_they_were(tmp_path):
 
 @pytest.mark.parametrize(("split", "suffix"), [("train", ".png"), ("val", ".jpg")])
 def test_images_keep_their_files_bytes_and_labels_become_train_ids(own, tmp_path, split, suffix):
-    done = export_parquet(own_request(own, split), tmp_path / "set", quiet=True)
-    rows = load(done, split).cast_column("image", datasets.Image(decode=False))
-    for row in rows:
+    done = export_own(own, tmp_path / "set", split, suffix)
+    for row in load(done, split).cast_column("image", datasets.Image(decode=False)):
         path = own / "img_dir" / split / f"{row['name']}{suffix}"
         assert row["image"] == {"bytes": path.read_bytes(), "path": None}
         label = np.array(row["label"])
@@ -90,73 +87,60 @@ def test_images_keep_their_files_bytes_and_labels_become_train_ids(own, tmp_path
 
 
 def test_resized_images_and_labels(own, tmp_path):
-    max_size = (12, 11)
-    done = export_parquet(own_request(own, "val", max_size=max_size), tmp_path / "set", quiet=True)
-    source = load_domain("folder", "val", own, options=own_request(own, "val").options)
+    done = export_own(own, tmp_path / "set", "val", ".jpg", max_size=(12, 11))
+    source = load_spec(own_spec(own, ".jpg"), "val")
     for row, original in zip(load(done, "val"), source, strict=True):
         assert row["image"].format == row["label"].format == "PNG"
-        np.testing.assert_array_equal(
-            np.array(row["image"]), resize_to_fit(original["image"], max_size)
-        )
-        np.testing.assert_array_equal(
-            np.array(row["label"]), resize_to_fit(original["label"], max_size, cv2.INTER_NEAREST)
-        )
+        image = resize_to_fit(original["image"], (12, 11))
+        label = resize_to_fit(original["label"], (12, 11), cv2.INTER_NEAREST)
+        np.testing.assert_array_equal(np.array(row["image"]), image)
+        np.testing.assert_array_equal(np.array(row["label"]), label)
 
 
 def test_raw_arrays_become_images(own, tmp_path):
-    images = own / "img_dir" / "train" / "city"
-    for path in list(images.iterdir()):
+    for path in list((own / "img_dir" / "train" / "city").iterdir()):
         np.save(path.with_suffix(".npy"), np.array(Image.open(path)))
-    options = {"encoding": "cityscapes_ids", "image_suffix": ".npy"}
-    done = export_parquet(own_request(own, "train", options=options), tmp_path / "set", quiet=True)
+    done = export_own(own, tmp_path / "set", suffix=".npy")
     for number, row in enumerate(load(done, "train")):
         np.testing.assert_array_equal(np.array(row["image"]), grid(10, 16, number))
 
 
-def test_several_shards(tmp_path, monkeypatch):
-    whole = export_parquet(streets(), tmp_path / "whole", quiet=True)
-    largest = max(len(row["bytes"]) for row in _cells(whole, "image"))
-    monkeypatch.setattr(export, "SHARD_BYTES", 2 * largest)
-    done = export_parquet(streets("train", "val"), tmp_path / "set", quiet=True)
-    names = [path.name for path in tables(done)]
-    assert len(names) > 3
-    trains = [name for name in names if name.startswith("train")]
+def test_shards_and_row_groups_are_bounded(tmp_path, monkeypatch):
+    def cells(folder) -> list[dict[str, Any]]:
+        return [row for path in tables(folder) for row in pq.read_table(path)["image"].to_pylist()]
+
+    whole = export(tmp_path / "whole")
+    assert pq.ParquetFile(tables(whole)[0]).num_row_groups == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "ROW_GROUP_BYTES", 1)
+        groups = export(tmp_path / "groups")
+    assert pq.ParquetFile(tables(groups)[0]).num_row_groups == 3
+    monkeypatch.setattr(module, "SHARD_BYTES", 2 * max(len(row["bytes"]) for row in cells(whole)))
+    done = export(tmp_path / "set", "train", "val")
+    trains = [path.name for path in tables(done) if path.name.startswith("train")]
+    assert len(trains) > 1
     assert trains == [f"train-{i:05d}-of-{len(trains):05d}.parquet" for i in range(len(trains))]
-    assert load(done, "train")["name"] == load(whole, "train")["name"]
+    for folder in (groups, done):
+        assert load(folder, "train")["name"] == load(whole, "train")["name"]
     assert len(load(done, "val")) == 2
-
-
-def _cells(folder: Path, column: str) -> list[dict[str, Any]]:
-    return [row for path in tables(folder) for row in pq.read_table(path)[column].to_pylist()]
-
-
-def test_row_groups_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "ROW_GROUP_BYTES", 1)
-    done = export_parquet(streets(), tmp_path / "set", quiet=True)
-    assert pq.ParquetFile(tables(done)[0]).num_row_groups == 3
-    assert len(load(done, "train")) == 3
 
 
 def test_no_path_of_this_machine_is_passed_on(own, tmp_path):
     (own / "list.txt").write_text("a\nc\n")
-    options = {
-        "encoding": "cityscapes_ids",
-        "split_files": {"train": str(own / "list.txt")},
-        "image_dir": str(own / "img_dir" / "{split}"),
-    }
-    request = own_request(own, "train", options=options)
-    done = export_parquet(request, tmp_path / "set", quiet=True)
+    lists = {"train": str(own / "list.txt")}
+    spec = own_spec(own, split_files=lists, image_dir=str(own / "img_dir" / "{split}"))
+    done = export(tmp_path / "set", spec=spec, license="mit")
     for path in [*tables(done), done / "README.md"]:
         data = path.read_bytes()
         assert str(tmp_path).encode() not in data
         assert b"own data" not in data
     assert [row["name"] for row in load(done, "train")] == ["city/a", "city/c"]
-    assert "train: '.../list.txt'" in (done / "README.md").read_text()
+    assert "train: list.txt" in (done / "README.md").read_text()
 
 
-def test_the_card(tmp_path):
-    request = streets("train", "val", max_size=(96, 48))
-    text = (export_parquet(request, tmp_path / "set", quiet=True) / "README.md").read_text()
+def test_the_card(tmp_path, monkeypatch):
+    done = export(tmp_path / "this folder, or its Hub id", "train", "val", max_size=(96, 48))
+    text = (done / "README.md").read_text()
     data = DatasetCard(text).data.to_dict()
     assert data["license"] == "apache-2.0"
     assert data["task_categories"] == ["image-segmentation"]
@@ -176,16 +160,12 @@ def test_the_card(tmp_path):
     for words in ("| 255 | ignored |", "`train_ids`", "96x48", "| train | 3 |", "val_images: 2"):
         assert words in text
     assert "More Information Needed" not in text
-
-
-def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
-    done = export_parquet(streets(), tmp_path / "this folder, or its Hub id", quiet=True)
-    code = (done / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    code = text.partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(code, found)
     assert len(code.splitlines()) == 3
-    assert np.array(found["label"]).shape == (64, 128)
+    assert np.array(found["label"]).shape == (48, 96)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +177,11 @@ def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
     ],
 )
 def test_the_license_of_a_folder_goes_into_the_card(own, tmp_path, license, identifier, name):
-    done = export_parquet(own_request(own, "train", license), tmp_path / "set", quiet=True)
+    done = export_own(own, tmp_path / "set", license=license)
     text = (done / "README.md").read_text()
     data = DatasetCard(text).data.to_dict()
     assert (data["license"], data.get("license_name")) == (identifier, name)
     assert " ".join(license.split()) in text
-
-
-@pytest.mark.parametrize("license", [None, "", "  "])
-def test_a_folder_needs_a_license(own, tmp_path, license):
-    with pytest.raises(UserError, match=r"folder: .*--license"):
-        export_parquet(own_request(own, "train", license), tmp_path / "set")
-    assert not (tmp_path / "set").exists()
 
 
 def test_gta5_is_refused(tmp_path):
@@ -216,14 +189,13 @@ def test_gta5_is_refused(tmp_path):
     for kind in ("images", "labels"):
         (root / kind).mkdir(parents=True)
         Image.fromarray(np.zeros((4, 6), np.uint8)).save(root / kind / "00001.png")
-    request = Export("gta5", root, None, {}, ("full",), None, "for research")
+    spec = DomainSpec(domain="gta5", data_dir=str(root))
     with pytest.raises(UserError, match=r"^gta5 may not be passed on: its authors"):
-        export_parquet(request, tmp_path / "set", push="someone/gta")
+        export(tmp_path / "set", "full", spec=spec, license="for research", push="someone/gta")
     assert [path.name for path in tmp_path.iterdir()] == ["gta"]
 
 
-@pytest.fixture
-def synthia(tmp_path):
+def test_synthia_needs_its_license_named(tmp_path):
     root = tmp_path / "synthia"
     for folder in ("RGB", "GT/LABELS"):
         (root / folder).mkdir(parents=True)
@@ -231,20 +203,14 @@ def synthia(tmp_path):
     label = np.zeros((4, 6, 3), np.uint16)
     label[..., 2] = 8  # red: car
     cv2.imwrite(str(root / "GT" / "LABELS" / "0000000.png"), label)
-    return root
-
-
-def test_synthia_needs_its_license_named(synthia, tmp_path):
-    def request(license: str | None) -> Export:
-        return Export("synthia", synthia, None, {}, ("full",), None, license)
-
+    spec = DomainSpec(domain="synthia", data_dir=str(root))
     with pytest.raises(UserError, match=r"read the license.*--license 'CC BY-NC-SA 3\.0'"):
-        export_parquet(request(None), tmp_path / "set")
+        export(tmp_path / "set", "full", spec=spec)
     with pytest.raises(UserError, match=r"the license of synthia is 'CC BY-NC-SA 3\.0', not 'MIT'"):
-        export_parquet(request("MIT"), tmp_path / "set")
+        export(tmp_path / "set", "full", spec=spec, license="MIT")
     assert not (tmp_path / "set").exists()
     with pytest.warns(UserWarning, match="officially 9400"):
-        done = export_parquet(request("cc by-nc-sa3.0"), tmp_path / "set", quiet=True)
+        done = export(tmp_path / "set", "full", spec=spec, license="cc by-nc-sa3.0")
     assert (np.array(load(done, "full")[0]["label"]) == 13).all()
     text = (done / "README.md").read_text()
     assert DatasetCard(text).data.to_dict()["license"] == "cc-by-nc-sa-3.0"
@@ -252,21 +218,17 @@ def test_synthia_needs_its_license_named(synthia, tmp_path):
     assert "`synthia_ids`" in text
 
 
-def test_an_output_that_exists_is_kept(tmp_path):
+def test_an_output_that_exists_is_kept(own, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="exists already"):
-        export_parquet(streets(), tmp_path / "set")
-    assert (tmp_path / "set" / "mine.txt").read_text() == "keep"
+        export(tmp_path / "set")
     with pytest.raises(UserError, match="not written by revt"):
-        export_parquet(streets(), tmp_path / "set", overwrite=True, quiet=True)
+        export(tmp_path / "set", overwrite=True)
     assert (tmp_path / "set" / "mine.txt").read_text() == "keep"
-
-
-@pytest.mark.parametrize("place", ["own data", "."])
-def test_the_source_is_never_overwritten(own, tmp_path, place):
-    with pytest.raises(UserError, match="is or holds the input"):
-        export_parquet(own_request(own, "train"), tmp_path / place, overwrite=True)
+    for output in (own, tmp_path):
+        with pytest.raises(UserError, match="is or holds the input"):
+            export_own(own, output, overwrite=True)
     assert own.is_dir()
 
 
@@ -274,20 +236,26 @@ def test_a_broken_image_leaves_nothing_behind(own, tmp_path):
     path = own / "img_dir" / "train" / "city" / "b.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"b\.png.*truncated"):
-        export_parquet(own_request(own, "train"), tmp_path / "set", quiet=True)
+        export_own(own, tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["own data"]
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("splits", "changes", "words"),
     [
-        (replace(streets(), splits=()), "at least one split"),
-        (streets("night-drive"), "'night-drive' cannot be exported"),
-        (streets(max_size=(0, 5)), "0x5"),
-        (streets(options={"images": 0}), "images"),
+        (["night-drive"], {}, "'night-drive' cannot be exported"),
+        ([], {"max_size": (0, 5)}, "0x5"),
+        ([], {"private": True}, "--push"),
+        ([], {"spec": DomainSpec(domain="streets", options={"images": 0})}, "images"),
+        *(
+            ([], {"spec": DomainSpec(domain="folder", data_dir="."), "license": license}, words)
+            for license, words in ((None, "folder: .*--license"), ("  ", "folder: .*--license"))
+        ),
     ],
 )
-def test_mistakes(tmp_path, request_, words):
+def test_mistakes(tmp_path, splits, changes, words):
     with pytest.raises(UserError, match=words):
-        export_parquet(request_, tmp_path / "set")
+        export(tmp_path / "set", *splits, **changes)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="at least one split"):
+        module.export_parquet(STREETS, (), tmp_path / "set")

@@ -179,8 +179,7 @@ def test_predict(members, tmp_path):
         Image.fromarray(random_image(seed)).save(tmp_path / "in" / f"{seed}.png")
 
     def command(output):
-        models = [word for member in members[:2] for word in ("--model", member)]
-        revt("predict", tmp_path / "in", *models, "--output", output, *NATIVE)
+        revt("predict", *members[:2], "--input", tmp_path / "in", "--output", output, *NATIVE)
 
     cpu, fake = both(tmp_path, command)
     images = [path.relative_to(cpu) for path in cpu.rglob("*.png")]

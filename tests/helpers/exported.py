@@ -5,14 +5,15 @@ from typing import Any
 
 import datasets
 
-from revt_hf.data_tools.export import Export
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.data_tools.export import ExportOptions, export_parquet
 
-STREETS = {"images": 3, "val_images": 2, "size": [64, 128]}
+STREETS = DomainSpec(domain="streets", options={"images": 3, "val_images": 2, "size": [64, 128]})
 
 
-def streets(*splits: str, **changes: Any) -> Export:
-    values = {"options": STREETS, "data_dir": None, "max_size": None, "license": None, **changes}
-    return Export(domain="streets", config=None, splits=splits or ("train",), **values)
+def export(output: Path, *splits: str, spec: DomainSpec = STREETS, **options: Any) -> Path:
+    """Export splits (``train`` if none is named) without progress bars."""
+    return export_parquet(spec, splits or ("train",), output, ExportOptions(quiet=True, **options))
 
 
 def load(folder: Path, split: str) -> Any:

@@ -28,7 +28,7 @@ from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import PushOptions, push
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate
-from revt_hf.merging.record import recorded_changes
+from revt_hf.merging.record import ChangeSource, checked_record
 from tests.helpers.pushed import make_models, results_of
 
 
@@ -323,7 +323,7 @@ def test_members_of_the_hub(models, tmp_path):
 
 def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
     images = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
-    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    sources = (ChangeSource("streets", "train", "/data/streets"),)
     for name in ("revt", "base"):
         source = getattr(models, name)
         recalibrate(source, tmp_path / name, images, Protocol(max_size=None), sources=sources)
@@ -336,12 +336,12 @@ def test_a_recalibrated_model_is_told_as_such(models, tmp_path):
         sent = tmp_path / f"sent-{name}"
         options = PushOptions(license="mit", dry_run=sent)
         push(tmp_path / name, "me/revt", options)
-        assert recorded_changes(sent)[0]["images"] == 3
+        assert checked_record(sent).changes[0].images == 3
 
 
 def test_a_merge_of_merges_is_told_as_such(models, tmp_path):
     images = [{"image": np.zeros((64, 128, 3), np.uint8)}] * 3
-    sources = ({"domain": "streets", "train": "train", "data_dir": "/data/streets"},)
+    sources = (ChangeSource("streets", "train", "/data/streets"),)
     for name in ("revt", "base"):
         recalibrate(
             getattr(models, name), tmp_path / name, images, Protocol(max_size=None), sources=sources

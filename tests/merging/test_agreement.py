@@ -12,8 +12,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
 from revt_hf.hub.bundle import check_model
 from revt_hf.merging.average import merge
-from revt_hf.merging.plan import MergeSpec, Rule
-from revt_hf.merging.record import read_merge_record
+from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.record import ImageSize, read_merge_record
 from revt_hf.models.convert import convert
 from revt_hf.models.load import load_model
 from tests.helpers.segformers import rewrite, saved, tiny
@@ -26,7 +26,10 @@ NAMES = dict(enumerate(reversed(CLASSES)))
     ("fields", "words"),
     [
         ({"id2label": NAMES}, "another order: number 0 is 'bicycle', not 'road'"),
-        ({"id2label": {**NAMES, 3: "boat"}}, "its classes are others"),
+        (
+            {"id2label": {**NAMES, 3: "boat"}},
+            "it has other classes: number 0 is 'bicycle', not 'road'",
+        ),
         (
             {"num_attention_heads": [1, 1, 1, 1]},
             r"num_attention_heads .* \[1, 1, 1, 1\], not \[1",
@@ -63,16 +66,13 @@ def test_image_sizes_may_differ_and_the_heads_is_taken(tmp_path, caplog):
         out = merge(MergeSpec(tuple(names), head=head), tmp_path / f"out-{head}")
         written = json.loads((out / "preprocessor_config.json").read_text())
         assert written["size"] == sizes[taken]
-        entries = read_merge_record(out / "merge.json")["members"]
-        assert entries[left]["image_size"] == {
-            "own": {"do_resize": True, "size": sizes[left]},
-            "taken": {"do_resize": True, "size": sizes[taken]},
-            "member": taken + 1,
-        }
-        assert sum("image_size" in entry for entry in entries) == 1
+        entries = read_merge_record(out / "merge.json").members
+        own, used = ({"do_resize": True, "size": sizes[at]} for at in (left, taken))
+        assert entries[left].image_size == ImageSize(own, used, taken + 1)
+        assert sum(entry.image_size is not None for entry in entries) == 1
         (line,) = caplog.messages
         assert f"image size of {names[left]}: height" in line
-        assert f"taken is that of {names[taken]}: height {sizes[taken]['height']}" in line
+        assert f"the merge uses that of {names[taken]}: height {sizes[taken]['height']}" in line
         check_model(out)
 
 
@@ -250,10 +250,10 @@ def test_every_merge_can_be_loaded_evaluated_and_pushed(odd, tmp_path, first, se
 
 def test_what_is_left_out_and_filled_in_stands_in_the_record(odd, tmp_path):
     out = merge([odd["plain"], odd["odd"]], tmp_path / "out")
-    plain, other = read_merge_record(out / "merge.json")["members"]
-    assert "dropped" not in plain
-    assert set(other["dropped"]) == {"ema.decode_head.classifier.bias", "data_preprocessor.std"}
-    assert other["added"] == [COUNTER]
+    plain, other = read_merge_record(out / "merge.json").members
+    assert not plain.dropped
+    assert set(other.dropped) == {"ema.decode_head.classifier.bias", "data_preprocessor.std"}
+    assert other.added == (COUNTER,)
     back = merge(MergeSpec((str(odd["plain"]), str(odd["odd"])), head=2), tmp_path / "back")
     assert load_file(back / "model.safetensors")[COUNTER] == 0
 

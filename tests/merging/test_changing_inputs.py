@@ -1,6 +1,7 @@
 """Files that change while they are read: refused, and nothing is left."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ from safetensors.torch import save_file
 
 from revt_hf.checkpoints.stamps import Stamps
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import read_json_object
 from revt_hf.merging import average
-from revt_hf.merging.plan import MergeSpec, Rule
+from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.record import read_merge_record
 from revt_hf.models import convert as converting
 from tests.helpers.segformers import saved, tiny
 
@@ -120,16 +121,15 @@ def test_a_stamp_is_of_the_file_and_not_of_its_name(tmp_path):
 
 def test_a_repeated_merge_gives_the_recorded_weights_or_nothing(tmp_path):
     members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
-    record = read_json_object(average.merge(members, tmp_path / "out") / "merge.json")
+    record = read_merge_record(average.merge(members, tmp_path / "out") / "merge.json")
     options = average.MergeOptions(repeats=record)
     average.merge(members, tmp_path / "again", options=options)
     state = dict(tiny(7).state_dict())
     save_file(state, members[1] / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="b is not what was merged: its sha256 is"):
         average.merge(members, tmp_path / "no", options=options)
-    other = {**record, "tensors_sha256": "0" * 64}
-    for entry in other["members"]:
-        entry["sha256"] = None
+    unknown = tuple(replace(member, sha256=None) for member in record.members)
+    other = replace(record, tensors_sha256="0" * 64, members=unknown)
     with pytest.raises(UserError, match="gives other weights than those of the record"):
         average.merge(members, tmp_path / "no", options=average.MergeOptions(repeats=other))
     assert not (tmp_path / "no").exists()

@@ -9,14 +9,20 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.cli.checkpoints import inspect
+from revt_hf.cli.model_folders import inspect
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate, recalibrate_model
-from revt_hf.merging.record import read_merge_record, recorded_changes, spec_from_record
+from revt_hf.merging.record import (
+    ChangeSource,
+    MemberRecord,
+    MergeHistory,
+    checked_record,
+    read_merge_record,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -54,7 +60,7 @@ def test_statistics_are_those_of_the_layers_input(model, images):
 
 
 STATISTICS = {"decode_head.batch_norm.running_mean", "decode_head.batch_norm.running_var"}
-SOURCES = ({"domain": "streets", "train": "train"},)
+SOURCES = (ChangeSource("streets", "train"),)
 
 
 def saved(model, folder, dtype=torch.float32):
@@ -86,15 +92,13 @@ def test_the_record_says_what_was_done(merged, images, tmp_path):
     recalibrate(merged, once, images, Protocol(max_size=None), sources=SOURCES)
     recalibrate(once, twice, images[:1], Protocol(max_size=None), sources=SOURCES)
     record = read_merge_record(twice / "merge.json")
-    first, second = record["changes"]
-    assert (first["kind"], first["images"], second["images"]) == ("recalibrated", 4, 1)
-    assert first["sources"] == [dict(SOURCES[0])]
-    assert first["before"] == read_merge_record(merged / "merge.json")["tensors_sha256"]
-    assert first["after"] == second["before"] == tensors_sha256(once / "model.safetensors")
-    assert second["after"] == tensors_sha256(twice / "model.safetensors")
-    assert record["tensors_sha256"] == second["after"]
-    with pytest.raises(UserError, match=r"merge\.json is of weights that were recalibrated"):
-        spec_from_record(record, "merge.json")
+    first, second = record.changes
+    assert (first.kind, first.images, second.images) == ("recalibrated", 4, 1)
+    assert first.sources == SOURCES
+    assert first.before == read_merge_record(merged / "merge.json").tensors_sha256
+    assert first.after == second.before == tensors_sha256(once / "model.safetensors")
+    assert second.after == tensors_sha256(twice / "model.safetensors")
+    assert record.tensors_sha256 == second.after
 
 
 def test_a_merge_of_merges_keeps_what_its_members_are(model, merged, images, tmp_path, capsys):
@@ -104,15 +108,13 @@ def test_a_merge_of_merges_keeps_what_its_members_are(model, merged, images, tmp
     )
     nested = merge([tmp_path / name for name in ("again", "new-a", "b")], tmp_path / "nested")
     over = merge([nested / "model.safetensors", tmp_path / "b"], tmp_path / "over")
-    entries = read_merge_record(nested / "merge.json")["members"]
+    entries = read_merge_record(nested / "merge.json").members
     own = read_merge_record(tmp_path / "again" / "merge.json")
-    assert entries[0]["merge"] == {key: own[key] for key in ("members", "base", "rules", "head")}
-    assert [[change["images"] for change in entry.get("changes", ())] for entry in entries] == [
-        *([4], [2], [])
-    ]
-    assert "merge" not in entries[1]
-    assert entries[2].keys() == {"path", "sha256"}
-    assert read_merge_record(over / "merge.json")["members"][0]["merge"]["members"] == entries
+    assert entries[0].merge == MergeHistory(own.members, own.base, own.rules, own.head)
+    assert [[change.images for change in entry.changes] for entry in entries] == [[4], [2], []]
+    assert entries[1].merge is None
+    assert entries[2] == MemberRecord(str(tmp_path / "b"), entries[2].sha256)
+    assert read_merge_record(over / "merge.json").members[0].merge.members == entries
     inspect(over, None)
     told = capsys.readouterr().out
     for words in (
@@ -135,7 +137,7 @@ def test_a_member_that_its_record_does_not_describe_is_refused(merged, tmp_path)
 def test_a_trained_model_has_a_record_of_its_own(model, images, tmp_path):
     recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", images, Protocol(max_size=None))
     assert not (tmp_path / "out" / "merge.json").exists()
-    assert [change["images"] for change in recorded_changes(tmp_path / "out")] == [4]
+    assert [change.images for change in checked_record(tmp_path / "out").changes] == [4]
 
 
 def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):

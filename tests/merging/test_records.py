@@ -1,29 +1,26 @@
 """Records that strangers wrote: one sentence with the file, or a record that is right."""
 
-import copy
 import json
-import random
 
 import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.merging.average import merge
+from revt_hf.merging.provenance import member_states
 from revt_hf.merging.record import (
-    change_lines,
+    MergeRecord,
+    checked_record,
     describes,
-    history_lines,
-    member_states,
     read_merge_record,
     read_record,
-    recorded_changes,
-    spec_from_record,
 )
+from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 from tests.helpers.segformers import saved
 
 SHA = "0" * 64
 CHANGE = {
     "kind": "recalibrated",
-    "sources": [{"domain": "streets", "train": "train"}],
+    "sources": [{"domain": "streets", "train": "train", "weight": 1.0}],
     "images": 3,
     "protocol": {"max_size": None},
     "before": SHA,
@@ -33,19 +30,18 @@ CHANGE = {
 INNER = {
     "members": [{"path": "d", "sha256": SHA, "changes": [CHANGE]}, {"path": "e", "sha256": None}],
     "base": None,
-    "rules": [{"select": "norm", "method": "mean", "weights": None, "parameters": {}}],
+    "rules": [{"select": "norm", "method": "mean"}],
     "head": 2,
 }
 RECORD = {
+    "format": "revt_hf.merge/1",
     "members": [
-        {"path": "a", "sha256": SHA, "dropped": ["x"], "merge": INNER},
-        {"path": "b", "sha256": SHA, "files": {"1": SHA, "2": SHA}},
+        {"path": "a", "sha256": SHA, "name": "first", "dropped": ["x"], "merge": INNER},
+        {"path": "b", "sha256": SHA, "files": {"1": SHA, "2": SHA}, "added": ["y"]},
     ],
     "base": {"path": "c", "sha256": None},
-    "method": "mean",
-    "selection": "backbone",
     "rules": [
-        {"select": "backbone", "method": "mean", "weights": None, "parameters": {}},
+        {"select": "backbone", "method": "mean"},
         {"select": "norm", "method": "power", "weights": [1, 2.5], "parameters": {"exponent": 1}},
     ],
     "head": 1,
@@ -55,90 +51,70 @@ RECORD = {
     "tensors_sha256": SHA,
     "changes": [CHANGE],
 }
-ODD = (None, True, -1, 10**30, 1.5, float("nan"), "", "x\n\x1b[2J", [], {}, [[]], {"a": None})
 
 
-def _places(value, at=()):
-    yield at
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from _places(value[key], (*at, key))
-
-
-def _mutated(random_numbers):
-    """A record with one value changed, removed or added, or its text damaged."""
-    record = copy.deepcopy(RECORD)
-    *where, key = random_numbers.choice([place for place in _places(record) if place])
-    parent = record
-    for step in where:
-        parent = parent[step]
-    if random_numbers.random() < 0.3:
-        del parent[key]
-    else:
-        parent[key] = random_numbers.choice(ODD)
-    text = json.dumps(record)
-    if random_numbers.random() < 0.3:
-        cut = random_numbers.randrange(len(text))
-        text = (
-            text[:cut] + random_numbers.choice(["", "]", "[" * 2000, "\x00", '"a":']) + text[cut:]
-        )
-    if random_numbers.random() < 0.1:
-        return text.encode()[: random_numbers.randrange(len(text))] + b"\xff"
-    return text.encode()
+def _use(folder):
+    """Everything that is done with a record; what it writes can be read again."""
+    record = read_merge_record(folder / "merge.json")
+    [(str(member), member.history()) for member in record.inputs]
+    [str(change) for change in record.changes]
+    describes(record, folder)
+    member_states(record)
+    (folder / "merge.json").write_text(json.dumps(record.to_json()))
+    assert read_merge_record(folder / "merge.json") == record
+    return record
 
 
 def test_mutated_records_are_right_or_one_sentence(tmp_path):
-    random_numbers = random.Random(0)
     refused = 0
-    for _ in range(300):
-        path = tmp_path / "merge.json"
-        path.write_bytes(_mutated(random_numbers))
-        try:
-            record = read_merge_record(path)
-            change_lines(record.get("changes", []))
-            [history_lines(entry) for entry in record["members"]]
-            describes(record, tmp_path)
-            member_states({**record, "members": record["members"][:1]})
-            recorded_changes(tmp_path)
-        except UserError as error:
-            refused += 1
-            assert "merge.json" in str(error)
-            assert "\n" not in str(error)
-            assert "\x1b" not in str(error)
-            assert len(str(error)) < 400
-            continue
-        spec_from_record({**record, "changes": []}, "merge.json")
-    assert 150 < refused <= 300
+    for rng, where in cases("merge.json"):
+        if rng.random() < 0.7:
+            content = json.dumps(mutated_json(RECORD, rng)).encode()
+        else:
+            content = mutated_bytes(json.dumps(RECORD).encode(), rng)
+        (tmp_path / "merge.json").write_bytes(content)
+        refused += reads_or_refuses(lambda: _use(tmp_path), where) is None
+    assert 100 < refused < 300
 
 
-def test_a_whole_record_is_read(tmp_path):
+def test_a_whole_record_is_read_and_written(tmp_path):
     (tmp_path / "merge.json").write_text(json.dumps(RECORD))
-    record = read_merge_record(tmp_path / "merge.json")
-    assert record == RECORD
-    assert read_record(tmp_path) == (tmp_path / "merge.json", RECORD)
+    record = _use(tmp_path)
+    assert isinstance(record, MergeRecord)
+    assert record.to_json() == RECORD
+    assert next(iter(record.to_json())) == "format"
+    assert read_record(tmp_path) == record
+    assert str(record.members[0]) == "first (a)"
     with pytest.raises(UserError, match="does not describe the weights"):
-        recorded_changes(tmp_path)
+        checked_record(tmp_path)
+    with pytest.raises(UserError, match=r"merge\.json describes weights that were recalibrated"):
+        record.spec("merge.json")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"format": "revt_hf.merge/2"}, "format: "),
         ({"head": "first"}, "head: "),
+        ({"head": 3}, "head is the number of a member, not 3"),
         ({"members": [{"path": "a", "sha256": SHA}]}, "members: "),
         ({"tensors_sha256": "1"}, "tensors_sha256: "),
+        ({"rules": []}, "rules: "),
         ({"rules": [{**RECORD["rules"][0], "weights": [float("inf"), 1]}]}, r"rules\.0\.weights"),
+        ({"changes": [{**CHANGE, "images": 0}]}, r"changes\.0\.images"),
+        ({"changes": [{**CHANGE, "sources": [{"domain": "/", "train": ""}]}]}, r"\.domain"),
     ],
 )
 def test_the_wrong_field_is_named(tmp_path, change, words):
     (tmp_path / "merge.json").write_text(json.dumps({**RECORD, **change}))
-    with pytest.raises(UserError, match=rf"merge\.json is not a merge record .*: {words}"):
+    with pytest.raises(UserError, match=rf"merge\.json is not a merge record .*: .*{words}"):
         read_merge_record(tmp_path / "merge.json")
 
 
 def test_a_damaged_record_of_changes_is_named(tmp_path):
     (tmp_path / "recalibration.json").write_text('{"changes": [{}], "tensors_sha256": null}')
     with pytest.raises(UserError, match=r"recalibration\.json is not a record of changes"):
-        recorded_changes(tmp_path)
+        checked_record(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{}", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])

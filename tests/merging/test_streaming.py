@@ -23,9 +23,10 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.labels import CLASSES
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.plan import MergeSpec, Rule, make_plan
-from revt_hf.merging.record import member_states, read_merge_record, spec_from_record
-from revt_hf.merging.streaming import runs
+from revt_hf.merging.merge_plan import make_plan
+from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.provenance import member_states
+from revt_hf.merging.record import MemberRecord, read_merge_record
 
 NAMES = [
     "segformer.encoder.patch_embeddings.0.proj.weight",
@@ -158,13 +159,13 @@ def test_another_order_of_tensors_changes_nothing(members, tmp_path):
     first, second = (load_file(folder / "model.safetensors") for folder in (usual, mixed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     record = read_merge_record(mixed / "merge.json")
-    assert record["members"][1]["sha256"] == file_sha256(other / "model.safetensors")
+    assert record.members[1].sha256 == file_sha256(other / "model.safetensors")
 
 
 def test_neighbours_are_one_run(members):
     with ExitStack() as stack:
         plan = make_plan(_spec(members), stack)
-        found = list(runs(plan))
+        found = list(plan.runs())
     assert sum(run.last - run.first for run in found) == len(plan.items)
     assert len(found) < len(plan.items)
 
@@ -199,7 +200,7 @@ def test_methods_with_a_base(members, tmp_path):
     merged = load_file(merge(spec, tmp_path / "out") / "model.safetensors")
     assert all(torch.isfinite(merged[name]).all() for name in _backbone(merged))
     record = read_merge_record(tmp_path / "out" / "merge.json")
-    assert record["base"]["sha256"] == file_sha256(base / "model.safetensors")
+    assert record.base.sha256 == file_sha256(base / "model.safetensors")
     for method in ("ties", "dare", "wise_ft", "model_stock"):
         merge(_spec(members, Rule(method=method), base=str(base)), tmp_path / method)
 
@@ -211,22 +212,17 @@ def test_the_record_stands_in_the_file_and_beside_it(members, tmp_path):
         metadata = file.metadata()
     assert metadata["format"] == "pt"
     inside = json.loads(metadata["revt_hf"])
-    beside = ("evaluation", "tensors_sha256")
-    assert inside == {key: value for key, value in record.items() if key not in beside}
-    assert record["tensors_sha256"] == tensors_sha256(out / "model.safetensors")
-    for entry, member in zip(record["members"], members, strict=True):
-        assert entry == {
-            "path": str(member),
-            "sha256": file_sha256(member / "model.safetensors"),
-        }
+    assert inside == record.to_json()
+    assert record.tensors_sha256 == tensors_sha256(out / "model.safetensors")
+    for entry, member in zip(record.members, members, strict=True):
+        assert entry == MemberRecord(str(member), file_sha256(member / "model.safetensors"))
 
 
 def test_a_record_can_be_repeated_to_the_same_bytes(members, tmp_path):
     rules = (Rule("backbone", "weighted_mean", (1.0, 2.0, 5.0)), Rule("norm", "median"))
     out = merge(_spec(members, *rules, head=2), tmp_path / "out")
-    again = merge(
-        spec_from_record(read_merge_record(out / "merge.json"), "merge.json"), tmp_path / "again"
-    )
+    spec = read_merge_record(out / "merge.json").spec("merge.json")
+    again = merge(spec, tmp_path / "again")
     for name in ("model.safetensors", "merge.json"):
         assert (out / name).read_bytes() == (again / name).read_bytes()
 
@@ -234,13 +230,13 @@ def test_a_record_can_be_repeated_to_the_same_bytes(members, tmp_path):
 def test_changed_and_vanished_members_are_told(members, tmp_path):
     out = merge(members, tmp_path / "out")
     record = read_merge_record(out / "merge.json")
-    assert [state.state for state in member_states(record)] == ["same"] * 3
+    assert member_states(record) == ["same"] * 3
     save_file(_state(7), members[1] / "model.safetensors")
     (members[2] / "model.safetensors").unlink()
-    assert [state.state for state in member_states(record)] == ["same", "changed", "gone"]
+    assert member_states(record) == ["same", "changed", "gone"]
     quick = merge(members[:2], tmp_path / "quick", options=MergeOptions(hashing=False))
     states = member_states(read_merge_record(quick / "merge.json"))
-    assert [state.state for state in states] == ["unknown"] * 2
+    assert states == ["unknown"] * 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -346,9 +342,9 @@ def _whole(folder):
     with safe_open(folder / "model.safetensors", framework="np") as file:
         inside = json.loads(file.metadata()["revt_hf"])
     record = read_merge_record(folder / "merge.json")
-    assert record.pop("evaluation")
-    assert record.pop("tensors_sha256") == tensors_sha256(folder / "model.safetensors")
-    assert inside == record
+    assert record.evaluation
+    assert record.tensors_sha256 == tensors_sha256(folder / "model.safetensors")
+    assert inside == record.to_json()
     assert (folder / "config.json").exists()
     return (folder / "model.safetensors").read_bytes()
 

@@ -103,7 +103,7 @@ def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
     [
         ("nowhere", "nowhere: there is no such file or folder"),
         ("empty", "empty holds no images or videos (avi, avif, bmp"),
-        ("model", "model holds no images but a model: name it with --model"),
+        ("model", "model is a model, not a folder of images: name it without --input"),
         ("out", "out is or holds the input"),
         ("out/a.png", "out is or holds the input"),
     ],

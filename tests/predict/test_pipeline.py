@@ -63,7 +63,7 @@ def test_the_pipeline_gives_the_same_class_map(capsys, trained, tmp_path, name, 
     assert theirs["pixel_values"].shape == ours.shape
     assert float((theirs["pixel_values"] - ours).abs().max()) <= levels * _LEVEL
     code, _, error = revt(
-        *(capsys, "predict", tmp_path / "a.png", "--model", folder),
+        *(capsys, "predict", folder, "--input", tmp_path / "a.png"),
         *("--output", tmp_path / "out", "--save", "maps", "--quiet"),
     )
     assert code == 0, error

@@ -16,15 +16,15 @@ from revt_hf.data.labels import CLASSES, PALETTE
 from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
-from revt_hf.predict import command
-from revt_hf.predict.command import _model_names
-from revt_hf.predict.video import VideoOutput
+from revt_hf.predict.prediction import PredictOptions, _short_names, predict_files
+from revt_hf.predict.saving import disagreement
+from revt_hf.predict.video import Video, VideoOutput
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
 from tests.helpers.image_files import IMAGE, KINDS, read_video, write_video
 from tests.helpers.networks import random_image, tiny_model
 
-NATIVE = ("--max-size", "native", "--quiet")
+NATIVE = Protocol(max_size=None)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def network(models):
 
 @pytest.fixture
 def run(capsys, tmp_path, models):
-    """Predict with the first model: exit code, standard error, JSON; results go to ``out``."""
+    """Predict with the first model: standard error, JSON; results go to ``out``."""
 
-    def predicted(*places, model=(0,), more=(), code=0):
-        named = [word for number in model for word in ("--model", models[number])]
+    def predicted(path, *more, chosen=(0,), code=0):
         found, _, error = revt(
-            *(capsys, "predict", *places, *named, "--output", tmp_path / "out"),
-            *("--json", tmp_path / "p.json", *NATIVE, *more),
+            *(capsys, "predict", *(models[number] for number in chosen), "--input", path),
+            *("--output", tmp_path / "out", "--json", tmp_path / "p.json"),
+            *("--max-size", "native", "--quiet", *more),
         )
         assert found == code, error
         return error, json.loads((tmp_path / "p.json").read_text())
@@ -72,33 +72,30 @@ def _written(folder):
 
 
 def test_every_kind_of_file_gives_the_class_map_of_what_is_displayed(run, network, tmp_path):
+    (tmp_path / "in").mkdir()
     for name, (write, _, _) in KINDS.items():
-        (tmp_path / "in").mkdir(exist_ok=True)
         write(tmp_path / "in" / name)
     _, done = run(tmp_path / "in")
     assert len(done["images"]) == len(KINDS)
     assert done["failed"] == []
-    native = Protocol(max_size=None)
     for found in done["images"]:
-        path = tmp_path / "in" / found["file"].rpartition("/")[2]
+        path = Path(found["file"])
         _, displayed, tolerance = KINDS[path.name]
         image = read_image({"path": str(path), "bytes": None})
-        off = np.abs(image.astype(int) - displayed).mean()
-        assert off <= tolerance, path.name
+        assert np.abs(image.astype(int) - displayed).mean() <= tolerance, path.name
         classes = _read(tmp_path / "out" / "maps" / f"{found['name']}.png")
         assert classes.dtype == np.uint8
-        np.testing.assert_array_equal(classes, predict(network, image, native), path.name)
+        np.testing.assert_array_equal(classes, predict(network, image, NATIVE), path.name)
         assert (found["height"], found["width"]) == classes.shape == IMAGE.shape[:2]
-        # The image stands in the overlay as it is, the legend below it.
+        # The overlay is the image at its size, above the legend.
         drawn = _read(tmp_path / "out" / "overlays" / f"{found['name']}.png")
         height, width = classes.shape
         np.testing.assert_array_equal(drawn[:height, :width], overlay(image, classes))
         assert drawn.shape[0] > height
 
 
-def test_the_legend_has_the_classes_that_are_there(run, tmp_path):
-    _save(tmp_path / "a.png", IMAGE)
-    _, done = run(tmp_path / "a.png")
+def test_shares_legend_and_ids_are_those_of_the_class_map(run, tmp_path):
+    _, done = run(_save(tmp_path / "a.png", IMAGE))
     (found,) = done["images"]
     shares = found["models"]["first"]["shares"]
     classes = _read(tmp_path / "out" / "maps" / "a.png")
@@ -107,29 +104,24 @@ def test_the_legend_has_the_classes_that_are_there(run, tmp_path):
         for train_id in np.unique(classes)
     }
     assert found["models"]["first"]["seconds"] > 0
-    assert found["differing"] is None and found["frames"] is None
+    assert found["differing"] is found["frames"] is None
     legend = _read(tmp_path / "out" / "overlays" / "a.png")[IMAGE.shape[0] :]
     for train_id, name in enumerate(CLASSES):
-        there = (legend == PALETTE[train_id]).all(-1).sum() > 20
-        assert there == (name in shares), name
-
-
-def test_ids_of_cityscapes(run, tmp_path):
-    _save(tmp_path / "a.png", IMAGE)
-    run(tmp_path / "a.png", more=["--save", "maps"])
-    train = _read(tmp_path / "out" / "maps" / "a.png")
-    run(tmp_path / "a.png", more=["--save", "maps", "--ids", "cityscapes", "--overwrite"])
-    official = _read(tmp_path / "out" / "maps" / "a.png")
+        assert ((legend == PALETTE[train_id]).all(-1).sum() > 20) == (name in shares), name
+    shutil.rmtree(tmp_path / "out" / "overlays")
+    run(tmp_path / "a.png", "--save", "maps", "--ids", "cityscapes", "--overwrite")
     assert _written(tmp_path / "out") == ["maps/a.png"]
     # cityscapesScripts: road, sidewalk, building, wall, fence, pole, light, sign, ...
     table = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-    np.testing.assert_array_equal(official, np.array(table)[train])
+    official = _read(tmp_path / "out" / "maps" / "a.png")
+    np.testing.assert_array_equal(official, np.array(table)[classes])
 
 
 def test_several_models_stand_side_by_side(run, models, tmp_path):
     _save(tmp_path / "in" / "sub" / "a.png", IMAGE)
-    _, done = run(tmp_path / "in", model=(0, 1))
-    assert _written(tmp_path / "out") == [
+    _, done = run(tmp_path / "in", chosen=(0, 1))
+    written = _written(tmp_path / "out")
+    assert written == [
         "differences/sub/a.png",
         "maps/first/sub/a.png",
         "maps/second/sub/a.png",
@@ -139,45 +131,71 @@ def test_several_models_stand_side_by_side(run, models, tmp_path):
     ]
     assert done["models"] == {model.name: str(model) for model in models}
     (found,) = done["images"]
-    assert sorted(found["outputs"]) == [
-        str(tmp_path / "out" / name) for name in _written(tmp_path / "out")
-    ]
+    assert sorted(found["outputs"]) == [str(tmp_path / "out" / name) for name in written]
     first, second = (_read(tmp_path / "out" / "maps" / m.name / "sub" / "a.png") for m in models)
     assert found["differing"] == pytest.approx((first != second).mean())
     assert 0 < found["differing"] < 1
     view = _read(tmp_path / "out" / "differences" / "sub" / "a.png").astype(int)
-    red = view[..., 0] - view[..., 1] > 30
-    np.testing.assert_array_equal(red, first != second)
+    np.testing.assert_array_equal(view[..., 0] - view[..., 1] > 30, first != second)
     sheet = _read(tmp_path / "out" / "side-by-side" / "sub" / "a.png")
     assert sheet.shape[1] > 4 * IMAGE.shape[1]
 
 
-def test_models_are_called_by_the_ends_of_their_paths(monkeypatch, tmp_path):
-    assert _model_names(["runs/x/base", "me/revt@main"]) == ["base", "revt@main"]
-    assert _model_names(["runs/base/0", "runs/both/0"]) == ["base-0", "both-0"]
+def test_disagreement_is_the_share_outside_the_majority():
+    maps = [np.array([[0, 0, 0, 0]]), np.array([[0, 1, 1, 1]]), np.array([[0, 0, 2, 1]])]
+    np.testing.assert_allclose(disagreement(maps), [[0, 0.5, 1, 0.5]])
+
+
+def test_models_are_named_by_their_labels_or_the_ends_of_their_paths(monkeypatch, tmp_path):
+    def names(*models, **labels):
+        return list(_short_names({**{model: model for model in models}, **labels}))
+
+    assert names("runs/x/base", "me/revt@main") == ["base", "revt@main"]
+    assert names("runs/base/0", "runs/both/0") == ["base-0", "both-0"]
+    assert names("runs/base/0", ours="runs/both/0") == ["0", "ours"]
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    assert _model_names(["."]) == ["mine"]
-    with pytest.raises(UserError, match="the same model twice"):
-        _model_names([".", "../mine"])
+    assert names(".") == ["mine"]
+    with pytest.raises(UserError, match="the same model is listed twice"):
+        names(".", "../mine")
+    with pytest.raises(UserError, match=r"\.\.=mine: choose another name"):
+        _short_names({"..": "mine"})
 
 
-def test_broken_files_are_warned_of_and_the_rest_goes_on(run, tmp_path):
-    good = _save(tmp_path / "in" / "good.png", IMAGE)
-    (tmp_path / "in" / "cut.png").write_bytes(good.read_bytes()[:-40])
-    (tmp_path / "in" / "text.jpg").write_text("hello")
-    (tmp_path / "in" / "empty.webp").touch()
-    (tmp_path / "in" / "text.mp4").write_text("hello")
-    error, done = run(tmp_path / "in", code=2)
-    assert [found["name"] for found in done["images"]] == ["good"]
-    assert (tmp_path / "out" / "maps" / "good.png").is_file()
+def test_what_cannot_be_used_is_one_warning_and_the_rest_goes_on(run, tmp_path):
+    folder = tmp_path / "in"
+    good = _save(folder / "a.png", random_image(64, 64))
+    _save(folder / "z.png", random_image(64, 64))
+    _save(folder / "thin.png", random_image(9, 64))
+    _save(folder / f"{'n' * 250}.png", random_image(64, 64))
+    (folder / "cut.png").write_bytes(good.read_bytes()[:-40])
+    (folder / "text.jpg").write_text("hello")
+    (folder / "text.mp4").write_text("hello")
+    (folder / "empty.webp").touch()
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    shutil.copy(good, os.fsencode(folder) + b"/\xff.png")
+    error, done = run(folder, code=2)
+    reasons = {Path(item["file"]).name[:8]: item["reason"] for item in done["failed"]}
+    expected = {
+        "thin.png": "64x9 pixels give the",
+        "nnnnnnnn": "its name has 250 byt",
+        "cut.png": "the file is truncated",
+        "text.jpg": "",
+        "text.mp4": "not a video that OpenCV can read",
+        "empty.we": "",
+        "gone.png": "a link to nothing",
+        "pipe.png": "not a regular file",
+        "\ufffd.png": "its name is not UTF-",
+    }
+    assert reasons.keys() == expected.keys()
+    assert all(reasons[name].startswith(words) for name, words in expected.items())
     warned = [line for line in error.splitlines() if line.startswith("warning: ")]
-    assert len(warned) == len(done["failed"]) == 4
-    for name in ("cut.png", "text.jpg", "empty.webp", "text.mp4"):
-        assert sum(str(tmp_path / "in" / name) in line for line in warned) == 1
-    reasons = {failed["file"].rpartition("/")[2]: failed["reason"] for failed in done["failed"]}
-    assert reasons["cut.png"] == "the file is truncated"
-    assert reasons["text.mp4"] == "not a video that OpenCV can read"
+    assert len(warned) == len(expected)
+    for name in expected:
+        assert sum(f"/{name}" in line for line in warned) == 1, name
+    assert [found["name"] for found in done["images"]] == ["a", "z"]
+    assert {"maps/a.png", "maps/z.png"} <= set(_written(tmp_path / "out"))
 
 
 def test_damage_inside_a_jpeg_is_named_and_shown_as_far_as_it_goes(run, tmp_path):
@@ -189,19 +207,18 @@ def test_damage_inside_a_jpeg_is_named_and_shown_as_far_as_it_goes(run, tmp_path
     error, done = run(tmp_path / "in")
     assert f"warning: {path}: damaged inside, shown as far as it goes (Corrupt JPEG" in error
     assert "a.jpg" not in error
-    assert len(done["images"]) == 2
-    assert done["failed"] == []
+    assert (len(done["images"]), done["failed"]) == (2, [])
 
 
 def test_batches_and_threads_change_nothing(run, tmp_path):
     for number in range(7):
         size = (48, 96) if number != 3 else (40, 56)
         _save(tmp_path / "in" / f"{number}.png", random_image(*size, seed=number))
-    _, one = run(tmp_path / "in")
+    run(tmp_path / "in")
     shutil.move(tmp_path / "out", tmp_path / "alone")
-    _, three = run(tmp_path / "in", more=["--batch-size", "3", "--workers", "3"])
+    _, three = run(tmp_path / "in", "--batch-size", "3", "--workers", "3")
     assert [found["name"] for found in three["images"]] == [str(number) for number in range(7)]
-    assert len(one["images"]) == 7
+    assert _written(tmp_path / "alone") == _written(tmp_path / "out") != []
     for name in _written(tmp_path / "alone"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
@@ -210,12 +227,12 @@ def test_batches_and_threads_change_nothing(run, tmp_path):
 def test_a_video_becomes_a_video(run, network, tmp_path, suffix):
     frames = [cv2.GaussianBlur(random_image(64, 96, seed), (5, 5), 0) for seed in range(5)]
     write_video(tmp_path / f"drive{suffix}", frames)
-    _, done = run(tmp_path / f"drive{suffix}", more=["--save", "overlays,maps"])
+    _, done = run(tmp_path / f"drive{suffix}", "--save", "overlays,maps")
     rate, drawn = read_video(tmp_path / "out" / "overlays" / f"drive{suffix}")
     assert (rate, len(drawn)) == (12.5, 5)
     _, read = read_video(tmp_path / f"drive{suffix}")
     for number, (frame, shown) in enumerate(zip(read, drawn, strict=True)):
-        classes = predict(network, np.ascontiguousarray(frame), Protocol(max_size=None))
+        classes = predict(network, np.ascontiguousarray(frame), NATIVE)
         saved = _read(tmp_path / "out" / "maps" / "drive" / f"{number:06}.png")
         np.testing.assert_array_equal(saved, classes)
         assert shown.shape == frame.shape
@@ -229,8 +246,8 @@ def test_a_video_becomes_a_video(run, network, tmp_path, suffix):
 
 def test_a_video_of_several_models(run, tmp_path):
     write_video(tmp_path / "drive.mov", [random_image(64, 96, seed) for seed in range(2)])
-    _, done = run(tmp_path / "drive.mov", model=(0, 1))
-    # Class maps of frames only where they are asked for: a codec would spoil them.
+    _, done = run(tmp_path / "drive.mov", chosen=(0, 1))
+    # Class maps of frames only on request: a codec would spoil them.
     assert _written(tmp_path / "out") == [
         "differences/drive.mp4",
         "legends/drive.png",
@@ -239,8 +256,7 @@ def test_a_video_of_several_models(run, tmp_path):
         "side-by-side/drive.mp4",
     ]
     _, frames = read_video(tmp_path / "out" / "side-by-side" / "drive.mp4")
-    assert len(frames) == 2
-    assert frames[0].shape[1] == 3 * 96
+    assert (len(frames), frames[0].shape[1]) == (2, 3 * 96)
     assert 0 < done["images"][0]["differing"] < 1
 
 
@@ -271,17 +287,14 @@ def test_nothing_half_written_stays(monkeypatch, models, tmp_path):
         pass
 
     def interrupt(video):
-        frames = whole(video)
-        yield next(frames)
+        yield next(whole(video))
         raise Interrupted
 
-    whole = command.Video.__iter__
-    monkeypatch.setattr(command.Video, "__iter__", interrupt)
-    options = command.PredictOptions(max_size="native", quiet=True)
+    whole = Video.__iter__
+    monkeypatch.setattr(Video, "__iter__", interrupt)
+    options = PredictOptions(protocol=NATIVE, quiet=True)
     with pytest.raises(Interrupted):
-        command.predict_command(
-            [tmp_path / "drive.mp4"], [str(models[0])], tmp_path / "out", options
-        )
+        predict_files({"a": str(models[0])}, [tmp_path / "drive.mp4"], tmp_path / "out", options)
     assert _written(tmp_path / "out") == []
 
 
@@ -291,43 +304,24 @@ def test_nothing_half_written_stays(monkeypatch, models, tmp_path):
         (["--save", "mpas"], "--save mpas: use maps, overlays, side-by-side, differences"),
         (["--save", "differences"], "--save differences compares models: name at least two"),
         (["--max-size", "big"], "--max-size big"),
-        (["--model", "/no/such/model"], "cannot load the model '/no/such/model'"),
+        (["/no/such/model"], "cannot load the model '/no/such/model'"),
+        (["IMAGE"], "a.png is not a model: put --input before each image"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, models, tmp_path, more, words):
     path = _save(tmp_path / "a.png", IMAGE)
-    arguments = ("predict", path, "--model", models[0], "--output", tmp_path / "out", *more)
+    more = [path if word == "IMAGE" else word for word in more]
+    arguments = ("predict", models[0], "--input", path, "--output", tmp_path / "out", *more)
     assert words in refused(capsys, *arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_files_is_not_written_to_unasked(capsys, models, tmp_path):
+def test_a_folder_with_files_is_only_written_to_with_overwrite(capsys, models, tmp_path):
     path = _save(tmp_path / "a.png", IMAGE)
     _save(tmp_path / "out" / "mine.png", IMAGE)
-    arguments = ("predict", path, "--model", models[0], "--output", tmp_path / "out")
+    arguments = ("predict", models[0], "--input", path, "--output", tmp_path / "out")
     assert "exists already" in refused(capsys, *arguments)
-    code, out, error = revt(capsys, *arguments, "--overwrite", *NATIVE[:2])
+    code, out, error = revt(capsys, *arguments, "--overwrite", "--max-size", "native")
     assert code == 0, error
-    assert out == f"1 image or video: {tmp_path / 'out'}\n"
+    assert out == f"predicted 1 input: {tmp_path / 'out'}\n"
     assert "mine.png" in _written(tmp_path / "out")
-
-
-def test_what_the_network_cannot_take_is_one_warning_and_the_rest_goes_on(run, tmp_path):
-    folder = tmp_path / "in"
-    _save(folder / "a.png", random_image(64, 64))
-    _save(folder / "thin.png", random_image(9, 64))
-    _save(folder / f"{'n' * 250}.png", random_image(64, 64))
-    _save(folder / "z.png", random_image(64, 64))
-    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(folder / "pipe.png")
-    shutil.copy(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
-    error, report = run(folder, code=2)
-    assert {Path(item["file"]).name[:8]: item["reason"][:20] for item in report["failed"]} == {
-        "thin.png": "64x9 pixels give the",
-        "nnnnnnnn": "its name has 250 byt",
-        "gone.png": "a link to nothing",
-        "pipe.png": "not a regular file",
-        "\ufffd.png": "its name is not UTF-",
-    }
-    assert error.count("warning:") == 5
-    assert {"maps/a.png", "maps/z.png"} <= set(_written(tmp_path / "out"))

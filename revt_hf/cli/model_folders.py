@@ -1,0 +1,142 @@
+"""``revt inspect``, ``recalibrate`` and ``convert``: parse, validate, call."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from revt_hf.checkpoints.tensors import MERGE_FILE
+from revt_hf.cli.merge import merge_command
+from revt_hf.cli.options import (
+    DataSelection,
+    Json,
+    Overwrite,
+    ProtocolChoice,
+    Quiet,
+    with_options,
+)
+from revt_hf.core.errors import UserError, say
+from revt_hf.core.outputs import check_output_file, write_json
+
+EXIT_CHANGED = 2
+
+
+@dataclass(frozen=True)
+class SourceData(DataSelection):
+    """Training images: of the sources of a recipe, or of one domain."""
+
+    recipe: Annotated[
+        Path | None, typer.Option(help="Use the training images of this recipe's sources.")
+    ] = None
+    split: Annotated[str, typer.Option(help="Training split of the domain.")] = "train"
+    val: Annotated[str, typer.Option(help="Held-out split of the domain.")] = "val"
+
+
+def merge(context: typer.Context) -> None:
+    """Average the encoders of several SegFormers; keep one decode head."""
+    merge_command(context.args)
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Folder of a merged or recalibrated SegFormer.")],
+    json_file: Json = None,
+) -> None:
+    """Print how a merge was made, and whether its members and weights are still the same."""
+    from revt_hf.merging.provenance import member_states
+    from revt_hf.merging.record import MergeRecord, describes, read_merge_record, read_record
+
+    check_output_file(json_file, inputs=[folder])
+    record = read_record(folder) or read_merge_record(folder / MERGE_FILE)
+    members = record.inputs if isinstance(record, MergeRecord) else []
+    states = member_states(record) if isinstance(record, MergeRecord) else []
+    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
+    if json_file is not None:
+        rows = [
+            {"path": one.path, "state": state} for one, state in zip(members, states, strict=True)
+        ]
+        write_json(json_file, {**record.to_json(), "states": rows, "weights": own})
+    if isinstance(record, MergeRecord):
+        for rule in record.rules:
+            say(str(rule))
+        say(f"all else from member {record.head}; revt_hf {record.revt_hf}")
+    for change in record.changes:
+        say(str(change))
+    for member, state in zip(members, states, strict=True):
+        say(f"{state:8} {member}")
+        for line in member.history():
+            say(f"{'':8} {line}")
+    say(f"{own:8} {folder} (the weights that {record.file} describes)")
+    if {own, *states} & {"changed", "gone"}:
+        raise typer.Exit(EXIT_CHANGED)
+
+
+@with_options
+def recalibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
+    output: Annotated[Path, typer.Option(help="Folder of the recalibrated SegFormer.")],
+    data: SourceData,
+    protocol: ProtocolChoice,
+    skip_val: Annotated[
+        bool, typer.Option("--skip-val", help="Do not score on source-val.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Re-estimate the decode head's BatchNorm statistics on source images."""
+    from dataclasses import asdict
+
+    from revt_hf.config.recipe import Source, load_recipe
+    from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
+
+    if (data.recipe is None) == (data.domain is None):
+        raise UserError("say where the source images are: either --recipe FILE or --domain NAME")
+    if data.recipe is not None:
+        sources = load_recipe(data.recipe).sources
+    else:
+        sources = (Source(**data.spec().model_dump(), train=data.split, val=data.val),)
+    read = [path for source in sources for path in source.inputs]
+    check_output_file(json_file, inputs=[model, data.recipe, *read], outputs=[output])
+    options = RecalibrateOptions(images, not skip_val, overwrite, quiet)
+    scores = recalibrate_on_sources(model, output, sources, protocol.resolve([model]), options)
+    if json_file is not None:
+        write_json(json_file, {"output": str(output), "val": [asdict(one) for one in scores]})
+    for score in scores:
+        say(f"{score.label}: mIoU {score.before:.2f} before, {score.after:.2f} after")
+    if not quiet:
+        say(f"recalibrated: {output}")
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
+    output: Annotated[Path, typer.Option(help="Folder, or with --to mmseg file, to write.")],
+    to: Annotated[
+        str | None, typer.Option(help="Format: transformers (default) or mmseg, the original's.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert checkpoints of the original to SegFormer folders, and back."""
+    from revt_hf.models.convert import convert_command
+
+    done = convert_command(source, output, to, overwrite, quiet)
+    if quiet:
+        return
+    size = f"SegFormer-{done.size.upper()}" if done.size else "a SegFormer"
+    classes = f", {len(done.labels)} classes" if done.labels else ", encoder alone"
+    say(f"converted {size}{classes}: {done.output}")
+    if done.dropped:
+        say(f"left out: {', '.join(done.dropped)}")
+    if done.added:
+        say(f"missing, 0 is taken: {', '.join(done.added)}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``revt``."""
+    # The parser of merge reads all of it, --help included.
+    raw = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(context_settings=raw, add_help_option=False)(merge)
+    for command in (inspect, recalibrate, convert):
+        app.command()(command)

@@ -1,0 +1,223 @@
+"""What a merge does with every tensor, decided before a byte is read. No torch is imported."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
+from revt_hf.checkpoints.wrapping import listed
+from revt_hf.merging.members import (
+    NOWHERE,
+    SIZE_FIELDS,
+    Source,
+    check_agreement,
+    check_rows_are_named,
+    check_same_tensors,
+    open_source,
+    with_dtypes,
+)
+from revt_hf.merging.merge_spec import MergeSpec, check_spec
+from revt_hf.merging.record import ImageSize
+from revt_hf.merging.registry import find_method
+from revt_hf.merging.selection import select
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tensor of the result, in the dtype of the head's member.
+
+    ``rule`` is None for a bit-exact copy of that member's.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    count: int
+    rule: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Items ``first`` to ``last`` (exclusive) of one rule, neighbours in every file."""
+
+    first: int
+    last: int
+    rule: int | None
+    count: int
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Every tensor of the result in the order of the first member's file."""
+
+    spec: MergeSpec
+    sources: tuple[Source, ...]
+    base: Source | None
+    items: tuple[Item, ...]
+
+    @property
+    def inputs(self) -> list[Source]:
+        """The members, then the base if there is one."""
+        return [*self.sources, *([self.base] if self.base else [])]
+
+    def by_authority(self) -> list[Source]:
+        """The members, the head's first: the others fill in what it leaves open."""
+        return [self.sources[self.spec.head - 1], *self.sources]
+
+    def image_size(self, source: Source) -> ImageSize | None:
+        """A member's image size, if the result has another one."""
+        taken = next((one for one in self.by_authority() if one.processor), None)
+        if taken is None or taken.processor is None or source.processor is None:
+            return None
+        own = {key: source.processor[key] for key in SIZE_FIELDS}
+        result = {key: taken.processor[key] for key in SIZE_FIELDS}
+        number = [one is taken for one in self.sources].index(True) + 1
+        return ImageSize(own, result, number) if own != result else None
+
+    def remarks(self) -> list[str]:
+        """Sentences on what members lose or lack."""
+        found = []
+        for source in self.sources:
+            if source.dropped:
+                found.append(f"left out of {source.label}: {listed(source.dropped)}")
+            if source.added:
+                found.append(f"missing in {source.label}, 0 is used: {listed(source.added)}")
+            size = self.image_size(source)
+            if size is not None:
+                other = self.sources[size.member - 1].label
+                found.append(
+                    f"image size of {source.label}: {_size_text(size.own)}; the merge uses that "
+                    f"of {other}: {_size_text(size.taken)}"
+                )
+        return found
+
+    def check_unchanged(self) -> None:
+        """Refuse the result if a file changed while it was read.
+
+        Raises:
+            UserError: one changed; it is named.
+        """
+        for source in self.inputs:
+            source.stamps.check()
+
+    def lines(self) -> list[str]:
+        """What is merged and copied, from which member, as text."""
+        called = [f"{name} ({path})" if name else path for name, path in self.spec.named_members]
+        lines = [
+            f"member {number}: {label}{'  (head)' if number == self.spec.head else ''}"
+            for number, label in enumerate(called, 1)
+        ]
+        if self.base is not None:
+            lines.append(f"base: {self.base.label}")
+        lines += self.remarks()
+        lines += [f"{r}: {self._amount(number)}" for number, r in enumerate(self.spec.rules)]
+        return [*lines, f"copied from {called[self.spec.head - 1]}: {self._amount(None)}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--dry-run --json`` writes."""
+        members, base = list(self.spec.members), self.spec.base
+        tensors = [
+            {"name": one.name, "dtype": one.dtype, "shape": list(one.shape), "rule": one.rule}
+            for one in self.items
+        ]
+        return {"members": members, "base": base, **self.spec.to_json(), "tensors": tensors}
+
+    def runs(self) -> Iterator[Run]:
+        """The items as runs, in order."""
+        first = 0
+        while first < len(self.items):
+            last, count = first + 1, self.items[first].count
+            while last < len(self.items) and self._continues(last):
+                count += self.items[last].count
+                last += 1
+            yield Run(first, last, self.items[first].rule, count)
+            first = last
+
+    def _continues(self, at: int) -> bool:
+        before, item = self.items[at - 1], self.items[at]
+        if (before.rule, before.dtype) != (item.rule, item.dtype):
+            return False
+        if (
+            item.rule is not None
+            and find_method(self.spec.rules[item.rule].method).scope == "tensor"
+        ):
+            return False
+        size = before.count * ITEM_SIZES[item.dtype]
+        return all(
+            not source.dtypes
+            and source.file[at] == source.file[at - 1]
+            and source.offset[at] == source.offset[at - 1] + size
+            for source in self.inputs
+            if source.offset[at - 1] != NOWHERE or source.offset[at] != NOWHERE
+        )
+
+    def _amount(self, rule: int | None) -> str:
+        chosen = [item for item in self.items if item.rule == rule]
+        return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
+
+
+def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
+    """Open all members, compare them, and decide on every tensor.
+
+    Args:
+        spec: what to merge.
+        stack: closes temporary files of members that are torch files.
+        quiet: no progress bars while the Hub is read.
+
+    Raises:
+        UserError: a member that cannot be read or does not match the first one (the differences
+            are named), a rule that does not fit the members, or a selection of nothing.
+    """
+    check_spec(spec)
+    first, order = open_source(spec.members[0], stack, quiet)
+    sources = [first]
+    for label in spec.members[1:]:
+        other, held = open_source(label, stack, quiet, order)
+        for source in sources:
+            check_agreement(source, other)
+        check_same_tensors(first, order, other, held)
+        sources.append(other)
+    rule_of: dict[str, int] = {}
+    for number, rule in enumerate(spec.rules):
+        rule_of.update(dict.fromkeys(select(rule.select, list(order)), number))
+    head = sources[spec.head - 1]
+    items = tuple(
+        Item(
+            name,
+            head.dtypes.get(at, place.dtype),
+            place.shape,
+            int(np.prod(place.shape, dtype=np.int64)),
+            rule_of.get(name) if place.dtype in FLOATS else None,
+        )
+        for at, (name, place) in enumerate(order.items())
+    )
+    with_head = list(sources)
+    if spec.base is not None:
+        base, held = open_source(spec.base, stack, quiet, order, whole=False)
+        needed = {
+            item.name: order[item.name]
+            for item in items
+            if item.rule is not None and find_method(spec.rules[item.rule].method).needs_base
+        }
+        has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
+        for source in sources:
+            check_agreement(source, base, encoder_only=not has_head)
+        check_same_tensors(first, needed, base, held, extra_is_fine=True)
+        with_head += [base] if has_head else []
+        sources.append(base)
+    mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
+    check_rows_are_named(with_head if mixed else [head], with_head)
+    if head.dtypes:
+        dtypes = [item.dtype for item in items]
+        sources = [with_dtypes(source, order, dtypes) for source in sources]
+    base_source = sources.pop() if spec.base is not None else None
+    return MergePlan(spec, tuple(sources), base_source, items)
+
+
+def _size_text(fields: Mapping[str, Any]) -> str:
+    size = ", ".join(f"{key} {value}" for key, value in fields["size"].items())
+    return size if fields["do_resize"] else f"{size}, not resized"

@@ -1,0 +1,292 @@
+"""Predict images and videos with one or several models, decoding each image once."""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import DataWarning, UserError
+from revt_hf.core.outputs import check_growing, growing_folder
+from revt_hf.data.labels import CLASSES, NUM_CLASSES
+from revt_hf.data_tools.jpeg_damage import JpegDamage
+from revt_hf.data_tools.parallel import in_threads
+from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.loading import Row, same_size_batches
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter
+from revt_hf.evaluation.sizes import minimum_side, too_small
+from revt_hf.models.recorded import recorded_protocol
+from revt_hf.predict.inputs import Input, find_inputs, read_image
+from revt_hf.predict.saving import KEPT, LEGENDS, Ids, Kept, Maps, Outputs, VideoOutputs
+from revt_hf.predict.video import Video
+
+_WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of :func:`predict_files`.
+
+    Attributes:
+        kept: what to write; None is everything that suits the input.
+        ids: the ids in class maps: ``train`` (0..18) or ``cityscapes`` (7, 8, 11, ...).
+        protocol: the test protocol; None is the one that the models record.
+        batch_size: images of one size that go through a network together.
+        workers: threads that decode images ahead.
+        overwrite: write into a folder that already has files.
+        quiet: show no progress bar.
+    """
+
+    kept: tuple[Kept, ...] | None = None
+    ids: Ids = "train"
+    protocol: Protocol | None = None
+    batch_size: int = 1
+    workers: int = 2
+    overwrite: bool = False
+    quiet: bool = False
+
+
+@dataclass
+class Predicted:
+    """The results of an image, or of all frames of a video.
+
+    Attributes:
+        item: the image or video.
+        size: (height, width).
+        frames: their number; 1 for an image.
+        pixels: of each class, by model.
+        seconds: of network and arg max, by model.
+        differing: pixels on which the models disagree.
+        outputs: the files.
+    """
+
+    item: Input
+    size: tuple[int, int] = (0, 0)
+    frames: int = 0
+    pixels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    differing: int = 0
+    outputs: list[Path] = field(default_factory=list)
+
+    def add(self, maps: Maps, seconds: Mapping[str, float]) -> None:
+        """Count the class maps (H, W), uint8, of an image or frame, by model."""
+        self.frames += 1
+        for model, classes in maps.items():
+            self.size = (classes.shape[0], classes.shape[1])
+            counts = np.bincount(classes.reshape(-1), minlength=NUM_CLASSES)
+            self.pixels[model] = self.pixels.get(model, 0) + counts
+            self.seconds[model] = self.seconds.get(model, 0.0) + seconds[model]
+        first, *others = maps.values()
+        if others:
+            agreeing = np.logical_and.reduce([first == other for other in others])
+            self.differing += int(agreeing.size - np.count_nonzero(agreeing))
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in ``revt predict --json``; shares are 0..1."""
+        total = self.size[0] * self.size[1] * self.frames
+        shares = {
+            model: {name: int(n) / total for name, n in zip(CLASSES, counts, strict=True) if n}
+            for model, counts in self.pixels.items()
+        }
+        return {
+            "file": str(self.item.path),
+            "name": self.item.name,
+            "width": self.size[1],
+            "height": self.size[0],
+            "frames": self.frames if self.item.is_video else None,
+            "models": {
+                model: {"seconds": round(self.seconds[model], 4), "shares": shares[model]}
+                for model in shares
+            },
+            "differing": self.differing / total if len(shares) > 1 else None,
+            "outputs": [str(path) for path in self.outputs],
+        }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All results; ``failed`` are the files that cannot be used, each with the reason."""
+
+    models: Mapping[str, str]
+    protocol: Protocol
+    ids: Ids
+    images: Sequence[Predicted]
+    failed: Sequence[tuple[Input, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``revt predict --json`` writes."""
+        return {
+            "models": dict(self.models),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "ids": self.ids,
+            "images": [image.to_json() for image in self.images],
+            "failed": [{"file": str(item.path), "reason": reason} for item, reason in self.failed],
+        }
+
+
+def predict_files(
+    models: Mapping[str, str],
+    paths: Sequence[Path],
+    output: Path,
+    options: PredictOptions | None = None,
+) -> Prediction:
+    """Write class maps and overlays of images and videos.
+
+    A file that cannot be used is skipped with a warning.
+
+    Args:
+        models: folders or Hub IDs, by name. A name that is the path itself is shortened to the
+            end that tells the models apart.
+        paths: images, folders of them, videos.
+        output: the folder of results.
+        options: see :class:`PredictOptions`.
+
+    Raises:
+        UserError: a path does not exist, a model cannot be loaded, ``output`` has files already or
+            cannot be written, or an option does not fit.
+    """
+    options = options or PredictOptions()
+    named = _short_names(models)
+    outputs = Outputs(output, tuple(named), options.kept, options.ids)
+    check_growing(output, options.overwrite, _WRITTEN, list(named.values()))
+    inputs, left_out = find_inputs(paths, output)
+    protocol = options.protocol or recorded_protocol(list(named.values()))
+    segmenters = {
+        name: model_segmenter(load_for_evaluation(model)) for name, model in named.items()
+    }
+    run = _Run(outputs, segmenters, protocol, options)
+    for file, reason in left_out.items():
+        run.fail(Input(Path(file), Path(file).stem, is_video=False), reason)
+    images = sum(not item.is_video for item in inputs)
+    with (
+        growing_folder(output, options.overwrite, _WRITTEN, paths, inside=True),
+        tqdm(total=images, unit="image", desc="predict", disable=options.quiet) as run.progress,
+    ):
+        done = run.predict(inputs)
+    return Prediction(named, protocol, options.ids, done, run.failed)
+
+
+def _short_names(models: Mapping[str, str]) -> dict[str, str]:
+    """Models by names that can be folders: their labels, or the shortest ends of their paths."""
+    parts = []
+    for name, model in models.items():
+        path = Path(model).resolve() if Path(model).exists() else Path(model)
+        parts.append([part.strip("/") for part in path.parts] if name == model else [name])
+        if parts[-1] in (["."], [".."]):
+            raise UserError(f"{name}={model}: choose another name, it becomes a folder")
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return dict(zip(names, models.values(), strict=True))
+    raise UserError(f"the same model is listed twice: {', '.join(models.values())}")
+
+
+class _Run:
+    def __init__(
+        self,
+        outputs: Outputs,
+        segmenters: Mapping[str, Segmenter],
+        protocol: Protocol,
+        options: PredictOptions,
+    ) -> None:
+        self.failed: list[tuple[Input, str]] = []
+        self.progress: Any = None
+        self._outputs, self._segmenters = outputs, segmenters
+        self._protocol, self._options = protocol, options
+        self._minimum = minimum_side(model for one in segmenters.values() for model in one.models)
+
+    def fail(self, item: Input, reason: str) -> None:
+        """Skip a file with a warning."""
+        reason = reason.removeprefix(f"{item.path}: ")
+        self.failed.append((item, reason))
+        self._warn(f"{item.path}: {reason}")
+
+    def _warn(self, sentence: str) -> None:
+        if self.progress is not None:
+            self.progress.clear()
+        warnings.warn(sentence, DataWarning, stacklevel=2)
+
+    def predict(self, inputs: Sequence[Input]) -> list[Predicted]:
+        """Predict images, then videos; the results are in the order of the inputs."""
+        done: dict[Input, Predicted] = {}
+        images = [item for item in inputs if not item.is_video]
+        for row, maps, seconds in self._predicted(self._images(images)):
+            one = done[row["item"]] = Predicted(row["item"])
+            one.add(maps, seconds)
+            one.outputs = self._outputs.save_image(one.item, row["image"], maps)
+            self.progress.update()
+        for item in inputs:
+            if item.is_video:
+                one = self._video(item)
+                if one.frames:
+                    done[item] = one
+        return [done[item] for item in inputs if item in done]
+
+    def _images(self, items: Sequence[Input]) -> Iterator[Row]:
+        with JpegDamage() as damage:
+            read = in_threads(partial(read_image, damage), items, max(1, self._options.workers))
+            for item, image, found in read:
+                try:
+                    if isinstance(image, UserError):
+                        raise image
+                    self._check_size(item, image)
+                except UserError as error:
+                    self.fail(item, str(error))
+                    self.progress.update()
+                    continue
+                if found:
+                    self._warn(f"{item.path}: damaged inside, shown as far as it goes ({found})")
+                yield {"item": item, "image": image}
+
+    def _check_size(self, item: Input, image: NDArray[np.uint8]) -> None:
+        """Refuse an image or frame (H, W, 3) that a network cannot take."""
+        reason = too_small((image.shape[0], image.shape[1]), self._protocol, self._minimum)
+        if reason:
+            raise UserError(f"{item.path}: {reason}")
+
+    def _video(self, item: Input) -> Predicted:
+        """The results of a video; without frames if it cannot be used."""
+        one = Predicted(item)
+        try:
+            video = Video(item.path)
+        except UserError as error:
+            self.fail(item, str(error))
+            return one
+        self.progress.total += video.frames
+        self.progress.refresh()
+        with VideoOutputs(self._outputs, item, video.rate) as writing:
+            for row, maps, seconds in self._predicted(self._frames(item, video)):
+                writing.write(one.frames, row["image"], maps)
+                one.add(maps, seconds)
+                self.progress.update()
+        one.outputs = writing.done
+        return one
+
+    def _frames(self, item: Input, video: Video) -> Iterator[Row]:
+        try:
+            for frame in video:
+                self._check_size(item, frame)
+                yield {"image": frame}
+        except UserError as error:
+            self.fail(item, str(error))
+
+    def _predicted(
+        self, rows: Iterable[Row]
+    ) -> Iterator[tuple[Row, dict[str, NDArray[np.uint8]], dict[str, float]]]:
+        """Rows with their class maps and the seconds these took, by model."""
+        for batch in same_size_batches(rows, self._protocol, self._options.batch_size):
+            images = [row["image"] for row in batch]
+            maps, seconds = {}, {}
+            for name, segmenter in self._segmenters.items():
+                since = time.perf_counter()
+                maps[name] = segmenter.class_maps(images, self._protocol)
+                seconds[name] = (time.perf_counter() - since) / len(batch)
+            for number, row in enumerate(batch):
+                yield row, {name: found[number] for name, found in maps.items()}, seconds

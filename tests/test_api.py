@@ -1,0 +1,52 @@
+"""The public API: everything it lists is there, documented, typed, and loads when it is used."""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import revt_hf
+from tests.helpers.golden import ROOT
+
+FUNCTIONS = [name for name in revt_hf.__all__ if inspect.isfunction(getattr(revt_hf, name))]
+
+
+def test_importing_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys, time; since = time.perf_counter(); import revt_hf; "
+        "revt_hf.__all__; dir(revt_hf); assert time.perf_counter() - since < 0.1; "
+        "assert not {'torch', 'transformers', 'pydantic', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_type_checkers_see_what_is_exported():
+    tree = ast.parse((ROOT / "revt_hf" / "__init__.py").read_text())
+    typed = {
+        (node.module.removeprefix("revt_hf."), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("revt_hf.")
+        for alias in node.names
+    }
+    assert typed == {(module, name) for name, module in revt_hf._HOMES.items()}
+
+
+@pytest.mark.parametrize("name", revt_hf.__all__)
+def test_everything_exported_has_a_docstring(name):
+    exported = getattr(revt_hf, name)
+    assert not callable(exported) or inspect.getdoc(exported)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_typed(name):
+    signature = inspect.signature(getattr(revt_hf, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+
+
+def test_other_names_are_missing():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        revt_hf.nothing  # noqa: B018
