@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset
 from revt_hf.analysis.blending import ScoringData
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise
-from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.results.sheets import Panel, contact_sheet
 

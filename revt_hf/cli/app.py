@@ -55,7 +55,8 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with images."""
-    from revt_hf.core.outputs import check_output_file, write_json
+    from revt_hf.core.outputs import check_output_file
+    from revt_hf.evaluation.result import write_results
     from revt_hf.results.command import report_command
 
     inputs = [recipe, *members, *revts, start]
@@ -63,5 +64,5 @@ def report(
     check_output_file(json_file, inputs=inputs)
     results = report_command(output, recipe, members, revts, start, max_size, quiet, overwrite)
     if json_file is not None:
-        write_json(json_file, [result.to_json() for result in results])
+        write_results(json_file, results)
     say(f"open {output}")

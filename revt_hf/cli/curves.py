@@ -12,7 +12,9 @@ from revt_hf.core.errors import counted, say
 def curves(
     results: Annotated[
         list[Path],
-        typer.Argument(help="Evaluations (JSON) and folders of them; files of revt evaluate."),
+        typer.Argument(
+            help="Result files (JSON) of revt evaluate and revt run, and folders of them."
+        ),
     ],
     output: Annotated[Path, typer.Option(metavar="FILE", help="The figure (PNG).")],
     protocol: Annotated[str | None, typer.Option(help="Only evaluations by this one.")] = None,
@@ -25,16 +27,16 @@ def curves(
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
     from revt_hf.core.outputs import check_output_file, check_suffix, write_json
-    from revt_hf.results.collect import read_measurements
+    from revt_hf.evaluation.result import read_results
     from revt_hf.results.curves import build_curves
     from revt_hf.results.curves_chart import draw_curves
 
-    measurements = read_measurements(results)
-    read = {measurement.path for measurement in measurements}
+    loaded = read_results(results)
+    read = {one.path for one in loaded}
     check_suffix(output, ".png")
     check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
-    found = build_curves(measurements, protocol, classes)
+    found = build_curves(loaded, protocol, classes)
     draw_curves(found, output)
     if json_file is not None:
         write_json(json_file, found.to_json())

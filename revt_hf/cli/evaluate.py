@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from revt_hf.cli.data import Config, DataDir, Json, Options, Quiet
+from revt_hf.cli.options import ProtocolChoice, named_models
 
 Members = Annotated[list[str], typer.Argument(help="SegFormer folders or Hub ids.")]
 ProtocolName = Annotated[
@@ -67,20 +68,22 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score models on a domain by the original's test protocol, or another one."""
-    from revt_hf.core.outputs import check_output_file, write_json
-    from revt_hf.core.processes import process_state
-    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
+    from revt_hf.core.outputs import check_output_file
+    from revt_hf.core.processes import failing_together, process_state
+    from revt_hf.evaluation.command import requested_splits
     from revt_hf.evaluation.cost import print_costs
+    from revt_hf.evaluation.evaluate import EvaluateOptions
+    from revt_hf.evaluation.evaluate import evaluate as run_evaluation
+    from revt_hf.evaluation.result import write_results
     from revt_hf.results.results import print_scores
     from revt_hf.results.rows import check_subset
 
     check_subset(classes)
+    named = named_models(models)
     splits = requested_splits(recipe, domain, data_dir, config, split, options or [])
     read = [path for one in splits for path in one.spec.inputs]
-    check_output_file(json_file, inputs=[*models, recipe, *read])
-    how = EvaluateOptions(
-        protocol=protocol,
-        max_size=max_size,
+    check_output_file(json_file, inputs=[*named.values(), recipe, *read])
+    settings = EvaluateOptions(
         ensembles=tuple(ensembles or ()),
         head=head,
         cost=cost,
@@ -88,14 +91,16 @@ def evaluate(
         workers=workers,
         quiet=quiet,
     )
-    results = evaluate_command(models, splits, how)
+    with failing_together(process_state()):
+        chosen = ProtocolChoice(protocol, max_size).resolve(list(named.values()))
+    results = run_evaluation(named, splits, chosen, settings)
     if not process_state().is_main_process:
         return
     if json_file is not None:
-        write_json(json_file, [result.to_json() for result in results])
+        write_results(json_file, results)
     print_scores(results, classes)
     if cost:
-        print_costs({row.model: row.cost for row in results if row.cost is not None})
+        print_costs({one.model: one.cost for one in results if one.cost is not None})
 
 
 def register(app: typer.Typer) -> None:

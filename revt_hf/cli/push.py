@@ -97,12 +97,14 @@ def merge_and_push(
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     _check_no_member(repo_id, members)
-    from revt_hf.core.outputs import write_json
-    from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, recipe_splits
+    from revt_hf.evaluation.command import recipe_splits
+    from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
+    from revt_hf.evaluation.result import write_results
     from revt_hf.hub.commit import check_repo_id, require_token
     from revt_hf.hub.push import push_command
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
+    from revt_hf.models.recorded import recorded_protocol
     from revt_hf.results.results import print_scores
 
     # All that a push would refuse at the end of the work is refused now.
@@ -123,10 +125,12 @@ def merge_and_push(
     _check_outputs(output, results, json_file, dry_run, overwrite, inputs)
     done = merge(members, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
-        scores = evaluate_command([str(done)], splits, EvaluateOptions(quiet=quiet))
+        scores = evaluate(
+            {str(done): done}, splits, recorded_protocol([done]), EvaluateOptions(quiet=quiet)
+        )
         for file in (results, json_file):
             if file is not None:
-                write_json(file, [row.to_json() for row in scores])
+                write_results(file, scores)
         print_scores(scores)
     print(
         push_command(

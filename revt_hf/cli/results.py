@@ -15,7 +15,9 @@ EXIT_STALE = 1
 def table(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(help="Evaluations (JSON) and folders of them; files of revt evaluate."),
+        typer.Argument(
+            help="Result files (JSON) of revt evaluate and revt run, and folders of them."
+        ),
     ] = None,
     format: Annotated[
         str, typer.Option(help="terminal, markdown, latex, csv or html.")
@@ -46,7 +48,7 @@ def table(
 ) -> None:
     """One table of many evaluations: rows are models, columns domains, beside the paper's."""
     from revt_hf.core.outputs import check_output_file, write_text
-    from revt_hf.results.collect import compact_text, read_measurements
+    from revt_hf.evaluation.result import read_results, write_results
     from revt_hf.results.formats import TableFormat, formatted, print_tables, table_format
     from revt_hf.results.matrix import build_tables
     from revt_hf.results.rows import TableOptions
@@ -72,14 +74,14 @@ def table(
     if not results:
         raise UserError("name RESULTS: evaluations (JSON) or folders of them")
     chosen = table_format(format)
-    measurements = read_measurements(results)
+    found = read_results(results)
     # Tables may lie in the folders that they are made from.
-    read = {measurement.path for measurement in measurements}
+    read = {one.path for one in found}
     check_output_file(output, overwrite, read, [json_file])
     check_output_file(json_file, inputs=read)
-    tables = build_tables(measurements, options)
+    tables = build_tables(found, options)
     if json_file is not None:
-        write_text(json_file, compact_text(measurements))
+        write_results(json_file, [one.compact() for one in found])
     if output is not None:
         write_text(output, formatted(tables, chosen))
         if not quiet:

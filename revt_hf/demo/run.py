@@ -9,9 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from revt_hf.config.recipe import load_recipe
-from revt_hf.core.outputs import folder_in_place, write_json
+from revt_hf.core.outputs import folder_in_place
 from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
+from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
@@ -132,7 +133,7 @@ def _recipes_text(start: TrainingJob, members: list[TrainingJob]) -> str:
 def _write(comparison: Comparison, output: Path, clock: "_Clock") -> Path:
     report = comparison.report
     report.details["Durations"] = clock.text()
-    write_json(output / "results.json", [row.to_json() for row in comparison.results])
+    write_results(output / "results.json", comparison.results)
     write_sheet(report, output / "scenes.png")
     page = output / PAGE
     write_page(report, page)

@@ -1,8 +1,6 @@
 """A running confusion matrix and the IoU that comes out of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,40 +8,10 @@ from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, SUBSETS
+from revt_hf.evaluation.result import Scores
 
 # calcHist counts in float32, which is exact up to here.
 _EXACT_COUNTS = 2**24
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Data-set-level results in percent.
-
-    A class without a single labelled or predicted pixel has no IoU (None) and does not enter the
-    mean; one that is only predicted has IoU 0 and does. Accuracy is None for classes without
-    labelled pixels. This is mmsegmentation 0.x ``core/evaluation/metrics.py`` (``mean_iou``).
-    """
-
-    miou: float
-    iou: dict[str, float | None]
-    accuracy: dict[str, float | None]
-    aacc: float
-
-    def miou_of(self, train_ids: Sequence[int]) -> float | None:
-        """Mean IoU over some classes, by the same rule; None if none of them has an IoU."""
-        values = [self.iou[CLASSES[train_id]] for train_id in train_ids]
-        present = [value for value in values if value is not None]
-        return float(np.mean(present)) if present else None
-
-    def to_json(self) -> dict[str, Any]:
-        """``mIoU``, ``aAcc``, ``IoU`` and ``Acc`` by class, ``subsets`` (name -> mIoU or None)."""
-        return {
-            "mIoU": self.miou,
-            "aAcc": self.aacc,
-            "IoU": self.iou,
-            "Acc": self.accuracy,
-            "subsets": {name: self.miou_of(ids) for name, ids in SUBSETS.items()},
-        }
 
 
 def confusion_matrix(
@@ -98,15 +66,21 @@ def scores_from(matrix: NDArray[np.int64]) -> Scores:
     hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1).astype(np.float64)
     union = labelled + matrix.sum(axis=0) - hit
-    iou = [h / u * 100 if u else None for h, u in zip(hit, union, strict=True)]
-    accuracy = [h / n * 100 if n else None for h, n in zip(hit, labelled, strict=True)]
+    iou = _shares(hit, union)
     return Scores(
-        miou=float(np.mean([value for value in iou if value is not None])),
-        iou=dict(zip(CLASSES, map(_plain, iou), strict=True)),
-        accuracy=dict(zip(CLASSES, map(_plain, accuracy), strict=True)),
-        aacc=float(hit.sum() / labelled.sum() * 100),
+        mIoU=float(np.mean([value for value in iou if value is not None])),
+        aAcc=float(hit.sum() / labelled.sum() * 100),
+        IoU=dict(zip(CLASSES, iou, strict=True)),
+        Acc=dict(zip(CLASSES, _shares(hit, labelled), strict=True)),
+        subsets={name: _mean([iou[train_id] for train_id in ids]) for name, ids in SUBSETS.items()},
     )
 
 
-def _plain(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _shares(hit: NDArray[np.float64], of: NDArray[np.float64]) -> list[float | None]:
+    """In percent; None where there is nothing."""
+    return [float(h / n * 100) if n else None for h, n in zip(hit, of, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

@@ -8,7 +8,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,32 +31,10 @@ from revt_hf.evaluation.predictor import (
     network_sizes,
     sliding_logits,
 )
+from revt_hf.evaluation.result import Cost
 
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one image, at batch size 1.
-
-    Attributes:
-        parameters: of everything that runs; a member that runs in full counts in full.
-        flops: multiplications and additions (a multiply-add is 2) of the convolutions, linear
-            layers and attention, over all views and windows; normalisation, activations and
-            resizing are not counted.
-        images_per_second: from a decoded image to its class map, median after a warm-up.
-        peak_mib: weights and working memory in MiB, by the CUDA allocator; None on other devices.
-        image_size: (height, width) of the image.
-        device: where speed and memory were measured.
-    """
-
-    parameters: int
-    flops: int
-    images_per_second: float
-    peak_mib: float | None
-    image_size: Size
-    device: str
 
 
 def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
@@ -184,7 +161,7 @@ def device_name(device: torch.device) -> str:
 def print_costs(costs: Mapping[str, Cost]) -> None:
     """A table of what models and ensembles cost, by name, on the terminal."""
     first = next(iter(costs.values()))
-    height, width = first.image_size
+    height, width = first.image_size or (0, 0)
     table = Table(title=f"Cost of a {width}x{height} image ({first.device})", title_justify="left")
     table.add_column("model", overflow="fold")
     for title in ("parameters (M)", "GFLOPs", "images/s", "peak MiB"):

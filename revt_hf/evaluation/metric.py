@@ -82,7 +82,7 @@ class MeanIoU(evaluate.Metric):
         """
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
-        result = scores_from(self.matrix).to_json()
+        result = scores_from(self.matrix).model_dump()
         self.matrix = np.zeros_like(self.matrix)
         return result
 

@@ -8,7 +8,6 @@ bilinearly twice, to the network's input size and to the image's own, and the ar
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,22 +21,26 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.resize import fit_size, resize_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
+from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.load import network_sha256
 from revt_hf.models.precision import bf16_autocast
 
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
 Network = Callable[[torch.Tensor], torch.Tensor]
+# Called with logits (N, C, h, w), the (height, width) of the network's input, the scale of the
+# view, and whether it is mirrored.
+OnLogits = Callable[[torch.Tensor, Size, float, bool], None]
 
 
 def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:
     """The (height, width) of the network's input at each of the protocol's scales."""
-    bounds = (_bound(image_size, protocol, scale) for scale in protocol.scales)
+    limits = (_max_size(image_size, protocol, scale) for scale in protocol.scales)
     return tuple(
-        image_size if max_size is None else fit_size(*image_size, max_size) for max_size in bounds
+        image_size if max_size is None else fit_size(*image_size, max_size) for max_size in limits
     )
 
 
-def _bound(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, int] | None:
+def _max_size(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, int] | None:
     if protocol.max_size is None and scale == 1:
         return None
     width, height = protocol.max_size or image_size[::-1]
@@ -62,7 +65,7 @@ def prepare(
         (1, 3, h, w) float32, normalised.
     """
     height, width = image.shape[:2]
-    max_size = _bound((height, width), protocol, scale)
+    max_size = _max_size((height, width), protocol, scale)
     if max_size is not None:
         image = resize_to_fit(image, max_size, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     mean, std = (np.array(part, np.float32) for part in (normalisation.mean, normalisation.std))
@@ -83,6 +86,7 @@ class Segmenter:
         combine: how an ensemble combines its members; None for a single model.
         head: whose decode head an ensemble of features uses, counted from 1.
         bf16: whether the network runs under autocast to bfloat16.
+        outputs: how many decode heads' logits a network gives, side by side in the channels.
     """
 
     networks: tuple[Network, ...]
@@ -91,6 +95,7 @@ class Segmenter:
     combine: str | None = None
     head: int | None = None
     bf16: bool = False
+    outputs: int = 1
 
     @property
     def normalisation(self) -> Normalisation:
@@ -107,17 +112,17 @@ class Segmenter:
         """The :func:`network_sha256` of each model, computed when first read."""
         return tuple(map(network_sha256, self.models))
 
-    def description(self) -> dict[str, Any] | None:
-        """What results say of an ensemble: its size, how it combines, its head; else None."""
+    @property
+    def ensemble(self) -> EnsembleInfo | None:
+        """How it combines its members, if it is an ensemble."""
         if self.combine is None:
             return None
-        return {"members": len(self.models), "combine": self.combine, "head": self.head}
+        return EnsembleInfo(members=len(self.models), combine=self.combine, head=self.head)
 
     def class_map(self, image: NDArray[np.uint8], protocol: Protocol) -> NDArray[np.uint8]:
         """The class map (H, W), uint8 train ids, of an RGB image (H, W, 3), uint8."""
         return self.class_maps([image], protocol)[0]
 
-    @torch.inference_mode()
     def class_maps(
         self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
     ) -> list[NDArray[np.uint8]]:
@@ -130,30 +135,55 @@ class Segmenter:
         Returns:
             Each image's class map (H, W), uint8 train ids.
         """
+        return self.output_maps(images, protocol)[0]
+
+    @torch.inference_mode()
+    def output_maps(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        protocol: Protocol,
+        on_logits: OnLogits | None = None,
+    ) -> list[list[NDArray[np.uint8]]]:
+        """Class maps of several images for each output; see :meth:`class_maps`.
+
+        Args:
+            images: as for :meth:`class_maps`.
+            protocol: see :class:`Protocol`.
+            on_logits: called with the logits of each view, see ``OnLogits``.
+        """
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        means = [MeanProbabilities(size) for size in sizes]
-        for pixels, flipped in self._views(images, protocol):
+        means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
+        for pixels, scale, flipped in self._views(images, protocol):
             network_size = (pixels.shape[2], pixels.shape[3])
             for network in self.networks:
                 logits = sliding_logits(network, pixels, protocol)
+                if on_logits is not None:
+                    on_logits(logits, network_size, scale, flipped)
+                parts = logits.chunk(self.outputs, dim=1)
                 if protocol.views == len(self.networks) == 1:
                     # The arg max of a single softmax is that of its logits.
-                    rows = zip(logits, sizes, strict=True)
-                    return [class_map(one, network_size, size) for one, size in rows]
-                for mean, one in zip(means, logits, strict=True):
-                    mean.add(one.flip(-1) if flipped else one, network_size)
-        return [mean.class_map() for mean in means]
+                    return [
+                        [
+                            class_map(one, network_size, size)
+                            for one, size in zip(part, sizes, strict=True)
+                        ]
+                        for part in parts
+                    ]
+                for part, of_output in zip(parts, means, strict=True):
+                    for one, mean in zip(part, of_output, strict=True):
+                        mean.add(one.flip(-1) if flipped else one, network_size)
+        return [[mean.class_map() for mean in of_output] for of_output in means]
 
     def _views(
         self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
-    ) -> Iterator[tuple[torch.Tensor, bool]]:
-        """The networks' inputs (N, 3, h, w), and whether each is mirrored."""
+    ) -> Iterator[tuple[torch.Tensor, float, bool]]:
+        """The networks' inputs (N, 3, h, w), the scale of each, and whether it is mirrored."""
         for scale in protocol.scales:
             prepared = [prepare(image, protocol, scale, self.normalisation) for image in images]
             pixels = torch.cat(prepared).to(self.device)
-            yield pixels, False
+            yield pixels, scale, False
             if protocol.flip:
-                yield pixels.flip(-1), True
+                yield pixels.flip(-1), scale, True
 
 
 def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
@@ -170,6 +200,23 @@ def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False)
         return logits
 
     return Segmenter(networks=(network,), modules=(model,), models=(model,), bf16=bf16)
+
+
+def heads_segmenter(
+    model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]
+) -> Segmenter:
+    """A model's encoder with several decode heads, each an output; it sees an image once.
+
+    Args:
+        model: in eval mode; its own head counts only if it is among ``heads``.
+        heads: decode heads in eval mode, on the model's device.
+    """
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        features = model.segformer(pixels, output_hidden_states=True).hidden_states
+        return torch.cat([head(features) for head in heads], dim=1)
+
+    return Segmenter((network,), (model.segformer, *heads), (model,), outputs=len(heads))
 
 
 def predict(

@@ -210,12 +210,12 @@ def _add_scores(graph: Graph, recipe: Recipe | None) -> None:
             chosen = recipe.evaluation if protocol == "recipe" else PROTOCOLS[protocol]
             graph.protocols[protocol] = chosen
     splits = tuple(graph.splits)
-    for name, values in graph.protocols.items():
+    for name, chosen in graph.protocols.items():
         for network in graph.networks.values():
             merge = graph.temporary.get(network.id)
             inputs = merge.inputs if merge else network.parts
             score_id = f"results/{name}/{network.id}"
-            graph.add(Score(score_id, inputs, network, name, values, splits, evaluate, merge))
+            graph.add(Score(score_id, inputs, network, name, chosen, splits, evaluate, merge))
 
 
 def _add_selections(graph: Graph, name: str, selection: Selection) -> None:

@@ -264,12 +264,12 @@ class _Execution:
             except UserError as error:
                 self._fail(step, str(error))
         for ended in self._trainings.wait() if self._trainings.busy else []:
-            step = self._pending[ended.job.name]
-            with self._locks.pop(step.id):
+            finished = self._pending[ended.job.name]
+            with self._locks.pop(finished.id):
                 if ended.problem is None:
-                    self._finish(step, ended.seconds)
+                    self._finish(finished, ended.seconds)
                 else:
-                    self._fail(step, ended.problem)
+                    self._fail(finished, ended.problem)
 
     def _work(self, steps: Sequence[Step]) -> None:
         """Run steps together in this process."""

@@ -26,6 +26,7 @@ from revt_hf.config.sections import (
 )
 from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import RuleRecipe
 from revt_hf.results.paper import paper_row
 
@@ -68,19 +69,11 @@ def _paper(value: Any) -> Any:
     return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
 
 
-class PaperRow(Section):
-    """A row of the paper's table, in YAML ``gta5/b5/1-4-6``."""
-
-    source: str
-    size: str
-    methods: tuple[int, ...]
-
-
 class _Titled(Section):
     """``title`` names the table's row, ``paper`` the row of the paper's table to compare with."""
 
     title: str | None = None
-    paper: Annotated[PaperRow | None, BeforeValidator(_paper)] = None
+    paper: Annotated[PaperKey | None, BeforeValidator(_paper)] = None
 
 
 class Member(_Titled):

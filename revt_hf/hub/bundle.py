@@ -13,10 +13,11 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.wrapping import listed
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json, write_text
+from revt_hf.evaluation.result import Result, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import CARD_FILE
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import results_of
+from revt_hf.hub.measured import published, results_of
 from revt_hf.hub.model_card import card_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.records import Member, published_recipe
@@ -42,13 +43,13 @@ class Bundle:
     Attributes:
         folder: the model's.
         facts: what its card says.
-        rows: of the result file, if there is one.
+        results: of the result file, if there is one.
         members: folders of members that go with it, by the members' names.
     """
 
     folder: Path
     facts: ModelCardFacts
-    rows: Sequence[Mapping[str, Any]] | None
+    results: Sequence[Result] | None
     members: Mapping[str, Path]
 
 
@@ -145,15 +146,16 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
         recipe = recorded_recipe(folder)
         if recipe:
             write_text(place / RECIPE_FILE, published_recipe(recipe, facts.base_models))
-    if bundle.rows is not None:
-        write_json(target / RESULTS_FILE, _published_rows(bundle, bundle.rows))
+    if bundle.results is not None:
+        write_results(target / RESULTS_FILE, _published_results(bundle, bundle.results))
 
 
-def _published_rows(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    measured = [*bundle.facts.results]
+def _published_results(bundle: Bundle, results: Sequence[Result]) -> list[Result]:
+    measured = [published(result, bundle.facts.repo_id) for result in bundle.facts.results]
     for name, folder in bundle.members.items():
-        measured += results_of(folder, rows, f"{_MEMBERS}/{name}")
-    return [row.published for row in measured]
+        own = results_of(folder, results)
+        measured += [published(result, f"{_MEMBERS}/{name}") for result in own]
+    return measured
 
 
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:

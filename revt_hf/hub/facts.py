@@ -10,8 +10,9 @@ from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label
+from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import check_repo_id
-from revt_hf.hub.measured import Measured, models_of, results_of
+from revt_hf.hub.measured import results_of
 from revt_hf.hub.records import (
     Merge,
     is_known,
@@ -57,13 +58,13 @@ class ModelCardFacts:
     changes: tuple[Change, ...] = ()
     base_models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
-    results: tuple[Measured, ...] = ()
+    results: tuple[Result, ...] = ()
 
     @classmethod
     def from_folder(
         cls,
         folder: str | Path,
-        results: list[dict[str, Any]] | None,
+        results: Sequence[Result] | None,
         base_models: Sequence[str],
         license: str | None,
         repo_id: str,
@@ -74,7 +75,7 @@ class ModelCardFacts:
 
         Args:
             folder: with ``config.json``; ``recipe.yaml`` and ``merge.json`` are read if there.
-            results: rows of ``revt evaluate --json``; those of other models are left aside.
+            results: measured ones; those of other models are left aside.
             base_models: Hub ids of what the model was made from. Nothing else is taken for a Hub
                 id, except a start of NVIDIA's: ``runs/start`` looks like one, too.
             license: of the weights.
@@ -125,7 +126,12 @@ class ModelCardFacts:
         of_members = (member.recipe for member in self.merge.members) if self.merge else ()
         return tuple(recipe for recipe in (self.recipe, *of_members) if recipe is not None)
 
-    def kind(self, row: Measured) -> str:
+    @property
+    def scores(self) -> tuple[tuple[DomainScore, Protocol], ...]:
+        """Every score with the protocol it was measured by."""
+        return tuple((score, one.protocol) for one in self.results for score in one.scores)
+
+    def kind(self, row: DomainScore) -> str:
         """``source`` if the model was trained on the row's domain, ``unseen`` if it surely was not.
 
         Results of a single domain do not know it: recipes do.
@@ -145,7 +151,7 @@ class ModelCardFacts:
         return tuple(dict.fromkeys(known))
 
 
-def _same_domain(row: Measured, source: Source) -> bool:
+def _same_domain(row: DomainScore, source: Source) -> bool:
     domain = DOMAINS.get(row.domain)
     if domain is None or row.domain != source.domain:
         return False
@@ -166,17 +172,15 @@ def _named_license(license: str | None) -> str:
 
 
 def _own_results(
-    folder: Path, rows: list[dict[str, Any]] | None, repo_id: str
-) -> tuple[Measured, ...]:
-    if rows is None:
+    folder: Path, results: Sequence[Result] | None, repo_id: str
+) -> tuple[Result, ...]:
+    if results is None:
         return ()
-    found = results_of(folder, rows, repo_id, [repo_id])
+    found = results_of(folder, results, [repo_id])
     if not found:
-        raise UserError(
-            f"there are results, but none of {folder}: they are of "
-            f"{', '.join(models_of(rows)) or 'no model'}"
-        )
-    return found
+        names = dict.fromkeys(result.model for result in results)
+        raise UserError(f"there are results, but none of {folder}: they are of {', '.join(names)}")
+    return tuple(found)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
+from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import Measured, protocol_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.records import method_name
 from revt_hf.merging.merge_spec import Rule
@@ -49,7 +49,7 @@ def card_text(facts: ModelCardFacts) -> str:
         rules=[_rule(rule) for rule in facts.merge.rules] if facts.merge else [],
         method_name=method_name,
         changes=[str(change).capitalize() for change in facts.changes],
-        rows=[_row(facts, row) for row in facts.results],
+        rows=[_row(facts, *pair) for pair in facts.scores],
         command=_command(facts),
         records=records,
         data_licenses=_data_licenses(facts),
@@ -67,23 +67,23 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
         base_model_relation=relation if facts.base_models else None,
         datasets=list(facts.datasets) or None,
         model_name=_name(facts) if facts.results else None,
-        eval_results=[_eval_result(measured) for measured in facts.results] or None,
+        eval_results=[_eval_result(score) for score, _ in facts.scores] or None,
     )
 
 
-def _eval_result(measured: Measured) -> EvalResult:
+def _eval_result(score: DomainScore) -> EvalResult:
     # The Hub tells results apart by type, config and split: a folder of one's own needs a name.
-    known = measured.domain in DOMAINS and DOMAINS[measured.domain].facts.kind != "any"
+    known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
     return EvalResult(
         task_type=TASK,
         task_name="Semantic segmentation",
-        dataset_type=measured.domain if known else _slug(measured.label.rpartition("/")[0]),
-        dataset_name=measured.label,
-        dataset_config=measured.config,
-        dataset_split=measured.split,
+        dataset_type=score.domain if known else _slug(score.label.rpartition("/")[0]),
+        dataset_name=score.label,
+        dataset_config=score.config,
+        dataset_split=score.split,
         metric_type="mean_iou",
         metric_name="mIoU (%)",
-        metric_value=round(measured.miou, 2),
+        metric_value=round(score.miou, 2),
     )
 
 
@@ -126,7 +126,7 @@ def _rule(rule: Rule) -> dict[str, str]:
     return {"selection": rule.select, "method": rule.method, "settings": settings}
 
 
-def _row(facts: ModelCardFacts, row: Measured) -> dict[str, str]:
+def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:
     encoding = row.label_encoding or "not recorded"
     return {
         "label": row.label,
@@ -134,7 +134,7 @@ def _row(facts: ModelCardFacts, row: Measured) -> dict[str, str]:
         "images": str(row.images),
         "miou": f"{row.miou:.2f}",
         "encoding": encoding if encoding in ENCODINGS else text(encoding),
-        "protocol": protocol_text(row.protocol),
+        "protocol": protocol.text,
     }
 
 
@@ -172,7 +172,7 @@ def _protocol(evaluation: Protocol) -> list[str]:
 def _asked(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
     targets = [target for recipe in facts.recipes for target in recipe.targets]
     specs = [(DomainSpec(**_spec(target)), target.split) for target in targets]
-    rows = sorted(facts.results, key=lambda row: facts.kind(row) == "source")
+    rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
     if not rows:
         return specs[0] if specs else (DomainSpec(domain=_PLAIN_DOMAIN), "val")
     sources = [source for recipe in facts.recipes for source in recipe.sources]

@@ -10,6 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from revt_hf import __version__
 from revt_hf.core.outputs import atomic_folder, file_sha256
+from revt_hf.evaluation.result import read_results
 from revt_hf.hub.bundle import (
     Bundle,
     assemble,
@@ -26,7 +27,6 @@ from revt_hf.hub.commit import (
     require_token,
 )
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import read_results
 
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is there by halves: run the same command again"
@@ -144,10 +144,10 @@ def push_command(
 
 def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Path | None) -> Bundle:
     check_files(folder)
-    rows = None if results is None else read_results(Path(results))
+    measured = None if results is None else read_results([Path(results)])
     facts = ModelCardFacts.from_folder(
         folder,
-        rows,
+        measured,
         options.base_models,
         options.license,
         repo_id,
@@ -158,7 +158,7 @@ def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Pat
     members = members_by_name(merged, options.with_members)
     for place in (folder, *members.values()):
         check_model(place)
-    return Bundle(folder, facts, rows, members)
+    return Bundle(folder, facts, measured, members)
 
 
 def _send(folder: Path, repo_id: str, options: PushOptions) -> str:

@@ -38,11 +38,10 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.command import load_for_evaluation
 from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.evaluation.scoring import confusion_of
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging.record import (
     CHANGES_FILE,
@@ -289,11 +288,12 @@ class _Moments:
 def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
     if not held_out:
         return []
-    network = load_for_evaluation(folder)
+    segmenter = as_segmenter(folder)
     scores = []
     for rows in held_out:
-        indices = tqdm(range(len(rows)), unit="image", desc="source-val", disable=quiet)
-        scores.append(scores_from(confusion_of(network, rows, indices, protocol)).miou)
+        with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
+            ((sums,),) = score_images([segmenter], rows, protocol, on_image=progress.update)
+        scores.append(scores_from(sums.matrix).miou)
     return scores
 
 

@@ -18,10 +18,9 @@ from revt_hf.core.outputs import check_growing, growing_folder
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
 from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
-from revt_hf.evaluation.command import load_for_evaluation
-from revt_hf.evaluation.loading import Row, same_size_batches
+from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
-from revt_hf.evaluation.sizes import minimum_side, too_small
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.predict.inputs import Input, find_inputs, read_image
 from revt_hf.predict.saving import KEPT, LEGENDS, Ids, Kept, Maps, Outputs, VideoOutputs

@@ -11,9 +11,9 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.labels import colourise
-from revt_hf.evaluation.command import load_for_evaluation
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
 from revt_hf.evaluation.predictor import predict
-from revt_hf.evaluation.scoring import Evaluated, evaluate_models
+from revt_hf.evaluation.result import LIBRARIES, Result
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.results.page import Curve, Model, Panel, Report, Scene
 from revt_hf.results.results import scores_of
@@ -21,17 +21,6 @@ from revt_hf.results.sheets import contact_sheet, overlay
 from revt_hf.results.summary import Score
 from revt_hf.training.tracking import read_metrics
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "evaluate",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "revt_hf",
-)
 _CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
 
 
@@ -48,7 +37,7 @@ class Comparison:
     """Everything that a report is made from."""
 
     report: Report
-    results: list[Evaluated]
+    results: list[Result]
 
 
 def compare(
@@ -72,9 +61,7 @@ def compare(
         on_image: called after each image, for a progress bar.
     """
     networks = {entry.model.name: load_for_evaluation(entry.folder) for entry in entries}
-    results: list[Evaluated] = []
-    for split, images in splits:
-        results += evaluate_models(networks, images, split, protocol, on_image)
+    results = evaluate(networks, splits, protocol, EvaluateOptions(quiet=True), on_image)
     report = assemble(
         title, intro, entries, networks, splits, protocol, scores_of(results), details
     )

@@ -9,7 +9,7 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.outputs import check_output_file, check_suffix
 from revt_hf.evaluation.command import chosen_protocol, recipe_splits
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.scoring import Evaluated
+from revt_hf.evaluation.result import Result
 from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.build import Entry, compare
 from revt_hf.results.page import Model, write_page
@@ -31,7 +31,7 @@ def report_command(
     max_size: str | None,
     quiet: bool,
     overwrite: bool = False,
-) -> list[Evaluated]:
+) -> list[Result]:
     """Score and draw models on a recipe's source-val and targets; write the page.
 
     Args:

@@ -12,7 +12,7 @@ from revt_hf.data.domains.corruptions import (
     Corruption,
     corruption_of,
 )
-from revt_hf.results.collect import Measurement
+from revt_hf.evaluation.result import Result
 from revt_hf.results.entries import Entry, entries_of, protocol_name
 from revt_hf.results.rows import check_subset
 from revt_hf.results.summary import Spread
@@ -77,7 +77,7 @@ class Curves:
 
 
 def build_curves(
-    measurements: Sequence[Measurement], protocol: str | None = None, classes: str | None = None
+    results: Sequence[Result], protocol: str | None = None, classes: str | None = None
 ) -> Curves:
     """The curves of evaluations on the ``corruptions`` domain.
 
@@ -86,7 +86,7 @@ def build_curves(
     network was scored on several.
 
     Args:
-        measurements: of :func:`revt_hf.results.collect.read_measurements`.
+        results: of :func:`revt_hf.evaluation.result.read_results`.
         protocol: take only evaluations by the one of this name.
         classes: a class subset to average over.
 
@@ -95,35 +95,35 @@ def build_curves(
             evaluations by several protocols; networks that were scored on different images.
     """
     check_subset(classes)
-    entries = [entry for entry in entries_of(measurements) if any(_corruptions(entry))]
+    entries = [entry for entry in entries_of(results) if any(_corruptions(entry))]
     if not entries:
         raise UserError(f"no evaluation has scores on the domain '{NAME}'")
-    names = {entry.views: _protocol(entry) for entry in entries}
+    names = {entry.protocol: _protocol(entry) for entry in entries}
     entries = [
         entry
         for entry in entries
-        if protocol in (None, _protocol(entry), entry.measurement.protocol_name)
+        if protocol in (None, _protocol(entry), entry.result.protocol_name)
     ]
     known = ", ".join(names.values())
     if not entries:
         raise UserError(f"no evaluation is by the protocol '{protocol}', only by {known}")
-    if len({entry.views for entry in entries}) > 1:
+    if len({entry.protocol for entry in entries}) > 1:
         raise UserError(f"evaluations are by several protocols ({known}): name one, --protocol")
     groups: dict[tuple[str, str | None], list[Entry]] = {}
     for entry in entries:
-        one = entry.measurement
-        line = MEMBERS if one.kind == "member" else one.group
+        one = entry.result
+        line = MEMBERS if one.kind == "member" else one.row
         groups.setdefault((line, one.kind), []).append(entry)
     curves = [
         Curve(line, kind, of, corruption, points)
         for (line, kind), group in groups.items()
         for (of, corruption), points in _points(group, classes)
     ]
-    return Curves(names[entries[0].views], classes, tuple(curves))
+    return Curves(names[entries[0].protocol], classes, tuple(curves))
 
 
 def _protocol(entry: Entry) -> str:
-    return protocol_name(entry.measurement) or entry.views.text
+    return protocol_name(entry.result) or entry.protocol.text
 
 
 def _points(

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.results.collect import Cost, DomainScore, Measurement, Selected
+from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
 
 Thing = TypeVar("Thing")
 
@@ -17,51 +17,51 @@ class Entry:
     """One network scored by one protocol.
 
     Attributes:
-        measurement: the first one that speaks of it.
+        result: the first one of it.
         scores: by the domain's label.
         paths: the file of each score.
         cost: of the network, if it was measured.
-        selection: how the network was chosen, if it was.
+        selected: how the network was chosen, if it was.
     """
 
-    measurement: Measurement
+    result: Result
     scores: dict[str, DomainScore] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     cost: Cost | None = None
-    selection: Selected | None = None
+    selected: Selected | None = None
 
     @property
-    def views(self) -> Protocol:
-        """The protocol's values."""
-        return self.measurement.views
+    def protocol(self) -> Protocol:
+        """The protocol it was scored by."""
+        return self.result.protocol
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The labels of the source-val splits, sorted."""
         return sources_of(self.scores.values())
 
-    def add(self, measurement: Measurement) -> None:
-        """Take over the scores of a measurement; the same score counts once.
+    def add(self, result: Result) -> None:
+        """Take over the scores of a result; the same score counts once.
 
         Raises:
             UserError: the network has another score on a domain already.
         """
-        for row in measurement.results:
+        for row in result.scores:
             old = self.scores.get(row.label)
             if old is not None and _measured(old) != _measured(row):
                 raise UserError(
-                    f"{self.paths[row.label]} and {measurement.path} score {measurement.model} on "
+                    f"{self.paths[row.label]} and {result.path} score {result.model} on "
                     f"{row.label} differently ({old.miou:.2f} and {row.miou:.2f}): keep one"
                 )
             if old is None:
                 self.scores[row.label] = row
-                self.paths[row.label] = measurement.path
-        self.cost = self.cost or measurement.cost
-        self.selection = self.selection or measurement.selection
+                self.paths[row.label] = result.path
+        self.cost = self.cost or result.cost
+        self.selected = self.selected or result.selected
 
     def called(self, label: str) -> str:
         """The network with the file that has its score on a domain, for messages."""
-        return f"{self.measurement.model} in {self.paths[label]}"
+        return f"{self.result.model} in {self.paths[label]}"
 
 
 def _measured(row: DomainScore) -> tuple[float, int, str | None]:
@@ -73,23 +73,23 @@ def sources_of(rows: Iterable[DomainScore]) -> tuple[str, ...]:
     return tuple(sorted({row.label for row in rows if row.is_source}))
 
 
-def entries_of(measurements: Sequence[Measurement]) -> list[Entry]:
+def entries_of(results: Sequence[Result]) -> list[Entry]:
     """One entry for each network and protocol, in order of appearance.
 
     Raises:
         UserError: a network has two different scores on a domain.
     """
-    groups: dict[Hashable, list[Measurement]] = {}
-    for one in measurements:
-        key = (one.views, one.group, one.kind, one.model, one.seed, one.head, one.sha256)
+    groups: dict[Hashable, list[Result]] = {}
+    for one in results:
+        key = (one.protocol, one.row, one.kind, one.model, one.seed, one.head, one.weights)
         groups.setdefault((*key, one.size, one.paper), []).append(one)
     entries = []
     for group in groups.values():
         # Ensembles of two experiments may have one name; their sources tell them apart.
-        for part in by_source(group, [sources_of(one.results) for one in group]).values():
+        for part in by_source(group, [sources_of(one.scores) for one in group]).values():
             entry = Entry(part[0])
-            for measurement in part:
-                entry.add(measurement)
+            for result in part:
+                entry.add(result)
             entries.append(entry)
     return entries
 
@@ -111,9 +111,9 @@ def by_source(
     return parts
 
 
-def protocol_name(measurement: Measurement) -> str | None:
+def protocol_name(result: Result) -> str | None:
     """What a protocol is called: a known one by its values, another as its experiment says."""
-    if measurement.views.preset is not None:
-        return measurement.views.preset
+    if result.protocol.preset is not None:
+        return result.protocol.preset
     # "recipe" is another protocol in each experiment.
-    return None if measurement.protocol_name == "recipe" else measurement.protocol_name
+    return None if result.protocol_name == "recipe" else result.protocol_name

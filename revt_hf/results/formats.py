@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable
-from revt_hf.results.collect import Cost
-from revt_hf.results.layout import Heading, Layout, layout
+from revt_hf.results.layout import COST_FIELDS, Heading, Layout, layout
 from revt_hf.results.markdown import text
 from revt_hf.results.markup import html, latex
 from revt_hf.results.rows import MEAN, ResultTable, TableRow
@@ -125,7 +124,7 @@ _NUMBERS = ("mean", "std", "n", "paper", "values")
 
 def csv_lines(tables: Sequence[ResultTable]) -> str:
     """A line for each row and domain: mean and population std (percent), n, paper, all values."""
-    costs = tuple(Cost.model_fields) if any(table.costs for table in tables) else ()
+    costs = COST_FIELDS if any(table.costs for table in tables) else ()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*_CSV, *_NUMBERS, *costs])
@@ -138,7 +137,7 @@ def csv_lines(tables: Sequence[ResultTable]) -> str:
 
 def _csv_rows(table: ResultTable, row: TableRow) -> Iterator[list[str]]:
     papers = row.paper_scores(table.classes)
-    about = [table.protocol, " ".join(table.sources), table.classes or "", row.title]
+    about = [table.protocol_title, " ".join(table.sources), table.classes or "", row.title]
     about += [row.kind or "", row.selected_on or ""]
     labels = [(column.label, column.is_source, column.has_paper) for column in table.columns]
     for label, is_source, has_paper in [*labels, (MEAN, False, False)]:

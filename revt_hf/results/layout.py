@@ -17,6 +17,7 @@ _COSTS = (
     ("images_per_second", "images/s", 1.0, 1),
     ("peak_mib", "MiB", 1.0, 0),
 )
+COST_FIELDS = tuple(name for name, *_ in _COSTS)
 # What stands above the headings of several columns.
 _AREAS: dict[Role, str] = {
     "name": "",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.results.collect import Measurement
+from revt_hf.evaluation.result import Result
 from revt_hf.results.entries import Entry, by_source, entries_of, protocol_name
 from revt_hf.results.notes import compared, notes_of
 from revt_hf.results.paper import DOMAINS, ROWS
@@ -22,33 +22,33 @@ from revt_hf.results.summary import best_rows
 _KINDS = ("init", "member", "merge", "recalibrated", "ensemble", "selection")
 
 
-def build_tables(measurements: Sequence[Measurement], options: TableOptions) -> list[ResultTable]:
+def build_tables(results: Sequence[Result], options: TableOptions) -> list[ResultTable]:
     """One table for each protocol and source, in order of appearance.
 
     Raises:
         UserError: no evaluation is by the protocol that was asked for; numbers of one group that
             cannot be averaged.
     """
-    chosen = _by_protocol(measurements, options.protocol)
+    chosen = _by_protocol(results, options.protocol)
     entries = entries_of(chosen)
     _check_names_of_protocols(entries)
     tables = []
-    for views in dict.fromkeys(entry.views for entry in entries):
-        same = [entry for entry in entries if entry.views == views]
+    for protocol in dict.fromkeys(entry.protocol for entry in entries):
+        same = [entry for entry in entries if entry.protocol == protocol]
         for sources, part in by_source(same, [entry.sources for entry in same]).items():
-            tables.append(_table(views, sources, part, options))
+            tables.append(_table(protocol, sources, part, options))
     if options.paper is not None:
         tables = _with_paper(tables, options)
     return [_finished(table) for table in tables]
 
 
-def _by_protocol(measurements: Sequence[Measurement], name: str | None) -> list[Measurement]:
-    def names(one: Measurement) -> set[str]:
+def _by_protocol(results: Sequence[Result], name: str | None) -> list[Result]:
+    def names(one: Result) -> set[str]:
         return {text for text in (one.protocol_name, protocol_name(one)) if text}
 
-    chosen = [one for one in measurements if name is None or name in names(one)]
-    if not chosen and measurements:
-        known = sorted({text for one in measurements for text in names(one)})
+    chosen = [one for one in results if name is None or name in names(one)]
+    if not chosen and results:
+        known = sorted({text for one in results for text in names(one)})
         raise UserError(f"no evaluation is by the protocol '{name}', only by {', '.join(known)}")
     return chosen
 
@@ -57,35 +57,34 @@ def _check_names_of_protocols(entries: Sequence[Entry]) -> None:
     """Refuse one name for two protocols where a reader would take them for one."""
     seen: dict[Hashable, Entry] = {}
     for entry in entries:
-        name = entry.measurement.protocol_name
+        name = entry.result.protocol_name
         for label in entry.scores:
-            one = entry.measurement
-            first = seen.setdefault((name, entry.sources, one.group, one.size, label), entry)
-            if name is not None and first.views != entry.views:
+            one = entry.result
+            first = seen.setdefault((name, entry.sources, one.row, one.size, label), entry)
+            if name is not None and first.protocol != entry.protocol:
                 raise UserError(
                     f"{not_averaged(first, entry, label)}: their protocol '{name}' is "
-                    f"{first.views.text} and {entry.views.text}; keep one"
+                    f"{first.protocol.text} and {entry.protocol.text}; keep one"
                 )
 
 
 def _table(
-    views: Protocol, sources: tuple[str, ...], entries: Sequence[Entry], options: TableOptions
+    protocol: Protocol, sources: tuple[str, ...], entries: Sequence[Entry], options: TableOptions
 ) -> ResultTable:
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
-        one = entry.measurement
-        key = (one.group, one.kind, one.paper, one.size)
+        one = entry.result
+        key = (one.row, one.kind, one.paper, one.size)
         own = (one.model, one.seed, one.head) if options.per_model else ()
         groups.setdefault((*key, *own), []).append(entry)
     labels = list(dict.fromkeys(label for entry in entries for label in entry.scores))
     labels.sort(key=lambda label: label not in sources)
     targets = [label for label in labels if label not in sources]
     rows = [row_of(group, labels, targets, options) for group in groups.values()]
-    name = protocol_name(entries[0].measurement)
-    words = views.text
+    name = protocol_name(entries[0].result)
     return ResultTable(
-        views,
-        f"{name} ({words})" if name else words,
+        protocol,
+        f"{name} ({protocol.text})" if name else protocol.text,
         sources,
         options.classes,
         tuple(Column(label, label in sources) for label in labels),
@@ -119,15 +118,15 @@ def _with_paper(tables: Sequence[ResultTable], options: TableOptions) -> list[Re
         done.append(replace(table, rows=(*table.rows, *mine), columns=(*table.columns, *more)))
     if missing:
         values = PROTOCOLS["paper"]
-        protocol = f"paper ({values.text})"
+        title = f"paper ({values.text})"
         columns = tuple(map(Column, DOMAINS))
-        done.append(ResultTable(values, protocol, (), options.classes, columns, tuple(missing)))
+        done.append(ResultTable(values, title, (), options.classes, columns, tuple(missing)))
     return done
 
 
 def _is_papers(table: ResultTable) -> bool:
     """Whether the paper's numbers are by this protocol and on one of these domains."""
-    return table.views == PROTOCOLS["paper"] and not set(DOMAINS).isdisjoint(table.targets)
+    return table.protocol == PROTOCOLS["paper"] and not set(DOMAINS).isdisjoint(table.targets)
 
 
 def _finished(table: ResultTable) -> ResultTable:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from revt_hf.results.collect import Selected
+from revt_hf.evaluation.result import Selected
 from revt_hf.results.rows import MEAN, ResultTable, TableRow
 
 MARKS: dict[str | None, str] = {"source": "\u2020", "target": "\u2021", None: ""}
@@ -51,7 +51,7 @@ def _selected(rows: Sequence[TableRow], kind: str) -> Iterator[str]:
     ways: dict[str, list[str]] = {}
     for row in rows:
         if row.selected_on == kind:
-            chosen = [entry.selection for entry in row.entries if entry.selection is not None]
+            chosen = [entry.selected for entry in row.entries if entry.selected is not None]
             ways.setdefault(_way(chosen), []).append(row.title)
     for way, titles in ways.items():
         on = f"selected on {way}"
@@ -61,6 +61,6 @@ def _selected(rows: Sequence[TableRow], kind: str) -> Iterator[str]:
 
 
 def _way(chosen: Sequence[Selected]) -> str:
-    on = dict.fromkeys(label for selection in chosen for label in selection.on)
-    counts = sorted({selection.candidates for selection in chosen})
+    on = dict.fromkeys(label for selected in chosen for label in selected.on)
+    counts = sorted({selected.candidates for selected in chosen})
     return f"{', '.join(on)}; the best of {' or '.join(map(str, counts))}"

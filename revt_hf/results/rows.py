@@ -8,8 +8,9 @@ from typing import Literal
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import SUBSETS
+from revt_hf.evaluation.result import Result
 from revt_hf.results.entries import Entry
-from revt_hf.results.paper import SOURCES, PaperRow
+from revt_hf.results.paper import SOURCES, PaperRow, paper_row
 from revt_hf.results.summary import Spread
 
 MEAN = "mean of targets"
@@ -86,7 +87,7 @@ class TableRow:
     def size(self) -> str | None:
         """Of the SegFormers, if it was said."""
         if self.entries:
-            return self.entries[0].measurement.size
+            return self.entries[0].result.size
         return self.paper.size if self.paper else None
 
     @property
@@ -103,10 +104,10 @@ class TableRow:
     @property
     def selected_on(self) -> Literal["source", "target"] | None:
         """Whether its networks were selected, and on what."""
-        chosen = [entry.selection for entry in self.entries if entry.selection is not None]
+        chosen = [entry.selected for entry in self.entries if entry.selected is not None]
         if not chosen:
             return None
-        return "target" if any(selection.target for selection in chosen) else "source"
+        return "target" if any(selected.target for selected in chosen) else "source"
 
     def cost(self, name: str) -> float | None:
         """The mean of a field of ``Cost`` over the networks that have it."""
@@ -120,8 +121,8 @@ class ResultTable:
     """Networks that were scored by one protocol and trained on the same source.
 
     Attributes:
-        views: the protocol.
-        protocol: its name or its values.
+        protocol: the one they were scored by.
+        protocol_title: its name and values.
         sources: labels of the source-val splits, if some were scored.
         classes: the class subset, if it is one.
         columns: source-val first.
@@ -131,8 +132,8 @@ class ResultTable:
         notes: sentences to stand below.
     """
 
-    views: Protocol
-    protocol: str
+    protocol: Protocol
+    protocol_title: str
     sources: tuple[str, ...]
     classes: str | None
     columns: tuple[Column, ...]
@@ -156,7 +157,7 @@ class ResultTable:
         """What the numbers are."""
         parts = ["mIoU (%)" + (f" over {self.classes}" if self.classes else "")]
         parts += [f"source {', '.join(self.sources)}"] if self.sources else []
-        return ", ".join([*parts, f"protocol {self.protocol}"])
+        return ", ".join([*parts, f"protocol {self.protocol_title}"])
 
 
 def row_of(
@@ -173,7 +174,7 @@ def row_of(
     Raises:
         UserError: the networks were scored on other images or labels, or one is there twice.
     """
-    first = entries[0].measurement
+    first = entries[0].result
     _check_averaging(entries)
     cells = {}
     for label in labels:
@@ -188,12 +189,22 @@ def row_of(
     if len(targets) > 1 and len(complete) == len(means):
         cells[MEAN] = Spread(complete)
     return TableRow(
-        first.model if options.per_model else first.group,
+        first.model if options.per_model else first.row,
         tuple(entries),
         first.kind,
-        first.paper.row if first.paper else None,
+        _paper_row(first),
         cells,
     )
+
+
+def _paper_row(result: Result) -> PaperRow | None:
+    key = result.paper
+    if key is None:
+        return None
+    try:
+        return paper_row(key.source, key.size, key.methods)
+    except UserError as error:
+        raise UserError(f"{result.path}: paper: {error}") from error
 
 
 def _mean(entry: Entry, targets: Sequence[str], classes: str | None) -> float | None:
@@ -208,7 +219,7 @@ def _check_averaging(entries: Sequence[Entry]) -> None:
         scored = [entry for entry in entries if label in entry.scores]
         names: dict[Hashable, Entry] = {}
         for entry in scored:
-            first, one = scored[0], entry.measurement
+            first, one = scored[0], entry.result
             what = f"{not_averaged(first, entry, label)}: "
             images = [each.scores[label].images for each in (first, entry)]
             if images[0] != images[1]:
@@ -230,11 +241,11 @@ def _check_names(entries: Sequence[Entry]) -> None:
     """Refuse a row of which one name stands for other weights in some columns."""
     names: dict[Hashable, Entry] = {}
     for entry in entries:
-        one = entry.measurement
+        one = entry.result
         other = names.setdefault((one.model, one.seed, one.head), entry)
-        if len({None, one.sha256, other.measurement.sha256}) > 2:
+        if len({None, one.weights, other.result.weights}) > 2:
             raise UserError(
-                f"{one.model} in {other.measurement.path} and in {one.path} are two networks of "
+                f"{one.model} in {other.result.path} and in {one.path} are two networks of "
                 "one name (their sha256 differ): keep one"
             )
 
@@ -243,5 +254,5 @@ def not_averaged(first: Entry, second: Entry, label: str) -> str:
     """How every refusal to average begins."""
     return (
         f"{first.called(label)} and {second.called(label)} cannot be averaged in the row "
-        f"'{first.measurement.group}' on {label}"
+        f"'{first.result.row}' on {label}"
     )

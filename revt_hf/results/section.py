@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from revt_hf.core.errors import UserError
-from revt_hf.results.collect import read_measurements
+from revt_hf.evaluation.result import read_results
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.rows import TableOptions
@@ -109,7 +109,7 @@ def renewed(path: Path, request: Request | None = None) -> tuple[str, str]:
             wanted = _parsed(section.words, path, section.begin + 1)
         else:
             begin = _begin(shlex.join(_words(wanted, path.parent)))
-        tables = build_tables(read_measurements(wanted.results), wanted.options)
+        tables = build_tables(read_results(wanted.results), wanted.options)
         made = formatted(tables, TableFormat.markdown).splitlines()
         lines[section.begin : section.end] = [begin, "", *made, ""]
     return text, "\n".join(lines) + "\n"

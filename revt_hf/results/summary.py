@@ -4,7 +4,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from revt_hf.core.errors import UserError
 
@@ -48,41 +47,6 @@ class Score:
                 )
         if self.images < 1:
             raise UserError(f"score of {self.model} on {self.domain}: no image was evaluated")
-
-
-def score_from_result(result: dict[str, Any]) -> Score:
-    """The score in one JSON object of ``revt evaluate --json``.
-
-    Args:
-        result: an object with ``mIoU``, ``IoU`` (class -> number or None), ``aAcc`` (all 0..100),
-            ``images``, ``model`` and ``domain``; other keys are not looked at.
-
-    Raises:
-        UserError: a key is missing, has the wrong type, or a number is out of range.
-    """
-    missing = [
-        key
-        for key in ("mIoU", "IoU", "aAcc", "images", "model", "domain")
-        if result.get(key) is None
-    ]
-    if missing:
-        raise UserError(f"evaluation result without {', '.join(missing)}")
-    try:
-        return Score(
-            model=str(result["model"]),
-            domain=str(result["domain"]),
-            miou=float(result["mIoU"]),
-            iou={
-                str(name): None if value is None else float(value)
-                for name, value in result["IoU"].items()
-            },
-            aacc=float(result["aAcc"]),
-            images=int(result["images"]),
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"evaluation result of {result['model']} on {result['domain']}: {error}"
-        ) from error
 
 
 class ScoreBoard:

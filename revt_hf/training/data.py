@@ -20,7 +20,7 @@ from revt_hf.data.augment import Pipeline, augment
 from revt_hf.data.domains import load_spec
 from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.resize import fit_size
-from revt_hf.evaluation.sizes import sizes_of
+from revt_hf.evaluation.loading import sizes_of
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978

@@ -19,8 +19,7 @@ from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.loading import check_labelled, load_labelled
-from revt_hf.evaluation.sizes import check_sizes, minimum_side
+from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
 from revt_hf.models.load import build_model
 from revt_hf.training.data import check_crops, load_training
 from revt_hf.training.result import pipeline_spec

@@ -6,6 +6,7 @@ import cv2
 import pytest
 import yaml
 
+from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.tiny import TINY
 from tests.helpers.tiny_members import STREETS, read_json, saved
@@ -142,7 +143,7 @@ def test_a_choice_is_a_merge_recipe_that_scores_as_promised(
     assert code == 0, error
     rows = tmp_path / "rows.json"
     revt(capsys, "evaluate", done, "--recipe", recipe, "--json", rows, *NATIVE)
-    assert read_json(rows)[0]["mIoU"] == pytest.approx(promised, rel=1e-6)
+    assert read_results([rows])[0].scores[0].miou == pytest.approx(promised, rel=1e-6)
     assert "exists already" in refused(
         capsys, "choose", method, *members, "--recipe", recipe, "--output", chosen
     )

@@ -11,12 +11,13 @@ from torch.nn import functional
 from revt_hf.analysis.blending import Blend, Blender, load_data, score_heads
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.config.protocol import Protocol
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.evaluation.scoring import evaluate_models
 from revt_hf.merging.average import merge
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 from tests.helpers.tiny_members import data_of, rows, saved, tiny_model
 
+QUIET = EvaluateOptions(quiet=True)
 pytestmark = pytest.mark.numeric
 
 
@@ -43,8 +44,8 @@ def test_miou_is_what_revt_evaluate_gives(protocol):
     scores = score_heads(models[0], heads, data)
     models[1].segformer = models[0].segformer
     named = dict(zip(heads, models, strict=True))
-    for row in evaluate_models(named, data.rows[0], data.splits[0], protocol):
-        assert scores[row.model].miou == pytest.approx(row.scores["mIoU"], rel=1e-6)
+    for result in evaluate(named, [(data.splits[0], data.rows[0])], protocol, QUIET):
+        assert scores[result.model].miou == pytest.approx(result.scores[0].miou, rel=1e-6)
     assert scores["own"].miou != scores["other"].miou
 
 

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from revt_hf.cli.main import main
+from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.tiny import TINY
 
@@ -55,17 +56,16 @@ def test_train_merge_evaluate(capsys, members, tmp_path):
     )
     assert code == 0, error
     assert "fog/val" in out
-    results = json.loads((tmp_path / "r.json").read_text())
-    assert [row["model"] for row in results] == [str(m) for m in [*members, tmp_path / "revt"]]
-    for row in results:
-        assert row["domain"] == "streets"
-        assert row["config"] == "fog"
-        assert row["images"] == 2
+    results = read_results([tmp_path / "r.json"])
+    assert [one.model for one in results] == [str(m) for m in [*members, tmp_path / "revt"]]
+    for one in results:
+        (score,) = one.scores
+        assert (score.domain, score.config, score.images) == ("streets", "fog", 2)
         # The members' recipe says native size; the merge remembers it.
-        assert row["protocol"]["max_size"] is None
-        values = [value for value in row["IoU"].values() if value is not None]
-        assert row["mIoU"] == pytest.approx(sum(values) / len(values))
-        assert 0 <= row["aAcc"] <= 100
+        assert one.protocol.max_size is None
+        values = [value for value in score.iou.values() if value is not None]
+        assert score.miou == pytest.approx(sum(values) / len(values))
+        assert 0 <= score.aacc <= 100
 
 
 def test_a_recipe_names_source_val_and_all_targets(capsys, members, recipe, tmp_path):
@@ -82,9 +82,9 @@ def test_a_recipe_names_source_val_and_all_targets(capsys, members, recipe, tmp_
     )
     assert code == 0, error
     assert "source/val" in out
-    (result,) = json.loads((tmp_path / "r.json").read_text())
-    assert result["is_source"]
-    assert result["protocol"]["max_size"] == [64, 64]
+    (result,) = read_results([tmp_path / "r.json"])
+    assert result.scores[0].is_source
+    assert result.protocol.max_size == (64, 64)
 
 
 def test_the_bound_matters(capsys, members, tmp_path):
@@ -104,7 +104,7 @@ def test_the_bound_matters(capsys, members, tmp_path):
             tmp_path / f"{max_size}.json",
             "--quiet",
         )
-        scores.append(json.loads((tmp_path / f"{max_size}.json").read_text())[0]["aAcc"])
+        scores.append(read_results([tmp_path / f"{max_size}.json"])[0].scores[0].aacc)
     assert scores[0] != scores[1]
 
 

@@ -1,6 +1,5 @@
 """``revt demo --quick``: everything from nothing to a page, within a minute or two."""
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.data.domains.streets import UNSEEN_STYLES
+from revt_hf.evaluation.result import read_results
 
 MODELS = ["init", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
 
@@ -32,19 +32,20 @@ def demo(tmp_path_factory):
 
 
 def test_every_model_is_scored_on_every_look(demo):
-    results = json.loads((demo / "results.json").read_text())
-    scored = {(row["model"], row["config"]) for row in results}
+    results = read_results([demo / "results.json"])
+    scored = {(one.model, score.config) for one in results for score in one.scores}
     assert scored == {(m, look) for m in MODELS for look in ("source", *UNSEEN_STYLES)}
-    assert [row["is_source"] for row in results if row["config"] == "source"] == [True] * 7
-    assert all(0 < row["aAcc"] <= 100 for row in results)
+    scores = [score for one in results for score in one.scores]
+    assert [score.is_source for score in scores if score.config == "source"] == [True] * 7
+    assert all(0 < score.aacc <= 100 for score in scores)
 
 
 def test_the_page_stands_alone_and_shows_the_results(demo):
     page = (demo / "report.html").read_text()
     assert all(name in page for name in MODELS)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
-    for row in json.loads((demo / "results.json").read_text()):
-        assert f"{row['mIoU']:.1f}" in page
+    for one in read_results([demo / "results.json"]):
+        assert all(f"{score.miou:.1f}" in page for score in one.scores)
 
 
 def test_members_start_from_one_encoder_and_differ(demo):

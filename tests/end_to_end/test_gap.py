@@ -1,11 +1,10 @@
 """The built-in domain's gap is real: without augmentation, unseen looks cost 20 points."""
 
-import json
-
 import numpy as np
 import pytest
 
 from revt_hf.cli.main import main
+from revt_hf.evaluation.result import read_results
 from tests.helpers.golden import ROOT
 
 
@@ -23,8 +22,8 @@ def test_no_augmentation_loses_twenty_points(tmp_path):
     _revt("train", recipe, "--output", tmp_path / "model", *overrides)
     results = tmp_path / "results.json"
     _revt("evaluate", tmp_path / "model", "--recipe", recipe, "--json", results)
-    rows = json.loads(results.read_text())
-    source = next(row["mIoU"] for row in rows if row["is_source"])
-    unseen = [row["mIoU"] for row in rows if not row["is_source"]]
+    (result,) = read_results([results])
+    source = next(score.miou for score in result.scores if score.is_source)
+    unseen = [score.miou for score in result.scores if not score.is_source]
     assert len(unseen) == 4
     assert source - np.mean(unseen) >= 20

@@ -1,17 +1,17 @@
 """`revt evaluate`: which protocol it takes, and what its rows say of ensembles and cost."""
 
-import json
 import shutil
 
 import pytest
 import yaml
 from PIL import Image
 
+from revt_hf.cli.options import ProtocolChoice
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.markers import mark_output
-from revt_hf.evaluation.command import chosen_protocol
+from revt_hf.evaluation.result import EnsembleInfo, read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import TINY
@@ -69,25 +69,25 @@ def test_what_cannot_be_used_is_one_sentence(evaluation, words):
 
 def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
     slide = Protocol(max_size=None, window=1024, stride=768)
-    assert chosen_protocol([recorded], None) == slide
-    assert chosen_protocol([recorded], "96x48") == Protocol(
+    assert ProtocolChoice().resolve([recorded]) == slide
+    assert ProtocolChoice(max_size="96x48").resolve([recorded]) == Protocol(
         max_size=(96, 48), window=1024, stride=768
     )
-    assert chosen_protocol([recorded], None, "native") == Protocol(max_size=None)
-    assert chosen_protocol([models[0]], None) == Protocol()
-    multi = chosen_protocol([models[0]], "native", "multi-scale")
+    assert ProtocolChoice(protocol="native").resolve([recorded]) == Protocol(max_size=None)
+    assert ProtocolChoice().resolve([models[0]]) == Protocol()
+    multi = ProtocolChoice("multi-scale", "native").resolve([models[0]])
     assert multi == Protocol(max_size=None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
     with pytest.raises(UserError, match=r"sliding: slide, .*a: paper\): pass --protocol"):
-        chosen_protocol([recorded, models[0]], None)
+        ProtocolChoice().resolve([recorded, models[0]])
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
-        chosen_protocol([recorded], None, "sliding")
+        ProtocolChoice(protocol="sliding").resolve([recorded])
 
 
 @pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
 def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monkeypatch, absent):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=f"cannot load the model '{absent}': there is no such f"):
-        chosen_protocol([recorded, absent], None)
+        ProtocolChoice().resolve([recorded, absent])
 
 
 STRANGERS = "model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
@@ -98,7 +98,7 @@ def test_a_recipe_of_another_program_is_passed_over(models, tmp_path, text):
     folder = shutil.copytree(models[0], tmp_path / "theirs")
     (folder / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is no recipe of revt"):
-        assert chosen_protocol([folder], None) == Protocol()
+        assert ProtocolChoice().resolve([folder]) == Protocol()
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -109,7 +109,7 @@ def test_a_damaged_recipe_of_ours_is_an_error(recorded, marked):
         mark_output(recorded)
         path.write_text("schedule")
     with pytest.raises(UserError, match=r"sliding/recipe\.yaml"):
-        chosen_protocol([recorded], None)
+        ProtocolChoice().resolve([recorded])
 
 
 def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
@@ -119,17 +119,17 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
         capsys, "evaluate", *models, *arguments, "--json", tmp_path / "r.json", "--quiet"
     )
     assert code == 0, error
-    rows = json.loads((tmp_path / "r.json").read_text())
+    results = read_results([tmp_path / "r.json"])
     names = [*map(str, models), "ensemble of 2 (logits)", "ensemble of 2 (features, head 2)"]
-    assert [row["model"] for row in rows] == names
-    assert rows[3]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
-    for row in rows:
-        assert row["protocol"]["max_size"] is None
-        assert row["cost"]["image_size"] == [64, 128]
-        assert row["cost"]["flops"] > row["cost"]["parameters"] > 0
-        assert row["cost"]["images_per_second"] > 0
-        assert row["cost"]["peak_mib"] is None
-    flops = [row["cost"]["flops"] for row in rows]
+    assert [one.model for one in results] == names
+    assert results[3].ensemble == EnsembleInfo(members=2, combine="features", head=2)
+    for one in results:
+        assert one.protocol.max_size is None
+        assert one.cost.image_size == (64, 128)
+        assert one.cost.flops > one.cost.parameters > 0
+        assert one.cost.images_per_second > 0
+        assert one.cost.peak_mib is None
+    flops = [one.cost.flops for one in results]
     assert flops[2] == 2 * flops[0]
     assert "Cost of a 128x64 image" in out
     assert "GFLOPs" in out

@@ -9,12 +9,13 @@ import pytest
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation import scoring as runner
+from revt_hf.evaluation import evaluate as runner
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.evaluate import EvaluateOptions, as_segmenter, score_images
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.metric import MeanIoU
-from revt_hf.evaluation.scoring import confusion_of, evaluate_models
+from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.models.load import network_sha256
 from tests.helpers.networks import row, tiny_model
@@ -23,6 +24,11 @@ SPLIT = SplitSpec(DomainSpec(domain="streets"), "val", is_source=False)
 SIZES = [(64, 96), (64, 96), (64, 96), (32, 64), (64, 96), (128, 192), (48, 48)]
 IMAGES = [row(*size, seed) for seed, size in enumerate(SIZES)]
 PROTOCOL = Protocol(max_size=(96, 64))
+
+
+def evaluated(models, images=IMAGES, on_image=lambda: None, **options):
+    options = EvaluateOptions(quiet=True, **options)
+    return runner.evaluate(models, [(SPLIT, images)], PROTOCOL, options, on_image)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +51,11 @@ def matrices(monkeypatch):
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (1, 2), (4, 2)])
 def test_batches_and_workers_give_identical_matrices(models, matrices, batch_size, workers):
-    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, batch_size=batch_size, workers=workers)
+    evaluated(models, batch_size=batch_size, workers=workers)
     assert len(matrices) == 2
     for matrix, model in zip(matrices, models.values(), strict=True):
-        expected = confusion_of(model, IMAGES, range(len(IMAGES)), PROTOCOL)
-        assert (matrix == expected).all()
+        ((alone,),) = score_images([as_segmenter(model)], IMAGES, PROTOCOL)
+        assert (matrix == alone.matrix).all()
         assert matrix.sum() == sum((one["label"] != 255).sum() for one in IMAGES)
 
 
@@ -59,7 +65,7 @@ def test_scoring_needs_no_folder_that_can_be_written(models, monkeypatch, tmp_pa
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
     with pytest.raises(OSError, match="file"):
         MeanIoU()
-    assert evaluate_models(models, IMAGES[:1], SPLIT, PROTOCOL)[0].images == 1
+    assert evaluated(models, IMAGES[:1])[0].scores[0].images == 1
 
 
 def test_images_of_one_network_size_go_together():
@@ -79,7 +85,7 @@ def test_the_networks_get_whole_batches(models):
         lambda module, args, kwargs: shapes.append(tuple(kwargs["pixel_values"].shape)),
         with_kwargs=True,
     )
-    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, batch_size=4)
+    evaluated(models, batch_size=4)
     handle.remove()
     assert [shape[0] for shape in shapes] == [3, 1, 2, 1]
 
@@ -106,13 +112,11 @@ class Counted:
 def test_one_decode_for_all_and_memory_does_not_grow_with_the_images(models, batch_size):
     images = Counted(12)
     ensemble = ensemble_segmenter(list(models.values()), "probabilities")
-    results = evaluate_models(
-        {**models, "both": ensemble}, images, SPLIT, PROTOCOL, batch_size=batch_size
-    )
+    results = evaluated({**models, "both": ensemble}, images, batch_size=batch_size)
     assert images.reads == 12
     # The last batch, this one, and the image that did not fit into it.
     assert images.most <= 2 * batch_size + 1
-    assert [result.images for result in results] == [12] * 3
+    assert [result.scores[0].images for result in results] == [12] * 3
 
 
 def test_rows_of_ensembles_say_what_they_are(models):
@@ -122,21 +126,14 @@ def test_rows_of_ensembles_say_what_they_are(models):
         "mean": ensemble_segmenter(members, "logits"),
         "features": ensemble_segmenter(members, "features", 2),
     }
-    rows = [one.to_json() for one in evaluate_models(scored, IMAGES[:2], SPLIT, PROTOCOL)]
-    assert [one["model"] for one in rows] == ["single", "mean", "features"]
-    digests = [network_sha256(member) for member in members]
-    assert [one["network_sha256"] for one in rows] == [digests[:1], digests, digests]
-    assert "ensemble" not in rows[0]
-    assert rows[1]["ensemble"] == {"members": 2, "combine": "logits", "head": None}
-    assert rows[2]["ensemble"] == {"members": 2, "combine": "features", "head": 2}
-    assert rows[0]["protocol"] == {
-        "max_size": [96, 64],
-        "window": None,
-        "stride": None,
-        "scales": [1.0],
-        "flip": False,
-        "resize": "keep ratio",
-    }
+    results = evaluated(scored, IMAGES[:2])
+    assert [one.model for one in results] == ["single", "mean", "features"]
+    digests = tuple(network_sha256(member) for member in members)
+    assert [one.network_sha256 for one in results] == [digests[:1], digests, digests]
+    assert results[0].ensemble is None
+    assert results[1].ensemble == EnsembleInfo(members=2, combine="logits")
+    assert results[2].ensemble == EnsembleInfo(members=2, combine="features", head=2)
+    assert {one.protocol for one in results} == {PROTOCOL}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -148,12 +145,12 @@ def test_a_broken_image_is_one_sentence(models, workers):
             return super().__getitem__(index)
 
     with pytest.raises(UserError) as caught:
-        evaluate_models(models, Broken(4), SPLIT, PROTOCOL, workers=workers)
+        evaluated(models, Broken(4), workers=workers)
     assert str(caught.value) == "streets/2.png is truncated"
 
 
 def test_progress_counts_images(models):
     ticks = []
-    evaluate_models(models, IMAGES, SPLIT, PROTOCOL, lambda: ticks.append(1), batch_size=3)
+    evaluated(models, on_image=lambda: ticks.append(1), batch_size=3)
     assert len(ticks) == len(IMAGES)
     assert np.sum(ticks) == 7

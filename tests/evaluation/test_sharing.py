@@ -1,13 +1,16 @@
 """Two real processes (gloo) share the images of `revt evaluate` and score as one does."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
+from revt_hf.evaluation.result import write_results
+from revt_hf.evaluation.splits import SplitSpec
 from tests.helpers.golden import ROOT
 from tests.helpers.networks import tiny_model
 
@@ -16,7 +19,7 @@ OPTIONS = ("val_images=5", "size=[64, 128]")
 
 def _together(folder, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(ROOT / "tests" / "helpers" / "counted_evaluation.py")]
+    command += ["--nproc_per_node", "2", str(ROOT / "tests/helpers/counted_evaluation.py")]
     return subprocess.run(
         [*command, *map(str, [folder, *arguments])],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
@@ -49,9 +52,13 @@ def test_two_processes_with_uneven_shares_score_as_one(models, tmp_path):
     assert done.stdout.count("mIoU") == 1
     assert "3/3" in done.stderr
     assert "2/2" not in done.stderr
-    splits = requested_splits(None, "streets", None, None, "val", OPTIONS)
-    how = EvaluateOptions(max_size="native", ensembles=("logits",), quiet=True)
-    alone = evaluate_command([str(model) for model in models], splits, how)
-    expected = json.loads(json.dumps([one.to_json() for one in alone]))
-    assert [one["images"] for one in expected] == [5] * 3
-    assert json.loads(result.read_text()) == expected
+    spec = DomainSpec(domain="streets", options={"val_images": 5, "size": [64, 128]})
+    alone = evaluate(
+        {str(model): model for model in models},
+        [SplitSpec(spec, "val", is_source=False)],
+        Protocol(max_size=None),
+        EvaluateOptions(ensembles=("logits",), quiet=True),
+    )
+    assert [one.scores[0].images for one in alone] == [5] * 3
+    write_results(tmp_path / "alone.json", alone)
+    assert result.read_bytes() == (tmp_path / "alone.json").read_bytes()

@@ -9,8 +9,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain
+from revt_hf.evaluation.loading import check_sizes, minimum_side, too_small
 from revt_hf.evaluation.predictor import model_segmenter
-from revt_hf.evaluation.sizes import check_sizes, minimum_side, too_small
 from tests.helpers.networks import tiny_model
 
 NATIVE = Protocol(max_size=None)
@@ -42,18 +42,18 @@ def test_of_several_networks_the_largest_minimum_counts():
 
 
 @pytest.mark.parametrize(
-    ("size", "protocol", "fits"),
+    ("size", "protocol", "minimum", "fits"),
     [
-        ((29, 29), NATIVE, True),
-        ((28, 400), NATIVE, False),
-        ((1, 1), Protocol(), True),  # enlarged to the max_size
-        ((20, 2000), Protocol(), False),
-        ((200, 200), NATIVE.model_copy(update={"window": 28, "stride": 20}), False),
-        ((60, 60), Protocol(max_size=None, scales=(1.0, 0.4)), False),
+        ((29, 29), NATIVE, 29, True),
+        ((28, 400), NATIVE, 29, False),
+        ((1, 1), Protocol(), 29, True),  # enlarged to the max size
+        ((20, 2000), Protocol(), 29, False),
+        ((200, 200), Protocol(max_size=None, window=32, stride=20), 33, False),
+        ((60, 60), Protocol(max_size=None, scales=(1.0, 0.4)), 29, False),
     ],
 )
-def test_what_reaches_the_network_decides(size, protocol, fits):
-    assert (too_small(size, protocol, 29) is None) is fits
+def test_what_reaches_the_network_decides(size, protocol, minimum, fits):
+    assert (too_small(size, protocol, minimum) is None) is fits
 
 
 def test_one_pixel_has_a_class(model):

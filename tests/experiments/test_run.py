@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from revt_hf.cli.main import main
-from revt_hf.core.errors import UserError
 from revt_hf.experiments.ledger import Ledger
 from revt_hf.experiments.recipe import load_experiment
 from revt_hf.experiments.runner import HowToRun, run_steps
-from revt_hf.experiments.score_steps import read_evaluation
 from revt_hf.experiments.steps import build_graph
+
+from revt_hf.cli.main import main
+from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import Selected
+from revt_hf.experiments.score_steps import read_result
 from tests.helpers.tiny_experiment import write_experiment
 from tests.helpers.waiting import SECONDS, alive, until
 
@@ -46,7 +47,7 @@ def copied(finished, tmp_path):
 
 
 def evaluation(output, name):
-    return json.loads((output / "results" / "recipe" / f"{name}.json").read_text())
+    return read_result(output / "results" / "recipe" / f"{name}.json")
 
 
 def test_everything_is_done_once(finished):
@@ -77,29 +78,27 @@ def test_a_folder_of_somebody_elses_is_no_experiments(tmp_path, monkeypatch):
 def test_an_evaluation_says_what_it_is_of(finished):
     _, output, _ = finished
     merged = evaluation(output, "merges/revt/0/head-other")
-    assert (merged["kind"], merged["group"], merged["seed"], merged["head"]) == (
-        "merge",
-        "ReVT",
-        0,
-        "other",
-    )
-    assert {row["label"]: row["is_source"] for row in merged["results"]} == {
+    assert (merged.kind, merged.group, merged.seed, merged.head) == ("merge", "ReVT", 0, "other")
+    assert {score.label: score.is_source for score in merged.scores} == {
         "source/val": True,
         "fog/val": False,
     }
-    digests = [entry["sha256"] for entry in merged["merge"]["members"]]
+    digests = [entry["sha256"] for entry in merged.provenance.merge["members"]]
     members = [evaluation(output, f"members/{name}/0") for name in ("base", "other")]
-    assert digests == [member["sha256"] for member in members]
-    assert members[1]["recipe"]["augmentation"]["method"] == 1
-    assert merged["versions"]["torch"]
-    assert evaluation(output, "ensembles/both/0/logits")["members"][1]["sha256"] == digests[1]
+    assert digests == [member.checkpoints[0].sha256 for member in members]
+    assert members[1].provenance.recipe["augmentation"]["method"] == 1
+    assert merged.provenance.versions["torch"]
+    both = evaluation(output, "ensembles/both/0/logits")
+    assert [checkpoint.sha256 for checkpoint in both.checkpoints] == digests
+    assert both.network_sha256 == sum((member.network_sha256 for member in members), ())
+    assert (both.ensemble.members, both.ensemble.combine) == (2, "logits")
 
 
 def test_a_selection_takes_the_best_on_source_val(finished):
     _, output, _ = finished
     choice = json.loads((output / "selections/best/0.json").read_text())
     scores = {
-        name: evaluation(output, name)["results"][0]["mIoU"]
+        name: evaluation(output, name).scores[0].miou
         for name in (
             "members/base/0",
             "members/other/0",
@@ -110,9 +109,10 @@ def test_a_selection_takes_the_best_on_source_val(finished):
     assert choice["scores"] == scores
     assert scores[choice["chosen"]] == max(scores.values())
     best = evaluation(output, "selections/best/0")
-    assert best["results"] == evaluation(output, choice["chosen"])["results"]
-    assert best["selection"] == {"on": ["source/val"], "target": False, "candidates": 4}
-    assert best["kind"] == "selection"
+    assert best.scores == evaluation(output, choice["chosen"]).scores
+    chosen = Selected(on=("source/val",), target=False, candidates=4, chosen=choice["chosen"])
+    assert best.selected == chosen
+    assert best.kind == "selection"
 
 
 def test_a_selection_on_a_target_is_marked(copied):
@@ -120,7 +120,7 @@ def test_a_selection_on_a_target_is_marked(copied):
     on_target = "selections.best.on=fog/val"
     done = outcome(path, output, on_target, "allow_target_selection=true")
     assert done.done == ["selections/best/0"]
-    assert evaluation(output, "selections/best/0")["selection"]["target"] is True
+    assert evaluation(output, "selections/best/0").selected.target is True
 
 
 def test_only_what_depends_on_a_change_is_done_again(copied):
@@ -153,7 +153,7 @@ def test_lost_and_changed_results_are_made_again(copied):
     assert set(done.done) >= {"results/recipe/merges/revt/0/head-base", "merges/revt/0/head-other"}
     # The same bytes again: what needs the merge is still right.
     assert "results/recipe/merges/revt/0/head-other" not in done.done
-    assert evaluation(output, "merges/revt/0/head-base")["results"] == before["results"]
+    assert evaluation(output, "merges/revt/0/head-base").scores == before.scores
 
 
 def test_touching_a_file_changes_nothing(copied):
@@ -198,7 +198,7 @@ def test_given_models_are_more_than_their_weights(finished, tmp_path):
     first = outcome(path, tmp_path / "out")
     assert outcome(path, tmp_path / "out").done == []
     names = ("members/base", "merges/revt/head-base")
-    before = [evaluation(tmp_path / "out", name)["results"] for name in names]
+    before = [evaluation(tmp_path / "out", name).scores for name in names]
     for folder in given.values():
         _brighter(folder)
     again = outcome(path, tmp_path / "out")
@@ -206,9 +206,9 @@ def test_given_models_are_more_than_their_weights(finished, tmp_path):
     assert again.done == [
         step for step in first.done if step not in ("members/base", "members/other")
     ]
-    after = [evaluation(tmp_path / "out", name)["results"] for name in names]
+    after = [evaluation(tmp_path / "out", name).scores for name in names]
     for old, new in zip(before, after, strict=True):
-        assert old[0]["mIoU"] != new[0]["mIoU"]
+        assert old[0].miou != new[0].miou
 
 
 @pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json"])
@@ -244,7 +244,7 @@ def test_a_new_title_needs_no_new_score(copied):
     path, output = copied
     done = outcome(path, output, "merges.revt.title=averaged")
     assert done.done == []
-    assert evaluation(output, "merges/revt/0/head-base")["group"] == "averaged"
+    assert evaluation(output, "merges/revt/0/head-base").group == "averaged"
     assert outcome(path, output, "merges.revt.title=averaged").done == []
 
 
@@ -347,8 +347,8 @@ def test_merges_that_are_not_kept_leave_their_scores(copied):
     assert "results/recipe/merges/revt/0/head-other" in done.done
     assert not [found for found in (output / "merges").rglob("*") if found.is_file()]
     now = evaluation(output, "merges/revt/0/head-other")
-    assert now["results"] == kept["results"]
-    assert now["merge"]["head"] == 2
+    assert now.scores == kept.scores
+    assert now.provenance.merge["head"] == 2
     assert outcome(path, output, "merges.revt.keep=false").done == []
     again = outcome(path, output, "merges.revt.keep=false", "merges.revt.select=stage1")
     assert "results/recipe/merges/revt/0/head-other" in again.done
@@ -389,7 +389,7 @@ def test_tables_and_a_page_are_left(copied):
     assert not caught.value.code
     markdown = (output / "tables/experiment.md").read_text()
     rows = {line.split("|")[1].strip(): line for line in markdown.splitlines() if "|" in line}
-    score = evaluation(output, "members/base/0")["results"][1]["mIoU"]
+    score = evaluation(output, "members/base/0").scores[1].miou
     assert f"{score:.1f}" in rows["1 base"]
     assert rows["ReVT"].split("|")[2].strip() == "2"
     assert [row for row in rows if row.startswith("best")]
@@ -438,11 +438,12 @@ def test_averages_of_a_run_are_members_without_a_training(tmp_path):
     ]
     names = ("base", "base-ema", "base-swad")
     rows = [evaluation(output, f"members/{name}/1") for name in names]
-    assert len({row["sha256"] for row in rows}) == 3
-    assert [row["seed"] for row in rows] == [1, 1, 1]
-    assert rows[1]["group"] == "moving"
+    digests = [row.checkpoints[0].sha256 for row in rows]
+    assert len(set(digests)) == 3
+    assert [row.seed for row in rows] == [1, 1, 1]
+    assert rows[1].group == "moving"
     merged = evaluation(output, "merges/all/1/head-base")
-    assert [one["sha256"] for one in merged["merge"]["members"]] == [row["sha256"] for row in rows]
+    assert [one["sha256"] for one in merged.provenance.merge["members"]] == digests
     assert outcome(path, output).done == []
     # Without the average, only what is made of it fails, and says why.
     shutil.rmtree(output / "members/base/1/swad")
@@ -480,7 +481,7 @@ def test_a_damaged_entry_is_no_entry(copied, caplog, damage):
 def test_a_damaged_evaluation_is_named(tmp_path, damage):
     (tmp_path / "e.json").write_text(damage)
     with pytest.raises(UserError, match=r"e\.json"):
-        read_evaluation(tmp_path / "e.json")
+        read_result(tmp_path / "e.json")
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,24 @@
 """Mutated evaluations and records: tables, curves and protocols are made of them or refused."""
 
 import json
-import sys
 
 import yaml
 
+from revt_hf.evaluation.result import FORMAT, read_results, write_results
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
-from revt_hf.results.collect import compact_text, read_measurements
 from revt_hf.results.curves import build_curves
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.rows import TableOptions
-from tests.helpers.golden import ROOT
+from tests.helpers.made_up_results import result
 from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
-
-sys.path.append(str(ROOT / "tests" / "reporting"))
-from tests.helpers.evaluations import evaluation
 
 SCORES = {"town/val": 70.0, "fog-1/val": 40.0}
 EVALUATIONS = [
-    evaluation("members/base/0", SCORES, seed=0),
-    evaluation("merges/revt/0", SCORES, kind="merge", seed=0, head="base"),
+    result("members/base/0", SCORES, seed=0),
+    result("merges/revt/0", SCORES, kind="merge", seed=0, head="base"),
 ]
+FILE = {"format": FORMAT, "results": EVALUATIONS}
 FORMATS = (TableFormat.markdown, TableFormat.latex, TableFormat.csv, TableFormat.html)
 
 
@@ -34,33 +31,34 @@ def _written(value, path, rng):
 
 
 def _tables(path):
-    measurements = read_measurements([path])
-    compact_text(measurements)
-    tables = build_tables(measurements, TableOptions())
+    found = read_results([path])
+    write_results(path.with_suffix(".copy"), [one.compact() for one in found])
+    tables = build_tables(found, TableOptions())
     for one in FORMATS:
         formatted(tables, one)
 
 
 def test_mutated_evaluations(tmp_path):
     path = tmp_path / "evaluations.json"
-    path.write_text(json.dumps(EVALUATIONS))
+    path.write_text(json.dumps(FILE))
     _tables(path)
     for rng, where in cases("evaluations"):
-        _written(EVALUATIONS, path, rng)
+        _written(FILE, path, rng)
         reads_or_refuses(lambda: _tables(path), where)
 
 
 def test_mutated_curves(tmp_path):
     scores = {f"camvid-fog-{severity}/val": 50.0 - severity for severity in range(1, 6)}
-    value = [evaluation("members/base/0", {"camvid/val": 60.0, **scores})]
-    for row in value[0]["results"][1:]:
+    one = result("members/base/0", {"camvid/val": 60.0, **scores})
+    for row in one["scores"][1:]:
         row["domain"] = "corruptions"
+    value = {"format": FORMAT, "results": [one]}
     path = tmp_path / "curves.json"
     path.write_text(json.dumps(value))
-    build_curves(read_measurements([path]), None, None)
+    build_curves(read_results([path]), None, None)
     for rng, where in cases("curves"):
         _written(value, path, rng)
-        reads_or_refuses(lambda: build_curves(read_measurements([path]), None, None), where)
+        reads_or_refuses(lambda: build_curves(read_results([path]), None, None), where)
 
 
 def test_mutated_records_of_results(tmp_path):

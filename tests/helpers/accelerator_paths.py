@@ -17,6 +17,7 @@ from revt_hf.cli.main import main
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.predictor import model_segmenter
+from revt_hf.evaluation.result import read_results
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import measuring
@@ -109,10 +110,10 @@ def test_evaluate(members, tmp_path, more):
         arguments = [*data, *NATIVE, *more, "--json", output.with_suffix(".json")]
         revt("evaluate", *members[:2], *arguments)
 
-    cpu, fake = (
-        json.loads(path.with_suffix(".json").read_text()) for path in both(tmp_path, command)
+    cpu, fake = (read_results([path.with_suffix(".json")]) for path in both(tmp_path, command))
+    assert [one.scores[0].miou for one in cpu] == pytest.approx(
+        [one.scores[0].miou for one in fake], abs=0.1
     )
-    assert [one["mIoU"] for one in cpu] == pytest.approx([one["mIoU"] for one in fake], abs=0.1)
 
 
 def test_cost(members):

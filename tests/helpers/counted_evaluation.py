@@ -5,7 +5,7 @@ from pathlib import Path
 
 from revt_hf.cli.main import main
 from revt_hf.core.processes import process_state
-from revt_hf.evaluation import scoring as runner
+from revt_hf.evaluation import evaluate as runner
 
 
 def _count(folder: Path) -> None:

@@ -1,18 +1,29 @@
 """Tiny trained models, their merge and their results, and a local Hub to push them to."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.core.outputs import write_json
-from revt_hf.evaluation.command import EvaluateOptions, evaluate_command, requested_splits
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
+from revt_hf.evaluation.result import Result, read_results, write_results
+from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.hub.push import PushOptions
 from revt_hf.merging.average import merge
+from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.hub_server import TOKEN, local_hub
 from tests.helpers.tiny import run, tiny_recipe
 
-__all__ = ["LICENSE", "TOKEN", "Models", "files_of", "local_hub", "make_models", "results_of"]
+__all__ = [
+    "LICENSE",
+    "TOKEN",
+    "Models",
+    "changed",
+    "files_of",
+    "local_hub",
+    "make_models",
+    "results_of",
+]
 
 LICENSE = PushOptions(license="apache-2.0", quiet=True)
 
@@ -33,19 +44,27 @@ def make_models(root: Path) -> Models:
     for folder, number in ((models.base, 1), (models.pixmix, 4)):
         run(folder, tiny_recipe(augmentation={"method": number}, targets=[target]))
     merge([models.base, models.pixmix], models.revt)
-    options = ["val_images=2", "size=[64, 128]"]
+    options = {"val_images": 2, "size": [64, 128]}
     splits = [
-        *requested_splits(None, "streets", None, "night", "val", options),
-        *requested_splits(None, "streets", None, None, "val", options),
+        SplitSpec(DomainSpec(domain="streets", config=config, options=options), "val", False)
+        for config in ("night", None)
     ]
-    names = [str(models.revt), str(models.base)]
-    done = evaluate_command(names, splits, EvaluateOptions(quiet=True))
-    write_json(models.results, [result.to_json() for result in done])
+    folders = {str(folder): folder for folder in (models.revt, models.base)}
+    protocol = recorded_protocol(list(folders.values()))
+    write_results(models.results, evaluate(folders, splits, protocol, EvaluateOptions(quiet=True)))
     return models
 
 
-def results_of(models: Models) -> list[dict[str, Any]]:
-    return json.loads(models.results.read_text())
+def results_of(models: Models) -> list[Result]:
+    """Results of the merge and of a member, each on night and on the source's val."""
+    return read_results([models.results])
+
+
+def changed(result: Result, *scores: dict[str, Any], **fields: Any) -> Result:
+    """A result with other fields, and other values of its first score, one score for each."""
+    first = result.scores[0]
+    other = tuple(first.model_copy(update=values) for values in scores)
+    return result.model_copy(update={"scores": other or result.scores, **fields})
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

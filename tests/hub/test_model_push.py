@@ -138,8 +138,8 @@ def test_what_is_sent_names_no_place_of_this_machine(models, hub, tmp_path):
     with safe_open(_saved(hub, tmp_path), framework="pt") as file:
         told = json.loads(file.metadata()["revt_hf"])
     assert told == {key: record[key] for key in told}
-    rows = json.loads(hub.model("me/revt").files()["results.json"])
-    assert [row["model"] for row in rows] == ["me/revt"] * 2 + ["members/base"] * 2
+    sent = json.loads(hub.model("me/revt").files()["results.json"])["results"]
+    assert [result["model"] for result in sent] == ["me/revt", "members/base"]
 
 
 def test_what_is_sent_is_a_folder_that_says_what_it_is(models, tmp_path):

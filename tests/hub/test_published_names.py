@@ -17,13 +17,14 @@ from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
 from revt_hf.data_tools.dataset_card import Contents
 from revt_hf.data_tools.dataset_card import card_text as data_card
+from revt_hf.evaluation.result import Provenance, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.model_card import card_text
 from revt_hf.hub.places import without_places
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
-from tests.helpers.pushed import LICENSE, files_of, make_models, results_of
+from tests.helpers.pushed import LICENSE, changed, files_of, make_models, results_of
 from tests.helpers.rendered import markup
 
 NAMES = [
@@ -73,10 +74,12 @@ def _odd_card(models, folder, name):
     for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
         shutil.copy(models.revt / file, folder / file)
     write_json(folder / "merge.json", record)
-    row = {**results_of(models)[0], "domain": "folder", "config": None, "split": name}
-    row |= {"model": str(folder), "label": f"{name}/val", "label_encoding": name}
-    row["protocol"] = {**row["protocol"], name: name}
-    facts = ModelCardFacts.from_folder(folder, [row, *results_of(models)], (), name, "me/roads")
+    row = {"domain": "folder", "config": None, "split": name}
+    row |= {"label": f"{name}/val", "label_encoding": name}
+    measured = changed(results_of(models)[0], row, model=str(folder))
+    facts = ModelCardFacts.from_folder(
+        folder, [measured, *results_of(models)], (), name, "me/roads"
+    )
     return card_text(facts), row
 
 
@@ -202,11 +205,11 @@ def test_what_is_published_tells_no_path_and_no_token(models, tmp_path):
     write_json(folder / "merge.json", record)
     values = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**values, "_name_or_path": f"{home}/x", "note": token})
-    rows = [
-        {**row, "command": f"revt evaluate {home}/m", "token": token} for row in results_of(models)
-    ]
-    rows = [{**row, "model": str(folder)} for row in rows]
-    write_json(tmp_path / "results.json", rows[:1])
+    told = Provenance(
+        recipe={"command": f"revt evaluate {home}/m", "token": token}, device=f"{home}/gpu"
+    )
+    own = changed(results_of(models)[0], {"data_dir": f"{home}/data"}, model=str(folder))
+    write_results(tmp_path / "results.json", [changed(own, provenance=told)])
     write_text(folder / "hidden.txt", token)
     push(folder, "me/revt", replace(LICENSE, dry_run=tmp_path / "dry"), tmp_path / "results.json")
     for name, content in files_of(tmp_path / "dry").items():

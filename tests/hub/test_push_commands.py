@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from revt_hf.cli.main import main
+from revt_hf.evaluation.result import read_results
 from tests.helpers.golden import ROOT
 from tests.helpers.pushed import TOKEN, files_of, local_hub, make_models
 from tests.helpers.tiny import same_weights, tiny_recipe
@@ -71,11 +72,11 @@ def test_one_script_from_members_to_the_hub_and_all_the_way_back(models, hub, re
     done = _revt(hub, tmp_path, *arguments, *more, script=script)
     assert done.returncode == 0, done.stderr
     sent = hub.model("me/revt").files()
-    measured = json.loads((tmp_path / "revt.results.json").read_text())
+    measured = read_results([tmp_path / "revt.results.json"])[0].scores
     card = sent["README.md"].decode()
-    assert {row["label"] for row in measured} == {"source/val", "night/val"}
-    for row in measured:
-        assert f"{row['mIoU']:.2f}" in card
+    assert {score.label for score in measured} == {"source/val", "night/val"}
+    for score in measured:
+        assert f"{score.miou:.2f}" in card
     # A stranger, with an empty cache: score it, and merge it again.
     options = ("--option", "val_images=2", "--option", "size=[64, 128]", "--max-size", "native")
     scored = _revt(
@@ -83,9 +84,9 @@ def test_one_script_from_members_to_the_hub_and_all_the_way_back(models, hub, re
         *(*options, "--json", tmp_path / "again.json", "--quiet"),
     )
     assert scored.returncode == 0, scored.stderr
-    (again,) = json.loads((tmp_path / "again.json").read_text())
-    (night,) = [row for row in measured if row["label"] == "night/val"]
-    assert again["mIoU"] == night["mIoU"]
+    (again,) = read_results([tmp_path / "again.json"])
+    (night,) = [score for score in measured if score.label == "night/val"]
+    assert again.scores[0].miou == night.miou
     merged = _revt(hub, tmp_path, "merge", "me/revt", models.base, "--output", tmp_path / "second")
     assert merged.returncode == 0, merged.stderr
     record = json.loads((tmp_path / "second" / "merge.json").read_text())

@@ -262,7 +262,7 @@ def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_pa
     _refused(models.pixmix, "results, but none of .*pixmix: they are of", results=models.results)
     _refused(models.revt, "cannot read", results=tmp_path / "absent.json")
     write_json(tmp_path / "results.json", {"mIoU": 3})
-    _refused(models.revt, "is not a list of results", results=tmp_path / "results.json")
+    _refused(models.revt, "is not a result file", results=tmp_path / "results.json")
     assert hub.requests == []
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from revt_hf.results.collect import compact, read_measurements
+from revt_hf.evaluation.result import read_results, write_results
 from revt_hf.results.curves import ALL, MEMBERS, build_curves
 from revt_hf.results.curves_chart import draw_curves
 from tests.helpers.command_line import refused, revt
-from tests.helpers.evaluations import evaluation, score, written
+from tests.helpers.made_up_results import evaluated, result, score, written
 
 
 def _rows(scores, clean=70.0):
@@ -23,7 +23,7 @@ def _rows(scores, clean=70.0):
 
 
 def _network(model, scores, clean=70.0, **values):
-    return evaluation(model, {}, results=_rows(scores, clean), **values)
+    return result(model, {}, scores=_rows(scores, clean), **values)
 
 
 # Members on fog 1 and 3: 60 and 50, 64 and 40; on rain 1 and 3: 50, 30 and 54, 34.
@@ -39,7 +39,7 @@ FEWER = score("town/val", 70.0, images=9)
 
 
 def _curves(tmp_path, *evaluations, **how):
-    return build_curves(read_measurements(written(tmp_path / "r", *evaluations)), **how)
+    return build_curves(read_results(written(tmp_path / "r", *evaluations)), **how)
 
 
 def _one(curves, networks, corruption):
@@ -82,19 +82,20 @@ def test_the_mean_of_all_leaves_out_what_a_kind_lacks(tmp_path):
 
 
 def test_results_of_evaluate_and_compact_ones_are_read_alike(tmp_path):
-    rows = [{**row, "model": "a", "protocol": {"max_size": None}} for row in _rows({"fog-1": 60.0})]
-    (path,) = written(tmp_path / "r", rows)
-    measurements = read_measurements([path])
-    curves = build_curves(measurements)
+    one = evaluated("a", _rows({"fog-1": 60.0}), protocol={"max_size": None})
+    (path,) = written(tmp_path / "r", one)
+    found = read_results([path])
+    curves = build_curves(found)
     assert _one(curves, "a", "fog").points[1].values == (60.0,)
     assert curves.protocol == "native"
-    (again,) = written(tmp_path / "again", compact(measurements))
-    assert build_curves(read_measurements([again])) == curves
+    again = tmp_path / "again.json"
+    write_results(again, [one.compact() for one in found])
+    assert build_curves(read_results([again])) == curves
 
 
 def test_the_score_without_corruption_may_come_from_another_file(tmp_path):
     clean, *corrupted = _rows({"fog-1": 60.0})
-    parts = [evaluation("base/0", {}, results=rows) for rows in ([clean], corrupted)]
+    parts = [result("base/0", {}, scores=rows) for rows in ([clean], corrupted)]
     points = _one(_curves(tmp_path, *parts), MEMBERS, "fog").points
     assert {s: spread.mean for s, spread in points.items()} == {0: 70.0, 1: 60.0}
 
@@ -123,7 +124,7 @@ def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
 
 def test_splits_and_kinds_have_panels_of_their_own(tmp_path):
     other = [score("city-fog-1/val", 50.0, domain="corruptions"), *_rows({"fog-1": 60.0})]
-    curves = _curves(tmp_path, evaluation("base/0", {}, results=other))
+    curves = _curves(tmp_path, result("base/0", {}, scores=other))
     assert [(c.of, c.corruption) for c in curves.curves] == [
         ("city/val", "fog"),
         ("town/val", "fog"),
@@ -139,7 +140,7 @@ def test_splits_and_kinds_have_panels_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("values", "arguments", "words"),
     [
-        ([evaluation("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
+        ([result("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
         ([REVT], ["--protocol", "native"], "by the protocol 'native', only by paper"),
         ([REVT], ["--classes", "synthia12"], "unknown classes 'synthia12'"),
         (
@@ -155,10 +156,10 @@ def test_splits_and_kinds_have_panels_of_their_own(tmp_path):
         (
             [
                 MEMBERS_FOUND[0],
-                evaluation(
+                result(
                     "base/1",
                     {},
-                    results=[score("town/val", 70.0, images=9), *_rows({"fog-1": 1.0})[1:]],
+                    scores=[score("town/val", 70.0, images=9), *_rows({"fog-1": 1.0})[1:]],
                 ),
             ],
             [],

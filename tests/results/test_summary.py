@@ -1,7 +1,5 @@
 """Scores, and what tables and pages compute from them."""
 
-import math
-
 import pytest
 
 from revt_hf.core.errors import UserError
@@ -10,7 +8,6 @@ from revt_hf.results.summary import (
     ScoreBoard,
     best_rows,
     difference,
-    score_from_result,
     signed,
 )
 
@@ -22,40 +19,6 @@ def score(model: str, domain: str, miou: float, **iou: float | None) -> Score:
 def test_two_scores_of_one_combination_are_refused() -> None:
     with pytest.raises(UserError, match="two scores of a on d"):
         ScoreBoard([score("a", "d", 1.0), score("a", "d", 2.0)], [], ["d"])
-
-
-def test_score_from_result() -> None:
-    result = {
-        "mIoU": 41.5,
-        "IoU": {"road": 83, "train": None},
-        "aAcc": 90.25,
-        "images": 12,
-        "protocol": {"crop": 512},
-        "model": "m",
-        "domain": "d",
-    }
-    assert score_from_result(result) == Score(
-        "m", "d", 41.5, {"road": 83.0, "train": None}, 90.25, 12
-    )
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("mIoU", None, "without mIoU"),
-        ("mIoU", "much", "m on d"),
-        ("mIoU", 141.5, "not in 0..100"),
-        ("mIoU", math.nan, "not in 0..100"),
-        ("IoU", {"road": -1.0}, "IoU of road"),
-        ("IoU", [1.0], "m on d"),
-        ("aAcc", 101, "aAcc"),
-        ("images", 0, "no image"),
-    ],
-)
-def test_bad_results_are_refused(key: str, value: object, message: str) -> None:
-    result = {"mIoU": 1.0, "IoU": {}, "aAcc": 2.0, "images": 3, "model": "m", "domain": "d"}
-    with pytest.raises(UserError, match=message):
-        score_from_result({**result, key: value})
 
 
 def test_class_means_are_over_the_domains_that_all_models_share() -> None:

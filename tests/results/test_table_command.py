@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from revt_hf.cli.main import main
+from revt_hf.evaluation.result import FORMAT
 from revt_hf.results.section import renewed, sections_of
-from tests.helpers.evaluations import BASE, PUBLISHED, REVT, evaluation, score, written
 from tests.helpers.golden import ROOT
+from tests.helpers.made_up_results import BASE, PROTOCOL, REVT, evaluated, result, score, written
 
 
 def revt(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -34,8 +35,7 @@ def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
         "list.json": "[1, 2]",
         "empty.json": "[]",
         "broken.json": "{",
-        ".half/00.json": json.dumps({**BASE[0], "model": "half"}),
-        "evaluate.json": json.dumps([{**score("rain/val", 3.0), "model": "m", "protocol": {}}]),
+        ".half/00.json": json.dumps({"format": FORMAT, "results": [{**BASE[0], "model": "half"}]}),
     }.items():
         path = tmp_path / "results" / name
         path.parent.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
 
 def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_path):
     rows = [
-        [{**score(label, 50.0), "model": "runs/a", "protocol": PUBLISHED, "network_sha256": [what]}]
+        evaluated("runs/a", [score(label, 50.0)], network_sha256=[what])
         for label, what in [("town/val", "12"), ("rain/val", "12"), ("snow/val", "34")]
     ]
     paths = written(tmp_path, *rows)
@@ -59,20 +59,15 @@ def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_pat
 
 
 def test_results_of_evaluate_are_rows_by_their_models(capsys, tmp_path):
-    old = {"max_size": [1024, 512], "resize": "keep ratio", "flip": False}
     rows = [
-        {**score(label, miou), "model": model, "protocol": old}
-        for model, label, miou in [
-            *(("runs/a", "town/val", 70.0), ("runs/a", "rain/val", 30.0)),
-            *(("runs/b", "town/val", 60.0), ("runs/b", "rain/val", 31.0)),
-        ]
+        evaluated(model, [score("town/val", source), score("rain/val", target)])
+        for model, source, target in (("runs/a", 70.0, 30.0), ("runs/b", 60.0, 31.0))
     ]
     (path,) = written(tmp_path, rows)
     code, out, error = revt(capsys, path, "--format", "markdown", "--json", tmp_path / "small")
     assert code == 0, error
     assert "| runs/a | 70.0 | 30.0 |" in out
     assert "| runs/b | 60.0 | **31.0** |" in out
-    # An old file says less of the same protocol.
     assert "protocol paper (1024x512)" in out
     assert revt(capsys, tmp_path / "small", "--format", "markdown")[1] == out
     # Beside evaluations of the same protocol they are in one table.
@@ -89,7 +84,7 @@ def test_output_and_json(capsys, tmp_path):
     assert revt(capsys, *arguments, "--quiet")[1] == ""
     assert "\\toprule" in (tmp_path / "t.tex").read_text()
     small = (tmp_path / "small.json").read_text()
-    assert [value["model"] for value in json.loads(small)] == [
+    assert [value["model"] for value in json.loads(small)["results"]] == [
         *("base/0", "base/1", "revt/0", "revt/1", "revt/2"),
     ]
     # One line each, so that a diff shows which evaluation is another one.
@@ -107,20 +102,23 @@ def test_a_file_twice_counts_once(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"model": "x"}, "00.json is not an evaluation of revt run"),
-        ([], "00.json is not an evaluation"),
-        ({**BASE[0], "format": "revt_hf.evaluation/2"}, "00.json.format: "),
-        ({**BASE[0], "kind": "mix"}, "00.json.kind: "),
-        ({**BASE[0], "results": []}, "00.json.results: "),
-        ({**BASE[0], "results": [score("a/val", 101.0)]}, "00.json.results.0.mIoU: "),
-        ({**BASE[0], "results": [score("a/val", 1.0, images=0)]}, "00.json.results.0.images: "),
-        ({**BASE[0], "protocol": {**PUBLISHED, "max_size": 3}}, "protocol.max_size"),
-        ({k: v for k, v in BASE[0].items() if k != "group"}, "group: required, but not given"),
-        ([{**score("a/val", 1.0), "model": "m"}], "protocol"),
+        ({"model": "x"}, "00.json is not a result file of revt evaluate --json or revt run"),
+        ([], "00.json is not a result file"),
+        ({"format": "revt_hf.results/2", "results": [BASE[0]]}, "00.json.format: "),
+        ({"format": FORMAT, "results": []}, "00.json.results: "),
+        ({**BASE[0], "kind": "mix"}, "00.json.results.0.kind: "),
+        ({**BASE[0], "scores": []}, "00.json.results.0.scores: "),
+        ({**BASE[0], "scores": [score("a/val", 101.0)]}, "scores.0.mIoU: "),
+        ({**BASE[0], "scores": [score("a/val", float("nan"))]}, "scores.0.mIoU: "),
+        ({**BASE[0], "scores": [score("a/val", 1.0, images=0)]}, "scores.0.images: "),
+        ({**BASE[0], "protocol": {**PROTOCOL, "max_size": 3}}, "protocol.max_size"),
+        ({k: v for k, v in BASE[0].items() if k != "model"}, "model: required, but not given"),
     ],
 )
 def test_wrong_files_are_one_sentence(capsys, tmp_path, value, words):
-    (path,) = written(tmp_path, value)
+    whole = not isinstance(value, dict) or "scores" not in value
+    path = tmp_path / "00.json"
+    path.write_text(json.dumps(value if whole else {"format": FORMAT, "results": [value]}))
     assert words in refused(capsys, path)
 
 
@@ -132,8 +130,8 @@ def test_mistakes_of_the_command_are_one_sentence(capsys, tmp_path):
     for arguments, words in (
         ([], "name RESULTS"),
         ([tmp_path / "nowhere.json"], "cannot read"),
-        ([broken], "broken.json is not an evaluation"),
-        ([empty], "holds no evaluation written by revt run"),
+        ([broken], "broken.json is not a result file"),
+        ([empty], "holds no result file of revt evaluate --json"),
         ([*paths, "--format", "word"], "--format 'word': use one of terminal, markdown"),
         ([*paths, "--paper", "kitti"], "--paper 'kitti'"),
         ([*paths, "--classes", "all"], "unknown classes 'all'"),
@@ -227,7 +225,7 @@ def test_a_table_without_end_is_refused(capsys, tmp_path):
 
 
 def test_several_tables_in_one_file(capsys, tmp_path):
-    written(tmp_path, evaluation("a", {"rain/val": 11.0}), evaluation("b", {"rain/val": 22.0}))
+    written(tmp_path, result("a", {"rain/val": 11.0}), result("b", {"rain/val": 22.0}))
     page = tmp_path / "page.md"
     page.write_text(
         "".join(

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from revt_hf.results.collect import read_measurements
+from revt_hf.evaluation.result import read_results
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.rows import TableOptions
-from tests.helpers.evaluations import ALL, BASE, PAPER, evaluation, written
+from tests.helpers.made_up_results import ALL, BASE, PAPER, result, written
 
 DASH = "\u2013"
 NOTES = [
@@ -29,8 +29,8 @@ NOTES = [
 
 
 def text_of(folder: Path, chosen: TableFormat, *evaluations: Any, **options: Any) -> str:
-    measurements = read_measurements(written(folder, *evaluations))
-    return formatted(build_tables(measurements, TableOptions(**options)), chosen)
+    found = read_results(written(folder, *evaluations))
+    return formatted(build_tables(found, TableOptions(**options)), chosen)
 
 
 def test_markdown(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_markdown(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped_in_markdown(tmp_path: Path) -> None:
-    text = text_of(tmp_path, TableFormat.markdown, evaluation("a|b*", {"x_y/val": 1.0}))
+    text = text_of(tmp_path, TableFormat.markdown, result("a|b*", {"x_y/val": 1.0}))
     assert "| a\\|b\\* |" in text
     assert "x\\_y/val" in text
 
@@ -71,7 +71,7 @@ def test_terminal(tmp_path: Path) -> None:
 
 
 def test_terminal_prints_names_as_they_are(tmp_path: Path) -> None:
-    one = evaluation("[red]x[/red]", {"d/val": 1.0}, group="[red]x[/red]")
+    one = result("[red]x[/red]", {"d/val": 1.0}, group="[red]x[/red]")
     assert "[red]x[/red]" in text_of(tmp_path, TableFormat.terminal, one)
 
 
@@ -114,7 +114,7 @@ def test_csv_of_the_paper_alone(tmp_path: Path) -> None:
     ]
 
 
-ODD = evaluation(
+ODD = result(
     r"[50% & \more_#1]~{x}^2 $5 <a|b> *",
     {"x_y/val": 1.0, "z/val": 2.0, "town/val": 3.0},
     group=r"[50% & \more_#1]~{x}^2 $5 <a|b> *",
@@ -235,7 +235,7 @@ def test_html(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped_in_html(tmp_path: Path) -> None:
-    one = evaluation("m", {"<b>/val": 1.0}, group="<script>&")
+    one = result("m", {"<b>/val": 1.0}, group="<script>&")
     html = text_of(tmp_path, TableFormat.html, one)
     assert "&lt;script&gt;&amp;" in html
     assert "&lt;b&gt;/val" in html
@@ -244,9 +244,7 @@ def test_names_are_escaped_in_html(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chosen", list(TableFormat))
 def test_several_tables_are_all_there(tmp_path: Path, chosen: TableFormat) -> None:
-    native = evaluation(
-        "n", {"rain/val": 12.5}, protocol={"max_size": None}, protocol_name="native"
-    )
+    native = result("n", {"rain/val": 12.5}, protocol={"max_size": None}, protocol_name="native")
     text = text_of(tmp_path, chosen, *BASE, native, paper="all")
     assert "native (native size)" in text
     assert "12.5" in text
@@ -256,7 +254,7 @@ def test_several_tables_are_all_there(tmp_path: Path, chosen: TableFormat) -> No
 
 
 def test_a_network_with_a_row_of_the_paper_shows_it_in_every_format(tmp_path: Path) -> None:
-    one = evaluation("m", {"bdd100k/val": 12.5}, paper=PAPER)
+    one = result("m", {"bdd100k/val": 12.5}, paper=PAPER)
     for chosen in TableFormat:
         text = text_of(tmp_path, chosen, one)
         assert "48.01" in text

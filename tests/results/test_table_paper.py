@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.results.collect import read_measurements
+from revt_hf.evaluation.result import read_results
 from revt_hf.results.layout import layout
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.paper import ROWS, paper_row
 from revt_hf.results.rows import ResultTable, TableOptions
-from tests.helpers.evaluations import ALL, BASE, PAPER, PUBLISHED, REVT, evaluation, written
 from tests.helpers.golden import ROOT
+from tests.helpers.made_up_results import ALL, BASE, PAPER, PROTOCOL, REVT, result, written
 
 # The lines of the table in the original's README.
 ORIGINAL = Path(__file__).with_name("original_table.txt")
@@ -62,8 +62,8 @@ def test_a_row_is_found_by_what_it_is() -> None:
 
 
 def tables(folder: Path, *evaluations: object, **options: object) -> list[ResultTable]:
-    measurements = read_measurements(written(folder, *evaluations))
-    return build_tables(measurements, TableOptions(**options))  # type: ignore[arg-type]
+    found = read_results(written(folder, *evaluations))
+    return build_tables(found, TableOptions(**options))  # type: ignore[arg-type]
 
 
 def texts(table: ResultTable) -> list[list[str]]:
@@ -73,7 +73,7 @@ def texts(table: ResultTable) -> list[list[str]]:
 
 
 def test_the_table_of_the_paper_alone_has_18_rows_and_dashes(tmp_path: Path) -> None:
-    measured, papers = tables(tmp_path, evaluation("m", {"rain/val": 3.0}), paper="all")
+    measured, papers = tables(tmp_path, result("m", {"rain/val": 3.0}), paper="all")
     assert texts(measured) == [["model", "rain/val"], ["m", "3.0"]]
     heads, *rows = texts(papers)
     assert heads == [
@@ -133,14 +133,14 @@ def test_they_stand_below_those_of_their_size(tmp_path: Path) -> None:
 def test_another_protocol_is_not_compared_with_the_paper(tmp_path: Path) -> None:
     """Its numbers are of 1024x512."""
     native = {
-        "protocol": {**PUBLISHED, "max_size": None},
+        "protocol": {**PROTOCOL, "max_size": None},
         "protocol_name": "native",
         "paper": PAPER,
     }
-    (table,) = tables(tmp_path, evaluation("m", {"cityscapes/val": 50.0}, **native))
+    (table,) = tables(tmp_path, result("m", {"cityscapes/val": 50.0}, **native))
     assert texts(table)[0] == ["model", "cityscapes/val"]
     # And it does not count as measured.
-    _, papers = tables(tmp_path, evaluation("m", {"cityscapes/val": 50.0}, **native), paper="all")
+    _, papers = tables(tmp_path, result("m", {"cityscapes/val": 50.0}, **native), paper="all")
     assert len(papers.rows) == 18
 
 
@@ -148,13 +148,13 @@ def test_other_classes_are_not_compared_with_the_paper(tmp_path: Path) -> None:
     (table,) = tables(tmp_path, *REVT, classes="synthia16")
     assert not any("paper" in text for text in texts(table)[0])
     synthia = {"source": "synthia", "size": "b5", "methods": [1, 4, 6]}
-    one = evaluation("m", {"cityscapes/val": 50.0}, paper=synthia)
+    one = result("m", {"cityscapes/val": 50.0}, paper=synthia)
     (table,) = tables(tmp_path / "synthia", one, classes="synthia16")
     assert texts(table)[1] == ["m", "46.28", "51.0"]
 
 
 def test_a_row_that_the_paper_has_not_is_refused(tmp_path: Path) -> None:
-    wrong = evaluation("m", {"cityscapes/val": 50.0}, paper={**PAPER, "size": "b1"})
+    wrong = result("m", {"cityscapes/val": 50.0}, paper={**PAPER, "size": "b1"})
     with pytest.raises(UserError, match=r"00.json.*paper: .* no row gta5/b1/1-4-6"):
         tables(tmp_path, wrong)
     with pytest.raises(UserError, match="--paper 'kitti': use one of gta5, synthia, all"):

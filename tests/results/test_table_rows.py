@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.results.collect import compact, read_measurements
+from revt_hf.evaluation.result import read_results, write_results
 from revt_hf.results.layout import layout
 from revt_hf.results.matrix import build_tables
 from revt_hf.results.rows import MEAN, ResultTable, TableOptions
-from tests.helpers.evaluations import (
+from tests.helpers.made_up_results import (
     ALL,
     BASE,
     CHOSEN,
     ENSEMBLE,
     PAPER,
     PEEKED,
-    PUBLISHED,
+    PROTOCOL,
     REVT,
-    evaluation,
+    result,
     score,
     written,
 )
@@ -29,7 +29,7 @@ DASH = "\u2013"
 
 
 def tables(paths: list[Path], **options: Any) -> list[ResultTable]:
-    return build_tables(read_measurements(paths), TableOptions(**options))
+    return build_tables(read_results(paths), TableOptions(**options))
 
 
 def one_table(folder: Path, *evaluations: Any, **options: Any) -> ResultTable:
@@ -83,7 +83,7 @@ def test_a_mean_is_not_over_fewer_targets_than_the_others(tmp_path: Path) -> Non
 
 
 def test_a_cell_of_fewer_networks_says_so(tmp_path: Path) -> None:
-    partly = evaluation("base/2", {"town/val": 75.0}, seed=2)
+    partly = result("base/2", {"town/val": 75.0}, seed=2)
     cells = row(one_table(tmp_path, *BASE, partly), "base")
     assert cells["n"] == "3"
     assert cells["cityscapes/val"] == "40.0 ± 1.0 (n=2)"
@@ -116,8 +116,8 @@ def test_selected_rows_have_a_mark_and_a_note(tmp_path: Path) -> None:
 
 
 def test_rows_selected_in_one_way_share_a_note(tmp_path: Path) -> None:
-    twin = {**CHOSEN, "model": "twin/0", "group": "twin", "sha256": "other"}
-    other = {**PEEKED, "selection": {**PEEKED["selection"], "target": False, "candidates": 3}}
+    twin = {**CHOSEN, "model": "twin/0", "group": "twin", "network_sha256": ["other"]}
+    other = {**PEEKED, "selected": {**PEEKED["selected"], "target": False, "candidates": 3}}
     notes = one_table(tmp_path, CHOSEN, twin, other).notes
     assert "\u2020 chosen; twin: selected on town/val; the best of 5." in notes
     assert "\u2020 peeked: selected on cityscapes/val; the best of 3." in notes
@@ -156,11 +156,11 @@ def test_classes_give_the_mean_over_a_subset(tmp_path: Path) -> None:
 
 
 def test_each_protocol_has_a_table(tmp_path: Path) -> None:
-    native = {**BASE[0], "protocol_name": "native", "protocol": {**PUBLISHED, "max_size": None}}
+    native = {**BASE[0], "protocol_name": "native", "protocol": {**PROTOCOL, "max_size": None}}
     own = {
         **BASE[0],
         "protocol_name": "recipe",
-        "protocol": {**PUBLISHED, "max_size": [320, 160], "scales": [0.5, 1.0], "flip": True},
+        "protocol": {**PROTOCOL, "max_size": [320, 160], "scales": [0.5, 1.0], "flip": True},
     }
     paths = written(tmp_path, native, *BASE, own)
     found = tables(paths)
@@ -171,19 +171,19 @@ def test_each_protocol_has_a_table(tmp_path: Path) -> None:
     ]
     assert [table.rows[0].count for table in found] == [1, 2, 1]
     (table,) = tables(paths, protocol="native")
-    assert table.protocol == "native (native size)"
+    assert table.protocol_title == "native (native size)"
     (table,) = tables(paths, protocol="recipe")
-    assert table.protocol.startswith("320x160")
+    assert table.protocol_title.startswith("320x160")
     with pytest.raises(UserError, match="'slide', only by native, paper, recipe"):
         tables(paths, protocol="slide")
 
 
 def test_networks_of_other_sources_have_a_table_of_their_own(tmp_path: Path) -> None:
     """Two experiments may use the same names."""
-    first = evaluation("members/base/0", {"town/val": 70.0, "rain/val": 30.0})
-    second = {**first, "sha256": "other"}
-    second["results"] = [score("day/val", 60.0, is_source=True), score("rain/val", 40.0)]
-    ensembles = [{**one, "model": "ensembles/a", "sha256": None} for one in (first, second)]
+    first = result("members/base/0", {"town/val": 70.0, "rain/val": 30.0})
+    second = {**first, "network_sha256": ["other"]}
+    second["scores"] = [score("day/val", 60.0, is_source=True), score("rain/val", 40.0)]
+    ensembles = [{**one, "model": "ensembles/a", "network_sha256": []} for one in (first, second)]
     found = tables(written(tmp_path, first, second, *ensembles))
     assert [table.sources for table in found] == [("town/val",), ("day/val",)]
     assert [row(table, "members")["rain/val"] for table in found] == ["30.0 ± 0.0", "40.0 ± 0.0"]
@@ -195,9 +195,9 @@ def test_networks_of_other_sizes_have_rows_of_their_own(tmp_path: Path) -> None:
     sizes = {"b5": 10.0, "b2": 0.0}
     both = [
         {
-            **evaluation(f"{name}/0", {"rain/val": miou + more}, kind=kind),
+            **result(f"{name}/0", {"rain/val": miou + more}, kind=kind),
             "size": size,
-            "sha256": f"{name} of {size}",
+            "network_sha256": [f"{name} of {size}"],
         }
         for size, more in sizes.items()
         for name, kind, miou in (("revt", "merge", 40.0), ("base", "member", 30.0))
@@ -214,7 +214,7 @@ def test_networks_of_other_sizes_have_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_the_scores_of_one_network_may_be_in_several_files(tmp_path: Path) -> None:
     whole = BASE[0]
-    parts = [{**whole, "results": [result]} for result in whole["results"]]
+    parts = [{**whole, "scores": [result]} for result in whole["scores"]]
     assert row(one_table(tmp_path, *parts), "base") == row(one_table(tmp_path / "w", whole), "base")
 
 
@@ -228,9 +228,9 @@ def changed(**values: Any) -> dict[str, Any]:
     """The second base network with other results on cityscapes."""
     results = [
         {**result, **values} if result["label"] == "cityscapes/val" else result
-        for result in BASE[1]["results"]
+        for result in BASE[1]["scores"]
     ]
-    return {**BASE[1], "results": results}
+    return {**BASE[1], "scores": results}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(images=100), "on cityscapes/val: 500 and 100 images"),
         (changed(label_encoding="ids"), "on cityscapes/val: label encodings train_ids and ids"),
         (
-            {**BASE[1], "protocol": {**PUBLISHED, "max_size": [512, 256]}},
+            {**BASE[1], "protocol": {**PROTOCOL, "max_size": [512, 256]}},
             "their protocol 'paper' is 1024x512 and 512x256",
         ),
         ({**BASE[1], "model": "base/0", "seed": 0}, "two networks of one name"),
@@ -255,14 +255,14 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path, other: Any, words: s
 
 
 def test_another_score_of_the_same_network_is_refused(tmp_path: Path) -> None:
-    again = {**BASE[0], "results": [score("town/val", 70.5)]}
+    again = {**BASE[0], "scores": [score("town/val", 70.5)]}
     paths = written(tmp_path, BASE[0], again)
     with pytest.raises(UserError, match=r"00.json and .*01.json score base/0 on town/val differ"):
         tables(paths)
 
 
 def test_rows_on_other_images_are_not_compared(tmp_path: Path) -> None:
-    revt = {**REVT[0], "results": [score("cityscapes/val", 50.0, images=10)]}
+    revt = {**REVT[0], "scores": [score("cityscapes/val", 50.0, images=10)]}
     table = one_table(tmp_path, BASE[0], revt)
     assert not any("cityscapes/val" in row.best for row in table.rows)
     assert any("10 images of train_ids and 500 images of" in note for note in table.notes)
@@ -271,8 +271,7 @@ def test_rows_on_other_images_are_not_compared(tmp_path: Path) -> None:
 def test_compact_evaluations_give_the_same_table(tmp_path: Path) -> None:
     paths = written(tmp_path, *ALL)
     small = tmp_path / "small" / "small.json"
-    small.parent.mkdir()
-    small.write_text(json.dumps(compact(read_measurements(paths))))
+    write_results(small, [one.compact() for one in read_results(paths)])
     first, second = (
         [layout(table) for table in tables(where, paper="all", cost=True)]
         for where in (paths, [small])
@@ -280,19 +279,11 @@ def test_compact_evaluations_give_the_same_table(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_compact_evaluations_hold_what_the_table_needs_and_no_more(tmp_path: Path) -> None:
-    one = evaluation("m", {"rain/val": 100 / 3}, seed=4, head="base", paper=PAPER)
-    (value,) = compact(read_measurements(written(tmp_path, one)))
-    kept = [
-        *("format", "model", "group", "kind", "size", "seed", "head", "protocol_name", "protocol"),
-        *("paper", "selection", "cost", "sha256", "results"),
-    ]
-    assert list(value) == kept
-    assert {key: value[key] for key in kept[:-1]} == {key: one[key] for key in kept[:-1]}
-    (result,) = value["results"]
-    wanted = {key: one["results"][0][key] for key in result}
-    assert result == {**wanted, "IoU": {"road": 33.33, "train": None}}
-    assert set(result) == {
-        *("domain", "config", "split", "label", "is_source", "mIoU", "aAcc", "subsets"),
-        *("images", "label_encoding", "IoU"),
-    }
+def test_compact_results_hold_what_the_table_needs_and_no_more(tmp_path: Path) -> None:
+    one = result("m", {"rain/val": 100 / 3}, seed=4, head="base", paper=PAPER)
+    write_results(
+        tmp_path / "small.json", [r.compact() for r in read_results(written(tmp_path, one))]
+    )
+    (small,) = json.loads((tmp_path / "small.json").read_text())["results"]
+    expected = {**one["scores"][0], "IoU": {"road": 33.33, "train": None}, "Acc": {}}
+    assert small == {**one, "provenance": None, "scores": [{**expected, "data_dir": None}]}

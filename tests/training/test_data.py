@@ -13,7 +13,11 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.merging.command import recalibrate_command, spread_images
+from revt_hf.merging.recalibration import (
+    RecalibrateOptions,
+    recalibrate_on_sources,
+    spread_images,
+)
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
 from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
@@ -177,9 +181,12 @@ def test_recalibration_uses_all_sources(tmp_path):
     for number, sources in enumerate(([], [NIGHT])):
         recipe = tiny_recipe(more_sources=sources)
         output = tmp_path / f"r{number}"
-        done = recalibrate_command(tmp_path / "run", recipe.sources, output, 4, False, True)
-        assert [score.label for score in done.val] == ["source/val", "night/val"][: number + 1]
-        files.append((done.output / "model.safetensors").read_bytes())
+        options = RecalibrateOptions(images=4)
+        scores = recalibrate_on_sources(
+            tmp_path / "run", output, recipe.sources, recipe.evaluation, options
+        )
+        assert [score.label for score in scores] == ["source/val", "night/val"][: number + 1]
+        files.append((output / "model.safetensors").read_bytes())
     assert files[0] != files[1]
 
 

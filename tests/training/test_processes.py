@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.scoring import confusion_of
+from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.models.load import load_model
 from revt_hf.training.tracking import read_metrics
 from tests.helpers.golden import ROOT
@@ -85,10 +85,9 @@ def test_a_resumed_run_ends_with_the_same_bits(together):
 def test_validation_scores_what_is_saved(together):
     whole = together / "whole"
     images = load_spec(USUAL.source, USUAL.source.val)
-    matrix = confusion_of(
-        load_model(whole), images, range(len(images)), Protocol(max_size=USUAL.evaluation.max_size)
-    )
-    assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(matrix).miou)
+    protocol = Protocol(max_size=USUAL.evaluation.max_size)
+    ((sums,),) = score_images([as_segmenter(load_model(whole))], images, protocol)
+    assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(sums.matrix).miou)
 
 
 def test_only_the_main_process_speaks(started):

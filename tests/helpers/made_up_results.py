@@ -1,10 +1,12 @@
-"""Evaluation files with made-up numbers."""
+"""Result files with made-up numbers."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-PUBLISHED = {
+from revt_hf.evaluation.result import FORMAT
+
+PROTOCOL = {
     "max_size": [1024, 512],
     "window": None,
     "stride": None,
@@ -33,40 +35,42 @@ def score(label: str, miou: float, **values: Any) -> dict[str, Any]:
     }
 
 
-def evaluation(model: str, scores: dict[str, float], **values: Any) -> dict[str, Any]:
-    """A whole evaluation; ``scores`` are mIoUs by the domain's label."""
+def result(model: str, mious: dict[str, float], **values: Any) -> dict[str, Any]:
+    """A whole result of an experiment; ``mious`` are given by the domain's label."""
     return {
-        "format": "revt_hf.evaluation/1",
         "model": model,
+        "network_sha256": [f"sha of {model}"],
+        "ensemble": None,
         "group": model.split("/")[0],
         "kind": "member",
         "size": None,
         "seed": None,
         "head": None,
         "protocol_name": "paper",
-        "protocol": PUBLISHED,
-        "recipe": {"anything": 1},
-        "merge": None,
-        "members": [{"path": model, "sha256": None}],
-        "sha256": f"sha of {model}",
-        "versions": {"torch": "2"},
-        "device": "cpu",
-        "seconds": 1.5,
-        "cost": None,
-        "selection": None,
+        "protocol": PROTOCOL,
         "paper": None,
-        "results": [score(label, miou) for label, miou in scores.items()],
+        "selected": None,
+        "checkpoints": [{"path": model, "sha256": None}],
+        "cost": None,
+        "scores": [score(label, miou) for label, miou in mious.items()],
+        "provenance": {"recipe": {"anything": 1}, "versions": {"torch": "2"}, "seconds": 1.5},
         **values,
     }
 
 
-def written(folder: Path, *evaluations: Any) -> list[Path]:
-    """Each in a file of its own."""
+def evaluated(model: str, scores: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    """What ``revt evaluate`` gives: a result that belongs to no experiment."""
+    return {"model": model, "protocol": PROTOCOL, "scores": scores, **values}
+
+
+def written(folder: Path, *results: Any) -> list[Path]:
+    """Each result, or list of results, in a file of its own."""
     paths = []
-    for number, value in enumerate(evaluations):
+    for number, value in enumerate(results):
         paths.append(folder / f"{number:02}.json")
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
-        paths[-1].write_text(json.dumps(value))
+        inside = value if isinstance(value, list) else [value]
+        paths[-1].write_text(json.dumps({"format": FORMAT, "results": inside}))
     return paths
 
 
@@ -76,7 +80,7 @@ COST = {"parameters": 84_600_000, "flops": 110.2e9, "images_per_second": 4.25, "
 # ReVT: cityscapes 40, 44, 45 (mean 43, population std 2.16), bdd100k 30, 32, 34 (32, 1.63),
 # their mean per network 35, 38, 39.5 (37.5, 1.87).
 REVT = [
-    evaluation(
+    result(
         f"revt/{seed}",
         {"cityscapes/val": cityscapes, "town/val": 70.0, "bdd100k/val": bdd},
         group="ReVT {1,4,6}",
@@ -89,23 +93,27 @@ REVT = [
     for seed, cityscapes, bdd in ((0, 40.0, 30.0), (1, 44.0, 32.0), (2, 45.0, 34.0))
 ]
 BASE = [
-    evaluation("base/0", {"town/val": 71.0, "cityscapes/val": 41.0, "bdd100k/val": 33.0}, seed=0),
-    evaluation("base/1", {"town/val": 73.0, "cityscapes/val": 39.0, "bdd100k/val": 35.0}, seed=1),
+    result("base/0", {"town/val": 71.0, "cityscapes/val": 41.0, "bdd100k/val": 33.0}, seed=0),
+    result("base/1", {"town/val": 73.0, "cityscapes/val": 39.0, "bdd100k/val": 35.0}, seed=1),
 ]
-ENSEMBLE = evaluation(
-    "ensembles/all", {"town/val": 75.0, "cityscapes/val": 45.5}, kind="ensemble", sha256=None
+ENSEMBLE = result(
+    "ensembles/all",
+    {"town/val": 75.0, "cityscapes/val": 45.5},
+    kind="ensemble",
+    network_sha256=[],
+    checkpoints=[],
 )
-CHOSEN = evaluation(
+CHOSEN = result(
     "chosen/0",
     {"town/val": 73.0, "cityscapes/val": 45.0, "bdd100k/val": 34.0},
     kind="selection",
-    selection={"on": ["town/val"], "target": False, "candidates": 5},
+    selected={"on": ["town/val"], "target": False, "candidates": 5},
 )
-PEEKED = evaluation(
+PEEKED = result(
     "peeked/0",
     {"town/val": 60.0, "cityscapes/val": 50.0, "bdd100k/val": 40.0},
     kind="selection",
-    selection={"on": ["cityscapes/val"], "target": True, "candidates": 7},
+    selected={"on": ["cityscapes/val"], "target": True, "candidates": 7},
 )
 # Not in the order of the table's rows: those go by kind.
 ALL = [*REVT, PEEKED, ENSEMBLE, *BASE, CHOSEN]

@@ -1,0 +1,280 @@
+"""Score models on domains: the one loop, in which every image is decoded once for all models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.config.protocol import Protocol
+from revt_hf.core.processes import failing_together, local_main_first, process_state
+from revt_hf.data.domains import label_encoding
+from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.resize import resize_label_to_fit
+from revt_hf.evaluation.confusion import confusion_matrix, scores_from
+from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
+from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter
+from revt_hf.evaluation.result import Cost, DomainScore, Result
+from revt_hf.evaluation.splits import SplitSpec, told_apart
+from revt_hf.models.load import for_inference_, load_model
+
+Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
+# Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How models are scored.
+
+    Attributes:
+        ensembles: also score all models together, combined in these ways; see
+            :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
+        head: whose decode head an ensemble of features uses, counted from 1.
+        cost: also measure the cost of an image of the first split's size.
+        batch_size: images that go through a network together, where their input sizes agree.
+        workers: processes that decode images while the networks run; 0 decodes in between.
+        quiet: hide the progress bar.
+    """
+
+    ensembles: tuple[str, ...] = ()
+    head: int = 1
+    cost: bool = False
+    batch_size: int = 1
+    workers: int = 0
+    quiet: bool = False
+
+
+def evaluate(
+    models: Mapping[str, Scorable],
+    splits: Sequence[SplitSpec | tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    options: EvaluateOptions | None = None,
+    on_image: Callable[[], object] = lambda: None,
+) -> list[Result]:
+    """Score models on splits.
+
+    With several processes (``accelerate launch``, ``torchrun``) each takes every n-th image, and
+    the confusion matrices are summed: every process returns the scores of all images, exactly
+    those of a single process. Costs are measured on the main process only.
+
+    Args:
+        models: by the name that results carry: folders or Hub ids, which are loaded onto the
+            accelerator if there is one, or SegFormers and segmenters in eval mode.
+        splits: what to score on; with images, if they are loaded already: rows with ``image`` and
+            ``label`` as :func:`revt_hf.data.domains.load_domain` gives them.
+        protocol: how images reach the networks.
+        options: see :class:`EvaluateOptions`.
+        on_image: called after each image of this process.
+
+    Returns:
+        One result for each model and ensemble, in order.
+
+    Raises:
+        UserError: a model, a domain, an ensemble or an image cannot be used; with several
+            processes, only the main one raises it and the others exit.
+    """
+    options = options or EvaluateOptions()
+    processes = process_state()
+    pairs = [(split, None) if isinstance(split, SplitSpec) else split for split in splits]
+    with failing_together(processes):
+        told_apart([split for split, _ in pairs])
+        segmenters = _segmenters(models, options)
+    rows = local_main_first(
+        processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
+    )
+    loaded = [(split, images) for (split, _), images in zip(pairs, rows, strict=True)]
+    with failing_together(processes):
+        minimum = minimum_side(model for one in segmenters.values() for model in one.models)
+        for split, images in loaded:
+            check_sizes(images, split.label, protocol, minimum)
+    quiet = options.quiet or not processes.is_main_process
+    scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
+    total = sum(len(_share(images, processes)) for _, images in loaded)
+    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+
+        def counted() -> None:
+            progress.update()
+            on_image()
+
+        for split, images in loaded:
+            with failing_together(processes):
+                sums = score_images(
+                    list(segmenters.values()),
+                    images,
+                    protocol,
+                    indices=_share(images, processes),
+                    batch_size=options.batch_size,
+                    workers=options.workers,
+                    on_image=counted,
+                )
+            for name, (one,) in zip(segmenters, sums, strict=True):
+                matrix = _summed(one.matrix, processes)
+                scores[name].append(_domain_score(split, images, matrix))
+    costs: dict[str, Cost] = {}
+    if options.cost and processes.is_main_process:
+        height, width = loaded[0][1][0]["image"].shape[:2]
+        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=quiet):
+            costs[name] = cost_of(segmenter, (height, width), protocol)
+    return [
+        Result(
+            model=name,
+            network_sha256=segmenter.network_sha256,
+            ensemble=segmenter.ensemble,
+            protocol=protocol,
+            scores=tuple(scores[name]),
+            cost=costs.get(name),
+        )
+        for name, segmenter in segmenters.items()
+    ]
+
+
+def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
+    """A model on the accelerator's device, in eval mode and made faster; not for training.
+
+    Raises:
+        UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
+    """
+    return for_inference_(load_model(source).to(process_state().device))
+
+
+@dataclass
+class Sums:
+    """Loss and confusion matrix of one output, summed over images.
+
+    Attributes:
+        loss: in nats, summed over labelled pixels.
+        pixels: number of these pixels.
+        matrix: the confusion matrix, (19, 19), int64.
+    """
+
+    loss: float = 0.0
+    pixels: int = 0
+    matrix: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    )
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the labelled pixels; 0 without any."""
+        return self.loss / max(self.pixels, 1)
+
+
+def score_images(
+    segmenters: Sequence[Segmenter],
+    images: Any,
+    protocol: Protocol,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    on_image: Callable[[], object] = lambda: None,
+    loss: Loss | None = None,
+) -> list[list[Sums]]:
+    """Sum confusion matrices, and losses, of segmenters over images; each is decoded once.
+
+    The loss is taken at the network's input size as in training: labels are resized like their
+    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
+
+    Args:
+        segmenters: in eval mode.
+        images: rows with ``image`` (H, W, 3) and ``label`` (H, W), uint8.
+        protocol: how they reach the networks.
+        indices: of the images to score; None for all.
+        batch_size: images that go through a network together, where their input sizes agree.
+        workers: processes that decode images while the networks run; 0 decodes in between.
+        on_image: called after each image.
+        loss: also sum this loss.
+
+    Returns:
+        For each segmenter the sums of each of its outputs.
+
+    Raises:
+        UserError: an image or label cannot be read.
+    """
+    sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
+    chosen = range(len(images)) if indices is None else indices
+    for rows in image_batches(images, chosen, protocol, batch_size, workers):
+        batch = [row["image"] for row in rows]
+        for segmenter, totals in zip(segmenters, sums, strict=True):
+            on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
+            maps = segmenter.output_maps(batch, protocol, on_logits)
+            for total, classes in zip(totals, maps, strict=True):
+                for row, predicted in zip(rows, classes, strict=True):
+                    total.matrix += confusion_matrix(row["label"], predicted)
+        for _ in rows:
+            on_image()
+    return sums
+
+
+def _loss_adder(
+    loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
+) -> Callable[[torch.Tensor, tuple[int, int], float, bool], None]:
+    for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
+
+    def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:
+        if scale != for_loss or flipped:
+            return
+        for row, one in zip(rows, logits, strict=True):
+            resized = resize_label_to_fit(row["label"], size, (size[1], size[0]))
+            pixels = int((resized != IGNORE_INDEX).sum())
+            if not pixels:
+                continue
+            labels = torch.from_numpy(resized.astype(np.int64))[None].to(one.device)
+            for part, total in zip(one.chunk(len(totals)), totals, strict=True):
+                # Summed over pixels, so that images count by their labelled pixels.
+                total.loss += float(loss(part[None], labels)) * pixels
+                total.pixels += pixels
+
+    return add
+
+
+def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
+    """The models and their ensembles, by the names of their results."""
+    segmenters = {name: as_segmenter(model) for name, model in models.items()}
+    members = [model for one in segmenters.values() for model in one.models]
+    for combine in dict.fromkeys(options.ensembles):
+        ensemble = ensemble_segmenter(members, combine, options.head)
+        segmenters[ensemble_name(len(members), combine, options.head)] = ensemble
+    return segmenters
+
+
+def as_segmenter(model: Scorable) -> Segmenter:
+    """A model as a segmenter; a folder or Hub id is loaded, a segmenter stays as it is."""
+    if isinstance(model, Segmenter):
+        return model
+    return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
+
+
+def _share(images: Any, processes: PartialState) -> range:
+    return range(processes.process_index, len(images), processes.num_processes)
+
+
+def _summed(matrix: NDArray[np.int64], processes: PartialState) -> NDArray[np.int64]:
+    """A confusion matrix (19, 19) summed over all processes, which is exact in integers."""
+    if processes.num_processes == 1:
+        return matrix
+    total: torch.Tensor = reduce(torch.from_numpy(matrix).to(processes.device), reduction="sum")
+    return total.cpu().numpy()
+
+
+def _domain_score(split: SplitSpec, images: Any, matrix: NDArray[np.int64]) -> DomainScore:
+    return DomainScore(
+        label=split.label,
+        domain=split.spec.domain,
+        config=split.spec.config,
+        data_dir=split.spec.data_dir,
+        split=split.split,
+        is_source=split.is_source,
+        images=len(images),
+        label_encoding=label_encoding(images),
+        **scores_from(matrix).model_dump(),
+    )
