@@ -89,6 +89,20 @@ def test_validation_is_on_the_sources_val_split(trained, tmp_path):
     assert [row["val_mIoU"] for row in rows] != [row["val_mIoU"] for row in others]
 
 
+def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
+    from revt_hf.evaluation import evaluate
+
+    asked = []
+    really = evaluate.image_batches
+    monkeypatch.setattr(
+        evaluate, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
+    )
+    for workers in (0, 1):
+        train = {"steps": 1, "validate_every": 1, "workers": workers}
+        run(tmp_path / str(workers), tiny_recipe(train=train))
+    assert asked == [0, 1]
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_change_nothing(tmp_path, monkeypatch, context):
     alone = run(tmp_path / "alone", tiny_recipe())
