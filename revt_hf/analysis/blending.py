@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.checkpoints.class_order import rows_by_train_id
+from revt_hf.checkpoints.architecture import CLASSIFIER
+from revt_hf.checkpoints.description import rows_by_train_id
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
-from revt_hf.checkpoints.shapes import CLASSIFIER
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
@@ -159,7 +159,7 @@ class Blender:
 
     def _read(self, member: int, index: int) -> NDArray[Any]:
         source, item = self._sources[member], self._plan.items[index]
-        dtype = source.dtypes.get(index, item.dtype)
+        dtype = source.dtypes[index]
         buffer = memoryview(bytearray(item.count * ITEM_SIZES[dtype]))
         file = int(source.file[index])
         read_at(self._files[member][file], source.files[file], int(source.offset[index]), buffer)

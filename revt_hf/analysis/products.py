@@ -72,7 +72,7 @@ class Products:
         return products[0, 0] + 2 * products[0, 1:] + between.diagonal(), between
 
     def _dtype(self, source: Source, run: Run) -> str:
-        return source.dtypes.get(run.first, self._plan.items[run.first].dtype)
+        return source.dtypes[run.first]
 
     def _add(self, run: Run, start: int, count: int) -> int:
         """Add the products of ``count`` numbers of a run; the number of bytes read."""

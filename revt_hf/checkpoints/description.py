@@ -1,28 +1,40 @@
-"""What a model folder says of its network: ``config.json`` and ``preprocessor_config.json``.
+"""``config.json``: which network a model folder describes, and how one is described.
 
 Read without torch or transformers, and only what a SegFormer consists of: code that a file names
-(``auto_map``) and fields that nobody knows are neither looked at nor carried along.
+(``auto_map``) and unknown fields are neither looked at nor carried along.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.json_fields import JsonFields
-from revt_hf.checkpoints.shapes import Architecture
+from revt_hf.checkpoints.architecture import (
+    Architecture,
+    has_head,
+    infer_architecture,
+    tensor_problems,
+    tensor_shapes,
+)
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace, is_storable
+from revt_hf.checkpoints.image_processor import read_normalisation
+from revt_hf.checkpoints.json_fields import JsonFields, is_whole
+from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
 from revt_hf.checkpoints.tensors import CONFIG_FILE
+from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 
-PROCESSOR_FILE = "preprocessor_config.json"
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-# Far beyond every SegFormer, small enough that whatever is within can be tried out.
-_MOST_STAGES, _MOST_BLOCKS, _WIDEST, _MOST_CLASSES = 9, 1000, 65_536, 65_536
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+_NUMBERED = re.compile(r"label\d+")
+_LISTED = 3
+# Limits far beyond every SegFormer, small enough that everything within them can be tried.
+_MOST_STAGES, _MOST_CLASSES, _WIDEST = 9, 65_536, 65_536
+_LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WIDEST}
 _LONGEST_NAME = 200
-_RGB = 3
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Defaults of transformers.
-_SHARES = {
+_NUMBERS = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "classifier_dropout_prob": 0.1,
@@ -35,15 +47,15 @@ _IGNORED = "semantic_loss_ignore_index"
 
 @dataclass(frozen=True)
 class Description:
-    """What a model folder says of itself.
+    """The network that a model folder describes.
 
     Attributes:
-        label: what messages call the model.
+        label: the model's name in messages.
         file: the ``config.json``.
         architecture: the network.
-        classes: names by the number of the head's row; ``LABEL_0``, ... where the file names none.
-        dtype: ``float32``, ``bfloat16``, ...; None where the file does not say.
-        numbers: the config's other numbers (dropout and the like), by their keys.
+        classes: names by row of the decode head; ``LABEL_0``, ... where the file has none.
+        dtype: ``float32``, ``bfloat16``, ...; None where the file has none.
+        numbers: the config's other numbers (dropout and the like), by key.
         normalisation: of the folder's ``preprocessor_config.json``, ImageNet's without one.
     """
 
@@ -70,96 +82,68 @@ class Description:
 
 
 def read_description(folder: Path, label: str | None = None) -> Description:
-    """Read and check what a SegFormer folder says of its network.
+    """Read and check which network a SegFormer folder describes.
 
     Args:
-        folder: holds ``config.json``, and perhaps ``preprocessor_config.json``.
-        label: what messages call the model; the folder by default.
+        folder: contains ``config.json``, and perhaps ``preprocessor_config.json``.
+        label: the model's name in messages; the folder by default.
 
     Raises:
-        UserError: a file cannot be read, is no JSON object, or holds a value that no SegFormer of
-            this package has; file and key are named.
+        UserError: a file cannot be read, is not a JSON object, or contains a value that no
+            SegFormer of this package has; file and key are named.
     """
     fields = JsonFields(folder / CONFIG_FILE)
     if fields.values.get("model_type") != "segformer":
         raise fields.wrong("model_type", "only a 'segformer' is used here")
-    fields.equal("num_channels", _RGB)
+    fields.equal("num_channels", 3)
     # The decode head of transformers cannot read the last stage otherwise.
     fields.equal("reshape_last_stage", True)
+    numbers = {key: fields.number(key, value, 0.0, 1.0) for key, value in _NUMBERS.items()}
     return Description(
         label=label or str(folder),
         file=fields.path,
         architecture=_architecture(fields),
         classes=_classes(fields),
         dtype=_dtype(fields),
-        numbers={
-            **{key: fields.number(key, value, 0.0, 1.0) for key, value in _SHARES.items()},
-            _IGNORED: fields.whole(_IGNORED, 255, -1000, 65_536),
-        },
+        numbers={**numbers, _IGNORED: fields.whole(_IGNORED, 255, -1000, 65_536)},
         normalisation=read_normalisation(folder),
-    )
-
-
-def read_normalisation(folder: Path) -> Normalisation:
-    """How a model folder's images are normalised; ImageNet's way without the file.
-
-    Size, resampling, cropping and padding are not of interest: the test protocol or the recipe
-    decides them. Nor is ``do_reduce_labels``: labels come as train ids.
-
-    Raises:
-        UserError: ``preprocessor_config.json`` cannot be read, or is of other images than RGB.
-    """
-    path = folder / PROCESSOR_FILE
-    if not path.exists() and not path.is_symlink():
-        return IMAGENET
-    fields = JsonFields(path)
-    for key in ("image_processor_type", "feature_extractor_type"):
-        kind = fields.values.get(key)
-        if kind is not None and not (isinstance(kind, str) and kind.startswith("Segformer")):
-            raise fields.wrong(key, "only SegFormer's image processor is known here")
-    for key in ("do_flip_channel_order", "do_grayscale"):
-        fields.equal(key, False)
-    rescale, normalize = (fields.flag(key, True) for key in ("do_rescale", "do_normalize"))
-    return Normalisation(
-        image_mean=fields.channels("image_mean", IMAGENET.image_mean),
-        image_std=fields.channels("image_std", IMAGENET.image_std, above_zero=True),
-        do_rescale=rescale,
-        rescale_factor=fields.number("rescale_factor", IMAGENET.rescale_factor, 1e-9, 1e9),
-        do_normalize=normalize,
     )
 
 
 def _architecture(fields: JsonFields) -> Architecture:
     default = Architecture()
     stages = fields.whole("num_encoder_blocks", 4, 1, _MOST_STAGES)
-
-    def each(key: str, largest: int) -> tuple[int, ...]:
-        return fields.wholes(key, getattr(default, key), stages, largest)
-
-    found = Architecture(
-        depths=each("depths", _MOST_BLOCKS),
-        hidden_sizes=each("hidden_sizes", _WIDEST),
-        decoder_hidden_size=fields.whole("decoder_hidden_size", 256, 1, _WIDEST),
-        num_attention_heads=each("num_attention_heads", _WIDEST),
-        sr_ratios=each("sr_ratios", 64),
-        mlp_ratios=each("mlp_ratios", 64),
-        patch_sizes=each("patch_sizes", 64),
-        strides=each("strides", 64),
-        hidden_act=fields.one_of("hidden_act", default.hidden_act, _ACTIVATIONS),
-    )
-    for width, heads in zip(found.hidden_sizes, found.num_attention_heads, strict=True):
+    found: dict[str, Any] = {}
+    for key, value in asdict(default).items():
+        if not isinstance(value, tuple):
+            continue
+        most = _LARGEST.get(key, 64)
+        found[key] = fields.get(
+            key,
+            value,
+            lambda given, most=most: (  # type: ignore[misc]
+                isinstance(given, list) and all(is_whole(one, 1, most) for one in given)
+            ),
+            f"it has to be a list of whole numbers from 1 to {most}",
+        )
+        if len(found[key]) != stages:
+            raise fields.wrong(key, f"it has to have one number for each of the {stages} stages")
+    for width, heads in zip(found["hidden_sizes"], found["num_attention_heads"], strict=True):
         if width % heads:
             raise fields.wrong("hidden_sizes", f"{width} is not a multiple of {heads} heads")
-    return found
+    return Architecture(
+        decoder_hidden_size=fields.whole("decoder_hidden_size", 256, 1, _WIDEST),
+        hidden_act=fields.one_of("hidden_act", default.hidden_act, _ACTIVATIONS),
+        **found,
+    )
 
 
 def _classes(fields: JsonFields) -> tuple[str, ...]:
-    names, count = fields.values.get("id2label"), fields.values.get("num_labels")
-    if count is not None:
-        count = fields.whole("num_labels", 0, 1, _MOST_CLASSES)
+    # Two classes are transformers' default.
+    count = fields.whole("num_labels", 2, 1, _MOST_CLASSES)
+    names = fields.values.get("id2label")
     if names is None:
-        # Transformers' own default is 2.
-        return tuple(f"LABEL_{number}" for number in range(2 if count is None else count))
+        return tuple(f"LABEL_{number}" for number in range(count))
     if not isinstance(names, dict) or not 1 <= len(names) <= _MOST_CLASSES:
         raise fields.wrong("id2label", "it needs an object of number to class name")
     numbers = [str(number) for number in range(len(names))]
@@ -169,7 +153,7 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
         raise fields.wrong(
             "id2label", f"its values have to be names (of at most {_LONGEST_NAME} characters)"
         )
-    if count not in (None, len(names)):
+    if fields.values.get("num_labels") not in (None, len(names)):
         raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
     return tuple(names[number] for number in numbers)
 
@@ -177,17 +161,146 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
 def _dtype(fields: JsonFields) -> str | None:
     # Older files call it torch_dtype.
     keys = [key for key in ("dtype", "torch_dtype") if fields.values.get(key) is not None]
-    found = {
-        fields.one_of(key, "", (*DTYPES, *(f"torch.{name}" for name in DTYPES))) for key in keys
-    }
+    known = (*_DTYPES, *(f"torch.{name}" for name in _DTYPES))
+    found = {fields.one_of(key, "", known).removeprefix("torch.") for key in keys}
     if len(found) > 1:
         raise fields.wrong("dtype", "torch_dtype is another one")
-    return found.pop().removeprefix("torch.") if found else None
+    return found.pop() if found else None
 
 
 def _is_name(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(name.strip()) and len(name) <= _LONGEST_NAME
+    return bool(name.strip()) and len(name) <= _LONGEST_NAME and is_storable(name)
+
+
+def infer_description(
+    label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
+) -> Description:
+    """Describe one of the original's networks by its tensors' shapes.
+
+    Args:
+        label: the source's name in messages.
+        shapes: on-disk name -> shape.
+        classes: their names; used if there is one for each row of the head. By default 19 classes
+            are Cityscapes', and others are numbered.
+
+    Raises:
+        UserError: see :func:`revt_hf.checkpoints.architecture.infer_architecture`.
+    """
+    from revt_hf.data.labels import CLASSES
+
+    architecture, count = infer_architecture(label, shapes)
+    if classes is None and count == len(CLASSES):
+        classes = CLASSES
+    if classes is None or len(classes) != count:
+        classes = [f"LABEL_{number}" for number in range(count or 2)]
+    numbers = {**_NUMBERS, _IGNORED: 255}
+    return Description(label, Path(label), architecture, tuple(classes), None, numbers, IMAGENET)
+
+
+def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
+    """The content of a ``config.json``: the described network, and nothing else.
+
+    Args:
+        description: the network.
+        dtype: of its tensors: ``float32``, ...
+        with_head: whether the tensors are a whole SegFormer, or its encoder alone.
+    """
+    config = description.config()
+    return {
+        "architectures": ["SegformerForSemanticSegmentation" if with_head else "SegformerModel"],
+        "model_type": "segformer",
+        "dtype": dtype,
+        "num_channels": 3,
+        "reshape_last_stage": True,
+        **config,
+        "id2label": {str(number): name for number, name in config["id2label"].items()},
+    }
+
+
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """The dtype for ``config.json``: it represents every tensor exactly.
+
+    Args:
+        dtypes: of a model's tensors, safetensors' names; integers are ignored.
+    """
+    found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
+    if len(found) == 1:
+        return found.pop()
+    return "float64" if "float64" in found else "float32"
+
+
+def fitting_places(
+    description: Description, places: Mapping[str, TensorPlace], with_head: bool = True
+) -> dict[str, TensorPlace]:
+    """The places of the described network's tensors: all of them, and nothing is left over.
+
+    Args:
+        description: the network.
+        places: of its checkpoint, by on-disk name.
+        with_head: False for the encoder alone: a decode head or ImageNet's classifier may be
+            there and may be any.
+
+    Returns:
+        On-disk name -> place; BatchNorm's count of batches, which nothing reads, may be missing.
+
+    Raises:
+        UserError: tensors are missing, left over, of another shape, or no floats; the first few
+            are named.
+    """
+    held = dict(places)
+    if not with_head:
+        ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
+        held = {name: place for name, place in held.items() if not name.startswith(ignored)}
+    elif not has_head(held):
+        raise UserError(f"{description.label} is an encoder: it has no decode head")
+    classes = len(description.classes) if with_head else None
+    shapes = tensor_shapes(description.architecture, classes)
+    problems = tensor_problems(held, shapes)
+    if problems:
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise UserError(
+            f"{description.label}: its tensors are not those of {description.file}: "
+            f"{'; '.join(problems[:_LISTED])}{more}"
+        )
+    return {name: held[name] for name in shapes if name in held}
+
+
+def rows_by_train_id(description: Description) -> tuple[int, ...]:
+    """The row of the decode head's classifier for each train id, found by class name.
+
+    Names are compared ignoring case, spaces, hyphens and underscores.
+
+    Raises:
+        UserError: the classes are not Cityscapes' 19, or have no names.
+    """
+    # Here, since the tables of classes take longer to import than most merges' comparisons.
+    from revt_hf.data.labels import CLASSES
+
+    found = [plain(name) for name in description.classes]
+    wanted = [plain(name) for name in CLASSES]
+    where = f"{description.label}: its {CONFIG_FILE}"
+    if len(found) != len(wanted):
+        raise UserError(f"{where} names {len(found)} classes, the domains have {len(wanted)}")
+    if all(_NUMBERED.fullmatch(name) for name in found):
+        raise UserError(
+            f"{where} does not name its classes ({description.classes[0]}, ...): write the "
+            "names of its rows into id2label"
+        )
+    unknown = [name for name in description.classes if plain(name) not in wanted]
+    missing = [name for name in CLASSES if plain(name) not in found]
+    if unknown or missing:
+        also = f" {unknown[0]!a}, which the domains do not have, and" if unknown else ""
+        raise UserError(f"{where} names{also} no {missing[0]!a}: other classes than the domains'")
+    return tuple(found.index(name) for name in wanted)
+
+
+def plain(name: str) -> str:
+    """A class name for comparison: without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def is_train_id_order(names: Sequence[str]) -> bool:
+    """Whether names of a head's rows are Cityscapes' 19 in the order of the train ids."""
+    from revt_hf.data.labels import CLASSES
+
+    return [plain(name) for name in names] == [plain(name) for name in CLASSES]

@@ -1,4 +1,4 @@
-"""Where the tensors lie in a safetensors file, read by hand: no torch, nothing loaded.
+"""Headers of safetensors files: where the tensors lie. No torch, nothing is loaded.
 
 Format: 8 bytes, the header's length (unsigned, little-endian); the header, a JSON object of name
 to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from revt_hf.core.errors import UserError
 
+SAFETENSORS = ".safetensors"
 ITEM_SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -129,7 +130,7 @@ def tensors_sha256(path: Path) -> str:
 
 def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     label = ascii(name)
-    if not _storable(name):
+    if not is_storable(name):
         raise _broken(path, f"{label} is not a valid name")
     if not isinstance(entry, dict):
         raise _broken(path, f"{label} is not described by an object")
@@ -146,8 +147,8 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     return TensorPlace(path, name, dtype, tuple(shape), start + first, last - first)
 
 
-def _storable(name: str) -> bool:
-    # A lone surrogate can be written in JSON, but neither printed nor stored as UTF-8.
+def is_storable(name: str) -> bool:
+    """Whether a name is valid UTF-8: JSON can express a lone surrogate, which is not."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Read torch's own files (``.pth``, ``.bin``) without running what they may hold."""
+"""Read torch's own files (``.pth``, ``.bin``) without running what they may contain."""
 
 import re
 import warnings
@@ -15,10 +15,8 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from revt_hf.checkpoints.headers import read_header
-from revt_hf.checkpoints.names import COUNTER, memory_names
-from revt_hf.checkpoints.tensors import SAFETENSORS, TensorPlace, standard_name
-from revt_hf.checkpoints.wrapping import is_model_name, listed, unwrap
+from revt_hf.checkpoints.headers import SAFETENSORS, TensorPlace, read_header
+from revt_hf.checkpoints.names import COUNTER, is_model_name, listed, standard_parts
 from revt_hf.core.errors import UserError
 
 DTYPES = {
@@ -33,13 +31,13 @@ DTYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
 }
-# An optimizer's averages may be called like the tensors that they belong to.
+# An optimizer's averages may have the names of the tensors they belong to.
 _OPTIMIZER = "optim"
 _LARGEST_COUNT = 2**53
 _UNKNOWN_OPERATION = "Unsupported operand"
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _NUMBER_KINDS = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-# What a NumPy number in a pickle asks for; files of NumPy 1 name an older module.
+# Needed to unpickle NumPy numbers; files of NumPy 1 name an older module.
 _NUMPY_NUMBERS: list[Any] = [
     (multiarray.scalar, "numpy._core.multiarray.scalar"),
     (multiarray.scalar, "numpy.core.multiarray.scalar"),
@@ -50,27 +48,20 @@ _NUMPY_NUMBERS: list[Any] = [
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A torch file's model.
+    """The model in a torch file.
 
     Attributes:
-        tensors: on-disk name -> tensor on the CPU, contiguous, no two sharing memory; mapped
+        tensors: on-disk name -> tensor on the CPU, contiguous, no two sharing memory; memory-mapped
             from the file where its format allows it.
         names: on-disk name -> name in the file.
         dropped: names in the file that no SegFormer has: the unused ``conv_seg``, averages.
-        meta: what the original keeps beside the tensors (``CLASSES``, ``iter``, ...).
+        classes: the class names that the original stores in ``meta``, if any.
     """
 
     tensors: dict[str, torch.Tensor]
     names: dict[str, str]
     dropped: tuple[str, ...]
-    meta: dict[str, Any]
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """The class names in ``meta``, if there are any."""
-        found = self.meta.get("CLASSES")
-        named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
-        return tuple(found) if found and named else None
+    classes: tuple[str, ...] | None
 
 
 def rewrite(paths: Sequence[Path], target: Path) -> TorchFile:
@@ -94,10 +85,9 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
     """Read the model of a file that ``torch.save`` wrote.
 
     The tensors may lie at the top or under any keys (``state_dict``, ``model_state_dict``,
-    ``net``), in any depth, and their names may begin with ``module.`` or another prefix
-    (:func:`revt_hf.checkpoints.wrapping.unwrap`) and be the original's (with or without
-    ``backbone.``) or transformers'. What lies beside them (an optimizer) is left. The classifier
-    of an ImageNet encoder gets transformers' name, too.
+    ``net``) at any depth. Their names may be prefixed (:func:`revt_hf.checkpoints.names.unwrap`)
+    and be the original's (with or without ``backbone.``) or transformers'. Anything beside them
+    (an optimizer) is ignored. The classifier of an ImageNet encoder gets transformers' name, too.
 
     Args:
         path: the file.
@@ -105,44 +95,33 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
 
     Raises:
         UserError: the file cannot be read, asks for more than tensors and plain values (which
-            one is named), or holds no model, several, one tensor twice, or one that is not dense.
+            one is named), or contains no model, several, one tensor twice, or one that is not
+            dense.
     """
     state, meta = _state_dict(path, _load(path))
     for shard in shards:
         state |= _state_dict(shard, _load(shard))[0]
-    found = unwrap(str(path), list(state))
+    parts, dropped = standard_parts(str(path), {name: at.shape for name, at in state.items()})
     tensors: dict[str, torch.Tensor] = {}
-    names: dict[str, str] = {}
-    dropped = [*found.dropped]
     storages: set[int] = set()
-    for name, full_name in found.names.items():
-        tensor = state[name]
+    for on_disk, (name, half, halves) in parts.items():
+        tensor = state[name].detach()
         _check(path, name, tensor)
-        targets = memory_names(full_name)
-        if not targets:
-            dropped.append(name)
-        for target, part in zip(targets, _parts(path, name, tensor, len(targets)), strict=True):
-            on_disk = standard_name(target)
-            if on_disk == COUNTER:
-                part = _whole(path, name, part)
-            if on_disk in tensors:
-                raise UserError(
-                    f"{path} holds one tensor under two names, {names[on_disk]} and {name}: "
-                    "remove one"
-                )
-            storage = part.untyped_storage().data_ptr()
-            if storage in storages:
-                part = part.clone(memory_format=torch.contiguous_format)
-            tensors[on_disk] = part.contiguous()
-            names[on_disk] = name
-            storages.add(storage)
-    if not tensors:
-        raise UserError(f"{path} holds no tensors of a model")
-    return TorchFile(tensors, names, tuple(dropped), meta)
+        if halves > 1:
+            tensor = tensor.chunk(halves)[half]
+        if on_disk == COUNTER:
+            tensor = _whole(path, name, tensor)
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in storages:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        tensors[on_disk] = tensor.contiguous()
+        storages.add(storage)
+    names = {on_disk: part.name for on_disk, part in parts.items()}
+    return TorchFile(tensors, names, dropped, _classes(meta))
 
 
 def read_tensor(place: TensorPlace) -> torch.Tensor:
-    """A tensor of a safetensors file, on the CPU, with memory of its own.
+    """Read a tensor of a safetensors file to the CPU, into memory of its own.
 
     Raises:
         UserError: the file cannot be read, or the dtype is not one of torch's usual ones.
@@ -175,7 +154,7 @@ def _load(path: Path) -> Any:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    # Bytes that make no sense raise nearly anything.
+    # Damaged bytes raise nearly anything.
     except Exception as error:
         refused = _REFUSED.search(str(error))
         if refused:
@@ -193,73 +172,56 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The model's tensors, and the ``meta`` that lies nearest to them."""
-    found = _models(content)
-    if len(found) > 1:
-        keys = listed(".".join(keys) or "the top" for keys, _ in found)
+def _classes(meta: dict[Any, Any]) -> tuple[str, ...] | None:
+    found = meta.get("CLASSES")
+    named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+    return tuple(found) if found and named else None
+
+
+def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict[Any, Any]]:
+    """The model's tensors, and the nearest ``meta`` above or beside them."""
+    everything = list(_dicts(content))
+    models = [one for one in everything if any(map(is_model_name, one[1]))]
+    if len(models) > 1:
+        keys = listed(".".join(keys) or "the top" for keys, _, _ in models)
         raise UserError(
             f"{path} holds several models, under {keys}: save the one that is wanted as a file "
             "of its own"
         )
-    if not found:
-        keys = listed(".".join(keys) for keys in _keys(content)) or type(content).__name__
+    if not models:
+        tensors = [".".join((*keys, name)) for keys, state, _ in everything for name in state]
+        top = list(map(str, content)) if isinstance(content, dict) else []
         raise UserError(
             f"{path} holds no named tensors of a SegFormer, neither at the top nor deeper; it "
-            f"holds {keys}"
+            f"holds {listed(tensors or top) or type(content).__name__}"
         )
-    way, place = found[0]
-    meta: dict[str, Any] = {}
-    for key in (*way, ""):
-        if isinstance(content, dict) and isinstance(content.get("meta"), dict):
-            meta = content["meta"]
-        content = dict(_inner(content)).get(key)
-    return dict(_named_tensors(place)), meta
+    _, state, meta = models[0]
+    return state, meta
 
 
-def _models(content: Any) -> list[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Keys and content of every dict in which tensors of a SegFormer lie by their names."""
-    return [
-        (keys, place)
-        for keys, place in _dicts(content)
-        if any(is_model_name(name) for name, _ in _named_tensors(place))
-    ]
+def _dicts(
+    content: Any,
+) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor], dict[Any, Any]]]:
+    """The keys, named tensors and nearest ``meta`` of every dict, each once.
 
-
-def _dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """A dict and those in it by their keys, each once: one object may lie under many."""
-    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    One object may lie under many keys, even under itself; items of lists have numbers for keys.
+    """
+    waiting: deque[tuple[tuple[str, ...], Any, dict[Any, Any]]] = deque([((), content, {})])
     seen = set()
     while waiting:
-        keys, place = waiting.popleft()
-        if id(place) in seen:
+        keys, place, meta = waiting.popleft()
+        if id(place) in seen or not isinstance(place, dict | list | tuple):
             continue
         seen.add(id(place))
         if isinstance(place, dict):
-            yield keys, place
-        waiting += (((*keys, key), inner) for key, inner in _inner(place))
-
-
-def _inner(place: Any) -> Iterator[tuple[str, Any]]:
-    """What else may hold the model in a dict, a list or a tuple; places in a list are keys."""
-    items = enumerate(place) if isinstance(place, list | tuple) else ()
-    for key, inner in place.items() if isinstance(place, dict) else items:
-        is_name = isinstance(key, str) and _OPTIMIZER not in key.lower()
-        if isinstance(inner, dict | list | tuple) and (is_name or isinstance(place, list | tuple)):
-            yield str(key), inner
-
-
-def _keys(content: Any) -> Iterator[tuple[str, ...]]:
-    """Where tensors lie; without any, what is at the top."""
-    found = [(*keys, name) for keys, place in _dicts(content) for name, _ in _named_tensors(place)]
-    top = content if isinstance(content, dict) else ()
-    yield from found or ((str(key),) for key in top)
-
-
-def _named_tensors(place: dict[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, value in place.items():
-        if isinstance(name, str) and isinstance(value, torch.Tensor):
-            yield name, value
+            if isinstance(place.get("meta"), dict):
+                meta = place["meta"]
+            named = {name: inner for name, inner in place.items() if isinstance(name, str)}
+            yield keys, {n: t for n, t in named.items() if isinstance(t, torch.Tensor)}, meta
+            inside = {name: at for name, at in named.items() if _OPTIMIZER not in name.lower()}
+        else:
+            inside = {str(number): inner for number, inner in enumerate(place)}
+        waiting += (((*keys, key), inner, meta) for key, inner in inside.items())
 
 
 def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
@@ -267,7 +229,7 @@ def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
         tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and tensor.dtype in DTYPES.values()
-        # A view can repeat few numbers without end.
+        # A view can repeat a few numbers endlessly.
         and tensor.nbytes <= tensor.untyped_storage().nbytes()
     )
     if not plain:
@@ -275,7 +237,7 @@ def _check(path: Path, name: str, tensor: torch.Tensor) -> None:
 
 
 def _whole(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A count of batches, which scripts that average turn into a float, as a whole number."""
+    """The count of batches as an integer; averaging scripts turn it into a float."""
     if not tensor.is_floating_point():
         return tensor
     whole = tensor.isfinite().all() and bool((tensor == tensor.round()).all())
@@ -284,12 +246,3 @@ def _whole(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
             f"{path}: {name} counts batches and is no whole number: remove it, 0 is taken then"
         )
     return tensor.to(torch.int64)
-
-
-def _parts(path: Path, name: str, tensor: torch.Tensor, parts: int) -> list[torch.Tensor]:
-    """The halves of a fused key-value tensor, or the tensor itself; key first."""
-    if parts < 2:
-        return [tensor.detach()] * parts
-    if not tensor.ndim or tensor.shape[0] % 2 or not tensor.shape[0]:
-        raise UserError(f"{path}: {name} is {list(tensor.shape)} and holds no key and value")
-    return list(tensor.detach().chunk(parts))

@@ -179,7 +179,8 @@ def norm_command(
 ) -> None:
     """Measure how far the head's BatchNorm statistics are off, also after recalibration."""
     from revt_hf.analysis.diagnoses import diagnose_norm
-    from revt_hf.config.recipe import Source, load_recipe
+    from revt_hf.config.domain_spec import Source
+    from revt_hf.config.recipe import load_recipe
 
     named = named_models(models)
     merge = next(iter(named))

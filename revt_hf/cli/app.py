@@ -25,7 +25,6 @@ from revt_hf.core.errors import say
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")

@@ -22,7 +22,7 @@ from revt_hf.cli.options import (
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.config.recipe import DomainSpec
+    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.data.domains.prepared import Format
 
 __all__ = ["Config", "DataDir", "Json", "Options", "Overwrite", "Quiet", "data_app"]

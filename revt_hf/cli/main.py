@@ -1,7 +1,7 @@
-"""The start of ``revt``: one sentence for user errors, remarks as plain lines, ends by signals.
+"""The entry point of ``revt``: one sentence for user errors, plain remarks, silent signals.
 
-``revt merge`` goes its own way from here: what the other commands import takes longer than
-merging a small model.
+``revt merge`` is dispatched before the other commands are imported: importing them takes longer
+than merging a small model.
 """
 
 import contextlib
@@ -28,24 +28,24 @@ _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; predictable errors are one sentence and exit code 2.
 
-    Ended by a signal, it removes what it has begun to write and exits as shells do: 130 after
-    Ctrl-C, 143 after SIGTERM, 141 where nobody reads its output any more.
+    After a signal it removes unfinished outputs and exits as shells do: 130 after Ctrl-C, 143
+    after SIGTERM, 141 when nobody reads its output any more.
 
     Raises:
         SystemExit: always.
     """
-    # OpenMP threads that spin at barriers for long make shared machines many times slower; it
-    # must be said before torch is imported.
+    # OpenMP threads that spin for long at barriers make shared machines many times slower; the
+    # variable is read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-    _speak()
+    _log_to_stderr()
     arguments = sys.argv[1:] if arguments is None else arguments
-    with _shown_output(), _signals_as_exits() as ended:
+    with _escaped_output(), _signals_as_exits() as ended:
         code = _code(arguments)
         sys.exit(_SIGNALLED + ended[0] if ended else code)
 
 
 def _code(arguments: Sequence[str]) -> int:
-    """The exit code of a call; what went wrong is said."""
+    """Run a command, print its error and return the exit code."""
     try:
         code = _call(arguments)
         sys.stdout.flush()
@@ -57,7 +57,11 @@ def _code(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _SIGNALLED + signal.SIGINT
     except BrokenPipeError:
-        _close_output()
+        # Python flushes both streams at exit and would complain.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere, stream.fileno())
         return _SIGNALLED + signal.SIGPIPE
     except MemoryError:
         problem = "there is not enough memory for this"
@@ -69,7 +73,7 @@ def _code(arguments: Sequence[str]) -> int:
             "out: try fewer workers"
         )
     except OSError as error:
-        # Errors of the system, such as a full disk; others are libraries' own, and ours to see.
+        # Only the system's errors, such as a full disk, have a number; libraries' own are bugs.
         if error.errno is None:
             raise
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -82,16 +86,16 @@ def _code(arguments: Sequence[str]) -> int:
 
 
 def _kept_elsewhere(arguments: Sequence[str]) -> bool:
-    """Whether what a command does is more than what it prints."""
+    """Whether a command has results beside what it prints."""
     given = {argument.partition("=")[0] for argument in arguments}
     return arguments[:1] in (["demo"], ["push"]) or not given.isdisjoint(("--json", "--output"))
 
 
 def _call(arguments: Sequence[str]) -> int:
-    """Run a command; its exit code.
+    """Run a command and return its exit code.
 
     Raises:
-        UserError: also for options that are wrong or missing.
+        UserError: also for wrong or missing options.
     """
     for argument in arguments:
         # Neither safetensors nor Arrow nor JSON can hold such names.
@@ -107,8 +111,10 @@ def _call(arguments: Sequence[str]) -> int:
     from revt_hf.cli.app import app
 
     command = typer.main.get_command(app)
+    if "_REVT_COMPLETE" in os.environ:
+        command.main(prog_name="revt")
     try:
-        # Not command.main, which has its own ways of saying what is wrong.
+        # Not command.main, which prints usage errors in its own format.
         with command.make_context("revt", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as stop:
@@ -124,36 +130,35 @@ def _call(arguments: Sequence[str]) -> int:
 
 
 def _usage_sentence(error: Exception) -> str | None:
-    """What is wrong with the options; None if that is not what the error is about."""
-    # Typer brings its own copy of click in some versions, so it has no class to ask for.
+    """The problem with the options; None if the error is about something else."""
+    # Some versions of typer bundle a copy of click, so there is no class to test for.
     describe = getattr(error, "format_message", None)
     if describe is None:
         return None
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "revt"
     if type(error).__name__ == "NoArgsIsHelpError":
-        return f"say what to do: {command} --help lists the commands"
+        return f"name a command: {command} --help lists them"
     problem = " ".join(str(describe()).split()).rstrip(".")
     return f"{problem[:1].lower()}{problem[1:]} ({command} --help lists the options)"
 
 
 @contextlib.contextmanager
 def _signals_as_exits() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that scratch folders and children go.
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that scratch folders and children go.
 
-    Gives a list that takes the signal.
+    Yields a list that receives the signal.
     """
-
     ended: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
         ended.append(number)
-        # Whoever insists must use SIGKILL: cleaning up is not to be interrupted.
+        # Nothing but SIGKILL may interrupt the clean-up.
         signal.signal(number, lambda *_: None)
         sys.exit(_SIGNALLED + number)
 
     def again(lost: Any) -> None:
-        # Raised where nothing can be, as in what Python calls when it forks: a little later.
+        # Python drops what is raised in some places, such as its fork hooks: raise it again later.
         if lost.exc_type is SystemExit and ended:
             signal.signal(signal.SIGALRM, lambda *_: end(ended[0], None))
             signal.setitimer(signal.ITIMER_REAL, _LATER)
@@ -164,7 +169,7 @@ def _signals_as_exits() -> Iterator[list[int]]:
     hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            # Not those that are ignored, as under nohup, nor in other threads than the main one.
+            # Ignored signals stay ignored (nohup), and only the main thread may set handlers.
             with contextlib.suppress(ValueError):
                 if signal.getsignal(number) is signal.SIG_DFL:
                     before[number] = signal.signal(number, end)
@@ -175,14 +180,14 @@ def _signals_as_exits() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Shown:
-    """Standard output that shows names from files escaped; ``stream`` is for what draws on it."""
+class _Escaped:
+    """Standard output on which names from files are escaped."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        # Colours of tables and help; nothing else of theirs is needed on a terminal.
+        # Tables and help need colours on a terminal, and no other escape sequence.
         parts = _COLOUR.split(text) if self.stream.isatty() else [text]
         parts[::2] = [printable(part, lines=True) for part in parts[::2]]
         return self.stream.write("".join(parts))
@@ -191,8 +196,8 @@ class _Shown:
         return getattr(self.stream, name)
 
 
-class _Closed(_Shown):
-    """In place of a standard output that was closed before the start."""
+class _Closed(_Escaped):
+    """Replaces a standard output that was closed before the start."""
 
     lost = False
 
@@ -202,47 +207,39 @@ class _Closed(_Shown):
 
 
 @contextlib.contextmanager
-def _shown_output() -> Iterator[None]:
-    """Escape control characters of what is printed."""
+def _escaped_output() -> Iterator[None]:
+    """Escape control characters in the output."""
     before: Any = sys.stdout
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # Names of files may hold what the terminal's encoding has not.
+            # The terminal's encoding may lack letters in names of files.
             stream.reconfigure(errors="backslashreplace")
     if before is None:
         sys.stdout = _Closed(open(os.devnull, "w"))  # noqa: PTH123, SIM115
     else:
-        sys.stdout = _Shown(before)
+        sys.stdout = _Escaped(before)
     try:
         yield
     finally:
         sys.stdout = before
 
 
-def _close_output() -> None:
-    """Python would complain at its end of what it still wanted to write."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
-
-
 class _Remarks(logging.Handler):
-    """Plain lines on whatever standard error is at the moment, each of them once."""
+    """Log records as plain lines on the current standard error, each line once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: set[str] = set()
+        self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         remark = printable(self.format(record))
-        if remark not in self.said:
-            self.said.add(remark)
+        if remark not in self._printed:
+            self._printed.add(remark)
             print(remark, file=sys.stderr)
 
 
-def _speak() -> None:
-    """What the package logs and warns of, as plain lines beside the results."""
+def _log_to_stderr() -> None:
+    """Print the package's log records and data warnings as plain lines."""
     log = logging.getLogger("revt_hf")
     log.handlers = [_Remarks()]
     log.setLevel(logging.INFO)

@@ -88,7 +88,8 @@ def recalibrate(
     """Re-estimate the decode head's BatchNorm statistics on source images."""
     from dataclasses import asdict
 
-    from revt_hf.config.recipe import Source, load_recipe
+    from revt_hf.config.domain_spec import Source
+    from revt_hf.config.recipe import load_recipe
     from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
 
     if (data.recipe is None) == (data.domain is None):
@@ -119,9 +120,14 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert checkpoints of the original to SegFormer folders, and back."""
-    from revt_hf.models.convert import convert_command
+    from revt_hf.models import convert as conversion
 
-    done = convert_command(source, output, to, overwrite, quiet)
+    if to == "mmseg":
+        done = conversion.convert_to_mmseg(source, output, overwrite, quiet)
+    elif to in (None, "transformers"):
+        done = conversion.convert(Path(source), output, overwrite)
+    else:
+        raise UserError(f"--to {to}: choose transformers or mmseg")
     if quiet:
         return
     size = f"SegFormer-{done.size.upper()}" if done.size else "a SegFormer"

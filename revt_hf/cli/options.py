@@ -16,8 +16,8 @@ from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
+    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.config.protocol import Protocol
-    from revt_hf.config.recipe import DomainSpec
 
 _LARGEST_SIDE = 2**15
 
@@ -90,7 +90,7 @@ class DataSelection:
         Raises:
             UserError: an option is not KEY=VALUE.
         """
-        from revt_hf.config.recipe import DomainSpec
+        from revt_hf.config.domain_spec import DomainSpec
 
         return DomainSpec(
             domain=str(self.domain),

@@ -1,129 +1,147 @@
 """``revt push`` and ``revt merge-and-push``: parse, validate, call."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from revt_hf.cli.data import Json, Overwrite, Quiet
-from revt_hf.core.errors import UserError
+from revt_hf.cli.naming import split_name
+from revt_hf.cli.options import Json, Overwrite, Quiet, with_options
+from revt_hf.core.errors import UserError, say
 
-License = Annotated[
-    str | None, typer.Option(help="The weights' license; of its start's, if that is stricter.")
-]
-Bases = Annotated[
-    list[str] | None,
-    typer.Option("--base-model", metavar="REPO_ID", help="A member or start that is on the Hub."),
-]
-Datasets = Annotated[
-    list[str] | None,
-    typer.Option("--dataset", metavar="REPO_ID", help="Training data that are on the Hub."),
-]
-Private = Annotated[bool, typer.Option("--private", help="For its owner alone.")]
-CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")]
-Revision = Annotated[str | None, typer.Option(help="A branch other than main.")]
-DryRun = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Write there what would be sent; send nothing.")
-]
+if TYPE_CHECKING:
+    from revt_hf.hub.push import PushOptions
 
 
+@dataclass(frozen=True)
+class Publication:
+    """Where and how a model is published."""
+
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="License of the weights, or the base model's license, whichever is stricter."
+        ),
+    ] = None
+    base_models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--base-model", metavar="REPO_ID", help="Hub ID of a member or of the initial weights."
+        ),
+    ] = None
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", metavar="REPO_ID", help="Hub ID of a training dataset."),
+    ] = None
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of pushing.")
+    ] = False
+    revision: Annotated[str | None, typer.Option(help="Push to this branch, not to main.")] = None
+    dry_run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write what would be sent to this folder; send nothing."),
+    ] = None
+
+    def options(
+        self, overwrite: bool, quiet: bool, members: "list[Path] | None" = None
+    ) -> "PushOptions":
+        """The options of a push."""
+        from revt_hf.hub.push import PushOptions
+
+        return PushOptions(
+            private=self.private,
+            create_pr=self.create_pr,
+            revision=self.revision,
+            dry_run=self.dry_run,
+            overwrite=overwrite,
+            with_members=tuple(members or ()),
+            license=self.license,
+            base_models=tuple(self.base_models or ()),
+            datasets=tuple(self.datasets or ()),
+            quiet=quiet,
+        )
+
+
+@with_options
 def push(
-    folder: Annotated[Path, typer.Argument(help="A SegFormer folder, such as a merge.")],
+    folder: Annotated[Path, typer.Argument(help="Model folder, such as a merge.")],
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
+    publication: Publication,
     results: Annotated[
-        Path | None, typer.Option(help="Measured scores, of revt evaluate --json.")
+        Path | None, typer.Option(help="Scores for the card, from revt evaluate --json.")
     ] = None,
-    license: License = None,
     members: Annotated[
-        list[Path] | None, typer.Option("--with-members", help="A member that goes along.")
+        list[Path] | None,
+        typer.Option("--with-members", metavar="DIR", help="Also publish this member."),
     ] = None,
-    base_models: Bases = None,
-    datasets: Datasets = None,
-    private: Private = False,
-    create_pr: CreatePr = False,
-    revision: Revision = None,
-    dry_run: DryRun = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier --dry-run left in DIR.")
+        bool, typer.Option("--overwrite", help="Replace the folder of an earlier --dry-run.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Publish a model in one commit, with a card of what was measured."""
-    if overwrite and dry_run is None:
+    """Publish a model in one commit, with a card of measured scores."""
+    if overwrite and publication.dry_run is None:
         raise UserError(
             "--overwrite is for the folder of --dry-run DIR: a push brings a repository up to "
             "date without it"
         )
-    from revt_hf.hub.push import push_command
-
-    print(
-        push_command(
-            folder,
-            repo_id,
-            results,
-            license,
-            members or [],
-            base_models or [],
-            datasets or [],
-            private,
-            create_pr,
-            revision,
-            dry_run,
-            quiet,
-            overwrite,
-        )
-    )
+    _push(folder, repo_id, publication.options(overwrite, quiet, members), results)
 
 
+@with_options
 def merge_and_push(
-    models: Annotated[list[str], typer.Argument(help="Members, then OWNER/NAME on the Hub.")],
-    output: Annotated[Path, typer.Option(help="The folder of the merged SegFormer.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL... OWNER/NAME", help="Members, then the Hub ID.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the merged model.")],
+    publication: Publication,
     recipe: Annotated[
-        Path | None, typer.Option(help="Score on its source-val and targets, for the card.")
+        Path | None,
+        typer.Option(help="Score on the source-val and target splits of this recipe."),
     ] = None,
-    license: License = None,
-    base_models: Bases = None,
-    datasets: Datasets = None,
-    private: Private = False,
-    create_pr: CreatePr = False,
-    revision: Revision = None,
-    dry_run: DryRun = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Average encoders, score the ReVT, publish it with a card of what was measured."""
-    *members, repo_id = models
-    if len(members) < 2:
-        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
-    _check_no_member(repo_id, members)
+    """Average encoders, score the merge, and publish it with a card of these scores."""
     from revt_hf.evaluation.command import recipe_splits
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import write_results
     from revt_hf.hub.commit import check_repo_id, require_token
-    from revt_hf.hub.push import push_command
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
+    from revt_hf.merging.merge_spec import MergeSpec
     from revt_hf.models.recorded import recorded_protocol
     from revt_hf.results.results import print_scores
 
-    # All that a push would refuse at the end of the work is refused now.
+    *members, repo_id = models
+    if len(members) < 2:
+        raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
+    names, paths = zip(*map(split_name, members), strict=True)
+    _check_no_member(repo_id, paths)
+    # Refuse now whatever the push would refuse after all the work.
     check_repo_id(repo_id, "model")
     if json_file is not None and recipe is None:
-        raise UserError("--json gets the scores: say on what with --recipe FILE")
-    if not license:
-        raise UserError("name the license of the weights: --license apache-2.0, or their start's")
-    if dry_run is None:
+        raise UserError("--json writes scores: name a recipe to score on with --recipe FILE")
+    if not publication.license:
+        raise UserError(
+            "name the license of the weights: --license apache-2.0, or the base model's"
+        )
+    if publication.dry_run is None:
         require_token()
-    known_hub_ids(base_models or [], None)
-    for name in datasets or []:
+    known_hub_ids(publication.base_models or [], None)
+    for name in publication.datasets or []:
         check_repo_id(name, "dataset")
     splits = None if recipe is None else recipe_splits(recipe)
-    inputs: list[str | Path | None] = [*members, recipe]
+    inputs: list[str | Path | None] = [*paths, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"
-    _check_outputs(output, results, json_file, dry_run, overwrite, inputs)
-    done = merge(members, output, options=MergeOptions(overwrite, quiet=quiet))
+    _check_outputs(output, results, json_file, publication.dry_run, overwrite, inputs)
+    spec = MergeSpec(members=paths, names=names)
+    done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate(
             {str(done): done}, splits, recorded_protocol([done]), EvaluateOptions(quiet=quiet)
@@ -132,35 +150,24 @@ def merge_and_push(
             if file is not None:
                 write_results(file, scores)
         print_scores(scores)
-    print(
-        push_command(
-            done,
-            repo_id,
-            results,
-            license,
-            [],
-            base_models or [],
-            datasets or [],
-            private,
-            create_pr,
-            revision,
-            dry_run,
-            quiet,
-            overwrite,
-        )
-    )
+    _push(done, repo_id, publication.options(overwrite, quiet), results)
 
 
-def _check_no_member(repo_id: str, members: list[str]) -> None:
-    """Refuse a last argument that looks like one more member, whose repository was forgotten."""
-    place = Path(repo_id)
-    beside = any(
-        Path(member).exists() and Path(member).parent == place.parent for member in members
-    )
-    if place.exists() or (beside and place.parent != Path()):
+def _push(folder: Path, repo_id: str, options: "PushOptions", results: Path | None) -> None:
+    from revt_hf.hub.push import push
+
+    done = push(folder, repo_id, options, results)
+    say(f"{'pushed' if options.dry_run is None else 'would be pushed'}: {done}")
+
+
+def _check_no_member(repo_id: str, members: Sequence[str]) -> None:
+    """Refuse one more member where the repository was forgotten."""
+    path = Path(repo_id)
+    beside = any(Path(member).exists() and Path(member).parent == path.parent for member in members)
+    if path.exists() or (beside and path.parent != Path()):
         raise UserError(
-            f"{repo_id} is where the members are, not a repository on the Hub: give the members, "
-            "then OWNER/NAME"
+            f"{repo_id} lies beside the members and is not a repository on the Hub: give the "
+            "members, then OWNER/NAME"
         )
 
 
@@ -172,7 +179,7 @@ def _check_outputs(
     overwrite: bool,
     inputs: list[str | Path | None],
 ) -> None:
-    """Refuse whatever is in the way of an output, before the work."""
+    """Refuse outputs that exist or overlap, before any work."""
     from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
     check_output(output, overwrite, inputs)

@@ -1,4 +1,4 @@
-"""The test protocol: how images reach the network, and which views of them are averaged."""
+"""The test protocol: how images are resized and which views of them are averaged."""
 
 from typing import Annotated, Literal
 
@@ -11,12 +11,12 @@ _SMALLEST_SCALE = 0.01
 
 
 class Protocol(Section):
-    """The test protocol: how images reach the network, and which views of them are averaged.
+    """The test protocol: how images are resized and which views of them are averaged.
 
-    Images are resized (ratio kept) to ``max_size`` (width, height); null is native size. With
-    ``window`` and ``stride`` (pixels) the network sees square windows of the resized image.
-    ``scales`` multiply the max_size (the image's own size without one); ``flip`` adds the mirrored
-    image: the probabilities of all views are averaged.
+    Images are resized to fit ``max_size`` (width, height), keeping their aspect ratio; null keeps
+    the native size. With ``window`` and ``stride`` (pixels) the network sees square windows of the
+    resized image. ``scales`` multiply the max size (or the native size); ``flip`` adds the
+    mirrored image. The probabilities of all views are averaged.
     """
 
     max_size: tuple[Pixels, Pixels] | None = (1024, 512)
@@ -29,17 +29,17 @@ class Protocol(Section):
 
     @property
     def views(self) -> int:
-        """How many times the network sees each image, not counting windows."""
+        """Number of views of each image, not counting windows."""
         return len(self.scales) * (2 if self.flip else 1)
 
     @property
     def preset(self) -> str | None:
-        """Its name in ``PROTOCOLS``, if it has one."""
+        """Its name in ``PROTOCOLS``, if any."""
         return next((name for name, known in PROTOCOLS.items() if known == self), None)
 
     @property
     def text(self) -> str:
-        """Its values, such as ``1024x512, scales 0.5 1.0, flip``."""
+        """A summary such as ``1024x512, scales 0.5 1.0, flip``."""
         parts = ["native size" if self.max_size is None else "x".join(map(str, self.max_size))]
         if self.window is not None:
             parts.append(f"windows of {self.window} every {self.stride}")
@@ -65,8 +65,8 @@ class Protocol(Section):
         return self
 
 
-# "paper" is the original's test protocol, "slide" its B3 *_org_size_inference.py, and the
-# ratios are those of mmsegmentation's MultiScaleFlipAug.
+# "paper" is the original's test protocol, "slide" its B3 *_org_size_inference.py; the scales are
+# those of mmsegmentation's MultiScaleFlipAug.
 PROTOCOLS = {
     "paper": Protocol(),
     "native": Protocol(max_size=None),
@@ -86,7 +86,7 @@ def named_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-# A section that may also be just a protocol's name.
+# A section, or the name of a protocol.
 ProtocolChoice = Annotated[
     Protocol,
     BeforeValidator(

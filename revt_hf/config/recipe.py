@@ -1,18 +1,18 @@
-"""What a run is: a typed, validated recipe.
+"""Training recipes: typed, validated YAML files.
 
-A recipe is a YAML file. ``extends:`` names one or several files (relative to the recipe) whose
-values it starts from; nested keys are merged, everything else is replaced. ``--set a.b=c``
-overrides come last. Unknown keys and wrong types are refused with their YAML path.
+``extends:`` names one or several files (relative to the recipe) whose values are inherited; nested
+keys are merged, everything else is replaced. ``--set a.b=c`` overrides come last. Unknown keys and
+wrong types are refused with their YAML path.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from revt_hf.config.domain_spec import DomainSpec, Source, Target
 from revt_hf.config.protocol import Protocol, ProtocolChoice
 from revt_hf.config.sections import (
     BatchSize,
@@ -28,24 +28,25 @@ from revt_hf.config.sections import (
     Seed,
     Share,
     Workers,
-    validation_sentence,
+    validated,
 )
 from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
 
-# Attention heads of the stages.
+# Attention heads per stage.
 _HEADS = (1, 2, 5, 8)
-# Which source each crop of a mixture is drawn from stands in memory.
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+# The source of every crop of a mixture is kept in memory.
 _MIXED_CROPS = 10**8
 
 
 class Model(Section):
-    """The network and where its weights start.
+    """The network and its initial weights.
 
     ``init`` is a Hub id (``nvidia/mit-b5``, ``repo@revision``) or a folder; without it the
-    network is initialised at random. ``head: init`` keeps the decode head of those weights.
-    ``batch_norm: frozen`` lets the head's BatchNorm use its running statistics and leave them as
-    they are; its weight and bias still learn.
+    network is initialised randomly. ``head: init`` keeps the decode head of those weights.
+    ``batch_norm: frozen`` makes the head's BatchNorm use its running statistics without updating
+    them; its weight and bias are still trained.
     """
 
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5"] | None = None
@@ -74,57 +75,10 @@ class Model(Section):
         return self
 
 
-def _option_paths(value: Any, folder: str) -> Iterator[str]:
-    """Options that can be paths, such as ``split_files``, relative to a folder of data."""
-    if isinstance(value, Mapping):
-        for part in value.values():
-            yield from _option_paths(part, folder)
-    elif isinstance(value, str) and (folder or os.sep in value):
-        yield str(Path(folder, value.partition("{")[0]))
-
-
-class DomainSpec(Section):
-    """Where images come from: a registered domain, its folder, configuration and options."""
-
-    domain: str
-    data_dir: ExpandedPath | None = None
-    config: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def inputs(self) -> list[str | None]:
-        """What is read on this machine: no output may be there."""
-        return [self.data_dir, *_option_paths(self.options, self.data_dir or "")]
-
-
-class Source(DomainSpec):
-    """A training domain; validation is always on its own held-out split.
-
-    ``weight`` is its share of a mixture, relative to the other sources'. ``prepared`` is a folder
-    that ``revt data prepare`` wrote: training images are read from there.
-    """
-
-    train: str = "train"
-    val: str = "val"
-    weight: Annotated[float, Field(gt=0, ge=1e-6, le=1e6)] = 1.0
-    prepared: ExpandedPath | None = None
-
-    @property
-    def inputs(self) -> list[str | None]:
-        """What is read on this machine: no output may be there."""
-        return [*super().inputs, self.prepared]
-
-
-class Target(DomainSpec):
-    """An unseen domain: reported, never trained or selected on."""
-
-    split: str = "val"
-
-
 class Augmentation(Section):
-    """One of the paper's methods 1..6, and the geometry around it.
+    """One of the paper's methods 1..6, and the geometric augmentation around it.
 
-    ``null`` for ``photometric`` and ``flip_probability`` means the method's own default.
+    ``null`` for ``photometric`` and ``flip_probability`` selects the method's default.
     """
 
     method: int | str = 1
@@ -145,15 +99,12 @@ class Augmentation(Section):
 
 
 class Optimizer(Section):
-    """AdamW, with the decode head's learning rate multiplied."""
+    """AdamW, with a multiple of the learning rate for the decode head."""
 
     lr: Annotated[float, Field(gt=0)] = 6e-5
     head_lr_factor: Factor = 10.0
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.01
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
 
 
 class Schedule(Section):
@@ -174,17 +125,19 @@ class Swad(Section):
 
 
 class Training(Section):
-    """Length, batch and bookkeeping. ``batch_size`` is per process, steps are optimizer steps.
+    """Length, batch size and bookkeeping.
 
-    ``effective_batch`` is what the recipe expects ``batch_size`` x ``gradient_accumulation`` x
-    processes to be: a run with another number of processes is refused.
+    ``batch_size`` is per process; steps are optimizer steps. ``effective_batch`` is the expected
+    product of ``batch_size``, ``gradient_accumulation`` and the number of processes: a run with
+    another product is refused.
 
-    Next to the final weights, ``ema`` (a decay) keeps a moving average in the folder ``ema/``, and
-    ``swad`` the mean over a window of steps, which source-val's loss chooses, in ``swad/``.
+    Next to the final weights, ``ema`` (a decay) saves a moving average in the folder ``ema/``, and
+    ``swad`` saves the mean over a window of steps, chosen by the source validation loss, in
+    ``swad/``.
 
-    For speed and memory, the results are the same up to rounding: ``folded_head`` computes the
-    decode head at each stage's own resolution, ``loss_rows`` is how many rows of the labels the
-    loss upsamples logits to at a time (null: all), ``compile`` is ``torch.compile``.
+    Speed and memory options, which change results only by rounding: ``folded_head`` computes the
+    decode head at each stage's own resolution, ``loss_rows`` is the number of label rows for which
+    the loss upsamples logits at a time (null: all), ``compile`` uses ``torch.compile``.
     """
 
     steps: Annotated[int, Field(gt=0, le=10**7)] = 40_000
@@ -208,20 +161,21 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
-        if self.swad is not None:
-            if self.validate_every is None:
-                raise ValueError("swad chooses its window by validations: set validate_every")
-            validations = -(-self.steps // self.validate_every)
-            if validations < self.swad.patience:
-                raise ValueError(
-                    f"swad.patience is {self.swad.patience} validations, but there are only "
-                    f"{validations} (every {self.validate_every} of {self.steps} steps)"
-                )
+        if self.swad is None:
+            return self
+        if self.validate_every is None:
+            raise ValueError("swad chooses its window by validations: set validate_every")
+        validations = -(-self.steps // self.validate_every)
+        if validations < self.swad.patience:
+            raise ValueError(
+                f"swad.patience is {self.swad.patience} validations, but there are only "
+                f"{validations} (every {self.validate_every} of {self.steps} steps)"
+            )
         return self
 
 
 class Recipe(Section):
-    """A whole training run; with ``more_sources`` it is trained on a mixture."""
+    """A whole training run; ``more_sources`` makes it train on a mixture."""
 
     model: Model
     source: Source
@@ -240,7 +194,7 @@ class Recipe(Section):
 
     @property
     def inputs(self) -> list[str | None]:
-        """What is read on this machine: no output may be there."""
+        """Local paths that are read, where no output may be written."""
         specs = (*self.sources, *self.targets)
         return [
             self.model.init,
@@ -257,18 +211,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _validates_on_source(self) -> "Recipe":
+        targets = [target.model_dump(exclude={"split"}) for target in self.targets]
         for number, source in enumerate(self.sources):
-            held_out = (source.domain, source.data_dir, source.config)
             name = f"more_sources.{number - 1}" if number else "source"
-            for split, key in ((source.val, "val"), (source.train, "train")):
-                for target in self.targets:
-                    where = (target.domain, target.data_dir, target.config)
-                    same_options = target.options == source.options
-                    if (*where, target.split) == (*held_out, split) and same_options:
-                        raise ValueError(
-                            f"{name}.{key} is '{split}', which is also a target: "
-                            "targets are never trained or selected on"
-                        )
+            same = source.model_dump(include=set(DomainSpec.model_fields))
+            taken = {t.split for t, data in zip(self.targets, targets, strict=True) if data == same}
+            for key in ("val", "train"):
+                if getattr(source, key) in taken:
+                    raise ValueError(
+                        f"{name}.{key} is '{getattr(source, key)}', which is also a target: "
+                        "targets are never trained or selected on"
+                    )
         return self
 
     def to_yaml(self) -> str:
@@ -293,26 +246,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
-    """Validate recipe values; ``name`` is how messages call their origin.
+    """Validate the values of a recipe; ``name`` is what messages call their origin.
 
     Raises:
         UserError: an unknown key, a wrong type or value.
     """
     if "members" in values:
         raise UserError(f"{name} is an experiment, not a training recipe: use revt run")
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{name}: {validation_sentence(Recipe, error, '')}") from error
+    return validated(Recipe, values, name)
 
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe file (with ``extends``), for editors."""
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {
-        "description": "Recipe files whose values this one starts from.",
+        "description": "Recipe files whose values this one inherits.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
-    # Any section may come from a parent.
+    # Every section may come from a parent.
     schema.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

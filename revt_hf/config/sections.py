@@ -1,19 +1,22 @@
-"""What all YAML files of ours have in common: bounded numbers, expanded paths, error sentences."""
+"""Shared types of validated files: bounded numbers, expanded paths, one-sentence errors."""
 
 import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from revt_hf.core.errors import UserError
+
+Validated = TypeVar("Validated", bound=BaseModel)
 _SHOWN = 200
 
 
 def _expand(value: Any) -> Any:
-    """Expand ``~`` and environment variables of a path."""
+    """Expand ``~`` and environment variables in a path."""
     if not isinstance(value, str):
         return value
     expanded = os.path.expandvars(str(Path(value).expanduser())) if value else value
@@ -24,7 +27,7 @@ def _expand(value: Any) -> Any:
 
 
 ExpandedPath = Annotated[str, BeforeValidator(_expand)]
-# What is accepted must not break hours later: numbers are finite, and no larger than can work.
+# Accepted values must not fail hours later: numbers are finite, and no larger than can work.
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -40,14 +43,26 @@ Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class Section(BaseModel):
-    """A mapping of a YAML file: no unknown keys, neither infinity nor NaN."""
+    """A mapping in a YAML file: no unknown keys, no infinity, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def validated(model: type[Validated], values: Any, name: str | Path) -> Validated:
+    """Validate values; ``name`` is what messages call their origin.
+
+    Raises:
+        UserError: an unknown key, a wrong type or value; the first one is named.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{name}: {validation_sentence(model, error, '')}") from error
+
+
 def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: str) -> str:
-    """One sentence for the first problem of a pydantic error, its YAML path led by ``prefix``."""
-    # An unknown key explains more than the missing one that it leaves behind.
+    """One sentence for the first problem of a pydantic error; ``prefix`` leads its path."""
+    # A misspelt key explains more than the missing one that it causes.
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = ".".join(part for part in (prefix, *map(str, problem["loc"])) if part)
     if problem["type"] == "extra_forbidden":
@@ -69,11 +84,11 @@ def _short(value: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys known at a place of a nested model; none if what stands there is no model."""
+    """The known keys of a nested model; none if there is no model at that location."""
     for part in location:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         if field is None:
-            # A place in a list, a key of a mapping, or a branch of a union.
+            # An index of a list, a key of a mapping, or a branch of a union.
             continue
         inner = _model_in(field.annotation)
         if inner is None:
@@ -83,7 +98,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
+    """The model in an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -1,6 +1,6 @@
 """YAML with ``extends``, refused duplicates and ``key.subkey=value`` overrides.
 
-What is read is bounded, so that a file from a stranger costs no more than a second.
+Sizes are limited, so that no file takes more than a second to read.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ import yaml
 
 from revt_hf.core.errors import UserError
 
-# Recipes have some hundred values. An alias counts as all that it stands for.
+# Recipes have some hundred values. An alias counts as everything it stands for.
 _BYTES, _NODES, _DEPTH, _FILES, _DIGITS = 1 << 18, 10_000, 40, 32, 400
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 
 
 class _Loader(yaml.SafeLoader):
-    """Values that JSON has as well; PyYAML keeps the last of two equal keys, we refuse."""
+    """Only values that JSON has, too; refuses duplicate keys, of which PyYAML keeps the last."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
                 raise UserError(f"line {key_node.start_mark.line + 1}: a key is a word or a number")
             if key in found:
                 line = node.start_mark.line + 1
-                raise UserError(f"the key '{key}' stands twice in the mapping at line {line}")
+                raise UserError(f"the key '{key}' appears twice in the mapping at line {line}")
             found.add(key)
         return self.construct_mapping(node, deep=True)
 
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
         return str(node.value)
 
 
-# Sets, bytes and the like are in no recipe.
+# No recipe contains sets, bytes and the like.
 _KINDS = ("null", "bool", "int", "float", "str", "seq")
 _Loader.yaml_constructors = {
     tag: constructor
@@ -86,10 +86,10 @@ def _check_growth(count: int, depth: int) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document: mappings, lists, texts, numbers.
+    """Parse a YAML document of mappings, lists, strings and numbers.
 
     Raises:
-        UserError: it is not YAML, or grows too large; the message names no file.
+        UserError: it is not YAML, or too large; the message names no file.
     """
     if len(text) > _BYTES:
         raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
@@ -100,13 +100,13 @@ def parse_yaml(text: str) -> Any:
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise UserError(f"broken YAML{where}: {problem}") from error
-    # What constructors of PyYAML raise for 2001-99-99, !!int x, !!bool q, !!timestamp x.
+    # Raised by PyYAML's constructors for 2001-99-99, !!int x, !!bool q, !!timestamp x.
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise UserError(f"broken YAML: a value does not fit its type ({error})") from error
 
 
 def _unshared(value: Any) -> Any:
-    """A copy where an alias and what it stands for are two things: one can be overridden."""
+    """A copy in which aliases are separate objects, so that one can be overridden."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
@@ -117,7 +117,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise UserError(f"cannot read the recipe {path}: not a regular file")
         with path.open("rb") as file:
-            # One more, for parse_yaml to see that it is too much.
+            # One more byte, so that parse_yaml notices a file that is too large.
             data = file.read(_BYTES + 1)
         text = data.decode() if len(data) <= _BYTES else data.decode(errors="replace")
     except (OSError, ValueError) as error:
@@ -136,7 +136,7 @@ Localise = Callable[[dict[str, Any], Path], None]
 
 
 def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str, Any]:
-    """Read a mapping and merge it over the files that its ``extends`` names.
+    """Read a mapping and merge it over the files that it extends.
 
     Nested mappings are merged, everything else is replaced.
 
@@ -145,20 +145,20 @@ def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str,
         localise: called with each file's own values and its folder, to change paths in place.
 
     Raises:
-        UserError: a missing file, broken YAML, a key that stands twice, a circle, too many files.
+        UserError: a missing file, broken YAML, a duplicate key, a circle, too many files.
     """
     return _Family(localise).read(path, ())
 
 
 class _Family:
-    """A file and those that it extends, each of them read once."""
+    """A file and those that it extends, each read once."""
 
     def __init__(self, localise: Localise | None) -> None:
         self._localise = localise
         self._read: dict[Path, dict[str, Any]] = {}
 
     def read(self, path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-        """The values of a file over those of its parents; ``children`` are what led here."""
+        """The values of a file merged over its parents; ``children`` are the files leading here."""
         try:
             resolved = path.resolve()
         except (OSError, ValueError, RuntimeError) as error:

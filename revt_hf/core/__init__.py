@@ -1,1 +1,1 @@
-"""Errors, output folders, locks, processes, memory: what every other package uses."""
+"""Errors, outputs, processes and resources: used by every other package."""

@@ -1,4 +1,4 @@
-"""The marker in every output folder: what we wrote, so that nothing else is ever overwritten."""
+"""The marker in every output folder: it lists our files, so that nothing else is overwritten."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 MARKER_FILE = ".revt_hf.json"
-# Everything unfinished is called so, within an output and beside it.
+# Names of unfinished files and folders, inside an output and beside it.
 SCRATCH_PREFIX = ".revt-"
 _FORMAT = "revt_hf.output/1"
 _CONFIG_FILE = "config.json"
-# What a folder of a model holds, whoever wrote it.
+# The files of a model folder, whoever wrote it.
 _MODEL_FILES = (
     MARKER_FILE,
     _CONFIG_FILE,
@@ -37,10 +37,10 @@ def mark_output(
 
     Args:
         folder: the output.
-        patterns: relative paths (``fnmatch``; ``*`` also matches ``/``) that may be written later.
-        files: patterns of what is there now and is ours.
+        patterns: relative paths that may be written later (``fnmatch``; ``*`` also matches ``/``).
+        files: patterns of the present files that are ours.
     """
-    ours = [path for path in _files(folder) if not _is_passing(path) and _fits(path, files)]
+    ours = [path for path in _files(folder) if not _is_scratch(path) and _matches(path, files)]
     value = {"format": _FORMAT, "files": sorted(ours), "patterns": list(patterns)}
     scratch = folder / f"{SCRATCH_PREFIX}marker"
     try:
@@ -52,13 +52,23 @@ def mark_output(
 
 def is_marked(folder: Path) -> bool:
     """Whether a folder has a readable marker."""
-    return _read(folder) is not None
+    return _read_marker(folder) is not None
 
 
 def is_listed(folder: Path, path: str) -> bool:
-    """Whether a folder's marker says that a file of it, by its relative path, is ours."""
-    files, patterns = _read(folder) or (set(), [])
-    return path in files or _fits(path, patterns)
+    """Whether the marker of a folder lists a relative path as ours."""
+    files, patterns = _read_marker(folder) or (set(), [])
+    return path in files or _matches(path, patterns)
+
+
+def folder_state(folder: Path) -> str | None:
+    """A digest of names, sizes and times of a folder's files; None for an empty folder."""
+    found = []
+    for path in sorted(_files(folder)):
+        if not _is_scratch(path):
+            now = (folder / path).lstat()
+            found.append([path, now.st_size, now.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else None
 
 
 def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
@@ -66,18 +76,18 @@ def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
 
     Args:
         folder: with or without a marker.
-        among: patterns of the files to look at.
+        among: patterns of the files to consider.
     """
-    files, patterns = _read(folder) or (set(), [])
+    files, patterns = _read_marker(folder) or (set(), [])
     for path in sorted(_files(folder)):
-        ours = path in files or _is_passing(path) or _fits(path, patterns)
-        if not ours and _fits(path, among):
+        ours = path in files or _is_scratch(path) or _matches(path, patterns)
+        if not ours and _matches(path, among):
             return path
     return None
 
 
 def owner(file: Path) -> Path | None:
-    """The folder of a model, or an output of ours, that a file is a part of.
+    """The model folder or marked output that a file belongs to.
 
     Args:
         file: an absolute path.
@@ -86,26 +96,12 @@ def owner(file: Path) -> Path | None:
         if is_listed(folder, file.relative_to(folder).as_posix()):
             return folder
     above = file.parent
-    if _fits(file.name, _MODEL_FILES) and (is_marked(above) or (above / _CONFIG_FILE).is_file()):
+    if _matches(file.name, _MODEL_FILES) and (is_marked(above) or (above / _CONFIG_FILE).is_file()):
         return above
     return None
 
 
-def state_of(folder: Path) -> str | None:
-    """What a folder's files look like: another text once one of them was written, added or removed.
-
-    Returns:
-        None where nothing is there.
-    """
-    found = []
-    for path in sorted(_files(folder)):
-        if not _is_passing(path):
-            now = (folder / path).lstat()
-            found.append([path, now.st_size, now.st_mtime_ns])
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else None
-
-
-def _read(folder: Path) -> tuple[set[str], list[str]] | None:
+def _read_marker(folder: Path) -> tuple[set[str], list[str]] | None:
     try:
         value = json.loads((folder / MARKER_FILE).read_bytes())
         if value["format"] != _FORMAT:
@@ -116,18 +112,18 @@ def _read(folder: Path) -> tuple[set[str], list[str]] | None:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Everything but real folders, relative with ``/``; links are not followed."""
+    """Relative paths of files and of links, which are not followed."""
     for above, folders, files in os.walk(folder):
         links = [name for name in folders if Path(above, name).is_symlink()]
         for name in (*files, *links):
             yield Path(above, name).relative_to(folder).as_posix()
 
 
-def _fits(path: str, patterns: Collection[str]) -> bool:
+def _matches(path: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _is_passing(path: str) -> bool:
-    """Markers, and what a killed process left unfinished."""
+def _is_scratch(path: str) -> bool:
+    """Whether a path is a marker, or unfinished work of a killed process."""
     parts = path.split("/")
     return parts[-1] == MARKER_FILE or any(part.startswith(SCRATCH_PREFIX) for part in parts)

@@ -1,4 +1,4 @@
-"""Outputs that are either complete or not there; nothing else writes files."""
+"""The one door for outputs: each is either complete or absent, and has one writer at a time."""
 
 import hashlib
 import json
@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.locks import lock_file
-from revt_hf.core.markers import mark_output
+from revt_hf.core.markers import (
+    MARKER_FILE,
+    SCRATCH_PREFIX,
+    folder_state,
+    is_listed,
+    is_marked,
+    mark_output,
+)
 from revt_hf.core.output_rules import (
     Place,
     check_apart,
@@ -20,12 +26,13 @@ from revt_hf.core.output_rules import (
     check_output,
     check_output_file,
     check_suffix,
+    real_path,
 )
 from revt_hf.core.replacing import (
     beside,
     clear_files,
+    lock_file,
     open_up,
-    real_path,
     recover,
     remove_replaced,
     replace_folder,
@@ -33,6 +40,8 @@ from revt_hf.core.replacing import (
 )
 
 __all__ = [
+    "MARKER_FILE",
+    "SCRATCH_PREFIX",
     "atomic_file",
     "atomic_folder",
     "beside",
@@ -42,14 +51,21 @@ __all__ = [
     "check_output",
     "check_output_file",
     "check_suffix",
+    "clear_files",
     "file_sha256",
     "folder_in_place",
+    "folder_state",
     "growing_folder",
+    "is_listed",
+    "is_marked",
     "locked",
+    "mark_output",
+    "open_up",
     "read_json_object",
     "readable_os_errors",
     "real_path",
     "replace_folder",
+    "scratch_file",
     "write_json",
     "write_text",
 ]
@@ -59,9 +75,9 @@ _LARGEST_JSON = 16 * 2**20
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Be the only one that writes an output folder while the block runs.
+    """Be the only writer of an output folder while the block runs.
 
-    What a killed process left beside it is cleared away first.
+    Leftovers of killed processes beside it are removed first.
 
     Raises:
         UserError: another process is writing it, or nothing can be written there.
@@ -102,11 +118,11 @@ def atomic_folder(
             yield scratch
             open_up(scratch)
             mark_output(scratch)
-            # Things may have come there meanwhile.
+            # The folder may have changed meanwhile.
             check_output(target, overwrite, inputs)
             replace_folder(scratch, place)
         except UserError as error:
-            # What is written inside names the place that nobody knows.
+            # Errors from inside the block name the hidden folder.
             raise UserError(str(error).replace(str(scratch), str(target))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -120,17 +136,17 @@ def growing_folder(
     inputs: Collection[Place] = (),
     inside: bool = False,
 ) -> Iterator[None]:
-    """Write into a folder file by file; what is there and is not written anew stays.
+    """Write into a folder file by file; files that are not written again stay.
 
     Args:
         target: the output.
-        overwrite: go on where files are already; those of these names must be ours.
-        patterns: what may be written, as in :func:`revt_hf.core.markers.mark_output`.
+        overwrite: continue where files exist already; those that match must be ours.
+        patterns: files that may be written, as in :func:`mark_output`.
         inputs: as in :func:`check_output`.
-        inside: the output may lie in an input.
+        inside: allow the output to lie in an input.
 
     Raises:
-        UserError: see :func:`check_output`; or it is being written or cannot be written.
+        UserError: see :func:`check_growing`; or it is being written or cannot be written.
     """
     place = real_path(target)
     with locked(target):
@@ -145,14 +161,14 @@ def growing_folder(
 
 @contextmanager
 def folder_in_place(target: Path, overwrite: bool, patterns: Iterable[str]) -> Iterator[None]:
-    """Write a folder anew where it is to be; what was there comes back if the block fails.
+    """Write a folder at its final path; the old one comes back if the block fails.
 
     For work that records its own path. After a kill the next call brings the old folder back.
 
     Args:
         target: the output.
         overwrite: as in :func:`check_output`.
-        patterns: what may be written, as in :func:`revt_hf.core.markers.mark_output`.
+        patterns: files that may be written, as in :func:`mark_output`.
 
     Raises:
         UserError: see :func:`check_output`; or it is being written or cannot be written.
@@ -184,7 +200,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces ``target`` when the block succeeds.
 
     Raises:
-        UserError: ``target`` cannot be written, or is something else than a file.
+        UserError: ``target`` cannot be written, or is not a regular file.
     """
     with readable_os_errors(target):
         place = real_path(target)
@@ -208,15 +224,15 @@ def write_json(target: Path, value: Any) -> None:
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_file(target) as scratch:
-        # File names may hold bytes that are not UTF-8; escaped, they are JSON still.
+        # File names may contain bytes that are not UTF-8; escaped, they are still JSON.
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The mapping that a JSON file holds.
+    """Read a JSON file that holds an object.
 
     Raises:
-        UserError: it is missing, larger than any file that is read so, or no JSON object.
+        UserError: it is missing, too large, or not a JSON object.
     """
     try:
         if not path.is_file():
@@ -226,7 +242,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    # The decoder counts its own depth, and refuses numbers of thousands of digits.
+    # The decoder limits its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON, or it is damaged") from error
     if not isinstance(values, dict):

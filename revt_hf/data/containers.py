@@ -23,7 +23,6 @@ _NETPBM_PEAK = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})\s")
 # JPEG markers that a length follows; the others stand alone.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd9]")
 _NO_FRAME, _START_OF_SCAN, _APP1 = (0xC4, 0xC8, 0xCC), 0xDA, 0xE1
-# TIFF tags.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _XMP_PACKET = 274, 339, 700
 _SAMPLE_KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}
@@ -245,7 +244,7 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[int, int, int]]:
             (found,) = struct.unpack_from(order + letter, data, at)
             tags.setdefault(tag, (found, at, struct.calcsize(letter)))
     except (struct.error, OverflowError):
-        return tags  # what was read so far counts
+        return tags  # as far as they can be read
     return tags
 
 
@@ -274,16 +273,16 @@ def _netpbm(data: bytes) -> Header | None:
     if start is None:
         return None
     kind, width, height = map(int, start.groups())
-    bitmap, peak, end = kind in (1, 4), 1, start.end() + 1
-    if not bitmap:
+    peak, end = 1, start.end() + 1
+    if kind not in (1, 4):
         found = _NETPBM_PEAK.match(data, start.end())
         if found is None:
             return None
         peak, end = int(found[1]), found.end()
     row = (width + 7) // 8 if kind == 4 else width * (3 if kind == 6 else 1) * (1 + (peak > 255))
     whole = kind < 4 or len(data) >= end + row * height
-    packed = peak < 255
-    return Header("netpbm", (width, height), 1, whole, False, 8, packed, inverted=bitmap, peak=peak)
+    size, packed, inverted = (width, height), peak < 255, kind in (1, 4)
+    return Header("netpbm", size, 1, whole, False, 8, packed, inverted, peak=peak)
 
 
 def _other(data: bytes) -> Header:

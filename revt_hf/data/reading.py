@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -65,7 +64,7 @@ class Decode:
         difference = size_difference(pixels, found)
         if difference is None:
             if apart:
-                _warn_once(str(Path(label.name).parent), f"{label.name}: {apart}")
+                _warn_once(f"{label.name}: {apart}")
             return found
         if not self.fit_labels:
             raise UserError(f"{label.name}: {difference}{'; ' if apart else ''}{apart or ''}")
@@ -93,7 +92,7 @@ def label_turn(image: ImageFile | None, label: ImageFile, follow_exif: bool | No
 
 
 @cache
-def _warn_once(folder: str, text: str) -> None:
+def _warn_once(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=2)
 
 

@@ -12,7 +12,7 @@ from revt_hf.data.domains.base import Domain, Opened
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
 from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import MARKER
-from revt_hf.hub.places import without_places
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.results.markdown import yaml_text
 
 # Upper ends of the Hub's size categories.
@@ -99,7 +99,7 @@ def card_text(contents: Contents) -> str:
     settings = {
         "domain": contents.domain.name,
         "config": contents.config,
-        "options": without_places(contents.options),
+        "options": without_local_paths(contents.options),
         "splits": list(contents.splits),
         "max_size": list(contents.max_size) if contents.max_size else None,
     }
@@ -114,7 +114,7 @@ def card_text(contents: Contents) -> str:
         ignored=IGNORE_INDEX,
         tables=sorted({opened.table.name for opened in contents.splits.values()}),
         differences={
-            name: without_places(opened.difference)
+            name: without_local_paths(opened.difference)
             for name, opened in contents.splits.items()
             if opened.difference
         },

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import cv2
 
-from revt_hf.core.cores import core_count
+from revt_hf.core.resources import core_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,13 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from revt_hf import __version__
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import mark_output
 from revt_hf.core.outputs import (
     beside,
     check_output,
     locked,
+    mark_output,
     read_json_object,
     readable_os_errors,
     real_path,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
 from revt_hf.data.domains import checked_options, get_domain

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from revt_hf.cli.options import key_values, parse_max_size
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol, named_protocol
-from revt_hf.config.recipe import DomainSpec, load_recipe
+from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec, splits_of
 from revt_hf.models.recorded import recorded_protocol

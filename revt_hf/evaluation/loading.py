@@ -7,10 +7,10 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader, Subset
 
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec
-from revt_hf.core.cores import one_thread, worker_count
 from revt_hf.core.errors import UserError
+from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.decoding import image_size
 from revt_hf.data.domains import domain_label, load_spec
 from revt_hf.data.labels import IGNORE_INDEX

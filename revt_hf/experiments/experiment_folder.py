@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import check_apart, read_json_object, real_path, write_json

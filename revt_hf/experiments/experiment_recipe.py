@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from revt_hf.config.domain_spec import Target
 from revt_hf.config.protocol import PROTOCOLS, Protocol
-from revt_hf.config.recipe import Recipe, Target, load_recipe
+from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.config.sections import (
     BatchSize,
     ExpandedPath,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
 from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError
@@ -45,7 +45,7 @@ class FileHashes:
             UserError: there is no such checkpoint, or it cannot be read.
         """
         if not Path(source).exists():
-            from revt_hf.checkpoints.hub import is_hub_id
+            from revt_hf.checkpoints.download import is_hub_id
 
             if not is_hub_id(source):
                 raise UserError(f"there is no checkpoint {source}")

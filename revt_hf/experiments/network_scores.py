@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from revt_hf.checkpoints.architecture import size_name
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.core.outputs import file_sha256, read_json_object
 from revt_hf.core.processes import process_state
@@ -33,7 +34,6 @@ from revt_hf.evaluation.result import (
 )
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.score_steps import Network, Score
-from revt_hf.models.load import size_of
 from revt_hf.models.recorded import recorded_recipe
 
 _COSTS: dict[str, Cost] = {}
@@ -64,7 +64,7 @@ def score_networks(
                     models[part] = load_for_evaluation(path)
             facts[step.id] = _facts(network, folders)
         parts = [models[part] for part in network.parts]
-        facts[step.id]["size"] = size_of(parts[0].config)
+        facts[step.id]["size"] = size_name(parts[0].config)
         segmenters[step.id] = (
             as_segmenter(parts[0])
             if network.combine is None

@@ -21,9 +21,9 @@ from rich.progress import (
 
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.child import Child
-from revt_hf.core.cores import core_count
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import locked, write_text
+from revt_hf.core.resources import core_count
 from revt_hf.training.run_folder import training_folder
 from revt_hf.training.tracking import read_metrics
 

@@ -1,38 +1,39 @@
-"""The folder that a push sends: put together and checked before anybody is asked."""
+"""The content of a pushed repository, assembled and checked before the first request."""
 
+import json
+import os
 import re
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.model_files import common_dtype
-from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE, open_checkpoint
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.description import common_dtype, read_description
+from revt_hf.checkpoints.headers import METADATA, header_bytes
+from revt_hf.checkpoints.names import disk_name, listed
+from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json, write_text
 from revt_hf.evaluation.result import Result, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import CARD_FILE
-from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.measured import published, results_of
+from revt_hf.hub.facts import ModelCardFacts, published_result, results_of
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.model_card import card_text
-from revt_hf.hub.places import without_places
-from revt_hf.hub.records import Member, published_recipe
-from revt_hf.hub.weights import copy_weights
+from revt_hf.hub.records import Member, published_recipe, published_record
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
-from revt_hf.models.recorded import MERGE_FILE, RECIPE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 
 RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
-# What transformers imports from a repository with trust_remote_code.
+# Keys that name code which transformers imports with trust_remote_code.
 _CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
 _OWN |= {CHANGES_FILE}
 _MEMBERS = "members"
+_LENGTH_BYTES = 8
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
 
 
@@ -41,10 +42,10 @@ class Bundle:
     """Everything that goes into a repository.
 
     Attributes:
-        folder: the model's.
-        facts: what its card says.
+        folder: of the model.
+        facts: for its card.
         results: of the result file, if there is one.
-        members: folders of members that go with it, by the members' names.
+        members: folders of the members to publish along with it, by name.
     """
 
     folder: Path
@@ -70,11 +71,12 @@ def check_files(folder: Path) -> None:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that :func:`revt_hf.models.load.load_model` would not take as it is.
+    """Refuse a folder that does not load as it is.
 
     Raises:
-        UserError: as it says; a file is missing; ``config.json`` names another dtype than the
-            weights have; or the weights are not those that the folder's record describes.
+        UserError: from :func:`revt_hf.models.load.load_model`; a file is missing; ``config.json``
+            names another dtype than that of the weights; or the folder's record describes other
+            weights.
     """
     check_files(folder)
     load_model(folder)
@@ -96,10 +98,10 @@ def check_model(folder: Path) -> None:
 
 
 def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[str, Path]:
-    """The folders of a merge's members by the members' names.
+    """The folders of a merge's members, by the names of the members.
 
     Raises:
-        UserError: a folder does not hold a member's weights.
+        UserError: a folder does not hold the weights of a member.
     """
     found: dict[str, Path] = {}
     for folder in folders:
@@ -116,16 +118,15 @@ def members_by_name(members: Sequence[Member], folders: Sequence[Path]) -> dict[
 
 
 def assemble(bundle: Bundle, target: Path, link: bool) -> None:
-    """Write what is sent into an empty folder, the card checked.
+    """Write the content of the repository into an empty folder.
 
     Args:
-        bundle: what.
+        bundle: the content.
         target: the folder.
-        link: hard links of the weights where the file system has them: the folder is only for
-            the push, and nobody changes them there.
+        link: hard-link unchanged weights where the file system allows it, for a temporary folder.
 
     Raises:
-        UserError: the card would be rejected, or a file cannot be read.
+        UserError: the Hub would reject the card, or a file cannot be read.
     """
     facts = bundle.facts
     text = card_text(facts)
@@ -135,7 +136,7 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     if facts.merge:
         write_json(target / MERGE_FILE, facts.merge.record.to_json())
     elif facts.changes:
-        changes = without_places(read_json_object(bundle.folder / CHANGES_FILE))
+        changes = without_local_paths(read_json_object(bundle.folder / CHANGES_FILE))
         write_json(target / CHANGES_FILE, changes)
     if facts.recipe_text:
         write_text(target / RECIPE_FILE, facts.recipe_text)
@@ -151,22 +152,57 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
 
 
 def _published_results(bundle: Bundle, results: Sequence[Result]) -> list[Result]:
-    measured = [published(result, bundle.facts.repo_id) for result in bundle.facts.results]
+    measured = [published_result(result, bundle.facts.repo_id) for result in bundle.facts.results]
     for name, folder in bundle.members.items():
         own = results_of(folder, results)
-        measured += [published(result, f"{_MEMBERS}/{name}") for result in own]
+        measured += [published_result(result, f"{_MEMBERS}/{name}") for result in own]
     return measured
 
 
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
-    copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
+    _copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        write_json(target / name, without_places(_without_code(read_json_object(folder / name))))
+        write_json(
+            target / name, without_local_paths(_without_code(read_json_object(folder / name)))
+        )
 
 
 def _without_code(value: Any) -> Any:
-    """A configuration that asks nobody to run a module beside it, or of another repository."""
     if isinstance(value, Mapping):
         kept = ((key, inner) for key, inner in value.items() if key not in _CODE)
         return {key: _without_code(inner) for key, inner in kept}
     return [*map(_without_code, value)] if isinstance(value, list) else value
+
+
+def _copy_weights(source: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
+    """Copy a safetensors file; local paths are removed from its metadata."""
+    with source.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+        metadata = header.get(METADATA) or {}
+        published = {key: _published(value, hub_ids) for key, value in metadata.items()}
+        if published != metadata:
+            with target.open("wb") as copy:
+                copy.write(header_bytes({**header, METADATA: published}))
+                shutil.copyfileobj(file, copy)
+            return
+    try:
+        if link:
+            os.link(source.resolve(), target)
+    except OSError:
+        link = False
+    if not link:
+        shutil.copyfile(source, target)
+
+
+def _published(text: str, hub_ids: Collection[str]) -> str:
+    """A value of the metadata, which may be JSON such as a merge record."""
+    try:
+        value: Any = json.loads(text)
+    except ValueError:
+        return str(without_local_paths(text, hub_ids))
+    if isinstance(value, Mapping) and "members" in value:
+        reduced: Any = published_record(value, hub_ids)
+    else:
+        reduced = without_local_paths(value, hub_ids)
+    return text if reduced == value else json.dumps(reduced, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What every push to the Hub needs: ids, a token, patience, and one sentence for any failure."""
+"""Pushing to the Hub: repository IDs, the token, and one sentence for every failure."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,15 +22,14 @@ from revt_hf.core.errors import UserError, causes
 
 Kind = Literal["model", "dataset"]
 CARD_FILE = "README.md"
-# Tells a repository that was pushed from here, whose card may be replaced.
+# Marks the card of a repository that was pushed from here and may be replaced.
 MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
-# The Hub puts it into every new repository.
+# The Hub adds it to every new repository.
 _GIVEN = ".gitattributes"
-_WORDS = {"model": "model", "dataset": "dataset"}
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether ``text`` can be the id ``owner/name`` of a Hub repository."""
+    """Whether ``text`` is a valid Hub ID ``owner/name``."""
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -39,68 +38,68 @@ def is_repo_id(text: str) -> bool:
 
 
 def check_repo_id(repo_id: str, kind: Kind) -> None:
-    """Refuse what cannot be the id of a Hub repository.
+    """Refuse an invalid Hub ID.
 
     Raises:
         UserError: it is not ``owner/name``.
     """
     if not is_repo_id(repo_id):
         raise UserError(
-            f"'{repo_id}' is not the id of a Hub {_WORDS[kind]}: write it as owner/name, of "
+            f"'{repo_id}' is not the ID of a Hub {kind}: write it as owner/name, of "
             "letters, digits, -, _ and ."
         )
 
 
 def require_token() -> None:
-    """Refuse to start without a token.
+    """Refuse to push without a token.
 
     Raises:
         UserError: there is none.
     """
     if huggingface_hub.get_token() is None:
-        raise UserError("pushing needs a token of the Hub: run 'hf auth login' or set HF_TOKEN")
+        raise UserError("pushing needs a Hub token: run 'hf auth login' or set HF_TOKEN")
 
 
 def make_repository(hub: HfApi, repo_id: str, kind: Kind, private: bool) -> None:
-    """Make a repository unless it exists.
+    """Create a repository unless it exists.
 
     Args:
-        hub: where.
-        repo_id: its id.
-        kind: what it holds.
-        private: it is for its owner alone; otherwise as its owner's account has it.
+        hub: the Hub's client.
+        repo_id: ``owner/name``.
+        kind: of the repository.
+        private: make it private; otherwise the owner's account decides.
 
     Raises:
         UserError: it should be private, but exists and is public.
-        Exception: whatever the Hub's client raises; see :func:`pushing`.
+        Exception: from the Hub's client; see :func:`pushing`.
     """
     hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
         raise UserError(
-            f"the Hub {_WORDS[kind]} {repo_id} exists already and is public: make it private "
+            f"the Hub {kind} {repo_id} exists already and is public: make it private "
             "first, or choose another id"
         )
 
 
 def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequence[str]) -> None:
-    """Refuse a repository that holds something else than what was pushed from here.
+    """Refuse a repository with content that was not pushed from here.
 
     Args:
-        hub: where.
-        repo_id: its id.
-        kind: what it holds.
-        commit: of the branch that is pushed to.
+        hub: the Hub's client.
+        repo_id: ``owner/name``.
+        kind: of the repository.
+        commit: head of the branch to push to.
         there: the names of its files.
 
     Raises:
-        UserError: it holds files, and no card of ours.
-        Exception: whatever the Hub's client raises; see :func:`pushing`.
+        UserError: it holds files, but no card with our marker.
+        Exception: from the Hub's client; see :func:`pushing`.
     """
     foreign = [name for name in there if name != _GIVEN]
     if not foreign:
         return
     if CARD_FILE in foreign:
-        # Not hf_hub_download: it would leave the card in the user's cache.
+        # hf_hub_download would leave the card in the user's cache.
         prefix = "" if kind == "model" else f"{kind}s/"
         url = f"{hub.endpoint}/{prefix}{repo_id}/resolve/{commit}/{CARD_FILE}"
         card = huggingface_hub.get_session().get(url, headers=build_hf_headers())
@@ -108,32 +107,32 @@ def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequenc
         if MARKER in card.text:
             return
     raise UserError(
-        f"the Hub {_WORDS[kind]} {repo_id} exists already and holds other content ({foreign[0]}), "
+        f"the Hub {kind} {repo_id} exists already and holds other content ({foreign[0]}), "
         "which a push would replace: choose another id"
     )
 
 
 @contextmanager
 def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None]:
-    """Push within this block: what fails is one sentence that holds no token.
+    """Turn every failure of the block into one sentence that contains no token.
 
     Args:
-        repo_id: what is pushed to.
-        hub: where.
-        quiet: no progress bars.
-        advice: what to do after a failure; it ends the sentence.
+        repo_id: the repository that is pushed to.
+        hub: the Hub's client.
+        quiet: hide progress bars.
+        advice: what to do after a failure; the end of the sentence.
 
     Raises:
-        UserError: the Hub cannot be reached or refuses, whatever its client raised.
+        UserError: the Hub cannot be reached or refuses.
     """
     try:
-        # A commit of many files takes the Hub its time.
+        # The Hub needs time for a commit of many files.
         with _bars(not quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
             yield
     except UserError:
         raise
-    # What a push raises is up to its transport (httpx, hf_xet). Messages are not passed on: some
-    # quote the request's headers, and those hold the token.
+    # The transport (httpx, hf_xet) decides what is raised. Messages are not passed on: some quote
+    # the headers of the request, which hold the token.
     except Exception as error:
         sentence = f"cannot push to {repo_id}: {failure(error, hub.endpoint)}; {advice}"
         raise UserError(sentence) from None
@@ -152,11 +151,11 @@ def _bars(shown: bool) -> Iterator[None]:
 
 
 def failure(error: BaseException, endpoint: str) -> str:
-    """Why a request failed, without a word of the error's own message.
+    """Why a request failed, without the message of the error.
 
     Args:
-        error: what the Hub's client raised.
-        endpoint: the Hub's address.
+        error: from the Hub's client.
+        endpoint: the address of the Hub.
     """
     for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)

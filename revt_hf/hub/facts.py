@@ -1,50 +1,46 @@
-"""What a model card is filled from: a model folder, measured results, and what the user says."""
+"""What a model card is filled from: a model folder, measured results, and the user's options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe, Source
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label
 from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import check_repo_id
-from revt_hf.hub.measured import results_of
-from revt_hf.hub.records import (
-    Merge,
-    is_known,
-    known_hub_ids,
-    published_recipe,
-    read_merge,
-)
+from revt_hf.hub.local_paths import without_local_paths
+from revt_hf.hub.records import Merge, is_known, known_hub_ids, published_recipe, read_merge
 from revt_hf.merging.record import Change, read_record
-from revt_hf.models.load import SIZES
+from revt_hf.models.load import load_model, network_sha256
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
-# The paper's merge: the mean of these tensors.
+# Selections of the paper's merge.
 _ENCODER = ("backbone", "segformer.*")
 
 
 @dataclass(frozen=True)
 class ModelCardFacts:
-    """Everything that stands in a model card; nothing of it is typed in by hand.
+    """Everything in a model card; nothing of it is typed in by hand.
 
     Attributes:
-        repo_id: where the model goes on the Hub.
+        repo_id: ``owner/name`` on the Hub.
         license: of the weights, in words or as the Hub's identifier.
         architecture: such as ``SegFormer-B2``.
         evaluation: the test protocol that the model is made for.
-        processor_size: (width, height) that its image processor resizes to; None: it does not.
-        recipe: that trained it.
-        recipe_text: the same as it is published, YAML.
-        merge: how it was merged.
-        changes: what was done to its weights after that (or after training).
-        base_models: the Hub models that it was made from.
-        datasets: the Hub datasets that it was trained on.
-        results: measured ones.
+        processor_size: (width, height) to which the image processor resizes; None if it does not.
+        recipe: the training recipe.
+        recipe_text: the recipe as it is published, YAML.
+        merge: how the model was merged.
+        changes: what was done to the weights after merging or training.
+        base_models: Hub IDs of the members or of the initial weights.
+        datasets: Hub IDs of the training datasets.
+        results: measured results of this model.
     """
 
     repo_id: str
@@ -64,55 +60,60 @@ class ModelCardFacts:
     def from_folder(
         cls,
         folder: str | Path,
-        results: Sequence[Result] | None,
-        base_models: Sequence[str],
-        license: str | None,
         repo_id: str,
+        license: str | None,
+        results: Sequence[Result] | None = None,
+        base_models: Sequence[str] = (),
         datasets: Sequence[str] = (),
         members: Sequence[Path] = (),
     ) -> "ModelCardFacts":
         """Collect the facts of a model folder.
 
         Args:
-            folder: with ``config.json``; ``recipe.yaml`` and ``merge.json`` are read if there.
-            results: measured ones; those of other models are left aside.
-            base_models: Hub ids of what the model was made from. Nothing else is taken for a Hub
-                id, except a start of NVIDIA's: ``runs/start`` looks like one, too.
-            license: of the weights.
-            repo_id: where the model goes.
-            datasets: Hub ids of what it was trained on.
-            members: folders of a merge's members, to read their recipes from.
+            folder: with ``config.json``; ``recipe.yaml`` and ``merge.json`` are read if present.
+            repo_id: ``owner/name`` on the Hub.
+            license: of the weights; required.
+            results: measured results; those of other models are ignored.
+            base_models: Hub IDs of the members or of the initial weights. Only these, and initial
+                weights from NVIDIA, count as Hub IDs: ``runs/init`` looks like one, too.
+            datasets: Hub IDs of the training datasets.
+            members: folders of a merge's members, to read their recipes.
 
         Raises:
-            UserError: the license is not named; an id is none; a record cannot be read; there
-                are results, but none of this model.
+            UserError: no license; an invalid ID; a record that cannot be read; or results, but
+                none of this model.
         """
-        place = Path(folder)
+        path = Path(folder)
         check_repo_id(repo_id, "model")
         for name in datasets:
             check_repo_id(name, "dataset")
-        named = _named_license(license)
-        recipe = recorded_recipe(place)
+        license = " ".join((license or "").split())
+        if not license:
+            raise UserError(
+                "name the license of the weights with --license, such as apache-2.0; the training "
+                "data and the initial weights decide which licenses are possible"
+            )
+        recipe = recorded_recipe(path)
         hub_ids = known_hub_ids(base_models, recipe)
-        record = read_record(place)
+        record = read_record(path)
         return cls(
             repo_id=repo_id,
-            license=named,
-            architecture=_architecture(read_json_object(place / "config.json")),
-            evaluation=recorded_protocol([place]),
-            processor_size=_processor_size(place / "preprocessor_config.json"),
+            license=license,
+            architecture=_architecture(read_json_object(path / "config.json")),
+            evaluation=recorded_protocol([path]),
+            processor_size=_processor_size(path / "preprocessor_config.json"),
             recipe=recipe,
             recipe_text=published_recipe(recipe, hub_ids) if recipe else None,
-            merge=read_merge(place, hub_ids, members),
+            merge=read_merge(path, hub_ids, members),
             changes=record.changes if record else (),
             base_models=hub_ids,
             datasets=tuple(datasets),
-            results=_own_results(place, results, repo_id),
+            results=_own_results(path, results, repo_id),
         )
 
     @property
     def is_revt(self) -> bool:
-        """Whether it is the paper's merge, of models that are none themselves."""
+        """Whether it is the paper's merge, of models that are not merges themselves."""
         if self.merge is None or len(self.merge.rules) != 1:
             return False
         if any(member.is_merge for member in self.merge.members):
@@ -122,22 +123,22 @@ class ModelCardFacts:
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """Its own recipe, or those of its members that are known."""
+        """The model's own recipe, or the known recipes of its members."""
         of_members = (member.recipe for member in self.merge.members) if self.merge else ()
         return tuple(recipe for recipe in (self.recipe, *of_members) if recipe is not None)
 
     @property
     def scores(self) -> tuple[tuple[DomainScore, Protocol], ...]:
-        """Every score with the protocol it was measured by."""
+        """Every score with its protocol."""
         return tuple((score, one.protocol) for one in self.results for score in one.scores)
 
-    def kind(self, row: DomainScore) -> str:
-        """``source`` if the model was trained on the row's domain, ``unseen`` if it surely was not.
+    def kind(self, score: DomainScore) -> str:
+        """``source`` if the model was trained on that domain, ``unseen`` if it certainly was not.
 
-        Results of a single domain do not know it: recipes do.
+        The recipes decide: results of a single domain do not tell sources from targets.
         """
-        if row.is_source or any(
-            _same_domain(row, source) for recipe in self.recipes for source in recipe.sources
+        if score.is_source or any(
+            _same_domain(score, source) for recipe in self.recipes for source in recipe.sources
         ):
             return "source"
         models = len(self.merge.members) if self.merge else 1
@@ -145,30 +146,54 @@ class ModelCardFacts:
 
     @property
     def inits(self) -> tuple[str, ...]:
-        """The Hub models whose weights training started from, as far as they are known."""
+        """The Hub IDs of the initial weights, as far as they are known."""
         named = (recipe.model.init or "" for recipe in self.recipes)
-        known = (start for start in named if is_known(start, self.base_models))
+        known = (init for init in named if is_known(init, self.base_models))
         return tuple(dict.fromkeys(known))
 
 
-def _same_domain(row: DomainScore, source: Source) -> bool:
-    domain = DOMAINS.get(row.domain)
-    if domain is None or row.domain != source.domain:
-        return False
-    if domain.facts.kind == "any":
-        # Only the folder and the split tell the user's own images apart.
-        return row.label in [domain_label(source, split) for split in (source.train, source.val)]
-    return domain.chosen_config(row.config) == domain.chosen_config(source.config)
+def results_of(folder: Path, results: Sequence[Result], also: Sequence[str] = ()) -> list[Result]:
+    """The results of one model among those of several.
+
+    Args:
+        folder: of the model. A result belongs to it if ``model`` is this folder or, where no
+            result's is, if it was measured on these weights.
+        results: of :func:`revt_hf.evaluation.result.read_results`.
+        also: Hub IDs of the model, which results may have as ``model``.
+
+    Raises:
+        UserError: a split is scored twice; a result was measured on other weights than those in
+            the folder, or does not tell on which.
+    """
+    own = [(number, one) for number, one in enumerate(results) if _is(one.model, folder, also)]
+    digest = network_sha256(load_model(folder)) if own or results else None
+    own = own or [(n, one) for n, one in enumerate(results) if one.network_sha256 == (digest,)]
+    labels: set[str] = set()
+    for number, result in own:
+        if result.network_sha256 != (digest,):
+            known = f"was measured on other weights, classes or normalisation than {folder} has"
+            unknown = "does not tell which weights it was measured on"
+            raise UserError(
+                f"results[{number}] ({result.model}) "
+                f"{known if result.network_sha256 else unknown}: evaluate {folder} again"
+            )
+        for score in result.scores:
+            if score.label in labels:
+                raise UserError(f"the results score {folder} twice on {score.label}")
+            labels.add(score.label)
+    return [result for _, result in own]
 
 
-def _named_license(license: str | None) -> str:
-    named = " ".join((license or "").split())
-    if not named:
-        raise UserError(
-            "name the license of the weights with --license, such as apache-2.0: what they were "
-            "trained on and started from decides which ones are possible"
-        )
-    return named
+def published_result(result: Result, name: str) -> Result:
+    """A result under the published name of the model, without local paths."""
+    values = without_local_paths(result.model_dump(mode="json"))
+    return Result.model_validate({**values, "model": name})
+
+
+def _is(model: str, folder: Path, also: Sequence[str]) -> bool:
+    if Path(model).exists():
+        return Path(model).resolve() == folder.resolve()
+    return model.partition("@")[0] in also
 
 
 def _own_results(
@@ -183,6 +208,16 @@ def _own_results(
     return tuple(found)
 
 
+def _same_domain(score: DomainScore, source: Source) -> bool:
+    domain = DOMAINS.get(score.domain)
+    if domain is None or score.domain != source.domain:
+        return False
+    if domain.facts.kind == "any":
+        # Only folder and split distinguish a user's own images.
+        return score.label in [domain_label(source, split) for split in (source.train, source.val)]
+    return domain.chosen_config(score.config) == domain.chosen_config(source.config)
+
+
 def _architecture(config: Mapping[str, Any]) -> str:
     depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
     for name, size in SIZES.items():
@@ -190,11 +225,8 @@ def _architecture(config: Mapping[str, Any]) -> str:
             return f"SegFormer-{name.upper()}"
     if not (depths and widths):
         return "SegFormer"
-    return f"SegFormer (depths {_listed(depths)}; widths {_listed(widths)})"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    shown = (", ".join(map(str, numbers)) for numbers in (depths, widths))
+    return "SegFormer (depths {}; widths {})".format(*shown)
 
 
 def _processor_size(path: Path) -> tuple[int, int] | None:

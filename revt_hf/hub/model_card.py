@@ -8,15 +8,15 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import PROTOCOLS, Protocol
-from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore
-from revt_hf.hub.cards import license_metadata, render_card
+from revt_hf.hub.cards import Markdown, license_metadata, render_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.places import without_places
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.records import method_name
 from revt_hf.merging.merge_spec import Rule
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
@@ -46,7 +46,7 @@ def card_text(facts: ModelCardFacts) -> str:
         task=TASK,
         classes=len(CLASSES),
         summary=_summary(facts),
-        rules=[_rule(rule) for rule in facts.merge.rules] if facts.merge else [],
+        settings=_settings,
         method_name=method_name,
         changes=[str(change).capitalize() for change in facts.changes],
         rows=[_row(facts, *pair) for pair in facts.scores],
@@ -121,9 +121,8 @@ def _summary(facts: ModelCardFacts) -> str:
     )
 
 
-def _rule(rule: Rule) -> dict[str, str]:
-    settings = "".join(f", {text(key)} {_plain(value)}" for key, value in rule.settings.items())
-    return {"selection": rule.select, "method": rule.method, "settings": settings}
+def _settings(rule: Rule) -> Markdown:
+    return Markdown("".join(f", {text(k)} {_plain(value)}" for k, value in rule.settings.items()))
 
 
 def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:
@@ -155,7 +154,7 @@ def _command(facts: ModelCardFacts) -> str:
         words += ["--config", spec.config]
     words += ["--split", split]
     for key, value in spec.options.items():
-        words += ["--option", f"{key}={json.dumps(without_places(value))}"]
+        words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
     # A Hub id says nothing of the protocol by itself.
     words += _protocol(facts.evaluation)
     return shell_line(words)

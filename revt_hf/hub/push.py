@@ -1,8 +1,7 @@
-"""Push a model to the Hub: everything is checked first and sent as one commit."""
+"""Push a model to the Hub in one commit, after everything has been checked."""
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from revt_hf.hub.commit import (
 from revt_hf.hub.facts import ModelCardFacts
 
 _PULL_REQUESTS = "refs/pr/"
-_ADVICE = "a push is one commit, so nothing is there by halves: run the same command again"
+_ADVICE = "a push is one commit, so nothing is half-published: run the same command again"
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,16 @@ class PushOptions:
     """How a model is pushed.
 
     Attributes:
-        private: the repository is for its owner alone.
+        private: make the repository private.
         create_pr: open a pull request instead of changing the branch.
-        revision: the branch, which is made if it does not exist; None is the main one.
-        dry_run: write there exactly what would be sent, and contact nobody.
-        overwrite: replace what an earlier dry run left there.
-        with_members: folders of a merge's members that go along, into ``members/``.
-        license: of the weights; it has to be named.
-        base_models: Hub ids of what the model was made from.
-        datasets: Hub ids of what it was trained on.
-        quiet: no progress bars.
+        revision: the branch, created if it does not exist; None for main.
+        dry_run: write exactly what would be sent to this folder, and send nothing.
+        overwrite: replace the folder of an earlier dry run.
+        with_members: folders of the merge's members, published in ``members/``.
+        license: of the weights; required.
+        base_models: Hub IDs of the members or of the initial weights.
+        datasets: Hub IDs of the training datasets.
+        quiet: hide progress bars.
     """
 
     private: bool = False
@@ -69,23 +68,23 @@ def push(
 ) -> str:
     """Push a SegFormer folder with its card, records and results to the Hub, as one commit.
 
-    The same command again changes nothing. A repository with other content than an earlier
-    push's is left alone; in one of ours, files that a push wrote and this one does not are
-    deleted, and files that no push writes stay.
+    Repeating a push changes nothing. A repository with content from elsewhere is left alone; in
+    one that was pushed before, files that a push wrote and this one does not are deleted, and all
+    other files stay.
 
     Args:
-        folder: the model's.
-        repo_id: ``owner/name``; it is made if it does not exist.
+        folder: of the model.
+        repo_id: ``owner/name``; created if it does not exist.
         options: see :class:`PushOptions`.
-        results: what ``revt evaluate --json`` wrote; the model's rows go into the card.
+        results: a result file; the scores of this model go into the card.
 
     Returns:
         The address of the repository, its branch or the pull request; of a dry run, the folder.
 
     Raises:
-        UserError: the folder is not a whole SegFormer of finite weights; something that the card
-            needs is missing or wrong; the Hub cannot be reached or refuses. It is one sentence,
-            and nothing is published then.
+        UserError: the folder is not a complete SegFormer of finite weights; something that the
+            card needs is missing or wrong; the Hub cannot be reached or refuses. Nothing is
+            published then.
     """
     settings = options or PushOptions()
     check_repo_id(repo_id, "model")
@@ -97,49 +96,10 @@ def push(
     require_token()
     bundle = _bundle(Path(folder), repo_id, settings, results)
     with tempfile.TemporaryDirectory(prefix="revt-push-") as name:
-        place = Path(name) / "model"
-        place.mkdir()
-        assemble(bundle, place, link=True)
-        return _send(place, repo_id, settings)
-
-
-def push_command(
-    folder: Path,
-    repo_id: str,
-    results: Path | None,
-    license: str | None,
-    members: Sequence[Path],
-    base_models: Sequence[str],
-    datasets: Sequence[str],
-    private: bool,
-    create_pr: bool,
-    revision: str | None,
-    dry_run: Path | None,
-    quiet: bool,
-    overwrite: bool = False,
-) -> str:
-    """What ``revt push`` does; the arguments are :func:`push`'s and :class:`PushOptions`'.
-
-    Returns:
-        A line for the terminal.
-
-    Raises:
-        UserError: see :func:`push`.
-    """
-    options = PushOptions(
-        private=private,
-        create_pr=create_pr,
-        revision=revision,
-        dry_run=dry_run,
-        overwrite=overwrite,
-        with_members=tuple(members),
-        license=license,
-        base_models=tuple(base_models),
-        datasets=tuple(datasets),
-        quiet=quiet,
-    )
-    done = push(folder, repo_id, options, results)
-    return f"{'would be pushed' if dry_run else 'pushed'}: {done}"
+        assembled = Path(name) / "model"
+        assembled.mkdir()
+        assemble(bundle, assembled, link=True)
+        return _send(assembled, repo_id, settings)
 
 
 def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Path | None) -> Bundle:
@@ -147,17 +107,17 @@ def _bundle(folder: Path, repo_id: str, options: PushOptions, results: str | Pat
     measured = None if results is None else read_results([Path(results)])
     facts = ModelCardFacts.from_folder(
         folder,
+        repo_id,
+        options.license,
         measured,
         options.base_models,
-        options.license,
-        repo_id,
         options.datasets,
         options.with_members,
     )
     merged = facts.merge.members if facts.merge else ()
     members = members_by_name(merged, options.with_members)
-    for place in (folder, *members.values()):
-        check_model(place)
+    for model in (folder, *members.values()):
+        check_model(model)
     return Bundle(folder, facts, measured, members)
 
 
@@ -190,7 +150,7 @@ def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
             commit_message=title,
             revision=branch,
             create_pr=options.create_pr,
-            # Whoever was faster is not overwritten.
+            # A commit made in the meantime is not overwritten.
             parent_commit=head.sha,
         )
     if done.pr_url:

@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import fitting_places
+from revt_hf.checkpoints.description import (
+    Description,
+    common_dtype,
+    fitting_places,
+    infer_description,
+    model_config,
+)
 from revt_hf.checkpoints.headers import (
     ITEM_SIZES,
     METADATA,
@@ -22,14 +26,12 @@ from revt_hf.checkpoints.headers import (
     header_bytes,
     tensors_hash,
 )
-from revt_hf.checkpoints.model_files import common_dtype, model_config, processor
-from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
-    Checkpoint,
 )
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.members import NOWHERE
@@ -84,12 +86,9 @@ def merge(
 
     Args:
         members: folders, safetensors or torch files, Hub IDs; or the whole merge.
-        output: the new folder.
+        output: the new folder, which is returned.
         overwrite: replace ``output`` if it exists.
         options: ``overwrite`` counts if either argument sets it.
-
-    Returns:
-        ``output``.
 
     Raises:
         UserError: fewer than two members, a missing or broken file, configurations, classes,
@@ -133,20 +132,15 @@ def result_description(plan: MergePlan) -> Description:
     known = next((one.description for one in sources if one.description), None)
     label = sources[0].label
     if known is None:
-        # Single files are torch's or were rewritten by torch: it is imported already.
-        from revt_hf.models.convert import describe
-
         classes = next((one.classes for one in sources if one.classes), None)
-        with TemporaryDirectory(prefix="revt-") as folder:
-            describe(label, {item.name: item.shape for item in plan.items}, Path(folder), classes)
-            known = read_description(Path(folder), label)
+        known = infer_description(label, {item.name: item.shape for item in plan.items}, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
         item.name: TensorPlace(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    fitting_places(Checkpoint(label, None, (), places, (Path(label),), (), Stamps([])), known)
+    fitting_places(known, places)
     return known
 
 

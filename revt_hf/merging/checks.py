@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from revt_hf.checkpoints.fitting import VARIANCE
+from revt_hf.checkpoints.architecture import VARIANCE
 from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.core.errors import UserError
 from revt_hf.merging.merge_plan import MergePlan, Run

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, Description, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
-from revt_hf.checkpoints.headers import FLOATS
-from revt_hf.checkpoints.model_files import read_processor
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import Description, fitting_places, read_description
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
-from revt_hf.checkpoints.stamps import Stamps
-from revt_hf.checkpoints.tensors import CONFIG_FILE, TensorPlace, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Stamps, open_checkpoint
 from revt_hf.core.errors import UserError
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -31,24 +30,11 @@ Places = Mapping[str, TensorPlace]
 
 @dataclass(frozen=True)
 class Source:
-    """A member or the base, and where the plan's tensors lie in its files.
+    """A member or the base: its description, and where the plan's tensors lie in its files.
 
-    Arrays instead of one object per tensor: dozens of members must fit into little memory.
-
-    Attributes:
-        label: the path or Hub ID that the user gave.
-        folder: holds ``config.json``; None for a single file.
-        files: that are read.
-        originals: that the user gave; other than ``files`` where those are temporary.
-        stamps: of every file that was read.
-        description: of the folder's network.
-        processor: fields of the folder's image processor, if it has one.
-        classes: their names in the order of the head's rows, None if unknown.
-        file: for each item of the plan, the index of its file.
-        offset: of each item's first byte; ``NOWHERE`` for an item that is missing.
-        dtypes: of the items whose dtype differs from the result's.
-        dropped: names of tensors that no SegFormer has.
-        added: names of missing counters; they are 0.
+    ``file`` and ``offset`` (in bytes) of each item are arrays, not one object per tensor: dozens
+    of members must fit into little memory. ``dtypes`` are safetensors' names. ``dropped`` names
+    tensors that no SegFormer has, ``added`` missing counters.
     """
 
     label: str
@@ -61,7 +47,7 @@ class Source:
     classes: tuple[str, ...] | None
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
-    dtypes: Mapping[int, str]
+    dtypes: tuple[str, ...]
     dropped: tuple[str, ...]
     added: tuple[str, ...]
 
@@ -71,15 +57,8 @@ def open_source(
 ) -> tuple[Source, Places]:
     """Open a member or the base, and check its tensors against its ``config.json``, if any.
 
-    Args:
-        label: a path or Hub ID.
-        stack: closes temporary files.
-        quiet: no progress bars while the Hub is read.
-        order: the first member's tensors, in the order of the plan; None for that member.
-        whole: the decode head, if there is one, has to fit, too.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or holds other tensors than its network.
+    ``order`` holds the first member's tensors in the order of the plan; None for that member. With
+    ``whole`` the decode head, if there is one, has to fit, too.
     """
     checkpoint = open_checkpoint(label, quiet)
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
@@ -94,7 +73,7 @@ def open_source(
         found, processor = read_description(folder, label), read_processor(folder)
         classes = found.classes
         has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(checkpoint, found, with_head=whole and has_head)
+        fitting_places(found, checkpoint.places, with_head=whole and has_head)
     order = checkpoint.places if order is None else order
     places = [checkpoint.places.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
@@ -109,21 +88,13 @@ def open_source(
         classes=classes,
         file=np.array([index[place.file] if place else NOWHERE for place in places]),
         offset=np.array([place.offset if place else NOWHERE for place in places]),
-        dtypes={
-            at: place.dtype
-            for at, (place, first) in enumerate(zip(places, order.values(), strict=True))
-            if place is not None and place.dtype != first.dtype
-        },
+        dtypes=tuple(
+            (place or first).dtype for place, first in zip(places, order.values(), strict=True)
+        ),
         dropped=checkpoint.dropped,
         added=tuple(name for name, p in checkpoint.places.items() if p.offset == NOWHERE),
     )
     return source, checkpoint.places
-
-
-def with_dtypes(source: Source, order: Places, dtypes: Sequence[str]) -> Source:
-    """The source of another result, whose items have these dtypes."""
-    own = {at: source.dtypes.get(at, place.dtype) for at, place in enumerate(order.values())}
-    return replace(source, dtypes={at: dtype for at, dtype in own.items() if dtype != dtypes[at]})
 
 
 def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:
@@ -131,14 +102,8 @@ def check_agreement(first: Source, other: Source, encoder_only: bool = False) ->
 
     Dropout, stochastic depth, dtype and versions do not matter.
 
-    Args:
-        first: a member.
-        other: another one, or the base.
-        encoder_only: only the encoder of ``other`` is used: its head, its classes and how its
-            images are resampled may differ.
-
-    Raises:
-        UserError: they differ; the differences are named.
+    ``encoder_only``: the head and the classes of ``other``, and how its images are resampled, may
+    differ, because only its encoder is used.
     """
     found = list(_encoder_differences(first, other, encoder_only))
     found += _processor_differences(first, other, encoder_only)
@@ -148,20 +113,12 @@ def check_agreement(first: Source, other: Source, encoder_only: bool = False) ->
 
 
 def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> None:
-    """Refuse a head without class names where another one's rows are not in the usual order.
-
-    Args:
-        used: sources whose heads are in the result.
-        others: all members.
-
-    Raises:
-        UserError: nobody knows whether the rows are in the order of the names.
-    """
+    """Refuse a head without class names where another one's rows are not in the usual order."""
     nameless = next((one for one in used if one.classes is None), None)
     named = [one for one in others if one.classes is not None]
     if nameless is None or not named:
         return
-    from revt_hf.checkpoints.class_order import is_train_id_order
+    from revt_hf.checkpoints.description import is_train_id_order
 
     for other in named:
         if not is_train_id_order(other.classes or ()):
@@ -175,32 +132,18 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
 def check_same_tensors(
     first: Source, wanted: Places, other: Source, held: Places, extra_is_fine: bool = False
 ) -> None:
-    """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind.
-
-    Args:
-        first: has the wanted tensors.
-        wanted: by on-disk name.
-        other: is compared.
-        held: its tensors.
-        extra_is_fine: ``other`` may hold more.
-
-    Raises:
-        UserError: it differs; the first few differences are named.
-    """
-    problems = [f"{name} is missing" for name in sorted(wanted.keys() - held.keys())]
-    if not extra_is_fine:
-        problems += [f"{name} is extra" for name in sorted(held.keys() - wanted.keys())]
-    both = [(name, held[name], wanted[name]) for name in sorted(wanted) if name in held]
-    problems += [
-        f"{name} is {list(its.shape)}, not {list(ours.shape)}"
-        for name, its, ours in both
-        if its.shape != ours.shape
-    ]
-    problems += [
-        f"{name} is {its.dtype}, not {ours.dtype}"
-        for name, its, ours in both
-        if (its.dtype in FLOATS) != (ours.dtype in FLOATS)
-    ]
+    """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
+    problems = []
+    for name in sorted(wanted.keys() if extra_is_fine else wanted.keys() | held.keys()):
+        if name not in held:
+            problems.append(f"{name} is missing")
+        elif name not in wanted:
+            problems.append(f"{name} is extra")
+        elif held[name].shape != wanted[name].shape:
+            shapes = [list(places[name].shape) for places in (held, wanted)]
+            problems.append(f"{name} is {shapes[0]}, not {shapes[1]}")
+        elif (held[name].dtype in FLOATS) != (wanted[name].dtype in FLOATS):
+            problems.append(f"{name} is {held[name].dtype}, not {wanted[name].dtype}")
     _refuse(first, other, problems)
 
 
@@ -221,7 +164,7 @@ def _class_differences(first: Source, other: Source) -> Iterator[str]:
     if ours is None or theirs is None or ours == theirs:
         return
     # Importing its table of classes takes longer than most comparisons.
-    from revt_hf.checkpoints.class_order import plain
+    from revt_hf.checkpoints.description import plain
 
     our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
     if our_names == their_names:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX
-from revt_hf.checkpoints.wrapping import listed
+from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging.members import (
     NOWHERE,
     SIZE_FIELDS,
@@ -18,7 +17,6 @@ from revt_hf.merging.members import (
     check_rows_are_named,
     check_same_tensors,
     open_source,
-    with_dtypes,
 )
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 from revt_hf.merging.record import ImageSize
@@ -146,11 +144,11 @@ class MergePlan:
             and find_method(self.spec.rules[item.rule].method).scope == "tensor"
         ):
             return False
-        size = before.count * ITEM_SIZES[item.dtype]
         return all(
-            not source.dtypes
+            source.dtypes[at] == source.dtypes[at - 1]
             and source.file[at] == source.file[at - 1]
-            and source.offset[at] == source.offset[at - 1] + size
+            and source.offset[at]
+            == source.offset[at - 1] + before.count * ITEM_SIZES[source.dtypes[at]]
             for source in self.inputs
             if source.offset[at - 1] != NOWHERE or source.offset[at] != NOWHERE
         )
@@ -161,12 +159,7 @@ class MergePlan:
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open all members, compare them, and decide on every tensor.
-
-    Args:
-        spec: what to merge.
-        stack: closes temporary files of members that are torch files.
-        quiet: no progress bars while the Hub is read.
+    """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
 
     Raises:
         UserError: a member that cannot be read or does not match the first one (the differences
@@ -188,7 +181,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     items = tuple(
         Item(
             name,
-            head.dtypes.get(at, place.dtype),
+            head.dtypes[at],
             place.shape,
             int(np.prod(place.shape, dtype=np.int64)),
             rule_of.get(name) if place.dtype in FLOATS else None,
@@ -211,9 +204,6 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         sources.append(base)
     mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
     check_rows_are_named(with_head if mixed else [head], with_head)
-    if head.dtypes:
-        dtypes = [item.dtype for item in items]
-        sources = [with_dtypes(source, order, dtypes) for source in sources]
     base_source = sources.pop() if spec.base is not None else None
     return MergePlan(spec, tuple(sources), base_source, items)
 

@@ -12,7 +12,7 @@ from revt_hf.merging.merge_spec import MergeSpec, Rule
 
 
 class RuleRecipe(Section):
-    """One rule; see ``revt_hf.merging.plan.Rule``."""
+    """One rule; see ``revt_hf.merging.merge_spec.Rule``."""
 
     select: str = "backbone"
     method: str = "mean"
@@ -21,7 +21,7 @@ class RuleRecipe(Section):
 
 
 class MergeRecipe(Section):
-    """A merge recipe; see ``revt_hf.merging.plan.MergeSpec``. ``extends`` works as elsewhere."""
+    """A merge recipe; see ``revt_hf.merging.merge_spec.MergeSpec``."""
 
     members: Annotated[tuple[ExpandedPath, ...], Field(min_length=2)]
     rules: Annotated[tuple[RuleRecipe, ...], Field(min_length=1)] = (RuleRecipe(),)

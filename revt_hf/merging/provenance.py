@@ -32,15 +32,7 @@ def merge_record(
     evaluation: dict[str, Any],
     tensors: str | None,
 ) -> MergeRecord:
-    """The record of a merge.
-
-    Args:
-        plan: the merge.
-        digests: for each of ``plan.inputs``: sha256 by file name, or None if not taken.
-        histories: for each of them, :func:`history_of`.
-        evaluation: the test protocol that the merge is made for.
-        tensors: sha256 of the result's tensors, or None if not taken.
-    """
+    """The record of a merge, with digests and :func:`history_of` each of ``plan.inputs``."""
     count = len(plan.sources)
     names = [*(name for name, _ in plan.spec.named_members), None]
     entries = [
@@ -71,11 +63,7 @@ def merge_record(
 
 
 def history_of(source: Source) -> dict[str, Any]:
-    """``merge`` and ``changes`` of a source, see :class:`MemberRecord`.
-
-    Raises:
-        UserError: its record is not valid, or does not describe its weights.
-    """
+    """``merge`` and ``changes`` of a source, from the record in its folder."""
     if source.folder is None:
         return {}
     source.stamps.add(source.folder / MERGE_FILE, source.folder / CHANGES_FILE)
@@ -89,13 +77,7 @@ def history_of(source: Source) -> dict[str, Any]:
 
 
 def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:
-    """The record of a member.
-
-    Args:
-        path: that the user gave.
-        digests: sha256 by file name, or None if not taken.
-        known: other fields.
-    """
+    """The record of a member: its path, its sha256 by file name if taken, and other fields."""
     if digests is None:
         return MemberRecord(path, None, **known)
     if len(digests) == 1:
@@ -126,21 +108,13 @@ def _state(member: MemberRecord) -> State:
 
 
 def current_record(path: str) -> MemberRecord:
-    """Path and sha256 of a model as it is now.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Path and sha256 of a model as it is now."""
     with open_checkpoint(path, quiet=True) as found:
         return member_record(path, {file.name: file_sha256(file) for file in found.originals})
 
 
 def check_repeated(expected: MergeRecord, found: MergeRecord) -> None:
-    """Refuse a repeated merge whose members or weights are not those of the record.
-
-    Raises:
-        UserError: a sha256 differs.
-    """
+    """Refuse a repeated merge whose members or weights are not those of the record."""
     for before, now in zip(expected.inputs, found.inputs, strict=True):
         if before.sha256 not in (None, now.sha256):
             raise UserError(

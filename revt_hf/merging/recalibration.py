@@ -19,10 +19,15 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.fitting import VARIANCE, fitting_places
+from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.description import (
+    common_dtype,
+    fitting_places,
+    model_config,
+    read_description,
+)
 from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.model_files import common_dtype, model_config, read_processor
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     MERGE_FILE,
@@ -31,8 +36,8 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -70,7 +75,7 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """How ``recalibrate_on_sources`` works.
+    """Options of :func:`recalibrate_on_sources`.
 
     Attributes:
         images: approximate number of images; of a mixture, by the sources' weights.
@@ -92,17 +97,12 @@ def recalibrate_on_sources(
     protocol: Protocol,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Recalibrate a model folder on images spread over the sources' training splits.
+    """Write a model folder recalibrated on images spread over the sources' training splits.
 
-    Args:
-        model: the folder.
-        output: the new folder.
-        sources: training domains; never targets.
-        protocol: how images reach the network.
-        options: everything else.
+    Sources are training domains, never targets; the protocol decides how images reach the network.
 
     Returns:
-        Scores of each source's val; none without ``score_val``.
+        The score of each source's val; none without ``score_val``.
 
     Raises:
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
@@ -124,11 +124,7 @@ def recalibrate_on_sources(
 
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
-    """Training images, about so many, spread over the sources by their weights.
-
-    Raises:
-        UserError: a source's data cannot be used.
-    """
+    """Training images, about so many, spread over the sources by their weights."""
     # Neighbours in a split are often frames of one drive: the first ones would show one street.
     weights = sum(source.weight for source in sources)
     parts = []
@@ -142,7 +138,7 @@ def spread_images(sources: Sequence[Source], images: int) -> Any:
 def recalibrate(
     source: str | Path,
     output: str | Path,
-    images: Iterable[dict[str, Any]],
+    images: Sequence[dict[str, Any]],
     protocol: Protocol,
     overwrite: bool = False,
     on_image: OnImage = lambda: None,
@@ -155,15 +151,12 @@ def recalibrate(
 
     Args:
         source: the folder.
-        output: the new folder.
+        output: the new folder, which is returned.
         images: as in :func:`measured_statistics`; of the *source* domain.
         protocol: how images reach the network.
         overwrite: replace ``output`` if it exists.
         on_image: called after each image, for a progress bar.
         sources: where the images come from, for the record.
-
-    Returns:
-        ``output``.
 
     Raises:
         UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
@@ -176,10 +169,10 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(checkpoint, description)
+        places = fitting_places(description, checkpoint.places)
         record = checked_record(folder)
         model = load_model(folder).to(process_state().device)
-        count = recalibrate_model(model, images, protocol, on_image)
+        recalibrate_model(model, images, protocol, on_image)
         layer = model.decode_head.batch_norm
         measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
         tensors = {name: read_tensor(place) for name, place in places.items()}
@@ -190,7 +183,7 @@ def recalibrate(
     with atomic_folder(target, overwrite, [source]) as scratch:
         save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
         after = tensors_sha256(scratch / WEIGHTS_FILE)
-        how = protocol.model_dump(mode="json")
+        count, how = len(images), protocol.model_dump(mode="json")
         change = Change("recalibrated", tuple(sources), count, how, before, after, __version__)
         record = record or RecalibrationRecord("revt_hf.recalibration/1", (), None)
         record = replace(record, changes=(*record.changes, change), tensors_sha256=after)
@@ -211,26 +204,15 @@ def recalibrate_model(
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
     on_image: OnImage = lambda: None,
-) -> int:
+) -> None:
     """Set the head's BatchNorm statistics to those of ``images``, in place; nothing else changes.
 
     Arguments as in :func:`measured_statistics`.
-
-    Returns:
-        The number of images.
     """
     layer = model.decode_head.batch_norm
-    count = 0
-
-    def counted() -> None:
-        nonlocal count
-        count += 1
-        on_image()
-
-    mean, variance = measured_statistics(model, images, protocol, counted)
+    mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
     layer.running_var.copy_(variance.float())
-    return count
 
 
 @torch.inference_mode()

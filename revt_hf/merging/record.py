@@ -72,14 +72,8 @@ class ChangeSource(_Entry):
 class Change(_Entry):
     """A change of weights after they were merged or trained.
 
-    Attributes:
-        kind: ``recalibrated``: mean and variance of the decode head's BatchNorm are new.
-        sources: the domains and splits whose images were used.
-        images: how many.
-        protocol: how they reached the network.
-        before: sha256 of the tensors that went in (``headers.tensors_sha256``).
-        after: of those that came out.
-        revt_hf: the version that wrote it.
+    ``recalibrated``: mean and variance of the decode head's BatchNorm are new. ``before`` and
+    ``after`` are ``headers.tensors_sha256``.
     """
 
     kind: Literal["recalibrated"]
@@ -100,13 +94,7 @@ class Change(_Entry):
 
 @dataclass(frozen=True)
 class ImageSize(_Entry):
-    """A member's image size (fields of its image processor) that differs from the result's.
-
-    Attributes:
-        own: the member's.
-        taken: the result's.
-        member: number (from 1) of the member that it is taken from.
-    """
+    """A member's image size where the result has another one: that of ``member`` (from 1)."""
 
     own: dict[str, Any]
     taken: dict[str, Any]
@@ -118,13 +106,13 @@ class MemberRecord(_Entry):
     """A member or the base.
 
     Attributes:
-        path: that the user gave.
+        path: as given.
         sha256: of its file, of shards of their digests; None if it was not taken.
-        name: that the user gave, if any.
-        files: its shards, sha256 by name.
-        dropped: names of its tensors that no SegFormer has.
-        added: names of its missing counters.
-        image_size: its image size, if the result has another one.
+        name: as given.
+        files: sha256 of its shards by name.
+        dropped: tensors that no SegFormer has.
+        added: missing counters.
+        image_size: if the result has another one.
         merge: how it was merged, if it was.
         changes: of its weights after they were merged or trained.
     """
@@ -156,14 +144,7 @@ class MemberRecord(_Entry):
 
 @dataclass(frozen=True)
 class MergeHistory(_Entry):
-    """A merge, also that of a member.
-
-    Attributes:
-        members: in order.
-        base: the members' initial model.
-        rules: the last one that selects a tensor counts.
-        head: number (from 1) of the member that everything else comes from.
-    """
+    """What was merged, also by a member; fields as in :class:`MergeSpec`."""
 
     members: Annotated[tuple[MemberRecord, ...], _Limits(min_length=2)]
     base: MemberRecord | None
@@ -195,13 +176,13 @@ class RecalibrationRecord(_Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRecord(MergeHistory):
-    """``merge.json``; the weights' metadata hold it, too.
+    """``merge.json``; the weights' metadata hold the same.
 
     Attributes:
         format: name and version of the schema.
-        revt_hf: the version that merged.
-        numpy: the version that it used.
-        evaluation: the test protocol that the merge is made for.
+        revt_hf: version that merged.
+        numpy: version that it used.
+        evaluation: test protocol that the merge is made for.
         tensors_sha256: of the tensors beside the file; None if it was not taken.
         changes: of the weights since.
     """
@@ -218,10 +199,7 @@ class MergeRecord(MergeHistory):
     changes: tuple[Change, ...] = ()
 
     def spec(self, name: str) -> MergeSpec:
-        """The merge, to be carried out again.
-
-        Args:
-            name: what messages call the record.
+        """The merge, to be carried out again; ``name`` is the record's in messages.
 
         Raises:
             UserError: the weights were changed after the merge: repeating it would give others.
@@ -246,12 +224,7 @@ _T = TypeVar("_T", MergeRecord, RecalibrationRecord)
 
 
 def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
-    """Check the content of a record.
-
-    Args:
-        values: JSON values.
-        path: for messages.
-        kind: of record.
+    """Check the JSON values of a record; ``path`` is for messages.
 
     Raises:
         UserError: it is none; the first wrong field is named.

@@ -23,10 +23,9 @@ ENTRY_POINTS = "revt_hf.merge_methods"
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number that tunes a method; ``low`` and ``high`` are allowed values themselves.
+    """Annotates a number that tunes a method; ``low`` and ``high`` are allowed values themselves.
 
-    It annotates a keyword-only argument, which also gives ``default`` and, by its type ``int``,
-    ``whole``.
+    The annotated argument gives ``default`` and, by its type ``int``, ``whole``.
     """
 
     low: float
@@ -46,11 +45,10 @@ class Parameter:
 class MergeMethod:
     """A way to combine the tensors of one name.
 
-    ``function(tensors, **arguments)`` takes float32 or float64 arrays of one shape and returns a
-    new array of that shape in the first one's dtype; it changes none of them. Which arguments it
-    gets depends on the names of its parameters: ``weights`` (one per member, or None), ``base``
-    (the tensor of the members' initial model), ``salt`` (the tensor's name, for random draws), and
-    the keyword-only ones that a :class:`Parameter` annotates.
+    ``function`` takes float32 or float64 arrays of one shape and returns a new array of that shape
+    in the first one's dtype; it changes none of them. It may have arguments named ``weights`` (one
+    per member, or None), ``base`` (the tensor of the members' initial model) and ``salt`` (the
+    tensor's name, for random draws), and keyword-only ones that a :class:`Parameter` annotates.
 
     Attributes:
         name: its key in the registry.

@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.cores import core_count
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.core.resources import core_count
 from revt_hf.merging.checks import ValueChecks
 from revt_hf.merging.dtypes import STORED, packed, unpacked
 from revt_hf.merging.members import NOWHERE, Source
@@ -119,16 +119,10 @@ def stream(
 ) -> list[dict[str, str] | None]:
     """Write the data of the plan's items to ``output``, in order and without gaps.
 
-    Args:
-        plan: the merge.
-        output: an open file, positioned where the data start.
-        hashing: also hash the sources' files.
-        allow_nonfinite: accept NaN and infinity.
-        on_bytes: called with the number of bytes written, for a progress bar.
-        own_hash: is updated with every byte that is written.
+    ``on_bytes`` is called with the number of bytes written, ``own_hash`` updated with them.
 
     Returns:
-        For each member, then the base if there is one: sha256 by file name, or None.
+        For each member, then the base if there is one: with ``hashing``, sha256 by file name.
 
     Raises:
         UserError: a source cannot be read to its end or holds NaN or infinity, or the result's
@@ -186,7 +180,7 @@ class _Engine:
         method, members = find_method(rule.method), len(self._plan.sources)
         feeds = self._feeds if method.needs_base else self._feeds[:members]
         whole, summed = method.scope == "tensor", rule.method in _SUMS
-        dtypes = {feed.source.dtypes.get(run.first, item.dtype) for feed in feeds} | {item.dtype}
+        dtypes = {item.dtype, *(feed.source.dtypes[run.first] for feed in feeds)}
         fitting = self._buffer_bytes // max(ITEM_SIZES[dtype] for dtype in dtypes)
         step = max(1, run.count if whole else fitting)
         for start in range(0, run.count, step):
@@ -231,7 +225,7 @@ class _Engine:
         buffers, busy = self._next_set()
         arrays = []
         for feed, buffer in zip(feeds, buffers, strict=False):
-            dtype = feed.source.dtypes.get(run.first, item.dtype)
+            dtype = feed.source.dtypes[run.first]
             size = count * ITEM_SIZES[dtype]
             view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
             busy += feed.read(run.first, start * ITEM_SIZES[dtype], view)

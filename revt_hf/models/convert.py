@@ -1,59 +1,63 @@
 """The original's checkpoints (mmsegmentation 0.x naming) to SegFormer folders, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
-from transformers.models.segformer.image_processing_pil_segformer import (
-    SegformerImageProcessorPil,
-)
+from safetensors.torch import save_file
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
-from revt_hf.checkpoints.names import COUNTER, IMAGENET_CLASSIFIER, original_name
-from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.checkpoints.architecture import (
+    Architecture,
+    has_head,
+    size_name,
+    tensor_problems,
+    tensor_shapes,
+)
+from revt_hf.checkpoints.description import (
+    Description,
+    common_dtype,
+    infer_description,
+    model_config,
+    read_description,
+)
+from revt_hf.checkpoints.headers import TensorPlace
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     TORCH_WEIGHTS_FILE,
     WEIGHTS_FILE,
+    Stamps,
     open_checkpoint,
-    standard_name,
 )
-from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
+from revt_hf.checkpoints.torch_files import DTYPES, read_tensor, read_torch_file
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import atomic_file, atomic_folder, check_output, check_output_file
+from revt_hf.core.outputs import (
+    atomic_file,
+    atomic_folder,
+    check_output,
+    check_output_file,
+    write_json,
+)
 from revt_hf.data.labels import CLASSES, PALETTE
 from revt_hf.data.normalisation import IMAGENET
-from revt_hf.models.architecture import (
-    check_config,
-    check_fits,
-    empty_model,
-    has_head,
-    infer_config,
-    size_name,
-)
-from revt_hf.models.load import quiet_transformers
 
-TRANSFORMERS = "transformers"
-ORIGINAL = "mmseg"
-
-# The original's test protocol brings a Cityscapes image, 2048x1024, to this size.
-_TEST_SIZE = {"height": 512, "width": 1024}
-# Nothing runs through conv_seg; its width is the head's ``channels``, 128 in every size.
+# The unused conv_seg has the head's ``channels``, 128 in every size.
 _UNUSED_WIDTH = 128
 _ENCODER = "backbone."
 _KEY, _VALUE = ".self.key.", ".self.value."
+_EPSILON = "layer_norm_eps"
+_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion made.
+    """The result of a conversion.
 
     Attributes:
         output: the folder or file.
-        size: ``b0`` .. ``b5``, None if the depths or the head are of none of them.
+        size: ``b0`` .. ``b5``, None if the depths or the head belong to none of them.
         labels: the class names, none for an encoder alone.
         dropped: tensors of the source that are not in ``output``, by their names in the source.
         added: counters of ``output`` that the source lacks; they are 0.
@@ -66,37 +70,14 @@ class Converted:
     added: tuple[str, ...] = ()
 
 
-def convert_command(
-    source: str | Path, output: Path, to: str | None, overwrite: bool, quiet: bool
-) -> Converted:
-    """What ``revt convert`` does.
-
-    Args:
-        source: the original's file; or for ``mmseg`` a SegFormer folder or Hub id.
-        output: a folder; or for ``mmseg`` a file.
-        to: ``transformers`` (also None) or ``mmseg``.
-        overwrite: replace ``output``.
-        quiet: no progress bars while the Hub is read.
-
-    Raises:
-        UserError: as :func:`convert` and :func:`convert_to_mmseg`; or another ``to``.
-    """
-    if to in (None, TRANSFORMERS):
-        return _to_folder(Path(source), output, overwrite)
-    if to == ORIGINAL:
-        return _to_original(source, output, overwrite, quiet)
-    raise UserError(f"--to {to}: choose {TRANSFORMERS} or {ORIGINAL}")
-
-
-def convert(source: Path, output: Path, overwrite: bool = False) -> Path:
-    """Turn a checkpoint of the original into a SegFormer folder, bit for bit.
+def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
+    """Convert a checkpoint of the original to a SegFormer folder, bit for bit.
 
     The folder is an ordinary one for transformers. Size and number of classes come from the
-    tensors' shapes, class names from ``meta``, or the ``config.json`` beside transformers' own
-    weights (for 19 classes without names, Cityscapes').
-    Tensors of the encoder alone, as ImageNet checkpoints (``mit_b*.pth``) have them, become a
-    ``SegformerModel``: a recipe's ``model.init``. Their classifier and the original's unused
-    ``conv_seg`` are dropped.
+    tensors' shapes, class names from ``meta``, or from the ``config.json`` beside transformers' own
+    weights (19 classes without names are Cityscapes'). Tensors of the encoder alone, as in ImageNet
+    checkpoints (``mit_b*.pth``), become a ``SegformerModel``: a recipe's ``model.init``. Their
+    classifier and the original's unused ``conv_seg`` are dropped.
 
     Args:
         source: a file of the original, or a torch or safetensors file of a SegFormer.
@@ -105,152 +86,168 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Path:
 
     Raises:
         UserError: the file cannot be read, asks for more than tensors and plain values, is not a
-            SegFormer B0..B5 by its widths, or has tensors too few or too many (they are named);
+            SegFormer B0..B5 by its widths, or has tensors missing or left over (they are named);
             or ``output`` exists. Nothing is written then.
     """
-    return _to_folder(source, output, overwrite).output
+    check_output(output, overwrite, [source])
+    label = str(source)
+    if source.is_dir():
+        raise UserError(f"{label} is a folder, not a file of the original: try --to mmseg")
+    stamps = Stamps([source])
+    read = read_torch_file(source)
+    tensors, dropped, added = _network_tensors(read.tensors)
+    whole = has_head(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    beside = _description_beside(source) if whole else None
+    description = infer_description(label, shapes, beside.classes if beside else read.classes)
+    if beside is not None:
+        _check_same(str(source.parent), description.architecture, beside)
+    places = _check_tensors(label, description, tensors, read.names, original_name)
+    prefix = "" if whole else BACKBONE_PREFIX
+    dtype = common_dtype(place.dtype for place in places.values())
+    with atomic_folder(output, overwrite, [source]) as scratch:
+        save_file(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
+            scratch / WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+        write_json(scratch / CONFIG_FILE, model_config(description, dtype, whole))
+        write_json(scratch / PROCESSOR_FILE, processor(IMAGENET))
+        # The tensors are memory-mapped from the file.
+        stamps.check()
+    return Converted(
+        output,
+        size_name(description.architecture, whole),
+        description.classes if whole else (),
+        (*read.dropped, *(read.names[name] for name in dropped)),
+        added,
+    )
 
 
 def convert_to_mmseg(
     folder: str | Path, output_file: Path, overwrite: bool = False, quiet: bool = False
-) -> Path:
-    """Turn a SegFormer folder into a checkpoint that the original loads, bit for bit.
+) -> Converted:
+    """Convert a SegFormer folder to a checkpoint that the original loads, bit for bit.
 
     ``{'meta': {'CLASSES', 'PALETTE'}, 'state_dict': {...}}``; key and value are fused again, and
-    the unused ``conv_seg`` is there, as zeros. An encoder alone has no ``backbone.`` in its names,
-    as the original's ``pretrained`` files have none.
+    the unused ``conv_seg`` is filled with zeros. An encoder alone has no ``backbone.`` in its
+    names, like the original's ``pretrained`` files.
 
     Args:
-        folder: with ``config.json``; or a Hub id.
+        folder: a folder with ``config.json``, or a Hub id.
         output_file: the new file.
         overwrite: replace ``output_file`` if it exists.
-        quiet: no progress bars while the Hub is read.
+        quiet: no progress bars during downloads.
 
     Raises:
         UserError: the folder cannot be read, is not a network that the original can build, or has
-            tensors too few or too many (they are named); or the file exists.
+            tensors missing or left over (they are named); or the file exists.
     """
-    return _to_original(folder, output_file, overwrite, quiet).output
-
-
-def describe(
-    label: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    folder: Path,
-    classes: tuple[str, ...] | None = None,
-) -> None:
-    """Write ``config.json`` and ``preprocessor_config.json`` of tensors that have none.
-
-    Args:
-        label: what errors call the tensors' source.
-        shapes: of a whole SegFormer, by on-disk name.
-        folder: gets the files.
-        classes: their names, where they are known.
-
-    Raises:
-        UserError: as :func:`convert`, for widths that are of no SegFormer or a missing head.
-    """
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    if not has_head(tensors):
-        raise UserError(f"{label} has no decode head: give a member that has one, with its folder")
-    config = infer_config(label, tensors)
-    _name_classes(config, classes)
-    config.architectures = [SegformerForSemanticSegmentation.__name__]
-    config.save_pretrained(folder)
-    _processor().save_pretrained(folder)
-
-
-def _processor() -> SegformerImageProcessorPil:
-    return SegformerImageProcessorPil(size=_TEST_SIZE, do_reduce_labels=False)
-
-
-def _to_folder(source: Path, output: Path, overwrite: bool) -> Converted:
-    check_output(output, overwrite, [source])
-    if source.is_dir():
-        raise UserError(f"{source} is a folder, not a file of the original: try --to {ORIGINAL}")
-    stamps = Stamps([source])
-    read = read_torch_file(source)
-    tensors, dropped = _without_classifier(read.tensors)
+    label = str(folder)
+    check_output_file(output_file, overwrite, [folder])
+    with open_checkpoint(folder, quiet) as checkpoint:
+        if checkpoint.folder is None:
+            raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
+        names = {name: place.name for name, place in checkpoint.places.items()}
+        everything = {name: read_tensor(place) for name, place in checkpoint.places.items()}
+        checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE)
+        described = read_description(checkpoint.folder, label)
+        checkpoint.stamps.check()
+    tensors, dropped, added = _network_tensors(everything)
     whole = has_head(tensors)
-    added = _count(tensors) if whole else ()
-    config = infer_config(str(source), tensors)
-    beside = _beside(source, config) if whole else None
-    labels = _name_classes(config, beside or read.meta.get("CLASSES")) if whole else ()
-    model = empty_model(config, whole)
-    check_fits(str(source), model, tensors, lambda name: read.names.get(name, original_name(name)))
-    model.load_state_dict(
-        {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
-    )
-    with atomic_folder(output, overwrite, [source]) as scratch, quiet_transformers():
-        model.save_pretrained(scratch)
-        _processor().save_pretrained(scratch)
-        # The tensors are mapped from the file.
-        stamps.check()
-    gone = (*read.dropped, *(read.names[name] for name in dropped))
-    return Converted(output, size_name(config, whole), labels, gone, added)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    inferred = infer_description(label, shapes)
+    _check_same(label, inferred.architecture, described)
+    _check_tensors(label, inferred, tensors, names, str)
+    labels = described.classes if whole else ()
+    state = _original_state(tensors, whole)
+    if whole:
+        rows = len(inferred.classes)
+        if len(labels) != rows:
+            raise UserError(
+                f"{label}: its {CONFIG_FILE} names {len(labels)} classes, its head has {rows}"
+            )
+        state["decode_head.conv_seg.weight"] = torch.zeros(rows, _UNUSED_WIDTH, 1, 1)
+        state["decode_head.conv_seg.bias"] = torch.zeros(rows)
+    # The original's test script asks for both; None lets it choose colours.
+    meta = {"CLASSES": labels, "PALETTE": PALETTE.tolist() if labels == CLASSES else None}
+    # An open file: torch hides why it cannot open a path, and refuses names without a suffix.
+    with atomic_file(output_file) as scratch, scratch.open("wb") as file:
+        torch.save({"meta": meta, "state_dict": state}, file)
+    gone = (*checkpoint.dropped, *(names[name] for name in dropped))
+    return Converted(output_file, size_name(inferred.architecture, whole), labels, gone, added)
 
 
-def _beside(source: Path, config: SegformerConfig) -> tuple[str, ...] | None:
-    """The classes that a ``config.json`` names for the weights beside it; None without one.
+def _network_tensors(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], list[str], tuple[str, ...]]:
+    """The network's tensors, the names of a dropped ImageNet classifier, and added counters."""
+    if has_head(tensors):
+        added = () if COUNTER in tensors else (COUNTER,)
+        return {**dict.fromkeys(added, torch.tensor(0)), **tensors}, [], added
+    dropped = [name for name in tensors if name.startswith(IMAGENET_CLASSIFIER)]
+    return {name: at for name, at in tensors.items() if name not in dropped}, dropped, ()
 
-    Raises:
-        UserError: it or the image processor asks for another network than the tensors' shapes do.
-    """
+
+def _description_beside(source: Path) -> Description | None:
+    """The description in the folder of transformers' own weights, if that is what they are."""
     folder = source.parent
     if source.name not in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE) or not (folder / CONFIG_FILE).exists():
         return None
     description = read_description(folder)
-    check_config(str(folder), config, SegformerConfig(**description.config()))
     if description.normalisation != IMAGENET:
         raise UserError(
             f"{folder}: its {PROCESSOR_FILE} normalises images in another way than the original: "
             "use the folder as it is"
         )
-    return description.classes
+    return description
 
 
-def _to_original(source: str | Path, output: Path, overwrite: bool, quiet: bool) -> Converted:
-    label = str(source)
-    check_output_file(output, overwrite, [source])
-    with open_checkpoint(source, quiet) as checkpoint:
-        folder, gone = checkpoint.folder, checkpoint.dropped
-        if folder is None:
-            raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
-        in_file = {name: place.name for name, place in checkpoint.places.items()}
-        everything = {name: read_tensor(place) for name, place in checkpoint.places.items()}
-        checkpoint.stamps.add(folder / CONFIG_FILE)
-        theirs = _read_config(label, folder)
-        checkpoint.stamps.check()
-    tensors, dropped = _without_classifier(everything)
-    whole = has_head(tensors)
-    added = _count(tensors) if whole else ()
-    config = infer_config(label, tensors)
-    check_config(label, config, theirs)
-    model = empty_model(config, whole)
-    check_fits(label, model, tensors, lambda name: in_file.get(name, name))
-    state = _original_state(
-        {name: tensors[name] for name in map(standard_name, model.state_dict())}, whole
-    )
-    labels = tuple(theirs.id2label.values()) if whole else ()
-    if whole and len(labels) != config.num_labels:
+def _check_same(label: str, inferred: Architecture, described: Description) -> None:
+    """Refuse a configuration of another network than the original's."""
+    differences = inferred.differences(described.architecture)
+    # Tensors decide it, and an encoder alone has none of it.
+    differences.pop("decoder_hidden_size", None)
+    if described.numbers[_EPSILON] != 1e-6:
+        differences[_EPSILON] = (1e-6, described.numbers[_EPSILON])
+    for field, (needed, given) in differences.items():
         raise UserError(
-            f"{label}: its {CONFIG_FILE} names {len(labels)} classes, its head has "
-            f"{config.num_labels}"
+            f"{label}: {field} is {_shown(given)} in its config.json, the original has "
+            f"{_shown(needed)}"
         )
-    # The original's test script asks for both; None lets it choose colours.
-    palette = PALETTE.tolist() if labels == CLASSES else None
-    if whole:
-        state["decode_head.conv_seg.weight"] = torch.zeros(config.num_labels, _UNUSED_WIDTH, 1, 1)
-        state["decode_head.conv_seg.bias"] = torch.zeros(config.num_labels)
-    # Torch does not say why it cannot write a file that it opens itself, and refuses names without
-    # a suffix.
-    with atomic_file(output) as scratch, scratch.open("wb") as file:
-        torch.save({"meta": {"CLASSES": labels, "PALETTE": palette}, "state_dict": state}, file)
-    gone = (*gone, *(in_file[name] for name in dropped))
-    return Converted(output, size_name(config, whole), labels, gone, added)
 
 
-def _original_state(tensors: dict[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:
+def _shown(value: object) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _check_tensors(
+    label: str,
+    description: Description,
+    tensors: Mapping[str, torch.Tensor],
+    names: Mapping[str, str],
+    shown: Callable[[str], str],
+) -> dict[str, TensorPlace]:
+    """Refuse tensors that are missing, left over or misshapen; ``names`` are the source's."""
+    dtypes = {dtype: name for name, dtype in DTYPES.items()}
+    places = {
+        name: TensorPlace(
+            Path(label), names.get(name, name), dtypes[tensor.dtype], tuple(tensor.shape), 0, 0
+        )
+        for name, tensor in tensors.items()
+    }
+    classes = len(description.classes) if has_head(tensors) else None
+    problems = tensor_problems(places, tensor_shapes(description.architecture, classes), shown)
+    if problems:
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise UserError(
+            f"{label} is not a SegFormer as the original builds it: "
+            f"{'; '.join(problems[:_LISTED])}{more}"
+        )
+    return places
+
+
+def _original_state(tensors: Mapping[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:
     state = {}
     for name, tensor in tensors.items():
         if _VALUE in name:
@@ -260,39 +257,3 @@ def _original_state(tensors: dict[str, torch.Tensor], whole: bool) -> dict[str, 
             tensor = torch.cat([tensor, tensors[name.replace(_KEY, _VALUE)]])
         state[original if whole else original.removeprefix(_ENCODER)] = tensor
     return state
-
-
-def _without_classifier(
-    tensors: dict[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors but for an ImageNet classifier beside an encoder, and the names of its own."""
-    if has_head(tensors):
-        return tensors, []
-    dropped = [name for name in tensors if name.startswith(IMAGENET_CLASSIFIER)]
-    return {name: tensor for name, tensor in tensors.items() if name not in dropped}, dropped
-
-
-def _count(tensors: dict[str, torch.Tensor]) -> tuple[str, ...]:
-    """Let the head's BatchNorm count from 0 where a file does not say; the names put in."""
-    if COUNTER in tensors:
-        return ()
-    tensors[COUNTER] = torch.tensor(0)
-    return (COUNTER,)
-
-
-def _name_classes(config: SegformerConfig, given: Any) -> tuple[str, ...]:
-    """Write the classes' names into ``config``: the given ones, if they are as many."""
-    if given is None and config.num_labels == len(CLASSES):
-        given = CLASSES
-    if (
-        isinstance(given, list | tuple)
-        and len(given) == config.num_labels
-        and all(isinstance(name, str) for name in given)
-    ):
-        config.id2label = dict(enumerate(given))
-        config.label2id = {name: number for number, name in enumerate(given)}
-    return tuple(config.id2label.values())
-
-
-def _read_config(label: str, folder: Path) -> Any:
-    return SegformerConfig(**read_description(folder, label).config())

@@ -10,8 +10,7 @@ from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, open_checkpoint
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.core.markers import is_listed
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.outputs import is_listed, read_json_object
 
 __all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_protocol", "recorded_recipe"]
 

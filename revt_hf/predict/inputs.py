@@ -157,9 +157,9 @@ def _shown(name: str) -> str:
 
 def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tuple[Path, str]]:
     results = output.resolve()
-    unusable: dict[str, str] = {}
+    files, unusable = list_files(folder)
     others = []
-    for name, file in list_files(folder, unusable).items():
+    for name, file in files.items():
         path = Path(file.path)
         if results in path.resolve().parents:
             continue

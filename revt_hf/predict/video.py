@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import readable_os_errors
-from revt_hf.core.replacing import clear_files, scratch_file
+from revt_hf.core.outputs import clear_files, readable_os_errors, scratch_file
 
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 # Containers without an index only estimate their number of frames.

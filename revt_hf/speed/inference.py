@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.benchmark import Timer
 
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.core.memory import available_mib, growth_mib
+from revt_hf.core.resources import available_mib, growth_mib
 from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
 from revt_hf.evaluation.predictor import Segmenter, network_sizes, prepare
-from revt_hf.models.load import SIZES
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, in_a_row, shown

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import device_name
-from revt_hf.models.load import SIZES, load_model
+from revt_hf.models.load import load_model
 from revt_hf.results.layout import Cell, Heading, Layout
 from revt_hf.results.summary import DASH
 

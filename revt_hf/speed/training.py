@@ -16,8 +16,8 @@ import torch
 
 from revt_hf.config.recipe import Model as ModelSection
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.cores import worker_count
 from revt_hf.core.errors import UserError
+from revt_hf.core.resources import worker_count
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.cost import cuda_peak_mib

@@ -12,15 +12,13 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.tensors import RECIPE_FILE
 from revt_hf.config.recipe import Augmentation, Recipe
-from revt_hf.core.markers import SCRATCH_PREFIX
-from revt_hf.core.outputs import readable_os_errors, write_text
-from revt_hf.core.replacing import open_up
+from revt_hf.core.outputs import SCRATCH_PREFIX, open_up, readable_os_errors, write_text
 from revt_hf.data.augment import PipelineSpec
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.resize import fit_size
 from revt_hf.models.load import quiet_transformers
-from revt_hf.models.recorded import RECIPE_FILE
 
 # Weights last: a folder with weights is a finished one.
 _RESULT_FILES = ("preprocessor_config.json", "config.json", "model.safetensors")

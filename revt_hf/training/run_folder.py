@@ -6,19 +6,21 @@ Nothing here imports torch: plans of experiments look at run folders, too.
 import shutil
 from pathlib import Path
 
-from revt_hf.checkpoints.tensors import AVERAGES, WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import SCRATCH_PREFIX, mark_output, state_of
 from revt_hf.core.outputs import (
+    SCRATCH_PREFIX,
     beside,
     check_apart,
     check_output,
+    folder_state,
+    mark_output,
     readable_os_errors,
     real_path,
     replace_folder,
 )
-from revt_hf.models.recorded import RECIPE_FILE, recorded_recipe
+from revt_hf.models.recorded import recorded_recipe
 from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
 from revt_hf.training.tracking import METRICS_FILE, TRACKER_PROJECT
 
@@ -99,7 +101,7 @@ def begin_run(run: Path, resume: bool) -> Path:
         mark_output(folder, _WRITTEN)
         if is_result:
             # Written last: without it the folder cannot be resumed.
-            (folder / _REPLACES_FILE).write_text(state_of(target) or "")
+            (folder / _REPLACES_FILE).write_text(folder_state(target) or "")
     return folder
 
 
@@ -138,7 +140,7 @@ def _run_beside(run: Path) -> Path | None:
 def _may_replace(aside: Path, run: Path) -> bool:
     """Whether the run's folder is free, or still as it was when ``aside`` was begun."""
     try:
-        now = state_of(real_path(run))
+        now = folder_state(real_path(run))
         return now is None or now == (aside / _REPLACES_FILE).read_text()
     except (OSError, ValueError):
         return False

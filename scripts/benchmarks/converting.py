@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from benchmarks.runner import Pair, row
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg
-from revt_hf.models.load import SIZES, quiet_transformers
+from revt_hf.models.load import quiet_transformers
 
 
 @cache
@@ -33,7 +34,7 @@ def convert_b5() -> Pair:
     )
     with quiet_transformers():
         SegformerForSemanticSegmentation(config).save_pretrained(place / "b5")
-    original = convert_to_mmseg(place / "b5", place / "b5.pth")
+    original = convert_to_mmseg(place / "b5", place / "b5.pth").output
 
     def peer() -> Path:
         state = torch.load(original, weights_only=True)["state_dict"]
@@ -41,7 +42,8 @@ def convert_b5() -> Pair:
         return place / "peer"
 
     def ours() -> Path:
-        return convert(original, place / "converted", overwrite=True) / "model.safetensors"
+        output = convert(original, place / "converted", overwrite=True).output
+        return output / "model.safetensors"
 
     def difference(_: Path, converted: Path) -> float:
         before = load_file(place / "b5" / "model.safetensors")

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.runner import Pair, row
+from revt_hf.checkpoints.architecture import tensor_shapes
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.names import COUNTER
-from revt_hf.checkpoints.shapes import tensor_shapes
 from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.merging.average import MergeOptions, merge
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import benchmarks
 from revt_hf.core.errors import UserError
-from revt_hf.core.memory import peak_mib
+from revt_hf.core.resources import peak_mib
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from revt_hf.analysis.choosing import (
     projected,
     search_weights,
 )
-from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.predictor import predict
-from tests.helpers.tiny_members import changed, data_of, rows, saved
+from tests.helpers.tiny_members import NATIVE, changed, data_of, rows, saved
 
 
 class _Known:
-    """A judge whose scores are a function of the weights."""
+    """A scorer whose mIoU is a function of the weights."""
 
     def __init__(self, members, miou):
         self.members = tuple(range(1, members + 1))
@@ -41,31 +40,18 @@ class _Known:
 
 def test_the_soup_adds_the_best_first_and_leaves_out_what_lowers_it():
     # The third is the best alone, the second helps it, the first ruins every mean.
-    judge = _Known(3, lambda w: 50 * w[2] + 45 * w[1] + 20 * w[1] * w[2] - 30 * w[0])
-    choice = greedy_soup(judge)
+    choice = greedy_soup(_Known(3, lambda w: 50 * w[2] + 45 * w[1] + 20 * w[1] * w[2] - 30 * w[0]))
     assert choice.chosen.members == (3, 2)
-    assert [candidate.members for candidate in choice.tried] == [
-        (1,),
-        (2,),
-        (3,),
-        (3, 2),
-        (3, 2, 1),
-    ]
-
-
-def test_an_equal_member_is_added_and_a_lone_one_stays_alone():
+    tried = [candidate.members for candidate in choice.tried]
+    assert tried == [(1,), (2,), (3,), (3, 2), (3, 2, 1)]
+    # An equal member is added, and a member that none helps stays alone.
     assert greedy_soup(_Known(2, lambda w: 40.0)).chosen.members == (1, 2)
     assert greedy_soup(_Known(2, lambda w: 40 * abs(w[0] - w[1]))).chosen.members == (1,)
 
 
-def test_what_each_member_adds():
-    judge = _Known(3, lambda w: 30 * w[0] + 60 * w[1] + 90 * w[2])
-    choice = leave_one_out(judge)
-    assert choice.values == {
-        1: pytest.approx(60 - 75),
-        2: pytest.approx(0),
-        3: pytest.approx(60 - 45),
-    }
+def test_leave_one_out_tells_what_each_member_adds():
+    choice = leave_one_out(_Known(3, lambda w: 30 * w[0] + 60 * w[1] + 90 * w[2]))
+    assert choice.values == pytest.approx({1: 60 - 75, 2: 0, 3: 60 - 45})
     assert choice.chosen.members == (2, 3)
     with pytest.raises(UserError, match="at least three members"):
         leave_one_out(_Known(2, lambda w: 1.0))
@@ -73,20 +59,19 @@ def test_what_each_member_adds():
 
 @pytest.mark.parametrize("best", [(0.21, 0.68, 0.11), (1.0, 0.0, 0.0), (0.0, 0.37, 0.63)])
 def test_the_search_comes_near_the_best_weights_within_its_budget(best):
-    judge = _Known(3, lambda w: 50 - 100 * np.sum((w / w.sum() - best) ** 2))
-    choice = search_weights(judge, 60)
-    assert len(judge.asked) == len(choice.tried) <= 60
-    assert len(set(judge.asked)) == len(judge.asked)
+    scorer = _Known(3, lambda w: 50 - 100 * np.sum((w / w.sum() - best) ** 2))
+    choice = search_weights(scorer, 60)
+    assert len(set(scorer.asked)) == len(scorer.asked) == len(choice.tried) <= 60
     assert np.abs(np.array(choice.chosen.weights) - best).max() < 0.03
 
 
 def test_a_small_budget_is_the_corners_alone():
-    judge = _Known(4, lambda w: w[2])
-    choice = search_weights(judge, 4)
+    scorer = _Known(4, lambda w: w[2])
+    choice = search_weights(scorer, 4)
     assert len(choice.tried) == 4
     assert choice.chosen.weights == (0, 0, 1, 0)
     with pytest.raises(UserError, match="--evaluations 3"):
-        search_weights(judge, 3)
+        search_weights(scorer, 3)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +88,7 @@ def test_projection_onto_the_weights(values, nearest):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Two members near each other and one that is broken, on images that their mean labelled."""
+    """A broken member and two that are near each other."""
     root = tmp_path_factory.mktemp("networks")
     generator = np.random.default_rng(0)
 
@@ -115,48 +100,39 @@ def networks(tmp_path_factory):
         return np.abs(drawn) if name.endswith("running_var") else drawn
 
     first = saved(root / "first", 0)
-    folders = [
-        str(changed(first, root / "broken", broken)),
-        str(first),
-        str(changed(first, root / "near", near)),
+    return [
+        changed(first, root / "broken", broken),
+        first,
+        changed(first, root / "near", near),
     ]
-    with Blender(folders) as blender:
-        blender.blend_encoder(Blend((1, 2)))
-        blender.model.decode_head = blender.head(1)
-        model = blender.model
-        images = rows(2, lambda image: predict(model, image, Protocol(max_size=None)))
-    return folders, images
 
 
-def test_a_member_broken_on_purpose_is_left_out(networks):
-    folders, images = networks
-    with Blender(folders) as blender:
+def _labelled_by(networks, blend, head):
+    """Two images on which this blend is right everywhere."""
+    with Blender(networks) as blender:
+        blender.blend_encoder(blend)
+        blender.model.decode_head = blender.head(head)
+        return rows(2, lambda image: predict(blender.model, image, NATIVE))
+
+
+def test_a_broken_member_is_left_out_and_a_target_is_refused(networks):
+    images = _labelled_by(networks, Blend((1, 2)), 1)
+    with Blender(networks) as blender:
         choice = greedy_soup(MergeScorer(blender, data_of(images)))
+        with pytest.raises(UserError, match="is a target: members and weights are chosen on"):
+            MergeScorer(blender, data_of(images, is_source=False))
+        with pytest.raises(UserError, match="--head 4: there are members 1 to 3"):
+            MergeScorer(blender, data_of(images), head=4)
     assert sorted(choice.chosen.members) == [2, 3]
     assert choice.chosen.head == 2
     assert choice.chosen.miou == pytest.approx(100)
 
 
-def test_the_search_finds_the_better_corner(networks):
-    folders, _ = networks
-    with Blender(folders) as blender:
-        blender.blend_encoder(Blend((2,)))
-        blender.model.decode_head = blender.head(2)
-        model = blender.model
-        images = rows(1, lambda image: predict(model, image, Protocol(max_size=None)))
-    with Blender(folders) as blender:
-        judge = MergeScorer(blender, data_of(images), head=3)
-        choice = search_weights(judge, 7)
+def test_the_search_finds_the_best_corner_with_the_given_head(networks):
+    images = _labelled_by(networks, Blend((2,)), 2)
+    with Blender(networks) as blender:
+        choice = search_weights(MergeScorer(blender, data_of(images), head=3), 7)
     assert choice.chosen.weights == (0, 0, 1)
     assert list(choice.chosen.scores) == [3]
     assert choice.chosen.miou == pytest.approx(100)
     assert len(choice.tried) <= 7
-
-
-def test_a_target_is_refused(networks):
-    folders, images = networks
-    with Blender(folders) as blender:
-        with pytest.raises(UserError, match="is a target: members and weights are chosen on"):
-            MergeScorer(blender, data_of(images, is_source=False))
-        with pytest.raises(UserError, match="--head 4: there are members 1 to 3"):
-            MergeScorer(blender, data_of(images), head=4)

@@ -1,14 +1,14 @@
-"""The grid over three members' weights, and going on where it was stopped."""
+"""The grid over the weights of three members, and resuming a scan."""
 
 from fractions import Fraction
 from math import comb
 
 import pytest
 
-from revt_hf.analysis.blending import Blender
-from revt_hf.analysis.plane import FinishedPoints, new_points, scan, simplex
+from revt_hf.analysis.blending import Blender, HeadScore
+from revt_hf.analysis.plane import FinishedPoints, PlanePoint, new_points, scan, simplex
 from revt_hf.core.errors import UserError
-from tests.helpers.tiny_members import data_of, rows, saved
+from tests.helpers.tiny_members import data_of, rows
 
 ABOUT = {"members": [{"path": "a", "sha256": "1"}], "data": {"splits": []}}
 
@@ -31,33 +31,27 @@ class _Stopped(Exception):  # noqa: N818
     pass
 
 
-def test_an_interrupted_scan_goes_on_and_gives_the_same(tmp_path):
-    folders = [str(saved(tmp_path / str(seed), seed)) for seed in range(3)]
+def test_an_interrupted_scan_resumes_with_the_same_result(members, tmp_path):
     data = data_of(rows(1))
-    calls = []
+    calls, levels = [], []
 
     def stop_at_the_third():
         calls.append(1)
         if len(calls) == 3:
             raise _Stopped
 
-    with Blender(folders) as blender:
+    with Blender(members) as blender:
         finished = FinishedPoints(tmp_path / "out", ABOUT)
         with pytest.raises(_Stopped):
             scan(blender, data, [1], finished, stop_at_the_third)
         again = FinishedPoints(tmp_path / "out", ABOUT)
         assert len(again.points) == 2
-        levels = []
         points = scan(
-            blender,
-            data,
-            [1, 2],
-            again,
-            lambda: calls.append(1),
+            *(blender, data, [1, 2], again, lambda: calls.append(1)),
             lambda steps, so_far: levels.append((steps, len(so_far))),
         )
         whole = scan(blender, data, [1, 2], FinishedPoints(tmp_path / "other", ABOUT))
-    # Of six points two were there.
+    # Two of six points were finished.
     assert len(calls) == 3 + 4
     assert levels == [(1, 3), (2, 6)]
     assert points == whole
@@ -65,25 +59,23 @@ def test_an_interrupted_scan_goes_on_and_gives_the_same(tmp_path):
     assert points[0].weights == (Fraction(1), Fraction(0), Fraction(0))
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {**ABOUT, "members": [{"path": "a", "sha256": "2"}]},
-        {**ABOUT, "data": {"splits": ["another"]}},
-    ],
-)
-def test_other_members_and_data_have_their_own_points(tmp_path, other):
-    assert FinishedPoints(tmp_path, ABOUT).path != FinishedPoints(tmp_path, other).path
-
-
-def test_a_member_that_moved_is_the_same(tmp_path):
-    moved = {**ABOUT, "members": [{"path": "b", "sha256": "1"}]}
-    assert FinishedPoints(tmp_path, ABOUT).path == FinishedPoints(tmp_path, moved).path
-
-
-def test_a_broken_file_of_points_is_named(tmp_path):
+def test_points_belong_to_weights_and_data_not_to_paths(tmp_path):
     path = FinishedPoints(tmp_path, ABOUT).path
-    path.parent.mkdir()
-    path.write_text("{}")
-    with pytest.raises(UserError, match=f"{path.name} is not a file of finished points"):
-        FinishedPoints(tmp_path, ABOUT)
+    moved = {**ABOUT, "members": [{"path": "b", "sha256": "1"}]}
+    changed = {**ABOUT, "members": [{"path": "a", "sha256": "2"}]}
+    other = {**ABOUT, "data": {"splits": ["another"]}}
+    assert FinishedPoints(tmp_path, moved).path == path
+    assert len({path, *(FinishedPoints(tmp_path, about).path for about in (changed, other))}) == 3
+
+
+def test_a_diverged_point_is_kept_and_a_damaged_file_is_named(tmp_path):
+    finished = FinishedPoints(tmp_path, ABOUT)
+    score = HeadScore(loss=float("nan"), miou=5.0)
+    finished.add(PlanePoint(weights=(Fraction(1, 3),) * 3, heads={"1": score}))
+    (kept,) = FinishedPoints(tmp_path, ABOUT).points.values()
+    assert kept.heads["1"].loss != kept.heads["1"].loss
+    assert kept.weights == (Fraction(1, 3),) * 3
+    for text in ("{}", "[", '{"points": [{"weights": ["1/0"], "heads": {}}]}'):
+        finished.path.write_text(text)
+        with pytest.raises(UserError, match=f"{finished.path.name} is not a file of finished"):
+            FinishedPoints(tmp_path, ABOUT)

@@ -10,29 +10,23 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from revt_hf.analysis.similarity import similarity
-from revt_hf.checkpoints.shapes import Architecture, tensor_shapes
+from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
 from tests.helpers.golden import golden_file
-from tests.helpers.tiny_members import changed, saved
+from tests.helpers.tiny_members import changed
 
 pytestmark = pytest.mark.numeric
 
 
-@pytest.fixture(scope="module")
-def members(tmp_path_factory):
-    root = tmp_path_factory.mktemp("members")
-    return [saved(root / str(seed), seed) for seed in range(3)]
-
-
 def _weights(folder, *prefixes):
-    """All numbers of a model whose names start so, in float64."""
-    tensors = load_file(folder / "model.safetensors")
-    chosen = [
-        tensor.ravel().astype(np.float64)
-        for name, tensor in sorted(tensors.items())
-        if tensor.dtype.kind == "f" and name.startswith(prefixes or "")
-    ]
-    return np.concatenate(chosen)
+    """All numbers of a model whose names start like this, in float64."""
+    return np.concatenate(
+        [
+            tensor.ravel().astype(np.float64)
+            for name, tensor in sorted(load_file(folder / "model.safetensors").items())
+            if tensor.dtype.kind == "f" and name.startswith(prefixes or "")
+        ]
+    )
 
 
 def _part(parts, name):
@@ -40,25 +34,21 @@ def _part(parts, name):
     return found
 
 
-def test_a_scaled_copy_has_cosine_1_and_a_known_displacement(members, tmp_path):
+def test_scaled_equal_and_opposite_members(members, tmp_path):
     # Half as much again is exact in float32.
     scaled = changed(members[0], tmp_path / "scaled", lambda _, tensor: tensor * 1.5)
-    result = similarity([members[0], scaled])
-    weights = _weights(members[0])
-    (pair,) = _part(result.wholes, "all").pairs
-    assert pair.cosine == pytest.approx(1, abs=1e-12)
-    assert pair.l2 == pytest.approx(0.5 * np.linalg.norm(weights), rel=1e-7)
-    assert pair.msd == pytest.approx(0.25 * np.mean(weights**2), rel=1e-7)
-
-
-def test_an_equal_and_an_opposite_member(members, tmp_path):
     opposite = changed(members[0], tmp_path / "opposite", lambda _, tensor: -tensor)
-    result = similarity([members[0], members[0], opposite])
+    result = similarity([members[0], members[0], opposite, scaled])
+    assert result.pairs[:3] == ((1, 2), (1, 3), (1, 4))
     for part in (*result.blocks, *result.layer_types, *result.wholes):
-        same, against, _ = part.pairs
+        same, against, larger, *_ = part.pairs
         assert (same.l2, same.msd) == (0, 0)
         assert same.cosine in (None, 1)
         assert against.cosine in (None, pytest.approx(-1))
+        assert larger.cosine in (None, pytest.approx(1, abs=1e-12))
+    weights = _weights(members[0])
+    assert larger.l2 == pytest.approx(0.5 * np.linalg.norm(weights), rel=1e-7)
+    assert larger.msd == pytest.approx(0.25 * np.mean(weights**2), rel=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +74,11 @@ def test_every_part_is_what_its_tensors_give(members, table, name, prefixes):
     weights = [_weights(folder, *prefixes) for folder in members]
     assert part.parameters == weights[0].size
     assert result.pairs == ((1, 2), (1, 3), (2, 3))
+    assert [block.name for block in result.blocks] == [
+        step.format(stage)
+        for stage in range(1, 5)
+        for step in ("patch_embed{}", "block{}.0", "norm{}")
+    ]
     for (i, j), pair in zip(result.pairs, part.pairs, strict=True):
         one, other = weights[i - 1], weights[j - 1]
         cosine = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
@@ -92,16 +87,7 @@ def test_every_part_is_what_its_tensors_give(members, table, name, prefixes):
         assert pair.msd == pytest.approx(np.mean((one - other) ** 2), rel=1e-9)
 
 
-def test_blocks_stand_in_the_order_of_the_network(members):
-    names = [part.name for part in similarity(members[:2]).blocks]
-    assert names == [
-        step.format(stage)
-        for stage in range(1, 5)
-        for step in ("patch_embed{}", "block{}.0", "norm{}")
-    ]
-
-
-def test_ways_from_the_base(members, tmp_path):
+def test_displacements_from_the_base(members, tmp_path):
     step = 2.0**-6
 
     def moved(sign):
@@ -115,7 +101,7 @@ def test_ways_from_the_base(members, tmp_path):
     encoder = _part(result.wholes, "encoder")
     assert [move.cosine for move in encoder.moves] == [pytest.approx(-1)]
     assert [one.msd for one in encoder.moved] == [step**2, (2 * step) ** 2]
-    # The base's head may be another one: it is not compared.
+    # The head of the base is not compared.
     assert _part(result.wholes, "all").moved == ()
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
+from revt_hf.checkpoints.architecture import tensor_shapes
 from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.shapes import tensor_shapes
-from revt_hf.checkpoints.tensors import standard_name
+from revt_hf.checkpoints.names import standard_name
 from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, Normalisation
 

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from revt_hf.checkpoints.hub import fetch, is_hub_id
+from revt_hf.checkpoints.download import fetch, is_hub_id
 from tests.helpers.hub_repository import COMMIT, Failure
 from tests.helpers.small_hub import FILES, WEIGHTS, not_fetched, small_hub
 

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from revt_hf.checkpoints.hub import fetch
+from revt_hf.checkpoints.download import fetch
 from revt_hf.core.errors import DataWarning
 from tests.helpers.hub_repository import COMMIT, Failure
 from tests.helpers.small_hub import FILES, WEIGHTS, not_fetched, small_hub, use_endpoint

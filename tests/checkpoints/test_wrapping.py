@@ -6,16 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from revt_hf.checkpoints.names import COUNTER
+from revt_hf.checkpoints.names import COUNTER, unwrap
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.checkpoints.wrapping import unwrap
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.labels import CLASSES
 from revt_hf.merging.average import merge
 from revt_hf.merging.record import read_merge_record
-from revt_hf.models.convert import convert, convert_command
+from revt_hf.models.convert import convert
 from revt_hf.models.load import load_model
 from tests.helpers.original_files import original_state
 
@@ -31,7 +30,7 @@ def prefixed(prefix, state=STATE):
 def plain(tmp_path_factory):
     root = tmp_path_factory.mktemp("plain")
     torch.save(STATE, root / "x.pth")
-    return convert(root / "x.pth", root / "folder")
+    return convert(root / "x.pth", root / "folder").output
 
 
 AUXILIARY = {
@@ -80,7 +79,7 @@ def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
         assert checkpoint.places.keys() == expected.keys()
         for name, place in checkpoint.places.items():
             assert torch.equal(read_tensor(place), expected[name]), name
-    found = load_file(convert(tmp_path / "x.pth", tmp_path / "out") / "model.safetensors")
+    found = load_file(convert(tmp_path / "x.pth", tmp_path / "out").output / "model.safetensors")
     assert found.keys() == expected.keys()
 
 
@@ -127,14 +126,14 @@ def test_class_names_are_found_beside_the_model(tmp_path):
         torch.save(content, tmp_path / "x.pth")
         with open_checkpoint(tmp_path / "x.pth") as checkpoint:
             assert checkpoint.classes == names
-        done = convert_command(tmp_path / "x.pth", tmp_path / f"{number}", None, False, True)
+        done = convert(tmp_path / "x.pth", tmp_path / f"{number}")
         assert done.labels == names
 
 
 def test_what_is_left_out_is_told(tmp_path):
     beside = {**prefixed("ema."), **prefixed("auxiliary_head.", AUXILIARY)}
     torch.save({**STATE, **beside}, tmp_path / "x.pth")
-    dropped = convert_command(tmp_path / "x.pth", tmp_path / "out", None, False, True).dropped
+    dropped = convert(tmp_path / "x.pth", tmp_path / "out").dropped
     assert {name.partition(".")[0] for name in dropped} == {"ema", "auxiliary_head", "decode_head"}
 
 

@@ -65,7 +65,7 @@ def test_overrides_come_last_and_are_yaml(tmp_path):
         ("model: {init: x, size: b0}\nsource: {domain: a}", ["model: the encoder's size"]),
         ("model: {size: b0, head: init}\nsource: {domain: a}", ["head: init needs"]),
         ("model: {size: b0}\nsource: {domain: a}\ntrain: {ema: 1}", ["train.ema"]),
-        ("model: {size: b0}\nmodel: {size: b1}", ["'model' stands twice"]),
+        ("model: {size: b0}\nmodel: {size: b1}", ["'model' appears twice"]),
         ("- a\n- b", ["mapping"]),
         ("a: [", ["broken YAML", "line"]),
         ("extends: nowhere.yaml", ["nowhere.yaml", "No such file"]),

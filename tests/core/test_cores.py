@@ -10,8 +10,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.core import cores
-from revt_hf.core.cores import core_count, worker_count
+from revt_hf.core import resources
+from revt_hf.core.resources import core_count, worker_count
 from revt_hf.data_tools import parallel
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.evaluation.loading import image_batches
@@ -45,7 +45,7 @@ def test_no_more_workers_than_images(monkeypatch, asked, items, expected):
 
 
 def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
-    monkeypatch.setattr(cores, "core_count", lambda: 1)
+    monkeypatch.setattr(resources, "core_count", lambda: 1)
     started = []
     monkeypatch.setattr(DataLoader, "__iter__", lambda self: iter(started.append(self) or ()))
     list(image_batches(_Threads(), range(2), Protocol(max_size=None), 1, workers=100_000))

@@ -16,9 +16,18 @@ from safetensors import SafetensorError
 
 from revt_hf.core import replacing
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.markers import MARKER_FILE, is_marked, mark_output
-from revt_hf.core.outputs import atomic_file, atomic_folder, folder_in_place, locked, write_json
-from revt_hf.core.replacing import beside, scratch_file
+from revt_hf.core.outputs import (
+    MARKER_FILE,
+    atomic_file,
+    atomic_folder,
+    beside,
+    folder_in_place,
+    is_marked,
+    locked,
+    mark_output,
+    scratch_file,
+    write_json,
+)
 
 
 def _write(folder, text, **options):

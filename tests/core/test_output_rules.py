@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import MARKER_FILE, mark_output
 from revt_hf.core.outputs import (
+    MARKER_FILE,
     atomic_folder,
     check_growing,
     check_output,
     check_output_file,
     check_suffix,
+    mark_output,
 )
 
 

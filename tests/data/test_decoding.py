@@ -4,6 +4,8 @@ import io
 import os
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -21,8 +23,7 @@ from revt_hf.data.reading import read_image, read_label
 PIXELS = (np.arange(5 * 7 * 3).reshape(5, 7, 3) * 2).astype(np.uint8)
 VALUES = (np.arange(5 * 8).reshape(5, 8) % 19).astype(np.uint8)
 ANY = LabelTable({value: value % 19 for value in range(256)}, "any")
-ORIENTATION = 0x0112
-# What EXIF's orientations mean, in Pillow's words.
+# EXIF's orientations in Pillow's words.
 DISPLAYED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,6 +33,7 @@ DISPLAYED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+every_turn = pytest.mark.parametrize("turn", range(1, 9))
 
 
 def encoded(kind, pixels=PIXELS, mode=None, **options):
@@ -41,8 +43,12 @@ def encoded(kind, pixels=PIXELS, mode=None, **options):
     return data.getvalue()
 
 
-def cell(data):
-    return {"path": None, "bytes": data}
+def image_of(data):
+    return read_image({"path": None, "bytes": data})
+
+
+def label_of(data):
+    return read_label({"path": None, "bytes": data}, ANY)
 
 
 def displayed(pixels, orientation):
@@ -54,7 +60,7 @@ def displayed(pixels, orientation):
 
 def exif(orientation):
     tags = Image.Exif()
-    tags[ORIENTATION] = orientation
+    tags[0x0112] = orientation
     return tags
 
 
@@ -62,7 +68,7 @@ def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _png_profile(orientation, pixels=PIXELS):
+def png_profile(orientation, pixels=PIXELS):
     """As ImageMagick writes it: the EXIF block in hexadecimal digits, in compressed text."""
     block = exif(orientation).tobytes()
     info = PngImagePlugin.PngInfo()
@@ -70,28 +76,28 @@ def _png_profile(orientation, pixels=PIXELS):
     return encoded("PNG", pixels, pnginfo=info)
 
 
-def _png_xmp(orientation, pixels=PIXELS):
+def png_xmp(orientation):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", f'<x tiff:Orientation="{orientation}"/>')
-    return encoded("PNG", pixels, pnginfo=info)
+    return encoded("PNG", pnginfo=info)
 
 
-def _png_late(orientation, pixels=PIXELS):
+def png_late(orientation):
     """Behind the pixels, where the format allows it, too."""
-    data = encoded("PNG", pixels)
+    data = encoded("PNG")
     body = exif(orientation).tobytes().removeprefix(b"Exif\0\0")
     return data[:-12] + chunk(b"eXIf", body) + data[-12:]
 
 
-def _webp(orientation, prefix, pixels=PIXELS):
-    data = encoded("WEBP", pixels, lossless=True, exact=True, exif=exif(1).tobytes())
+def webp(orientation, prefix):
+    data = encoded("WEBP", lossless=True, exact=True, exif=exif(1).tobytes())
     block = prefix + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
-    start = data.index(b"EXIF")
-    data = data[:start] + struct.pack("<4sI", b"EXIF", len(block)) + block + bytes(len(block) % 2)
+    data = data[: data.index(b"EXIF")]
+    data += struct.pack("<4sI", b"EXIF", len(block)) + block + bytes(len(block) % 2)
     return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
-def _motorola_tiff(orientation):
+def motorola_tiff(orientation):
     """Pixels as they are, most significant bytes first."""
     tags = [
         *((256, 4, 1, 7), (257, 4, 1, 5), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2)),
@@ -109,80 +115,64 @@ def _motorola_tiff(orientation):
 
 TURNED = {
     "png": lambda turn: encoded("PNG", exif=exif(turn)),
-    "png behind its pixels": _png_late,
-    "png with a profile": _png_profile,
-    "png with XMP": _png_xmp,
-    "webp": lambda turn: _webp(turn, b""),
-    "webp with a prefix": lambda turn: _webp(turn, b"Exif\0\0"),
+    "png behind its pixels": png_late,
+    "png with a profile": png_profile,
+    "png with XMP": png_xmp,
+    "webp": lambda turn: webp(turn, b""),
+    "webp with a prefix": lambda turn: webp(turn, b"Exif\0\0"),
     "tiff": lambda turn: encoded("TIFF", exif=exif(turn)),
     "tiff, lzw": lambda turn: encoded("TIFF", exif=exif(turn), compression="tiff_lzw"),
-    "tiff, big-endian": _motorola_tiff,
+    "tiff, big-endian": motorola_tiff,
+    "jpeg": lambda turn: encoded("JPEG", exif=exif(turn)),
 }
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@every_turn
 @pytest.mark.parametrize("kind", TURNED)
 def test_images_are_turned_as_they_are_displayed(kind, turn):
     data = TURNED[kind](turn)
-    assert (read_image(cell(data)) == displayed(PIXELS, turn)).all()
-    assert image_size(cell(data)) == displayed(PIXELS, turn).shape[:2]
-
-
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_jpegs_are_turned_as_they_are_displayed(turn):
-    plain = read_image(cell(encoded("JPEG")))
-    data = encoded("JPEG", exif=exif(turn))
-    assert (read_image(cell(data)) == displayed(plain, turn)).all()
-    assert image_size(cell(data)) == displayed(plain, turn).shape[:2]
+    stored = image_of(encoded("JPEG")) if kind == "jpeg" else PIXELS
+    assert (image_of(data) == displayed(stored, turn)).all()
+    assert image_size({"path": None, "bytes": data}) == displayed(PIXELS, turn).shape[:2]
 
 
 @pytest.mark.parametrize("turn", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_turns_nothing(turn):
-    assert (read_image(cell(TURNED["tiff"](turn))) == PIXELS).all()
-    assert (read_image(cell(TURNED["png"](turn))) == PIXELS).all()
+    assert (image_of(TURNED["tiff"](turn)) == PIXELS).all()
+    assert (image_of(TURNED["png"](turn)) == PIXELS).all()
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@every_turn
 @pytest.mark.parametrize(
     "write",
     [
-        lambda turn: encoded("PNG", VALUES, exif=exif(turn)),
-        lambda turn: encoded("PNG", VALUES, "P", exif=exif(turn)),
-        lambda turn: encoded("TIFF", VALUES, exif=exif(turn)),
-        lambda turn: encoded("TIFF", VALUES, "P", exif=exif(turn)),
-        lambda turn: _png_profile(turn, VALUES),
+        *(
+            lambda turn, kind=kind, mode=mode: encoded(kind, VALUES, mode, exif=exif(turn))
+            for kind in ("PNG", "TIFF")
+            for mode in ("L", "P")
+        ),
+        lambda turn: png_profile(turn, VALUES),
     ],
     ids=["png", "palette png", "tiff", "palette tiff", "png with a profile"],
 )
 def test_labels_are_turned_by_their_own_orientation(write, turn):
-    assert (read_label(cell(write(turn)), ANY) == displayed(VALUES, turn)).all()
+    assert (label_of(write(turn)) == displayed(VALUES, turn)).all()
 
 
-def _packed_png(bits):
-    """Grey values of less than eight bits."""
-    values = VALUES % (1 << bits)
-    places = np.arange(bits)[::-1]
-    rows = [
-        np.packbits((row[:, None] >> places & 1).astype(np.uint8).reshape(-1)) for row in values
-    ]
-    header = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
-    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body)
-    return data + chunk(b"IEND", b""), values
+def packed_rows(values, bits):
+    """Rows of values of that many bits."""
+    shifts = np.arange(bits)[::-1]
+    rows = ((row[:, None] >> shifts & 1).astype(np.uint8).reshape(-1) for row in values)
+    return [np.packbits(row).tobytes() for row in rows]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_packed_grey_labels_are_read_as_stored(bits):
-    data, values = _packed_png(bits)
-    assert (read_label(cell(data), ANY) == values).all()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_black_and_white_labels_are_zero_and_one(kind):
-    values = VALUES % 2
-    data = io.BytesIO()
-    Image.fromarray(values.astype(bool)).save(data, kind)
-    assert (read_label(cell(data.getvalue()), ANY) == values).all()
+    values = VALUES % (1 << bits)
+    header = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in packed_rows(values, bits)))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    assert (label_of(b"\x89PNG\r\n\x1a\n" + chunks) == values).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
@@ -191,22 +181,9 @@ def test_palette_labels_give_their_indices(kind):
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
     data = io.BytesIO()
     image.save(data, kind)
-    assert (read_label(cell(data.getvalue()), ANY) == VALUES).all()
-
-
-def _bmp(values, bits, palette):
-    """Indices from the last row to the first, rows of whole words."""
-    places = np.arange(bits)[::-1]
-    packed = [
-        np.packbits((row[:, None] >> places & 1).astype(np.uint8).reshape(-1)).tobytes()
-        for row in values[::-1]
-    ]
-    body = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in packed)
-    colours = b"".join(bytes((*colour, 0)) for colour in palette)
-    start = 54 + len(colours)
-    height, width = values.shape
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 0, 0, len(palette), 0)
-    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + colours + body
+    assert (label_of(data.getvalue()) == VALUES).all()
+    if kind != "GIF":  # black and white
+        assert (label_of(encoded(kind, (VALUES % 2).astype(bool))) == VALUES % 2).all()
 
 
 BLACK_AND_WHITE, GREYS = [(0,) * 3, (255,) * 3], [(value,) * 3 for value in range(256)]
@@ -226,53 +203,48 @@ BLACK_AND_WHITE, GREYS = [(0,) * 3, (255,) * 3], [(value,) * 3 for value in rang
 )
 def test_bmp_labels_give_their_indices_whatever_the_palette_looks_like(bits, palette):
     values = VALUES % min(len(palette), 19)
-    assert (read_label(cell(_bmp(values, bits, palette)), ANY) == values).all()
+    # From the last row to the first, rows of whole words.
+    rows = packed_rows(values[::-1], bits)
+    body = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in rows)
+    colours = b"".join(bytes((*colour, 0)) for colour in palette)
+    start = 54 + len(colours)
+    head = struct.pack("<IHHI", start + len(body), 0, 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 5, 1, bits, 0, 0, 0, 0, len(palette), 0)
+    assert (label_of(b"BM" + head + info + colours + body) == values).all()
 
 
-def _netpbm(kind, values, peak):
-    binary = kind in (4, 5, 6)
+def netpbm(kind, values, peak):
     head = f"P{kind}\n# made by hand\n{values.shape[1]} {values.shape[0]}\n"
     head += "" if kind in (1, 4) else f"{peak}\n"
     if kind == 4:
         return head.encode() + np.packbits(values, axis=1).tobytes()
-    if binary:
+    if kind in (5, 6):
         return head.encode() + values.astype(">u2" if peak > 255 else "u1").tobytes()
     return head.encode() + b" ".join(b"%d" % value for value in values.reshape(-1)) + b"\n"
 
 
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [*((kind, peak) for kind in (2, 5) for peak in (1, 18, 100, 255, 1000, 65535))],
-)
+@pytest.mark.parametrize("kind", [2, 5])
+@pytest.mark.parametrize("peak", [1, 18, 100, 255, 1000, 65535])
 def test_netpbm_labels_are_read_as_stored(kind, peak):
     values = VALUES.astype(int) % (peak + 1)
-    assert (read_label(cell(_netpbm(kind, values, peak)), ANY) == values).all()
+    assert (label_of(netpbm(kind, values, peak)) == values).all()
 
 
 @pytest.mark.parametrize("kind", [2, 3, 5, 6])
 @pytest.mark.parametrize("peak", [15, 100, 255, 1000, 4095, 65535])
 def test_netpbm_images_are_as_bright_as_their_white_says(kind, peak):
-    grey = kind in (2, 5)
-    values = np.linspace(0, peak, 5 * 7 * (1 if grey else 3)).astype(int)
-    values = values.reshape((5, 7) if grey else (5, 7, 3))
-    shown = read_image(cell(_netpbm(kind, values, peak)))
-    expected = values / peak * 255
-    assert np.abs(shown - (expected[..., None] if grey else expected)).max() <= 1
+    shape = (5, 7, 1) if kind in (2, 5) else (5, 7, 3)
+    values = np.linspace(0, peak, int(np.prod(shape))).astype(int).reshape(shape)
+    shown = image_of(netpbm(kind, values, peak))
+    assert np.abs(shown - values / peak * 255).max() <= 1
 
 
 @pytest.mark.parametrize("kind", [1, 4])
 def test_bitmaps_are_black_where_their_bits_are_set(kind):
-    values = VALUES % 2
-    shown = read_image(cell(_netpbm(kind, values, 1)))
-    assert (shown == (1 - values[..., None]) * 255).all()
+    data = netpbm(kind, VALUES % 2, 1)
+    assert (image_of(data) == (1 - VALUES[..., None] % 2) * 255).all()
     with pytest.raises(UserError, match="a netpbm file whose zero is white: save the label as PNG"):
-        read_label(cell(_netpbm(kind, values, 1)), ANY)
-
-
-def test_a_cut_netpbm_file_is_refused():
-    for kind in (4, 5):
-        with pytest.raises(UserError, match="truncated"):
-            read_label(cell(_netpbm(kind, VALUES % 2, 255)[:-1]), ANY)
+        label_of(data)
 
 
 @pytest.mark.parametrize(
@@ -285,8 +257,8 @@ def test_a_cut_netpbm_file_is_refused():
     ],
 )
 def test_tiffs_of_other_values_are_refused_with_what_they_are(pixels, words, capfd):
-    data = cell(cv2.imencode(".tif", pixels)[1].tobytes())
-    for read in (read_image, lambda one: read_label(one, ANY)):
+    data = cv2.imencode(".tif", pixels)[1].tobytes()
+    for read in (image_of, label_of):
         with pytest.raises(UserError, match=words):
             read(data)
     assert capfd.readouterr().err == ""
@@ -294,25 +266,22 @@ def test_tiffs_of_other_values_are_refused_with_what_they_are(pixels, words, cap
 
 def test_what_opencv_cannot_read_is_said_by_the_error_alone(capfd):
     with pytest.raises(UserError, match="a damaged one"):
-        read_image(cell(COMPLETE["tiff"][:-500]))
-    assert capfd.readouterr().err == ""
-
-
-def test_a_image_of_floats_is_no_image():
+        image_of(COMPLETE["tiff"][:-500])
     with pytest.raises(UserError, match="not an image"):
-        read_image(cell(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes()))
+        image_of(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes())
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
 def test_avif_labels_are_refused():
     with pytest.raises(UserError, match=r"may change values|not a label that OpenCV can read"):
-        read_label(cell(encoded("AVIF", VALUES, "RGB")), ANY)
+        label_of(encoded("AVIF", VALUES, "RGB"))
     assert read_header(encoded("AVIF", VALUES)).lossy
 
 
-@pytest.mark.parametrize("data", [b"", b"anything", b"RIFF\0\0\0\0WEBP", b"II*\0", b"P7\n"])
+@pytest.mark.parametrize("data", [b"", b"anything", b"RIFF\0\0\0\0WEBP", b"P7\n"])
 def test_what_is_not_known_to_keep_values_counts_as_lossy(data):
-    assert read_header(data).lossy or data.startswith(b"II")
+    assert read_header(data).lossy
 
 
 @pytest.mark.parametrize(
@@ -337,16 +306,14 @@ def test_a_tiff_label_with_white_as_zero_is_refused():
     at = data.index(struct.pack("<HHI", 262, 3, 1)) + 8
     data[at : at + 2] = struct.pack("<H", 0)
     with pytest.raises(UserError, match="zero is white"):
-        read_label(cell(bytes(data)), ANY)
+        label_of(bytes(data))
 
 
+LARGE = np.tile(PIXELS, (20, 20, 1))
 COMPLETE = {
-    "jpeg": encoded("JPEG", np.tile(PIXELS, (20, 20, 1))),
-    "progressive jpeg": encoded("JPEG", np.tile(PIXELS, (20, 20, 1)), progressive=True),
-    "png": encoded("PNG", np.tile(PIXELS, (20, 20, 1))),
-    "webp": encoded("WEBP", np.tile(PIXELS, (20, 20, 1)), exif=exif(1).tobytes()),
-    "tiff": encoded("TIFF", np.tile(PIXELS, (20, 20, 1))),
-    "bmp": encoded("BMP", np.tile(PIXELS, (20, 20, 1))),
+    "progressive jpeg": encoded("JPEG", LARGE, progressive=True),
+    "webp": encoded("WEBP", LARGE, exif=exif(1).tobytes()),
+    **{kind: encoded(kind.upper(), LARGE) for kind in ("jpeg", "png", "tiff", "bmp")},
 }
 
 
@@ -354,7 +321,7 @@ COMPLETE = {
 def test_bytes_behind_an_image_are_no_damage(kind):
     """Motion photos of phones, padded frames of recorders."""
     data, noise = COMPLETE[kind], np.random.default_rng(3).bytes(70_000)
-    assert (read_image(cell(data + noise)) == read_image(cell(data))).all()
+    assert (image_of(data + noise) == image_of(data)).all()
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99])
@@ -362,14 +329,22 @@ def test_bytes_behind_an_image_are_no_damage(kind):
 def test_cut_images_are_refused(kind, kept):
     data = COMPLETE[kind]
     with pytest.raises(UserError):
-        read_image(cell(data[: int(len(data) * kept)]))
+        image_of(data[: int(len(data) * kept)])
 
 
-def test_the_thumbnail_of_a_cut_jpeg_is_not_taken_for_its_end():
-    tags = exif(1).tobytes() + encoded("JPEG")
-    data = encoded("JPEG", np.tile(PIXELS, (20, 20, 1)), exif=tags)
-    with pytest.raises(UserError, match="truncated"):
-        read_image(cell(data[:-300]))
+@pytest.mark.parametrize(
+    "data",
+    [
+        # Its thumbnail's end must not be taken for its own.
+        encoded("JPEG", LARGE, exif=exif(1).tobytes() + encoded("JPEG"))[:-300],
+        netpbm(4, VALUES % 2, 1)[:-1],
+        netpbm(5, VALUES % 2, 255)[:-1],
+    ],
+)
+def test_a_truncated_file_is_told_as_such(data):
+    for read in (image_of, label_of):
+        with pytest.raises(UserError, match="truncated"):
+            read(data)
 
 
 def test_only_regular_files_are_opened(tmp_path):
@@ -389,11 +364,16 @@ def test_only_regular_files_are_opened(tmp_path):
 
 def test_images_that_would_fill_the_memory_are_refused(tmp_path):
     data = encoded("PNG")
-    huge = data[:16] + struct.pack(">II", 1 << 16, 1 << 16) + data[24:]
     with pytest.raises(UserError, match="65536x65536 pixels are more"):
-        read_image(cell(huge))
+        image_of(data[:16] + struct.pack(">II", 1 << 16, 1 << 16) + data[24:])
     path = tmp_path / "sparse.png"
     with path.open("wb") as file:
         file.truncate(1 << 31)
     with pytest.raises(UserError, match=r"sparse\.png.*too many"):
         read_image({"path": str(path), "bytes": None})
+
+
+def test_the_door_can_be_imported_first():
+    """It does not depend on the domains, which read through it."""
+    code = "import sys, revt_hf.data.reading; assert 'revt_hf.data.domains' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,25 +8,13 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from revt_hf.cli.main import main
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES
+from tests.helpers.command_line import refused, revt
 from tests.helpers.golden import ROOT
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
-
-
-@pytest.fixture
-def revt(capsys):
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
+FOLDER = ("folder", "--data-dir")
 
 
 @pytest.fixture
@@ -42,16 +30,22 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def _verify(revt, root, tmp_path, *more, name="folder"):
-    report = tmp_path / "report.json"
-    code, out, error = revt(
-        *("data", "verify", name, "--data-dir", root, "--json", report, "--quiet", *more)
-    )
-    return code, out + error, json.loads(report.read_text()) if report.exists() else None
+@pytest.fixture
+def verify(capsys, tmp_path):
+    """``revt data verify``: the exit code, all that it prints, and its report."""
+
+    def run(root, *more, name="folder"):
+        report = tmp_path / "report.json"
+        code, out, error = revt(
+            capsys, "data", "verify", name, "--data-dir", root, "--json", report, "--quiet", *more
+        )
+        return code, out + error, json.loads(report.read_text()) if report.exists() else None
+
+    return run
 
 
-def test_good_data(revt, root, tmp_path):
-    code, text, report = _verify(revt, root, tmp_path)
+def test_good_data(verify, root):
+    code, text, report = verify(root)
     assert code == 0, text
     assert report["domain"] == "folder"
     assert report["layout"] == "converted"
@@ -61,47 +55,33 @@ def test_good_data(revt, root, tmp_path):
     assert report["problems"] == []
     assert "no problems" in text
     assert "road            25.00 %" in text
+    assert "(ignored        10.00 % of all)" in text
 
 
-def test_a_split_that_is_asked_for_but_cannot_be_read_is_a_problem(revt, root, tmp_path):
-    option = ("--option", "split_files={mine: absent.txt}")
-    code, text, report = _verify(revt, root, tmp_path, *option)
-    assert code == 2
-    assert [problem["file"] for problem in report["problems"]] == ["mine"]
-    assert "absent.txt" in text
+def _absent_list(root):
+    return "mine", "absent.txt", "--option", "split_files={mine: absent.txt}"
 
 
-def test_a_split_of_other_suffixes_only_is_a_problem(revt, root, tmp_path):
+def _other_suffixes(root):
     for kind in ("img_dir", "ann_dir"):
         (root / kind / "val").mkdir()
         (root / kind / "val" / "1.bmp").touch()
-    code, text, report = _verify(revt, root, tmp_path)
-    assert code == 2
-    assert [problem["file"] for problem in report["problems"]] == ["val"]
-    assert "1 with other suffixes, such as" in text
+    return "val", "1 with other suffixes, such as"
 
 
-def test_a_split_without_a_labelled_pixel_is_a_problem(revt, root, tmp_path):
+def _unlabelled(root):
     for path in (root / "ann_dir" / "train").iterdir():
         cv2.imwrite(str(path), np.full((8, 10), 255, np.uint8))
-    code, _, report = _verify(revt, root, tmp_path)
-    assert code == 2
-    assert report["problems"] == [
-        {"file": "train", "what": "no pixel of this split is labelled"},
-    ]
+    return "train", "no pixel of this split is labelled"
 
 
-def test_lossy_labels_are_problems_whatever_they_are_called(revt, root, tmp_path):
+def _lossy_label(root):
     path = root / "ann_dir" / "train" / "1.png"
     Image.open(path).save(path, "JPEG")
-    code, _, report = _verify(revt, root, tmp_path)
-    assert code == 2
-    (problem,) = report["problems"]
-    assert problem["file"] == str(path)
-    assert "may change values (jpeg)" in problem["what"]
+    return path, "may change values (jpeg)"
 
 
-def test_damage_inside_a_jpeg_is_a_problem(revt, root, tmp_path):
+def _damaged_jpeg(root):
     noise = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype=np.uint8)
     for path in (root / "img_dir" / "train").iterdir():
         path.unlink()
@@ -110,41 +90,10 @@ def test_damage_inside_a_jpeg_is_a_problem(revt, root, tmp_path):
     data = bytearray(path.read_bytes())
     data[-30:-10] = bytes(20)
     path.write_bytes(data)
-    code, _, report = _verify(revt, root, tmp_path, "--option", "image_suffix=.jpg")
-    assert code == 2
-    (problem,) = report["problems"]
-    assert problem["file"] == str(path)
-    assert problem["what"].startswith("Corrupt JPEG data")
+    return path, "Corrupt JPEG data", "--option", "image_suffix=.jpg"
 
 
-def test_labels_beside_turned_images_are_problems_until_said_how(revt, root, tmp_path):
-    tags = Image.Exif()
-    tags[0x0112] = 3
-    Image.open(root / "img_dir" / "train" / "1.png").save(
-        root / "img_dir" / "train" / "1.png", exif=tags
-    )
-    code, _, report = _verify(revt, root, tmp_path)
-    assert code == 2
-    (problem,) = report["problems"]
-    assert "EXIF orientation 3" in problem["what"]
-    for follow in ("true", "false"):
-        option = ("--option", f"labels_follow_exif={follow}")
-        assert _verify(revt, root, tmp_path, *option)[0] == 0
-
-
-def test_files_that_are_left_out_are_named(revt, root, tmp_path):
-    images = root / "img_dir" / "train"
-    (images / "1.png").rename(images / "1.bmp")
-    (images / "4.png").symlink_to(tmp_path / "nowhere")
-    code, text, report = _verify(revt, root, tmp_path)
-    assert code == 2
-    assert report["problems"] == [{"file": str(images / "4.png"), "what": "a link to nothing"}]
-    assert "without an image" in text
-    assert str(root / "ann_dir" / "train" / "1.png") in text
-    assert str(images / "1.bmp") in text
-
-
-def _truncate(root):
+def _truncated(root):
     path = root / "img_dir" / "train" / "1.png"
     path.write_bytes(path.read_bytes()[:-30])
     return path, "truncated"
@@ -158,7 +107,7 @@ def _corrupt(root):
     return path, "not a label"
 
 
-def _unknown_value(root):
+def _unknown_values(root):
     path = root / "ann_dir" / "train" / "1.png"
     label = np.ones((8, 10), np.uint8)
     label[0, :3] = 77
@@ -179,33 +128,55 @@ def _missing_label(root):
     return path, "has no label"
 
 
-@pytest.mark.parametrize(
-    "damage", [_truncate, _corrupt, _unknown_value, _other_size, _missing_label]
-)
-def test_damage_is_reported_with_its_file(revt, root, tmp_path, damage):
-    path, words = damage(root)
-    code, text, report = _verify(revt, root, tmp_path)
+DAMAGES = (_absent_list, _other_suffixes, _unlabelled, _lossy_label, _damaged_jpeg, _truncated)
+DAMAGES += (_corrupt, _unknown_values, _other_size, _missing_label)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_reported_once_with_its_file(verify, root, damage):
+    path, words, *options = damage(root)
+    code, text, report = verify(root, *options)
     assert code == 2
-    assert len(report["problems"]) == 1
-    assert report["problems"][0]["file"] == str(path)
-    assert words in report["problems"][0]["what"]
-    # Once, before it.
-    assert str(path) not in report["problems"][0]["what"]
+    (problem,) = report["problems"]
+    assert problem["file"] == str(path)
+    assert words in problem["what"]
+    # The path stands before it, once.
+    assert "/" not in str(path) or str(path) not in problem["what"]
     assert f"problem: {path}: " in text
     assert "1 problem" in text.splitlines()
 
 
-def test_several_problems_are_all_found(revt, root, tmp_path):
-    _truncate(root)
+def test_all_problems_are_found_whatever_the_number_of_threads(verify, root):
+    _truncated(root)
     cv2.imwrite(str(root / "ann_dir" / "train" / "2.png"), np.full((8, 10), 40, np.uint8))
-    _, _, report = _verify(revt, root, tmp_path)
-    assert len(report["problems"]) == 2
-
-
-def test_one_thread_sees_what_all_see(revt, root, tmp_path):
-    _unknown_value(root)
-    reports = [_verify(revt, root, tmp_path, *more)[2] for more in ((), ("--workers", "1"))]
+    reports = [verify(root, *more)[2] for more in ((), ("--workers", "1"))]
+    assert len(reports[0]["problems"]) == 2
     assert reports[0] == reports[1]
+
+
+def test_labels_beside_turned_images_are_problems_until_an_option_decides(verify, root):
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    path = root / "img_dir" / "train" / "1.png"
+    Image.open(path).save(path, exif=tags)
+    code, _, report = verify(root)
+    assert code == 2
+    (problem,) = report["problems"]
+    assert "EXIF orientation 3" in problem["what"]
+    for follow in ("true", "false"):
+        assert verify(root, "--option", f"labels_follow_exif={follow}")[0] == 0
+
+
+def test_files_that_are_left_out_are_named(verify, root, tmp_path):
+    images = root / "img_dir" / "train"
+    (images / "1.png").rename(images / "1.bmp")
+    (images / "4.png").symlink_to(tmp_path / "nowhere")
+    code, text, report = verify(root)
+    assert code == 2
+    assert report["problems"] == [{"file": str(images / "4.png"), "what": "a link to nothing"}]
+    assert "without an image" in text
+    assert str(root / "ann_dir" / "train" / "1.png") in text
+    assert str(images / "1.bmp") in text
 
 
 @pytest.fixture
@@ -219,133 +190,116 @@ def gta5(tmp_path):
     return root
 
 
-def test_splits_that_share_images_count_them_once(revt, gta5, tmp_path):
+def test_splits_that_share_images_count_them_once(verify, gta5):
     columns = {"trainIds": [1, 2, 3], "valIds": [4], "testIds": [5, 6]}
     savemat(gta5 / "split.mat", {key: np.array(ids)[:, None] for key, ids in columns.items()})
-    code, text, report = _verify(revt, gta5, tmp_path, name="gta5")
+    code, text, report = verify(gta5, name="gta5")
     assert code == 0, text
-    assert {name: count["images"] for name, count in report["splits"].items()} == {
-        "train": 3,
-        "val": 1,
-        "test": 2,
-        "full": 6,
-    }
+    images = {name: count["images"] for name, count in report["splits"].items()}
+    assert images == {"train": 3, "val": 1, "test": 2, "full": 6}
     assert report["splits"]["full"]["expected"] == 24966
     assert report["layout"] == "official"
     assert report["classes"]["road"] == report["classes"]["sidewalk"] == 0.5
     assert "train: 3 images, officially 12403 (12400 missing)" in text
-    assert _verify(revt, gta5, tmp_path, "--strict", name="gta5")[0] == 2
+    assert verify(gta5, "--strict", name="gta5")[0] == 2
 
 
-def test_splits_that_cannot_be_opened_are_noted(revt, gta5, tmp_path):
-    code, text, report = _verify(revt, gta5, tmp_path, name="gta5")
+def test_absent_splits_and_known_defects_are_notes(verify, gta5):
+    Image.fromarray(np.full((9, 10), 7, np.uint8)).save(gta5 / "labels" / "00002.png")
+    code, text, report = verify(gta5, name="gta5")
     assert code == 0
     assert report["splits"]["train"] == {"images": 0, "expected": 12403}
+    assert report["problems"] == []
     assert "note: train: " in text
     assert "split.mat" in text
-
-
-def test_known_size_defects_are_a_note_for_gta5(revt, gta5, tmp_path):
-    Image.fromarray(np.full((9, 10), 7, np.uint8)).save(gta5 / "labels" / "00002.png")
-    code, text, report = _verify(revt, gta5, tmp_path, name="gta5")
-    assert code == 0
-    assert report["problems"] == []
     assert "1 label not of its image's size, a known defect" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["verify", "kitty"], "unknown domain 'kitty'"),
-        (["verify", "folder"], "needs data_dir"),
-        (["verify", "cityscapes", "--data-dir", "EMPTY"], "leftImg8bit/train"),
-        (["verify", "streets", "--data-dir", "EMPTY"], "takes no data_dir"),
-        (["verify", "acdc", "--config", "hail", "--data-dir", "EMPTY"], "unknown config 'hail'"),
-        (["verify", "folder", "--data-dir", "EMPTY", "--option", "x"], "key=value"),
-        (["verify", "folder", "--data-dir", "EMPTY", "--option", "encoding=[1"], "not YAML"),
-        (["show", "folder", "--data-dir", "EMPTY", "--output", "SHEET"], "empty/img_dir"),
-        (
-            ["show", "streets", "--output", "OUT"],
-            "out: PNG is written, so its name has to end in",
-        ),
-        (["prepare", "streets", "--output", "OUT", "--resize", "big"], "--resize big"),
-        (
-            ["prepare", "streets", "--output", "OUT", "--push", "me/x", "--format", "raw"],
-            "--format parquet",
-        ),
-        (["prepare", "cityscapes", "--output", "OUT", "--push", "me/x"], "may not be passed on"),
-        (["prepare", "streets", "--output", "OUT", "--split", "a", "--split", "b"], "one --split"),
-        (["prepare", "gta5", "--output", "OUT", "--data-dir", "EMPTY"], "images/*.png"),
-        (["prepare", "folder", "--output", "FULL", "--data-dir", "EMPTY"], "exists already"),
+        ("verify kitty", "unknown domain 'kitty'"),
+        ("verify folder", "needs data_dir"),
+        ("verify cityscapes --data-dir EMPTY", "leftImg8bit/train"),
+        ("verify streets --data-dir EMPTY", "takes no data_dir"),
+        ("verify acdc --config hail --data-dir EMPTY", "unknown config 'hail'"),
+        ("verify folder --data-dir EMPTY --option x", "key=value"),
+        ("verify folder --data-dir EMPTY --option encoding=[1", "not YAML"),
+        ("show folder --data-dir EMPTY --output SHEET", "empty/img_dir"),
+        ("show streets --output OUT", "out: PNG is written, so its name has to end in"),
+        ("prepare streets --output OUT --resize big", "--resize big"),
+        ("prepare streets --output OUT --push me/x --format raw", "--format parquet"),
+        ("prepare streets --output OUT --format parquet --workers 2", "--workers is for"),
+        ("prepare cityscapes --output OUT --push me/x", "may not be passed on"),
+        ("prepare streets --output OUT --split a --split b", "one --split"),
+        ("prepare gta5 --output OUT --data-dir EMPTY", "images/*.png"),
+        ("prepare folder --output FULL --data-dir EMPTY", "exists already"),
     ],
 )
-def test_mistakes_are_one_sentence(revt, tmp_path, arguments, words):
+def test_mistakes_are_one_sentence(capsys, tmp_path, arguments, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    names = {
-        "EMPTY": tmp_path / "empty",
-        "OUT": tmp_path / "out",
-        "SHEET": tmp_path / "sheet.png",
-        "FULL": tmp_path / "full",
-    }
-    code, _, error = revt("data", *(names.get(word, word) for word in arguments))
-    assert code == 2
-    assert error.startswith("error: ")
+    paths = {"EMPTY": "empty", "OUT": "out", "SHEET": "sheet.png", "FULL": "full"}
+    given = [tmp_path / paths[w] if w in paths else w for w in arguments.split()]
+    error = refused(capsys, "data", *given)
     assert error.count("\n") == 1, error
     assert words in error
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full" / "precious").exists()
 
 
-def test_show_writes_a_sheet(revt, root, tmp_path):
-    output = tmp_path / "sheet.png"
-    arguments = ("data", "show", "folder", "--data-dir", root, "--split", "train")
-    code, out, error = revt(*arguments, "--output", output, "--images", "3")
-    assert code == 0, error
-    assert "3 images of folder/train" in out
-    assert Image.open(output).size[0] > 300
-    more = tmp_path / "more.png"
-    revt(*arguments, "--output", more, "--images", "4")
-    assert Image.open(more).size[1] > Image.open(output).size[1]
+def test_show_writes_a_sheet(capsys, root, tmp_path):
+    heights = {}
+    for count in ("3", "4"):
+        output = tmp_path / f"{count}.png"
+        code, out, error = revt(
+            capsys,
+            *("data", "show", *FOLDER, root, "--split", "train", "--output", output),
+            *("--images", count),
+        )
+        assert code == 0, error
+        assert f"{count} images of folder/train" in out
+        heights[count] = Image.open(output).size[1]
+        assert Image.open(output).size[0] > 300
+    assert heights["4"] > heights["3"]
 
 
-def test_list_names_every_domain(revt, tmp_path):
-    code, out, _ = revt("data", "list", "--json", tmp_path / "list.json")
+def test_list_names_every_domain(capsys, tmp_path):
+    code, out, _ = revt(capsys, "data", "list", "--json", tmp_path / "list.json")
     assert code == 0
-    rows = json.loads((tmp_path / "list.json").read_text())
-    assert [row["domain"] for row in rows] == list(DOMAINS)
+    rows = {row["domain"]: row for row in json.loads((tmp_path / "list.json").read_text())}
+    assert list(rows) == list(DOMAINS)
     assert all(name in out for name in DOMAINS)
-    gta5 = next(row for row in rows if row["domain"] == "gta5")
-    assert gta5["kind"] == "synthetic"
-    assert gta5["images"]["train"] == 12403
-    assert gta5["redistribution"] == "no"
-    assert all(row["license"] and row["download"] for row in rows)
+    assert rows["gta5"]["kind"] == "synthetic"
+    assert rows["gta5"]["images"]["train"] == 12403
+    assert rows["gta5"]["redistribution"] == "no"
+    assert all(row["license"] and row["download"] for row in rows.values())
 
 
-def test_prepare_says_how_to_use_it(revt, root, tmp_path):
-    arguments = ("data", "prepare", "folder", "--data-dir", root, "--quiet", "--resize", "20x20")
-    code, out, error = revt(*arguments, "--output", tmp_path / "small", "--format", "raw")
-    assert code == 0, error
-    assert f"source.prepared: {tmp_path / 'small'}" in out
-    assert np.load(tmp_path / "small" / "images" / "2.npy").shape == (16, 20, 3)
-    native = (*arguments[:-1], "native")
-    assert revt(*native, "--output", tmp_path / "same", "--format", "png")[0] == 0
-    assert cv2.imread(str(tmp_path / "same" / "images" / "2.png")).shape == (8, 10, 3)
+def test_prepare_resizes_and_tells_how_to_use_the_result(capsys, root, tmp_path):
+    def prepare(name, *more):
+        output = tmp_path / name
+        done = revt(capsys, "data", "prepare", *FOLDER, root, "--output", output, *more)
+        assert done[0] == 0, done
+        return output, done
 
-
-def test_quiet_says_nothing_but_results(revt, root, tmp_path):
-    arguments = ("data", "prepare", "folder", "--data-dir", root, "--resize", "20x20")
-    _, _, loud = revt(*arguments, "--output", tmp_path / "a")
-    _, _, quiet = revt(*arguments, "--output", tmp_path / "b", "--quiet")
+    small, (_, out, loud) = prepare("small", "--resize", "20x20", "--format", "raw")
+    assert f"source.prepared: {small}" in out
     assert "converted layout in" in loud
+    assert np.load(small / "images" / "2.npy").shape == (16, 20, 3)
+    same, (_, _, quiet) = prepare("same", "--resize", "native", "--format", "png", "--quiet")
     assert quiet == ""
+    assert cv2.imread(str(same / "images" / "2.png")).shape == (8, 10, 3)
+    packed, (_, out, _) = prepare("packed", "--format", "parquet", "--license", "mit", "--quiet")
+    assert f"packed: {packed}" in out
+    assert (packed / "data" / "train-00000-of-00001.parquet").exists()
 
 
-def test_the_shared_camvid(revt, tmp_path):
+def test_the_shared_camvid(verify):
     if not CAMVID.is_dir():
         pytest.skip("the real CamVid images are not here")
-    code, _, report = _verify(revt, CAMVID, tmp_path, "--option", "encoding=camvid_11")
+    code, _, report = verify(CAMVID, "--option", "encoding=camvid_11")
     assert code == 0
     counts = {name: split["images"] for name, split in report["splits"].items()}
     assert counts == {

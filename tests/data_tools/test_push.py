@@ -9,7 +9,7 @@ import pytest
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.core.errors import UserError
-from revt_hf.core.markers import MARKER_FILE
+from revt_hf.core.outputs import MARKER_FILE
 from revt_hf.data_tools import export as module
 from tests.helpers.exported import export, load, tables
 from tests.helpers.hub_repository import Failure
@@ -109,7 +109,7 @@ def test_no_connection_is_one_sentence(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("repository", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git"])
 def test_a_bad_id_is_refused_before_any_work(hub, tmp_path, monkeypatch, repository):
     monkeypatch.setattr(module, "open_domain", None)
-    with pytest.raises(UserError, match="is not the id of a Hub dataset"):
+    with pytest.raises(UserError, match="is not the ID of a Hub dataset"):
         export(tmp_path / "set", push=repository)
     assert not list(tmp_path.iterdir())
 

@@ -6,8 +6,8 @@ import evaluate
 import numpy as np
 import pytest
 
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation import evaluate as runner
 from revt_hf.evaluation.confusion import scores_from

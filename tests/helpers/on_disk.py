@@ -1,17 +1,19 @@
-"""Small datasets on disk, in every layout and label encoding that the domains know.
+"""Small datasets on disk, in every layout and label encoding of the domains.
 
 Encodings are written from the collected facts (``golden/label_maps.json``), never from
-``revt_hf.data.labels``, so that the two can be held against each other.
+``revt_hf.data.labels``, so that the two can be compared.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from PIL import Image
 
 from tests.helpers.golden import golden_file
@@ -23,34 +25,35 @@ IGNORED = 255
 # Images are grids of cells, one raw value each; polygons need cells of several pixels.
 _ROWS, _COLUMNS = 9, 14
 _POLYGON_CELL = 4
-_INSTANCE = 4_000
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How labels are written down.
+    """How labels are written.
 
     Attributes:
-        train_ids: of every raw value; None where the facts do not say.
+        table: the name of the table to read them with.
+        train_ids: of every raw value; None where the facts do not give it.
         write: writes raw values (H, W) to a path.
-        unknown: a raw value that the encoding does not have.
-        shown: how messages show it.
+        unknown: a raw value outside the encoding.
+        shown: how messages show it; default: as a number.
         cell: pixels that a raw value covers in each direction.
     """
 
+    table: str
     train_ids: Mapping[int, int | None]
     write: Callable[[Path, np.ndarray], None]
     unknown: int
-    shown: str
+    shown: str = ""
     cell: int = 1
 
     def raw(self, number: int) -> np.ndarray:
-        """All raw values, in an order and a width of the image's own."""
+        """All raw values, in an order and a width that depend on the image's number."""
         shape = (_ROWS, _COLUMNS + number)
         values = np.array(list(self.train_ids))
         assert values.size <= shape[0] * shape[1]
-        places = (np.arange(shape[0] * shape[1]) + 5 * number) % values.size
-        grid = values[places].reshape(shape)
+        order = (np.arange(shape[0] * shape[1]) + 5 * number) % values.size
+        grid = values[order].reshape(shape)
         return grid.repeat(self.cell, axis=0).repeat(self.cell, axis=1)
 
 
@@ -67,25 +70,21 @@ class Case:
     """A dataset in one layout; paths hold ``{name}``, or ``{part}`` and ``{rest}`` of it.
 
     Attributes:
-        id: of the case.
-        domain: its domain.
+        id: its domain, and a name for the layout.
         kind: of the layout.
         encoding: of the labels.
-        table: the name of the table that they are to be read with.
         image: path of an image.
         label: path of its label.
         names: of the rows.
-        extra: a name that fits but is not written at first.
-        split: the split that lies there.
+        extra: a valid name that is not written at first.
+        split: the split of these rows.
         config: of the domain.
         options: of the domain, where the layout needs them.
     """
 
     id: str
-    domain: str
     kind: str
     encoding: Encoding
-    table: str
     image: str
     label: str
     names: tuple[str, ...]
@@ -95,12 +94,16 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def domain(self) -> str:
+        return self.id.partition("-")[0]
+
+    @property
     def lossy(self) -> bool:
         return self.image.endswith(".jpg")
 
     @property
     def looked_for(self) -> str:
-        """What a message has to say about the layout."""
+        """The description of the layout in messages."""
         wild = {"name": "*", "part": self.names[0].partition("/")[0], "rest": "*"}
         return f"{self.image.format(**wild)} with {self.label.format(**wild)}"
 
@@ -122,13 +125,19 @@ class Case:
     def write(self, root: Path) -> dict[str, Written]:
         return {name: self.write_one(root, name, i) for i, name in enumerate(self.names)}
 
+    def touch(self, root: Path, names: Any = None) -> None:
+        """Empty files: enough for everything but decoding."""
+        for name in self.names if names is None else names:
+            for path in self.paths(root, name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+
 
 def random_image(shape: tuple[int, ...], number: int, lossy: bool = False) -> np.ndarray:
     """An image (H, W, 3), uint8; a smooth one if the file's compression is lossy."""
     height, width = shape
     if not lossy:
-        rng = np.random.default_rng(number)
-        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
     ramp = np.linspace(0, 40, width, dtype=np.float64)[None].repeat(height, axis=0)
     channels = (200 - ramp, 40 + 30 * number + ramp, np.full_like(ramp, 10 + 20 * number))
     return np.stack(channels, axis=-1).round().astype(np.uint8)
@@ -140,34 +149,33 @@ def save_image(path: Path, rgb: np.ndarray) -> None:
 
 
 def as_they_are(rows: list[Any]) -> list[Any]:
-    """Collates nothing; workers that are spawned have to find it by name."""
+    """Collates nothing; spawned workers have to find it by name."""
     return rows
+
+
+def save_palette(path: Path, indices: np.ndarray, colours: list[list[int]], **how: Any) -> None:
+    """Write a palette image of these indices."""
+    label = Image.fromarray(indices.astype(np.uint8), mode="P")
+    label.putpalette([value for colour in colours for value in colour])
+    label.save(path, **how)
+
+
+def _palette(colours: list[list[int]]) -> Callable[[Path, np.ndarray], None]:
+    return lambda path, raw: save_palette(path, raw, colours)
 
 
 def _grey(path: Path, raw: np.ndarray) -> None:
     Image.fromarray(raw.astype(np.uint8)).save(path)
 
 
-def _palette(colours: list[list[int]]) -> Callable[[Path, np.ndarray], None]:
-    flat = [value for colour in colours for value in colour]
-
-    def write(path: Path, raw: np.ndarray) -> None:
-        label = Image.fromarray(raw.astype(np.uint8), mode="P")
-        label.putpalette(flat)
-        label.save(path)
-
-    return write
-
-
 def _sixteen_bits(path: Path, raw: np.ndarray) -> None:
-    instances = _INSTANCE + np.arange(raw.size).reshape(raw.shape)
+    instances = 4_000 + np.arange(raw.size).reshape(raw.shape)
     blue_green_red = np.stack([np.zeros_like(raw), instances, raw], axis=-1)
     cv2.imwrite(str(path), blue_green_red.astype(np.uint16))
 
 
 def _colours(path: Path, raw: np.ndarray) -> None:
-    rgb = np.stack([raw >> 16, raw >> 8 & 255, raw & 255], axis=-1)
-    Image.fromarray(rgb.astype(np.uint8)).save(path)
+    save_image(path, np.stack([raw >> 16, raw >> 8 & 255, raw & 255], axis=-1).astype(np.uint8))
 
 
 def _polygons(path: Path, raw: np.ndarray) -> None:
@@ -196,325 +204,99 @@ def by_raw_id(mapping: Mapping[str, int]) -> dict[int, int | None]:
     return {int(raw): train_id for raw, train_id in mapping.items() if int(raw) >= 0}
 
 
-def _plain(train_ids: Mapping[int, int | None], unknown: int) -> Encoding:
-    return Encoding(train_ids, _grey, unknown, str(unknown))
-
-
-def _colour_value(colour: list[int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
-
-
-def obvious_classes(names: list[str]) -> dict[int, int | None]:
+def _obvious_classes(names: list[str]) -> dict[int, int | None]:
     """Train ids of names that Cityscapes has too, by position; None for all others."""
-    same = {**{name: name for name in CLASSES}, "pedestrian": "person", "tree": "vegetation"}
-    found: dict[int, int | None] = {
-        i: CLASSES.index(same[name.lower()]) if name.lower() in same else None
-        for i, name in enumerate(names)
-    }
-    for i, name in enumerate(names):
-        if name in ("Void", "Unlabeled"):
-            found[i] = IGNORED
-    return found
+    same = {**{name: i for i, name in enumerate(CLASSES)}, "void": IGNORED, "unlabeled": IGNORED}
+    same |= {"pedestrian": same["person"], "tree": same["vegetation"]}
+    return {i: same.get(name.lower()) for i, name in enumerate(names)}
 
 
+def _cityscapes(ids: Mapping[str, int]) -> Encoding:
+    return Encoding("cityscapes_ids", by_raw_id(ids), _grey, 100)
+
+
+_V1_2, _V2_0, _CAMVID = (FACTS[key] for key in ("mapillary_v1_2", "mapillary_v2_0", "camvid32"))
 _GTA5_COLOURS = [row["color"] for row in FACTS["cityscapes"]["labels"] if row["id"] >= 0]
-_CAMVID_32 = obvious_classes(FACTS["camvid32"]["names"])
+_CAMVID_VALUES = [red << 16 | green << 8 | blue for red, green, blue in _CAMVID["colors"]]
+_IDD = by_raw_id(FACTS["idd40"]["id_to_trainid_by_equal_name"])
 
-TRAIN_IDS = _plain({**{i: i for i in range(len(CLASSES))}, IGNORED: IGNORED}, 19)
-CITYSCAPES = _plain(by_raw_id(FACTS["cityscapes"]["id_to_trainid"]), 100)
-ACDC = _plain(by_raw_id(FACTS["acdc"]["labelIds_to_trainid"]), 100)
-WILDDASH = _plain(by_raw_id(FACTS["wilddash1"]["id_to_trainid"]), 100)
-# The id -1 comes as 255.
-KITTI = _plain({**by_raw_id(FACTS["kitti2015_semantic"]["id_to_trainid"]), 255: IGNORED}, 100)
-GTA5 = Encoding(
-    {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED},
-    _palette([*_GTA5_COLOURS, [0, 0, 142]]),
-    77,
-    "77",
-)
-SYNTHIA = Encoding(
-    by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"]), _sixteen_bits, 259, "259"
-)
-MAPILLARY_V1_2 = Encoding(
-    by_raw_id(FACTS["mapillary_v1_2"]["id_to_trainid_dg_standard"]),
-    _palette(FACTS["mapillary_v1_2"]["palette"]),
-    66,
-    "66",
-)
-MAPILLARY_V2_0 = Encoding(
-    obvious_classes(FACTS["mapillary_v2_0"]["names"]),
-    _palette(FACTS["mapillary_v2_0"]["palette"]),
-    124,
-    "124",
-)
-CAMVID_11 = _plain(by_raw_id(FACTS["camvid11_segnet"]["id_to_cityscapes_trainid_suggested"]), 12)
-CAMVID_32 = Encoding(
-    {_colour_value(colour): _CAMVID_32[i] for i, colour in enumerate(FACTS["camvid32"]["colors"])},
-    _colours,
-    0x010203,
-    "(1, 2, 3)",
-)
-_IDD_IDS = by_raw_id(FACTS["idd40"]["id_to_trainid_by_equal_name"])
-IDD_POLYGONS = Encoding(_IDD_IDS, _polygons, 40, "'spaceship'", _POLYGON_CELL)
-IDD_IDS = _plain(_IDD_IDS, 40)
-
-
-def _cases(domain: str, table: str, encoding: Encoding, kind: str = "official") -> Any:
-    def case(variant: str, image: str, label: str, **more: Any) -> Case:
-        return Case(f"{domain}-{variant}", domain, kind, encoding, table, image, label, **more)
-
-    return case
-
-
-def _converted(domain: str) -> Any:
-    return _cases(domain, "train_ids", TRAIN_IDS, "converted")
-
-
-def _gta5() -> list[Case]:
-    rows = {"names": ("00003", "00001", "24966"), "extra": "00100", "split": "full"}
-    raw, mapped = _cases("gta5", "gta5_ids", GTA5), _converted("gta5")
-    image = "images/{name}.png"
-    return [
-        raw("palette", image, "labels/{name}.png", **rows),
-        mapped("converted", image, "labels/{name}_labelTrainIds.png", **rows),
-    ]
+ENCODINGS = {
+    "TRAIN_IDS": Encoding(
+        "train_ids", {**{i: i for i in range(len(CLASSES))}, IGNORED: IGNORED}, _grey, 19
+    ),
+    "CITYSCAPES": _cityscapes(FACTS["cityscapes"]["id_to_trainid"]),
+    "ACDC": _cityscapes(FACTS["acdc"]["labelIds_to_trainid"]),
+    "WILDDASH": _cityscapes(FACTS["wilddash1"]["id_to_trainid"]),
+    # The id -1 comes as 255.
+    "KITTI": _cityscapes({**FACTS["kitti2015_semantic"]["id_to_trainid"], "255": IGNORED}),
+    "GTA5": Encoding(
+        "gta5_ids",
+        {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED},
+        _palette([*_GTA5_COLOURS, [0, 0, 142]]),
+        77,
+    ),
+    "SYNTHIA": Encoding(
+        "synthia_ids",
+        by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"]),
+        _sixteen_bits,
+        259,
+    ),
+    "MAPILLARY_V1_2": Encoding(
+        "mapillary_v1.2/dg_standard@1",
+        by_raw_id(_V1_2["id_to_trainid_dg_standard"]),
+        _palette(_V1_2["palette"]),
+        66,
+    ),
+    "MAPILLARY_V2_0": Encoding(
+        "mapillary_v2.0/dg_standard@1",
+        _obvious_classes(_V2_0["names"]),
+        _palette(_V2_0["palette"]),
+        124,
+    ),
+    "CAMVID_11": Encoding(
+        "camvid_11",
+        by_raw_id(FACTS["camvid11_segnet"]["id_to_cityscapes_trainid_suggested"]),
+        _grey,
+        12,
+    ),
+    "CAMVID_32": Encoding(
+        "camvid_32",
+        dict(zip(_CAMVID_VALUES, _obvious_classes(_CAMVID["names"]).values(), strict=True)),
+        _colours,
+        0x010203,
+        "(1, 2, 3)",
+    ),
+    "IDD_POLYGONS": Encoding("idd_ids", _IDD, _polygons, 40, "'spaceship'", _POLYGON_CELL),
+    "IDD_IDS": Encoding("idd_ids", _IDD, _grey, 40),
+}
 
 
-def _synthia() -> list[Case]:
-    rows = {"names": ("0000002", "0000000", "0009399"), "extra": "0004711", "split": "full"}
-    raw, mapped = _cases("synthia", "synthia_ids", SYNTHIA), _converted("synthia")
-    image, labels, twice = "RGB/{name}.png", "GT/LABELS/{name}", "GT/LABELS/LABELS/{name}"
-    return [
-        raw("16bit", image, f"{labels}.png", **rows),
-        raw("16bit-doubled", image, f"{twice}.png", **rows),
-        mapped("converted", image, f"{labels}_labelTrainIds.png", **rows),
-        mapped("converted-doubled", image, f"{twice}_labelTrainIds.png", **rows),
-    ]
+def _cases() -> Iterator[Case]:
+    """The cases of ``on_disk.yaml``: one for each layout, config and suffix of images."""
+    for group in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()):
+        layouts, configs = group["layouts"].items(), group.get("configs", [None])
+        for config, (variant, layout) in product(configs, layouts):
+            kind, encoding, image, label = layout.split()
+            parts = [name.partition("/")[0] for name in group["names"]]
+            # A config that is a part of the dataset has only that part's names.
+            wanted = {config} if config in parts else set(parts)
+            names = [n for n, part in zip(group["names"], parts, strict=True) if part in wanted]
+            for suffix in group.get("suffixes", [""]):
+                words = (group["domain"], config, variant, suffix)
+                yield Case(
+                    "-".join(word for word in words if word not in (None, "", "official")),
+                    kind,
+                    ENCODINGS[encoding],
+                    image.replace("SUFFIX", suffix),
+                    label,
+                    tuple(names),
+                    group["extra"].format(part=names[0].partition("/")[0]),
+                    group.get("split", "train"),
+                    config,
+                    group.get("options", {}),
+                )
 
 
-def _cityscapes() -> list[Case]:
-    rows = {
-        "names": (
-            "zurich/zurich_000001_000019",
-            "aachen/aachen_000000_000019",
-            "aachen/aachen_000002_000019",
-        ),
-        "extra": "bremen/bremen_000000_000019",
-    }
-    place = "leftImg8bit/train/{name}_leftImg8bit.png"
-    label = "gtFine/train/{name}_gtFine_"
-    return [
-        _cases("cityscapes", "cityscapes_ids", CITYSCAPES)(
-            "ids", place, f"{label}labelIds.png", **rows
-        ),
-        _converted("cityscapes")("converted", place, f"{label}labelTrainIds.png", **rows),
-    ]
-
-
-def _bdd100k() -> list[Case]:
-    rows = {
-        "names": ("7d06fefd-f7be05a6", "0004a4c0-d4dff0ad", "ffffffff-00000000"),
-        "extra": "12345678-9abcdef0",
-    }
-    official, mapped = _cases("bdd100k", "train_ids", TRAIN_IDS), _converted("bdd100k")
-    new, old = "images/10k/train/{name}.jpg", "images/train/{name}.jpg"
-    old_label = "labels/train/{name}_train_id.png"
-    return [
-        official("new", new, "labels/sem_seg/masks/train/{name}.png", **rows),
-        official("old", f"seg/{old}", f"seg/{old_label}", **rows),
-        mapped("old-unwrapped", old, old_label, **rows),
-        mapped("shade", new, "labels/semseg/masks/train/{name}.png", **rows),
-        mapped("plain", old, "labels/train/{name}.png", **rows),
-    ]
-
-
-def _mapillary(version: str, encoding: Encoding) -> list[Case]:
-    rows: dict[str, Any] = {
-        "names": ("_3Vs2Mz4Hw0bFSkUYOvzTA", "-0BFGyA4XtNNVgOkXgvbSg", "zZ09-_aAbBcCdDeEfFgGhH"),
-        "extra": "00qclUcInksIYnm19b1Xfw",
-        "config": version,
-    }
-    raw = _cases("mapillary", f"mapillary_{version}/dg_standard@1", encoding)
-    mapped = _converted("mapillary")
-    place = "training/images/{name}.jpg"
-    cases = [raw(version, place, f"training/{version}/labels/{{name}}.png", **rows)]
-    if version == "v1.2":
-        cases.append(raw("v1.2-own-archive", place, "training/labels/{name}.png", **rows))
-    return [
-        *cases,
-        mapped(f"{version}-beside", place, "training/labels/{name}_labelTrainIds.png", **rows),
-        mapped(f"{version}-rein", place, "cityscapes_trainIdLabel/train/label/{name}.png", **rows),
-        mapped(
-            f"{version}-rein-val",
-            "validation/images/{name}.jpg",
-            "cityscapes_trainIdLabel/val/label/{name}.png",
-            split="val",
-            **rows,
-        ),
-        mapped(
-            f"{version}-ifn",
-            "validation/ColorImage/{name}.jpg",
-            "segmentation_trainid/validation/Segmentation/{name}.png",
-            split="val",
-            **rows,
-        ),
-        mapped(
-            f"{version}-rein-half",
-            "half/val_img/{name}.jpg",
-            "half/val_label/{name}.png",
-            split="val",
-            **rows,
-        ),
-    ]
-
-
-def _acdc(config: str) -> list[Case]:
-    def frame(condition: str, sequence: str, number: int) -> str:
-        return f"{condition}/{sequence}/{sequence}_frame_{number:06d}"
-
-    everything = (
-        frame("fog", "GOPR0476", 854),
-        frame("snow", "GP010122", 7),
-        frame("night", "GOPR0351", 159),
-        frame("rain", "GOPR0400", 8),
-        frame("fog", "GOPR0475", 41),
-        frame("night", "GOPR0356", 3),
-        frame("rain", "GP010400", 588),
-        frame("snow", "GOPR0122", 690),
-    )
-    names = tuple(n for n in everything if config in ("all", n.partition("/")[0]))
-    first = names[0].partition("/")[0]
-    rows: dict[str, Any] = {
-        "names": names,
-        "extra": frame(first, "GP010376", 12),
-        "config": config,
-    }
-    shipped = _cases("acdc", "train_ids", TRAIN_IDS)
-    raw = _cases("acdc", "cityscapes_ids", ACDC)
-    mapped = _converted("acdc")
-    image = "rgb_anon/{part}/train/{rest}_rgb_anon.png"
-    label = "gt/{part}/train/{rest}_gt_"
-    cases = [
-        shipped(f"{config}-train-ids", image, f"{label}labelTrainIds.png", **rows),
-        raw(f"{config}-ids", image, f"{label}labelIds.png", **rows),
-        mapped(
-            f"{config}-turned",
-            "rgb_anon/train/{part}/{rest}_rgb_anon.png",
-            "gt/train/{part}/{rest}_gt_labelTrainIds.png",
-            **rows,
-        ),
-    ]
-    if config == "all":
-        flat = {
-            "names": tuple(name.rpartition("/")[2] for name in names),
-            "extra": "GP010376_frame_000012",
-        }
-        cases.append(
-            mapped(
-                "all-flat",
-                "rgb_anon/train/{name}_rgb_anon.png",
-                "gt/train/{name}_gt_labelTrainIds.png",
-                **{**rows, **flat},
-            )
-        )
-    return cases
-
-
-def _kitti2015() -> list[Case]:
-    rows = {"names": ("000001_10", "000000_10", "000199_10"), "extra": "000050_10", "split": "val"}
-    return [
-        _cases("kitti2015", "cityscapes_ids", KITTI)(
-            "ids", "training/image_2/{name}.png", "training/semantic/{name}.png", **rows
-        ),
-        _converted("kitti2015")(
-            "converted",
-            "images/validation/{name}.png",
-            "labels/validation/{name}_labelTrainIds.png",
-            **rows,
-        ),
-    ]
-
-
-def _camvid() -> list[Case]:
-    rows: dict[str, Any] = {
-        "names": ("0016E5_00390", "0001TP_006690", "0006R0_f00930"),
-        "extra": "0016E5_00901",
-    }
-    segnet, full = {**rows, "config": "segnet"}, {**rows, "config": "full"}
-    eleven = ("camvid", "camvid_11", CAMVID_11)
-    stills = "701_StillsRaw_full/{name}.png"
-    return [
-        _cases(*eleven)("segnet", "train/{name}.png", "trainannot/{name}.png", **segnet),
-        _cases(*eleven, "converted")(
-            "segnet-folders", "img_dir/train/{name}.png", "ann_dir/train/{name}.png", **segnet
-        ),
-        _cases("camvid", "camvid_32", CAMVID_32)(
-            "full", stills, "LabeledApproved_full/{name}_L.png", **full
-        ),
-        _converted("camvid")(
-            "full-converted", stills, "LabeledApproved_full/{name}_labelTrainIds.png", **full
-        ),
-    ]
-
-
-def _wilddash() -> list[Case]:
-    rows = {"names": ("pl0001", "ad0000", "za0003"), "extra": "cn0000", "split": "val"}
-    place = "wd_val_01/{name}_100000"
-    return [
-        _cases("wilddash", "cityscapes_ids", WILDDASH)(
-            "ids", f"{place}.png", f"{place}_labelIds.png", **rows
-        ),
-        _converted("wilddash")("converted", f"{place}.png", f"{place}_labelTrainIds.png", **rows),
-    ]
-
-
-def _idd() -> list[Case]:
-    rows = {"names": ("7/000212", "0/000005", "119/983127"), "extra": "42/024541"}
-    place, label = "leftImg8bit/train/{name}_leftImg8bit", "gtFine/train/{name}_gtFine_"
-    polygons, ids = (_cases("idd", "idd_ids", e) for e in (IDD_POLYGONS, IDD_IDS))
-    return [
-        case(f"{variant}-{suffix}", f"{place}.{suffix}", f"{label}{end}", **rows)
-        for case, variant, end in (
-            (polygons, "polygons", "polygons.json"),
-            (ids, "ids", "labelids.png"),
-            (_converted("idd"), "converted", "labelTrainIds.png"),
-        )
-        for suffix in ("png", "jpg")
-    ]
-
-
-def _folder() -> list[Case]:
-    rows = {"names": ("night drive/b", "a", "city/é c"), "extra": "city/d"}
-    own = {
-        "image_dir": "images",
-        "label_dir": "masks/{split}",
-        "image_suffix": "_rgb.jpg",
-        "label_suffix": "_ids.png",
-        "encoding": "cityscapes_ids",
-    }
-    return [
-        _converted("folder")(
-            "default", "img_dir/train/{name}.png", "ann_dir/train/{name}.png", **rows
-        ),
-        _cases("folder", "cityscapes_ids", CITYSCAPES, "converted")(
-            "own", "images/{name}_rgb.jpg", "masks/train/{name}_ids.png", options=own, **rows
-        ),
-    ]
-
-
-CASES: list[Case] = [
-    *_gta5(),
-    *_synthia(),
-    *_cityscapes(),
-    *_bdd100k(),
-    *_mapillary("v1.2", MAPILLARY_V1_2),
-    *_mapillary("v2.0", MAPILLARY_V2_0),
-    *(case for config in ("all", "fog", "night", "rain", "snow") for case in _acdc(config)),
-    *_kitti2015(),
-    *_camvid(),
-    *_wilddash(),
-    *_idd(),
-    *_folder(),
-]
+CASES: list[Case] = list(_cases())
 CASE: dict[str, Case] = {case.id: case for case in CASES}
 assert len(CASE) == len(CASES)

@@ -1,29 +1,17 @@
-"""Tiny trained models, their merge and their results, and a local Hub to push them to."""
+"""Tiny trained models, their merge and their results."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.result import Result, read_results, write_results
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.hub.push import PushOptions
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
-from tests.helpers.hub_server import TOKEN, local_hub
 from tests.helpers.tiny import run, tiny_recipe
-
-__all__ = [
-    "LICENSE",
-    "TOKEN",
-    "Models",
-    "changed",
-    "files_of",
-    "local_hub",
-    "make_models",
-    "results_of",
-]
 
 LICENSE = PushOptions(license="apache-2.0", quiet=True)
 

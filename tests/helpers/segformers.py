@@ -3,12 +3,19 @@
 import json
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.data.labels import CLASSES
+
+SMALL = {"depths": (1,) * 4, "hidden_sizes": (8, 16, 40, 64), "decoder_hidden_size": 16}
+# 12 MiB a model
+BIG = {"depths": (1,) * 4, "hidden_sizes": (64, 128, 320, 512), "decoder_hidden_size": 64}
+COUNTER = "decode_head.batch_norm.num_batches_tracked"
 
 
 def tiny(seed=0, dtype=torch.float32, **fields):
@@ -30,6 +37,37 @@ def saved(folder, seed=0, dtype=torch.float32, processor=None, **fields):
         size = {"height": 64, "width": 128}
         SegformerImageProcessorPil(**{"size": size, **(processor or {})}).save_pretrained(folder)
     return folder
+
+
+def random_state(seed, dtype=torch.float32, sizes=SMALL):
+    """Random tensors of a SegFormer by their names on disk."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = tensor_shapes(Architecture(**sizes), len(CLASSES))
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    state["decode_head.batch_norm.running_var"].abs_()
+    state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    return {**state, COUNTER: torch.tensor(seed + 5)}
+
+
+def saved_state(folder, state, sizes=SMALL):
+    """A folder of these tensors, without an image processor."""
+    folder.mkdir()
+    config = {"model_type": "segformer", **sizes, "id2label": dict(enumerate(CLASSES))}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def tensors_of(folder):
+    """The tensors of a folder by name."""
+    return load_file(folder / "model.safetensors")
+
+
+def change_tensors(folder, change):
+    """Rewrite a folder's tensors after ``change(tensors)``."""
+    tensors = tensors_of(folder)
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def rewrite(path, **changes):

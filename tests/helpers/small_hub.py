@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from revt_hf.checkpoints import hub_requests
-from revt_hf.checkpoints.hub import fetch
+from revt_hf.checkpoints.download import fetch
 from revt_hf.core.errors import UserError
 from tests.helpers.hub_repository import COMMIT, Hub, Repository
 from tests.helpers.hub_server import TOKEN, serve_hub

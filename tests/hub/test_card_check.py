@@ -7,7 +7,7 @@ import yaml
 
 from revt_hf.core.errors import UserError
 from revt_hf.hub.cards import check_card
-from revt_hf.hub.places import last_part, without_places
+from revt_hf.hub.local_paths import last_part, without_local_paths
 
 GOOD = {
     "library_name": "transformers",
@@ -85,7 +85,7 @@ def test_places_of_any_system_are_reduced():
         "steps": 3,
         "path": ".",
     }
-    assert without_places(value, ["me/start"]) == {
+    assert without_local_paths(value, ["me/start"]) == {
         "data_dir": "gta5",
         "options": {"files": ["b.txt", "lists/b.txt", "c", "d", "e"]},
         "init": "me/start@v2",
@@ -93,5 +93,5 @@ def test_places_of_any_system_are_reduced():
         "steps": 3,
         "path": "folder",
     }
-    assert without_places(value)["init"] == "start"
+    assert without_local_paths(value)["init"] == "start"
     assert last_part("/") == "folder"

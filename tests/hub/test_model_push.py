@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.hub.push import push, push_command
+from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
-from tests.helpers.pushed import LICENSE, TOKEN, files_of, local_hub, make_models
+from tests.helpers.hub_server import TOKEN
+from tests.helpers.pushed import LICENSE, files_of
 from tests.helpers.tiny import same_weights
 
 COMPARE = """
@@ -41,17 +42,6 @@ for kind in (SegformerForSemanticSegmentation, AutoModelForSemanticSegmentation)
 SegformerForSemanticSegmentation.from_pretrained(REPOSITORY)
 print("the same")
 """
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with local_hub(monkeypatch) as hub:
-        yield hub
 
 
 def test_the_cards_snippets_give_what_the_local_folder_gives(models, hub, tmp_path):
@@ -209,17 +199,6 @@ def test_private_stays_private(models, hub):
     with pytest.raises(UserError, match="me/public exists already and is public"):
         push(models.pixmix, "me/public", replace(LICENSE, private=True))
     assert len(hub.model("me/public").commits) == 2
-
-
-def test_the_commands_line(models, hub, tmp_path):
-    common = (None, "mit", [], [], [], False, False, None)
-    folder = tmp_path / "dry"
-    assert push_command(models.revt, "me/revt", *common, folder, True) == (
-        f"would be pushed: {folder}"
-    )
-    assert push_command(models.revt, "me/revt", *common, None, True) == (
-        f"pushed: {hub.endpoint}/me/revt"
-    )
 
 
 def test_two_members_of_one_name(models, hub, tmp_path):

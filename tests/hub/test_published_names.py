@@ -20,11 +20,11 @@ from revt_hf.data_tools.dataset_card import card_text as data_card
 from revt_hf.evaluation.result import Provenance, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.facts import ModelCardFacts
+from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.model_card import card_text
-from revt_hf.hub.places import without_places
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
-from tests.helpers.pushed import LICENSE, changed, files_of, make_models, results_of
+from tests.helpers.pushed import LICENSE, changed, files_of, results_of
 from tests.helpers.rendered import markup
 
 NAMES = [
@@ -39,14 +39,9 @@ MODULES = {"auto_map": {"AutoConfig": "evil.Evil"}, "trust_remote_code": True}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def plain(models):
     """Elements of a card without odd names."""
-    facts = ModelCardFacts.from_folder(models.revt, results_of(models), (), "mit", "me/roads")
+    facts = ModelCardFacts.from_folder(models.revt, "me/roads", "mit", results_of(models))
     return _elements(card_text(facts))
 
 
@@ -77,9 +72,8 @@ def _odd_card(models, folder, name):
     row = {"domain": "folder", "config": None, "split": name}
     row |= {"label": f"{name}/val", "label_encoding": name}
     measured = changed(results_of(models)[0], row, model=str(folder))
-    facts = ModelCardFacts.from_folder(
-        folder, [measured, *results_of(models)], (), name, "me/roads"
-    )
+    results = [measured, *results_of(models)]
+    facts = ModelCardFacts.from_folder(folder, "me/roads", name, results)
     return card_text(facts), row
 
 
@@ -193,8 +187,8 @@ def test_code_of_strangers_is_neither_run_nor_passed_on(models, tmp_path):
     ],
 )
 def test_paths_and_tokens_of_any_kind_are_taken_out(told, published):
-    assert without_places(told) == published
-    assert without_places({"a": [{told: told}]}) == {"a": [{published: published}]}
+    assert without_local_paths(told) == published
+    assert without_local_paths({"a": [{told: told}]}) == {"a": [{published: published}]}
 
 
 def test_what_is_published_tells_no_path_and_no_token(models, tmp_path):

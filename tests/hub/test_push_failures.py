@@ -18,24 +18,14 @@ from revt_hf.core.outputs import write_json
 from revt_hf.hub import push as push_module
 from revt_hf.hub.push import push
 from tests.helpers.hub_repository import Failure
-from tests.helpers.pushed import LICENSE, TOKEN, local_hub, make_models
+from tests.helpers.hub_server import TOKEN
+from tests.helpers.pushed import LICENSE
 
 PUSH = """
 import sys
 from revt_hf.hub.push import PushOptions, push
 push(sys.argv[1], "me/revt", PushOptions(license="apache-2.0"))
 """
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with local_hub(monkeypatch) as hub:
-        yield hub
 
 
 @pytest.fixture
@@ -182,7 +172,7 @@ def test_no_token_is_told_before_any_work(models, hub, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git", "roads"])
 def test_a_bad_id(models, hub, name):
-    _refused(models.revt, "is not the id of a Hub model: write it as owner/name", name=name)
+    _refused(models.revt, "is not the ID of a Hub model: write it as owner/name", name=name)
     assert hub.requests == []
 
 
@@ -254,8 +244,8 @@ def test_a_broken_folder_is_refused_before_any_request(hub, copy, kind):
 
 def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_path):
     _refused(models.revt, "name the license of the weights", replace(LICENSE, license=" "))
-    _refused(models.revt, "'base' is not the id", replace(LICENSE, base_models=("base",)))
-    _refused(models.revt, "'x y' is not the id", replace(LICENSE, datasets=("x y",)))
+    _refused(models.revt, "'base' is not the ID", replace(LICENSE, base_models=("base",)))
+    _refused(models.revt, "'x y' is not the ID", replace(LICENSE, datasets=("x y",)))
     other = replace(LICENSE, with_members=(models.revt,))
     _refused(models.revt, "is not a member of this model: merge.json does not name", other)
     _refused(models.base, "is not a member", replace(LICENSE, with_members=(models.base,)))
@@ -268,5 +258,5 @@ def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_pa
 
 def test_a_local_folder_is_not_a_base_model(models, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "init").mkdir(parents=True)
+    (tmp_path / "runs" / "start").mkdir(parents=True)
     _refused(models.revt, "'runs/start' is not", replace(LICENSE, base_models=("runs/start",)))

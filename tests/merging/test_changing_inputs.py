@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from revt_hf.checkpoints.stamps import Stamps
+from revt_hf.checkpoints.tensors import Stamps
 from revt_hf.core.errors import UserError
 from revt_hf.merging import average
+from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.record import read_merge_record
 from revt_hf.models import convert as converting
-from tests.helpers.segformers import saved, tiny
+from tests.helpers.segformers import change_tensors, random_state, saved, saved_state, tiny
 
 
 def overwritten(path):
@@ -26,8 +26,7 @@ def overwritten(path):
 
 
 def replaced(path):
-    content = path.read_bytes()
-    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").write_bytes(path.read_bytes())
     path.with_suffix(".new").rename(path)
 
 
@@ -36,74 +35,63 @@ CHANGES = {
     "replaced": replaced,
     "removed": lambda path: path.unlink(),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b" "),
+    "made": lambda path: path.write_text("{}"),
 }
 
 
 @pytest.fixture
 def during(monkeypatch):
     """Call a function when the members are opened and the first bytes are written."""
+    stream = average.stream
 
     def install(function):
-        stream = average.stream
-
-        def hooked(*arguments):
-            result = stream(*arguments)
-            function()
-            return result
-
-        monkeypatch.setattr(average, "stream", hooked)
+        monkeypatch.setattr(average, "stream", lambda *a: [stream(*a), function()][0])
 
     return install
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize(("member", "hashing"), [("a", False), ("b", True)])
+@pytest.mark.parametrize("hashing", [False, True])
+@pytest.mark.parametrize(
+    ("member", "name", "change"),
+    [
+        *(("a", "model.safetensors", change) for change in CHANGES if change != "made"),
+        *(("b", "config.json", change) for change in CHANGES if change != "made"),
+        ("b", "preprocessor_config.json", "replaced"),
+        ("c", "preprocessor_config.json", "made"),
+    ],
+)
 def test_a_member_that_changes_during_a_merge(tmp_path, during, change, name, member, hashing):
     members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
+    members.append(saved(tmp_path / "c", 2, processor=False))
     during(lambda: CHANGES[change](tmp_path / member / name))
     with pytest.raises(UserError, match=rf"{member}/{name} changed while it was read") as caught:
-        average.merge(members, tmp_path / "out", options=average.MergeOptions(hashing=hashing))
+        merge(members, tmp_path / "out", options=MergeOptions(hashing=hashing))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob(".out*/model.safetensors"))
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_processor_that_comes_during_a_merge(tmp_path, during):
-    members = [saved(tmp_path / letter, processor=False) for letter in "ab"]
-    during(lambda: (tmp_path / "a" / "preprocessor_config.json").write_text("{}"))
-    with pytest.raises(UserError, match=r"preprocessor_config\.json changed"):
-        average.merge(members, tmp_path / "out")
-
-
-def test_torch_files_shards_and_the_base_count_too(tmp_path, monkeypatch):
+def test_torch_files_shards_and_the_base_count_too(tmp_path, during):
     torch.save(tiny(0).state_dict(), tmp_path / "x.pth")
     tiny(1).save_pretrained(tmp_path / "shards", max_shard_size="400KB")
     base = saved(tmp_path / "base", 2)
     members = (str(tmp_path / "x.pth"), str(tmp_path / "shards"))
-    rule = Rule(method="wise_ft")
-    spec = MergeSpec(members, (rule,), base=str(base))
+    spec = MergeSpec(members, (Rule(method="wise_ft"),), base=str(base))
     shard = sorted((tmp_path / "shards").glob("model-*"))[1]
     index = tmp_path / "shards" / "model.safetensors.index.json"
-    average.merge(spec, tmp_path / "fine")
+    merge(spec, tmp_path / "fine")
     for path in (tmp_path / "x.pth", shard, base / "model.safetensors", index):
-        with monkeypatch.context() as patch:
-            stream = average.stream
-            patch.setattr(
-                average,
-                "stream",
-                lambda *a, path=path, stream=stream: [stream(*a), overwritten(path)][0],
-            )
-            with pytest.raises(UserError, match=rf"{path.name} changed while it was read"):
-                average.merge(spec, tmp_path / "out")
+        during(lambda path=path: overwritten(path))
+        with pytest.raises(UserError, match=rf"{path.name} changed while it was read"):
+            merge(spec, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_changes_during_a_conversion(tmp_path, monkeypatch):
     path = tmp_path / "x.pth"
     torch.save(tiny().state_dict(), path)
-    check = converting.check_fits
-    monkeypatch.setattr(converting, "check_fits", lambda *a: [check(*a), replaced(path)])
+    check = converting._check_tensors
+    monkeypatch.setattr(converting, "_check_tensors", lambda *a: [check(*a), replaced(path)][0])
     with pytest.raises(UserError, match=r"x\.pth changed while it was read"):
         converting.convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -120,16 +108,15 @@ def test_a_stamp_is_of_the_file_and_not_of_its_name(tmp_path):
 
 
 def test_a_repeated_merge_gives_the_recorded_weights_or_nothing(tmp_path):
-    members = [saved(tmp_path / letter, seed) for seed, letter in enumerate("ab")]
-    record = read_merge_record(average.merge(members, tmp_path / "out") / "merge.json")
-    options = average.MergeOptions(repeats=record)
-    average.merge(members, tmp_path / "again", options=options)
-    state = dict(tiny(7).state_dict())
-    save_file(state, members[1] / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="b is not what was merged: its sha256 is"):
-        average.merge(members, tmp_path / "no", options=options)
+    members = [saved_state(tmp_path / f"m{seed}", random_state(seed)) for seed in range(2)]
+    record = read_merge_record(merge(members, tmp_path / "out") / "merge.json")
+    options = MergeOptions(repeats=record)
+    merge(members, tmp_path / "again", options=options)
+    change_tensors(members[1], lambda state: state.update(random_state(7)))
+    with pytest.raises(UserError, match="m1 is not what was merged: its sha256 is"):
+        merge(members, tmp_path / "no", options=options)
     unknown = tuple(replace(member, sha256=None) for member in record.members)
     other = replace(record, tensors_sha256="0" * 64, members=unknown)
     with pytest.raises(UserError, match="gives other weights than those of the record"):
-        average.merge(members, tmp_path / "no", options=average.MergeOptions(repeats=other))
+        merge(members, tmp_path / "no", options=MergeOptions(repeats=other))
     assert not (tmp_path / "no").exists()

@@ -1,29 +1,16 @@
-"""``revt merge``, ``inspect`` and ``convert`` on the command line, and original checkpoints."""
+"""``revt merge``, ``inspect``, ``recalibrate`` and ``convert`` on the command line."""
 
 import json
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.cli.main import main
+from tests.helpers.command_line import refused, revt
 from tests.helpers.golden import golden_file
+from tests.helpers.segformers import tensors_of
 from tests.helpers.tiny import run, tiny_recipe
-
-
-@pytest.fixture
-def revt(capsys):
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -34,70 +21,83 @@ def members(tmp_path_factory):
     return [root / str(seed) for seed in range(3)]
 
 
-def test_merge_inspect_repeat(revt, members, tmp_path):
+def _record(folder):
+    return json.loads((folder / "merge.json").read_text())
+
+
+def test_merge_inspect_repeat(capsys, members, tmp_path):
+    first, second, third = members
     arguments = ("--select", "stage1+head", "--method", "weighted_mean", "--weights", "1,2,5")
-    code, out, error = revt("merge", *members, "--output", tmp_path / "a", *arguments, "--head", 2)
-    assert code == 0, error
-    assert f"head of {members[1]}" in out
-    code, out, error = revt("inspect", tmp_path / "a", "--json", tmp_path / "i.json")
-    assert code == 0, error
-    assert "weighted_mean of 'stage1+head', weights [1.0, 2.0, 5.0]" in out
-    assert out.count("same ") == 4
-    states = json.loads((tmp_path / "i.json").read_text())["states"]
-    assert [state["state"] for state in states] == ["same"] * 3
-    code, _, error = revt(
-        "merge", "--from", tmp_path / "a" / "merge.json", "--output", tmp_path / "b"
+    models = (f"base={first}", second, f"night={third}")
+    code, out, error = revt(
+        capsys, "merge", *models, "--output", tmp_path / "a", *arguments, "--head", 2
     )
     assert code == 0, error
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
-    assert files[0] == files[1]
+    assert f"head of {second}" in out
+    assert [entry.get("name") for entry in _record(tmp_path / "a")["members"]] == [
+        *("base", None, "night")
+    ]
+    assert _record(tmp_path / "a")["evaluation"] == {"max_size": None}
+    code, out, error = revt(capsys, "inspect", tmp_path / "a", "--json", tmp_path / "i.json")
+    assert code == 0, error
+    assert "weighted_mean of 'stage1+head', weights [1.0, 2.0, 5.0]" in out
+    assert f"same     base ({first})" in out
+    assert f"same     {second}" in out
+    told = json.loads((tmp_path / "i.json").read_text())
+    assert [state["state"] for state in told["states"]] == ["same"] * 3
+    assert told["weights"] == "same"
+    repeat = ("merge", "--from", tmp_path / "a" / "merge.json", "--output", tmp_path / "b")
+    code, _, error = revt(capsys, *repeat, "--json", tmp_path / "b.json")
+    assert code == 0, error
+    for name in ("model.safetensors", "merge.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert json.loads((tmp_path / "b.json").read_text()) == _record(tmp_path / "b")
+    record = _record(tmp_path / "a")
+    record["members"][1]["sha256"] = "1" * 64
+    (tmp_path / "a" / "merge.json").write_text(json.dumps(record))
+    code, out, _ = revt(capsys, "inspect", tmp_path / "a")
+    assert code == 2
+    assert f"changed  {second}" in out
 
 
-def test_recalibrate_reports_what_it_does_on_source_val(revt, members, tmp_path):
-    revt("merge", *members, "--output", tmp_path / "revt", "--quiet")
+def test_recalibrate_reports_what_it_does_on_source_val(capsys, members, tmp_path):
+    revt(capsys, "merge", *members, "--output", tmp_path / "revt", "--quiet")
     size = ("--option", "size=[64, 128]", "--option", "images=4", "--option", "val_images=2")
     arguments = ("recalibrate", tmp_path / "revt", "--domain", "streets", *size, "--quiet")
     report = tmp_path / "r.json"
-    code, out, error = revt(*arguments, "--output", tmp_path / "new", "--json", report)
+    code, out, error = revt(capsys, *arguments, "--output", tmp_path / "new", "--json", report)
     assert code == 0, error
     (score,) = json.loads(report.read_text())["val"]
     assert f"source/val: mIoU {score['before']:.2f} before, {score['after']:.2f} after" in out
     assert score["before"] != score["after"]
-    code, out, _ = revt(*arguments, "--output", tmp_path / "again", "--skip-val")
-    assert (code, out) == (0, "")
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("new", "again")]
-    assert files[0] == files[1]
-    few = revt(*arguments, "--output", tmp_path / "few", "--skip-val", "--images", "1")
-    assert few[0] == 0
-    assert (tmp_path / "few" / "model.safetensors").read_bytes() != files[0]
-    code, _, error = revt("recalibrate", tmp_path / "revt", "--output", tmp_path / "x")
-    assert code == 2
+    weights = {}
+    for name, more in (("again", ()), ("few", ("--images", 1)), ("small", ("--max-size", "64x32"))):
+        output = tmp_path / name
+        code, out, _ = revt(capsys, *arguments, "--output", output, "--skip-val", *more)
+        assert (code, out) == (0, "")
+        weights[name] = (output / "model.safetensors").read_bytes()
+    assert weights["again"] == (tmp_path / "new" / "model.safetensors").read_bytes()
+    assert len(set(weights.values())) == 3
+    (change,) = _record(tmp_path / "new")["changes"]
+    assert (change["images"], change["sources"][0]["domain"]) == (4, "streets")
+    error = refused(capsys, "recalibrate", tmp_path / "revt", "--output", tmp_path / "x")
     assert "either --recipe FILE or --domain NAME" in error
 
 
-def test_a_changed_member_is_an_exit_code(revt, members, tmp_path):
-    revt("merge", *members, "--output", tmp_path / "a", "--quiet")
-    record = json.loads((tmp_path / "a" / "merge.json").read_text())
-    record["members"][1]["sha256"] = "1" * 64
-    (tmp_path / "a" / "merge.json").write_text(json.dumps(record))
-    code, out, _ = revt("inspect", tmp_path / "a")
-    assert code == 2
-    assert f"changed  {members[1]}" in out
-
-
-def test_a_dry_run_says_what_would_be_done(revt, members, tmp_path):
+def test_a_dry_run_says_what_would_be_done(capsys, members, tmp_path):
     arguments = ("--dry-run", "--json", tmp_path / "plan.json", "--select", "norm")
-    code, out, error = revt("merge", *members, *arguments)
+    code, out, error = revt(capsys, "merge", f"base={members[0]}", *members[1:], *arguments)
     assert code == 0, error
     plan = json.loads((tmp_path / "plan.json").read_text())
     merged = [tensor for tensor in plan["tensors"] if tensor["rule"] == 0]
     assert all("norm" in tensor["name"] for tensor in merged)
     assert f"mean of 'norm': {len(merged)} tensors" in out
-    assert f"copied from {members[0]}: {len(plan['tensors']) - len(merged)} tensors" in out
+    copied = len(plan["tensors"]) - len(merged)
+    assert f"copied from base ({members[0]}): {copied} tensors" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]
 
 
-def test_a_merge_recipe(revt, members, tmp_path):
+def test_a_merge_recipe(capsys, members, tmp_path):
     values = {
         "members": [str(member) for member in members],
         "rules": [
@@ -108,99 +108,86 @@ def test_a_merge_recipe(revt, members, tmp_path):
     }
     path = tmp_path / "merge.yaml"
     path.write_text(yaml.safe_dump(values))
-    code, _, error = revt("merge", "--recipe", path, "--output", tmp_path / "out", "--quiet")
+    arguments = ("merge", "--recipe", path, "--output")
+    code, _, error = revt(capsys, *arguments, tmp_path / "out", "--quiet")
     assert code == 0, error
-    merged = load_file(tmp_path / "out" / "model.safetensors")
-    third = load_file(members[2] / "model.safetensors")
+    merged, third = tensors_of(tmp_path / "out"), tensors_of(members[2])
     same = {name for name in merged if torch.equal(merged[name], third[name])}
     assert {name for name in merged if ".3." in name and "encoder" in name} <= same
     assert {name for name in merged if name.startswith("decode_head.")} <= same
     assert len(same) < len(merged)
     path.write_text(yaml.safe_dump({**values, "haed": 1}))
-    code, _, error = revt("merge", "--recipe", path, "--output", tmp_path / "x")
-    assert code == 2
-    assert "haed" in error
+    assert "haed" in refused(capsys, *arguments, tmp_path / "x")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "say what to merge"),
-        (["MEMBERS"], "--output FOLDER"),
-        (["MEMBERS", "--recipe", "x.yaml", "--output", "OUT"], "say what to merge"),
-        (["MEMBERS", "--weights", "1,x,2", "--output", "OUT"], "--weights 1,x,2"),
-        (["MEMBERS", "--param", "alpha", "--output", "OUT"], "--param alpha"),
+        (["MODELS"], "--output FOLDER"),
+        (["MODELS", "--recipe", "x.yaml", "--output", "OUT"], "say what to merge"),
+        (["MODELS", "--weights", "1,x,2", "--output", "OUT"], "--weights 1,x,2"),
+        (["MODELS", "--param", "alpha", "--output", "OUT"], "--param alpha"),
         (["--from", "/nowhere/merge.json", "--output", "OUT"], "/nowhere/merge.json"),
-        (["MEMBERS", "--method", "slerp", "--output", "OUT"], "slerp takes 2 members"),
+        (["MODELS", "--method", "slerp", "--output", "OUT"], "slerp takes 2 members"),
+        (["MODELS", "--output", "OUT", "--haed", "1"], "haed"),
+        (["MODELS", "--output", "OUT", "--head", "one"], "head"),
+        (["MODELS", "--output", "OUT", "--head", "0"], "head"),
+        (["MODELS", "--output", "OUT", "--weights"], "weights"),
+        (["a=x", "a=y", "--output", "OUT"], "two models have the same name"),
+        (["a=", "MODELS", "--output", "OUT"], "write a model as PATH or NAME=PATH"),
     ],
 )
-def test_mistakes_are_one_sentence(revt, members, tmp_path, arguments, words):
-    words_of = {"MEMBERS": members, "OUT": [tmp_path / "out"]}
-    code, _, error = revt("merge", *(w for a in arguments for w in words_of.get(a, [a])))
-    assert code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+def test_mistakes_are_one_sentence(capsys, members, tmp_path, arguments, words):
+    words_of = {"MODELS": members, "OUT": [tmp_path / "out"]}
+    error = refused(capsys, "merge", *(w for a in arguments for w in words_of.get(a, [a])))
     assert words in error
     assert not (tmp_path / "out").exists()
 
 
-def test_members_of_all_kinds_in_one_merge(revt, tmp_path):
+def test_models_may_stand_anywhere(capsys, members, tmp_path):
+    first, second, third = members
+    arguments = (first, "--output", tmp_path / "a", second, "--quiet", third)
+    code, _, error = revt(capsys, "merge", *arguments)
+    assert code == 0, error
+    paths = [entry["path"] for entry in _record(tmp_path / "a")["members"]]
+    assert paths == [str(member) for member in members]
+
+
+def test_members_of_all_kinds_in_one_merge(capsys, tmp_path):
     """The original's file, its folder by revt convert, and a bare state dict give one mean."""
     original = golden_file("mit_b0_mmseg.pth")
-    code, out, error = revt("convert", original, "--output", tmp_path / "folder")
+    code, out, error = revt(capsys, "convert", original, "--output", tmp_path / "folder")
     assert code == 0, error
     assert "SegFormer-B0, 19 classes" in out
     assert "decode_head.conv_seg.weight" in out
     state = torch.load(original, weights_only=True)["state_dict"]
     torch.save(state, tmp_path / "bare.pth")
     members = (original, tmp_path / "folder", tmp_path / "bare.pth")
-    code, _, error = revt("merge", *members, "--output", tmp_path / "out", "--quiet")
+    code, _, error = revt(capsys, "merge", *members, "--output", tmp_path / "out", "--quiet")
     assert code == 0, error
-    merged = load_file(tmp_path / "out" / "model.safetensors")
-    own = load_file(tmp_path / "folder" / "model.safetensors")
+    merged, own = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "folder")
     for name, tensor in own.items():
         torch.testing.assert_close(merged[name], tensor, atol=0, rtol=2e-7)
-    record = json.loads((tmp_path / "out" / "merge.json").read_text())
-    assert len({row["sha256"] for row in record["members"]}) == 3
-
-
-def test_files_alone_make_a_folder_that_loads(revt, tmp_path):
-    original = golden_file("mit_b0_mmseg.pth")
-    code, _, error = revt("merge", original, original, "--output", tmp_path / "out", "--quiet")
+    assert len({row["sha256"] for row in _record(tmp_path / "out")["members"]}) == 3
+    # Files alone make a folder that loads.
+    code, _, error = revt(capsys, "merge", original, original, "--output", tmp_path / "files")
     assert code == 0, error
-    model, report = SegformerForSemanticSegmentation.from_pretrained(
-        tmp_path / "out", output_loading_info=True
+    _, report = SegformerForSemanticSegmentation.from_pretrained(
+        tmp_path / "files", output_loading_info=True
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    assert model.config.id2label[0] == "road"
 
 
-def test_and_back_to_the_original(revt, tmp_path):
+def test_the_original_gets_its_checkpoint_back(capsys, tmp_path):
     original = golden_file("mit_b0_mmseg.pth")
-    revt("convert", original, "--output", tmp_path / "folder", "--quiet")
-    code, _, error = revt(
-        "convert", tmp_path / "folder", "--to", "mmseg", "--output", tmp_path / "back.pth"
-    )
+    revt(capsys, "convert", original, "--output", tmp_path / "folder", "--quiet")
+    arguments = ("--to", "mmseg", "--output", tmp_path / "back.pth")
+    code, _, error = revt(capsys, "convert", tmp_path / "folder", *arguments)
     assert code == 0, error
     before = torch.load(original, weights_only=True)["state_dict"]
     after = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     assert before.keys() == after.keys()
     for name, tensor in before.items():
-        if "conv_seg" not in name:
-            assert torch.equal(tensor, after[name]), name
-
-
-def test_options_may_stand_anywhere_and_wrong_ones_are_one_sentence(revt, members, tmp_path):
-    first, second, third = members
-    code, _, error = revt("merge", first, "--output", tmp_path / "a", second, "--quiet", third)
-    assert code == 0, error
-    record = json.loads((tmp_path / "a" / "merge.json").read_text())
-    assert [entry["path"] for entry in record["members"]] == [str(member) for member in members]
-    for wrong in (("--haed", "1"), ("--head", "one"), ("--head", "0"), ("--weights",)):
-        code, _, error = revt("merge", first, second, "--output", tmp_path / "b", *wrong)
-        assert code == 2
-        assert error.startswith("error: ")
-        assert len(error.splitlines()) == 1
-        assert wrong[0].strip("-") in error
-    assert not (tmp_path / "b").exists()
+        assert "conv_seg" in name or torch.equal(tensor, after[name]), name

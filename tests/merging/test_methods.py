@@ -73,7 +73,6 @@ ELEMENTS = {
     "wise_ft": lambda xs, w, f, b: 0.5 * b + 0.5 * sum(a * x for a, x in zip(w, xs, strict=True)),
 }
 ELEMENT_METHODS = [name for name, method in METHODS.items() if method.scope == "element"]
-WEIGHTED = [name for name, method in METHODS.items() if method.takes_weights]
 
 
 def test_every_elementwise_method_has_a_reference():
@@ -113,25 +112,6 @@ def test_shape_and_dtype_stay(name, shape, dtype):
     assert np.isfinite(merged).all()
     merged += 1
     assert not any(np.shares_memory(merged, tensor) for tensor in (*members, base))
-
-
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_weights_are_used_and_ones_change_nothing(name):
-    *members, base = random_members((5, 6), np.float64)
-    parameters = {"density": 1} if name == "ties" else {}
-    plain = apply(name, members, base=base, **parameters)
-    ones = apply(name, members, [1, 1, 1], base, **parameters)
-    np.testing.assert_allclose(ones, plain, rtol=1e-12)
-    assert not np.allclose(apply(name, members, [1, 2, 5], base, **parameters), plain)
-
-
-@pytest.mark.parametrize("name", sorted(set(WEIGHTED) - {"task_arithmetic", "dare"}))
-def test_weights_count_relative_to_their_sum(name):
-    *members, base = random_members((5, 6), np.float64)
-    small, large = (apply(name, members, weights, base) for weights in ([1, 2, 5], [10, 20, 50]))
-    np.testing.assert_allclose(small, large, rtol=1e-12)
-    alone = apply(name, members, [0, 1, 0], base)
-    np.testing.assert_allclose(alone, apply(name, [members[1]] * 3, None, base), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -274,16 +254,6 @@ def test_slerp_looks_at_the_whole_tensor():
     first, second = random_members((40,), np.float64, 1)
     parts = [apply("slerp", [first[half], second[half]]) for half in (slice(20), slice(20, None))]
     assert not np.allclose(apply("slerp", [first, second]), np.concatenate(parts))
-
-
-def test_task_arithmetic_adds_and_takes_away():
-    *members, base = random_members((9,), np.float64, 2)
-    np.testing.assert_allclose(
-        apply("task_arithmetic", members, base=base, scale=0.5), np.mean(members, 0), rtol=1e-9
-    )
-    forgotten = apply("task_arithmetic", members[:1], base=base, scale=-1)
-    np.testing.assert_allclose(forgotten, 2 * base - members[0], rtol=1e-9)
-    np.testing.assert_array_equal(apply("task_arithmetic", members, base=base, scale=0), base)
 
 
 def test_ties_by_hand():

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
@@ -23,8 +22,13 @@ from revt_hf.merging.record import (
     checked_record,
     read_merge_record,
 )
+from tests.helpers.segformers import change_tensors, tensors_of
 
 pytestmark = pytest.mark.numeric
+
+NATIVE = Protocol(max_size=None)
+STATISTICS = {"decode_head.batch_norm.running_mean", "decode_head.batch_norm.running_var"}
+SOURCES = (ChangeSource("streets", "train"),)
 
 
 @pytest.fixture
@@ -46,23 +50,6 @@ def images():
     return [{"image": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)} for _ in range(4)]
 
 
-def test_statistics_are_those_of_the_layers_input(model, images):
-    recalibrate_model(model, images, Protocol(max_size=None))
-    layer = model.decode_head.batch_norm
-    seen = []
-    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    batch = torch.cat([prepare(row["image"], Protocol(max_size=None)) for row in images])
-    with torch.inference_mode():
-        model(pixel_values=batch)
-    torch.testing.assert_close(layer.running_mean, seen[0].mean((0, 2, 3)), atol=1e-6, rtol=1e-5)
-    expected = seen[0].var((0, 2, 3), unbiased=False)
-    torch.testing.assert_close(layer.running_var, expected, atol=1e-8, rtol=1e-4)
-
-
-STATISTICS = {"decode_head.batch_norm.running_mean", "decode_head.batch_norm.running_var"}
-SOURCES = (ChangeSource("streets", "train"),)
-
-
 def saved(model, folder, dtype=torch.float32):
     model.to(dtype).save_pretrained(folder)
     model.to(torch.float32)
@@ -71,113 +58,104 @@ def saved(model, folder, dtype=torch.float32):
 
 @pytest.fixture
 def merged(model, tmp_path):
-    merge([saved(model, tmp_path / name) for name in "ab"], tmp_path / "merged")
-    return tmp_path / "merged"
+    return merge([saved(model, tmp_path / name) for name in "ab"], tmp_path / "merged")
+
+
+def test_statistics_are_those_of_the_layers_input(model, images):
+    recalibrate_model(model, images, NATIVE)
+    layer = model.decode_head.batch_norm
+    seen = []
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batch = torch.cat([prepare(row["image"], NATIVE) for row in images])
+    with torch.inference_mode():
+        model(pixel_values=batch)
+    torch.testing.assert_close(layer.running_mean, seen[0].mean((0, 2, 3)), atol=1e-6, rtol=1e-5)
+    expected = seen[0].var((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(layer.running_var, expected, atol=1e-8, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_the_statistics_change(model, images, tmp_path, dtype):
-    saved(model, tmp_path / "model", dtype)
-    recalibrate(tmp_path / "model", tmp_path / "out", images, Protocol(max_size=None))
-    before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("model", "out"))
-    changed = {name for name in before if not before[name].equal(after[name])}
-    assert changed == STATISTICS
+    folder = saved(model, tmp_path / "model", dtype)
+    out = recalibrate(folder, tmp_path / "out", images, NATIVE)
+    before, after = tensors_of(folder), tensors_of(out)
+    assert {name for name in before if not before[name].equal(after[name])} == STATISTICS
     assert {tensor.dtype for tensor in after.values()} == {dtype, torch.int64}
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = json.loads((out / "config.json").read_text())
     assert config["dtype"] == str(dtype).removeprefix("torch.")
+    # A trained model has a record of its own.
+    assert not (out / "merge.json").exists()
+    assert [change.images for change in checked_record(out).changes] == [4]
 
 
 def test_the_record_says_what_was_done(merged, images, tmp_path):
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    recalibrate(merged, once, images, Protocol(max_size=None), sources=SOURCES)
-    recalibrate(once, twice, images[:1], Protocol(max_size=None), sources=SOURCES)
+    once = recalibrate(merged, tmp_path / "once", images, NATIVE, sources=SOURCES)
+    twice = recalibrate(once, tmp_path / "twice", images[:1], NATIVE, sources=SOURCES)
     record = read_merge_record(twice / "merge.json")
     first, second = record.changes
     assert (first.kind, first.images, second.images) == ("recalibrated", 4, 1)
     assert first.sources == SOURCES
+    assert first.protocol == NATIVE.model_dump(mode="json")
     assert first.before == read_merge_record(merged / "merge.json").tensors_sha256
     assert first.after == second.before == tensors_sha256(once / "model.safetensors")
     assert second.after == tensors_sha256(twice / "model.safetensors")
     assert record.tensors_sha256 == second.after
 
 
-def test_a_merge_of_merges_keeps_what_its_members_are(model, merged, images, tmp_path, capsys):
-    recalibrate(merged, tmp_path / "again", images, Protocol(max_size=None), sources=SOURCES)
-    recalibrate(
-        tmp_path / "a", tmp_path / "new-a", images[:2], Protocol(max_size=None), sources=SOURCES
-    )
-    nested = merge([tmp_path / name for name in ("again", "new-a", "b")], tmp_path / "nested")
-    over = merge([nested / "model.safetensors", tmp_path / "b"], tmp_path / "over")
+def test_a_merge_of_merges_keeps_what_its_members_are(merged, images, tmp_path, capsys):
+    a, b = tmp_path / "a", tmp_path / "b"
+    again = recalibrate(merged, tmp_path / "again", images, NATIVE, sources=SOURCES)
+    new = recalibrate(a, tmp_path / "new-a", images[:2], NATIVE, sources=SOURCES)
+    nested = merge([again, new, b], tmp_path / "nested")
+    over = merge([nested / "model.safetensors", b], tmp_path / "over")
     entries = read_merge_record(nested / "merge.json").members
-    own = read_merge_record(tmp_path / "again" / "merge.json")
+    own = read_merge_record(again / "merge.json")
     assert entries[0].merge == MergeHistory(own.members, own.base, own.rules, own.head)
     assert [[change.images for change in entry.changes] for entry in entries] == [[4], [2], []]
     assert entries[1].merge is None
-    assert entries[2] == MemberRecord(str(tmp_path / "b"), entries[2].sha256)
+    assert entries[2] == MemberRecord(str(b), entries[2].sha256)
     assert read_merge_record(over / "merge.json").members[0].merge.members == entries
     inspect(over, None)
     told = capsys.readouterr().out
     for words in (
-        f"itself a merge of {tmp_path / 'again'}, {tmp_path / 'new-a'}, {tmp_path / 'b'} (mean of",
-        f"{tmp_path / 'again'}: then recalibrated on 4 images of streets",
-        f"{tmp_path / 'new-a'}: then recalibrated on 2 images of streets",
+        f"itself a merge of {again}, {new}, {b} (mean of",
+        f"{again}: then recalibrated on 4 images of streets",
+        f"{new}: then recalibrated on 2 images of streets",
     ):
         assert words in told
 
 
-def test_a_member_that_its_record_does_not_describe_is_refused(merged, tmp_path):
-    state = load_file(merged / "model.safetensors")
-    state["decode_head.classifier.bias"] += 1
-    save_file(state, merged / "model.safetensors")
-    with pytest.raises(UserError, match=r"merge\.json does not describe the weights beside it"):
+def test_weights_that_their_record_does_not_describe_are_refused(merged, images, tmp_path):
+    change_tensors(merged, lambda state: state["decode_head.classifier.bias"].add_(1))
+    sentence = r"merge\.json does not describe the weights beside it"
+    with pytest.raises(UserError, match=sentence):
         merge([tmp_path / "a", merged], tmp_path / "out")
+    with pytest.raises(UserError, match=sentence):
+        recalibrate(merged, tmp_path / "out", images, NATIVE)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_trained_model_has_a_record_of_its_own(model, images, tmp_path):
-    recalibrate(saved(model, tmp_path / "m"), tmp_path / "out", images, Protocol(max_size=None))
-    assert not (tmp_path / "out" / "merge.json").exists()
-    assert [change.images for change in checked_record(tmp_path / "out").changes] == [4]
 
 
 def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):
     saved(model, tmp_path / "m")
     (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
     with pytest.warns(DataWarning, match="no recipe of revt"):
-        recalibrate(tmp_path / "m", tmp_path / "out", images[:1], Protocol(max_size=None))
+        recalibrate(tmp_path / "m", tmp_path / "out", images[:1], NATIVE)
     assert not (tmp_path / "out" / "recipe.yaml").exists()
-
-
-def test_weights_that_the_record_does_not_describe_are_refused(merged, images, tmp_path):
-    path = merged / "model.safetensors"
-    state = load_file(path)
-    state["decode_head.classifier.bias"] += 1
-    save_file(state, path)
-    with pytest.raises(UserError, match=r"merge\.json does not describe the weights beside it"):
-        recalibrate(merged, tmp_path / "out", images, Protocol(max_size=None))
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "merge.json"])
 def test_a_model_that_changes_meanwhile_is_refused(merged, images, tmp_path, name):
     def change():
-        content = (merged / name).read_bytes()
-        (merged / name).write_bytes(content)
+        (merged / name).write_bytes((merged / name).read_bytes())
 
     with pytest.raises(UserError, match=rf"{name} changed while it was read"):
-        recalibrate(merged, tmp_path / "out", images, Protocol(max_size=None), on_image=change)
+        recalibrate(merged, tmp_path / "out", images, NATIVE, on_image=change)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folders_weights_by_themselves_are_no_folder(merged, images, tmp_path):
+def test_single_files_and_outputs_in_the_way_are_refused(merged, images, tmp_path):
     with pytest.raises(UserError, match="single file: give a folder"):
-        recalibrate(merged / "model.safetensors", tmp_path / "out", images, Protocol(max_size=None))
-
-
-def test_outputs_are_not_destroyed(model, images, tmp_path):
-    model.save_pretrained(tmp_path / "model")
+        recalibrate(merged / "model.safetensors", tmp_path / "out", images, NATIVE)
     for overwrite in (False, True):
         with pytest.raises(UserError, match="is or holds the input"):
-            recalibrate(
-                tmp_path / "model", tmp_path / "model", images, Protocol(max_size=None), overwrite
-            )
+            recalibrate(merged, merged, images, NATIVE, overwrite)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import SegformerConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
@@ -16,7 +17,7 @@ from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfold_
-from revt_hf.models.load import SIZES, build_model, for_inference_, load_model
+from revt_hf.models.load import build_model, for_inference_, load_model
 from tests.helpers.tiny import TINY
 
 pytestmark = pytest.mark.numeric

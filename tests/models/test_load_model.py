@@ -88,7 +88,7 @@ def test_a_dtype_that_the_tensors_do_not_have_is_said(folder, caplog):
     _set_config(folder, dtype="bfloat16")
     with caplog.at_level(logging.WARNING, "revt_hf"):
         model = load_model(folder)
-    assert "config.json says bfloat16, the tensors are float32" in caplog.text
+    assert "config.json says bfloat16, but the tensors are float32" in caplog.text
     model.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
 

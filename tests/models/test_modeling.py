@@ -8,10 +8,11 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
+from revt_hf.checkpoints.architecture import SIZES, size_name
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
-from revt_hf.models.load import SIZES, build_model, load_model, size_of
+from revt_hf.models.load import build_model, load_model
 
 # Parameters in millions: SegFormer's table 1 (encoder); ours counted without the head.
 ENCODER_MILLIONS = {"b0": 3.3, "b1": 13.2, "b2": 24.2, "b3": 44.1, "b4": 60.8, "b5": 81.4}
@@ -26,8 +27,8 @@ def test_sizes_are_the_papers(size):
     count = sum(parameter.numel() for parameter in model.segformer.parameters()) / 1e6
     assert count == pytest.approx(ENCODER_MILLIONS[size], abs=0.5)
     assert model.config.id2label == dict(enumerate(CLASSES))
-    assert size_of(model.config) == size
-    assert size_of(SegformerConfig(depths=[1, 2, 3, 4])) is None
+    assert size_name(model.config) == size
+    assert size_name(SegformerConfig(depths=[1, 2, 3, 4])) is None
 
 
 def test_the_seed_decides_the_weights():

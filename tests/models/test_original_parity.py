@@ -24,7 +24,7 @@ pytestmark = pytest.mark.numeric
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory):
-    return convert(golden_file("mit_b0_mmseg.pth"), tmp_path_factory.mktemp("golden") / "b0")
+    return convert(golden_file("mit_b0_mmseg.pth"), tmp_path_factory.mktemp("golden") / "b0").output
 
 
 def read(path):
@@ -52,7 +52,7 @@ def test_the_class_map_is_the_originals(golden):
 
 def test_the_golden_file_comes_back(golden, tmp_path):
     before = read(golden_file("mit_b0_mmseg.pth"))
-    back = read(convert_to_mmseg(golden, tmp_path / "back.pth"))
+    back = read(convert_to_mmseg(golden, tmp_path / "back.pth").output)
     check_same_state(back["state_dict"], before["state_dict"])
     assert back["meta"] == {"CLASSES": CLASSES, "PALETTE": PALETTE.tolist()}
 

@@ -1,45 +1,29 @@
 """Domains: every dataset a ``datasets`` builder, behind one registry.
 
-A module in this package, or an entry point of another one, registers a domain by itself.
+A module in this package, or an entry point of another one, registers its own domain.
 """
 
 from importlib import import_module
 from pkgutil import walk_packages
 
-from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options
-from revt_hf.data.domains.layouts import Layout
-from revt_hf.data.domains.opening import (
-    dataset_of,
-    domain_label,
-    label_encoding,
-    load_domain,
-    load_spec,
-    open_domain,
-    table_of,
-)
-from revt_hf.data.domains.paired import PairedDomain, PairedOptions
-from revt_hf.data.domains.registration import DOMAINS, get_domain, register_domain
-
-__all__ = [
-    "DOMAINS",
-    "Domain",
-    "Facts",
-    "Layout",
-    "Opened",
-    "PairedDomain",
-    "PairedOptions",
-    "Sharing",
-    "checked_options",
-    "dataset_of",
-    "domain_label",
-    "get_domain",
-    "label_encoding",
-    "load_domain",
-    "load_spec",
-    "open_domain",
-    "register_domain",
-    "table_of",
-]
+from revt_hf.data.domains.base import Domain as Domain
+from revt_hf.data.domains.base import Facts as Facts
+from revt_hf.data.domains.base import Opened as Opened
+from revt_hf.data.domains.base import Sharing as Sharing
+from revt_hf.data.domains.base import checked_options as checked_options
+from revt_hf.data.domains.layouts import Layout as Layout
+from revt_hf.data.domains.opening import dataset_of as dataset_of
+from revt_hf.data.domains.opening import domain_label as domain_label
+from revt_hf.data.domains.opening import label_encoding as label_encoding
+from revt_hf.data.domains.opening import load_domain as load_domain
+from revt_hf.data.domains.opening import load_spec as load_spec
+from revt_hf.data.domains.opening import open_domain as open_domain
+from revt_hf.data.domains.opening import table_of as table_of
+from revt_hf.data.domains.paired import PairedDomain as PairedDomain
+from revt_hf.data.domains.paired import PairedOptions as PairedOptions
+from revt_hf.data.domains.registration import DOMAINS as DOMAINS
+from revt_hf.data.domains.registration import get_domain as get_domain
+from revt_hf.data.domains.registration import register_domain as register_domain
 
 for _module in walk_packages(__path__, f"{__name__}."):
     import_module(_module.name)

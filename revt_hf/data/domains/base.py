@@ -7,16 +7,16 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from revt_hf.config.sections import validation_sentence
+from revt_hf.config.sections import Section, validation_sentence
 from revt_hf.core.errors import DataWarning, UserError, counted
 from revt_hf.data.labels import LabelTable
 from revt_hf.data.reading import Decode
@@ -74,8 +74,7 @@ class Facts:
     images_of: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file on disk with the properties that show whether it has changed."""
 
     path: str
@@ -84,14 +83,10 @@ class SourceFile:
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
-    """A short hash of dataclasses or JSON values.
-
-    ``datasets`` keys its cache on the folder's name alone and would not notice a changed file.
-    """
+    """A short hash of JSON values; ``datasets`` itself would not notice a changed file."""
     digest = hashlib.sha256()
     for part in parts:
-        value = astuple(part) if isinstance(part, SourceFile) else part
-        digest.update(json.dumps(value, sort_keys=True).encode())
+        digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
 
@@ -181,10 +176,8 @@ def arrow_split(split: str) -> str:
     return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
 
 
-class DomainOptions(BaseModel):
+class DomainOptions(Section):
     """Options of a domain; by default there are none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Domain(ABC):

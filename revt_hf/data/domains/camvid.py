@@ -81,12 +81,10 @@ class Camvid(PairedDomain):
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
         return (*self.split_names, "all") if config == "full" else self.split_names
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if "{split}" in match.layout.images or split == "all":
             return None
         if split not in _SPLITS:
             raise UserError(f"unknown split '{split}' of camvid: use {', '.join(_SPLITS)} or all")
         wanted = frames(split)
-        return {name for name in names if PurePosixPath(name).name in wanted}
+        return {name for name in match.names if PurePosixPath(name).name in wanted}

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -49,17 +48,15 @@ class Cityscapes(PairedDomain):
         Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
     )
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split not in self.inside:
             return None
         if "dev" in options.split_files:
-            path = data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, names, match.layout.image_suffixes)[0])
+            path = match.data_dir / options.split_files["dev"]
+            dev = set(read_split_file(path, match.names, match.layout.image_suffixes)[0])
         else:
-            dev = {name for name in names if name.split("/")[0] in DEV_CITIES}
-        return dev if split == "dev" else {*names} - dev
+            dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
+        return dev if split == "dev" else {*match.names} - dev
 
 
 @register_domain
@@ -255,15 +252,13 @@ class Synthia(PairedDomain):
         *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
     )
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split == "full":
             return None
 
         def draw(name: str) -> bytes:
             return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
 
-        shuffled = sorted(names, key=draw)
-        train = round(0.7 * len(names))  # 6580 of 9400, the size of RobustNet's random division
+        shuffled = sorted(match.names, key=draw)
+        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
         return set(shuffled[:train] if split == "train" else shuffled[train:])

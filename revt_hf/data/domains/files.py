@@ -44,35 +44,29 @@ def image_stem(path: str) -> str | None:
     return None if stem == path else stem
 
 
-def list_files(folder: Path, left_out: dict[str, str] | None = None) -> dict[str, SourceFile]:
+def list_files(folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """All regular files below a folder by relative path (with ``/``); links are followed.
 
-    Hidden files (such as the ``._*`` of macOS archives), dangling links, pipes, sockets and
-    devices are left out.
-
-    Args:
-        folder: where to look.
-        left_out: filled with the relative paths of all of them but hidden ones, each with the
-            reason, and with names that are not UTF-8, which are otherwise refused.
+    Returns:
+        The files, and what is left out with the reason: dangling links, pipes, sockets, devices
+        and names that are not UTF-8. Hidden files (``._*`` of macOS archives) are in neither.
 
     Raises:
-        UserError: a folder cannot be read, or a name is not UTF-8, which a table cannot hold.
+        UserError: a folder cannot be read.
     """
     found: dict[str, SourceFile] = {}
-    reasons = {} if left_out is None else left_out
+    left_out: dict[str, str] = {}
     for name, status in _walk(str(folder), "", ()):
         shown = os.fsencode(name).decode("utf-8", "replace")
-        if shown != name and left_out is None:
-            raise UserError(f"the file name {shown} in {folder} is not UTF-8: rename it")
         if shown != name:
-            reasons[shown] = NOT_UTF8
+            left_out[shown] = NOT_UTF8
         elif status is None:
-            reasons[name] = "a link to nothing"
+            left_out[name] = "a link to nothing"
         elif not stat.S_ISREG(status.st_mode):
-            reasons[name] = "not a regular file"
+            left_out[name] = "not a regular file"
         else:
             found[name] = SourceFile(f"{folder}/{name}", status.st_size, status.st_mtime_ns)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), left_out
 
 
 def _walk(

@@ -77,19 +77,17 @@ class Gta5(PairedDomain):
             return _OFFICIAL["train"] - len(_ONE_COLOUR)
         return super().expected(split, config, options)
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split == "full":
             return None
         if options.split == "hash":
-            return {name for name in names if split_by_hash(name) == split}
+            return {name for name in match.names if split_by_hash(name) == split}
         if options.split == "robustnet":
             numbers = robustnet_split(split)
         else:
-            numbers = _official_split(split, data_dir, match.root)
-        stems = {name: PurePosixPath(name).name for name in names}
-        return {name for name in names if stems[name].isdecimal() and int(stems[name]) in numbers}
+            numbers = _official_split(split, match.data_dir, match.root)
+        stems = {name: PurePosixPath(name).name for name in match.names}
+        return {name for name, stem in stems.items() if stem.isdecimal() and int(stem) in numbers}
 
 
 def split_by_hash(name: str) -> str:

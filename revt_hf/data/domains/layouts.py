@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import NotThereError, SourceFile
@@ -77,8 +77,7 @@ class Layout:
         )
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An image and its label; ``name`` is the image's path without folder and suffix."""
 
     image: SourceFile
@@ -92,7 +91,8 @@ class Match:
 
     Attributes:
         layout: which one.
-        root: the folder that its paths start from.
+        data_dir: the folder that was searched.
+        root: the folder that the layout's paths start from: this one, or one in it.
         pairs: by name.
         unusable: name of an image without label, or with more than one -> (file, problem).
         broken: images or labels that cannot be opened -> the reason.
@@ -100,18 +100,17 @@ class Match:
     """
 
     layout: Layout
+    data_dir: Path
     root: Path
     pairs: dict[str, Pair] = field(default_factory=dict)
     unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
 
-    def add(self, other: "Match") -> None:
-        """Take in the images of another split."""
-        self.pairs.update(other.pairs)
-        self.unusable.update(other.unusable)
-        self.broken.update(other.broken)
-        self.unused.update(other.unused)
+    @property
+    def names(self) -> list[str]:
+        """The names of all images, in order."""
+        return sorted({*self.pairs, *self.unusable})
 
 
 class Finder:
@@ -134,7 +133,7 @@ class Finder:
         for layout in layouts:
             pairs = layout.folder_pairs(split)
             for root in self._roots:
-                match = Match(layout, root)
+                match = Match(layout, self._root, root)
                 absent = [
                     folder for pair in pairs for folder in pair[1:] if not (root / folder).is_dir()
                 ]
@@ -168,15 +167,15 @@ class Finder:
         for stem, found in sorted(in_images.items()):
             named = in_labels.pop(stem, [])
             name = prefix + stem
-            for files in (found, named):
-                if len(files) > 1:
-                    both = f"{files[0].path} and {files[1].path} have the same name"
-                    match.unusable[name] = (files[0].path, f"{both}: keep one of them")
+            twice = next((files for files in (named, found) if len(files) > 1), None)
             if not named:
-                missing = labels / (stem + layout.label_suffixes[0])
+                missing = str(labels / (stem + layout.label_suffixes[0]))
                 what = f"the image {found[0].path} has no label: {missing} does not exist"
-                match.unusable[name] = (str(missing), what)
-            elif name not in match.unusable:
+                match.unusable[name] = (missing, what)
+            elif twice:
+                both = f"{twice[0].path} and {twice[1].path} have the same name"
+                match.unusable[name] = (twice[0].path, f"{both}: keep one of them")
+            else:
                 match.pairs[name] = Pair(found[0], named[0], name)
         for files in in_labels.values():
             match.unused.update({file.path: "a label without an image" for file in files})
@@ -218,12 +217,10 @@ class Finder:
 
     def _list(self, folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
         if folder not in self._listings:
-            left_out: dict[str, str] = {}
-            files = list_files(folder, left_out)
-            for name, reason in left_out.items():
-                if reason == NOT_UTF8:
+            self._listings[folder] = list_files(folder)
+            for name, reason in self._listings[folder][1].items():
+                if reason == NOT_UTF8:  # a table cannot hold it
                     raise UserError(f"the file name {name} in {folder} is not UTF-8: rename it")
-            self._listings[folder] = (files, left_out)
         return self._listings[folder]
 
 

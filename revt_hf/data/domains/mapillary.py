@@ -9,7 +9,7 @@ from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.layouts import Layout
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.domains.registration import register_domain
-from revt_hf.data.labels.mapillary import MAPILLARY_TABLES, VERSIONS
+from revt_hf.data.labels.encodings import MAPILLARY_VERSIONS, mapillary_table
 
 DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
 _OFFICIAL = {"train": "training", "val": "validation"}
@@ -19,8 +19,8 @@ _IMAGES = {"train": 18_000, "val": 2_000}
 class MapillaryOptions(PairedOptions):
     """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
 
-    The default is ``dg_standard``; see ``revt_hf.data.labels.mapillary``. Converted labels were
-    mapped when they were made, so ``map`` cannot be given for them.
+    The default is ``dg_standard``; see ``revt_hf/data/labels/encodings.yaml``. Converted labels
+    were mapped when they were made, so ``map`` cannot be given for them.
     """
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
@@ -39,10 +39,10 @@ class Mapillary(PairedDomain):
             "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
         ),
         images=_IMAGES,
-        images_of=dict.fromkeys(VERSIONS, _IMAGES),
+        images_of=dict.fromkeys(MAPILLARY_VERSIONS, _IMAGES),
     )
     options_model = MapillaryOptions
-    configs = VERSIONS
+    configs = MAPILLARY_VERSIONS
     split_names = ("train", "val")
     hidden_test = True
     wrappers = ("mapillary",)
@@ -70,9 +70,9 @@ class Mapillary(PairedDomain):
                 "mapillary: converted labels were mapped when they were made: remove the option "
                 f"map={options.map}"
             )
-        table = MAPILLARY_TABLES[str(config), options.map or DEFAULT_MAP]
+        table = mapillary_table(str(config), options.map or DEFAULT_MAP)
         folders = [f"{{split}}/{config}/labels"]
-        if config == VERSIONS[0]:
+        if config == MAPILLARY_VERSIONS[0]:
             folders.append("{split}/labels")
         official = [
             Layout("official", "{split}/images", labels, ".jpg", ".png", table, _OFFICIAL)

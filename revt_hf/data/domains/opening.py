@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains.base import Opened, arrow_split, checked_options
 from revt_hf.data.domains.registration import get_domain

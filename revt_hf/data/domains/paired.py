@@ -97,10 +97,8 @@ class PairedDomain(Domain):
         """The layouts of a config."""
         return [layout for layout in self.layouts if layout.config in (None, config)]
 
-    def chosen(
-        self, split: str, names: Collection[str], match: Match, data_dir: Path, options: Any
-    ) -> Collection[str] | None:
-        """The names of a split among those in its folder; None takes all of them.
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
+        """The names of a split among ``match.names``, those of its folder; None takes all.
 
         Raises:
             UserError: the file that decides this is missing.
@@ -119,7 +117,7 @@ class PairedDomain(Domain):
         root = self.existing(data_dir)
         match = self._match(split, root, config, options)
         layout = match.layout
-        names, missing = self._names(split, match, root, options)
+        names, missing = self._names(split, match, options)
         left_out = {}
         if not getattr(options, "include_defective", True):
             left_out = {name: self.defects[name] for name in names if name in self.defects}
@@ -184,23 +182,25 @@ class PairedDomain(Domain):
         if not parts:
             problems.append(UserError(f"{self.name} has no splits to take images from"))
             raise problems[0]
+        whole = parts[0]
         for match in parts[1:]:
-            parts[0].add(match)
-        return parts[0]
+            for kind in ("pairs", "unusable", "broken", "unused"):
+                getattr(whole, kind).update(getattr(match, kind))
+        return whole
 
     def _names(
-        self, split: str, match: Match, root: Path, options: Any
+        self, split: str, match: Match, options: Any
     ) -> tuple[list[str], list[tuple[str, str]]]:
         """The split's names in order, and listed ones that are not there, each with the problem."""
-        everything = sorted({*match.pairs, *match.unusable})
+        everything = match.names
         if split in options.split_files:
-            path = root / options.split_files[split]
+            path = match.data_dir / options.split_files[split]
             listed, unknown = read_split_file(path, everything, match.layout.image_suffixes)
             return sorted(listed), [
                 (str(path), f"{path} lists '{entry}', an image that does not exist")
                 for entry in unknown
             ]
-        chosen = self.chosen(split, everything, match, root, options)
+        chosen = self.chosen(split, match, options)
         return everything if chosen is None else [n for n in everything if n in chosen], []
 
 

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.config.domain_spec import DomainSpec, Source
+from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import checked_options
 from revt_hf.data.domains.layouts import Finder, Layout
@@ -27,15 +26,13 @@ SUFFIXES: dict[Format, tuple[str, str]] = {
 }
 
 
-class PreparedRecord(BaseModel):
+class PreparedRecord(Section):
     """``prepared.json``: where the images come from and how they were made.
 
     ``max_size`` is (width, height), None for native size; ``content`` the hash of the split that
     was read (names, file sizes and times); ``label_encoding`` the table that mapped its labels to
     train ids.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     domain: str
     config: str | None

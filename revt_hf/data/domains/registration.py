@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import TypeVar
 
 from revt_hf.core.errors import DataWarning, UserError
@@ -36,11 +37,12 @@ class _Registry(Mapping[str, Domain]):
             return
         self._complete = True
         for entry in entry_points(group=ENTRY_POINTS):
-            # A broken package must not keep the others from working.
             try:
                 found = entry.load()
-                if isinstance(found, type) and issubclass(found, Domain):
+                # A module registers its domains itself while it is imported.
+                if not isinstance(found, ModuleType):
                     self.add(found)
+            # A broken package must not keep the others from working.
             except Exception as error:
                 sentence = f"cannot load the domain {entry.name} from {entry.value}: {error}"
                 warnings.warn(sentence, DataWarning, stacklevel=2)

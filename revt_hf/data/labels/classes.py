@@ -30,22 +30,19 @@ _CITYSCAPES = (
     ("motorcycle", (0, 0, 230), 32),
     ("bicycle", (119, 11, 32), 33),
 )
-
 CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
 PALETTE: NDArray[np.uint8] = np.array([colour for _, colour, _ in _CITYSCAPES], dtype=np.uint8)
 TRAIN_ID = {name: train_id for train_id, name in enumerate(CLASSES)}
 CITYSCAPES_ID = {train_id: raw for train_id, (_, _, raw) in enumerate(_CITYSCAPES)}
 
-
-def _without(*names: str) -> tuple[int, ...]:
-    return tuple(train_id for train_id, name in enumerate(CLASSES) if name not in names)
-
-
 # SYNTHIA has no terrain, truck or train; half of the papers also leave the three rarest out.
 SUBSETS: dict[str, tuple[int, ...]] = {
-    "synthia16": _without("terrain", "truck", "train"),
-    "synthia13": _without("terrain", "truck", "train", "wall", "fence", "pole"),
+    name: tuple(i for i, present in enumerate(CLASSES) if present not in absent)
+    for name, absent in (
+        ("synthia16", ("terrain", "truck", "train")),
+        ("synthia13", ("terrain", "truck", "train", "wall", "fence", "pole")),
+    )
 }
 
 

@@ -1,11 +1,10 @@
-"""How much memory a process takes, and how much is left; torch is not imported."""
+"""Cores and memory that this process may use; torch is not imported."""
 
 import os
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 _MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -15,9 +14,8 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Where one of the two versions of control groups says what may be taken and what is."""
+class _Version(NamedTuple):
+    """Files and keys of one version of control groups."""
 
     root: str
     limit: str
@@ -36,13 +34,42 @@ _VERSIONS = {
 }
 
 
+def core_count() -> int:
+    """CPU cores in this process's affinity mask, capped by its Slurm allocation; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS and Windows
+        cores = os.cpu_count() or 1
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(allocated)) if allocated.isdecimal() and int(allocated) else cores
+
+
+def worker_count(requested: int, items: int) -> int:
+    """Number of loader processes for ``items`` images: no more than requested, items or cores.
+
+    More would only take memory and start-up time, and torch warns about them.
+    """
+    return min(requested, items, core_count())
+
+
+def one_thread(_: int = 0) -> None:
+    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader.
+
+    torch does so for itself. Otherwise every worker would start a thread per core, and threads
+    that exist when a process forks are missing in the child.
+    """
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
 def peak_mib() -> float:
-    """The peak of this process's resident memory, in MiB."""
+    """Peak resident memory of this process, in MiB."""
     if _STATUS.exists():
-        # A process started from a large one inherits that one's ``ru_maxrss``.
+        # ru_maxrss would include the peak of the process that started this one.
         line = next(line for line in _STATUS.read_text().splitlines() if "VmHWM" in line)
         return int(line.split()[1]) / 1024
-    # Of macOS, in bytes.
+    # macOS reports bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
@@ -59,9 +86,9 @@ def growth_mib(work: Callable[[], Any]) -> float:
 
 
 def available_mib() -> float:
-    """How much memory this process may still take, in MiB: of the machine and its container.
+    """Memory that this process may still allocate, in MiB, within the machine and its container.
 
-    Page cache counts as free: the system gives it up when memory is asked for.
+    Page cache counts as free: the system gives it up on demand.
     """
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
@@ -72,15 +99,14 @@ def available_mib() -> float:
 
 
 def _left_in_groups() -> Iterator[float]:
-    """What each limited control group of this process leaves, in MiB."""
     own = {"": "/", "memory": "/"}
     if _OWN_GROUPS.exists():
         for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             own.update({name: path for name in controllers.split(",") if name in own})
     for name, version in _VERSIONS.items():
-        # A group may take no more than those that it lies in; in a container its path may not
-        # exist, but the root is the container's.
+        # Outer groups limit as well. In a container the path may not exist, but the root is the
+        # container's.
         inner = PurePosixPath(own[name].strip("/"))
         for group in (inner, *inner.parents):
             left = _left(_CONTROL_GROUPS / version.root / group, version)

@@ -1,0 +1,216 @@
+"""SegFormer's sizes, and which tensors a SegFormer of a given architecture has. No torch."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, HEAD_PREFIX, original_name
+from revt_hf.core.errors import UserError
+
+CLASSIFIER = "decode_head.classifier"
+VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
+_RGB = 3
+_INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
+_LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The fields of a SegFormer's ``config.json`` that define the network.
+
+    Tuples have one number per stage. The defaults are those of transformers.
+    """
+
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    hidden_sizes: tuple[int, ...] = (32, 64, 160, 256)
+    decoder_hidden_size: int = 256
+    num_attention_heads: tuple[int, ...] = (1, 2, 5, 8)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    mlp_ratios: tuple[int, ...] = (4, 4, 4, 4)
+    patch_sizes: tuple[int, ...] = (7, 3, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 2, 2)
+    hidden_act: str = "gelu"
+
+    def differences(self, other: "Architecture") -> dict[str, tuple[Any, Any]]:
+        """Field -> this one's value and the other's, where they differ."""
+        ours, theirs = asdict(self), asdict(other)
+        return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Blocks and widths of the four encoder stages, and the decode head's width."""
+
+    depths: tuple[int, int, int, int]
+    hidden_sizes: tuple[int, int, int, int]
+    decoder_hidden_size: int
+
+
+_WIDE = (64, 128, 320, 512)
+# SegFormer (Xie et al., 2021), tables 1 and 6; the original's local_configs/segformer.
+SIZES = {
+    "b0": Size((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b1": Size((2, 2, 2, 2), _WIDE, 256),
+    "b2": Size((3, 4, 6, 3), _WIDE, 768),
+    "b3": Size((3, 4, 18, 3), _WIDE, 768),
+    "b4": Size((3, 8, 27, 3), _WIDE, 768),
+    "b5": Size((3, 6, 40, 3), _WIDE, 768),
+}
+
+
+def size_name(network: Any, with_head: bool = False) -> str | None:
+    """``b0`` .. ``b5``; None for another network.
+
+    Args:
+        network: an :class:`Architecture` or a ``SegformerConfig``.
+        with_head: the decode head's width has to be that of the size, too.
+    """
+    for name, size in SIZES.items():
+        if (
+            size.depths == tuple(network.depths)
+            and size.hidden_sizes == tuple(network.hidden_sizes)
+            and not (with_head and size.decoder_hidden_size != network.decoder_hidden_size)
+        ):
+            return name
+    return None
+
+
+def infer_architecture(
+    label: str, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Architecture, int | None]:
+    """One of the original's networks and its number of classes, from its tensors' shapes.
+
+    Depths may be any. Widths must be those of B0 or of B1..B5: the number of attention heads
+    cannot be seen in any shape, and is known for these alone.
+
+    Args:
+        label: the source's name in messages.
+        shapes: on-disk name -> shape.
+
+    Returns:
+        The architecture, and the number of classes; None for an encoder alone.
+
+    Raises:
+        UserError: a required tensor is missing, or the widths belong to no SegFormer.
+    """
+
+    def rows(name: str) -> int:
+        if not shapes.get(name):
+            hint = ""
+            if any(".layers.0.0." in f".{other}" for other in shapes):
+                hint = " (it looks like mmsegmentation's own SegFormer, whose decode head differs)"
+            raise UserError(
+                f"{label} is not a SegFormer as the original builds it: {original_name(name)} "
+                f"(in transformers {name}) is missing{hint}"
+            )
+        return shapes[name][0]
+
+    encoder = f"{BACKBONE_PREFIX}encoder."
+    widths = tuple(rows(f"{encoder}patch_embeddings.{stage}.proj.weight") for stage in range(4))
+    if all(size.hidden_sizes != widths for size in SIZES.values()):
+        raise UserError(
+            f"{label} has widths {list(widths)}, which no SegFormer B0..B5 has: its number of "
+            "attention heads is not known"
+        )
+    depths = []
+    for stage in range(4):
+        prefix = f"{encoder}block.{stage}."
+        rows(f"{prefix}0.layer_norm_1.weight")
+        blocks = {name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)}
+        depths.append(len(blocks))
+    found = Architecture(depths=tuple(depths), hidden_sizes=widths)
+    if not has_head(shapes):
+        return found, None
+    width = rows(f"{HEAD_PREFIX}linear_c.0.proj.weight")
+    return replace(found, decoder_hidden_size=width), rows(f"{CLASSIFIER}.weight")
+
+
+def has_head(names: Iterable[str]) -> bool:
+    """Whether tensors, by on-disk name, are a whole SegFormer and not its encoder alone."""
+    return any(name.startswith(HEAD_PREFIX) for name in names)
+
+
+def tensor_shapes(architecture: Architecture, classes: int | None) -> dict[str, tuple[int, ...]]:
+    """All tensors of a SegFormer: on-disk name -> shape.
+
+    Args:
+        architecture: its encoder, and its head's width.
+        classes: of the decode head; None for the encoder alone, a ``SegformerModel`` (names as
+            within a whole SegFormer).
+    """
+    shapes = dict(_encoder(architecture))
+    if classes is not None:
+        shapes.update(_head(architecture, classes))
+    return shapes
+
+
+def tensor_problems(
+    held: Mapping[str, TensorPlace],
+    shapes: Mapping[str, tuple[int, ...]],
+    shown: Callable[[str], str] = str,
+) -> list[str]:
+    """Tensors that are left over, missing, of another shape or of another kind, one phrase each.
+
+    Args:
+        held: on-disk name -> place.
+        shapes: as :func:`tensor_shapes` returns them. BatchNorm's count of batches, which nothing
+            reads, may be missing.
+        shown: a missing tensor's name in messages, from its on-disk name.
+    """
+    problems = []
+    for name, place in held.items():
+        label = ascii(place.name)
+        label = label if len(label) <= _LONGEST else f"{label[:_LONGEST]}..."
+        if name not in shapes:
+            problems.append(f"{label} has no place in the network")
+        elif place.shape != shapes[name]:
+            problems.append(f"{label} is {list(place.shape)}, not {list(shapes[name])}")
+        elif place.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
+            problems.append(f"{label} is of dtype {place.dtype}")
+    missing = [name for name in shapes if name not in held and name != COUNTER]
+    return problems + [f"{shown(name)} is missing" for name in missing]
+
+
+def _encoder(of: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    before = _RGB
+    for stage, width in enumerate(of.hidden_sizes):
+        patches = f"segformer.encoder.patch_embeddings.{stage}"
+        yield from _layer(f"{patches}.proj", width, before, *(2 * [of.patch_sizes[stage]]))
+        yield from _layer(f"{patches}.layer_norm", width)
+        yield from _layer(f"segformer.encoder.layer_norm.{stage}", width)
+        for block in range(of.depths[stage]):
+            yield from _block(of, stage, f"segformer.encoder.block.{stage}.{block}")
+        before = width
+
+
+def _block(of: Architecture, stage: int, block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, ratio = of.hidden_sizes[stage], of.sr_ratios[stage]
+    inner = width * of.mlp_ratios[stage]
+    for part in ("self.query", "self.key", "self.value", "output.dense"):
+        yield from _layer(f"{block}.attention.{part}", width, width)
+    if ratio > 1:
+        yield from _layer(f"{block}.attention.self.sr", width, width, ratio, ratio)
+        yield from _layer(f"{block}.attention.self.layer_norm", width)
+    for part in ("layer_norm_1", "layer_norm_2"):
+        yield from _layer(f"{block}.{part}", width)
+    yield from _layer(f"{block}.mlp.dense1", inner, width)
+    yield from _layer(f"{block}.mlp.dwconv.dwconv", inner, 1, 3, 3)
+    yield from _layer(f"{block}.mlp.dense2", width, inner)
+
+
+def _head(of: Architecture, classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width = of.decoder_hidden_size
+    for stage, before in enumerate(of.hidden_sizes):
+        yield from _layer(f"decode_head.linear_c.{stage}.proj", width, before)
+    yield "decode_head.linear_fuse.weight", (width, width * len(of.hidden_sizes), 1, 1)
+    yield from _layer("decode_head.batch_norm", width)
+    for statistic in ("running_mean", "running_var"):
+        yield f"decode_head.batch_norm.{statistic}", (width,)
+    yield COUNTER, ()
+    yield from _layer(CLASSIFIER, classes, width, 1, 1)
+
+
+def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]

@@ -1,0 +1,254 @@
+"""Whatever a file of labels or images holds: right arrays, or one sentence that names the file."""
+
+import io
+import json
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import TRAIN_IDS, label_table
+from revt_hf.data.reading import read_image, read_label
+from tests.helpers.on_disk import CASE, random_image, save_image
+
+PROPERTY = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+SHAPE = (9, 14)
+LABELS = (np.arange(SHAPE[0] * SHAPE[1]) % 19).astype(np.uint8).reshape(SHAPE)
+TABLES = {
+    "palette.png": label_table("gta5_ids"),
+    "synthia.png": label_table("synthia_ids"),
+    "colours.png": label_table("camvid_32"),
+    "polygons.json": label_table("idd_ids"),
+}
+
+
+def npy_of(values):
+    content = io.BytesIO()
+    np.save(content, values)
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """A file of every kind, by name."""
+    folder = tmp_path_factory.mktemp("valid")
+    save_image(folder / "image.png", random_image(SHAPE, 1))
+    save_image(folder / "image.jpg", random_image(SHAPE, 1, lossy=True))
+    np.save(folder / "image.npy", random_image(SHAPE, 1))
+    np.save(folder / "label.npy", LABELS)
+    cv2.imwrite(str(folder / "grey.png"), LABELS)
+    cv2.imwrite(str(folder / "sixteen.png"), LABELS.astype(np.uint16))
+    cases = ("gta5-palette", "synthia-16bit", "camvid-full", "idd-polygons-png")
+    for case, name in zip(cases, TABLES, strict=True):
+        CASE[case].encoding.write(folder / name, CASE[case].encoding.raw(0))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+NAMES = ["image.png", "image.jpg", "image.npy", "label.npy", "grey.png", "sixteen.png", *TABLES]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a file of some content; None if it is refused."""
+
+    def run(name, content):
+        path = tmp_path / name
+        path.write_bytes(content)
+        cell = {"path": str(path), "bytes": None}
+        is_image = name.startswith("image")
+        try:
+            found = read_image(cell) if is_image else read_label(cell, TABLES.get(name, TRAIN_IDS))
+        except UserError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+            return None
+        assert (found.dtype, found.shape[2:]) == (np.uint8, (3,) if is_image else ())
+        assert is_image or set(np.unique(found)) <= {*range(19), 255}
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_valid_files_are_read(name, valid, read):
+    found = read(name, valid[name])
+    assert found is not None
+    if name in ("grey.png", "sixteen.png", "label.npy"):
+        assert (found == LABELS).all()
+
+
+@st.composite
+def damages(draw):
+    """Where and how a file is damaged: bytes replaced, put in or taken out, or the end cut off."""
+    kinds = st.sampled_from(["replace", "insert", "delete", "cut"])
+    some = st.binary(min_size=1, max_size=3)
+    return draw(st.lists(st.tuples(st.floats(0, 1), kinds, some), min_size=1, max_size=3))
+
+
+def damaged(content, damage):
+    data = bytearray(content)
+    for share, kind, some in damage:
+        at = int(share * len(data))
+        end = {"replace": at + len(some), "insert": at, "delete": at + len(some), "cut": len(data)}
+        data[at : end[kind]] = some if kind in ("replace", "insert") else b""
+    return bytes(data)
+
+
+def claims_too_much(content):
+    """Whether a chunk of a PNG is longer than the file; OpenCV makes room for it, up to 4 GB."""
+    at = 8
+    while content.startswith(b"\x89PNG") and at + 8 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        if length > len(content):
+            return True
+        at += 12 + length
+    return False
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(damage=damages(), noise=st.binary(max_size=200))
+@PROPERTY
+def test_damaged_files(name, valid, read, damage, noise):
+    content = damaged(valid[name], damage)
+    assume(not claims_too_much(content))
+    read(name, content)
+    assert read(name, noise) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_truncation_is_noticed(name, valid, read):
+    """But that of a checksum or a line break at the very end."""
+    content = valid[name]
+    harmless = 4 if name.endswith(".png") else 0
+    for length in sorted({0, 1, 8, *range(0, len(content), 1 + len(content) // 40)}):
+        assert read(name, content[:length]) is None, f"{length} of {len(content)} bytes"
+    assert read(name, content[: len(content) - harmless - 1]) is None
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".png")])
+def test_files_of_another_kind_are_refused(name, valid, read):
+    """The content decides, not the name."""
+    for other in ("polygons.json", "label.npy"):
+        assert read(name, valid[other]) is None
+
+
+@given(
+    st.recursive(
+        st.one_of(
+            *(st.none(), st.booleans(), st.floats(), st.integers(-100, 100)),
+            st.sampled_from([10**30, -(10**30), 10**400, "road", "cargroup", "spaceship", ""]),
+        ),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4),
+            st.fixed_dictionaries(
+                {"label": inner, "polygon": st.lists(st.lists(inner, max_size=2), max_size=4)}
+            ),
+        ),
+        max_leaves=12,
+    ),
+    st.one_of(st.integers(-3, 30), st.floats(0, 30), st.sampled_from([None, "9", [], 1e20])),
+)
+@PROPERTY
+@example([], 1e20)
+@example([], float("inf"))
+@example([], float("nan"))
+@example([{"label": "road", "polygon": [[0, 0], [10**400, 0], [0, 2]]}], 9)
+@example([{"label": "road", "polygon": [[0, 0], [float("inf"), float("nan")], [0, 2]]}], 9)
+@example([{"label": "road", "polygon": [[0, 0], [1e300, -1e300], [0, 2]]}], 9)
+@example([{"label": "road", "polygon": [[0, 0]]}], 9)
+def test_json_of_any_content(read, objects, width):
+    content = json.dumps({"imgWidth": width, "imgHeight": 9, "objects": objects})
+    read("polygons.json", content.encode())
+
+
+def archive():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a.npy", npy_of(LABELS))
+    return content.getvalue()
+
+
+def npy_header(header):
+    data = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(data).to_bytes(2, "little") + data + bytes(200)
+
+
+def npy_shape(shape):
+    return npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}")
+
+
+def palette_bomb(tmp_path):
+    """A palette image that claims 60000 x 60000 pixels, with a right checksum."""
+    CASE["gta5-palette"].encoding.write(tmp_path / "a.png", CASE["gta5-palette"].encoding.raw(0))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+HOSTILE = {
+    "archive.npy": archive(),
+    "archive-cut.npy": archive()[:60],
+    "empty-archive.npy": b"PK\x05\x06" + bytes(18),
+    "no-rows.npy": npy_of(np.zeros((0, 8), np.uint8)),
+    "objects.npy": npy_of(np.array([["a", None]])),
+    "floats.npy": npy_of(np.zeros(SHAPE)),
+    "flat.npy": npy_of(np.zeros(9, np.uint8)),
+    "four-channels.npy": npy_of(np.zeros((*SHAPE, 4), np.uint8)),
+    "open-header.npy": npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (9, 14"),
+    "open-string.npy": npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': '''(9, 14)}"),
+    "list-header.npy": npy_header("[1, 2]"),
+    "huge.npy": npy_shape((99999999999, 99999999999)),
+    "negative.npy": npy_shape((-9, -14)),
+    "nested.json": b"[" * 100_000,
+    "huge.json": b'{"imgWidth": 1000000000, "imgHeight": 1000000000, "objects": []}',
+    "no-area.json": b'{"imgWidth": 0, "imgHeight": 9, "objects": []}',
+    "latin-1.json": '{"imgWidth": 9, "imgHeight": 9, "objects": ["é"]}'.encode("latin-1"),
+    "no-classes.json": b'{"imgWidth": 9, "imgHeight": 9, "objects": [{"polygon": []}]}',
+    "floats.tif": cv2.imencode(".tif", np.zeros(SHAPE, np.float32))[1].tobytes(),
+    "palette-bomb.png": palette_bomb,
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(name, tmp_path):
+    content = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content(tmp_path))
+    table = TABLES["polygons.json"] if name.endswith(".json") else TRAIN_IDS
+    cell = {"path": str(path), "bytes": None}
+    for reader in (read_image, lambda cell: read_label(cell, table)):
+        with pytest.raises(UserError) as refusal:
+            reader(cell)
+        assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("values", [LABELS, random_image(SHAPE, 1)], ids=["label", "image"])
+def test_raw_images_are_no_labels_and_the_other_way_round(values, tmp_path):
+    np.save(tmp_path / "a.npy", values)
+    cell = {"path": str(tmp_path / "a.npy"), "bytes": None}
+    with pytest.raises(UserError, match="not a raw image"):
+        read_label(cell, TRAIN_IDS) if values.ndim == 3 else read_image(cell)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.npy", "a.json"])
+def test_what_is_not_a_file_is_named(name, tmp_path):
+    missing, folder = tmp_path / name, tmp_path / "folder" / name
+    folder.mkdir(parents=True)
+    for path in (missing, folder):
+        cell = {"path": str(path), "bytes": None}
+        for reader in (read_image, lambda cell: read_label(cell, TRAIN_IDS)):
+            with pytest.raises(UserError) as refusal:
+                reader(cell)
+            assert str(path) in str(refusal.value)
