@@ -140,7 +140,7 @@ def diagnose_plane(
     check_growing(options.output, True, _PLANE_FILES, inputs)
     data = options.data()
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
-    with growing, Blender(folders, quiet=options.quiet) as blender:
+    with Blender(folders, quiet=options.quiet) as blender, growing:
         about = _about(blender.records(), data)
         finished = FinishedPoints(options.output, about)
         left = sum(

@@ -1,4 +1,4 @@
-"""Fetching a SegFormer's files from the Hub, without transformers or torch."""
+"""Download a SegFormer's files from the Hub, without transformers or torch."""
 
 import hashlib
 import os
@@ -7,14 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.hub_requests import (
-    HubError,
-    bounded_requests,
-    failed_transport,
-)
+from revt_hf.checkpoints.hub_requests import HubError, bounded_requests, failed_transport
 from revt_hf.core.errors import DataWarning, UserError, causes
 
-# What cannot be a branch's name must not be a path in the cache.
+# A revision that cannot be a branch's name must not become a path in the cache.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!\S*\.\.)(?!/)\S+)?")
 _CONFIG = "config.json"
 _FILES = (_CONFIG, "preprocessor_config.json", "merge.json", "recipe.yaml")
@@ -26,7 +22,6 @@ _WEIGHTS = (
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
 )
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 20
 
 
 def is_hub_id(source: str) -> bool:
@@ -34,46 +29,38 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
 
 
-def split_revision(source: str) -> tuple[str, str | None]:
-    """Repository and revision of a Hub id; a path that exists is left as it is."""
-    if Path(source).exists():
-        return source, None
-    repository, _, revision = source.partition("@")
-    return repository, revision or None
-
-
 def fetch(source: str, quiet: bool = False) -> Path:
     """Download a model from the Hub, or take it from the cache.
 
-    Every file's bytes are compared with the hash that the Hub names for it (sha256 of large files,
-    git's sha1 of small ones), those of an earlier download too. A Hub that is silent, or asks to
-    wait, is given up after a minute; see :func:`bounded_requests`.
+    Every file is compared with the hash that the Hub names for it (sha256 of large files, git's
+    sha1 of small ones), cached files too. A Hub that does not answer, or asks to wait, is given up
+    after a minute; see :func:`bounded_requests`.
 
     Args:
         source: ``owner/name`` or ``owner/name@revision``.
         quiet: no progress bars.
 
     Returns:
-        The snapshot's folder in the Hub's cache; its name is the commit. Only what a SegFormer
-        consists of is there: torch's own files come where there is no safetensors file.
+        The snapshot's folder in the Hub's cache, named by the commit. It contains only what a
+        SegFormer consists of; torch's own files only where there is no safetensors file.
 
     Raises:
-        UserError: no such model, revision or file, no access, no network, other bytes than the
-            Hub's hash says, or the cache cannot be written.
+        UserError: no such model, revision or file, no access, no network, bytes that do not match
+            the Hub's hash, or a cache that cannot be written.
     """
     from huggingface_hub import constants
 
-    repository, revision = split_revision(source)
+    repository, _, revision = source.partition("@")
     xet = constants.HF_HUB_DISABLE_XET
-    # Its transfers know no limit of ours, and the plain ones give the same bytes.
+    # Xet's transfers ignore our limits, and plain ones give the same bytes.
     constants.HF_HUB_DISABLE_XET = True
     try:
         with bounded_requests(constants.HF_HUB_DOWNLOAD_TIMEOUT) as requests:
-            folder = _download(repository, revision, quiet)
+            folder = _download(repository, revision or None, quiet)
     except UserError:
         raise
     # Besides OSError and ValueError these may be httpx's errors, which share no base with them.
-    # Their messages are not passed on: some quote the request's headers, which hold the token.
+    # Their messages are not passed on: some quote the request's headers, which contain the token.
     except Exception as error:
         reason = _reason(error, repository, revision)
         # A mistyped folder looks like a Hub id.
@@ -101,12 +88,12 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
             super().__init__(*args, **{**kwargs, "disable": True})
 
     def take(*patterns: str, commit: str | None = None, cached: bool = False) -> Path:
-        # A pattern's star reaches into folders, and a run's ema/ holds weights too.
         return Path(
             snapshot_download(
                 repository,
                 revision=commit or revision,
                 allow_patterns=list(patterns),
+                # A pattern's star matches folders, too, and a run's ema/ contains weights.
                 ignore_patterns=["*/*"],
                 tqdm_class=NoBar if quiet else None,
                 local_files_only=cached,
@@ -142,7 +129,7 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files of the kind of weights that transformers would read."""
+    """The weight files that transformers would read."""
     for first, *more in _WEIGHTS:
         if (folder / first).is_file():
             shards = (path for pattern in more for path in folder.glob(pattern))
@@ -151,11 +138,17 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _check_bytes(path: Path, repository: str) -> None:
-    """Refuse a file of a snapshot that differs from the Hub's; it is fetched once more before."""
-    from huggingface_hub import hf_hub_download
+    """Refuse a file that differs from the Hub's; it is downloaded once more before that."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    wanted = _named_hash(path, repository)
-    if _fits(path, wanted):
+    wanted = ""
+    if path.is_symlink():
+        # The cache names a file by its ETag.
+        wanted = path.readlink().name
+    elif not constants.HF_HUB_OFFLINE:
+        url = hf_hub_url(repository, path.name, revision=path.parent.name)
+        wanted = get_hf_file_metadata(url).etag or ""
+    if _matches(path, wanted):
         return
     try:
         if not path.is_symlink():
@@ -167,7 +160,7 @@ def _check_bytes(path: Path, repository: str) -> None:
             f"{path} is damaged, its bytes are not those of the Hub's hash {wanted}, and it "
             f"cannot be fetched again: {reason}"
         ) from None
-    if not _fits(path, wanted):
+    if not _matches(path, wanted):
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise UserError(
@@ -176,77 +169,34 @@ def _check_bytes(path: Path, repository: str) -> None:
         )
 
 
-def _named_hash(path: Path, repository: str) -> str:
-    """The hash that the Hub gave for a file of a snapshot."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if path.is_symlink():
-        # The cache calls a file by its ETag.
-        return path.readlink().name
-    if constants.HF_HUB_OFFLINE:
-        return ""
-    url = hf_hub_url(repository, path.name, revision=path.parent.name)
-    return get_hf_file_metadata(url).etag or ""
-
-
-def _fits(path: Path, wanted: str) -> bool:
-    if _SHA256.fullmatch(wanted):
-        return _digest(path, hashlib.sha256()) == wanted
+def _matches(path: Path, wanted: str) -> bool:
+    """Whether a file has a hash; True if ``wanted`` is no hash."""
+    digests = [hashlib.sha256()] if _SHA256.fullmatch(wanted) else []
     if _SHA1.fullmatch(wanted):
         # Of a git blob, or, from mirrors, of the plain bytes.
         blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        plain = hashlib.sha1(usedforsecurity=False)
-        return wanted in (_digest(path, blob), _digest(path, plain))
-    return True
-
-
-def _digest(path: Path, digest: "hashlib._Hash") -> str:
+        digests = [blob, hashlib.sha1(usedforsecurity=False)]
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        while digests and (chunk := file.read(1 << 20)):
+            for digest in digests:
+                digest.update(chunk)
+    return not digests or wanted in [digest.hexdigest() for digest in digests]
 
 
-def _reason(error: BaseException, repository: str, revision: str | None) -> str:
-    """Why nothing could be fetched and what to do, without a word of the error's own message."""
-    from huggingface_hub import constants, errors, get_token
+def _reason(error: BaseException, repository: str, revision: str) -> str:
+    """Why a download failed and what to do, without any of the error's own message."""
+    from huggingface_hub import constants, errors
 
-    page, login = (
-        f"{constants.ENDPOINT}/{repository}",
-        "log in with 'hf auth login' or set HF_TOKEN",
-    )
-    said: list[tuple[type[BaseException], str]] = [
-        (
-            errors.OfflineModeIsEnabled,
-            "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it",
-        ),
-        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
-        (
-            errors.GatedRepoError,
-            f"the model is gated: accept its license on {page} with your account, and {login}",
-        ),
-        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
-        (
-            errors.RepositoryNotFoundError,
-            f"no model {page} is public or open to your token: check the name, or {login}",
-        ),
-        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
-    ]
     for cause in causes(error):
-        # What is not in the cache says nothing of why it was looked for there.
+        # That a file is not in the cache is not the reason: why was it looked up there?
         if isinstance(cause, errors.LocalEntryNotFoundError):
             continue
-        for kind, sentence in said:
+        for kind, sentence in _refusals(repository, revision):
             if isinstance(cause, kind):
                 return sentence
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status == 401:
-            known = "refuses your token" if get_token() else "asks for a token"
-            return f"{constants.ENDPOINT} {known} (status 401): {login}"
-        if status == 403:
-            return f"your token may not read {page} (status 403): ask its owner, or {login}"
         if status is not None:
-            return f"{constants.ENDPOINT} answered with status {status}: try again later"
+            return _status(status, repository)
         lost = failed_transport(cause, constants.ENDPOINT)
         if lost is not None:
             return f"{lost}: check the network, or try again later"
@@ -256,3 +206,35 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
                 f"({os.strerror(cause.errno)}): set HF_HOME to a folder with space"
             )
     return f"the download broke off ({type(error).__name__}): try again"
+
+
+_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
+
+
+def _refusals(repository: str, revision: str) -> list[tuple[type[BaseException], str]]:
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    offline = "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it"
+    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
+    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
+    return [
+        (errors.OfflineModeIsEnabled, offline),
+        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
+        (errors.GatedRepoError, gated),
+        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
+        (errors.RepositoryNotFoundError, absent),
+        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
+    ]
+
+
+def _status(status: int, repository: str) -> str:
+    from huggingface_hub import constants, get_token
+
+    if status == 401:
+        known = "refuses your token" if get_token() else "asks for a token"
+        return f"{constants.ENDPOINT} {known} (status 401): {_LOGIN}"
+    if status == 403:
+        page = f"{constants.ENDPOINT}/{repository}"
+        return f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}"
+    return f"{constants.ENDPOINT} answered with status {status}: try again later"

@@ -1,7 +1,7 @@
-"""Requests to the Hub that end: time-outs, retries and waiting, all of them bounded.
+"""Bounded requests to the Hub: timeouts, retries and waiting all end.
 
-``huggingface_hub`` has one HTTP client for the process. By itself it waits for ever for an answer,
-sleeps as long as a server asks (``Retry-After``) and takes whatever a server names as a path.
+``huggingface_hub`` has one HTTP client per process. By default it waits forever for an answer,
+sleeps as long as a server asks (``Retry-After``), and uses what a server names as a path.
 """
 
 import logging
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Without an answer, or 64 KiB of a file, for so long, a request has failed, retries included.
+# A request, with its retries, fails after so long without an answer or 64 KiB of a file.
 PATIENCE_SECONDS = 60.0
 _PROGRESS_BYTES = 65536
 _MOST_REPEATS = 20  # of one address
@@ -25,27 +25,27 @@ _RANGE = re.compile(r"bytes (\d{1,18})-")
 _ETAG = re.compile(r"[^/\\]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
-# The client is the process's: two blocks at once would restore each other's.
+# There is one client per process: two blocks at once would restore each other's.
 _ONE_AT_A_TIME = threading.RLock()
 
 
 class HubError(Exception):
-    """Why nothing more is asked of the Hub, as a part of a sentence."""
+    """Why no further requests are made, as part of a sentence."""
 
 
 @contextmanager
 def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
     """Bound every request that ``huggingface_hub`` makes within this block.
 
-    A request fails when nothing came or went for ``PATIENCE_SECONDS``, or for
-    ``HF_HUB_ETAG_TIMEOUT`` or ``HF_HUB_DOWNLOAD_TIMEOUT`` if one of them is longer. The caller's
-    own client and factory of clients stay as they are.
+    A request fails after ``PATIENCE_SECONDS`` without progress, or after ``HF_HUB_ETAG_TIMEOUT`` or
+    ``HF_HUB_DOWNLOAD_TIMEOUT`` if one of them is longer. The caller's own client and client
+    factory are left alone.
 
     Args:
         answer_seconds: how long one attempt may wait where the library sets no limit.
 
     Raises:
-        HubError: the Hub is silent, asks to wait for too long, or names a path.
+        HubError: the Hub does not answer, asks to wait for too long, or names a path.
     """
     from huggingface_hub.utils import _http as http
     from huggingface_hub.utils import logging as hub_logging
@@ -53,7 +53,7 @@ def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
     with _ONE_AT_A_TIME:
         level = hub_logging.get_verbosity()
         if level == logging.WARNING:
-            # A line for each retry; what matters is raised.
+            # Retries would be logged; failures are raised anyway.
             hub_logging.set_verbosity_error()
         limits = Limits(answer_seconds)
         client, factory = http._GLOBAL_CLIENT, http._GLOBAL_CLIENT_FACTORY
@@ -70,7 +70,7 @@ def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
 
 
 class Limits:
-    """What one block may ask for, and how long it may wait."""
+    """Limits on the requests of one block."""
 
     def __init__(self, answer_seconds: float) -> None:
         from huggingface_hub import constants
@@ -79,7 +79,7 @@ class Limits:
         self._patience = max(PATIENCE_SECONDS, *named)
         self._answer = answer_seconds
         self._asked: Counter[str] = Counter()
-        # What was asked and has not been answered whole: asked again, it is a retry.
+        # Addresses without a complete answer: asking again is a retry.
         self._open: set[str] = set()
         self._redirected = False
         self._reached: Counter[str] = Counter()
@@ -89,12 +89,12 @@ class Limits:
 
     @property
     def failed(self) -> bool:
-        """Whether something was asked and nothing was answered."""
+        """Whether there were requests but no answer."""
         return bool(self._asked) and not self._answered
 
     def bind(self, client: Any) -> Any:
-        """The client with these limits; its own hooks run first."""
-        # httpx, or the package of another name that takes its place in newer versions.
+        """Add these limits to a client; its own hooks run first."""
+        # httpx, or the package that replaces it in newer versions.
         watched = _watched_streams(sys.modules[type(client).__module__.partition(".")[0]])
         hooks = client.event_hooks
 
@@ -116,7 +116,7 @@ class Limits:
         return client
 
     def release(self, kept: Any) -> None:
-        """Take the limits away and close the clients that were made, but ``kept``."""
+        """Remove the limits, and close all clients except ``kept``."""
         for client, hooks in self._bound:
             client.event_hooks = hooks
             if client is not kept:
@@ -126,14 +126,14 @@ class Limits:
         self._bytes, self._deadline = 0, time.monotonic() + self._patience
 
     def _moved(self, count: int) -> None:
-        """Count bytes of a body, of either direction."""
+        """Count bytes sent or received."""
         self._left()
         self._bytes += count
         if self._bytes >= _PROGRESS_BYTES:
             self._progress()
 
     def _counter(self, response: Any) -> Callable[[int], None]:
-        """Count bytes of an answer: what was sent before, by an attempt that broke off, is none."""
+        """Count new bytes of an answer: those that an earlier attempt received do not count."""
         address = f"{response.request.method} {response.request.url}"
         begin = _RANGE.match(response.headers.get("Content-Range", ""))
         at = int(begin[1]) if begin else 0
@@ -168,7 +168,7 @@ class Limits:
         request.extensions = {**request.extensions, "timeout": limits}
 
     def _after(self, response: Any) -> Callable[[], None]:
-        """Look at the head of an answer; returns what to do when its body has come."""
+        """Check the head of an answer; returns what to do once its body is complete."""
         for name in ("ETag", "X-Linked-ETag"):
             if not _ETAG.fullmatch(response.headers.get(name, "")):
                 raise HubError(f"the Hub's {name} is a path, not the name of a file's content")
@@ -188,7 +188,7 @@ def _asked_to_wait(response: Any) -> int:
     told = response.headers.get("Retry-After", "").strip()
     found = _LIMIT.search(response.headers.get("ratelimit", ""))
     waits = [told if told.isdecimal() else "0", found[1] if found else "0"]
-    # More digits than a number may have in Python.
+    # Python refuses to parse thousands of digits.
     return max(int(text[:9]) for text in waits)
 
 
@@ -223,12 +223,7 @@ def _watched_streams(http: Any) -> Callable[..., Any]:
 
 
 def failed_transport(error: BaseException, endpoint: str) -> str | None:
-    """Why a request got no answer; None if it got one.
-
-    Args:
-        error: one of a chain of exceptions.
-        endpoint: the Hub's address.
-    """
+    """Why a request got no answer; None if the error is of another kind."""
     if isinstance(error, HubError):
         return str(error)
     name, of_transport = type(error).__name__, type(error).__module__.startswith("httpx")

@@ -1,14 +1,16 @@
 """All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from revt_hf.cli import (
     analysis,
     benchmark,
     curves,
+    data,
     demo,
     evaluate,
     experiments,
@@ -18,30 +20,44 @@ from revt_hf.cli import (
     results,
     train,
 )
-from revt_hf.cli.data import Json, Overwrite, Quiet, data_app
+from revt_hf.cli.data import Json, Overwrite, Quiet
 from revt_hf.cli.evaluate import Bound
 from revt_hf.core.errors import say
 
+_PANELS = {
+    "Data": [data],
+    "Train": [train, experiments, demo],
+    "Merge": [model_folders],
+    "Evaluate": [evaluate, predict, results, curves, benchmark],
+    "Understand": [analysis],
+    "Publish": [push],
+}
+
+
+class _InPanels(TyperGroup):
+    """Lists commands in the order of their panels; typer lists groups of commands last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = list(_PANELS)
+
+        def place(name: str) -> int:
+            return panels.index(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
+
+        return sorted(super().list_commands(ctx), key=place)
+
+
 app = typer.Typer(
     help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    cls=_InPanels,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
-benchmark.register(app)
-curves.register(app)
-analysis.register(app)
-demo.register(app)
-evaluate.register(app)
-experiments.register(app)
-model_folders.register(app)
-predict.register(app)
-push.register(app)
-results.register(app)
-train.register(app)
+for _panel, _modules in _PANELS.items():
+    for _module in _modules:
+        _module.register(app, _panel)
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluate")
 def report(
     output: Annotated[Path, typer.Option(help="The page (HTML).")],
     recipe: Annotated[Path, typer.Option(help="Its source-val and all its targets.")],

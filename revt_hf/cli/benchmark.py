@@ -207,6 +207,6 @@ def _measure_training(
     return training_benchmark(models, sizes, options, named, workers, device, quiet)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(benchmark)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(benchmark)

@@ -44,6 +44,6 @@ def curves(
         say(f"{counted(len(found.curves), 'curve')}: {output}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(curves)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(curves)

@@ -180,3 +180,8 @@ def prepare_command(
         f"prepared {counted(record.images, 'image')} of {domain.name}/{record.split}: {output}; "
         f"in a recipe: source.prepared: {output}"
     )
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.add_typer(data_app, name="data", rich_help_panel=panel)

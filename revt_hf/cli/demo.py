@@ -9,9 +9,9 @@ from revt_hf.cli.options import Overwrite, Quiet
 from revt_hf.core.errors import say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(demo)
 
 
 def demo(

@@ -103,6 +103,6 @@ def evaluate(
         print_costs({one.model: one.cost for one in results if one.cost is not None})
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(evaluate)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(evaluate)

@@ -144,7 +144,7 @@ def _check_json(
     check_output_file(json_file, inputs=inputs, outputs=[] if begun else [output])
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``revt``."""
-    app.command()(run)
-    app.command()(submit)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(run)
+    app.command(rich_help_panel=panel)(submit)

@@ -61,7 +61,7 @@ def merge_command(arguments: Sequence[str]) -> None:
     given = _parser().parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
-    from revt_hf.core.outputs import check_output_file, write_json
+    from revt_hf.core.outputs import check_output_file, read_json_object, write_json
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.merging.record import read_merge_record
 
@@ -83,8 +83,6 @@ def merge_command(arguments: Sequence[str]) -> None:
     )
     done = merge(spec, given.output, options=options)
     if given.json is not None:
-        from revt_hf.core.outputs import read_json_object
-
         write_json(given.json, read_json_object(done / "merge.json"))
     if not given.quiet:
         say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
@@ -96,7 +94,8 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
 
         return load_merge_recipe(given.recipe)
     try:
-        weights = given.weights and tuple(float(part) for part in given.weights.split(","))
+        texts = None if given.weights is None else given.weights.split(",")
+        weights = texts and tuple(map(float, texts))
     except ValueError as error:
         raise UserError(f"--weights {given.weights}: write numbers such as 1,2,5") from error
     parameters = {}
@@ -107,7 +106,8 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
         except ValueError as error:
             raise UserError(f"--param {text}: write it as key=number") from error
     names, members = zip(*map(split_name, given.models), strict=True)
-    if len(set(names) - {None}) < len([name for name in names if name]):
+    known = [name for name in names if name is not None]
+    if len(set(known)) < len(known):
         raise UserError("two models have the same name: give one of them another NAME=PATH")
     rule = Rule(given.select, given.method, weights, parameters)
     return MergeSpec(members, (rule,), given.head, given.base, names)

@@ -139,10 +139,10 @@ def convert(
         say(f"missing, 0 is taken: {', '.join(done.added)}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``revt``."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to a panel of ``revt --help``."""
     # The parser of merge reads all of it, --help included.
     raw = {"ignore_unknown_options": True, "allow_extra_args": True}
-    app.command(context_settings=raw, add_help_option=False)(merge)
+    app.command(rich_help_panel=panel, context_settings=raw, add_help_option=False)(merge)
     for command in (inspect, recalibrate, convert):
-        app.command()(command)
+        app.command(rich_help_panel=panel)(command)

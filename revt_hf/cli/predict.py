@@ -95,6 +95,6 @@ def predict(
         raise typer.Exit(EXIT_FAILED)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(predict)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(predict)

@@ -92,6 +92,6 @@ def table(
         print(formatted(tables, chosen), end="")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``revt``."""
-    app.command()(table)
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command to a panel of ``revt --help``."""
+    app.command(rich_help_panel=panel)(table)

@@ -52,10 +52,10 @@ def recipe_show(recipe: Recipe, overrides: Overrides = None) -> None:
     print(load_recipe(recipe, overrides or []).to_yaml(), end="")
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, panel: str) -> None:
     """Add the commands to ``revt``."""
-    app.command()(train)
-    recipes = typer.Typer(help="Inspect training recipes.", no_args_is_help=True)
+    app.command(rich_help_panel=panel)(train)
+    recipes = typer.Typer(help="Show recipes and their schema.", no_args_is_help=True)
     recipes.command("schema")(recipe_schema)
     recipes.command("show")(recipe_show)
-    app.add_typer(recipes, name="recipe")
+    app.add_typer(recipes, name="recipe", rich_help_panel=panel)

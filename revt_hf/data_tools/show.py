@@ -64,19 +64,18 @@ def listing() -> list[dict[str, Any]]:
 
 
 def listing_table() -> Table:
-    """The same for the terminal; configs stand below a domain's name and kind."""
+    """The same for the terminal; configs are below a domain's name and kind."""
     table = Table(show_lines=True)
     table.add_column("domain", no_wrap=True)
     table.add_column("images", no_wrap=True)
-    for heading in ("license", "where to get it", "may be passed on"):
-        table.add_column(heading, overflow="fold")
+    # One wide column: names of licenses and archives do not fit into narrow ones.
+    table.add_column("terms", overflow="fold")
     for row in listing():
         counts = "\n".join(f"{split} {count:,}" for split, count in row["images"].items())
         table.add_row(
             "\n".join([row["domain"], row["kind"], *(f"- {name}" for name in row["configs"])]),
             counts or "-",
-            row["license"],
-            row["download"],
-            _SHARING[row["redistribution"]],
+            f"license: {row['license']}\ndownload: {row['download']}\n"
+            f"redistribution: {_SHARING[row['redistribution']]}",
         )
     return table

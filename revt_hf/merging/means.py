@@ -63,9 +63,7 @@ def power_mean(
     tensors: Tensors,
     weights: Array | None,
     *,
-    exponent: Annotated[
-        float, Parameter(0.1, 3.0, "below 1 the mean leans to small values, above 1 to large ones")
-    ] = 0.9,
+    exponent: Annotated[float, Parameter(0.1, 3.0, "larger ones favour large values")] = 0.9,
 ) -> Array:
     """s(sum_i w_i s(x_i, p), 1/p) with s(x, p) = sign(x) |x|^p and w of sum 1.
 
@@ -96,9 +94,7 @@ def harmonic_mean(tensors: Tensors, weights: Array | None) -> Array:
 def trimmed_mean(
     tensors: Tensors,
     *,
-    trim: Annotated[
-        float, Parameter(0.0, 0.49, "share of the members left out at each end, rounded down")
-    ] = 1 / 3,
+    trim: Annotated[float, Parameter(0.0, 0.49, "share left out at each end")] = 1 / 3,
 ) -> Array:
     """Mean of x_(k+1) .. x_(n-k), the n values in order; k = floor(trim n), 1 of 3 by default."""
     count = len(tensors)

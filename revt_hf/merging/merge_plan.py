@@ -94,11 +94,7 @@ class MergePlan:
         return found
 
     def check_unchanged(self) -> None:
-        """Refuse the result if a file changed while it was read.
-
-        Raises:
-            UserError: one changed; it is named.
-        """
+        """Refuse the result if a file changed while it was read."""
         for source in self.inputs:
             source.stamps.check()
 
@@ -188,7 +184,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         )
         for at, (name, place) in enumerate(order.items())
     )
-    with_head = list(sources)
+    with_head, base = list(sources), None
     if spec.base is not None:
         base, held = open_source(spec.base, stack, quiet, order, whole=False)
         needed = {
@@ -201,11 +197,9 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
             check_agreement(source, base, encoder_only=not has_head)
         check_same_tensors(first, needed, base, held, extra_is_fine=True)
         with_head += [base] if has_head else []
-        sources.append(base)
     mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
     check_rows_are_named(with_head if mixed else [head], with_head)
-    base_source = sources.pop() if spec.base is not None else None
-    return MergePlan(spec, tuple(sources), base_source, items)
+    return MergePlan(spec, tuple(sources), base, items)
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:

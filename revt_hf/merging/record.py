@@ -239,9 +239,8 @@ def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ascii(".".join(map(str, first["loc"])))[1:-1]
-        raise UserError(
-            f"{path} is not a {kind.title} of revt_hf: {where}: {first['msg']}"
-        ) from error
+        problem = ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
+        raise UserError(f"{path} is not a {kind.title} of revt_hf: {problem}") from error
     return found
 
 

@@ -23,9 +23,7 @@ def task_arithmetic(
     weights: Array | None,
     base: Array,
     *,
-    scale: Annotated[
-        float, Parameter(-2.0, 2.0, "of the sum of differences; below 0 it takes them away")
-    ] = 0.4,
+    scale: Annotated[float, Parameter(-2.0, 2.0, "of the sum of differences")] = 0.4,
 ) -> Array:
     """base + scale * sum_i w_i (x_i - base): the sum, not the mean, as in the paper.
 
@@ -44,9 +42,7 @@ def ties(
     weights: Array | None,
     base: Array,
     *,
-    density: Annotated[
-        float, Parameter(0.0, 1.0, "share of the greatest differences that is kept")
-    ] = 0.2,
+    density: Annotated[float, Parameter(0.0, 1.0, "share of differences that is kept")] = 0.2,
     scale: Annotated[float, Parameter(0.0, 3.0, "of the merged differences")] = 1.0,
 ) -> Array:
     """base + scale * d, d the mean of the trimmed differences that have the elected sign.
@@ -81,12 +77,8 @@ def dare(
     base: Array,
     salt: str,
     *,
-    drop: Annotated[
-        float, Parameter(0.0, 0.99, "probability that an element's difference is dropped")
-    ] = 0.5,
-    scale: Annotated[
-        float, Parameter(-2.0, 2.0, "of the sum of differences, as in task_arithmetic")
-    ] = 0.4,
+    drop: Annotated[float, Parameter(0.0, 0.99, "probability to drop a difference")] = 0.5,
+    scale: Annotated[float, Parameter(-2.0, 2.0, "of the sum of differences")] = 0.4,
     seed: Annotated[int, Parameter(0, 2**32 - 1, "decides which differences are dropped")] = 0,
 ) -> Array:
     """``task_arithmetic`` of thinned differences: m (x - base) / (1 - drop), m = 0 or 1.

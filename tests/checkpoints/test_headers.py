@@ -165,9 +165,3 @@ ENTRY = st.fixed_dictionaries(
 )
 def test_any_json_is_a_user_error_or_a_file(tmp_path, header, data):
     _check_only_user_errors(tmp_path / "x.safetensors", file_of(header, data))
-
-
-@FUZZ
-@given(st.binary(max_size=80))
-def test_any_bytes_are_a_user_error(tmp_path, content):
-    _check_only_user_errors(tmp_path / "x.safetensors", content)

@@ -258,12 +258,3 @@ def test_a_hub_id_with_torch_weights(folder, expected, tmp_path):
     with serve_model("someone/tiny", repository) as endpoint:
         answer, _ = _open_elsewhere("someone/tiny", endpoint, tmp_path / "home")
     assert json.loads(answer)[0] == len(expected)
-
-
-def test_what_the_hub_does_not_have(folder, tmp_path):
-    with serve_model("someone/tiny", folder) as endpoint:
-        for name in ("someone/absent", "someone/tiny@nowhere"):
-            answer, _ = _open_elsewhere(name, endpoint, tmp_path / "home")
-            assert answer.startswith(f"refused: cannot load the model '{name}'")
-    answer, _ = _open_elsewhere("someone/tiny", "http://127.0.0.1:1", tmp_path / "home")
-    assert answer.startswith("refused: cannot load the model 'someone/tiny'")

@@ -8,20 +8,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
-from hypothesis import strategies as st
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import TRAIN_IDS, label_table
 from revt_hf.data.reading import read_image, read_label
+from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 from tests.helpers.on_disk import CASE, random_image, save_image
 
-PROPERTY = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
 SHAPE = (9, 14)
 LABELS = (np.arange(SHAPE[0] * SHAPE[1]) % 19).astype(np.uint8).reshape(SHAPE)
 TABLES = {
@@ -87,42 +80,12 @@ def test_valid_files_are_read(name, valid, read):
         assert (found == LABELS).all()
 
 
-@st.composite
-def damages(draw):
-    """Where and how a file is damaged: bytes replaced, put in or taken out, or the end cut off."""
-    kinds = st.sampled_from(["replace", "insert", "delete", "cut"])
-    some = st.binary(min_size=1, max_size=3)
-    return draw(st.lists(st.tuples(st.floats(0, 1), kinds, some), min_size=1, max_size=3))
-
-
-def damaged(content, damage):
-    data = bytearray(content)
-    for share, kind, some in damage:
-        at = int(share * len(data))
-        end = {"replace": at + len(some), "insert": at, "delete": at + len(some), "cut": len(data)}
-        data[at : end[kind]] = some if kind in ("replace", "insert") else b""
-    return bytes(data)
-
-
-def claims_too_much(content):
-    """Whether a chunk of a PNG is longer than the file; OpenCV makes room for it, up to 4 GB."""
-    at = 8
-    while content.startswith(b"\x89PNG") and at + 8 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        if length > len(content):
-            return True
-        at += 12 + length
-    return False
-
-
 @pytest.mark.parametrize("name", NAMES)
-@given(damage=damages(), noise=st.binary(max_size=200))
-@PROPERTY
-def test_damaged_files(name, valid, read, damage, noise):
-    content = damaged(valid[name], damage)
-    assume(not claims_too_much(content))
-    read(name, content)
-    assert read(name, noise) is None
+def test_damaged_files(name, valid, read):
+    for rng, where in cases(name, 40):
+        content = mutated_bytes(valid[name], rng)
+        reads_or_refuses(lambda content=content: read(name, content), where)
+        assert read(name, rng.randbytes(rng.randrange(200))) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,33 +105,44 @@ def test_files_of_another_kind_are_refused(name, valid, read):
         assert read(name, valid[other]) is None
 
 
-@given(
-    st.recursive(
-        st.one_of(
-            *(st.none(), st.booleans(), st.floats(), st.integers(-100, 100)),
-            st.sampled_from([10**30, -(10**30), 10**400, "road", "cargroup", "spaceship", ""]),
+POLYGONS = {
+    "imgWidth": 30,
+    "imgHeight": 9,
+    "objects": [{"label": "road", "polygon": [[0, 0], [11.5, 0], [0, 9]], "deleted": 0}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {"imgWidth": width}
+            for width in (1e20, float("inf"), float("nan"), 0, -3, None, [], "x")
         ),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=4),
-            st.fixed_dictionaries(
-                {"label": inner, "polygon": st.lists(st.lists(inner, max_size=2), max_size=4)}
-            ),
+        *(
+            {"objects": [{"label": "road", "polygon": polygon}]}
+            for polygon in (
+                [[0, 0], [10**400, 0], [0, 2]],
+                [[0, 0], [0], [0, 2]],
+            )
         ),
-        max_leaves=12,
-    ),
-    st.one_of(st.integers(-3, 30), st.floats(0, 30), st.sampled_from([None, "9", [], 1e20])),
+        *({"objects": [{"label": label, "polygon": []}]} for label in (None, "spaceship", "")),
+        *({"objects": value} for value in (None, 3, [3], ["road"], [{}])),
+    ],
 )
-@PROPERTY
-@example([], 1e20)
-@example([], float("inf"))
-@example([], float("nan"))
-@example([{"label": "road", "polygon": [[0, 0], [10**400, 0], [0, 2]]}], 9)
-@example([{"label": "road", "polygon": [[0, 0], [float("inf"), float("nan")], [0, 2]]}], 9)
-@example([{"label": "road", "polygon": [[0, 0], [1e300, -1e300], [0, 2]]}], 9)
-@example([{"label": "road", "polygon": [[0, 0]]}], 9)
-def test_json_of_any_content(read, objects, width):
-    content = json.dumps({"imgWidth": width, "imgHeight": 9, "objects": objects})
-    read("polygons.json", content.encode())
+def test_polygon_files_that_make_no_sense_are_refused(change, read):
+    content = json.dumps({**POLYGONS, **change})
+    assert read("polygons.json", content.encode()) is None
+
+
+def test_json_of_any_content(read):
+    far = ([1e300, -1e300], [float("inf"), float("nan")])
+    for polygon in ([[0, 0]], [], *([[0, 0], corner, [0, 2]] for corner in far)):
+        objects = [{"label": "road", "polygon": polygon}]
+        read("polygons.json", json.dumps({**POLYGONS, "objects": objects}).encode())
+    for rng, where in cases("polygons", 100):
+        content = json.dumps(mutated_json(POLYGONS, rng)).encode()
+        reads_or_refuses(lambda content=content: read("polygons.json", content), where)
 
 
 def archive():

@@ -105,7 +105,9 @@ def test_a_whole_record_is_read_and_written(tmp_path):
 )
 def test_the_wrong_field_is_named(tmp_path, change, words):
     (tmp_path / "merge.json").write_text(json.dumps({**RECORD, **change}))
-    with pytest.raises(UserError, match=rf"merge\.json is not a merge record .*: .*{words}"):
+    with pytest.raises(
+        UserError, match=rf"merge\.json is not a merge record of revt_hf: .*{words}"
+    ):
         read_merge_record(tmp_path / "merge.json")
 
 

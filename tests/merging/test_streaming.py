@@ -160,15 +160,6 @@ def test_rules_by_selection_and_the_last_one_counts(members, tmp_path):
     assert not torch.equal(merged[NAMES[0]], states[0][NAMES[0]])
 
 
-def test_the_head_comes_from_any_member(members, tmp_path):
-    merged = tensors_of(merge(_spec(members, head=3), tmp_path / "out"))
-    third = tensors_of(members[2])
-    for name in (NAMES[2], COUNTER):
-        assert torch.equal(merged[name], third[name])
-    usual = tensors_of(merge(members, tmp_path / "usual"))
-    assert torch.equal(usual[NAMES[0]], merged[NAMES[0]])
-
-
 def test_methods_with_a_base(members, tmp_path):
     base = saved_state(tmp_path / "base", random_state(9))
     spec = _spec(members, Rule(method="task_arithmetic"), base=str(base))

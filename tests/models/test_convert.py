@@ -175,14 +175,6 @@ def test_half_precision_stays(tmp_path, dtype):
     check_same_state(back, state)
 
 
-def test_a_file_of_transformers_names_is_taken_too(tmp_path, folder):
-    model = SegformerForSemanticSegmentation.from_pretrained(folder)
-    torch.save(model.state_dict(), tmp_path / "x.pth")
-    again = convert(tmp_path / "x.pth", tmp_path / "again").output
-    names = ("model.safetensors", "config.json")
-    assert all((again / n).read_bytes() == (folder / n).read_bytes() for n in names)
-
-
 def _changed(name, change):
     state = original_state(0, NARROW, ONE, 16)
     tensor = state.pop(name, torch.ones(2))

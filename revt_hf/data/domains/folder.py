@@ -47,7 +47,6 @@ class Folder(PairedDomain):
         sharing=Sharing("confirm", "only you know the license of your images"),
     )
     options_model = FolderOptions
-    split_names = ()
     any_split = True
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:

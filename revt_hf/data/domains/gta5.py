@@ -60,7 +60,6 @@ class Gta5(PairedDomain):
         images={**_OFFICIAL, "full": _TOTAL},
     )
     options_model = Gta5Options
-    split_names = ("train", "val", "test", "full")
     wrappers = ("gta", "gta5")
     layouts = (
         Layout("official", "images", "labels", ".png", ".png", label_table("gta5_ids")),

@@ -79,9 +79,9 @@ class PairedDomain(Domain):
     options_model = PairedOptions
     # The layouts to look for, the preferred ones first.
     layouts: ClassVar[tuple[Layout, ...]] = ()
-    # Splits with labels.
-    split_names: ClassVar[tuple[str, ...]]
-    # Splits that lie in another split's folder.
+    # Splits with labels, if their official number of images is not known.
+    more_splits: ClassVar[tuple[str, ...]] = ()
+    # Splits that are a part of another split's folder.
     inside: ClassVar[Mapping[str, str]] = {}
     # Whether there is a test split without public labels.
     hidden_test: ClassVar[bool] = False
@@ -107,7 +107,8 @@ class PairedDomain(Domain):
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
         """The splits of the dataset itself, without those that ``split_files`` adds."""
-        return self.split_names
+        official = self.facts.images_of.get(config, self.facts.images)
+        return (*official, *self.more_splits, *self.inside)
 
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         own = self.own_splits(data_dir, config, options)

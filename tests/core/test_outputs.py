@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,49 +36,35 @@ def _write(folder, text, **options):
         (scratch / "a.txt").write_text(text)
 
 
-class _FullDisk:
-    """A file object of a full disk."""
-
-    def write(self, _):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def flush(self):
-        pass
-
-
-def _full_of_torch(_):
-    torch.save({"a": torch.zeros(100)}, _FullDisk())
-
-
-def _full_of_safetensors(_):
-    raise SafetensorError(
-        "Error while serializing: I/O error: No space left on device (os error 28)"
-    )
-
-
-def _full_of_files(_):
+def _full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _stream_writer(_):
+def _full_of_torch():
+    torch.save({"a": torch.zeros(100)}, SimpleNamespace(write=_full, flush=lambda: None))
+
+
+def _full_of_safetensors():
+    raise SafetensorError("while serializing: I/O error: No space left on device (os error 28)")
+
+
+def _stream_writer():
     raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
 
-@pytest.mark.parametrize(
-    "fail", [_full_of_files, _full_of_torch, _full_of_safetensors, _stream_writer]
-)
+@pytest.mark.parametrize("fail", [_full, _full_of_torch, _full_of_safetensors, _stream_writer])
 def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
     _write(tmp_path / "out", "old")
     (tmp_path / "file").write_text("old")
     refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out'}: ")
-    with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True) as scratch:
-        fail(scratch)
+    with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True):
+        fail()
     assert "\n" not in str(refusal.value)
     assert str(refusal.value).lower().count("no space left on") == 1
     assert "(os error" not in str(refusal.value)
     refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'file'}: ")
-    with refused, atomic_file(tmp_path / "file") as scratch:
-        fail(scratch)
+    with refused, atomic_file(tmp_path / "file"):
+        fail()
     assert (tmp_path / "out" / "a.txt").read_text() == "old"
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
@@ -85,36 +72,28 @@ def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
 
 def test_a_full_disk_leaves_the_old_marker(tmp_path, monkeypatch):
     _write(tmp_path / "out", "old")
-    monkeypatch.setattr(Path, "replace", lambda *_: _full_of_files(None))
+    monkeypatch.setattr(Path, "replace", _full)
     with pytest.raises(OSError, match="No space left"):
         mark_output(tmp_path / "out")
     assert is_marked(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER_FILE, "a.txt"]
 
 
-def test_the_final_place_is_named_not_the_hidden_one(tmp_path):
-    (tmp_path / "out").mkdir()
+def test_the_output_is_named_not_the_hidden_folder(tmp_path):
     named = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out' / 'a.json'}: ")
     with named, atomic_folder(tmp_path / "out") as scratch:
         (scratch / "a.json").mkdir()
         write_json(scratch / "a.json", {})
-
-
-def test_of_a_hidden_folder_the_output_is_named(tmp_path):
     hidden = beside(tmp_path / "run", "training") / "checkpoints" / "step-00000001"
     named = pytest.raises(UserError, match=f"cannot write {tmp_path}/run/checkpoints/step-0+1: ")
     with named, readable_os_errors(hidden):
-        _full_of_torch(hidden)
-
-
-def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes"), atomic_folder(tmp_path / "out"):
-        raise RuntimeError("shapes do not match")
+        _full_of_torch()
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from revt_hf.core.outputs import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
@@ -122,17 +101,12 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def _holder(output):
+def test_one_process_writes_and_a_dead_one_does_not_count(tmp_path):
+    output = tmp_path / "deep" / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(output)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "locked\n"
-    return process
-
-
-def test_one_process_writes_and_a_dead_one_does_not_count(tmp_path):
-    output = tmp_path / "deep" / "out"
-    process = _holder(output)
     try:
         with pytest.raises(UserError, match="is being written by another process"):
             _write(output, "mine")
@@ -214,17 +188,14 @@ def test_without_a_swap_the_old_output_survives_until_the_new_one_is_there(tmp_p
 
 
 def test_files_that_a_dead_process_left_go(tmp_path):
-    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **_OUTPUT)
-    left = tmp_path / f".revt-{int(process.stdout)}-abcd.json"
+    dead = subprocess.check_output([sys.executable, "-c", "import os; print(os.getpid())"])
+    left = tmp_path / f".revt-{int(dead)}-abcd.json"
     alive = tmp_path / f".revt-{os.getppid()}-abcd.json"
     for path in (left, alive):
         path.write_text("half")
     write_json(tmp_path / "out.json", {})
     assert not left.exists()
     assert alive.exists()
-
-
-_OUTPUT = {"check": True, "capture_output": True, "text": True}
 
 
 def test_long_names_can_be_written(tmp_path):
@@ -234,13 +205,10 @@ def test_long_names_can_be_written(tmp_path):
     assert len(scratch_file(tmp_path / name).name) < 60
 
 
-def test_a_device_is_not_replaced_by_a_file(tmp_path):
+def test_links_are_followed_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="not a regular file"):
         write_json(tmp_path / "pipe", {})
-
-
-def test_a_file_that_is_a_link_is_written_where_it_leads(tmp_path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")
     write_json(tmp_path / "link.json", [])

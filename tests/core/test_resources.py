@@ -1,4 +1,4 @@
-"""Cores that may be used, and OpenCV's threads in processes and threads of ours."""
+"""Cores, OpenCV's threads in our processes and threads, and the memory that is left."""
 
 import os
 import threading
@@ -11,11 +11,13 @@ from torch.utils.data import DataLoader
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core import resources
-from revt_hf.core.resources import core_count, worker_count
+from revt_hf.core.resources import available_mib, core_count, worker_count
 from revt_hf.data_tools import parallel
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.training.data import training_loader
+
+MIB = 2**20
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,7 @@ from revt_hf.training.data import training_loader
     [
         ({0, 1, 5}, None, 3),
         ({0, 1, 5}, "2", 2),
-        ({0}, "8", 1),  # Slurm's says nothing of a process that was max_size to less
+        ({0}, "8", 1),  # the allocation does not widen the affinity
         ({0, 1}, "", 2),
         ({0, 1}, "0", 2),
         ({0, 1}, "2(x3)", 2),
@@ -55,8 +57,7 @@ def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
     assert [one.num_workers for one in (*started, loader)] == [1, 1]
     monkeypatch.setattr(parallel, "core_count", lambda: 1)
     alive = in_threads(lambda _: threading.active_count(), range(1000), workers=100_000)
-    before = threading.active_count()
-    assert max(alive) <= before + 2
+    assert max(alive) <= threading.active_count() + 2
 
 
 def test_without_affinity_all_cores_count(monkeypatch):
@@ -67,7 +68,7 @@ def test_without_affinity_all_cores_count(monkeypatch):
 
 
 class _Threads:
-    """Rows that tell how many threads OpenCV uses where they are read."""
+    """Rows that contain the number of threads OpenCV uses where they are read."""
 
     def __len__(self):
         return 2
@@ -81,6 +82,7 @@ def four_threads():
     before = cv2.getNumThreads()
     cv2.setNumThreads(4)
     yield
+    assert cv2.getNumThreads() == 4
     cv2.setNumThreads(before)
 
 
@@ -89,11 +91,56 @@ def test_workers_use_one_opencv_thread(four_threads):
     assert {int(row["image"].max()) for batch in batches for row in batch} == {1}
     loaded = training_loader(_Threads(), 1, workers=1, first_position=0)
     assert {int(batch["image"].max()) for batch in loaded} == {1}
-    assert cv2.getNumThreads() == 4
 
 
 def test_threads_of_ours_use_one_opencv_thread_each(four_threads):
     assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=2)) == {1}
-    assert cv2.getNumThreads() == 4
     # A single one may use them all.
     assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=1)) == {4}
+
+
+def _group(folder, limit, used, cached=0):
+    """The files of a control group of version 2."""
+    return {
+        f"{folder}/memory.max": limit if limit == "max" else limit * MIB,
+        f"{folder}/memory.current": used * MIB,
+        f"{folder}/memory.stat": f"file 7\ninactive_file {cached * MIB}\nactive_file {MIB}",
+    }
+
+
+_OLD = "cgroup/memory/task"
+MACHINES = {
+    "the machine alone": ({}, "0::/", 1000),
+    "page cache of a container is free": (_group("cgroup", 500, 450, 299), "0::/", 350),
+    # As Slurm does: the job is limited, its steps are not.
+    "outer groups limit as well": (
+        _group("cgroup/slurm/job", 300, 101) | _group("cgroup/slurm/job/step", "max", 50),
+        "0::/slurm/job/step",
+        200,
+    ),
+    "a path outside the container": (_group("cgroup", 300, 101), "0::/docker/0123", 200),
+    "never negative": (_group("cgroup", 100, 102), "0::/", 0),
+    "version 1": (
+        {
+            f"{_OLD}/memory.limit_in_bytes": 400 * MIB,
+            f"{_OLD}/memory.usage_in_bytes": 350 * MIB,
+            f"{_OLD}/memory.stat": f"inactive_file 7\ntotal_inactive_file {100 * MIB}\n"
+            f"total_active_file {50 * MIB}",
+        },
+        "5:cpu,cpuacct:/task\n4:memory:/task\n0::/",
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MACHINES)
+def test_available_memory(tmp_path, monkeypatch, case):
+    files, own, expected = MACHINES[case]
+    files = {**files, "own": own, "meminfo": "MemTotal: 4096000 kB\nMemAvailable: 1024000 kB"}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    monkeypatch.setattr(resources, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(resources, "_CONTROL_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "_OWN_GROUPS", tmp_path / "own")
+    assert available_mib() == expected
