@@ -12,7 +12,7 @@ from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.experiments.jobs import Job, train_side_by_side
+from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
 from revt_hf.results.comparison import compare, write_sheet
 from revt_hf.results.page import write_page
@@ -100,13 +100,13 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
     return output / PAGE
 
 
-def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Job:
+def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> TrainingJob:
     short = _QUICK[file] if quick else ()
     with as_file(files("revt_hf.demo") / "recipes") as folder:
-        return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
+        return TrainingJob(name, load_recipe(folder / file, [*short, *overrides]), output)
 
 
-def _models(init: Job, members: list[Job], output: Path) -> list[ReportModel]:
+def _models(init: TrainingJob, members: list[TrainingJob], output: Path) -> list[ReportModel]:
     models = [ReportModel("init", "init", init.output, "widely varied colours; own head")]
     for number, member in zip(METHODS, members, strict=True):
         models.append(ReportModel(member.name, "member", member.output, method(number).name))
@@ -118,7 +118,7 @@ def _models(init: Job, members: list[Job], output: Path) -> list[ReportModel]:
     return models
 
 
-def _recipes_text(init: Job, members: list[Job]) -> str:
+def _recipes_text(init: TrainingJob, members: list[TrainingJob]) -> str:
     parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (init, members[0])]
     others = ", ".join(job.name for job in members[1:])
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])
