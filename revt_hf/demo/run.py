@@ -1,4 +1,4 @@
-"""``revt demo``: a broad start, three members, their ReVT, and a page that compares them."""
+"""The demo: pretrain, fine-tune three members, merge them, and compare all on a page."""
 
 import time
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.experiments.jobs import Job, train_side_by_side
+from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
-from revt_hf.results.build import Comparison, Entry, compare, write_sheet
+from revt_hf.results.build import Entry, compare, write_sheet
 from revt_hf.results.page import Model, write_page
 
 METHODS = (1, 4, 6)
@@ -25,18 +25,14 @@ _WRITTEN = ("init*", "members/*", "revt/*", "results.json", "scenes.png", PAGE)
 # One minute on two cores: enough to see that everything runs, too little to learn much.
 _QUICK = {
     "init.yaml": ("train.steps=40", "source.options.images=24"),
-    "member.yaml": (
-        "train.steps=20",
-        "source.options.images=24",
-        "train.validate_every=10",
-    ),
+    "member.yaml": ("train.steps=20", "source.options.images=24", "train.validate_every=10"),
 }
 _INTRO = (
     "Three SegFormers start from the same encoder and are fine-tuned on the same clean, "
     "game-like street scenes, each with another augmentation method of the paper. ReVT averages "
-    "their encoders and keeps one of the decode heads: one network, at the cost of one. None of "
-    "the models has seen the domains in the columns on the right; they show the same kind of "
-    "scenes in other weather, light and material."
+    "their encoders and keeps one of the decode heads: a single network, at the cost of one. No "
+    "model has seen the domains in the columns on the right: the same kind of scenes in other "
+    "weather, light and material."
 )
 
 
@@ -46,9 +42,9 @@ def run_demo(
     """Train, merge and compare on the built-in ``streets`` domain.
 
     Args:
-        output: gets ``init/``, ``members/``, ``revt/``, ``results.json``, ``scenes.png`` and
+        output: folder for ``init/``, ``members/``, ``revt/``, ``results.json``, ``scenes.png`` and
             ``report.html``.
-        quick: a minute's version that only shows that everything runs.
+        quick: take one minute, just to see that everything runs.
         overwrite: replace ``output`` if it exists.
         quiet: no progress bars.
 
@@ -63,35 +59,31 @@ def run_demo(
 
 
 def _run(output: Path, quick: bool, quiet: bool) -> Path:
-    clock = _Clock()
-    start = _job("init", "init.yaml", quick, output / "init")
+    steps = _Steps(quiet)
+    init = _job("init", "init.yaml", quick, output / "init")
     members = [
         _job(
             f"member {number}",
             "member.yaml",
             quick,
             output / "members" / f"{number}-{method(number).name}",
-            f"model.init={output / 'init'}",
+            f"model.init={init.output}",
             f"augmentation.method={number}",
             f"train.seed={seed}",
         )
         for seed, number in enumerate(METHODS)
     ]
     recipe = members[0].recipe
-    with clock.measure("rendering the scenes"):
-        _say("1/4 draw street scenes", quiet)
-        load_spec(start.recipe.source, start.recipe.source.train)
+    with steps.step("draw street scenes"):
+        load_spec(init.recipe.source, init.recipe.source.train)
         load_spec(recipe.source, recipe.source.train)
         splits = [(row, load_spec(row.spec, row.split)) for row in splits_of(recipe)]
-    with clock.measure("training the start"):
-        _say("2/4 train the start on widely varied colours", quiet)
-        train_side_by_side([start], quiet)
-    with clock.measure("fine-tuning the members"):
-        _say("3/4 fine-tune one member for each augmentation method", quiet)
+    with steps.step("pretrain on widely varied colours"):
+        train_side_by_side([init], quiet)
+    with steps.step("fine-tune one member for each augmentation method"):
         train_side_by_side(members, quiet)
-    with clock.measure("merging and evaluating"):
-        _say("4/4 merge, evaluate on unseen domains, draw", quiet)
-        entries = _entries(start, members, output)
+    with steps.step("merge, evaluate on unseen domains, draw"):
+        entries = _entries(init, members, output)
         total = sum(len(images) for _, images in splits)
         with tqdm(total=total, unit="image", disable=quiet) as progress:
             comparison = compare(
@@ -100,20 +92,24 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
                 entries,
                 splits,
                 recipe.evaluation,
-                {"Recipes": _recipes_text(start, members)},
+                {"Recipes": _recipes_text(init, members)},
                 progress.update,
             )
-    return _write(comparison, output, clock)
+    comparison.report.details["Durations"] = steps.durations()
+    write_results(output / "results.json", comparison.results)
+    write_sheet(comparison.report, output / "scenes.png")
+    write_page(comparison.report, output / PAGE)
+    return output / PAGE
 
 
-def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Job:
+def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> TrainingJob:
     short = _QUICK[file] if quick else ()
     with as_file(files("revt_hf.demo") / "recipes") as folder:
-        return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
+        return TrainingJob(name, load_recipe(folder / file, [*short, *overrides]), output)
 
 
-def _entries(start: Job, members: list[Job], output: Path) -> list[Entry]:
-    entries = [Entry(Model("init", "init", "widely varied colours; own head"), start.output)]
+def _entries(init: TrainingJob, members: list[TrainingJob], output: Path) -> list[Entry]:
+    entries = [Entry(Model("init", "init", "widely varied colours; own head"), init.output)]
     for number, member in zip(METHODS, members, strict=True):
         entries.append(Entry(Model(member.name, "member", method(number).name), member.output))
     for index, number in enumerate(METHODS):
@@ -124,39 +120,27 @@ def _entries(start: Job, members: list[Job], output: Path) -> list[Entry]:
     return entries
 
 
-def _recipes_text(start: Job, members: list[Job]) -> str:
-    parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (start, members[0])]
+def _recipes_text(init: TrainingJob, members: list[TrainingJob]) -> str:
+    parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (init, members[0])]
     others = ", ".join(job.name for job in members[1:])
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])
 
 
-def _write(comparison: Comparison, output: Path, clock: "_Clock") -> Path:
-    report = comparison.report
-    report.details["Durations"] = clock.text()
-    write_results(output / "results.json", comparison.results)
-    write_sheet(report, output / "scenes.png")
-    page = output / PAGE
-    write_page(report, page)
-    return page
+class _Steps:
+    """Announces the steps and measures their durations."""
 
-
-def _say(text: str, quiet: bool) -> None:
-    if not quiet:
-        print(text, flush=True)
-
-
-class _Clock:
-    """How long the parts took, in seconds."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, float] = {}
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._seconds: dict[str, float] = {}
 
     @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
+        if not self._quiet:
+            print(f"{len(self._seconds) + 1}/4 {name}", flush=True)
         since = time.perf_counter()
         yield
-        self._parts[part] = time.perf_counter() - since
+        self._seconds[name] = time.perf_counter() - since
 
-    def text(self) -> str:
-        rows = [f"{part}: {seconds:.0f} s" for part, seconds in self._parts.items()]
-        return "\n".join([*rows, f"together: {sum(self._parts.values()):.0f} s"])
+    def durations(self) -> str:
+        rows = [f"{name}: {seconds:.0f} s" for name, seconds in self._seconds.items()]
+        return "\n".join([*rows, f"together: {sum(self._seconds.values()):.0f} s"])
