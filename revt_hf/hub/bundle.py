@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.description import common_dtype, read_description
-from revt_hf.checkpoints.headers import METADATA, header_bytes
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.headers import METADATA, common_dtype, header_bytes
 from revt_hf.checkpoints.names import disk_name, listed
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
