@@ -196,14 +196,14 @@ def disagreement_command(
     """Show where members differ on images, and what their merge predicts there."""
     from revt_hf.analysis.diagnoses import diagnose_disagreement
 
-    named = named_models([*models, merge])
-    options = data.checked(output, list(named.values()), overwrite)
-    result = diagnose_disagreement(named, show, options)
+    members = named_models(models)
+    options = data.checked(output, [*members.values(), merge], overwrite)
+    result = diagnose_disagreement(members, merge, show, options)
     _write(result, data.json_file)
     say(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
     say(", ".join(f"{w} {_percent(share)}" for w, share in result["merge_on_disputed"].items()))
     for kind, row in result["accuracy"].items():
-        accuracies = [f"{name} {_percent(row[name])}" for name in named]
+        accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
         say(f"right on {kind} pixels: {', '.join(accuracies)}")
     _say_written(output, data.quiet)
 

@@ -1,4 +1,4 @@
-"""What a model folder records: its recipe, the protocol it was made for, its training's metrics."""
+"""The recipe, test protocol and training metrics that a model folder records."""
 
 import json
 import re
@@ -25,17 +25,17 @@ __all__ = [
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
 
-# Every resolved recipe of ours begins with them.
+# Sections of every resolved recipe of ours.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
 
 
 def recorded_recipe(folder: str | Path) -> Recipe | None:
-    """The resolved recipe that stands beside a result, if there is one.
+    """The resolved recipe in a model folder, if there is one.
 
-    A ``recipe.yaml`` of another program is passed over with a :class:`DataWarning`.
+    A ``recipe.yaml`` of another program is ignored with a :class:`DataWarning`.
 
     Raises:
-        UserError: it is there but not valid.
+        UserError: it exists but is not valid.
     """
     path = Path(folder) / RECIPE_FILE
     if not path.is_file():
@@ -45,14 +45,14 @@ def recorded_recipe(folder: str | Path) -> Recipe | None:
     except UserError:
         if _is_ours(path):
             raise
-    warnings.warn(f"{path} is no recipe of revt: it is passed over", DataWarning, stacklevel=1)
+    warnings.warn(f"{path} is not a revt recipe: it is ignored", DataWarning, stacklevel=1)
     return None
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a recipe that cannot be read is a damaged one of ours.
+    """Whether an invalid recipe is a damaged one of ours.
 
-    What comes from the Hub has no marker; and damage leaves lines that can be told.
+    Folders from the Hub have no marker; but damage leaves recognisable lines.
     """
     if is_listed(path.parent, path.name):
         return True
@@ -63,16 +63,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
-    """The test protocol that the models' folders name, else the original's (max_size 1024x512).
+    """The test protocol that the model folders record, by default the original's (1024x512).
 
-    A trained folder names it in ``recipe.yaml``, a merged one in ``merge.json``.
+    Trained models record it in ``recipe.yaml``, merged ones in ``merge.json``.
 
     Args:
         models: folders or Hub ids.
-        changes: fields of the protocol that are to be otherwise, such as ``max_size``.
+        changes: fields of the protocol to override, such as ``max_size``.
 
     Raises:
-        UserError: the models were made for different protocols, or one is not there.
+        UserError: the models record different protocols, or one does not exist.
     """
     recorded = {
         str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
@@ -80,18 +80,18 @@ def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
     if len(set(recorded.values())) > 1:
         for model in models:
             if not Path(model).exists():
-                # A mistyped folder, of which nothing is recorded, is the first thing to say.
+                # Report a mistyped folder, which records nothing, first.
                 open_checkpoint(model, quiet=True).close()
         listed = ", ".join(f"{model}: {_short(what)}" for model, what in recorded.items())
         raise UserError(
-            f"the models are made for different test protocols ({listed}): pass --protocol, or "
+            f"the models record different test protocols ({listed}): pass --protocol, or "
             "--max-size if only that differs"
         )
     return next(iter(recorded.values()))
 
 
 def _short(evaluation: Protocol) -> str:
-    """Its name, or its fields that are not the default."""
+    """The protocol's name, or its fields that differ from the default."""
     if evaluation.preset is not None:
         return evaluation.preset
     changed = evaluation.model_dump(exclude_defaults=True)

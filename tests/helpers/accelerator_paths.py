@@ -163,7 +163,7 @@ def test_statistics_where_there_is_no_float64():
         ["diagnose", "path", 0, 1, "--points", "2", "--images", "1"],
         ["diagnose", "plane", 0, 1, 2, "--steps", "1", "--images", "1"],
         ["diagnose", "disagreement", 0, 1, "--merge", 0, "--images", "1"],
-        ["diagnose", "norm", 0, "--member", 1, "--recalibrate-on", "1", "--images", "1"],
+        ["diagnose", "norm", 0, 1, "--recalibrate-on", "1", "--images", "1"],
         ["choose", "soup", 0, 1, "--images", "1"],
     ],
     ids=lambda words: " ".join(map(str, words[:2])),
