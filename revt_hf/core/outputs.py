@@ -22,7 +22,6 @@ from revt_hf.core.output_rules import (
     Place,
     check_apart,
     check_beside,
-    check_growing,
     check_output,
     check_output_file,
     check_suffix,
@@ -47,7 +46,6 @@ __all__ = [
     "beside",
     "check_apart",
     "check_beside",
-    "check_growing",
     "check_output",
     "check_output_file",
     "check_suffix",
@@ -146,11 +144,11 @@ def growing_folder(
         inside: allow the output to lie in an input.
 
     Raises:
-        UserError: see :func:`check_growing`; or it is being written or cannot be written.
+        UserError: see :func:`check_output`; or it is being written or cannot be written.
     """
     place = real_path(target)
     with locked(target):
-        check_growing(target, overwrite, patterns, inputs, inside)
+        check_output(target, overwrite, inputs, patterns, inside)
         with readable_os_errors(target):
             place.mkdir(exist_ok=True)
             mark_output(place, patterns, patterns)
