@@ -7,7 +7,7 @@ from pathlib import Path
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.markers import foreign_file, is_marked, owner
 
-Place = str | Path | None
+InputPath = str | Path | None
 _ELSEWHERE = "choose another output"
 _JSON_START = 64
 
@@ -20,7 +20,7 @@ def real_path(path: str | Path) -> Path:
 def check_output(
     path: Path,
     overwrite: bool,
-    inputs: Iterable[Place] = (),
+    inputs: Iterable[InputPath] = (),
     patterns: Collection[str] | None = None,
     inside: bool = False,
 ) -> None:
@@ -60,7 +60,7 @@ def check_output(
         )
 
 
-def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) -> None:
+def check_apart(path: Path, inputs: Iterable[InputPath] = (), inside: bool = False) -> None:
     """Refuse an output folder that overlaps an input, the working directory or the home directory.
 
     Args:
@@ -120,8 +120,8 @@ def check_suffix(path: Path, *suffixes: str) -> None:
 def check_output_file(
     path: Path | None,
     overwrite: bool | None = None,
-    inputs: Iterable[Place] = (),
-    outputs: Iterable[Place] = (),
+    inputs: Iterable[InputPath] = (),
+    outputs: Iterable[InputPath] = (),
 ) -> None:
     """Refuse, before the work starts, an output file that cannot be written safely.
 
@@ -179,7 +179,7 @@ def _check_writable(path: Path, target: Path) -> None:
         raise UserError(f"cannot write {path}: {above} is not a folder that may be written to")
 
 
-def _input_paths(given: Place) -> Iterator[Path]:
+def _input_paths(given: InputPath) -> Iterator[Path]:
     """The resolved input, and the targets of links directly inside it."""
     if given is None or not os.path.lexists(given):
         return

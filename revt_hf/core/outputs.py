@@ -19,7 +19,7 @@ from revt_hf.core.markers import (
     mark_output,
 )
 from revt_hf.core.output_rules import (
-    Place,
+    InputPath,
     check_apart,
     check_beside,
     check_output,
@@ -95,7 +95,7 @@ def locked(output: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(
-    target: Path, overwrite: bool = False, inputs: Iterable[Place] = ()
+    target: Path, overwrite: bool = False, inputs: Iterable[InputPath] = ()
 ) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
 
@@ -131,7 +131,7 @@ def growing_folder(
     target: Path,
     overwrite: bool,
     patterns: Collection[str],
-    inputs: Collection[Place] = (),
+    inputs: Collection[InputPath] = (),
     inside: bool = False,
 ) -> Iterator[None]:
     """Write into a folder file by file; files that are not written again stay.

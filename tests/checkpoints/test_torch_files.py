@@ -51,8 +51,8 @@ def test_tensors_that_share_memory_are_parted(tmp_path):
     tensors = read_torch_file(path).tensors
     assert len({tensor.data_ptr() for tensor in tensors.values()}) == 4
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.places.keys() == state.keys()
-        assert checkpoint.places["decode_head.d"].shape == (3, 2)
+        assert checkpoint.tensors.keys() == state.keys()
+        assert checkpoint.tensors["decode_head.d"].shape == (3, 2)
     for name, tensor in state.items():
         assert torch.equal(tensors[name], tensor)
 

@@ -83,8 +83,8 @@ def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     expected = load_file(plain / "model.safetensors")
     with open_checkpoint(tmp_path / "x.pth") as checkpoint:
-        assert checkpoint.places.keys() == expected.keys()
-        for name, place in checkpoint.places.items():
+        assert checkpoint.tensors.keys() == expected.keys()
+        for name, place in checkpoint.tensors.items():
             assert torch.equal(read_tensor(place), expected[name]), name
             assert torch.equal(old[name], expected[name]), name
     found = load_file(convert(tmp_path / "x.pth", tmp_path / "out").output / "model.safetensors")
@@ -98,8 +98,8 @@ def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
     save_file(prefixed(prefix, expected), tmp_path / "b.safetensors")
     for name in "ab":
         with open_checkpoint(tmp_path / f"{name}.safetensors") as checkpoint:
-            assert checkpoint.places.keys() == expected.keys()
-            for tensor, place in checkpoint.places.items():
+            assert checkpoint.tensors.keys() == expected.keys()
+            for tensor, place in checkpoint.tensors.items():
                 assert torch.equal(read_tensor(place), expected[tensor]), tensor
     with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
         assert "n_averaged" in checkpoint.dropped
