@@ -90,8 +90,8 @@ class Outcome:
 
 
 def run_experiment(
-    path: Path,
-    output: Path,
+    path: str | Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     options: ExperimentOptions | None = None,
 ) -> Outcome:
@@ -115,7 +115,7 @@ def run_experiment(
         raise UserError("--report-only runs no step: leave --only out")
     steps = graph.chosen(options.only, options.needs)
     launcher = launcher_words(options.launcher)
-    folder = ExperimentFolder(output, graph.steps)
+    folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
     outcome = Outcome()
     if not options.report_only:
@@ -123,18 +123,18 @@ def run_experiment(
         with progress_bars(options.quiet) as progress:
             _Execution(steps, folder, options, launcher, progress, outcome).run()
     # Other processes may have finished steps meanwhile.
-    folder = ExperimentFolder(output, graph.steps)
+    folder = ExperimentFolder(Path(output), graph.steps)
     outcome.steps = step_rows(steps, folder)
     if not options.only:
         from revt_hf.experiments.experiment_report import write_outputs
 
-        outcome.written = write_outputs(graph, folder, path.stem, options.quiet)
+        outcome.written = write_outputs(graph, folder, Path(path).stem, options.quiet)
     return outcome
 
 
 def plan_experiment(
-    path: Path,
-    output: Path,
+    path: str | Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     options: ExperimentOptions | None = None,
 ) -> tuple[Tree, list[dict[str, Any]]]:
@@ -150,7 +150,7 @@ def plan_experiment(
     graph = build_graph(experiment)
     options = options or ExperimentOptions()
     steps = graph.chosen(options.only, options.needs)
-    folder = ExperimentFolder(output, graph.steps)
+    folder = ExperimentFolder(Path(output), graph.steps)
     return step_tree(experiment.title, steps, folder), step_rows(steps, folder)
 
 
