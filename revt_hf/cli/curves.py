@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli.data import Json, Overwrite, Quiet
+from revt_hf.cli.options import Json, Overwrite, Quiet
 from revt_hf.core.errors import counted, say
 
 
