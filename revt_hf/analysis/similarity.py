@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.results.figures import figure, short_names
 
-# Sizes in inches: a column and a row of the heat map, the title above, margins, labels below.
+# Sizes in inches of the heat maps' columns, rows, titles, margins and labels.
 _COLUMN, _ROW, _TITLE, _BESIDE, _LABELS = 0.24, 0.3, 0.45, 1.3, 1.2
 _FEWEST_COLUMNS = 5
 
@@ -67,15 +67,15 @@ class Part:
         row: dict[str, Any] = {"name": self.name, "parameters": self.parameters}
         if any(pair.cosine is not None for pair in self.pairs):
             row["cosine"] = [pair.cosine for pair in self.pairs]
-        row["l2"] = [pair.l2 for pair in self.pairs]
-        row["msd"] = [pair.msd for pair in self.pairs]
+        row.update(_lengths(self.pairs))
         if self.moved:
             row["displacement_cosine"] = [move.cosine for move in self.moves]
-            row["from_base"] = {
-                "l2": [one.l2 for one in self.moved],
-                "msd": [one.msd for one in self.moved],
-            }
+            row["from_base"] = _lengths(self.moved)
         return row
+
+
+def _lengths(distances: Sequence[Distance]) -> dict[str, list[float]]:
+    return {"l2": [one.l2 for one in distances], "msd": [one.msd for one in distances]}
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,10 @@ class Similarity:
             "members": list(self.members),
             "base": self.base,
             "pairs": [list(pair) for pair in self.pairs],
-            "blocks": [part.to_json() for part in self.blocks],
-            "layer_types": [part.to_json() for part in self.layer_types],
-            "wholes": [part.to_json() for part in self.wholes],
+            **{
+                table: [part.to_json() for part in getattr(self, table)]
+                for table in ("blocks", "layer_types", "wholes")
+            },
             "original": [
                 {
                     "up_to": part.name,
@@ -163,11 +164,7 @@ def similarity(
     kept = [index for index, item in enumerate(plan.items) if item.dtype in FLOATS]
     names = [plan.items[index].name for index in kept]
     of_blocks = blocks(names)
-    cumulative: dict[str, Group] = {}
-    so_far: Group = []
-    for name, group in of_blocks.items():
-        so_far = [*so_far, *group]
-        cumulative[name] = so_far
+    cumulative = dict(zip(of_blocks, accumulate(of_blocks.values()), strict=True))
 
     def parts(groups: Mapping[str, Group]) -> tuple[Part, ...]:
         return tuple(
@@ -219,11 +216,7 @@ def diagnose_similarity(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Similarity:
-    """Compare members by name and write ``similarity.json`` and, if asked, ``similarity.png``.
-
-    Raises:
-        UserError: as :func:`similarity`; or the output exists.
-    """
+    """Write ``similarity.json`` and, if asked, ``similarity.png``; see :func:`similarity`."""
     inputs = [*members.values(), base]
     check_output(output, overwrite, inputs)
     with tqdm(unit="B", unit_scale=True, desc="similarity", disable=quiet) as bar:

@@ -107,9 +107,10 @@ def merge_and_push(
     quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""
-    from revt_hf.evaluation.command import recipe_splits
+    from revt_hf.config.recipe import load_recipe
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import write_results
+    from revt_hf.evaluation.splits import splits_of
     from revt_hf.hub.commit import check_repo_id, require_token
     from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
@@ -135,7 +136,7 @@ def merge_and_push(
     known_hub_ids(publication.base_models or [], None)
     for name in publication.datasets or []:
         check_repo_id(name, "dataset")
-    splits = None if recipe is None else recipe_splits(recipe)
+    splits = None if recipe is None else splits_of(load_recipe(recipe))
     inputs: list[str | Path | None] = [*paths, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"

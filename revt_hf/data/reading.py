@@ -51,7 +51,7 @@ class Decode:
         if "label" in rows and "image" not in rows:
             if self.follow_exif:
                 raise UserError("labels are turned like their images: select 'image' too")
-            decoded["label"] = [decode_label(label, self.table) for label in labels]
+            decoded["label"] = [_train_ids(label, self.table) for label in labels]
         elif "label" in rows:
             decoded["label"] = list(map(self._label, images, labels, decoded["image"]))
         return decoded
@@ -59,7 +59,7 @@ class Decode:
     def _label(
         self, image: ImageFile, label: ImageFile, pixels: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        found = decode_label(label, self.table, label_turn(image, label, self.follow_exif))
+        found = _train_ids(label, self.table, label_turn(image, label, self.follow_exif))
         apart = turned_apart(image, label, self.follow_exif)
         difference = size_difference(pixels, found)
         if difference is None:
@@ -127,17 +127,12 @@ def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
     Raises:
         UserError: as :func:`decode_raw`, or a value is not in the encoding.
     """
-    return decode_label(open_image(cell), table)
+    return _train_ids(open_image(cell), table)
 
 
-def decode_label(
+def _train_ids(
     file: ImageFile, table: LabelTable, orientation: int | None = None
 ) -> NDArray[np.uint8]:
-    """Train ids (H, W), uint8, of an opened label; for the arguments see :func:`decode_raw`.
-
-    Raises:
-        UserError: as there, or a value is not in the encoding.
-    """
     raw = decode_raw(file, table, orientation)
     try:
         return table(raw)

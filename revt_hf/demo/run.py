@@ -14,7 +14,7 @@ from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.experiments.jobs import Job, train_side_by_side
+from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
 from revt_hf.results.build import Entry, compare, write_sheet
 from revt_hf.results.page import Model, write_page
@@ -102,13 +102,13 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
     return output / PAGE
 
 
-def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Job:
+def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> TrainingJob:
     short = _QUICK[file] if quick else ()
     with as_file(files("revt_hf.demo") / "recipes") as folder:
-        return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
+        return TrainingJob(name, load_recipe(folder / file, [*short, *overrides]), output)
 
 
-def _entries(init: Job, members: list[Job], output: Path) -> list[Entry]:
+def _entries(init: TrainingJob, members: list[TrainingJob], output: Path) -> list[Entry]:
     entries = [Entry(Model("init", "init", "widely varied colours; own head"), init.output)]
     for number, member in zip(METHODS, members, strict=True):
         entries.append(Entry(Model(member.name, "member", method(number).name), member.output))
@@ -120,7 +120,7 @@ def _entries(init: Job, members: list[Job], output: Path) -> list[Entry]:
     return entries
 
 
-def _recipes_text(init: Job, members: list[Job]) -> str:
+def _recipes_text(init: TrainingJob, members: list[TrainingJob]) -> str:
     parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (init, members[0])]
     others = ", ".join(job.name for job in members[1:])
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])

@@ -159,8 +159,7 @@ def recalibrate(
         sources: where the images come from, for the record.
 
     Raises:
-        UserError: ``source`` cannot be read, changes meanwhile, or is not what its record
-            describes; statistics beyond its dtype; or ``output`` exists and ``overwrite`` is false.
+        UserError: a folder cannot be used, or statistics are beyond the dtype of ``source``.
     """
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])

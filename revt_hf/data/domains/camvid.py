@@ -16,6 +16,8 @@ from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 _ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")
+_SEGNET = ("{split}", "{split}annot", ".png")
+_FOLDERS = ("img_dir/{split}", "ann_dir/{split}", ".png")
 _STILLS = ("701_StillsRaw_full", "LabeledApproved_full", ".png")
 _IMAGES = {"train": 367, "val": 101, "test": 233}
 
@@ -67,12 +69,8 @@ class Camvid(PairedDomain):
     wrappers = ("CamVid",)
     any_split = True
     layouts = (
-        Layout("official", "{split}", "{split}annot", ".png", ".png", _ELEVEN, config="segnet"),
-        Layout(
-            *("converted", "img_dir/{split}", "ann_dir/{split}", ".png", ".png", _ELEVEN),
-            counted=False,
-            config="segnet",
-        ),
+        Layout("official", *_SEGNET, ".png", _ELEVEN, config="segnet"),
+        Layout("converted", *_FOLDERS, ".png", _ELEVEN, counted=False, config="segnet"),
         Layout("official", *_STILLS, "_L.png", _COLOURS, config="full"),
         Layout("converted", *_STILLS, "_labelTrainIds.png", config="full"),
     )

@@ -130,6 +130,9 @@ class Acdc(PairedDomain):
     )
 
 
+_KITTI_COPY = ("images/validation", "labels/validation", ".png")
+
+
 @register_domain
 class Kitti2015(PairedDomain):
     """KITTI 2015, semantics (Alhaija et al., IJCV 2018): 200 labelled images from Karlsruhe.
@@ -150,11 +153,7 @@ class Kitti2015(PairedDomain):
     layouts = (
         Layout("official", "training/image_2", "training/semantic", ".png", ".png", CITYSCAPES_IDS),
         # How many of the 200 the original implementation's own copy held is unknown.
-        Layout(
-            *("converted", "images/validation", "labels/validation", ".png"),
-            "_labelTrainIds.png",
-            counted=False,
-        ),
+        Layout("converted", *_KITTI_COPY, "_labelTrainIds.png", counted=False),
     )
 
 

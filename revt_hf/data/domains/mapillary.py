@@ -11,7 +11,7 @@ from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels.encodings import MAPILLARY_VERSIONS, mapillary_table
 
-DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
+_DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
 _OFFICIAL = {"train": "training", "val": "validation"}
 _IMAGES = {"train": 18_000, "val": 2_000}
 
@@ -59,9 +59,9 @@ class Mapillary(PairedDomain):
     def label(
         self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
     ) -> str:
-        mapped = options.get("map") or DEFAULT_MAP
+        mapped = options.get("map") or _DEFAULT_MAP
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
-        return f"{name}{'' if mapped == DEFAULT_MAP else f'-{mapped}'}/{split}"
+        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}/{split}"
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
         if options.map and options.layout == "converted":
@@ -69,7 +69,7 @@ class Mapillary(PairedDomain):
                 "mapillary: converted labels were mapped when they were made: remove the option "
                 f"map={options.map}"
             )
-        table = mapillary_table(str(config), options.map or DEFAULT_MAP)
+        table = mapillary_table(str(config), options.map or _DEFAULT_MAP)
         folders = [f"{{split}}/{config}/labels"]
         if config == MAPILLARY_VERSIONS[0]:
             folders.append("{split}/labels")

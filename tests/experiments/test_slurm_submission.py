@@ -6,11 +6,9 @@ import os
 import pytest
 import yaml
 
-from revt_hf.experiments.graph import Given
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.runner import HowToRun, chosen_steps
-from tests.helpers.submitting import code_of, graph_of, printed, stages_of, submit
-from tests.helpers.tiny_experiment import write_experiment
+from revt_hf.experiments.execution import ExperimentOptions, chosen_steps
+from tests.helpers.submitting import code_of, printed, stages_of, submit
+from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
 
 # A Slurm that numbers jobs, refuses the script named in REFUSE, and writes down what it is told.
 FAKE = """#!/usr/bin/env bash
@@ -44,13 +42,13 @@ def test_each_step_belongs_to_one_task_and_stages_come_after_what_they_need(tmp_
     done = {}
     for number, stage in enumerate(stages_of(path, tmp_path / "out").values()):
         for task in stage.tasks:
-            how = HowToRun(only=task, needs=False)
-            for step in chosen_steps(graph, how) if task else []:
+            options = ExperimentOptions(only=task, needs=False)
+            for step in chosen_steps(graph, options) if task else []:
                 assert step.id not in done
                 done[step.id] = number
     assert done.keys() == graph.steps.keys()
     for step in graph.steps.values():
-        for need in step.needs:
+        for need in step.inputs:
             # Recalibrations follow their merges in the same task.
             assert done[need] < done[step.id] or step.id.startswith("recalibrated/")
 
@@ -62,7 +60,7 @@ def test_members_that_start_from_others_are_trained_after_them(tmp_path):
         "late": {"recipe": "later.yaml", "init": "base"},
         "free": {"recipe": "member.yaml"},
     }
-    path = write_experiment(tmp_path, members=members, merges=None, ensembles=None, selections=None)
+    path = write_experiment(tmp_path, members=members, **MEMBERS_ONLY)
     recipe = yaml.safe_load((tmp_path / "member.yaml").read_text())
     (tmp_path / "later.yaml").write_text(yaml.safe_dump({**recipe, "model": {}}))
     found = stages_of(path, tmp_path / "out")
@@ -111,12 +109,11 @@ def test_only_what_is_not_done_is_submitted(begun, tmp_path, capsys, fake_slurm)
     found = stages_of(path, output)
     assert found["train-0"].tasks == (("members/other/0",),)
     assert "results/recipe/members/base/0" not in found["score"].tasks[0]
-    parts = {"merges": None, "ensembles": None, "selections": None}
     one = write_experiment(
-        tmp_path, seeds=[0], members={"base": {"recipe": "member.yaml"}}, **parts
+        tmp_path, seeds=[0], members={"base": {"recipe": "member.yaml"}}, **MEMBERS_ONLY
     )
     assert submit(one, output) == 0
-    assert "all 2 steps are done, nothing is left to submit" in capsys.readouterr().out
+    assert "all steps are done, nothing is left to submit" in capsys.readouterr().out
     assert not (output / "slurm").exists()
 
 
@@ -130,7 +127,6 @@ def test_a_checkpoint_that_exists_is_no_job(tmp_path):
         selections=None,
         evaluate={"recipe": "member.yaml"},
     )
-    assert all(isinstance(graph_of(path).steps[f"members/{name}"].work, Given) for name in members)
     found = stages_of(path, tmp_path / "out")
     assert list(found) == ["merge", "score", "report"]
     assert found["merge"].tasks == (("merges/ab",),)
@@ -211,11 +207,10 @@ def test_without_slurm_one_sentence_says_where_to_go(tmp_path, capsys, monkeypat
 
 def test_data_that_only_the_nodes_see_is_a_remark(tmp_path, capsys):
     members = {"base": {"recipe": "member.yaml", "set": {"source.domain": "gta5"}}}
-    sections = {"merges": None, "ensembles": None, "selections": None, "seeds": [0]}
-    path = write_experiment(tmp_path, members=members, **sections)
+    path = write_experiment(tmp_path, seeds=[0], members=members, **MEMBERS_ONLY)
     where = "members.base.set={source: {domain: gta5, data_dir: /node/gta5}}"
     assert submit(path, tmp_path / "out", "--print", "--set", where) == 0
-    assert "2 steps lack what they read: " in capsys.readouterr().err
+    assert "2 steps lack their data: " in capsys.readouterr().err
 
 
 def test_some_steps_write_no_table_and_report_only_does_no_step(begun, capsys):
@@ -224,9 +219,8 @@ def test_some_steps_write_no_table_and_report_only_does_no_step(begun, capsys):
     assert not list(output.rglob("*.md"))
     assert code_of("run", path, "--output", output, "--report-only", "--quiet") == 0
     assert list(output.rglob("*.md"))
-    graph = graph_of(path)
-    ledger = Ledger(graph, output)
+    folder = folder_of(path, output)
     done = ["members/base/0", "results/recipe/members/base/0"]
-    assert [step for step in graph.steps if ledger.done(step)] == done
+    assert [step for step in graph_of(path).steps if folder.done(step)] == done
     assert code_of("run", path, "--output", output, "--report-only", "--only", "members") == 2
     assert "leave --only out" in capsys.readouterr().err

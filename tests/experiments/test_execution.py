@@ -11,23 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Selected
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.recipe import load_experiment
-from revt_hf.experiments.runner import HowToRun, run_steps
+from revt_hf.experiments.execution import ExperimentOptions, run_experiment
 from revt_hf.experiments.score_steps import read_result
-from revt_hf.experiments.steps import build_graph
-from tests.helpers.tiny_experiment import write_experiment
+from tests.helpers.submitting import code_of
+from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
 from tests.helpers.waiting import SECONDS, alive, until
 
-QUIET = HowToRun(quiet=True)
+QUIET = ExperimentOptions(quiet=True)
+MEMBERS = ExperimentOptions(only=("members",), quiet=True)
 
 
-def outcome(path, output, *overrides, how=QUIET):
+def outcome(path, output, *overrides, options=QUIET):
     """Run an experiment."""
-    return run_steps(build_graph(load_experiment(path, overrides)), output, how)
+    return run_experiment(path, output, overrides, options)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def evaluation(output, name):
 
 def test_everything_is_done_once(finished):
     path, output, first = finished
-    graph = build_graph(load_experiment(path))
+    graph = graph_of(path)
     assert first.problem() is None
     assert sorted(first.done) == sorted(graph.steps)
     again = outcome(path, output)
@@ -212,13 +210,13 @@ def test_given_models_are_more_than_their_weights(finished, tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json"])
-def test_a_start_and_a_base_are_more_than_their_weights(finished, tmp_path, changed):
+def test_init_and_a_base_are_more_than_their_weights(finished, tmp_path, changed):
     _, output, _ = finished
-    start = tmp_path / "init"
-    shutil.copytree(output / "members/base/0", start)
+    init = tmp_path / "init"
+    shutil.copytree(output / "members/base/0", init)
     given = {"checkpoint": str(output / "members/other/0")}
-    trained = {"recipe": "member.yaml", "set": {"model": {"init": str(start)}}}
-    merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(start)}
+    trained = {"recipe": "member.yaml", "set": {"model": {"init": str(init)}}}
+    merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(init)}
     path = write_experiment(
         tmp_path,
         members={"a": given, "b": given, "trained": trained},
@@ -230,13 +228,15 @@ def test_a_start_and_a_base_are_more_than_their_weights(finished, tmp_path, chan
     )
 
     def inputs():
-        ledger = Ledger(build_graph(load_experiment(path)), tmp_path / "out")
-        return [ledger.inputs(step) for step in ("members/trained", "merges/revt/head-a")]
+        folder = folder_of(path, tmp_path / "out")
+        steps = graph_of(path).steps
+        return [folder.input_hash(steps[one]) for one in ("members/trained", "merges/revt/head-a")]
 
     before = inputs()
     assert None not in before
     assert inputs() == before
-    (start / changed).write_text(json.dumps({**json.loads((start / changed).read_text()), "x": 1}))
+    values = json.loads((init / changed).read_text())
+    (init / changed).write_text(json.dumps({**values, "x": 1}))
     assert not set(inputs()) & set(before)
 
 
@@ -256,10 +256,7 @@ def test_what_fails_is_named_and_the_rest_goes_on(copied, capsys):
     assert "the loss is" in done.failed["members/other/0"]
     assert done.blocked["merges/revt/0/head-base"] == "members/other/0"
     assert "results/recipe/members/base/0" in done.kept
-    arguments = ["run", str(path), "--output", str(output), "--set", bad, "--quiet"]
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert code_of("run", path, "--output", output, "--set", bad, "--quiet") == 2
     error = capsys.readouterr().err
     assert "error: 1 of" in error
     assert "members/other/0: the loss is" in error
@@ -268,13 +265,15 @@ def test_what_fails_is_named_and_the_rest_goes_on(copied, capsys):
 
 def test_parts_of_an_experiment(tmp_path):
     path, output = write_experiment(tmp_path, seeds=[0]), tmp_path / "out"
-    alone = HowToRun(only=("merges/revt",), needs=False, quiet=True)
-    done = outcome(path, output, how=alone)
+    alone = ExperimentOptions(only=("merges/revt",), needs=False, quiet=True)
+    done = outcome(path, output, options=alone)
     assert (done.done, set(done.blocked)) == (
         [],
         {"merges/revt/0/head-base", "merges/revt/0/head-other"},
     )
-    done = outcome(path, output, how=HowToRun(only=("merges/*/head-other",), quiet=True))
+    done = outcome(
+        path, output, options=ExperimentOptions(only=("merges/*/head-other",), quiet=True)
+    )
     assert done.done[-1] == "merges/revt/0/head-other"
     assert set(done.done[:-1]) == {"members/base/0", "members/other/0"}
     assert not (output / "results").exists()
@@ -285,10 +284,7 @@ def test_the_plan_says_what_is_done_and_writes_nothing(copied, capsys, tmp_path)
     shutil.rmtree(output / "merges/revt/0/head-other")
     before = sorted(output.rglob("*"))
     plan = tmp_path / "plan.json"
-    arguments = ["run", str(path), "--output", str(output), "--dry-run", "--json", str(plan)]
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert not caught.value.code
+    assert code_of("run", path, "--output", output, "--dry-run", "--json", plan) == 0
     states = {row["step"]: row["state"] for row in json.loads(plan.read_text())}
     assert states["members/base/0"] == "done"
     assert states["merges/revt/0/head-other"] == "missing"
@@ -300,16 +296,13 @@ def test_the_plan_says_what_is_done_and_writes_nothing(copied, capsys, tmp_path)
 def test_missing_data_are_said_in_the_plan(tmp_path, capsys):
     path = write_experiment(tmp_path, seeds=[0])
     missing = "members.base.set={source: {domain: gta5, data_dir: /nowhere/gta5, options: {}}}"
-    with pytest.raises(SystemExit):
-        main(["run", str(path), "--output", str(tmp_path / "o"), "--dry-run", "--set", missing])
+    assert code_of("run", path, "--output", tmp_path / "o", "--dry-run", "--set", missing) == 0
     assert "/nowhere/gta5" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_an_unknown_step_is_refused(tmp_path, capsys):
     path = write_experiment(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(["run", str(path), "--output", str(tmp_path / "o"), "--only", "mergers/*"])
-    assert caught.value.code == 2
+    assert code_of("run", path, "--output", tmp_path / "o", "--only", "mergers/*") == 2
     assert "--only mergers/*: no step is called so" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
@@ -355,21 +348,19 @@ def test_merges_that_are_not_kept_leave_their_scores(copied):
 
 
 def test_a_training_goes_on_from_its_checkpoint(tmp_path):
-    sections = {"merges": None, "ensembles": None, "selections": None, "seeds": [0]}
     values = {"train.steps": 4, "train.checkpoint_every": 2, "train.keep_checkpoints": 2}
     members = {"base": {"recipe": "member.yaml", "set": values}}
-    path = write_experiment(tmp_path, members=members, **sections)
-    members_only = HowToRun(only=("members",), quiet=True)
-    assert outcome(path, tmp_path / "whole", how=members_only).done == ["members/base/0"]
+    path = write_experiment(tmp_path, members=members, seeds=[0], **MEMBERS_ONLY)
+    assert outcome(path, tmp_path / "whole", options=MEMBERS).done == ["members/base/0"]
     # As an interruption after step 2 leaves it.
     shutil.copytree(tmp_path / "whole/members", tmp_path / "half/members")
     (tmp_path / "half/.steps").mkdir()
     folder = tmp_path / "half/members/base/0"
     shutil.rmtree(folder / "checkpoints/step-00000004")
     (folder / "model.safetensors").unlink()
-    status = Ledger(build_graph(load_experiment(path)), tmp_path / "half").status("members/base/0")
+    status = folder_of(path, tmp_path / "half").status("members/base/0")
     assert (status.state, status.note) == ("begun", "step 2 of 4")
-    outcome(path, tmp_path / "half", how=members_only)
+    outcome(path, tmp_path / "half", options=MEMBERS)
     steps = [
         json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
     ]
@@ -383,10 +374,7 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
 
 def test_tables_and_a_page_are_left(copied):
     path, output = copied
-    arguments = ["run", str(path), "--output", str(output), "--quiet"]
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert not caught.value.code
+    assert code_of("run", path, "--output", output, "--quiet", "--set", "report=true") == 0
     markdown = (output / "tables/experiment.md").read_text()
     rows = {line.split("|")[1].strip(): line for line in markdown.splitlines() if "|" in line}
     score = evaluation(output, "members/base/0").scores[1].miou
@@ -406,9 +394,7 @@ def test_another_experiment_in_the_folder_stays_out_of_the_table(copied):
     smaller.write_text(
         "title: smaller\nseeds: [0]\nmembers: {base: {recipe: member.yaml, title: 1 base}}\n"
     )
-    with pytest.raises(SystemExit) as caught:
-        main(["run", str(smaller), "--output", str(output), "--quiet"])
-    assert not caught.value.code
+    assert code_of("run", smaller, "--output", output, "--quiet") == 0
     markdown = (output / "tables/smaller.md").read_text()
     assert "1 base" in markdown
     assert "ReVT" not in markdown
@@ -467,13 +453,13 @@ def test_averages_of_a_run_are_members_without_a_training(tmp_path):
 )
 def test_a_damaged_entry_is_no_entry(copied, caplog, damage):
     path, output = copied
-    graph = build_graph(load_experiment(path))
-    entry = output / ".steps" / "merges" / "revt" / "0" / "head-base.json"
+    step = graph_of(path).steps["merges/revt/0/head-base"]
+    entry = output / ".steps" / f"{step.id}.json"
     entry.write_bytes(damage)
     with caplog.at_level("INFO", logger="revt_hf"):
-        ledger = Ledger(graph, output)
-        assert not ledger.done("merges/revt/0/head-base")
-        assert ledger.seconds("merges/revt/0/head-base") is None
+        folder = folder_of(path, output)
+        assert not folder.done(step.id)
+        assert folder.record(step) is None
     assert f"{entry} is damaged: the step is done again" in caplog.text
 
 
@@ -490,7 +476,7 @@ def test_a_damaged_evaluation_is_named(tmp_path, damage):
 def test_launchers_are_looked_for_before_the_work(finished, tmp_path, launcher, words):
     path, _, _ = finished
     with pytest.raises(UserError, match=words):
-        outcome(path, tmp_path / "out", how=HowToRun(launcher=launcher, quiet=True))
+        outcome(path, tmp_path / "out", options=ExperimentOptions(launcher=launcher, quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -505,7 +491,7 @@ def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
     other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
     other.stdout.readline()
     try:
-        done = outcome(path, output, how=HowToRun(only=("members/*",), quiet=True))
+        done = outcome(path, output, options=ExperimentOptions(only=("members/*",), quiet=True))
     finally:
         other.kill()
         other.communicate()
@@ -516,7 +502,7 @@ def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_trainings_end_with_their_run(tmp_path, number):
-    path = write_experiment(tmp_path, seeds=[0], merges=None, ensembles=None, selections=None)
+    path = write_experiment(tmp_path, seeds=[0], **MEMBERS_ONLY)
     output = tmp_path / "out"
     command = [sys.executable, "-m", "revt_hf.cli.main", "run", str(path), "--output", str(output)]
     command += ["--quiet", "--jobs", "1", "--set", "members.base.set={train.steps: 1000000}"]

@@ -1,4 +1,4 @@
-"""The window of SWAD against the paper's algorithm; its folder, and its place in a resumed run."""
+"""The moving average, and the window of SWAD against the paper's algorithm."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
 from revt_hf.training.tracking import read_metrics
-from revt_hf.training.weight_averages import WindowAverage
+from revt_hf.training.weight_averages import MovingAverage, WindowAverage
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.numeric
@@ -20,8 +20,30 @@ pytestmark = pytest.mark.numeric
 STEPS = 3
 
 
+def test_the_average_is_the_formulas():
+    layer = torch.nn.BatchNorm1d(2)
+    average = MovingAverage(layer, 0.75)
+    with torch.no_grad():
+        layer.weight.fill_(5)
+        layer.running_mean.fill_(7)
+    average.update(layer)
+    assert average.state_dict()["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
+    assert average.state_dict()["running_mean"].tolist() == [7.0, 7.0]
+
+
+def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
+    averaged = []
+    for decay in (0.5, 0.9):
+        final = run(tmp_path / f"{decay}", tiny_recipe(train={"ema": decay}))
+        averaged.append(load_file(tmp_path / f"{decay}" / "ema" / "model.safetensors"))
+        assert averaged[-1].keys() == final.keys()
+        assert not same_weights(averaged[-1], final)
+    assert not same_weights(*averaged)
+    assert SegformerForSemanticSegmentation.from_pretrained(tmp_path / "0.5" / "ema")
+
+
 def _window_by_the_paper(losses, patience, overfit_patience, tolerance):
-    """Algorithm 1 on segments: the first and last one, None if it does not open."""
+    """Algorithm 1 on segments: the first and last one; None if it does not open."""
     first = level = None
     for i in range(len(losses)):
         if level is None:

@@ -6,7 +6,6 @@ import subprocess
 import pytest
 import yaml
 
-from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.slurm_settings import load_settings
 from tests.helpers.golden import ROOT
@@ -144,9 +143,7 @@ def test_the_settings_that_are_shipped_are_valid(path):
 
 def test_folders_that_would_break_lines_of_a_script_are_refused(tmp_path, capsys):
     path = write_experiment(tmp_path, seeds=[0])
-    with pytest.raises(SystemExit) as caught:
-        main(["submit", str(path), "--output", str(tmp_path / "a\nrm -rf x"), "--print"])
-    assert caught.value.code == 2
+    assert submit(path, tmp_path / "a\nrm -rf x", "--print") == 2
     said = capsys.readouterr()
     assert "control characters" in said.err
     assert "#SBATCH" not in said.out

@@ -1,7 +1,7 @@
-"""What an experiment is: a typed, validated YAML file.
+"""The recipe of an experiment: a typed, validated YAML file.
 
 ``extends`` and ``--set`` work as in training recipes; paths of recipes are relative to the file.
-How the sections become steps: :mod:`revt_hf.experiments.steps`.
+:mod:`revt_hf.experiments.graph` turns the sections into steps.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from revt_hf.config.domain_spec import Target
 from revt_hf.config.protocol import PROTOCOLS, Protocol
@@ -43,6 +43,18 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _ranges_expanded(selections: tuple[str, ...]) -> tuple[str, ...]:
+    """``blocks:1..3`` -> ``blocks:1``, ``blocks:2``, ``blocks:3``."""
+    found: list[str] = []
+    for text in selections:
+        span = _RANGE.fullmatch(text)
+        first, last = map(int, span.groups()) if span else (0, 0)
+        if not first <= last <= _LAST_BLOCK:
+            raise ValueError(f"'{text}' is no range of blocks up to {_LAST_BLOCK}")
+        found += [f"blocks:{number}" for number in range(first, last + 1)] if span else [text]
+    return tuple(found)
+
+
 def _paper(value: Any) -> Any:
     """``gta5/b5/1-4-6`` -> a row of the paper's table."""
     if not isinstance(value, str):
@@ -66,13 +78,13 @@ class _Titled(Section):
 
 
 class Member(_Titled):
-    """A network: trained by a recipe, once for each seed; an average; or a checkpoint that exists.
+    """A network: trained by a recipe once per seed, an average of such a run, or a checkpoint.
 
-    ``set`` overrides values of the recipe (``train.steps: 100``). ``init`` names another member
-    to start from. ``checkpoint`` is a folder or Hub id; with seeds, ``{seed}`` stands for each.
-    ``of`` names a trained member whose ``average`` it is: what that run kept besides its last
-    weights (``train.ema``, ``train.swad``).
-    Without ``seeds``, the experiment's count; ``seeds: []`` trains once, with the recipe's own.
+    ``set`` overrides values of the recipe (``train.steps: 100``). ``init`` names the member to
+    take initial weights from. ``checkpoint`` is a folder or Hub ID, with ``{seed}`` in it if there
+    are seeds. ``of`` names a trained member whose ``average`` this is: weights that the run keeps
+    besides its final ones (``train.ema``, ``train.swad``).
+    Without ``seeds``, those of the experiment; ``seeds: []`` trains once, with the recipe's own.
     """
 
     recipe: str | None = None
@@ -88,7 +100,7 @@ class Member(_Titled):
     def _one_origin(self) -> "Member":
         if sum(origin is not None for origin in (self.recipe, self.checkpoint, self.of)) != 1:
             raise ValueError(
-                "give either a recipe to train it, a checkpoint that exists, or the member that it "
+                "give either a recipe to train, an existing checkpoint, or the member that this "
                 "is an average of"
             )
         if self.recipe is None and (self.set or self.init):
@@ -109,20 +121,23 @@ class Grid(Section):
 
 
 class Merge(_Titled):
-    """Merges of the same members.
+    """Merges of the same members: one per seed, head, selection and set of weights.
 
-    One for each seed (where ``members`` are named without one), each head, each selection and
-    each set of weights. ``members`` are names, ``base/1`` is the member ``base`` of seed 1.
-    ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also re-estimates the
-    head's BatchNorm statistics on so many source images. ``evaluate: false`` merges only,
-    ``keep: false`` keeps the scores only: hundreds of merges are many GiB.
+    ``members`` are names; ``base/1`` is the member ``base`` of seed 1, ``base`` stands for all
+    seeds in turn. ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also
+    re-estimates the head's BatchNorm statistics on that many source images. ``evaluate: false``
+    merges without scoring; ``keep: false`` keeps only the scores (hundreds of merges are many
+    GiB).
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     heads: Literal["all", "first"] | tuple[str, ...] = "all"
-    select: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = (
-        "backbone",
-    )
+    select: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+        AfterValidator(_ranges_expanded),
+    ] = ("backbone",)
     method: str = "mean"
     weights: Weights | tuple[Weights, ...] | Grid | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
@@ -142,32 +157,15 @@ class Merge(_Titled):
     def _rules_or_one_rule(self) -> "Merge":
         single = self.model_fields_set & {"select", "method", "weights", "parameters"}
         if self.rules is not None and single:
-            raise ValueError(f"rules say it all: remove {sorted(single)[0]}")
-        return self
-
-    def selections(self) -> list[str]:
-        """``select`` with ranges written out."""
-        found: list[str] = []
-        for text in self.select:
-            span = _RANGE.fullmatch(text)
-            numbers = range(int(span[1]), int(span[2]) + 1) if span else ()
-            found += [f"blocks:{number}" for number in numbers] if span else [text]
-        return found
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Merge":
-        for text in self.select:
-            span = _RANGE.fullmatch(text)
-            if span and not int(span[1]) <= int(span[2]) <= _LAST_BLOCK:
-                raise ValueError(f"select: '{text}' is no range of blocks up to {_LAST_BLOCK}")
+            raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")
         return self
 
 
 class Ensemble(_Titled):
-    """Several networks that answer together, at the cost of all; what ReVT is compared with.
+    """Several networks that predict together, at the cost of all; a baseline for ReVT.
 
-    ``combine``: see :mod:`revt_hf.evaluation.ensembles`; each gives a row. ``features`` takes
-    one decode head, of each member in turn.
+    Each way to ``combine`` them (:mod:`revt_hf.evaluation.ensembles`) is a row. ``features`` uses
+    one decode head, that of each member in turn.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -177,10 +175,10 @@ class Ensemble(_Titled):
 
 
 class Selection(_Titled):
-    """The best of several models of a seed, by mIoU on ``on``.
+    """The best of several models of a seed, by mIoU.
 
-    ``among`` are names of members and merges. ``on`` is ``source`` (the mean over source-val
-    splits) or labels of domains; a target needs the experiment's ``allow_target_selection``.
+    ``among`` are names of members, merges and ensembles. ``on`` is ``source`` (the mean over
+    source-val splits) or labels of domains; targets need ``allow_target_selection``.
     """
 
     among: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -188,17 +186,17 @@ class Selection(_Titled):
 
 
 class NamedProtocol(Protocol):
-    """A test protocol of one's own."""
+    """A test protocol with a name of its own."""
 
     name: Annotated[str, Field(pattern=_NAME.pattern)]
 
 
 class Evaluate(Section):
-    """What is scored on, and how.
+    """The splits and test protocols that networks are scored on.
 
-    ``recipe`` gives source-val and targets, by default that of the first trained member;
-    ``targets`` replaces its targets. ``protocols`` are names (``recipe`` is the recipe's own)
-    or mappings. ``cost`` also measures parameters, FLOPs, speed and memory.
+    ``recipe`` provides source-val and targets, by default that of the first trained member;
+    ``targets`` replaces its targets. ``protocols`` are names (``recipe`` is the recipe's own) or
+    mappings. ``cost`` also measures parameters, FLOPs, speed and memory.
     """
 
     recipe: str | None = None
@@ -224,7 +222,7 @@ class Evaluate(Section):
 
 
 class Experiment(Section):
-    """A whole experiment; ``seeds`` are those of all members that name none."""
+    """A whole experiment; ``seeds`` apply to all members without their own."""
 
     title: str
     intro: str = ""
@@ -248,7 +246,7 @@ class Experiment(Section):
         return self
 
     def seeds_of(self, member: str) -> tuple[int, ...]:
-        """The seeds that a member is trained with; none: once, with its recipe's own."""
+        """The seeds of a member; empty if it is trained once, with its recipe's own."""
         named = self.members[member]
         if named.of is not None and named.of in self.members:
             return self.seeds_of(named.of)
@@ -260,7 +258,7 @@ class Experiment(Section):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and validate an experiment; recipes of members become absolute paths.
+    """Read and validate an experiment; paths of recipes are resolved against the file.
 
     Args:
         path: a YAML file.
@@ -281,10 +279,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:
-    """The training recipe of a member; a start among the members is named, not yet a folder.
+    """The training recipe of a member; ``model.init`` names a member, not yet its folder.
 
     Raises:
-        UserError: it cannot be read, or is not valid.
+        UserError: it cannot be read or is not valid.
     """
     member = experiment.members[name]
     overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
@@ -296,9 +294,9 @@ def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe
 
 
 def _recipes_beside(values: dict[str, Any], folder: Path) -> None:
-    """Recipes are named relative to the file that names them, also where another extends it."""
+    """Resolve recipes against the file that names them, also if another file extends it."""
     members = values.get("members")
-    places = list(members.values()) if isinstance(members, dict) else []
-    for place in [*places, values.get("evaluate")]:
-        if isinstance(place, dict) and isinstance(place.get("recipe"), str):
-            place["recipe"] = str(folder / place["recipe"])
+    sections = list(members.values()) if isinstance(members, dict) else []
+    for section in [*sections, values.get("evaluate")]:
+        if isinstance(section, dict) and isinstance(section.get("recipe"), str):
+            section["recipe"] = str(folder / section["recipe"])

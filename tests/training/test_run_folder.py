@@ -3,6 +3,7 @@
 import io
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from revt_hf.training import run_checkpoints as checkpoints
 from revt_hf.training.run_checkpoints import newest_checkpoint
 from revt_hf.training.run_folder import training_folder
 from revt_hf.training.tracking import MetricsLog, read_metrics
-from tests.helpers.tiny import run, same_weights, tiny_recipe
+from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 OLD = tiny_recipe(train={"steps": 1})
 NEW = tiny_recipe(train={"steps": 3, "checkpoint_every": 1})
@@ -40,20 +41,26 @@ def _contents(folder):
     }
 
 
-def test_the_old_result_stays_until_the_new_one_is_complete(folder, monkeypatch):
-    before = _contents(folder)
+@contextmanager
+def _killed_after(monkeypatch, step):
+    """The folders of checkpoints, until Ctrl-C after that of ``step``."""
     real, begun = loop.save_checkpoint, []
 
-    def killed(accelerator, state, where, step, keep):
-        real(accelerator, state, where, step, keep)
+    def killed(accelerator, state, where, now, keep):
+        real(accelerator, state, where, now, keep)
         begun.append(where)
-        if step == 2:
+        if now == step:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop, "save_checkpoint", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, NEW, overwrite=True)
+        yield begun
+
+
+def test_the_old_result_stays_until_the_new_one_is_complete(folder, monkeypatch):
+    before = _contents(folder)
+    with _killed_after(monkeypatch, 2) as begun:
+        run(folder, NEW, overwrite=True)
     assert _contents(folder) == before
     assert begun == [beside(folder, "training")] * 2
     assert newest_checkpoint(training_folder(folder))[1] == 2
@@ -65,22 +72,9 @@ def test_the_old_result_stays_until_the_new_one_is_complete(folder, monkeypatch)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["run", "whole"]
 
 
-def _interrupted(folder, monkeypatch):
-    """A run beside a result that was killed after its first checkpoint."""
-    real = loop.save_checkpoint
-
-    def killed(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "save_checkpoint", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, NEW, overwrite=True)
-
-
 def test_a_run_replaces_only_what_it_was_to_replace(folder, monkeypatch):
-    _interrupted(folder, monkeypatch)
+    with _killed_after(monkeypatch, 1):
+        run(folder, NEW, overwrite=True)
     with atomic_folder(folder, overwrite=True) as scratch:
         (scratch / "model.safetensors").write_text("a merge of that name")
     assert training_folder(folder) == folder
@@ -96,11 +90,17 @@ def test_a_run_replaces_only_what_it_was_to_replace(folder, monkeypatch):
 
 
 def test_beginning_anew_takes_an_unfinished_run_away(folder, monkeypatch):
-    _interrupted(folder, monkeypatch)
+    with _killed_after(monkeypatch, 1):
+        run(folder, NEW, overwrite=True)
     (folder / "model.safetensors").touch()
     run(folder, OLD, overwrite=True)
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
     assert len(read_metrics(folder)) == 1
+    # Without a result, in its place.
+    (folder / "model.safetensors").unlink()
+    run(folder, NEW, overwrite=True)
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
+    assert len(read_metrics(folder)) == 3
 
 
 def test_what_comes_into_a_result_meanwhile_is_not_deleted(folder, monkeypatch):
@@ -163,13 +163,6 @@ def test_what_others_put_into_a_run_is_not_deleted(folder):
     assert (folder / "notes.txt").read_text() == "precious"
 
 
-def test_an_unfinished_run_is_begun_anew_in_its_place(folder):
-    (folder / "model.safetensors").unlink()
-    run(folder, NEW, overwrite=True)
-    assert [path.name for path in folder.parent.iterdir()] == ["run"]
-    assert len(read_metrics(folder)) == 3
-
-
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_two_trainings_do_not_share_a_folder(folder, options):
     problems = []
@@ -188,16 +181,14 @@ def test_two_trainings_do_not_share_a_folder(folder, options):
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 @pytest.mark.parametrize("place", ["init", ".", "init/tuned"])
-def test_the_start_is_never_the_output(folder, options, place):
-    start = folder.rename(folder.with_name("init"))
-    before = _contents(start)
-    recipe = tiny_recipe(model={"init": str(start), "size": None, **_NO_SIZES})
+def test_init_is_never_the_output(folder, options, place):
+    init = folder.rename(folder.with_name("init"))
+    before = _contents(init)
+    recipe = tiny_recipe(model={"init": str(init), "size": None, **NO_SIZES})
     with pytest.raises(UserError, match="input"):
-        run(start.parent / place, recipe, **options)
-    assert _contents(start) == before
+        run(init.parent / place, recipe, **options)
+    assert _contents(init) == before
 
-
-_NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
 
 GARBAGE = [
     b"\xff\x00\xfe",

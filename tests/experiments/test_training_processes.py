@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from revt_hf.experiments import devices, jobs
-from revt_hf.experiments.jobs import Job, Trainings, bars
+from revt_hf.experiments import training_processes
+from revt_hf.experiments.training_processes import (
+    TrainingJob,
+    TrainingProcesses,
+    default_slots,
+    gpu_variable,
+    progress_bars,
+    visible_gpus,
+)
 from tests.helpers.tiny import tiny_recipe
 
 
@@ -19,43 +26,43 @@ def gpus(monkeypatch):
 
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(devices, "core_count", lambda: 7)
+    monkeypatch.setattr(training_processes, "core_count", lambda: 7)
     return found
 
 
 def test_slots(gpus, monkeypatch):
     gpus(0)
-    assert devices.default_slots(None) == 7
+    assert default_slots(None) == 7
     gpus(4)
-    assert devices.default_slots(None) == 4
+    assert default_slots(None) == 4
     # The launcher takes all of them for one training.
-    assert devices.default_slots("accelerate launch") == 1
+    assert default_slots("accelerate launch") == 1
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert devices.visible_gpus() == []
-    assert devices.default_slots(None) == 7
+    assert visible_gpus() == []
+    assert default_slots(None) == 7
 
 
 def test_another_kind_of_accelerator_has_one_slot(gpus, monkeypatch):
     gpus(0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert devices.default_slots(None) == 1
+    assert default_slots(None) == 1
 
 
 def test_what_is_visible_is_given_on(gpus, monkeypatch):
     gpus(2)
-    assert devices.visible_gpus() == ["0", "1"]
+    assert visible_gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7a, 3")
-    assert devices.visible_gpus() == ["GPU-7a", "3"]
-    assert devices.gpu_variable() == "CUDA_VISIBLE_DEVICES"
+    assert visible_gpus() == ["GPU-7a", "3"]
+    assert gpu_variable() == "CUDA_VISIBLE_DEVICES"
 
 
 def test_rocm(gpus, monkeypatch):
     gpus(2)
     monkeypatch.setattr(torch.version, "hip", "6.0", raising=False)
-    assert devices.gpu_variable() == "HIP_VISIBLE_DEVICES"
+    assert gpu_variable() == "HIP_VISIBLE_DEVICES"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert devices.gpu_variable() == "CUDA_VISIBLE_DEVICES"
-    assert devices.visible_gpus() == ["2", "3"]
+    assert gpu_variable() == "CUDA_VISIBLE_DEVICES"
+    assert visible_gpus() == ["2", "3"]
 
 
 class _Child:
@@ -79,18 +86,18 @@ class _Child:
 def started(monkeypatch):
     children = []
     monkeypatch.setattr(
-        jobs, "Child", lambda *given: children.append(_Child(*given)) or children[-1]
+        training_processes, "Child", lambda *given: children.append(_Child(*given)) or children[-1]
     )
     return children
 
 
 def _start(trainings, tmp_path, number):
-    trainings.start(Job(f"run{number}", tiny_recipe(), tmp_path / f"run{number}"), 1)
+    trainings.start(TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}"), 1)
 
 
 def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, started, tmp_path):
     gpus(4)
-    with bars(True) as progress, Trainings(progress, 4) as trainings:
+    with progress_bars(True) as progress, TrainingProcesses(progress, 4) as trainings:
         for number in range(4):
             _start(trainings, tmp_path, number)
         given = [process.environment["CUDA_VISIBLE_DEVICES"] for process in started]
@@ -103,7 +110,7 @@ def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, starte
 
 def test_more_trainings_than_gpus_share_them(gpus, started, tmp_path):
     gpus(2)
-    with bars(True) as progress, Trainings(progress, 4) as trainings:
+    with progress_bars(True) as progress, TrainingProcesses(progress, 4) as trainings:
         for number in range(4):
             _start(trainings, tmp_path, number)
     given = [process.environment["CUDA_VISIBLE_DEVICES"] for process in started]
@@ -112,9 +119,12 @@ def test_more_trainings_than_gpus_share_them(gpus, started, tmp_path):
 
 def test_a_launcher_and_a_cpu_are_left_alone(gpus, started, tmp_path):
     gpus(4)
-    with bars(True) as progress, Trainings(progress, 1, ["accelerate", "launch"]) as trainings:
+    with (
+        progress_bars(True) as progress,
+        TrainingProcesses(progress, 1, ["accelerate", "launch"]) as trainings,
+    ):
         _start(trainings, tmp_path, 0)
     gpus(0)
-    with bars(True) as progress, Trainings(progress, 1) as trainings:
+    with progress_bars(True) as progress, TrainingProcesses(progress, 1) as trainings:
         _start(trainings, tmp_path, 1)
     assert all("CUDA_VISIBLE_DEVICES" not in process.environment for process in started)
