@@ -52,15 +52,8 @@ class Diagnosis(DataSelection, ProtocolChoice):
     ) -> "DiagnoseOptions":
         """The options of a diagnosis, whose JSON file does not replace an input."""
         from revt_hf.analysis.diagnoses import DiagnoseOptions
-        from revt_hf.config.recipe import load_recipe
-        from revt_hf.evaluation.splits import SplitSpec, source_splits
 
-        if (self.recipe is None) == (self.domain is None):
-            raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
-        if self.recipe is not None:
-            splits = source_splits(load_recipe(self.recipe).sources)
-        else:
-            splits = [SplitSpec(self.spec(), self.split, is_source=False)]
+        splits = [one for one in self.splits() if one.is_source or self.recipe is None]
         inputs = [*models, *also_read, self.recipe, self.data_dir]
         check_output_file(self.json_file, inputs=inputs, outputs=[output])
         protocol = self.resolve(models)

@@ -1,5 +1,6 @@
-"""The recipe and test protocol that a model folder records."""
+"""The recipe, test protocol and training metrics that a model folder records."""
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,17 @@ from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import is_listed, read_json_object
 
-__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_protocol", "recorded_recipe"]
+__all__ = [
+    "MERGE_FILE",
+    "METRICS_FILE",
+    "RECIPE_FILE",
+    "read_metrics",
+    "recorded_protocol",
+    "recorded_recipe",
+]
+
+METRICS_FILE = "metrics.jsonl"
+_LARGEST = 2**63
 
 # Sections of every resolved recipe of ours.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
@@ -98,3 +109,31 @@ def _evaluation_of(folder: Path) -> Protocol:
         return Protocol.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
+
+    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
+    them, are skipped.
+    """
+    try:
+        lines = (folder / METRICS_FILE).read_bytes().splitlines()
+    except OSError:
+        return []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    # Numbers that fit a float, including infinity and NaN.
+    whole = all(
+        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+        for value in row.values()
+    )
+    return row if whole else None

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.evaluation.result import read_results, write_results
-from revt_hf.results.curves import ALL, MEMBERS, build_curves
-from revt_hf.results.curves_chart import draw_curves
+from revt_hf.results.curves import ALL, MEMBERS, build_curves, draw_curves
 from tests.helpers.command_line import refused, revt
 from tests.helpers.made_up_results import evaluated, result, score, written
 
