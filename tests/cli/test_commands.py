@@ -67,8 +67,10 @@ def _declared():
         hints = get_type_hints(command.callback, include_extras=True)
         for name in inspect.signature(command.callback).parameters:
             for info in getattr(hints[name], "__metadata__", ()):
-                flags = getattr(info, "param_decls", None) or (f"--{name.replace('_', '-')}",)
-                yield flags[0], " ".join(words), info
+                # Inside Annotated, typer keeps a flag that is given as the default.
+                given = getattr(info, "default", None)
+                flag = given if isinstance(given, str) else f"--{name.replace('_', '-')}"
+                yield flag, " ".join(words), info
 
 
 def test_shared_options_are_declared_once():
@@ -139,8 +141,9 @@ def test_domains_are_listed_without_breaking_words(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     root = tmp_path_factory.mktemp("paths")
-    for seed, name in enumerate(("model", "other", "third")):
+    for seed, name in enumerate(("model", "other", "third", "merge")):
         tiny_model(seed).save_pretrained(root / name)
+    (root / "merge" / "merge.json").write_text("{}")
     recipe, experiment = root / "recipe.yaml", root / "experiment.yaml"
     recipe.write_text(yaml.safe_dump(TINY))
     experiment.write_text("{}")
@@ -153,6 +156,7 @@ def paths(tmp_path_factory):
         "EXPERIMENT": experiment,
         "IMAGE": image,
         "THIRD": root / "third",
+        "MERGE": root / "merge",
         "DIR": root / "data",
     }
 
@@ -165,7 +169,9 @@ def line(paths, tmp_path):
     def words(text):
         for word in text.split():
             name, equals, path = word.rpartition("=")
-            yield f"{name}{equals}{known[path]}" if path in known else word
+            stem = path.partition(".")[0]
+            whole = f"{known[stem]}{path[len(stem) :]}" if stem in known else path
+            yield f"{name}{equals}{whole}"
 
     return words
 
@@ -273,6 +279,12 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
             "--evaluations 5 --workers 2 --overwrite --quiet --output OUT",
             "analysis.merge_choice.choose_merge",
             {"on": ("gta5/val",), "head": 2, "images": 7, "evaluations": 5, "workers": 2},
+        ),
+        (
+            "report MODEL MERGE --recipe RECIPE --init THIRD --protocol native --max-size 64x32 "
+            "--quiet --output OUT.html",
+            "results.comparison.compare",
+            {"kind": "init", "max_size": (64, 32), "quiet": True},
         ),
         (
             "train RECIPE --set train.steps=7 --resume --overwrite --quiet --output OUT",
