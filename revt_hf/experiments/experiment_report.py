@@ -4,18 +4,16 @@ from pathlib import Path
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.result import read_results
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.score_steps import Network, read_result, result_file
-from revt_hf.results.build import Entry, assemble
-from revt_hf.results.formats import TableFormat, formatted, print_tables
-from revt_hf.results.matrix import build_tables
-from revt_hf.results.page import Model, write_page
-from revt_hf.results.report import Kind
-from revt_hf.results.results import scores_of
-from revt_hf.results.rows import TableOptions
+from revt_hf.results.comparison import build_report
+from revt_hf.results.formats import TableFormat, formatted, print_layouts
+from revt_hf.results.layout import layout
+from revt_hf.results.page import write_page
+from revt_hf.results.report import ModelKind, ReportModel
+from revt_hf.results.tables import TableOptions, build_tables
 
 _SUFFIXES = {
     TableFormat.markdown: ".md",
@@ -23,11 +21,11 @@ _SUFFIXES = {
     TableFormat.csv: ".csv",
     TableFormat.html: ".html",
 }
-_PAGE_KINDS: dict[str, Kind] = {
+_PAGE_KINDS: dict[str, ModelKind] = {
     "init": "init",
     "member": "member",
-    "merge": "revt",
-    "recalibrated": "revt",
+    "merge": "merge",
+    "recalibrated": "merge",
 }
 
 
@@ -61,7 +59,7 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
         write_text(path, formatted(tables, chosen))
         written.append(path)
     if not quiet:
-        print_tables(tables)
+        print_layouts([layout(table) for table in tables])
     if graph.experiment.report:
         page = folder.path / "reports" / f"{name}.html"
         if _write_report(graph, folder, page, formatted(tables, TableFormat.terminal)):
@@ -79,13 +77,15 @@ def _write_report(graph: Graph, folder: ExperimentFolder, page: Path, table: str
     name, protocol = next(iter(graph.protocols.items()))
     networks = [one for one in _first_merge(graph) if _is_scored(folder, name, one)]
     kinds = {_PAGE_KINDS[network.kind] for network in networks}
-    if not {"member", "revt"} <= kinds or len({split.is_source for split in graph.splits}) < 2:
+    if not {"member", "merge"} <= kinds or len({split.is_source for split in graph.splits}) < 2:
         return False
     titles = [n.group + (f", head {n.head}" if n.head else "") for n in networks]
-    entries = [
-        Entry(
-            Model(title, _PAGE_KINDS[n.kind], "" if n.seed is None else f"seed {n.seed}"),
-            Path(folder.model_of(n.parts[0])),
+    models = [
+        ReportModel(
+            title,
+            _PAGE_KINDS[n.kind],
+            folder.model_of(n.parts[0]),
+            "" if n.seed is None else f"seed {n.seed}",
         )
         for title, n in zip(titles, networks, strict=True)
     ]
@@ -93,14 +93,13 @@ def _write_report(graph: Graph, folder: ExperimentFolder, page: Path, table: str
         read_result(result_file(folder, name, n.id)).model_copy(update={"model": title})
         for title, n in zip(titles, networks, strict=True)
     ]
-    report = assemble(
+    report = build_report(
         graph.experiment.title,
         graph.experiment.intro or "Members and their merges, and how they do on unseen domains.",
-        entries,
-        {entry.model.name: load_for_evaluation(entry.folder) for entry in entries},
+        models,
         [(split, load_spec(split.spec, split.split)) for split in graph.splits],
         protocol,
-        scores_of(results),
+        results,
         {"All seeds, heads and ensembles": table},
     )
     write_page(report, page)

@@ -24,8 +24,8 @@ from revt_hf.core.child import Child
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import locked, write_text
 from revt_hf.core.resources import core_count
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_folder import training_folder
-from revt_hf.training.tracking import read_metrics
 
 _POLL_SECONDS = 0.5
 _SIGNALLED = 128

@@ -18,8 +18,8 @@ from revt_hf.merging.recalibration import (
     recalibrate_on_sources,
     spread_images,
 )
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
-from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
 
 NIGHT = {**TINY["source"], "config": "night"}

@@ -10,8 +10,8 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from revt_hf.config.recipe import Recipe
 from revt_hf.models.folded_head import FoldedDecodeHead, is_folded
 from revt_hf.models.load import load_model
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loss
-from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 # section, field, a value other than the tiny recipe's

@@ -10,11 +10,12 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, beside, locked
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loop, result
 from revt_hf.training import run_checkpoints as checkpoints
 from revt_hf.training.run_checkpoints import newest_checkpoint
 from revt_hf.training.run_folder import training_folder
-from revt_hf.training.tracking import MetricsLog, read_metrics
+from revt_hf.training.tracking import MetricsLog
 from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 OLD = tiny_recipe(train={"steps": 1})

@@ -20,8 +20,8 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.loop import TrainOptions, train
-from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 LABELS = {"encoding": "train_ids"}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
-from revt_hf.training.tracking import read_metrics
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.weight_averages import MovingAverage, WindowAverage
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
