@@ -34,15 +34,15 @@ METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """One tensor's bytes in a file.
+    """Where a tensor's bytes lie in a file.
 
     Attributes:
         file: the safetensors file.
         name: the tensor's name in it.
-        dtype: safetensors' name of it: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
+        dtype: safetensors' name: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
         shape: its dimensions.
-        offset: of its first byte, from the start of the file.
-        nbytes: its length; little-endian, row-major.
+        offset: of the first byte, from the start of the file.
+        nbytes: number of bytes; little-endian, row-major.
     """
 
     file: Path
@@ -56,7 +56,7 @@ class TensorPlace:
 def read_header(path: Path) -> list[TensorPlace]:
     """The tensors of a safetensors file in the order of their bytes.
 
-    As strict as safetensors itself: what is taken here can be loaded.
+    As strict as safetensors itself: every accepted file can be loaded.
 
     Raises:
         UserError: the file cannot be read, or it is truncated or broken.
@@ -73,7 +73,7 @@ def read_header(path: Path) -> list[TensorPlace]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         header = json.loads(raw.decode("utf-8"))
-    # The decoder counts its own depth, and refuses numbers of thousands of digits.
+    # The decoder limits its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise _broken(path, "its header is not JSON") from error
     if not isinstance(header, dict) or not raw.startswith(b"{"):
@@ -88,7 +88,7 @@ def read_header(path: Path) -> list[TensorPlace]:
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:
-    """The first bytes of a safetensors file: length, then JSON, padded so that data are aligned.
+    """The first bytes of a safetensors file: length, then JSON padded to align the data.
 
     Args:
         entries: name -> ``dtype``, ``shape``, ``data_offsets``; and ``__metadata__``.
@@ -99,9 +99,9 @@ def header_bytes(entries: Mapping[str, Any]) -> bytes:
 
 
 def tensors_hash(entries: Iterable[tuple[str, str, tuple[int, ...]]]) -> "hashlib._Hash":
-    """A sha256 of tensors, to be given their bytes in the same order.
+    """Start a sha256 of tensors; update it with their bytes in the same order.
 
-    It does not depend on a file's metadata, so that it stays the same when those change.
+    It does not depend on the file's metadata.
 
     Args:
         entries: name, dtype (safetensors' name) and shape, in the order of the bytes.
@@ -128,6 +128,18 @@ def tensors_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """The dtype for ``config.json``: it represents every tensor exactly.
+
+    Args:
+        dtypes: of a model's tensors, safetensors' names; integers are ignored.
+    """
+    found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
+    if len(found) == 1:
+        return found.pop()
+    return "float64" if "float64" in found else "float32"
+
+
 def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     label = ascii(name)
     if not is_storable(name):
@@ -136,7 +148,7 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
         raise _broken(path, f"{label} is not described by an object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise _broken(path, f"{label} is of a dtype that is not known here, {ascii(dtype)[:20]}")
+        raise _broken(path, f"{label} is of an unknown dtype, {ascii(dtype)[:20]}")
     if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise _broken(path, f"{label} has no valid shape")
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -162,7 +174,7 @@ def _sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _check_bytes(path: Path, places: list[TensorPlace], start: int, size: int) -> None:
-    """Every byte after the header belongs to exactly one tensor."""
+    """Refuse files in which a byte after the header does not belong to exactly one tensor."""
     end, before = start, ""
     for place in places:
         name = ascii(place.name)

@@ -14,7 +14,6 @@ from typing import Any
 
 from revt_hf.checkpoints.description import (
     Description,
-    common_dtype,
     fitting_places,
     infer_description,
     model_config,
@@ -23,6 +22,7 @@ from revt_hf.checkpoints.headers import (
     ITEM_SIZES,
     METADATA,
     TensorPlace,
+    common_dtype,
     header_bytes,
     tensors_hash,
 )

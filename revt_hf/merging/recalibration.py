@@ -20,13 +20,8 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import (
-    common_dtype,
-    fitting_places,
-    model_config,
-    read_description,
-)
-from revt_hf.checkpoints.headers import TensorPlace, tensors_hash, tensors_sha256
+from revt_hf.checkpoints.description import fitting_places, model_config, read_description
+from revt_hf.checkpoints.headers import TensorPlace, common_dtype, tensors_hash, tensors_sha256
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,

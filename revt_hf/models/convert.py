@@ -16,12 +16,11 @@ from revt_hf.checkpoints.architecture import (
 )
 from revt_hf.checkpoints.description import (
     Description,
-    common_dtype,
     infer_description,
     model_config,
     read_description,
 )
-from revt_hf.checkpoints.headers import TensorPlace
+from revt_hf.checkpoints.headers import TensorPlace, common_dtype
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (

@@ -19,12 +19,11 @@ from transformers.utils import logging as transformers_logging
 from revt_hf.checkpoints.architecture import CLASSIFIER, SIZES, VARIANCE, Architecture
 from revt_hf.checkpoints.description import (
     Description,
-    common_dtype,
     fitting_places,
     read_description,
     rows_by_train_id,
 )
-from revt_hf.checkpoints.headers import tensors_hash
+from revt_hf.checkpoints.headers import common_dtype, tensors_hash
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
 from revt_hf.checkpoints.names import COUNTER, listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
