@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.generated import generate
-from revt_hf.data.augment.mixing import FractalFolder, GeneratedImages, mixing_images, random_crop
+from revt_hf.data.augment.mixing import (
+    FractalFolder,
+    GeneratedImages,
+    generate,
+    mixing_images,
+    random_crop,
+)
 
 
 def test_generated_images_are_complex_and_colourful():
