@@ -24,7 +24,7 @@ from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.result import Cost, DomainScore, Result
-from revt_hf.evaluation.splits import SplitSpec, told_apart
+from revt_hf.evaluation.splits import SplitSpec, check_labels
 from revt_hf.models.load import for_inference_, load_model
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
@@ -87,7 +87,7 @@ def evaluate(
     processes = process_state()
     pairs = [(split, None) if isinstance(split, SplitSpec) else split for split in splits]
     with failing_together(processes):
-        told_apart([split for split, _ in pairs])
+        check_labels([split for split, _ in pairs])
         segmenters = _segmenters(models, options)
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
@@ -97,33 +97,11 @@ def evaluate(
         minimum = minimum_side(model for one in segmenters.values() for model in one.models)
         for split, images in loaded:
             check_sizes(images, split.label, protocol, minimum)
-    quiet = options.quiet or not processes.is_main_process
-    scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
-    total = sum(len(_share(images, processes)) for _, images in loaded)
-    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
-
-        def counted() -> None:
-            progress.update()
-            on_image()
-
-        for split, images in loaded:
-            with failing_together(processes):
-                sums = score_images(
-                    list(segmenters.values()),
-                    images,
-                    protocol,
-                    indices=_share(images, processes),
-                    batch_size=options.batch_size,
-                    workers=options.workers,
-                    on_image=counted,
-                )
-            for name, (one,) in zip(segmenters, sums, strict=True):
-                matrix = _summed(one.matrix, processes)
-                scores[name].append(_domain_score(split, images, matrix))
+    scores = _scores(segmenters, loaded, protocol, options, on_image)
     costs: dict[str, Cost] = {}
     if options.cost and processes.is_main_process:
         height, width = loaded[0][1][0]["image"].shape[:2]
-        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=quiet):
+        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=options.quiet):
             costs[name] = cost_of(segmenter, (height, width), protocol)
     return [
         Result(
@@ -136,6 +114,44 @@ def evaluate(
         )
         for name, segmenter in segmenters.items()
     ]
+
+
+def _scores(
+    segmenters: Mapping[str, Segmenter],
+    loaded: Sequence[tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    options: EvaluateOptions,
+    on_image: Callable[[], object],
+) -> dict[str, list[DomainScore]]:
+    """The scores of each segmenter on every split; all processes share the images."""
+    processes = process_state()
+    shares = [
+        range(processes.process_index, len(images), processes.num_processes) for _, images in loaded
+    ]
+    scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
+    quiet = options.quiet or not processes.is_main_process
+    total = sum(map(len, shares))
+    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+
+        def counted() -> None:
+            progress.update()
+            on_image()
+
+        for (split, images), share in zip(loaded, shares, strict=True):
+            with failing_together(processes):
+                sums = score_images(
+                    list(segmenters.values()),
+                    images,
+                    protocol,
+                    indices=share,
+                    batch_size=options.batch_size,
+                    workers=options.workers,
+                    on_image=counted,
+                )
+            for name, (one,) in zip(segmenters, sums, strict=True):
+                matrix = _summed(one.matrix, processes)
+                scores[name].append(_domain_score(split, images, matrix))
+    return scores
 
 
 def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
@@ -252,10 +268,6 @@ def as_segmenter(model: Scorable) -> Segmenter:
     if isinstance(model, Segmenter):
         return model
     return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
-
-
-def _share(images: Any, processes: PartialState) -> range:
-    return range(processes.process_index, len(images), processes.num_processes)
 
 
 def _summed(matrix: NDArray[np.int64], processes: PartialState) -> NDArray[np.int64]:
