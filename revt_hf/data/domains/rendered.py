@@ -1,17 +1,19 @@
-"""GTA5, "Playing for Data" (Richter et al., ECCV 2016): 24,966 images of a video game."""
+"""Rendered datasets: GTA5 and SYNTHIA, with the ways to divide them."""
 
 import hashlib
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, NotThereError, Sharing
 from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
-from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 _TOTAL = 24_966
@@ -44,7 +46,7 @@ class Gta5Options(PairedOptions):
 
 @register_domain
 class Gta5(PairedDomain):
-    """See the module; all splits are labelled."""
+    """GTA5, "Playing for Data" (Richter et al., ECCV 2016): 24,966 images of a video game."""
 
     name = "gta5"
     facts = Facts(
@@ -143,3 +145,50 @@ def _official_split(split: str, *folders: Path) -> frozenset[int]:
     except Exception as error:
         problem = "is not the split file of gta5 (trainIds, valIds, testIds)"
         raise UserError(f"{path} {problem}") from error
+
+
+class SynthiaOptions(PairedOptions):
+    """Options of ``synthia``: ``split_seed`` decides which 70 % are ``train``."""
+
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+# Some archives hold the folder of labels twice, one in the other.
+_SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
+
+
+@register_domain
+class Synthia(PairedDomain):
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images.
+
+    There is no official division: ``train`` and ``val`` are drawn by a seed. Labels are the first
+    channel of 16-bit colours; terrain, truck and train do not occur.
+    """
+
+    name = "synthia"
+    facts = Facts(
+        kind="synthetic",
+        license="CC BY-NC-SA 3.0",
+        download="the SYNTHIA page of the CVC Barcelona: SYNTHIA_RAND_CITYSCAPES (one .rar)",
+        sharing=Sharing(
+            "confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0"
+        ),
+        images={"train": 6_580, "val": 2_820, "full": 9_400},
+    )
+    options_model = SynthiaOptions
+    wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
+    layouts = (
+        *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
+        *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
+    )
+
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
+        if split == "full":
+            return None
+
+        def draw(name: str) -> bytes:
+            return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
+
+        shuffled = sorted(match.names, key=draw)
+        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
+        return set(shuffled[:train] if split == "train" else shuffled[train:])
