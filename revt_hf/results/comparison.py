@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import colourise
@@ -14,7 +15,7 @@ from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import Result, library_versions
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.models.recorded import MERGE_FILE, read_metrics, recorded_recipe
+from revt_hf.models.recorded import read_metrics, recorded_recipe
 from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
