@@ -72,7 +72,7 @@ def evaluate(
 
     Args:
         models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or, by
-            the name that results carry, folders, Hub IDs, or SegFormers and segmenters in eval mode.
+            the name that results carry, folders, Hub IDs, SegFormers or segmenters in eval mode.
         splits: the source-val and target splits of a recipe, or a list of splits; a split may come
             with its images: rows with ``image`` and ``label`` as ``load_domain`` returns them.
         protocol: how images reach the networks; None for the one that the folders record.
