@@ -18,7 +18,6 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,
-    check_growing,
     check_output,
     growing_folder,
     write_json,
@@ -137,7 +136,7 @@ def diagnose_plane(
     if not levels or min(levels) < 1:
         raise UserError("--steps: give whole numbers from 1, coarse to fine, such as 4,8")
     inputs = options.inputs(*folders)
-    check_growing(options.output, True, _PLANE_FILES, inputs)
+    check_output(options.output, True, inputs, _PLANE_FILES)
     data = options.data()
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
     with Blender(folders, quiet=options.quiet) as blender, growing:
@@ -199,12 +198,13 @@ def diagnose_norm(
 
 
 def diagnose_disagreement(
-    models: Mapping[str, str], shown: int, options: DiagnoseOptions
+    members: Mapping[str, str], merge: str, shown: int, options: DiagnoseOptions
 ) -> dict[str, Any]:
     """Write ``disagreement.png`` and ``disagreement.json``: where members differ on images.
 
     Args:
-        models: members, at least two, then their merge: folders or Hub IDs by name.
+        members: at least two folders or Hub IDs by name.
+        merge: their merge, a folder or Hub ID.
         shown: number of the most disputed images to draw.
         options: what to measure on.
 
@@ -214,18 +214,18 @@ def diagnose_disagreement(
     Raises:
         UserError: a model or data that cannot be used, or an output that exists.
     """
-    *members, merge = models.values()
-    inputs = options.inputs(*members, merge)
+    folders = list(members.values())
+    inputs = options.inputs(*folders, merge)
     check_output(options.output, options.overwrite, inputs)
-    if len(members) < 2:
+    if len(folders) < 2:
         raise UserError("only several members can differ: name at least two")
     data = options.data()
-    with options.progress((len(members) + 1) * data.images, "disagreement") as bar:
-        found = disagreement(members, merge, data, shown, bar.update)
+    with options.progress((len(folders) + 1) * data.images, "disagreement") as bar:
+        found = disagreement(folders, merge, data, shown, bar.update)
     result = {
         "format": "revt_hf.disagreement/1",
-        **_about({"members": _records(members), "merge": _records([merge])[0]}, data),
-        **found.counts.to_json(list(models)),
+        **_about({"members": _records(folders), "merge": _records([merge])[0]}, data),
+        **found.counts.to_json([*members, merge]),
         "images": [{"name": name, "disputed": share * 100} for name, share in found.images],
     }
     with atomic_folder(options.output, options.overwrite, inputs) as scratch:

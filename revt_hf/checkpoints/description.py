@@ -5,7 +5,7 @@ Read without torch or transformers, and only what a SegFormer consists of: code 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.headers import FLOATS, TensorPlace, is_storable
+from revt_hf.checkpoints.headers import TensorInfo, is_storable
 from revt_hf.checkpoints.image_processor import read_normalisation
-from revt_hf.checkpoints.json_fields import JsonFields, is_whole
+from revt_hf.checkpoints.json_fields import JsonFields, is_whole, json_values
 from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
 from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.core.errors import UserError
@@ -70,10 +70,7 @@ class Description:
     def config(self) -> dict[str, Any]:
         """Arguments of a ``SegformerConfig`` of this network; nothing else of the file."""
         return {
-            **{
-                key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self.architecture).items()
-            },
+            **json_values(self.architecture),
             **self.numbers,
             "num_encoder_blocks": len(self.architecture.depths),
             "id2label": dict(enumerate(self.classes)),
@@ -149,10 +146,8 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
     numbers = [str(number) for number in range(len(names))]
     if set(names) != set(numbers):
         raise fields.wrong("id2label", f"its keys have to be the numbers 0 to {len(names) - 1}")
-    if not all(isinstance(name, str) and _is_name(name) for name in names.values()):
-        raise fields.wrong(
-            "id2label", f"its values have to be names (of at most {_LONGEST_NAME} characters)"
-        )
+    if not all(map(_is_name, names.values())):
+        raise fields.wrong("id2label", f"names have 1 to {_LONGEST_NAME} characters")
     if fields.values.get("num_labels") not in (None, len(names)):
         raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
     return tuple(names[number] for number in numbers)
@@ -168,7 +163,9 @@ def _dtype(fields: JsonFields) -> str | None:
     return found.pop() if found else None
 
 
-def _is_name(name: str) -> bool:
+def _is_name(name: Any) -> bool:
+    if not isinstance(name, str):
+        return False
     return bool(name.strip()) and len(name) <= _LONGEST_NAME and is_storable(name)
 
 
@@ -217,40 +214,28 @@ def model_config(description: Description, dtype: str, with_head: bool = True) -
     }
 
 
-def common_dtype(dtypes: Iterable[str]) -> str:
-    """The dtype for ``config.json``: it represents every tensor exactly.
-
-    Args:
-        dtypes: of a model's tensors, safetensors' names; integers are ignored.
-    """
-    found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
-    if len(found) == 1:
-        return found.pop()
-    return "float64" if "float64" in found else "float32"
-
-
-def fitting_places(
-    description: Description, places: Mapping[str, TensorPlace], with_head: bool = True
-) -> dict[str, TensorPlace]:
-    """The places of the described network's tensors: all of them, and nothing is left over.
+def fitting_tensors(
+    description: Description, tensors: Mapping[str, TensorInfo], with_head: bool = True
+) -> dict[str, TensorInfo]:
+    """The described network's tensors: all of them, and nothing is left over.
 
     Args:
         description: the network.
-        places: of its checkpoint, by on-disk name.
+        tensors: of its checkpoint, by on-disk name.
         with_head: False for the encoder alone: a decode head or ImageNet's classifier may be
             there and may be any.
 
     Returns:
-        On-disk name -> place; BatchNorm's count of batches, which nothing reads, may be missing.
+        By on-disk name; BatchNorm's count of batches, which nothing reads, may be missing.
 
     Raises:
         UserError: tensors are missing, left over, of another shape, or no floats; the first few
             are named.
     """
-    held = dict(places)
+    held = dict(tensors)
     if not with_head:
         ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
-        held = {name: place for name, place in held.items() if not name.startswith(ignored)}
+        held = {name: info for name, info in held.items() if not name.startswith(ignored)}
     elif not has_head(held):
         raise UserError(f"{description.label} is an encoder: it has no decode head")
     classes = len(description.classes) if with_head else None

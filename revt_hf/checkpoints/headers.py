@@ -33,16 +33,16 @@ METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
-class TensorPlace:
-    """One tensor's bytes in a file.
+class TensorInfo:
+    """Where a tensor's bytes lie in a file.
 
     Attributes:
         file: the safetensors file.
         name: the tensor's name in it.
-        dtype: safetensors' name of it: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
+        dtype: safetensors' name: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
         shape: its dimensions.
-        offset: of its first byte, from the start of the file.
-        nbytes: its length; little-endian, row-major.
+        offset: of the first byte, from the start of the file.
+        nbytes: number of bytes; little-endian, row-major.
     """
 
     file: Path
@@ -53,10 +53,10 @@ class TensorPlace:
     nbytes: int
 
 
-def read_header(path: Path) -> list[TensorPlace]:
+def read_header(path: Path) -> list[TensorInfo]:
     """The tensors of a safetensors file in the order of their bytes.
 
-    As strict as safetensors itself: what is taken here can be loaded.
+    As strict as safetensors itself: every accepted file can be loaded.
 
     Raises:
         UserError: the file cannot be read, or it is truncated or broken.
@@ -73,7 +73,7 @@ def read_header(path: Path) -> list[TensorPlace]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:
         header = json.loads(raw.decode("utf-8"))
-    # The decoder counts its own depth, and refuses numbers of thousands of digits.
+    # The decoder limits its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise _broken(path, "its header is not JSON") from error
     if not isinstance(header, dict) or not raw.startswith(b"{"):
@@ -81,14 +81,14 @@ def read_header(path: Path) -> list[TensorPlace]:
     metadata = header.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken(path, f"{METADATA} is not an object of strings")
-    places = [_place(path, name, entry, start) for name, entry in header.items()]
-    places.sort(key=lambda place: (place.offset, place.nbytes))
-    _check_bytes(path, places, start, size)
-    return places
+    infos = [_tensor_info(path, name, entry, start) for name, entry in header.items()]
+    infos.sort(key=lambda info: (info.offset, info.nbytes))
+    _check_bytes(path, infos, start, size)
+    return infos
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:
-    """The first bytes of a safetensors file: length, then JSON, padded so that data are aligned.
+    """The first bytes of a safetensors file: length, then JSON padded to align the data.
 
     Args:
         entries: name -> ``dtype``, ``shape``, ``data_offsets``; and ``__metadata__``.
@@ -99,9 +99,9 @@ def header_bytes(entries: Mapping[str, Any]) -> bytes:
 
 
 def tensors_hash(entries: Iterable[tuple[str, str, tuple[int, ...]]]) -> "hashlib._Hash":
-    """A sha256 of tensors, to be given their bytes in the same order.
+    """Start a sha256 of tensors; update it with their bytes in the same order.
 
-    It does not depend on a file's metadata, so that it stays the same when those change.
+    It does not depend on the file's metadata.
 
     Args:
         entries: name, dtype (safetensors' name) and shape, in the order of the bytes.
@@ -116,11 +116,11 @@ def tensors_sha256(path: Path) -> str:
     Raises:
         UserError: the file cannot be read, or it is broken.
     """
-    places = read_header(path)
-    digest = tensors_hash((place.name, place.dtype, place.shape) for place in places)
+    infos = read_header(path)
+    digest = tensors_hash((info.name, info.dtype, info.shape) for info in infos)
     try:
         with path.open("rb") as file:
-            file.seek(places[0].offset if places else 0)
+            file.seek(infos[0].offset if infos else 0)
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
     except OSError as error:
@@ -128,7 +128,19 @@ def tensors_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """The dtype for ``config.json``: it represents every tensor exactly.
+
+    Args:
+        dtypes: of a model's tensors, safetensors' names; integers are ignored.
+    """
+    found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
+    if len(found) == 1:
+        return found.pop()
+    return "float64" if "float64" in found else "float32"
+
+
+def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     label = ascii(name)
     if not is_storable(name):
         raise _broken(path, f"{label} is not a valid name")
@@ -136,7 +148,7 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
         raise _broken(path, f"{label} is not described by an object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise _broken(path, f"{label} is of a dtype that is not known here, {ascii(dtype)[:20]}")
+        raise _broken(path, f"{label} is of an unknown dtype, {ascii(dtype)[:20]}")
     if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise _broken(path, f"{label} has no valid shape")
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -144,7 +156,7 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     first, last = offsets
     if last - first != math.prod(shape) * ITEM_SIZES[dtype]:
         raise _broken(path, f"the bytes of {label} are not as many as its shape needs")
-    return TensorPlace(path, name, dtype, tuple(shape), start + first, last - first)
+    return TensorInfo(path, name, dtype, tuple(shape), start + first, last - first)
 
 
 def is_storable(name: str) -> bool:
@@ -161,18 +173,18 @@ def _sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
-def _check_bytes(path: Path, places: list[TensorPlace], start: int, size: int) -> None:
-    """Every byte after the header belongs to exactly one tensor."""
+def _check_bytes(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
+    """Refuse files in which a byte after the header does not belong to exactly one tensor."""
     end, before = start, ""
-    for place in places:
-        name = ascii(place.name)
-        if place.offset + place.nbytes > size:
+    for info in infos:
+        name = ascii(info.name)
+        if info.offset + info.nbytes > size:
             raise _broken(path, f"it ends before its tensor {name} does, copy it again")
-        if place.offset < end:
+        if info.offset < end:
             raise _broken(path, f"{before} and {name} overlap")
-        if place.offset > end:
+        if info.offset > end:
             raise _broken(path, f"the bytes before {name} belong to no tensor")
-        end, before = place.offset + place.nbytes, name
+        end, before = info.offset + info.nbytes, name
     if end != size:
         raise _broken(path, "it goes on after its last tensor")
 

@@ -1,11 +1,10 @@
 """``preprocessor_config.json``: how a model's images are normalised and resized. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.json_fields import JsonFields, is_number, is_whole
+from revt_hf.checkpoints.json_fields import JsonFields, is_number, is_whole, json_values
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -57,10 +56,7 @@ def processor(normalisation: Normalisation, size: Mapping[str, int] = TEST_SIZE)
         "do_resize": True,
         "size": dict(size),
         "resample": _BILINEAR,
-        **{
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(normalisation).items()
-        },
+        **json_values(normalisation),
         "do_reduce_labels": False,
     }
 

@@ -6,6 +6,7 @@ By hand and not by pydantic, whose import takes longer than a small merge.
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,14 @@ class JsonFields:
             lambda value: is_number(value) and least <= value <= most,
             f"it has to be a number from {least:g} to {most:g}",
         )
+
+
+def json_values(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them: lists instead of tuples."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(instance).items()
+    }
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:

@@ -6,7 +6,7 @@ unwrapped by :func:`unwrap`. No torch is imported.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,75 +20,57 @@ CLASS_ROWS = f"{HEAD_PREFIX}classifier."
 IMAGENET_CLASSIFIER = "classifier."
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-# In memory -> on disk; the order matters only where one pattern's result could match another.
-_DISK_RULES = _rules(
-    (r"^segformer\.stages\.(\d)\.patch_embeddings\.", r"segformer.encoder.patch_embeddings.\1."),
-    (r"^segformer\.stages\.(\d)\.layer_norm\.", r"segformer.encoder.layer_norm.\1."),
-    (
-        r"^segformer\.stages\.(\d)\.blocks\.(\d+)\.layernorm_before\.",
-        r"segformer.encoder.block.\1.\2.layer_norm_1.",
-    ),
-    (
-        r"^segformer\.stages\.(\d)\.blocks\.(\d+)\.layernorm_after\.",
-        r"segformer.encoder.block.\1.\2.layer_norm_2.",
-    ),
-    (r"^segformer\.stages\.(\d)\.blocks\.(\d+)\.", r"segformer.encoder.block.\1.\2."),
-    (r"\.attention\.q_proj\.", ".attention.self.query."),
-    (r"\.attention\.k_proj\.", ".attention.self.key."),
-    (r"\.attention\.v_proj\.", ".attention.self.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."),
-    (r"\.attention\.sequence_reduction\.sequence_reduction\.", ".attention.self.sr."),
-    (r"\.attention\.sequence_reduction\.layer_norm\.", ".attention.self.layer_norm."),
-    (r"\.mlp\.fc1\.", ".mlp.dense1."),
-    (r"\.mlp\.fc2\.", ".mlp.dense2."),
-    (r"^decode_head\.linear_projections\.", "decode_head.linear_c."),
-)
-
-# Original -> in memory. ``{0}`` is the stage, counted from 0 here and from 1 in the original.
-# Fused key-value tensors and the unused ``conv_seg`` need more than a name and are not listed.
-_ORIGINAL_RULES = _rules(
-    (r"^backbone\.patch_embed(\d)\.proj\.", "segformer.stages.{0}.patch_embeddings.proj."),
-    (r"^backbone\.patch_embed(\d)\.norm\.", "segformer.stages.{0}.patch_embeddings.layer_norm."),
-    (r"^backbone\.norm(\d)\.", "segformer.stages.{0}.layer_norm."),
-    (r"^backbone\.block(\d)\.", "segformer.stages.{0}.blocks."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.attn\.q\.", ".attention.q_proj."),
-    (r"\.attn\.proj\.", ".attention.o_proj."),
-    (r"\.attn\.sr\.", ".attention.sequence_reduction.sequence_reduction."),
-    (r"\.attn\.norm\.", ".attention.sequence_reduction.layer_norm."),
-    (r"^decode_head\.linear_c(\d)\.", "decode_head.linear_projections.{0}."),
-    (r"^decode_head\.linear_fuse\.conv\.", "decode_head.linear_fuse."),
-    (r"^decode_head\.linear_fuse\.bn\.", "decode_head.batch_norm."),
-    (r"^decode_head\.linear_pred\.", "decode_head.classifier."),
-)
-_FUSED_KEY_VALUE = ".attn.kv."
 _UNUSED = "decode_head.conv_seg."
-
-# On disk -> original. The halves of a fused key-value tensor get the same name.
-_BACK_RULES = _rules(
-    (r"^segformer\.encoder\.patch_embeddings\.(\d)\.proj\.", "backbone.patch_embed{0}.proj."),
-    (r"^segformer\.encoder\.patch_embeddings\.(\d)\.layer_norm\.", "backbone.patch_embed{0}.norm."),
-    (r"^segformer\.encoder\.layer_norm\.(\d)\.", "backbone.norm{0}."),
-    (r"^segformer\.encoder\.block\.(\d)\.", "backbone.block{0}."),
-    (r"\.layer_norm_1\.", ".norm1."),
-    (r"\.layer_norm_2\.", ".norm2."),
-    (r"\.attention\.self\.query\.", ".attn.q."),
-    (r"\.attention\.self\.(?:key|value)\.", _FUSED_KEY_VALUE),
-    (r"\.attention\.self\.sr\.", ".attn.sr."),
-    (r"\.attention\.self\.layer_norm\.", ".attn.norm."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.mlp\.dense1\.", ".mlp.fc1."),
-    (r"\.mlp\.dense2\.", ".mlp.fc2."),
-    (r"^decode_head\.linear_c\.(\d)\.", "decode_head.linear_c{0}."),
-    (r"^decode_head\.linear_fuse\.", "decode_head.linear_fuse.conv."),
-    (r"^decode_head\.batch_norm\.", "decode_head.linear_fuse.bn."),
-    (r"^decode_head\.classifier\.", "decode_head.linear_pred."),
+_BLOCK = "segformer.encoder.block.#.*"
+_BLOCKS = (
+    ("norm1", "layernorm_before", "layer_norm_1"),
+    ("norm2", "layernorm_after", "layer_norm_2"),
+    ("attn.q", "attention.q_proj", "attention.self.query"),
+    # The original fuses key and value, key first.
+    ("attn.kv", "attention.k_proj", "attention.self.key"),
+    ("attn.kv", "attention.v_proj", "attention.self.value"),
+    ("attn.proj", "attention.o_proj", "attention.output.dense"),
+    ("attn.sr", "attention.sequence_reduction.sequence_reduction", "attention.self.sr"),
+    ("attn.norm", "attention.sequence_reduction.layer_norm", "attention.self.layer_norm"),
+    ("mlp.fc1", "mlp.fc1", "mlp.dense1"),
+    ("mlp.dwconv", "mlp.dwconv", "mlp.dwconv"),
+    ("mlp.fc2", "mlp.fc2", "mlp.dense2"),
 )
+# Original, in memory, on disk. ``#`` is the stage, counted from 1 in the original, ``*`` the block.
+_MODULES = (
+    *(
+        (f"backbone.block#.*.{ours}", f"segformer.stages.#.blocks.*.{memory}", f"{_BLOCK}.{disk}")
+        for ours, memory, disk in _BLOCKS
+    ),
+    (
+        "backbone.patch_embed#.proj",
+        "segformer.stages.#.patch_embeddings.proj",
+        "segformer.encoder.patch_embeddings.#.proj",
+    ),
+    (
+        "backbone.patch_embed#.norm",
+        "segformer.stages.#.patch_embeddings.layer_norm",
+        "segformer.encoder.patch_embeddings.#.layer_norm",
+    ),
+    ("backbone.norm#", "segformer.stages.#.layer_norm", "segformer.encoder.layer_norm.#"),
+    ("decode_head.linear_c#", "decode_head.linear_projections.#", "decode_head.linear_c.#"),
+    ("decode_head.linear_fuse.conv", "decode_head.linear_fuse", "decode_head.linear_fuse"),
+    ("decode_head.linear_fuse.bn", "decode_head.batch_norm", "decode_head.batch_norm"),
+    ("decode_head.linear_pred", "decode_head.classifier", "decode_head.classifier"),
+)
+
+
+def _renaming(source: int, target: int) -> tuple[tuple[re.Pattern[str], str, int], ...]:
+    """Pattern, template and shift of the stage, for renaming one column of modules to another."""
+    shift = (target == 0) - (source == 0)
+    rules = []
+    for row in _MODULES:
+        pattern = re.escape(row[source]).replace(r"\#", r"(?P<s>\d)").replace(r"\*", r"(?P<b>\d+)")
+        rules.append((re.compile(rf"{pattern}\."), row[target], shift))
+    return tuple(rules)
+
+
+_TO_DISK, _TO_MEMORY, _TO_ORIGINAL = _renaming(1, 2), _renaming(0, 1), _renaming(2, 0)
 
 # Inserted into names by compilers and parallel wrappers; no SegFormer has such a module.
 _TRANSPARENT = frozenset(
@@ -115,9 +97,7 @@ _LISTED = 8
 @lru_cache(maxsize=4096)  # members of one merge have the same names
 def disk_name(name: str) -> str:
     """The name that ``save_pretrained`` writes for a tensor named as in memory or on disk."""
-    for pattern, replacement in _DISK_RULES:
-        name = pattern.sub(replacement, name)
-    return name
+    return next(_renamed(name, _TO_DISK), name)
 
 
 def standard_name(name: str) -> str:
@@ -133,12 +113,7 @@ def memory_names(original: str) -> tuple[str, ...]:
     """
     if original.startswith(_UNUSED):
         return ()
-    name = _renamed(original, _ORIGINAL_RULES, -1)
-    if _FUSED_KEY_VALUE in name:
-        return tuple(
-            name.replace(_FUSED_KEY_VALUE, f".attention.{part}_proj.") for part in ("k", "v")
-        )
-    return (name,)
+    return tuple(_renamed(original, _TO_MEMORY)) or (original,)
 
 
 def original_name(on_disk: str) -> str:
@@ -146,16 +121,17 @@ def original_name(on_disk: str) -> str:
 
     Key and value share one name: the original fuses them, key first.
     """
-    return _renamed(on_disk, _BACK_RULES, 1)
+    return next(_renamed(on_disk, _TO_ORIGINAL), on_disk)
 
 
-def _renamed(name: str, rules: Iterable[tuple[re.Pattern[str], str]], step: int) -> str:
-    for pattern, replacement in rules:
-        found = pattern.search(name)
+def _renamed(name: str, rules: Iterable[tuple[re.Pattern[str], str, int]]) -> Iterator[str]:
+    for pattern, template, shift in rules:
+        found = pattern.match(name)
         if found:
-            stage = str(int(found[1]) + step) if found.groups() else ""
-            name = pattern.sub(replacement.format(stage), name)
-    return name
+            numbers = found.groupdict()
+            stage = str(int(numbers["s"]) + shift) if "s" in numbers else ""
+            module = template.replace("#", stage).replace("*", numbers.get("b", ""))
+            yield f"{module}.{name[found.end() :]}"
 
 
 @dataclass(frozen=True)

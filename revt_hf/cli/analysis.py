@@ -52,15 +52,8 @@ class Diagnosis(DataSelection, ProtocolChoice):
     ) -> "DiagnoseOptions":
         """The options of a diagnosis, whose JSON file does not replace an input."""
         from revt_hf.analysis.diagnoses import DiagnoseOptions
-        from revt_hf.config.recipe import load_recipe
-        from revt_hf.evaluation.splits import SplitSpec, source_splits
 
-        if (self.recipe is None) == (self.domain is None):
-            raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
-        if self.recipe is not None:
-            splits = source_splits(load_recipe(self.recipe).sources)
-        else:
-            splits = [SplitSpec(self.spec(), self.split, is_source=False)]
+        splits = [one for one in self.splits() if one.is_source or self.recipe is None]
         inputs = [*models, *also_read, self.recipe, self.data_dir]
         check_output_file(self.json_file, inputs=inputs, outputs=[output])
         protocol = self.resolve(models)
@@ -203,14 +196,14 @@ def disagreement_command(
     """Show where members differ on images, and what their merge predicts there."""
     from revt_hf.analysis.diagnoses import diagnose_disagreement
 
-    named = named_models([*models, merge])
-    options = data.checked(output, list(named.values()), overwrite)
-    result = diagnose_disagreement(named, show, options)
+    members = named_models(models)
+    options = data.checked(output, [*members.values(), merge], overwrite)
+    result = diagnose_disagreement(members, merge, show, options)
     _write(result, data.json_file)
     say(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
     say(", ".join(f"{w} {_percent(share)}" for w, share in result["merge_on_disputed"].items()))
     for kind, row in result["accuracy"].items():
-        accuracies = [f"{name} {_percent(row[name])}" for name in named]
+        accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
         say(f"right on {kind} pixels: {', '.join(accuracies)}")
     _say_written(output, data.quiet)
 

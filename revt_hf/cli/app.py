@@ -1,7 +1,6 @@
 """All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -9,7 +8,6 @@ from typer.core import TyperGroup
 from revt_hf.cli import (
     analysis,
     benchmark,
-    curves,
     data,
     demo,
     evaluate,
@@ -18,16 +16,14 @@ from revt_hf.cli import (
     predict,
     push,
     results,
+    train,
 )
-from revt_hf.cli.data import Json, Overwrite, Quiet
-from revt_hf.cli.evaluate import Bound
-from revt_hf.core.errors import say
 
 _PANELS = {
     "Data": [data],
-    "Train": [experiments, demo],
+    "Train": [train, experiments, demo],
     "Merge": [model_folders],
-    "Evaluate": [evaluate, predict, results, curves, benchmark],
+    "Evaluate": [evaluate, predict, results, benchmark],
     "Understand": [analysis],
     "Publish": [push],
 }
@@ -54,80 +50,3 @@ app = typer.Typer(
 for _panel, _modules in _PANELS.items():
     for _module in _modules:
         _module.register(app, _panel)
-recipe_app = typer.Typer(help="Show recipes and their schema.", no_args_is_help=True)
-app.add_typer(recipe_app, name="recipe", rich_help_panel="Train")
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")
-]
-
-
-@app.command(rich_help_panel="Train")
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
-    output: Annotated[Path, typer.Option(help="The folder of the trained SegFormer.")],
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune a SegFormer as a recipe says."""
-    from revt_hf.config.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
-    if not resume:
-        from revt_hf.core.outputs import check_output
-
-        check_output(output, overwrite, [recipe])
-    from revt_hf.training.loop import TrainOptions
-    from revt_hf.training.loop import train as run_training
-
-    done = run_training(loaded, output, TrainOptions(resume, overwrite, quiet))
-    from accelerate import PartialState
-
-    if not quiet and PartialState().is_main_process:
-        say(f"trained: {done}")
-
-
-@app.command(rich_help_panel="Evaluate")
-def report(
-    output: Annotated[Path, typer.Option(help="The page (HTML).")],
-    recipe: Annotated[Path, typer.Option(help="Its source-val and all its targets.")],
-    members: Annotated[list[Path], typer.Option("--member", help="A member's folder.")],
-    revts: Annotated[list[Path], typer.Option("--revt", help="A merge; the first leads.")],
-    start: Annotated[Path | None, typer.Option(help="What the members started from.")] = None,
-    max_size: Bound = None,
-    json_file: Json = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare members and their merges on one page, with images."""
-    from revt_hf.core.outputs import check_output_file
-    from revt_hf.evaluation.result import write_results
-    from revt_hf.results.command import report_command
-
-    inputs = [recipe, *members, *revts, start]
-    check_output_file(output, overwrite, inputs, [json_file])
-    check_output_file(json_file, inputs=inputs)
-    results = report_command(output, recipe, members, revts, start, max_size, quiet, overwrite)
-    if json_file is not None:
-        write_results(json_file, results)
-    say(f"open {output}")
-
-
-@recipe_app.command("schema")
-def recipe_schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
-    import json
-
-    from revt_hf.config.recipe import recipe_schema as schema
-
-    print(json.dumps(schema(), indent=2))
-
-
-@recipe_app.command("show")
-def recipe_show(recipe: Path, overrides: Overrides = None) -> None:
-    """Print a recipe with its parents, overrides and defaults resolved."""
-    from revt_hf.config.recipe import load_recipe
-
-    print(load_recipe(recipe, overrides or []).to_yaml(), end="")

@@ -5,23 +5,13 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli.data import Json, Quiet
+from revt_hf.cli.options import Json, Overrides, Quiet
 
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value.")
-]
-ExperimentFile = Annotated[Path, typer.Argument(help="An experiment (YAML).")]
-Output = Annotated[Path, typer.Option(help="The experiment's folder; what is done there stays.")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="STEPS", help="These steps and what they need, such as 'members/*' or merges/revt."
-    ),
-]
-
+ExperimentFile = Annotated[Path, typer.Argument(help="Experiment (YAML).")]
+Output = Annotated[Path, typer.Option(help="Folder of the experiment; finished steps are kept.")]
 Launcher = Annotated[
     str | None,
-    typer.Option(metavar="COMMAND", help="For trainings, such as 'accelerate launch'."),
+    typer.Option(metavar="COMMAND", help="Start trainings with this, such as 'accelerate launch'."),
 ]
 
 
@@ -29,38 +19,61 @@ def run(
     experiment: ExperimentFile,
     output: Output,
     overrides: Overrides = None,
-    only: Only = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Run only these steps and what they need, such as 'members/*' or merges/revt.",
+        ),
+    ] = None,
     no_needs: Annotated[
-        bool, typer.Option("--no-needs", help="Only these, not what they need.")
+        bool, typer.Option("--no-needs", help="With --only: do not run what the steps need.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and what is done, do nothing.")
+        bool, typer.Option("--dry-run", help="Show the steps and their states; run nothing.")
     ] = False,
     report_only: Annotated[
         bool,
-        typer.Option("--report-only", help="Do no step, write table and report of what is done."),
+        typer.Option("--report-only", help="Write tables and report of finished steps only."),
     ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Trainings side by side; default: one a GPU, or one a core."
+            min=1,
+            max=1024,
+            help="Run this many trainings side by side. Default: one per GPU, or one per core.",
         ),
     ] = None,
     launcher: Launcher = None,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a whole experiment: members, merges, ensembles, scores, table and report."""
-    from revt_hf.core.outputs import check_output_file
-    from revt_hf.experiments.command import run_command
-    from revt_hf.experiments.folder import STEPS_FOLDER
-    from revt_hf.experiments.runner import HowToRun
+    """Run a whole experiment: members, merges, ensembles, scores, tables and report."""
+    from rich.console import Console
 
-    # A folder that is not an experiment's yet must hold nothing else.
-    begun = not dry_run or (output / STEPS_FOLDER).is_dir()
-    check_output_file(json_file, inputs=[experiment], outputs=[] if begun else [output])
-    how = HowToRun(tuple(only or ()), not no_needs, jobs, launcher, quiet)
-    run_command(experiment, output, overrides or [], how, dry_run, json_file, report_only)
+    from revt_hf.core.errors import UserError, counted
+    from revt_hf.core.outputs import write_json
+    from revt_hf.experiments.execution import ExperimentOptions, plan_experiment, run_experiment
+
+    _check_json(json_file, output, [experiment], writes=not dry_run)
+    options = ExperimentOptions(tuple(only or ()), not no_needs, report_only, jobs, launcher, quiet)
+    if dry_run:
+        tree, rows = plan_experiment(experiment, output, overrides or [], options)
+        Console().print(tree)
+        if json_file is not None:
+            write_json(json_file, rows)
+        return
+    outcome = run_experiment(experiment, output, overrides or [], options)
+    if json_file is not None:
+        write_json(json_file, outcome.steps)
+    if not quiet:
+        for path in outcome.written:
+            print(f"written: {path}")
+    problem = outcome.problem()
+    if problem is not None:
+        raise UserError(problem)
+    if not quiet and not report_only:
+        print(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")
 
 
 def submit(
@@ -70,25 +83,26 @@ def submit(
     slurm: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings of the jobs (YAML).")
     ] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Who pays.")] = None,
-    time: Annotated[str | None, typer.Option(help="Limit of a task, such as 12:00:00.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm account to charge.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit of a task, such as 12:00:00.")
+    ] = None,
     gpus: Annotated[str | None, typer.Option(help="GPUs of a task, such as 1 or a100:2.")] = None,
     cpus: Annotated[int | None, typer.Option(help="Cores of a task.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory of a task, such as 32G.")] = None,
     launcher: Launcher = None,
     only_print: Annotated[
-        bool, typer.Option("--print", help="Show scripts and commands, submit nothing.")
+        bool, typer.Option("--print", help="Show scripts and commands; submit nothing.")
     ] = False,
     json_file: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Submit what is not done of an experiment to Slurm, as array jobs; submit again to go on."""
-    from revt_hf.core.outputs import check_output_file
-    from revt_hf.experiments.folder import STEPS_FOLDER
+    """Submit the remaining steps of an experiment to Slurm, as array jobs."""
+    from revt_hf.core.errors import counted
+    from revt_hf.core.outputs import write_json
     from revt_hf.experiments.slurm_settings import load_settings
-    from revt_hf.experiments.stages import Call
-    from revt_hf.experiments.submit import submit_command
+    from revt_hf.experiments.slurm_submission import as_text, submit_experiment
 
     flags = {
         "partition": partition,
@@ -99,11 +113,35 @@ def submit(
         "memory": memory,
         "launcher": launcher,
     }
-    begun = not only_print or (output / STEPS_FOLDER).is_dir()
-    read = [experiment, slurm]
-    check_output_file(json_file, inputs=read, outputs=[] if begun else [output])
-    call = Call(experiment, output, tuple(overrides or ()))
-    submit_command(call, load_settings(slurm, flags), only_print, json_file, quiet)
+    _check_json(json_file, output, [experiment, slurm], writes=not only_print)
+    settings = load_settings(slurm, flags)
+    jobs = submit_experiment(experiment, output, overrides or [], settings, dry_run=only_print)
+    if not jobs:
+        print(
+            "all steps are done, nothing is left to submit: revt run --report-only writes tables "
+            "and report"
+        )
+    elif only_print:
+        print(as_text(jobs), end="")
+    elif not quiet:
+        for job in jobs:
+            after = f", after {', '.join(job.after)}" if job.after else ""
+            tasks = counted(len(job.stage.tasks), "task")
+            print(f"{job.stage.name}: job {job.number}, {tasks}{after}")
+        print(f"scripts, logs and job numbers: {jobs[0].file.parent}")
+    if json_file is not None:
+        write_json(json_file, [job.to_json() for job in jobs])
+
+
+def _check_json(
+    json_file: Path | None, output: Path, inputs: list[Path | None], writes: bool
+) -> None:
+    """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
+    from revt_hf.core.outputs import check_output_file
+    from revt_hf.experiments.experiment_folder import ExperimentFolder
+
+    begun = writes or ExperimentFolder(output, {}).is_begun
+    check_output_file(json_file, inputs=inputs, outputs=[] if begun else [output])
 
 
 def register(app: typer.Typer, panel: str) -> None:

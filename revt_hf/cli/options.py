@@ -18,6 +18,7 @@ from revt_hf.core.errors import UserError
 if TYPE_CHECKING:
     from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.config.protocol import Protocol
+    from revt_hf.evaluation.splits import SplitSpec
 
 _LARGEST_SIDE = 2**15
 
@@ -98,6 +99,23 @@ class DataSelection:
             config=self.config,
             options=key_values(self.options),
         )
+
+    def splits(self) -> "list[SplitSpec]":
+        """The splits that are named: source-val and targets of the recipe, or the domain's.
+
+        Raises:
+            UserError: neither or both are given, the recipe cannot be read, or an option is not
+                KEY=VALUE.
+        """
+        if (self.recipe is None) == (self.domain is None):
+            raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
+        from revt_hf.evaluation.splits import SplitSpec, splits_of
+
+        if self.recipe is None:
+            return [SplitSpec(self.spec(), self.split, is_source=False)]
+        from revt_hf.config.recipe import load_recipe
+
+        return splits_of(load_recipe(self.recipe))
 
 
 @dataclass(frozen=True)

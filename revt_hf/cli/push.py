@@ -116,7 +116,7 @@ def merge_and_push(
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.merging.merge_spec import MergeSpec
     from revt_hf.models.recorded import recorded_protocol
-    from revt_hf.results.results import print_scores
+    from revt_hf.results.formats import print_scores
 
     *members, repo_id = models
     if len(members) < 2:

@@ -1,78 +1,121 @@
-"""``revt table``: parse, validate, call."""
+"""``revt table``, ``revt report`` and ``revt curves``."""
 
+import dataclasses
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revt_hf.cli.data import Json, Overwrite, Quiet
-from revt_hf.core.errors import UserError, say
+from revt_hf.cli.options import (
+    Json,
+    Models,
+    Overwrite,
+    ProtocolChoice,
+    Quiet,
+    named_models,
+    with_options,
+)
+from revt_hf.core.errors import UserError, counted, say
+
+if TYPE_CHECKING:
+    from revt_hf.results.report import ReportModel
+    from revt_hf.results.tables import TableOptions
 
 EXIT_STALE = 1
+_COMMAND = ("revt", "table")
+_INTRO = (
+    "Members are fine-tuned on one domain, each with its own augmentation. ReVT averages their "
+    "encoders and keeps one decode head: one network, at the cost of one. The domains on the "
+    "right were never trained or selected on."
+)
+_RESULTS = typer.Argument(
+    help="Result files (JSON) of revt evaluate and revt run, and folders of them."
+)
+Classes = Annotated[
+    str | None, typer.Option(help="Average over synthia16 or synthia13 instead of all 19 classes.")
+]
+ResultProtocol = Annotated[
+    str | None, typer.Option("--protocol", help="Use only results by this protocol.")
+]
 
 
-def table(
-    results: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Result files (JSON) of revt evaluate and revt run, and folders of them."
-        ),
-    ] = None,
-    format: Annotated[
-        str, typer.Option(help="terminal, markdown, latex, csv or html.")
-    ] = "terminal",
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it here.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="The mean over synthia16 or synthia13, not over all 19.")
-    ] = None,
-    protocol: Annotated[str | None, typer.Option(help="Only evaluations by this one.")] = None,
-    per_model: Annotated[bool, typer.Option("--per-model", help="A row for each network.")] = False,
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a table shows."""
+
+    classes: Classes = None
+    protocol: ResultProtocol = None
+    per_model: Annotated[bool, typer.Option("--per-model", help="Show a row for each network.")] = (
+        False
+    )
     paper: Annotated[
         str | None,
-        typer.Option(help="Also the paper's rows that nobody measured: gta5, synthia or all."),
-    ] = None,
+        typer.Option(help="Add the paper's rows that nobody measured: gta5, synthia or all."),
+    ] = None
     cost: Annotated[
-        bool, typer.Option("--cost", help="Also parameters, FLOPs, speed and memory.")
-    ] = False,
+        bool, typer.Option("--cost", help="Show parameters, FLOPs, speed and memory.")
+    ] = False
+
+    def options(self) -> "TableOptions":
+        """The same for the table."""
+        from revt_hf.results.tables import TableOptions
+
+        return TableOptions(**dataclasses.asdict(self))
+
+    def words(self) -> list[str]:
+        """The same as words of the command line."""
+        words = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                flag = f"--{field.name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, value]
+        return words
+
+
+@with_options
+def table(
+    results: Annotated[list[Path] | None, _RESULTS] = None,
+    *,
+    shown: Shown,
+    format: Annotated[
+        str, typer.Option(help="Write terminal, markdown, latex, csv or html.")
+    ] = "terminal",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
+    ] = None,
     update: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Renew the tables between a Markdown file's comments."),
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Exit code 1 if they are not up to date.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Exit with code 1 if these tables are out of date."),
     ] = None,
     json_file: Json = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """One table of many evaluations: rows are models, columns domains, beside the paper's."""
+    """Print one table of many results: rows are models, columns are domains."""
     from revt_hf.core.outputs import check_output_file, write_text
     from revt_hf.evaluation.result import read_results, write_results
-    from revt_hf.results.formats import TableFormat, formatted, print_tables, table_format
-    from revt_hf.results.matrix import build_tables
-    from revt_hf.results.rows import TableOptions
-    from revt_hf.results.section import Request, renewed
+    from revt_hf.results.formats import formatted, table_format
+    from revt_hf.results.tables import build_tables
 
-    options = TableOptions(classes, protocol, per_model, paper, cost)
+    options = shown.options()
     document = update or check
     if document is not None:
         if (update and check) or format != "terminal" or output or json_file:
             raise UserError("--update and --check go without --format, --output and --json")
-        if not results and options != TableOptions():
+        if not results and shown != Shown():
             raise UserError("name RESULTS, or leave all options to the comment in the file")
-        request = Request(tuple(results), options) if results else None
-        now, renewed_text = renewed(document, request)
-        if update is not None and now != renewed_text:
-            write_text(document, renewed_text)
-        elif check is not None and now != renewed_text:
-            print(f"stale: {document}; revt table --update {document} renews it", file=sys.stderr)
-            raise typer.Exit(EXIT_STALE)
-        if not quiet:
-            say(f"up to date: {document}")
+        _renew(document, results, shown, check is not None, quiet)
         return
     if not results:
-        raise UserError("name RESULTS: evaluations (JSON) or folders of them")
+        raise UserError("name RESULTS: result files (JSON) or folders of them")
     chosen = table_format(format)
     found = read_results(results)
     # Tables may lie in the folders that they are made from.
@@ -86,12 +129,182 @@ def table(
         write_text(output, formatted(tables, chosen))
         if not quiet:
             say(f"written: {output}")
-    elif chosen is TableFormat.terminal:
-        print_tables(tables)
+    elif format == "terminal":
+        from revt_hf.results.formats import print_layouts
+        from revt_hf.results.layout import layout
+
+        print_layouts([layout(one) for one in tables])
     else:
         print(formatted(tables, chosen), end="")
 
 
+def _renew(
+    document: Path, results: Sequence[Path] | None, shown: Shown, check: bool, quiet: bool
+) -> None:
+    from revt_hf.core.outputs import write_text
+
+    words = None
+    if results:
+        paths = [os.path.relpath(result, document.parent) for result in results]
+        words = [*_COMMAND, *paths, *shown.words()]
+    now, fresh = renewed_document(document, words)
+    if now != fresh and check:
+        print(f"stale: {document}; revt table --update {document} renews it", file=sys.stderr)
+        raise typer.Exit(EXIT_STALE)
+    if now != fresh:
+        write_text(document, fresh)
+    if not quiet:
+        say(f"up to date: {document}")
+
+
+def renewed_document(document: Path, words: Sequence[str] | None = None) -> tuple[str, str]:
+    """A Markdown file as it is, and as it is with its tables made anew.
+
+    Args:
+        document: with comments as :mod:`revt_hf.results.section` describes them.
+        words: the command of its only table from now on.
+
+    Raises:
+        UserError: the file has no such comments, or they name no results that make a table.
+    """
+    from revt_hf.evaluation.result import read_results
+    from revt_hf.results.formats import TableFormat, formatted
+    from revt_hf.results.section import renewed
+    from revt_hf.results.tables import build_tables
+
+    def made(command: Sequence[str], place: str) -> str:
+        results, shown = _parsed(command, place)
+        found = read_results([document.parent / name for name in results])
+        return formatted(build_tables(found, shown.options()), TableFormat.markdown)
+
+    return renewed(document, made, words)
+
+
+def _parsed(words: Sequence[str], place: str) -> tuple[Sequence[Path], Shown]:
+    """Results and options of a command in a comment."""
+    if tuple(words[: len(_COMMAND)]) != _COMMAND or len(words) == len(_COMMAND):
+        raise UserError(f"{place} is to be followed by: revt table RESULTS...")
+    app = typer.Typer()
+    app.command()(_in_comment)
+    command = typer.main.get_command(app)
+    try:
+        values: dict[str, Any] = command.make_context("table", [*words[len(_COMMAND) :]]).params
+    except Exception as error:
+        describe = getattr(error, "format_message", None)
+        if describe is None:
+            raise
+        raise UserError(f"{place}: {str(describe()).rstrip('.')}") from error
+    return values.pop("results"), Shown(**values)
+
+
+@with_options
+def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> None:
+    """The part of ``revt table`` that a comment may hold."""
+
+
+@with_options
+def report(
+    models: Models,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
+    recipe: Annotated[
+        Path, typer.Option(help="Use the source-val and target splits of this recipe.")
+    ],
+    choice: ProtocolChoice,
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Initial weights of the members.")
+    ] = None,
+    json_file: Json = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare members and their merges on one page, with images.
+
+    A folder with a merge.json is a merge; the page leads with the first one.
+    """
+    from revt_hf.config.recipe import load_recipe
+    from revt_hf.core.outputs import check_output_file, check_suffix
+    from revt_hf.evaluation.result import write_results
+    from revt_hf.evaluation.splits import splits_of
+    from revt_hf.results.comparison import compare
+    from revt_hf.results.page import write_page
+
+    named = named_models(models)
+    loaded = load_recipe(recipe)
+    inputs = [recipe, init, *named.values(), *loaded.inputs]
+    check_output_file(output, overwrite, inputs, [json_file])
+    check_output_file(json_file, inputs=inputs)
+    check_suffix(output, ".html", ".htm")
+    shown = _report_models(named, init)
+    folders = [model.folder for model in shown]
+    made = compare(
+        "ReVT and its members",
+        _INTRO,
+        shown,
+        splits_of(loaded),
+        choice.resolve(folders),
+        {"Models": "\n".join(map(str, folders))},
+        quiet,
+    )
+    write_page(made, output)
+    if json_file is not None:
+        write_results(json_file, made.results)
+    say(f"open {output}")
+
+
+def _report_models(named: dict[str, str], init: Path | None) -> "list[ReportModel]":
+    """The rows of a report: initial weights, members, merges.
+
+    Raises:
+        UserError: there is no member or no merge.
+    """
+    from revt_hf.checkpoints.tensors import MERGE_FILE
+    from revt_hf.models.recorded import recorded_recipe
+    from revt_hf.results.report import ReportModel
+
+    initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]
+    members, merges = [], []
+    for label, path in named.items():
+        name = Path(path).resolve().name if label == path else label
+        if (Path(path) / MERGE_FILE).is_file():
+            merges.append(ReportModel(name, "merge", path))
+        else:
+            known = recorded_recipe(path)
+            note = "" if known is None else f"method {known.augmentation.method}"
+            members.append(ReportModel(name, "member", path, note))
+    if not members or not merges:
+        lacking = "merge (a folder with merge.json)" if members else "member"
+        raise UserError(f"a report compares members with their merges: name at least one {lacking}")
+    return [*initial, *members, *merges]
+
+
+def curves(
+    results: Annotated[list[Path], _RESULTS],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the figure (PNG) here.")],
+    protocol: ResultProtocol = None,
+    classes: Classes = None,
+    json_file: Json = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw mIoU over the severity of corruptions: members against their merges."""
+    from revt_hf.core.outputs import check_output_file, check_suffix, write_json
+    from revt_hf.evaluation.result import read_results
+    from revt_hf.results.curves import build_curves, draw_curves
+
+    loaded = read_results(results)
+    read = {one.path for one in loaded}
+    check_suffix(output, ".png")
+    check_output_file(output, overwrite, read, [json_file])
+    check_output_file(json_file, inputs=read)
+    found = build_curves(loaded, protocol, classes)
+    draw_curves(found, output)
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+    if not quiet:
+        say(f"{counted(len(found.curves), 'curve')}: {output}")
+
+
 def register(app: typer.Typer, panel: str) -> None:
-    """Add the command to a panel of ``revt --help``."""
-    app.command(rich_help_panel=panel)(table)
+    """Add the commands to a panel of ``revt --help``."""
+    for command in (table, report, curves):
+        app.command(rich_help_panel=panel)(command)

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, also where it is killed."""
+"""Child processes that end with their parent, even if it is killed."""
 
 import contextlib
 import os
@@ -14,22 +14,22 @@ from threading import Thread
 from typing import BinaryIO
 
 _POLL_SECONDS = 0.1
-# torchrun itself gives its processes 30 seconds.
+# torchrun gives its own processes 30 seconds.
 _GRACE_SECONDS = 40.0
 _LINES = 200
 _LINE_BYTES = 1 << 16
 
 
 class Child:
-    """A command, started in a process group of its own, that ends with this process.
+    """A command in a process group of its own that ends with this process.
 
-    A watcher stands in between. It waits for the command and for the end of its own standard input,
-    whose other end only this process holds: even when killed, it cannot but let go of it. Then the
-    watcher ends the whole group, launchers and what they have launched.
+    A watcher process runs the command and waits for it or for the end of its own standard input.
+    Only this process holds the other end, which the system closes even after a kill. The watcher
+    then ends the whole group: launchers and everything they have started.
 
     Args:
         command: the program and its arguments.
-        log: gets what the command says, as far as it can be written.
+        log: receives the command's output, as far as it can be written.
         environment: of the command.
     """
 
@@ -40,7 +40,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Ctrl-C is for this process, which then ends its children.
+            # Ctrl-C goes to this process only, which then ends its children.
             start_new_session=True,
         )
         self._last: deque[str] = deque(maxlen=_LINES)
@@ -55,21 +55,21 @@ class Child:
         return code
 
     def stop(self) -> None:
-        """Ask the command to end; :meth:`wait` for it."""
+        """Ask the command to end; then :meth:`wait`."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def wait(self) -> None:
-        """Wait until the command and all that it has started are gone."""
+        """Wait until the command and everything it started are gone."""
         self._process.wait()
         self._reader.join(_GRACE_SECONDS)
 
     def said(self) -> list[str]:
-        """The last lines that the command wrote."""
+        """The last lines of the command's output."""
         return list(self._last)
 
     def _read(self, log: Path) -> None:
-        """Keep the last lines even where the log cannot be written, as on a full disk."""
+        """Keep the last lines even if the log cannot be written, as on a full disk."""
         said = self._process.stdout
         if said is None:
             return
@@ -85,7 +85,7 @@ class Child:
 
 
 def _watch(command: Sequence[str]) -> int:
-    """Run a command until it ends or standard input does; its exit code."""
+    """Run a command until it or standard input ends; returns its exit code."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
@@ -107,7 +107,7 @@ def _parent_gone() -> bool:
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Terminate what is left of a process's group; kill it if that takes too long."""
+    """Terminate what is left of a process group; kill it if that takes too long."""
     number: int
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
@@ -117,7 +117,7 @@ def _end_group(process: "subprocess.Popen[bytes]") -> None:
                 os.killpg(process.pid, number)
             except (ProcessLookupError, PermissionError):
                 return
-            # Once is enough; from here on, only ask whether the group is still there.
+            # Once is enough; from here on, only check whether the group still exists.
             number = 0
             time.sleep(_POLL_SECONDS / 2)
 

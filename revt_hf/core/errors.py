@@ -1,4 +1,4 @@
-"""The one error a user's input can cause, the one warning, and how names are shown in them."""
+"""The error and the warning that a user's input can cause, and how names appear in them."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Control characters, what is invisible or changes the direction of writing, odd bytes of names.
+# Control and invisible characters, changes of the writing direction, invalid bytes of names.
 _HIDDEN = (
     r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     r"\ufeff\ufff9-\ufffb\ud800-\udfff"
@@ -18,17 +18,17 @@ _IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
 
 
 def printable(text: str, lines: bool = False) -> str:
-    """A text that can be shown: what would move the cursor, colour or reorder it is escaped.
+    """Escape characters that would move the cursor, or colour or reorder the text.
 
     Args:
-        text: such as a sentence that holds names from files.
-        lines: leave line breaks and tabs; without, a name cannot forge a second line.
+        text: such as a sentence with names from files.
+        lines: keep line breaks and tabs; otherwise a name cannot forge a second line.
     """
     return (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
 
 
 def say(line: str) -> None:
-    """Print one line, whatever the names in it hold."""
+    """Print one line, whatever names it contains."""
     print(printable(line))
 
 
@@ -41,27 +41,25 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-# What torch and safetensors raise in place of an OSError when a file cannot be written.
+# Messages of torch and safetensors, instead of an OSError, when a file cannot be written.
 _WRITE_ERRORS = (
     "PytorchStreamWriter failed",
     "inline_container",
     "unexpected pos",
     "I/O error",
 )
-
-
-# What a file system says when a file was begun and cannot be gone on with.
+# Errors of a file system in the middle of a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _QUOTED = re.compile(r"\(os error (\d{1,4})\)")
-# Where an output is written before it takes its place.
+# Hidden folders of unfinished outputs.
 _BESIDE = re.compile(r"(?<![^/])\.([^/]+)\.revt-(?:training|new|preparing)(?![^/])")
 
 
 class UserError(Exception):
     """Bad input, described in one sentence: the file, key or value, and what to do about it.
 
-    The command line prints the sentence and exits with code 2; library users catch it. What is not
-    :func:`printable` is escaped.
+    The command line prints the sentence and exits with code 2; library users catch it. The message
+    is made :func:`printable`.
     """
 
     def __init__(self, message: str) -> None:
@@ -69,20 +67,20 @@ class UserError(Exception):
         if "Original Traceback" in message:
             message = message.rsplit("UserError: ", 1)[-1].strip()
         if len(message) > _LONGEST:
-            # A sentence that quotes a whole file; its end says what to do.
+            # The sentence quotes a whole file; its end says what to do.
             message = f"{message[: _LONGEST * 2 // 3]} ... {message[-_LONGEST // 4 :]}"
         super().__init__(printable(message))
 
 
 class DataWarning(UserWarning):
-    """Data that can be used, but are not what the dataset officially is."""
+    """Data that can be used, but differ from the official dataset."""
 
 
 @contextmanager
 def readable_os_errors(target: Path) -> Iterator[None]:
-    """Turn what the file system, torch and safetensors say into a UserError naming ``target``.
+    """Turn write errors of the file system, torch and safetensors into a UserError.
 
-    Of a hidden folder beside an output, the output is named.
+    It names ``target``, or the output that a hidden folder belongs to.
     """
     name = _BESIDE.sub(r"\1", str(target))
     try:
@@ -92,14 +90,14 @@ def readable_os_errors(target: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        # Not by type: torch and safetensors are not imported here.
+        # By message, not type: torch and safetensors are not imported here.
         if any(words in str(error) for words in _WRITE_ERRORS):
             raise UserError(f"cannot write {name}: {_write_problem(error)}") from error
         raise
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it came from, the outermost first."""
+    """The exception and its causes, the outermost first."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -109,7 +107,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _write_problem(error: Exception) -> str:
-    """What the system said; torch keeps it as the context, safetensors quotes its number."""
+    """The system's error; torch keeps it as the context, safetensors quotes its number."""
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return os.strerror(cause.errno)

@@ -1,4 +1,4 @@
-"""Several processes of one command: what they agree on, and what the main one says for all."""
+"""Distributed processes of one command: shared state, and errors that end all of them."""
 
 import atexit
 import sys
@@ -20,16 +20,16 @@ _EXIT_BAD_INPUT = 2
 
 
 def process_state() -> PartialState:
-    """The processes that ``accelerate launch`` or ``torchrun`` started, and this one's device."""
-    # PartialState by itself does not look at what ``accelerate launch --cpu`` sets.
+    """The processes started by ``accelerate launch`` or ``torchrun``, and this one's device."""
+    # PartialState ignores what ``accelerate launch --cpu`` sets.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 @contextmanager
 def separate_accelerator() -> Iterator[None]:
-    """Settings of an Accelerator made inside the block end with it; the caller's come back.
+    """Isolate an Accelerator created inside the block; the caller's settings are restored.
 
-    All Accelerators of a process share what the first one was told (precision, accumulation).
+    All Accelerators of a process share the settings of the first one (precision, accumulation).
     """
     shared = [kind._shared_state for kind in (AcceleratorState, GradientState)]
     callers = [dict(state) for state in shared]
@@ -45,12 +45,12 @@ def separate_accelerator() -> Iterator[None]:
 
 @contextmanager
 def failing_together(processes: Processes) -> Iterator[None]:
-    """End all processes when one of them meets bad input, and let the main one say why.
+    """End all processes when one of them meets bad input; the main one reports it.
 
     No process may wait for another one inside the block.
 
     Raises:
-        UserError: on the main process; the first process's problem.
+        UserError: on the main process, with the first process's problem.
         SystemExit: on the other processes, which stay silent.
     """
     problem: UserError | None = None
@@ -67,7 +67,7 @@ def failing_together(processes: Processes) -> Iterator[None]:
 
 
 def local_main_first(processes: Processes, load: Callable[[], T]) -> T:
-    """Call ``load`` on one process of each machine, then on its others, which find files cached.
+    """Call ``load`` on one process of each machine, then on the others, which find files cached.
 
     Raises:
         UserError: see :func:`failing_together`.
@@ -84,8 +84,8 @@ def local_main_first(processes: Processes, load: Callable[[], T]) -> T:
 
 @atexit.register
 def _leave_processes() -> None:
-    """Leave the process group, whose threads otherwise abort an ending process now and then."""
-    # One that ends by an exception must not wait for the others: they wait for it.
+    """Leave the process group, whose threads sometimes abort an exiting process otherwise."""
+    # After an exception, do not wait for the other processes: they wait for this one.
     if hasattr(sys, "last_value"):
         return
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError, counted
-from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
+from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.reading import fitted, label_turn, size_difference, turned_apart
 from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
 
@@ -242,34 +241,25 @@ class _Checked:
 def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
     checked = _Checked(row["key"])
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
-    opened: dict[str, ImageFile] = {}
-    image = label = None
+    image = pixels = label = None
     try:
-        opened["image"] = open_image(row["image"])
-        image = decode_image(opened["image"])
-        if opened["image"].header.kind == "jpeg" and (what := damage.find(files["image"])):
+        image = open_image(row["image"])
+        pixels = decode_image(image)
+        if image.header.kind == "jpeg" and (what := damage.find(files["image"])):
             checked.add(files["image"], what)
     except UserError as error:
         checked.add(files["image"], error)
     try:
-        opened["label"] = open_image(row["label"])
-        turn = label_turn(opened.get("image"), opened["label"], found.follow_exif)
-        label, unknown = found.table.lenient(decode_raw(opened["label"], found.table, turn))
-        if unknown:
-            values = found.table.described(unknown)
-            checked.add(files["label"], f"{values} is not in the encoding '{found.table.name}'")
+        label = found.decode.lenient(open_image(row["label"]), image, pixels)
     except UserError as error:
         checked.add(files["label"], error)
-    if label is not None and image is not None:
-        if apart := turned_apart(opened["image"], opened["label"], found.follow_exif):
-            checked.add(files["label"], apart)
-        difference = size_difference(image, label)
-        if difference and found.fit_labels:
-            label, checked.refitted = fitted(label, image), True
-        elif difference:
-            checked.add(files["label"], difference)
     if label is not None:
-        counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
+        checked.refitted = bool(label.size) and found.fit_labels
+        unknown = found.table.problem(label.unknown) if label.unknown else ""
+        for problem in (unknown, label.turned, "" if checked.refitted else label.size):
+            if problem:
+                checked.add(files["label"], problem)
+        counts = cv2.calcHist([np.ascontiguousarray(label.train_ids)], [0], None, [256], [0, 256])
         checked.pixels = counts.reshape(-1).astype(np.int64)
         checked.labelled = bool(checked.pixels[:NUM_CLASSES].any())
     return checked

@@ -6,18 +6,17 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from tqdm import tqdm
-
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.outputs import folder_in_place
 from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
-from revt_hf.experiments.jobs import Job, train_side_by_side
+from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
-from revt_hf.results.build import Entry, compare, write_sheet
-from revt_hf.results.page import Model, write_page
+from revt_hf.results.comparison import compare, write_sheet
+from revt_hf.results.page import write_page
+from revt_hf.results.report import ReportModel
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"
@@ -77,50 +76,49 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
     with steps.step("draw street scenes"):
         load_spec(init.recipe.source, init.recipe.source.train)
         load_spec(recipe.source, recipe.source.train)
-        splits = [(row, load_spec(row.spec, row.split)) for row in splits_of(recipe)]
+        splits = splits_of(recipe)
+        for split in splits:
+            load_spec(split.spec, split.split)
     with steps.step("pretrain on widely varied colours"):
         train_side_by_side([init], quiet)
     with steps.step("fine-tune one member for each augmentation method"):
         train_side_by_side(members, quiet)
     with steps.step("merge, evaluate on unseen domains, draw"):
-        entries = _entries(init, members, output)
-        total = sum(len(images) for _, images in splits)
-        with tqdm(total=total, unit="image", disable=quiet) as progress:
-            comparison = compare(
-                "ReVT on street scenes",
-                _INTRO,
-                entries,
-                splits,
-                recipe.evaluation,
-                {"Recipes": _recipes_text(init, members)},
-                progress.update,
-            )
-    comparison.report.details["Durations"] = steps.durations()
-    write_results(output / "results.json", comparison.results)
-    write_sheet(comparison.report, output / "scenes.png")
-    write_page(comparison.report, output / PAGE)
+        report = compare(
+            "ReVT on street scenes",
+            _INTRO,
+            _models(init, members, output),
+            splits,
+            recipe.evaluation,
+            {"Recipes": _recipes_text(init, members)},
+            quiet,
+        )
+    report.details["Durations"] = steps.durations()
+    write_results(output / "results.json", report.results)
+    write_sheet(report, output / "scenes.png")
+    write_page(report, output / PAGE)
     return output / PAGE
 
 
-def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> Job:
+def _job(name: str, file: str, quick: bool, output: Path, *overrides: str) -> TrainingJob:
     short = _QUICK[file] if quick else ()
     with as_file(files("revt_hf.demo") / "recipes") as folder:
-        return Job(name, load_recipe(folder / file, [*short, *overrides]), output)
+        return TrainingJob(name, load_recipe(folder / file, [*short, *overrides]), output)
 
 
-def _entries(init: Job, members: list[Job], output: Path) -> list[Entry]:
-    entries = [Entry(Model("init", "init", "widely varied colours; own head"), init.output)]
+def _models(init: TrainingJob, members: list[TrainingJob], output: Path) -> list[ReportModel]:
+    models = [ReportModel("init", "init", init.output, "widely varied colours; own head")]
     for number, member in zip(METHODS, members, strict=True):
-        entries.append(Entry(Model(member.name, "member", method(number).name), member.output))
+        models.append(ReportModel(member.name, "member", member.output, method(number).name))
     for index, number in enumerate(METHODS):
         order = [members[index], *members[:index], *members[index + 1 :]]
         merged = merge([job.output for job in order], output / "revt" / f"head-{number}")
         name = f"ReVT, head {number}"
-        entries.append(Entry(Model(name, "revt", f"head of member {number}"), merged))
-    return entries
+        models.append(ReportModel(name, "merge", merged, f"head of member {number}"))
+    return models
 
 
-def _recipes_text(init: Job, members: list[Job]) -> str:
+def _recipes_text(init: TrainingJob, members: list[TrainingJob]) -> str:
     parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (init, members[0])]
     others = ", ".join(job.name for job in members[1:])
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])

@@ -7,22 +7,18 @@ nothing.
 import copy
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.core.errors import printable
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import (
@@ -156,22 +152,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
-
-
-def print_costs(costs: Mapping[str, Cost]) -> None:
-    """A table of what models and ensembles cost, by name, on the terminal."""
-    first = next(iter(costs.values()))
-    height, width = first.image_size or (0, 0)
-    table = Table(title=f"Cost of a {width}x{height} image ({first.device})", title_justify="left")
-    table.add_column("model", overflow="fold")
-    for title in ("parameters (M)", "GFLOPs", "images/s", "peak MiB"):
-        table.add_column(title, justify="right")
-    for name, cost in costs.items():
-        table.add_row(
-            Text(printable(name)),
-            f"{cost.parameters / 1e6:.2f}",
-            f"{cost.flops / 1e9:.1f}",
-            f"{cost.images_per_second:.3g}",
-            "\u2013" if cost.peak_mib is None else f"{cost.peak_mib:.0f}",
-        )
-    Console().print(table)

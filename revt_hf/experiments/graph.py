@@ -1,180 +1,144 @@
-"""The steps of an experiment: what kinds there are, what decides their results, what is scored.
+"""The graph of an experiment's steps, and how members are named in it.
 
-How an experiment becomes a graph of them: :mod:`revt_hf.experiments.steps`.
+A step's ``id`` is also the path of its result below the experiment's folder:
+
+- ``members/base/0``: the member ``base`` of seed 0,
+- ``merges/revt/0/head-base``: a merge of the members of seed 0 with the head of ``base``; with
+  several selections or weights the variant comes before the head,
+- ``recalibrated/...``: the same names,
+- ``results/paper/members/base/0``: the scores of a network by a protocol,
+- ``selections/best/0``: what was chosen.
+
+Ensembles are networks (``ensembles/...``) that are scored without a step of their own.
 """
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from pydantic import BaseModel
-
-from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Kind, PaperKey
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.experiments.recipe import Experiment
-from revt_hf.merging.merge_spec import Rule
+from revt_hf.experiments.experiment_folder import Step
+from revt_hf.experiments.experiment_recipe import Experiment
+from revt_hf.experiments.model_steps import Merge, Train
+from revt_hf.experiments.score_steps import Network
 
 _MOST_STEPS = 20_000
 
 
-@dataclass(frozen=True)
-class Train:
-    """Train a member; ``init`` is the step whose network it starts from."""
-
-    recipe: Recipe
-    init: str | None
-
-
-@dataclass(frozen=True)
-class Given:
-    """A checkpoint that exists: a folder or Hub id."""
-
-    checkpoint: str
-
-
-@dataclass(frozen=True)
-class Average:
-    """What a training (a step) keeps besides its last weights; nothing is left to do."""
-
-    training: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class MergeWork:
-    """Merge ``members`` (steps); all that no rule selects comes from number ``head`` (from 1)."""
-
-    members: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    head: int
-    base: str | None
-
-
-@dataclass(frozen=True)
-class Recalibrate:
-    """Re-estimate the head's BatchNorm statistics of a merge on source images."""
-
-    model: str
-    sources: tuple[Source, ...]
-    images: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """Score a network on all splits by one protocol."""
-
-    network: str
-    protocol: str
-
-
-@dataclass(frozen=True)
-class Choose:
-    """Take the best of ``candidates`` (networks) by the mean mIoU on ``on`` (labels)."""
-
-    candidates: tuple[str, ...]
-    on: tuple[str, ...]
-
-
-Work = Train | Given | Average | MergeWork | Recalibrate | Score | Choose
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: ``needs`` are steps that must have finished."""
-
-    id: str
-    work: Work
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is scored: one step's result, or with ``combine`` several that answer together.
-
-    ``group`` is its row of the table; ``parts`` are steps.
-    """
-
-    id: str
-    group: str
-    kind: Kind
-    seed: int | None
-    parts: tuple[str, ...]
-    head: str | None = None
-    paper: PaperKey | None = None
-    combine: str | None = None
-
-
 @dataclass
 class Graph:
-    """All steps of an experiment, and what they are scored as.
+    """The steps of an experiment, and the networks that are scored.
 
     Attributes:
-        experiment: where they come from.
-        steps: each after those that it needs.
-        passing: merges that are made when they are scored, and not kept.
-        networks: what is scored, by name.
+        experiment: the recipe that it was built from.
+        steps: by id, each after its inputs.
+        temporary: merges that exist only while they are scored.
+        networks: by name.
         protocols: by name.
-        splits: what is scored on.
+        splits: to score on.
     """
 
     experiment: Experiment
     steps: dict[str, Step] = field(default_factory=dict)
-    passing: dict[str, Step] = field(default_factory=dict)
+    temporary: dict[str, Merge] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
     protocols: dict[str, Protocol] = field(default_factory=dict)
     splits: list[SplitSpec] = field(default_factory=list)
 
+    @property
+    def data_dirs(self) -> list[str | None]:
+        """The folders of data that its trainings read or are compared on."""
+        recipes = [step.recipe for step in self.steps.values() if isinstance(step, Train)]
+        specs = [spec for recipe in recipes for spec in (*recipe.sources, *recipe.targets)]
+        return [spec.data_dir for spec in specs]
+
     def add(self, step: Step) -> None:
-        """Add a step.
+        """Add a step after its inputs.
 
         Raises:
             UserError: there is one of that name, or there are too many.
         """
-        if len(self.steps) + len(self.passing) >= _MOST_STEPS:
+        if len(self.steps) + len(self.temporary) >= _MOST_STEPS:
             raise UserError(f"the experiment has more than {_MOST_STEPS} steps: use fewer seeds")
-        if step.id in self.steps or step.id in self.passing:
+        if step.id in self.steps or step.id in self.temporary:
             raise UserError(f"two steps of the experiment would be called {step.id}: rename one")
         self.steps[step.id] = step
 
-    def of_kind(self, *kinds: type) -> list[Step]:
-        """The steps that do such work, in order."""
-        return [step for step in self.steps.values() if isinstance(step.work, kinds)]
+    def chosen(self, only: Sequence[str], needs: bool) -> list[Step]:
+        """The steps to run, each after its inputs.
+
+        Args:
+            only: ids of steps with ``*``, or folders of steps; empty for all.
+            needs: also what these need.
+
+        Raises:
+            UserError: a name that matches no step.
+        """
+        wanted: set[str] = set() if only else set(self.steps)
+        for pattern in only:
+            folder = f"{pattern.rstrip('/')}/"
+            found = [
+                one for one in self.steps if fnmatch.fnmatch(one, pattern) or one.startswith(folder)
+            ]
+            if not found:
+                raise UserError(f"--only {pattern}: no step is called so; --dry-run lists them")
+            wanted.update(found)
+        if needs:
+            for step in reversed(self.steps.values()):
+                if step.id in wanted:
+                    wanted.update(step.inputs)
+        return [step for step in self.steps.values() if step.id in wanted]
 
 
-def settings_of(step: Step, graph: Graph) -> Mapping[str, Any]:
-    """All that decides a step's result, but for what it needs, as JSON values.
+def with_seeds(
+    experiment: Experiment, where: str, references: Sequence[str]
+) -> Iterator[tuple[int | None, dict[str, str]]]:
+    """Steps by reference (``base``, ``base/1``), for each seed of the members named without one.
 
-    Values that are the defaults are left out: a new field changes nothing that has been done.
+    Raises:
+        UserError: an unknown member, members with different seeds, or a member listed twice.
     """
-    work = step.work
-    if isinstance(work, Train):
-        return {"recipe": _dumped(work.recipe)}
-    if isinstance(work, Given):
-        return {"checkpoint": work.checkpoint}
-    if isinstance(work, Average):
-        return {"average": work.kind}
-    if isinstance(work, MergeWork):
-        rules = [
-            [rule.select, rule.method, rule.weights, dict(rule.parameters)] for rule in work.rules
-        ]
-        return {"rules": rules, "head": work.head, "base": work.base}
-    if isinstance(work, Recalibrate):
-        return {"sources": [_dumped(one) for one in work.sources], "images": work.images}
-    if isinstance(work, Score):
-        passing = graph.passing.get(work.network)
-        return {
-            "merge": settings_of(passing, graph) if passing else None,
-            "protocol": _dumped(graph.protocols[work.protocol]),
-            "splits": [[_dumped(one.spec), one.split, one.is_source] for one in graph.splits],
-            "combine": graph.networks[work.network].combine,
-            "cost": graph.experiment.evaluate.cost,
-        }
-    return {"candidates": work.candidates, "on": work.on}
+    varying = [
+        ref
+        for ref in references
+        if "/" not in ref and ref in experiment.members and experiment.seeds_of(ref)
+    ]
+    seeds: Sequence[int | None] = experiment.seeds_of(varying[0]) if varying else (None,)
+    for ref in varying:
+        if set(experiment.seeds_of(ref)) != set(seeds):
+            raise UserError(
+                f"{where}: {varying[0]} and {ref} have different seeds, "
+                f"{list(seeds)} and {list(experiment.seeds_of(ref))}: name one, such as {ref}/0"
+            )
+    for seed in seeds:
+        members = [member_step(experiment, where, ref, seed) for ref in references]
+        if len(set(members)) < len(members):
+            raise UserError(f"{where}: a member is listed twice in {', '.join(references)}")
+        yield seed, dict(zip(references, members, strict=True))
 
 
-def _dumped(section: BaseModel) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude_defaults=True)
+def member_step(experiment: Experiment, where: str, reference: str, seed: int | None) -> str:
+    """The step that a reference (``base``, ``base/1``) names, for a seed.
+
+    Raises:
+        UserError: there is no such member or seed; ``where`` leads the sentence.
+    """
+    name, slash, text = reference.partition("/")
+    if name not in experiment.members:
+        known = ", ".join(experiment.members)
+        raise UserError(f"{where}: there is no member '{name}': use one of {known}")
+    seeds = experiment.seeds_of(name)
+    if slash:
+        if not text.isdecimal() or int(text) not in seeds:
+            raise UserError(f"{where}: {name} has no seed '{text}', only {list(seeds)}")
+        return step_id("members", name, int(text))
+    if seeds and seed not in seeds:
+        raise UserError(f"{where}: name a seed of {name}, such as {name}/{seeds[0]}")
+    return step_id("members", name, seed if seeds else None)
+
+
+def step_id(*parts: str | int | None) -> str:
+    """The parts of a name, without the empty ones."""
+    return "/".join(str(part) for part in parts if part not in (None, ""))

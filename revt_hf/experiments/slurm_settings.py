@@ -1,20 +1,20 @@
-"""What ``revt submit`` asks Slurm for: a typed, validated YAML file, overridden by flags."""
+"""Settings of Slurm jobs: a typed, validated YAML file, overridden by flags."""
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.sections import Section, validated
 from revt_hf.config.yaml_files import read_with_parents
 from revt_hf.core.errors import UserError, printable
 
 Kind = Literal["train", "merge", "score", "report"]
 
-# They make the stages what they are.
+# Set by every script.
 _OURS = {"--array", "-a", "--dependency", "-d", "--output", "-o", "--open-mode", "--job-name", "-J"}
 
 
@@ -36,12 +36,12 @@ def _lines(value: Any) -> Any:
 
 
 _Word = Annotated[str | None, _form(r"[!-~]+", "one word")]
-# YAML reads 12:00:00 without quotes as a number, to the base of 60.
+# Without quotes, YAML reads 12:00:00 as a number in base 60.
 _Time = Annotated[
     str | None,
     _form(r"([0-9]{1,9}-)?[0-9]{1,9}(:[0-9]{1,2}){0,2}", '"12:00:00" or "2-00:00:00", in quotes'),
 ]
-# Validators in front run from right to left.
+# BeforeValidators run from right to left.
 _Gpus = Annotated[
     str | None,
     _form(r"([A-Za-z][A-Za-z0-9_.-]*:)?[0-9]{1,6}", "2 or a100:2"),
@@ -52,12 +52,12 @@ _Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 
 
 class StageSettings(Section):
-    """What each task of a stage gets; what is not given is left to the cluster.
+    """Resources of each task of a stage; anything not given is left to the cluster.
 
     ``gpus`` (``2``, ``a100:2``) and ``memory`` (``32G``) are per node; ``cpus`` are cores.
-    ``at_once`` limits how many tasks of a stage run at a time. ``setup`` are lines of shell that
-    come first, ``extra`` further options of sbatch (``--qos=low``). ``requeue`` lets Slurm start
-    a preempted task again, which then goes on.
+    ``at_once`` limits how many tasks of a stage run at a time. ``setup`` holds lines of shell that
+    run first, ``extra`` further options of sbatch (``--qos=low``). With ``requeue`` Slurm starts a
+    preempted task again, which then resumes.
     """
 
     partition: _Word = None
@@ -84,7 +84,7 @@ class StageSettings(Section):
 
     @property
     def gpu_count(self) -> int:
-        """GPUs of a task; 0 where none are asked for."""
+        """The number of GPUs of a task."""
         return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
 
     def options(self) -> list[str]:
@@ -102,7 +102,7 @@ class StageSettings(Section):
 
 
 class SlurmSettings(StageSettings):
-    """The settings of all stages; those of one replace them.
+    """Settings of all stages, which those of one stage replace.
 
     ``launcher`` starts trainings, such as ``accelerate launch --num_processes 4``.
     """
@@ -122,7 +122,7 @@ class SlurmSettings(StageSettings):
         return launcher
 
     def of(self, kind: Kind) -> StageSettings:
-        """What a kind of stage gets: its own values, the common ones where it has none."""
+        """The settings of a kind of stage: its own values, else the common ones."""
         own: StageSettings = getattr(self, kind)
         common = {name: getattr(self, name) for name in StageSettings.model_fields}
         return StageSettings(**common | {name: getattr(own, name) for name in own.model_fields_set})
@@ -132,19 +132,19 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
     """Read and validate settings.
 
     Args:
-        file: YAML, ``extends`` works; None for the defaults.
-        flags: common values that replace the file's, None where not given.
+        file: YAML, which may extend others; None for the defaults.
+        flags: common values that replace those of the file; None leaves a value as it is.
 
     Raises:
         UserError: a missing file, broken YAML, an unknown key, a wrong value, or several GPUs for
-            a training that nothing launches on them.
+            a training without a launcher.
     """
     values: dict[str, Any] = {}
     if file is not None:
         values = read_with_parents(file)
-        _checked(lambda: SlurmSettings.model_validate(values), f"{file}: ")
+        validated(SlurmSettings, values, file)
     values |= {name: value for name, value in flags.items() if value is not None}
-    settings = _checked(lambda: SlurmSettings.model_validate(values), "")
+    settings = validated(SlurmSettings, values, "options")
     count = settings.of("train").gpu_count
     if count > 1 and not settings.launcher:
         raise UserError(
@@ -152,10 +152,3 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
             f"--launcher 'accelerate launch --num_processes {count}'"
         )
     return settings
-
-
-def _checked(validate: Callable[[], SlurmSettings], where: str) -> SlurmSettings:
-    try:
-        return validate()
-    except ValidationError as error:
-        raise UserError(f"{where}{validation_sentence(SlurmSettings, error, '')}") from error

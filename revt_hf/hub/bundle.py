@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.description import common_dtype, read_description
-from revt_hf.checkpoints.headers import METADATA, header_bytes
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.headers import METADATA, common_dtype, header_bytes
 from revt_hf.checkpoints.names import disk_name, listed
 from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
@@ -30,8 +30,8 @@ RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # Keys that name code which transformers imports with trust_remote_code.
 _CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
-_OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, MERGE_FILE, RECIPE_FILE, RESULTS_FILE}
-_OWN |= {CHANGES_FILE}
+_RECORDS = (MERGE_FILE, CHANGES_FILE, RECIPE_FILE, RESULTS_FILE)
+_OWN = {WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, *_RECORDS}
 _MEMBERS = "members"
 _LENGTH_BYTES = 8
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, sorted(_OWN)))})")
@@ -67,7 +67,7 @@ def check_files(folder: Path) -> None:
     """
     for name in (WEIGHTS_FILE, *_CONFIG_FILES):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a whole SegFormer folder: {name} is missing")
+            raise UserError(f"{folder} is not a complete SegFormer folder: {name} is missing")
 
 
 def check_model(folder: Path) -> None:
@@ -82,13 +82,13 @@ def check_model(folder: Path) -> None:
     load_model(folder)
     described = read_description(folder)
     with open_checkpoint(folder) as checkpoint:
-        dtype = common_dtype(place.dtype for place in checkpoint.places.values())
-        others = [p.name for name, p in checkpoint.places.items() if disk_name(p.name) != name]
+        dtype = common_dtype(place.dtype for place in checkpoint.tensors.values())
+        others = [p.name for name, p in checkpoint.tensors.items() if disk_name(p.name) != name]
         others += checkpoint.dropped
     if others:
         raise UserError(
             f"{folder / WEIGHTS_FILE} holds {listed(others)}, which transformers would not load: "
-            "revt merge and revt convert give a folder that it does"
+            "revt merge and revt convert write a folder that it does load"
         )
     if described.dtype not in (None, dtype):
         raise UserError(
@@ -141,12 +141,12 @@ def assemble(bundle: Bundle, target: Path, link: bool) -> None:
     if facts.recipe_text:
         write_text(target / RECIPE_FILE, facts.recipe_text)
     for name, folder in bundle.members.items():
-        place = target / _MEMBERS / name
-        place.mkdir(parents=True)
-        _write_model(folder, place, link, facts.base_models)
+        member = target / _MEMBERS / name
+        member.mkdir(parents=True)
+        _write_model(folder, member, link, facts.base_models)
         recipe = recorded_recipe(folder)
         if recipe:
-            write_text(place / RECIPE_FILE, published_recipe(recipe, facts.base_models))
+            write_text(member / RECIPE_FILE, published_recipe(recipe, facts.base_models))
     if bundle.results is not None:
         write_results(target / RESULTS_FILE, _published_results(bundle, bundle.results))
 

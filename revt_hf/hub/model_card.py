@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
 from revt_hf.config.domain_spec import DomainSpec
-from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore
@@ -24,8 +24,8 @@ from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
 PAPER = "https://arxiv.org/abs/2308.13331"
 TASK = "image-segmentation"
 TAGS = ("revt_hf", "segformer", "semantic-segmentation", "domain-generalization")
-_PLAIN_DOMAIN = "cityscapes"
-# Numbers, also in lists and under names of letters.
+_DEFAULT_DOMAIN = "cityscapes"
+# JSON of numbers, lists of numbers and plain keys, which needs no escaping.
 _NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 
 
@@ -72,7 +72,7 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
 
 
 def _eval_result(score: DomainScore) -> EvalResult:
-    # The Hub tells results apart by type, config and split: a folder of one's own needs a name.
+    # The Hub distinguishes results by type, config and split: a user's own folder needs a name.
     known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
     return EvalResult(
         task_type=TASK,
@@ -145,8 +145,8 @@ def _plain(value: Any) -> str:
 
 
 def _command(facts: ModelCardFacts) -> str:
-    """The line that measures it again: on the first unseen domain that is known."""
-    spec, split = _asked(facts)
+    """The command that scores the model on its first unseen domain."""
+    spec, split = _first_unseen(facts)
     words = ["revt", "evaluate", facts.repo_id, "--domain", spec.domain]
     if DOMAINS[spec.domain].needs_data_dir if spec.domain in DOMAINS else True:
         words += ["--data-dir", f"data/{spec.domain}"]
@@ -155,25 +155,21 @@ def _command(facts: ModelCardFacts) -> str:
     words += ["--split", split]
     for key, value in spec.options.items():
         words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
-    # A Hub id says nothing of the protocol by itself.
-    words += _protocol(facts.evaluation)
+    # A Hub repository does not always record its protocol.
+    max_size = facts.evaluation.max_size
+    if facts.evaluation == Protocol(max_size=max_size):
+        words += ["--max-size", "native" if max_size is None else "{}x{}".format(*max_size)]
+    elif facts.evaluation.preset:
+        words += ["--protocol", facts.evaluation.preset]
     return shell_line(words)
 
 
-def _protocol(evaluation: Protocol) -> list[str]:
-    if evaluation == Protocol(max_size=evaluation.max_size):
-        max_size = evaluation.max_size
-        return ["--max-size", "native" if max_size is None else "{}x{}".format(*max_size)]
-    names = [name for name, known in PROTOCOLS.items() if known == evaluation]
-    return ["--protocol", names[0]] if names else []
-
-
-def _asked(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
+def _first_unseen(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
     targets = [target for recipe in facts.recipes for target in recipe.targets]
     specs = [(DomainSpec(**_spec(target)), target.split) for target in targets]
     rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
     if not rows:
-        return specs[0] if specs else (DomainSpec(domain=_PLAIN_DOMAIN), "val")
+        return specs[0] if specs else (DomainSpec(domain=_DEFAULT_DOMAIN), "val")
     sources = [source for recipe in facts.recipes for source in recipe.sources]
     specs += [(DomainSpec(**_spec(source)), source.val) for source in sources]
     first = rows[0]

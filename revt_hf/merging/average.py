@@ -17,7 +17,13 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.checkpoints import description as descriptions
-from revt_hf.checkpoints.headers import METADATA, TensorPlace, header_bytes, tensors_hash
+from revt_hf.checkpoints.headers import (
+    METADATA,
+    TensorInfo,
+    common_dtype,
+    header_bytes,
+    tensors_hash,
+)
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.core.errors import UserError
@@ -94,7 +100,7 @@ def merge(
             plan.check_unchanged()
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
-            dtype = descriptions.common_dtype(item.dtype for item in plan.items)
+            dtype = common_dtype(item.dtype for item in plan.items)
             write_json(scratch / CONFIG_FILE, descriptions.model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
@@ -118,10 +124,10 @@ def result_description(plan: MergePlan) -> descriptions.Description:
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
-        item.name: TensorPlace(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
+        item.name: TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    descriptions.fitting_places(known, places)
+    descriptions.fitting_tensors(known, places)
     return known
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import Description, fitting_places, read_description
-from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.description import Description, fitting_tensors, read_description
+from revt_hf.checkpoints.headers import FLOATS, TensorInfo
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
@@ -24,14 +24,14 @@ _EPSILON = "layer_norm_eps"
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
-Places = Mapping[str, TensorPlace]
+Infos = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Checkpoint):
     """A member or the base: a checkpoint, and where the plan's tensors lie in its files.
 
-    ``file`` and ``offset`` (in bytes) of each item are arrays, and ``places`` is empty: dozens of
+    ``file`` and ``offset`` (in bytes) of each item are arrays, and ``tensors`` is empty: dozens of
     members must fit into little memory. ``dtypes`` are safetensors' names, ``added`` are missing
     counters.
     """
@@ -52,10 +52,10 @@ def open_source(
     label: str,
     stack: ExitStack,
     quiet: bool,
-    order: Places | None = None,
+    order: Infos | None = None,
     name: str | None = None,
     whole: bool = True,
-) -> tuple[Source, Places]:
+) -> tuple[Source, Infos]:
     """Open a member or the base, and check its tensors against its ``config.json``, if any.
 
     ``order`` holds the first member's tensors in the order of the plan; None for that member. With
@@ -65,21 +65,21 @@ def open_source(
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
-    held, description, processor = checkpoint.places, None, None
+    held, description, processor = checkpoint.tensors, None, None
     if VARIANCE in held and COUNTER not in held:
-        held = {**held, COUNTER: TensorPlace(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)}
+        held = {**held, COUNTER: TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)}
     if checkpoint.folder is not None:
         folder = checkpoint.folder
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
         description, processor = read_description(folder, label), read_processor(folder)
         checkpoint = replace(checkpoint, classes=description.classes)
         has_head = any(name.startswith(HEAD_PREFIX) for name in held)
-        fitting_places(description, held, with_head=whole and has_head)
+        fitting_tensors(description, held, with_head=whole and has_head)
     order = held if order is None else order
     places = [held.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = Source(
-        **{**vars(checkpoint), "places": {}},
+        **{**vars(checkpoint), "tensors": {}},
         name=name,
         description=description,
         processor=processor,
@@ -122,7 +122,7 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
 
 
 def check_same_tensors(
-    first: Source, wanted: Places, other: Source, held: Places, extra_is_fine: bool = False
+    first: Source, wanted: Infos, other: Source, held: Infos, extra_is_fine: bool = False
 ) -> None:
     """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
     problems = []

@@ -1,15 +1,16 @@
-"""SegFormer's decode head, computed at each stage's own resolution; its parameters stay its own.
+"""SegFormer's decode head, computed at each stage's own resolution with unchanged parameters.
 
 The ordinary head projects every stage to one width, upsamples all of them to the first stage's
-size and fuses 4 x width channels there. All of that is linear, and a 1x1 convolution commutes with
-bilinear upsampling (whose weights sum to 1, so that biases pass as well). Projection and fuse of a
-stage are therefore one small matrix, applied before upsampling, and the upsampled stages are added:
+size and fuses 4 x width channels there. All of this is linear, and a 1x1 convolution commutes with
+bilinear upsampling (whose weights sum to 1, so that biases commute as well). Projection and fusion
+of a stage are therefore one small matrix, applied before upsampling, and the upsampled stages are
+added:
 
     fuse(cat(up(proj_4(x_4)), ..., up(proj_1(x_1)))) = sum_i up(fuse_i proj_i x_i) + fuse(biases)
 
-BatchNorm that uses its running statistics is linear too and is folded in; while it is live it sees
-the same sum as in the ordinary head. Matrices are made anew in every forward pass (a percent of
-it), so weights may change at any time, and gradients reach every parameter.
+BatchNorm with running statistics is linear, too, and is folded in; with batch statistics it sees
+the same sum as in the ordinary head. The matrices are recomputed in every forward pass (a percent
+of its time), so weights may change at any time and gradients reach every parameter.
 
     fold_(model)            # from now on, until unfold_(model)
     with folded(model):     # inside only
@@ -32,23 +33,23 @@ from revt_hf.models.precision import full_precision
 
 
 class FoldedDecodeHead(SegformerDecodeHead):
-    """What :func:`fold_` makes of a model's head: the same modules, another order of operations.
+    """A decode head with the same modules and another order of operations; see :func:`fold_`.
 
-    Projections, fuse and folded BatchNorm are not called as modules: hooks on them see nothing.
+    Projections, fusion and folded BatchNorm are not called as modules: their hooks do not run.
     """
 
     def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any) -> torch.Tensor:
-        """Logits of the encoder's stages.
+        """Compute logits from the encoder's stages.
 
         Args:
             encoder_hidden_states: each stage (N, channels, h, w), float.
-            **kwargs: taken and left unused, as in the ordinary head.
+            **kwargs: ignored, as in the ordinary head.
 
         Returns:
-            (N, classes, h, w) of the first stage's size.
+            (N, classes, h, w) at the first stage's size.
         """
-        # The fastest layout, and the ordinary head's: dropout draws by position in memory, so both
-        # heads drop the same values.
+        # The fastest layout, and that of the ordinary head: dropout draws by position in memory, so
+        # both heads drop the same values.
         stages = [
             self._as_map(stage).contiguous(memory_format=torch.channels_last)
             for stage in encoder_hidden_states
@@ -76,8 +77,8 @@ class FoldedDecodeHead(SegformerDecodeHead):
     def _matrices(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """A 1x1 kernel (width, channels, 1, 1) for each stage, and the bias (width) of their sum.
 
-        They are made in the parameters' precision: under autocast they are rounded once, not
-        after each of the layers.
+        They are computed in the parameters' precision: under autocast they are rounded once, not
+        after each layer.
         """
         with full_precision(self.linear_fuse.weight):
             # The stages are concatenated last first.
@@ -97,16 +98,16 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
 
 def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Let the model's decode head run folded, in place; names and files stay the same.
+    """Fold a model's decode head in place; parameter names and saved files stay the same.
 
     Args:
-        model: on any device, in any mode; it may be trained on, saved and copied as before.
+        model: on any device, in any mode; it can be trained, saved and copied as before.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: its head is somebody's own.
+        UserError: the decode head is custom.
     """
     head = model.decode_head
     if type(head) not in (SegformerDecodeHead, FoldedDecodeHead):
@@ -118,14 +119,14 @@ def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmen
 
 
 def unfold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Undo :func:`fold_`, in place; the same model comes back."""
+    """Undo :func:`fold_` in place; returns the same model."""
     if is_folded(model):
         _set_class(model.decode_head, SegformerDecodeHead)
     return model
 
 
 def is_folded(model: SegformerForSemanticSegmentation) -> bool:
-    """Whether the model's decode head runs folded."""
+    """Whether a model's decode head is folded."""
     return isinstance(model.decode_head, FoldedDecodeHead)
 
 
@@ -133,7 +134,7 @@ def is_folded(model: SegformerForSemanticSegmentation) -> bool:
 def folded(
     model: SegformerForSemanticSegmentation,
 ) -> Iterator[SegformerForSemanticSegmentation]:
-    """The model with its head folded; afterwards it is as it was."""
+    """Fold a model's decode head inside the block only."""
     before = is_folded(model)
     fold_(model)
     try:
@@ -144,5 +145,5 @@ def folded(
 
 
 def _set_class(head: nn.Module, kind: type[SegformerDecodeHead]) -> None:
-    # The module object stays: its parameters, hooks, mode and place in the model with it.
+    # The module object stays, and with it its parameters, hooks, mode and position in the model.
     head.__class__ = kind

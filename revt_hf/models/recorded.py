@@ -1,5 +1,6 @@
-"""What a result folder says of itself: its recipe, and the protocol it was made for."""
+"""The recipe, test protocol and training metrics that a model folder records."""
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,19 +13,29 @@ from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import is_listed, read_json_object
 
-__all__ = ["MERGE_FILE", "RECIPE_FILE", "recorded_protocol", "recorded_recipe"]
+__all__ = [
+    "MERGE_FILE",
+    "METRICS_FILE",
+    "RECIPE_FILE",
+    "read_metrics",
+    "recorded_protocol",
+    "recorded_recipe",
+]
 
-# Every resolved recipe of ours begins with them.
+METRICS_FILE = "metrics.jsonl"
+_LARGEST = 2**63
+
+# Sections of every resolved recipe of ours.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
 
 
 def recorded_recipe(folder: str | Path) -> Recipe | None:
-    """The resolved recipe that stands beside a result, if there is one.
+    """The resolved recipe in a model folder, if there is one.
 
-    A ``recipe.yaml`` of another program is passed over with a :class:`DataWarning`.
+    A ``recipe.yaml`` of another program is ignored with a :class:`DataWarning`.
 
     Raises:
-        UserError: it is there but not valid.
+        UserError: it exists but is not valid.
     """
     path = Path(folder) / RECIPE_FILE
     if not path.is_file():
@@ -34,14 +45,14 @@ def recorded_recipe(folder: str | Path) -> Recipe | None:
     except UserError:
         if _is_ours(path):
             raise
-    warnings.warn(f"{path} is no recipe of revt: it is passed over", DataWarning, stacklevel=1)
+    warnings.warn(f"{path} is not a revt recipe: it is ignored", DataWarning, stacklevel=1)
     return None
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a recipe that cannot be read is a damaged one of ours.
+    """Whether an invalid recipe is a damaged one of ours.
 
-    What comes from the Hub has no marker; and damage leaves lines that can be told.
+    Folders from the Hub have no marker; but damage leaves recognisable lines.
     """
     if is_listed(path.parent, path.name):
         return True
@@ -52,16 +63,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
-    """The test protocol that the models' folders name, else the original's (max_size 1024x512).
+    """The test protocol that the model folders record, by default the original's (1024x512).
 
-    A trained folder names it in ``recipe.yaml``, a merged one in ``merge.json``.
+    Trained models record it in ``recipe.yaml``, merged ones in ``merge.json``.
 
     Args:
         models: folders or Hub ids.
-        changes: fields of the protocol that are to be otherwise, such as ``max_size``.
+        changes: fields of the protocol to override, such as ``max_size``.
 
     Raises:
-        UserError: the models were made for different protocols, or one is not there.
+        UserError: the models record different protocols, or one does not exist.
     """
     recorded = {
         str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
@@ -69,18 +80,18 @@ def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
     if len(set(recorded.values())) > 1:
         for model in models:
             if not Path(model).exists():
-                # A mistyped folder, of which nothing is recorded, is the first thing to say.
+                # Report a mistyped folder, which records nothing, first.
                 open_checkpoint(model, quiet=True).close()
         listed = ", ".join(f"{model}: {_short(what)}" for model, what in recorded.items())
         raise UserError(
-            f"the models are made for different test protocols ({listed}): pass --protocol, or "
+            f"the models record different test protocols ({listed}): pass --protocol, or "
             "--max-size if only that differs"
         )
     return next(iter(recorded.values()))
 
 
 def _short(evaluation: Protocol) -> str:
-    """Its name, or its fields that are not the default."""
+    """The protocol's name, or its fields that differ from the default."""
     if evaluation.preset is not None:
         return evaluation.preset
     changed = evaluation.model_dump(exclude_defaults=True)
@@ -98,3 +109,31 @@ def _evaluation_of(folder: Path) -> Protocol:
         return Protocol.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a merge record of revt_hf") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
+
+    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
+    them, are skipped.
+    """
+    try:
+        lines = (folder / METRICS_FILE).read_bytes().splitlines()
+    except OSError:
+        return []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    # Numbers that fit a float, including infinity and NaN.
+    whole = all(
+        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+        for value in row.values()
+    )
+    return row if whole else None

@@ -1,73 +1,123 @@
-"""The page's charts as HTML: bars per class, and curves over training steps."""
+"""The charts of the report page as numbers for its template: bars per class, training curves."""
 
 import math
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 
 from revt_hf.data.labels import CLASSES, PALETTE, TRAIN_ID
-from revt_hf.results.report import Curve, Report
+from revt_hf.results.report import Report, TrainingCurve
 from revt_hf.results.summary import difference, mean_or_none, shown, signed
 
 _COLOURS = 8
 _MAX_POINTS = 300
 
 
-def swatch(name: str) -> str:
-    """A small square in a class's Cityscapes colour; empty for another class."""
+@dataclass(frozen=True)
+class Mark:
+    """A model's mark: its CSS class, its name, and its value (0..100) or SVG path."""
+
+    style: str
+    model: str
+    value: float = 0.0
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class ClassBar:
+    """The IoU of one class: of the first merge, the members' mean, and a tick per member."""
+
+    name: str
+    merge: float
+    mean: float
+    label: str
+    ticks: list[Mark]
+
+    @property
+    def values(self) -> tuple[str, str, str]:
+        """Merge, mean of members and their difference as text."""
+        return shown(self.merge), shown(self.mean), signed(difference(self.merge, self.mean))
+
+
+@dataclass(frozen=True)
+class ClassBars:
+    """The bars of all classes, with a note and a key."""
+
+    note: str
+    key: list[Mark]
+    bars: list[ClassBar]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: a line per model; ticks are (percent of the axis, text)."""
+
+    name: str
+    label: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[Mark]
+
+
+@dataclass(frozen=True)
+class Charts:
+    """All training curves, with a key."""
+
+    key: list[Mark]
+    charts: list[Chart]
+    longest: int | None
+
+
+def swatch(name: str) -> str | None:
+    """A class's Cityscapes colour as CSS; None for another class."""
     if name not in TRAIN_ID:
-        return ""
+        return None
     red, green, blue = PALETTE[TRAIN_ID[name]]
-    return f'<i class="swatch" style="background:rgb({red} {green} {blue})"></i>'
+    return f"rgb({red} {green} {blue})"
 
 
-def colour_class(report: Report, model: str) -> str:
+def style_of(report: Report, model: str) -> str:
     """The CSS class that colours a model's marks, the same in all charts."""
     members = report.names("member")
     if model in members:
         return f"c{members.index(model) % _COLOURS}"
-    return "accent" if model in report.names("revt") else "grey"
+    return "accent" if model in report.names("merge") else "grey"
 
 
-def class_bars(report: Report) -> str:
-    """Per class: the first ReVT and the mean of the members, with a tick per member.
-
-    Returns:
-        An HTML fragment; empty if there is no ReVT, no member, or nothing to compare.
-    """
-    board = report.board()
-    averaged, members = report.names("revt")[:1], report.names("member")
-    means = board.class_means([*averaged, *members])
-    if not averaged or not members or not means:
-        return ""
-    revt = averaged[0]
+def class_bars(report: Report) -> ClassBars | None:
+    """The bars per class; None if there is no merge, no member, or nothing to compare."""
+    merges, members = report.names("merge")[:1], report.names("member")
+    means = report.class_means([*merges, *members])
+    if not merges or not members or not means:
+        return None
     known = [name for name in CLASSES if name in means]
-    rows = [_class_row(report, name, revt, means[name]) for name in [*known, *_others(means)]]
+    others = sorted(name for name in means if name not in TRAIN_ID)
     over = "the mean over the unseen domains in which every model has a value"
     mean = over if len(report.targets) > 1 else f"on {report.targets[0]}"
     absent = [name for name in CLASSES if name not in means]
     note = f"IoU in %, {mean}. A bar spans 0 to 100 with a line every 25."
     if absent:
         note += f" Without such a value: {', '.join(absent)}."
-    entries = [("mark accent", revt), ("mark grey", f"mean of {_members(len(members))}")]
-    entries += [(f"mark tick {colour_class(report, name)}", name) for name in members]
-    entries_html = "".join(
-        f'<li><i class="{style}"></i>{escape(label)}</li>' for style, label in entries
-    )
-    return (
-        f'<p class="note">{escape(note)} Numbers: ReVT, mean of members, difference.</p>'
-        f'<ul class="key">{entries_html}</ul><div class="classes">{"".join(rows)}</div>'
-    )
+    plural = "s" if len(members) != 1 else ""
+    key = [Mark("accent", merges[0]), Mark("grey", f"mean of {len(members)} member{plural}")]
+    key += [Mark(f"tick {style_of(report, name)}", name) for name in members]
+    bars = [_class_bar(report, name, merges[0], means[name]) for name in [*known, *others]]
+    return ClassBars(f"{note} Numbers: ReVT, mean of members, difference.", key, bars)
 
 
-def curve_charts(report: Report) -> str:
-    """One chart per name of a curve, one line per model.
+def _class_bar(report: Report, name: str, merge: str, means: dict[str, float]) -> ClassBar:
+    members = {model: value for model, value in means.items() if model != merge}
+    mean = mean_or_none(list(members.values())) or 0.0
+    each = ", ".join(f"{model} {shown(value)}" for model, value in members.items())
+    label = f"{name}: {merge} {shown(means[merge])}, mean of members {shown(mean)}; {each}"
+    ticks = [Mark(style_of(report, model), model, value) for model, value in members.items()]
+    return ClassBar(name, means[merge], mean, label, ticks)
 
-    Returns:
-        An HTML fragment; empty without points to draw.
-    """
+
+def curve_charts(report: Report) -> Charts | None:
+    """One chart per name of a curve, one line per model; None without points to draw."""
     last_step = max((step for curve in report.curves for step, _ in curve.points), default=0)
     charts = []
-    models: list[str] = []
+    models: dict[str, None] = {}
     for name in dict.fromkeys(curve.name for curve in report.curves):
         lines = {
             curve.model: points
@@ -75,61 +125,25 @@ def curve_charts(report: Report) -> str:
             if curve.name == name and (points := _thinned(_finite(curve)))
         }
         if lines:
-            charts.append(_chart(report, name, lines, last_step))
-            models += [model for model in lines if model not in models]
+            charts.append(_chart(report, name, lines, max(last_step, 1)))
+            models |= dict.fromkeys(lines)
     if not charts:
-        return ""
-    key = "".join(
-        f'<li><i class="mark {colour_class(report, model)}"></i>{escape(model)}</li>'
-        for model in models
-    )
-    note = ""
-    if any(len(curve.points) > _MAX_POINTS for curve in report.curves):
-        note = (
-            f'<p class="note">Curves with more than {_MAX_POINTS} points are drawn as means over '
-            "equal numbers of steps.</p>"
-        )
-    return f'{note}<ul class="key">{key}</ul><div class="curves">{"".join(charts)}</div>'
+        return None
+    key = [Mark(style_of(report, model), model) for model in models]
+    long = any(len(curve.points) > _MAX_POINTS for curve in report.curves)
+    return Charts(key, charts, _MAX_POINTS if long else None)
 
 
-def _members(count: int) -> str:
-    return f"{count} member{'s' if count != 1 else ''}"
-
-
-def _others(means: dict[str, dict[str, float]]) -> list[str]:
-    return sorted(name for name in means if name not in TRAIN_ID)
-
-
-def _class_row(report: Report, name: str, revt: str, means: dict[str, float]) -> str:
-    members = {model: value for model, value in means.items() if model != revt}
-    mean = mean_or_none(list(members.values())) or 0.0
-    spoken = ", ".join(f"{model} {shown(value)}" for model, value in members.items())
-    label = f"{name}: {revt} {shown(means[revt])}, mean of members {shown(mean)}; {spoken}"
-    ticks = "".join(
-        f'<i class="tick {colour_class(report, model)}" style="left:{value:.2f}%"'
-        f' title="{escape(model)}: {shown(value)}"></i>'
-        for model, value in members.items()
-    )
-    return (
-        f'<div class="class"><span class="name">{swatch(name)}{escape(name)}</span>'
-        f'<span class="track" role="img" aria-label="{escape(label)}">'
-        f'<i class="bar accent" style="width:{means[revt]:.2f}%"></i>'
-        f'<i class="bar grey" style="width:{mean:.2f}%"></i>{ticks}</span>'
-        f'<span class="values"><b>{shown(means[revt])}</b><span>{shown(mean)}</span>'
-        f"<span>{signed(difference(means[revt], mean))}</span></span></div>"
-    )
-
-
-def _finite(curve: Curve) -> list[tuple[float, float]]:
+def _finite(curve: TrainingCurve) -> list[tuple[float, float]]:
     return [(float(step), value) for step, value in curve.points if math.isfinite(value)]
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `_MAX_POINTS` points: means of equally many neighbours."""
+    """At most ``_MAX_POINTS`` points: means of equally many neighbours."""
     if len(points) <= _MAX_POINTS:
         return list(points)
     size = math.ceil(len(points) / _MAX_POINTS)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    groups = [points[at : at + size] for at in range(0, len(points), size)]
     return [
         (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group))
         for group in groups
@@ -137,41 +151,24 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _chart(
-    report: Report, name: str, lines: dict[str, list[tuple[float, float]]], last_step: int
-) -> str:
-    everything = [point for points in lines.values() for point in points]
-    y_ticks = _ticks(min(y for _, y in everything), max(y for _, y in everything))
-    x_span = max(last_step, 1)
-    x_ticks = [tick for tick in _ticks(0, x_span) if tick <= x_span]
-    y_low, y_span = y_ticks[0], y_ticks[-1] - y_ticks[0]
-
-    paths = []
+    report: Report, name: str, lines: dict[str, list[tuple[float, float]]], x_span: int
+) -> Chart:
+    everything = [y for points in lines.values() for _, y in points]
+    y_ticks = _ticks(min(everything), max(everything))
+    low, span = y_ticks[0], y_ticks[-1] - y_ticks[0]
+    marks = []
     for model, points in lines.items():
-        spots = [
-            f"{x / x_span * 1000:.1f} {1000 - (y - y_low) / y_span * 1000:.1f}" for x, y in points
-        ]
+        spots = [f"{x / x_span * 1000:.1f} {1000 - (y - low) / span * 1000:.1f}" for x, y in points]
         # A line of no length is drawn as a dot, so that a single point is seen.
         path = f"M{' L'.join(spots)}" + (f" L{spots[0]}" if len(spots) == 1 else "")
-        paths.append(
-            f'<path class="{colour_class(report, model)}" d="{path}">'
-            f"<title>{escape(model)}</title></path>"
-        )
-    grid = "".join(
-        f'<hr style="bottom:{(tick - y_low) / y_span * 100:.2f}%">'
-        f'<span class="y" style="bottom:{(tick - y_low) / y_span * 100:.2f}%">{tick:g}</span>'
-        for tick in y_ticks
-    )
-    grid += "".join(
-        f'<span class="x" style="left:{tick / x_span * 100:.2f}%">{_step(tick)}</span>'
-        for tick in x_ticks
-    )
+        marks.append(Mark(style_of(report, model), model, path=path))
     ends = ", ".join(f"{model} {points[-1][1]:.3g}" for model, points in lines.items())
-    label = f"{name} over training steps; last values: {ends}"
-    return (
-        f"<figure><figcaption><h3>{escape(name)}</h3></figcaption>"
-        f'<div class="plot">{grid}<span class="axis">training step</span>'
-        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
-        f' aria-label="{escape(label)}">{"".join(paths)}</svg></div></figure>'
+    return Chart(
+        name,
+        f"{name} over training steps; last values: {ends}",
+        [(tick / x_span * 100, _step(tick)) for tick in _ticks(0, x_span) if tick <= x_span],
+        [((tick - low) / span * 100, f"{tick:g}") for tick in y_ticks],
+        marks,
     )
 
 

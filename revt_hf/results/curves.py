@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from revt_hf.core.errors import UserError
@@ -13,13 +14,16 @@ from revt_hf.data.domains.corruptions import (
     corruption_of,
 )
 from revt_hf.evaluation.result import Result
-from revt_hf.results.entries import Entry, entries_of, protocol_name
-from revt_hf.results.rows import check_subset
+from revt_hf.results.figures import ACCENT, GREY, colour, figure, legend_name
+from revt_hf.results.rows import Entry, by_protocol, check_subset, entries_of, protocol_name
 from revt_hf.results.summary import Spread
 
 MEMBERS = "members"
 ALL = "mean of all"
 _CLEAN = 0
+_COLUMNS = 3
+_PANEL = (3.1, 2.4)  # inches
+_LEGEND = 0.9
 
 
 @dataclass(frozen=True)
@@ -95,19 +99,12 @@ def build_curves(
             evaluations by several protocols; networks that were scored on different images.
     """
     check_subset(classes)
-    entries = [entry for entry in entries_of(results) if any(_corruptions(entry))]
+    entries = [e for e in entries_of(by_protocol(results, protocol)) if any(_corruptions(e))]
     if not entries:
         raise UserError(f"no evaluation has scores on the domain '{NAME}'")
     names = {entry.protocol: _protocol(entry) for entry in entries}
-    entries = [
-        entry
-        for entry in entries
-        if protocol in (None, _protocol(entry), entry.result.protocol_name)
-    ]
-    known = ", ".join(names.values())
-    if not entries:
-        raise UserError(f"no evaluation is by the protocol '{protocol}', only by {known}")
-    if len({entry.protocol for entry in entries}) > 1:
+    if len(names) > 1:
+        known = ", ".join(names.values())
         raise UserError(f"evaluations are by several protocols ({known}): name one, --protocol")
     groups: dict[tuple[str, str | None], list[Entry]] = {}
     for entry in entries:
@@ -193,3 +190,72 @@ def _check_images(group: Sequence[Entry]) -> None:
                     f"{other.called(label)} and {entry.called(label)} were scored on "
                     f"{other.scores[label].images} and {row.images} images of {label}: keep one"
                 )
+
+
+def draw_curves(curves: Curves, path: Path) -> None:
+    """Draw mean (line) and population standard deviation (band) of mIoU over severity.
+
+    Args:
+        curves: of :func:`build_curves`.
+        path: the PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    panels = list(dict.fromkeys((curve.of, curve.corruption) for curve in curves.curves))
+    lines = list(dict.fromkeys((curve.networks, curve.kind) for curve in curves.curves))
+    inks = _inks(lines)
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = _PANEL[0] * columns + 0.6, _PANEL[1] * rows + _LEGEND
+    grid = {"sharex": True, "sharey": True}
+    with figure(path, max(width, 4.5), height, rows, columns, **grid) as (drawn, axes):
+        several = len({of for of, _ in panels}) > 1
+        for number, panel in enumerate(panels):
+            axis = axes[number // columns][number % columns]
+            _panel(axis, [c for c in curves.curves if (c.of, c.corruption) == panel], inks)
+            name = panel[1].replace("_", " ")
+            axis.set_title(f"{name}, {panel[0]}" if several else name)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        over = f", {curves.classes}" if curves.classes else ""
+        drawn.supylabel(f"mIoU (%{over})", fontsize=10)
+        named = [axis.get_legend_handles_labels() for axis in axes.flat]
+        legend = {
+            name: line for shown, names in named for line, name in zip(shown, names, strict=True)
+        }
+        of = "" if several else f" of corruption of {panels[0][0]} (0: as it is)"
+        drawn.supxlabel(f"severity{of}", fontsize=10)
+        place = {"loc": "outside upper center", "ncols": min(3, len(legend))}
+        drawn.legend(legend.values(), legend.keys(), **place)
+
+
+def _inks(lines: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    """Members are grey, the first merge has the accent, everything else a colour of its own."""
+    inks: dict[tuple[str, str | None], str] = {}
+    others = 0
+    for line in lines:
+        name, kind = line
+        if name == MEMBERS and kind == "member":
+            inks[line] = GREY
+        elif kind == "merge" and ACCENT not in inks.values():
+            inks[line] = ACCENT
+        else:
+            inks[line] = colour(others)
+            others += 1
+    return inks
+
+
+def _panel(axis: Any, curves: Sequence[Curve], inks: Mapping[tuple[str, str | None], str]) -> None:
+    for curve in curves:
+        severities = list(curve.points)
+        means = [spread.mean for spread in curve.points.values()]
+        stds = [spread.std for spread in curve.points.values()]
+        ink = inks[curve.networks, curve.kind]
+        count = max(len(spread.values) for spread in curve.points.values())
+        style = (0, (4, 3)) if curve.kind == "ensemble" else "solid"
+        label = legend_name(f"{curve.networks} ({count})")
+        axis.plot(severities, means, color=ink, linestyle=style, marker="o", ms=3, label=label)
+        low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
+        axis.fill_between(severities, low, high, color=ink, alpha=0.18, linewidth=0)
+    axis.set_xticks(range(6))

@@ -1,23 +1,44 @@
-"""Tables of results for the terminal, as Markdown and as CSV."""
+"""Tables for the terminal, as Markdown, LaTeX, CSV and HTML."""
 
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import TextIO
+from functools import cache
+from typing import Any, TextIO
 
+import jinja2
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable
-from revt_hf.results.layout import COST_FIELDS, Heading, Layout, layout
+from revt_hf.evaluation.result import Result
+from revt_hf.results.layout import COST_FIELDS, Heading, Layout, Span, cost_layout, layout
 from revt_hf.results.markdown import text
-from revt_hf.results.markup import html, latex
-from revt_hf.results.rows import MEAN, ResultTable, TableRow
+from revt_hf.results.rows import MEAN, TableRow
+from revt_hf.results.tables import ResultTable, TableOptions, build_tables
 
 # Columns of text in a file or a pipe, where nothing needs to be folded.
 _WIDE = 1000
+_CSV = ("protocol", "source", "classes", "group", "kind", "selected_on", "label", "is_source")
+_NUMBERS = ("mean", "std", "n", "paper", "values")
+_LATEX = {
+    **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # At the start of a row these would be arguments of the end of the line before it.
+    "[": "{[}",
+    "*": "{*}",
+    "\u00b1": r"$\pm$",
+    "\u2013": "--",
+    "\u2020": r"$^\dagger$",
+    "\u2021": r"$^\ddagger$",
+}
 
 
 class TableFormat(StrEnum):
@@ -43,23 +64,26 @@ def table_format(name: str) -> TableFormat:
 
 def formatted(tables: Sequence[ResultTable], chosen: TableFormat) -> str:
     """Tables as text that ends in a line break."""
-    if chosen is TableFormat.terminal:
-        out = io.StringIO()
-        print_tables(tables, out)
-        return out.getvalue()
     if chosen is TableFormat.csv:
         return csv_lines(tables)
+    contents = [layout(table) for table in tables]
+    if chosen is TableFormat.terminal:
+        out = io.StringIO()
+        print_layouts(contents, out)
+        return out.getvalue()
     write = {TableFormat.latex: latex, TableFormat.html: html, TableFormat.markdown: markdown}
-    return "\n".join(write[chosen](layout(table)) for table in tables)
+    return "\n".join(map(write[chosen], contents))
 
 
-def print_tables(tables: Sequence[ResultTable], file: TextIO | None = None) -> None:
-    """Tables on the terminal, or as plain text where there is none."""
-    print_layouts([layout(table) for table in tables], file)
+def print_scores(results: Sequence[Result], classes: str | None = None) -> None:
+    """Print a table of models and domains, over all classes or a subset's, and what they cost."""
+    tables = build_tables(results, TableOptions(classes=classes))
+    costs = {one.model: one.cost for one in results if one.cost is not None}
+    print_layouts([*map(layout, tables), *([cost_layout(costs)] if costs else [])])
 
 
 def print_layouts(contents: Sequence[Layout], file: TextIO | None = None) -> None:
-    """Tables of text on the terminal, or as plain text where there is none."""
+    """Print tables on the terminal, or as plain text where there is none."""
     console = Console(file=file)
     if not console.is_terminal:
         console = Console(file=file, width=_WIDE)
@@ -79,15 +103,9 @@ def _terminal(content: Layout) -> Group:
     for row in content.rows:
         # A Text is printed as it is; a str would be read as rich markup. Without spaces, a
         # number is not broken over two lines.
-        table.add_row(
-            *(
-                Text(
-                    printable(cell.text.replace(" \u00b1 ", "\u00b1")),
-                    style="not dim bold" if cell.best else "",
-                )
-                for cell in row
-            )
-        )
+        shown = [printable(cell.text.replace(" \u00b1 ", "\u00b1")) for cell in row]
+        styles = ["not dim bold" if cell.best else "" for cell in row]
+        table.add_row(*map(Text, shown, styles))
     return Group(Text(content.caption), table, *map(Text, content.notes))
 
 
@@ -102,24 +120,91 @@ def markdown(content: Layout) -> str:
     lines = [
         text(content.caption, begins_line=True),
         "",
-        _line(text(heading.flat) for heading in content.headings),
-        _line(rules),
+        _markdown_line(text(heading.flat) for heading in content.headings),
+        _markdown_line(rules),
     ]
     for row in content.rows:
         cells = [(text(cell.text), cell.best) for cell in row]
-        lines.append(_line(f"**{cell}**" if best else cell for cell, best in cells))
+        lines.append(_markdown_line(f"**{cell}**" if best else cell for cell, best in cells))
     if content.notes:
         notes = (text(note, begins_line=True) for note in content.notes)
         lines += ["", *"\\\n".join(notes).splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: Iterable[str]) -> str:
+def _markdown_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-_CSV = ("protocol", "source", "classes", "group", "kind", "selected_on", "label", "is_source")
-_NUMBERS = ("mean", "std", "n", "paper", "values")
+def latex(content: Layout) -> str:
+    """A table for LaTeX with the package booktabs; ends in a line break."""
+    heads = content.headings
+    columns = "".join("l" if heading.role == "name" else "r" for heading in heads)
+    areas, rules = _latex_spans(content.areas)
+    names, _ = _latex_spans(content.names)
+    parts = [_latex_line(_tex(heading.part) for heading in heads)] if content.has_parts else []
+    body = (
+        _latex_line(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row)
+        for row in content.rows
+    )
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(content.caption)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        *(areas, rules, names, *parts),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize {_tex(note)}" for note in content.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_spans(spans: Sequence[Span]) -> tuple[str, str]:
+    """A line of headings over several columns each, and the rules below them."""
+    column, cells, rules = 1, [], []
+    for span in spans:
+        side = "l" if column == 1 else "c"
+        cells.append(rf"\multicolumn{{{span.columns}}}{{{side}}}{{{_tex(span.text)}}}")
+        if span.text:
+            rules.append(rf"\cmidrule(lr){{{column}-{column + span.columns - 1}}}")
+        column += span.columns
+    return _latex_line(cells), " ".join(rules)
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tex(value: str) -> str:
+    return "".join(_LATEX.get(symbol, symbol) for symbol in " ".join(value.split()))
+
+
+def html(content: Layout) -> str:
+    """A table as a fragment of HTML with its own style; ends in a line break."""
+    return render("fragment.html.jinja", content=content)
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a template of this room; every value is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("revt_hf.results"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def csv_lines(tables: Sequence[ResultTable]) -> str:

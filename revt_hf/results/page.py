@@ -2,10 +2,8 @@
 
 import base64
 import io
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +12,18 @@ from PIL import Image
 from revt_hf.core.outputs import write_text
 from revt_hf.data.labels import CLASSES
 from revt_hf.results.charts import class_bars, curve_charts, swatch
-from revt_hf.results.report import (
-    Curve,
-    Headline,
-    Model,
-    Report,
-    Scene,
-    headline,
-    legend_classes,
+from revt_hf.results.formats import render
+from revt_hf.results.layout import Cell, Heading, Layout
+from revt_hf.results.report import Headline, Report, ReportModel, headline
+from revt_hf.results.summary import (
+    DASH,
+    best_rows,
+    difference,
+    gap,
+    mean_or_none,
+    shown,
+    signed,
 )
-from revt_hf.results.result_table import result_table
-from revt_hf.results.sheets import Panel
-from revt_hf.results.summary import difference, gap, mean_or_none, shown, signed
-
-__all__ = ["Curve", "Model", "Panel", "Report", "Scene", "write_page"]
 
 _MAX_IMAGE_WIDTH = 960
 
@@ -36,89 +32,127 @@ def write_page(report: Report, path: Path) -> None:
     """Write a report as one HTML file without scripts or outside resources, atomically.
 
     Args:
-        report: the contents.
+        report: the content.
         path: the file to write; an older one is replaced.
 
     Raises:
-        UserError: two scores of the same model on the same domain, or a path that cannot be
-            written.
+        UserError: the path cannot be written.
     """
-    sections = [
-        ("result", "Result", _headline(report)),
-        ("scores", "Scores per domain", result_table(report) + _gap(report)),
-        ("classes", "IoU per class", class_bars(report)),
-        ("scenes", "Predictions", _scenes(report)),
-        ("training", "Training", curve_charts(report)),
-        ("making", "How this was made", _details(report)),
-    ]
-    resources = files("revt_hf.results")
-    template = Template(resources.joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=escape(report.title),
-        intro=escape(report.intro),
-        style=resources.joinpath("page.css").read_text(encoding="utf-8"),
-        sections="\n".join(
-            f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>\n{body}\n</section>'
-            for key, title, body in sections
-            if body
-        ),
+    result = headline(report)
+    page = render(
+        "report.html.jinja",
+        report=report,
+        tiles=_tiles(result) if result else [],
+        verdict=_verdict(report, result) if result else "",
+        verdict_note=_verdict_note(report, result) if result else "",
+        scores=score_layout(report),
+        gap_note=_gap_note(report),
+        classes=class_bars(report),
+        domains=_examples(report),
+        charts=curve_charts(report),
+        swatch=swatch,
     )
     write_text(path, page)
 
 
-def _headline(report: Report) -> str:
-    result = headline(report)
-    if result is None:
-        return (
-            "<p>No comparison: it needs a ReVT and members that are all scored on every unseen "
-            "domain.</p>"
-        )
-    count = len(report.targets)
-    names = ", ".join(report.targets)
+def score_layout(report: Report) -> Layout:
+    """mIoU of every model on every domain, with means, gaps and bars."""
+    several = len(report.targets) > 1
+    unseen = f"unseen domain{'s' if several else ''}"
+    headings = [Heading("Model", "name")]
+    for domain in report.sources:
+        headings.append(Heading(domain, "source", area="source val", note=_images(report, domain)))
+    for domain in report.targets:
+        headings.append(Heading(domain, "target", area=unseen, note=_images(report, domain)))
+    if several:
+        headings.append(Heading("mean of unseen", "mean", area=unseen))
+    headings.append(Heading("gap", "gap", note="source \u2212 unseen"))
+
+    values = {model.name: _values(report, model.name, several) for model in report.models}
+    columns = zip(*values.values(), strict=True)
+    best = [{[*values][row] for row in best_rows(column)} for column in columns]
+    rows: list[tuple[Cell, ...]] = []
+    kinds: list[str] = []
+    members = report.names("member")
+    for kind in ("init", "member", "merge"):
+        for model in report.models:
+            if model.kind == kind:
+                rows.append(_row(report, model, values[model.name], best))
+                kinds.append(kind)
+        if kind == "member" and len(members) > 1:
+            means = [mean_or_none(column) for column in zip(*map(values.get, members), strict=True)]
+            rows.append((Cell("Mean of members"), *_cells(report, means)))
+            kinds.append("summary")
+    dash = f"{DASH}: no score{', and no mean over domains without it' if several else ''}."
+    note = f"mIoU in %, bars from 0 to 100. Bold: the best of a column. {dash}"
+    return Layout("", tuple(headings), tuple(rows), (note,), tuple(kinds))
+
+
+def _values(report: Report, model: str, several: bool) -> list[float | None]:
+    values = [report.miou(model, domain) for domain in report.domains]
+    return [*values, report.unseen(model)] if several else values
+
+
+def _row(
+    report: Report, model: ReportModel, values: list[float | None], best: list[set[str]]
+) -> tuple[Cell, ...]:
+    notes = []
+    for domain in report.domains:
+        score = report.score(model.name, domain)
+        notes.append(f"aAcc {shown(score.aacc)} %, {score.images} images" if score else "")
+    marks = [model.name in names for names in best]
+    return (Cell(model.name, note=model.note), *_cells(report, values, marks, notes))
+
+
+def _cells(
+    report: Report,
+    values: list[float | None],
+    marks: list[bool] | None = None,
+    notes: list[str] | None = None,
+) -> list[Cell]:
+    """Scores as text with bars, and the gap between source and unseen domains."""
+    marks = marks or [False] * len(values)
+    notes = (notes or []) + [""] * len(values)
+    cells = [
+        Cell(shown(value), mark, note, value)
+        for value, mark, note in zip(values, marks, notes, strict=False)
+    ]
+    source = mean_or_none(values[: len(report.sources)])
+    return [*cells, Cell(signed(gap(source, values[-1])))]
+
+
+def _images(report: Report, domain: str) -> str:
+    counts = report.images(domain)
+    if not counts:
+        return "no score"
+    # Models scored on different images are not comparable: show it rather than hide it.
+    span = f"{counts[0]}\u2013{counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"{span} image{'s' if counts != [1] else ''}"
+
+
+def _tiles(result: Headline) -> list[tuple[str, str, str]]:
+    """Label, text below and value of each tile."""
+    to_mean = signed(difference(result.merge_miou, result.members_miou))
+    to_best = signed(difference(result.merge_miou, result.best_miou))
+    best = f"Best member: {result.best_member}"
+    return [
+        (result.merge, "mIoU on unseen domains", shown(result.merge_miou)),
+        ("Mean of members", f"ReVT {to_mean} points", shown(result.members_miou)),
+        (best, f"ReVT {to_best} points", shown(result.best_miou)),
+    ]
+
+
+def _verdict(report: Report, result: Headline) -> str:
+    count, names = len(report.targets), ", ".join(report.targets)
     where = f"the {count} unseen domains ({names})" if count > 1 else f"the unseen domain {names}"
     measure = f"the mean mIoU over {where}" if count > 1 else f"the mIoU on {where}"
     plural = f"its {result.members} members" if result.members > 1 else "its only member"
-    verdict = (
-        f"{result.revt} reaches {shown(result.revt_miou)} %, {measure}: "
-        f"{_compared(result.revt_miou, result.members_miou)} the mean of {plural} "
-        f"({shown(result.members_miou)} %) and {_compared(result.revt_miou, result.best_miou)} "
+    return (
+        f"{result.merge} reaches {shown(result.merge_miou)} %, {measure}: "
+        f"{_compared(result.merge_miou, result.members_miou)} the mean of {plural} "
+        f"({shown(result.members_miou)} %) and {_compared(result.merge_miou, result.best_miou)} "
         f"the best member, {result.best_member} ({shown(result.best_miou)} %)."
     )
-    notes = []
-    if result.members > 1:
-        notes.append(
-            "Which member is best was found with the labels of the unseen domains, "
-            "so it could not have been picked beforehand without them."
-        )
-    others = [report.board().unseen(name) for name in report.names("revt")[1:]]
-    scored = [value for value in others if value is not None]
-    if scored:
-        notes.append(
-            "The ReVT named here is the first one listed, not picked by its scores; "
-            + (
-                f"with another head it reaches {shown(scored[0])} %."
-                if len(scored) == 1
-                else f"with other heads it reaches {shown(min(scored))} to {shown(max(scored))} %."
-            )
-        )
-    note = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
-    return f"{_tiles(result)}<p>{escape(verdict)}</p>{note}"
-
-
-def _tiles(result: Headline) -> str:
-    versus_mean = signed(difference(result.revt_miou, result.members_miou))
-    versus_best = signed(difference(result.revt_miou, result.best_miou))
-    tiles = [
-        (result.revt, "mIoU on unseen domains", result.revt_miou),
-        ("Mean of members", f"ReVT {versus_mean} points", result.members_miou),
-        (f"Best member: {result.best_member}", f"ReVT {versus_best} points", result.best_miou),
-    ]
-    items = "".join(
-        f'<li><span class="label">{escape(label)}</span><b>{shown(value)} <small>%</small></b>'
-        f'<span class="sub">{escape(below)}</span></li>'
-        for label, below, value in tiles
-    )
-    return f'<ul class="tiles">{items}</ul>'
 
 
 def _compared(value: float, reference: float) -> str:
@@ -128,70 +162,87 @@ def _compared(value: float, reference: float) -> str:
     return f"{abs(delta):.1f} points {'above' if delta > 0 else 'below'}"
 
 
-def _gap(report: Report) -> str:
-    board = report.board()
+def _verdict_note(report: Report, result: Headline) -> str:
+    notes = []
+    if result.members > 1:
+        notes.append(
+            "Which member is best was found with the labels of the unseen domains, "
+            "so it could not have been picked beforehand without them."
+        )
+    others = [report.unseen(name) for name in report.names("merge")[1:]]
+    scored = [value for value in others if value is not None]
+    if scored:
+        reached = (
+            f"with another head it reaches {shown(scored[0])} %."
+            if len(scored) == 1
+            else f"with other heads it reaches {shown(min(scored))} to {shown(max(scored))} %."
+        )
+        notes.append(f"The ReVT named here is the first one listed, not picked by score; {reached}")
+    return " ".join(notes)
+
+
+def _gap_note(report: Report) -> str:
     members = report.names("member")
-    gaps = {name: gap(board.source(name), board.unseen(name)) for name in report.names("revt")}
+    gaps = {name: gap(report.source(name), report.unseen(name)) for name in report.names("merge")}
     gaps["mean of members"] = gap(
-        mean_or_none([board.source(name) for name in members]),
-        mean_or_none([board.unseen(name) for name in members]),
+        mean_or_none([report.source(name) for name in members]),
+        mean_or_none([report.unseen(name) for name in members]),
     )
     known = [f"{name} {signed(value)}" for name, value in gaps.items() if value is not None]
     if not known:
         return ""
     source = report.sources[0] if len(report.sources) == 1 else "the mean of the sources"
     unseen = "the mean of the unseen domains" if len(report.targets) > 1 else report.targets[0]
-    text = (
+    return (
         f"Gap, {source} minus {unseen}, in points: {', '.join(known)}. "
         "It also shrinks when a model gets worse on the source, so read it with the scores."
     )
-    return f'<p class="note">{escape(text)}</p>'
 
 
-def _scenes(report: Report) -> str:
-    board = report.board()
-    order = [*report.targets, *report.sources, *(scene.domain for scene in report.scenes)]
-    blocks = []
-    number = 0
+@dataclass(frozen=True)
+class Figure:
+    """An image of the page as a data URL, with its size in pixels and its anchor."""
+
+    key: str
+    title: str
+    text: str
+    data: str
+    width: int
+    height: int
+    is_merge: bool
+
+
+@dataclass(frozen=True)
+class DomainImages:
+    """The examples of a domain (anchor, name, figures), and the classes of its legend."""
+
+    name: str
+    examples: list[tuple[str, str, list[Figure]]]
+    legend: list[str]
+
+
+def _examples(report: Report) -> list[DomainImages]:
+    order = [*report.targets, *report.sources, *(example.domain for example in report.examples)]
+    domains, number = [], 0
     for domain in dict.fromkeys(order):
-        scenes = []
-        for scene in report.scenes:
-            if scene.domain == domain and scene.panels:
-                figures = []
-                back = f"scene-{number + 1}"
-                for panel in scene.panels:
-                    number += 1
-                    figures.append(_figure(report, scene, panel, f"image-{number}", back))
-                scenes.append(
-                    f'<div class="scene" id="{back}"><p class="scene-name">{escape(scene.name)}</p>'
-                    f'<div class="panels">{"".join(figures)}</div></div>'
-                )
-        if scenes:
-            legend = "".join(
-                f"<li>{swatch(name)}{escape(name)}</li>"
-                for name in legend_classes(board, domain, CLASSES)
+        examples = []
+        for example in report.examples:
+            if example.domain != domain or not example.panels:
+                continue
+            back, figures = f"scene-{number + 1}", []
+            for panel in example.panels:
+                number += 1
+                text = f"{panel.title}: {domain}, {example.name}"
+                is_merge = panel.title in report.names("merge")
+                image = _embedded(panel.image)
+                figures.append(Figure(f"image-{number}", panel.title, text, *image, is_merge))
+            examples.append((back, example.name, figures))
+        if examples:
+            present = report.classes(domain)
+            domains.append(
+                DomainImages(domain, examples, [name for name in CLASSES if name in present])
             )
-            key = f'<ul class="key" aria-label="Colours of the classes">{legend}</ul>'
-            blocks.append(
-                f'<div class="domain"><h3>{escape(domain)}</h3>{"".join(scenes)}'
-                f"{key if legend else ''}</div>"
-            )
-    if not blocks:
-        return ""
-    note = '<p class="note">Colours are the Cityscapes classes. Select an image to enlarge it.</p>'
-    return note + "".join(blocks)
-
-
-def _figure(report: Report, scene: Scene, panel: Panel, key: str, back: str) -> str:
-    data, width, height = _embedded(panel.image)
-    text = escape(f"{panel.title}: {scene.domain}, {scene.name}")
-    style = ' class="revt"' if panel.title in report.names("revt") else ""
-    return (
-        f'<figure id="{key}"{style}><a href="#{key}" aria-label="Enlarge {text}">'
-        f'<img src="{data}" width="{width}" height="{height}" alt="{text}"></a>'
-        f'<figcaption>{escape(panel.title)} <a class="less" href="#{back}">smaller</a>'
-        "</figcaption></figure>"
-    )
+    return domains
 
 
 def _embedded(image: NDArray[np.uint8]) -> tuple[str, int, int]:
@@ -202,14 +253,3 @@ def _embedded(image: NDArray[np.uint8]) -> tuple[str, int, int]:
     thumbnail.save(buffer, format="WEBP", quality=82, method=4)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f"data:image/webp;base64,{text}", thumbnail.width, thumbnail.height
-
-
-def _details(report: Report) -> str:
-    if not report.details:
-        return ""
-    entries = "".join(
-        f"<dt>{escape(name)}</dt><dd><pre>{escape(text)}</pre></dd>"
-        for name, text in report.details.items()
-    )
-    titles = escape(", ".join(report.details))
-    return f"<details><summary>{titles}</summary><dl>{entries}</dl></details>"

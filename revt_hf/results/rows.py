@@ -1,19 +1,21 @@
-"""Rows of the table of results: groups of networks, their means, and what cannot be averaged."""
+"""Rows of a table: results of one network joined, groups of networks averaged or refused."""
 
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import SUBSETS
-from revt_hf.evaluation.result import Result
-from revt_hf.results.entries import Entry
-from revt_hf.results.paper import SOURCES, PaperRow, paper_row
+from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
+from revt_hf.results.paper import PaperRow, paper_row
 from revt_hf.results.summary import Spread
 
 MEAN = "mean of targets"
+
+T = TypeVar("T")
 
 
 def check_subset(classes: str | None) -> None:
@@ -26,41 +28,122 @@ def check_subset(classes: str | None) -> None:
         raise UserError(f"unknown classes '{classes}': use one of {', '.join(SUBSETS)}")
 
 
-@dataclass(frozen=True)
-class TableOptions:
-    """What a table shows.
+@dataclass
+class Entry:
+    """One network scored by one protocol, in however many files.
 
     Attributes:
-        classes: a class subset to average over; None is all 19.
-        protocol: only evaluations by the protocol of this name; None is all.
-        per_model: a row for each network, not for each group.
-        paper: also the paper's rows that nobody measured, of this source or of all.
-        cost: also parameters, FLOPs, speed and memory.
-
-    Raises:
-        UserError: there is no such subset, or the paper has no such source.
+        result: the first result of it.
+        scores: by the domain's label.
+        paths: the file of each score.
+        cost: of the network, if it was measured.
+        selected: how the network was selected, if it was.
     """
 
-    classes: str | None = None
-    protocol: str | None = None
-    per_model: bool = False
-    paper: str | None = None
-    cost: bool = False
+    result: Result
+    scores: dict[str, DomainScore] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    cost: Cost | None = None
+    selected: Selected | None = None
 
-    def __post_init__(self) -> None:
-        check_subset(self.classes)
-        sources = (*SOURCES, "all")
-        if self.paper is not None and self.paper not in sources:
-            raise UserError(f"--paper '{self.paper}': use one of {', '.join(sources)}")
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol it was scored by."""
+        return self.result.protocol
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The labels of the source-val splits, sorted."""
+        return _sources(self.scores.values())
+
+    @property
+    def name(self) -> tuple[str, int | None, str | None]:
+        """What tells it apart within a group."""
+        return self.result.model, self.result.seed, self.result.head
+
+    def add(self, result: Result) -> None:
+        """Add the scores of a result; the same score counts once.
+
+        Raises:
+            UserError: the network already has another score on a domain.
+        """
+        for score in result.scores:
+            old = self.scores.get(score.label)
+            if old is not None and _measured(old) != _measured(score):
+                raise UserError(
+                    f"{self.paths[score.label]} and {result.path} score {result.model} on "
+                    f"{score.label} differently ({old.miou:.2f} and {score.miou:.2f}): keep one"
+                )
+            if old is None:
+                self.scores[score.label] = score
+                self.paths[score.label] = result.path
+        self.cost = self.cost or result.cost
+        self.selected = self.selected or result.selected
+
+    def called(self, label: str) -> str:
+        """The network with the file that has its score on a domain, for messages."""
+        return f"{self.result.model} in {self.paths[label]}"
 
 
-@dataclass(frozen=True)
-class Column:
-    """A domain: its label, whether it is a source-val, and whether the paper has numbers."""
+def entries_of(results: Sequence[Result]) -> list[Entry]:
+    """One entry for each network and protocol, in order of appearance.
 
-    label: str
-    is_source: bool = False
-    has_paper: bool = False
+    Raises:
+        UserError: a network has two different scores on a domain.
+    """
+    groups: dict[Hashable, list[Result]] = {}
+    for one in results:
+        key = (one.protocol, one.row, one.kind, one.model, one.seed, one.head, one.weights)
+        groups.setdefault((*key, one.size, one.paper), []).append(one)
+    entries = []
+    for group in groups.values():
+        # Ensembles of two experiments may have one name; their sources tell them apart.
+        for part in by_source(group, [_sources(one.scores) for one in group]).values():
+            entry = Entry(part[0])
+            for result in part:
+                entry.add(result)
+            entries.append(entry)
+    return entries
+
+
+def by_source(
+    items: Sequence[T], sources: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], list[T]]:
+    """Items by what they were trained on; those that do not tell join the others if they can.
+
+    Args:
+        items: in their order.
+        sources: of each, the labels of its source-val splits; empty if it was not scored there.
+    """
+    known = {source for source in sources if source}
+    unknown = next(iter(known)) if len(known) == 1 else ()
+    parts: dict[tuple[str, ...], list[T]] = {}
+    for item, source in zip(items, sources, strict=True):
+        parts.setdefault(source or unknown, []).append(item)
+    return parts
+
+
+def protocol_name(result: Result) -> str | None:
+    """The name of a protocol: that of the preset with its values, or the experiment's own."""
+    # "recipe" is another protocol in each experiment.
+    own = None if result.protocol_name == "recipe" else result.protocol_name
+    return result.protocol.preset or own
+
+
+def by_protocol(results: Sequence[Result], name: str | None) -> list[Result]:
+    """The results by the protocol of a name; None is all.
+
+    Raises:
+        UserError: there are only others.
+    """
+    names = [{one.protocol_name, protocol_name(one)} - {None} for one in results]
+    chosen = [
+        one for one, known in zip(results, names, strict=True) if name is None or name in known
+    ]
+    if not chosen and results:
+        others = ", ".join(sorted({text for known in names for text in known if text}))
+        raise UserError(f"no evaluation is by the protocol '{name}', only by {others}")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -71,7 +154,7 @@ class TableRow:
         title: of the row.
         entries: its networks.
         kind: of all of them.
-        paper: the row of the paper's table that they are to be compared with.
+        paper: the row of the paper's table to compare with.
         cells: mIoU by the domain's label, and by ``MEAN``.
         best: the columns in which no row has a better number.
     """
@@ -85,29 +168,31 @@ class TableRow:
 
     @property
     def size(self) -> str | None:
-        """Of the SegFormers, if it was said."""
+        """Size of the SegFormers, if it is known."""
         if self.entries:
             return self.entries[0].result.size
         return self.paper.size if self.paper else None
 
     @property
     def count(self) -> int:
-        """How many networks it is the mean of."""
+        """The number of networks it is the mean of."""
         return len(self.entries)
 
     def paper_scores(self, classes: str | None) -> dict[str, float]:
         """The paper's mIoU in percent by the domain's label, where it is over these classes."""
-        if self.paper is None or not self.paper.over(classes):
-            return {}
-        return self.paper.scores
+        return self.paper.scores if self.paper and self.paper.over(classes) else {}
+
+    @property
+    def selections(self) -> list[Selected]:
+        """How its networks were selected, where they were."""
+        return [entry.selected for entry in self.entries if entry.selected is not None]
 
     @property
     def selected_on(self) -> Literal["source", "target"] | None:
         """Whether its networks were selected, and on what."""
-        chosen = [entry.selected for entry in self.entries if entry.selected is not None]
-        if not chosen:
+        if not self.selections:
             return None
-        return "target" if any(selected.target for selected in chosen) else "source"
+        return "target" if any(one.target for one in self.selections) else "source"
 
     def cost(self, name: str) -> float | None:
         """The mean of a field of ``Cost`` over the networks that have it."""
@@ -116,95 +201,39 @@ class TableRow:
         return statistics.fmean(known) if known else None
 
 
-@dataclass(frozen=True)
-class ResultTable:
-    """Networks that were scored by one protocol and trained on the same source.
-
-    Attributes:
-        protocol: the one they were scored by.
-        protocol_title: its name and values.
-        sources: labels of the source-val splits, if some were scored.
-        classes: the class subset, if it is one.
-        columns: source-val first.
-        rows: in order of their kind.
-        has_mean: whether there is a mean of several targets.
-        costs: whether to show costs.
-        notes: sentences to stand below.
-    """
-
-    protocol: Protocol
-    protocol_title: str
-    sources: tuple[str, ...]
-    classes: str | None
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
-    has_mean: bool = False
-    costs: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels of all domains."""
-        return tuple(column.label for column in self.columns)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The labels of the domains that are no source-val."""
-        return tuple(column.label for column in self.columns if not column.is_source)
-
-    @property
-    def caption(self) -> str:
-        """What the numbers are."""
-        parts = ["mIoU (%)" + (f" over {self.classes}" if self.classes else "")]
-        parts += [f"source {', '.join(self.sources)}"] if self.sources else []
-        return ", ".join([*parts, f"protocol {self.protocol_title}"])
-
-
 def row_of(
-    entries: Sequence[Entry], labels: Sequence[str], targets: Sequence[str], options: TableOptions
+    entries: Sequence[Entry],
+    labels: Sequence[str],
+    targets: Sequence[str],
+    classes: str | None,
+    title: str,
 ) -> TableRow:
     """The mean of networks on every domain.
 
     Args:
         entries: the networks, at least one.
         labels: of all domains.
-        targets: those that the last column is the mean of, if they are several.
-        options: see :class:`TableOptions`.
+        targets: those that the last column averages, if there are several.
+        classes: the class subset to average over; None is all 19.
+        title: of the row.
 
     Raises:
-        UserError: the networks were scored on other images or labels, or one is there twice.
+        UserError: the networks were scored on different images or labels, or one is there twice.
     """
     first = entries[0].result
     _check_averaging(entries)
     cells = {}
     for label in labels:
-        scores = [entry.scores[label] for entry in entries if label in entry.scores]
-        values = [score.over(options.classes) for score in scores]
+        values = [one.scores[label].over(classes) for one in entries if label in one.scores]
         present = tuple(value for value in values if value is not None)
         if present:
             cells[label] = Spread(present)
-    means = [_mean(entry, targets, options.classes) for entry in entries]
+    means = [_mean(entry, targets, classes) for entry in entries]
     complete = tuple(mean for mean in means if mean is not None)
     # Means over different domains would not be comparable.
     if len(targets) > 1 and len(complete) == len(means):
         cells[MEAN] = Spread(complete)
-    return TableRow(
-        first.model if options.per_model else first.row,
-        tuple(entries),
-        first.kind,
-        _paper_row(first),
-        cells,
-    )
-
-
-def _paper_row(result: Result) -> PaperRow | None:
-    key = result.paper
-    if key is None:
-        return None
-    try:
-        return paper_row(key.source, key.size, key.methods)
-    except UserError as error:
-        raise UserError(f"{result.path}: paper: {error}") from error
+    return TableRow(title, tuple(entries), first.kind, _paper_row(first), cells)
 
 
 def _mean(entry: Entry, targets: Sequence[str], classes: str | None) -> float | None:
@@ -213,45 +242,54 @@ def _mean(entry: Entry, targets: Sequence[str], classes: str | None) -> float | 
     return statistics.fmean(present) if targets and len(present) == len(targets) else None
 
 
+def _paper_row(result: Result) -> PaperRow | None:
+    key = result.paper
+    try:
+        return paper_row(key.source, key.size, key.methods) if key else None
+    except UserError as error:
+        raise UserError(f"{result.path}: paper: {error}") from error
+
+
+def _sources(scores: Iterable[DomainScore]) -> tuple[str, ...]:
+    return tuple(sorted({score.label for score in scores if score.is_source}))
+
+
+def _measured(score: DomainScore) -> tuple[float, int, str | None]:
+    return score.miou, score.images, score.label_encoding
+
+
 def _check_averaging(entries: Sequence[Entry]) -> None:
     """Refuse a mean over numbers that are not of the same kind."""
     for label in dict.fromkeys(label for entry in entries for label in entry.scores):
-        scored = [entry for entry in entries if label in entry.scores]
-        names: dict[Hashable, Entry] = {}
-        for entry in scored:
-            first, one = scored[0], entry.result
+        first, *others = [entry for entry in entries if label in entry.scores]
+        names = {first.name: first}
+        for entry in others:
             what = f"{not_averaged(first, entry, label)}: "
-            images = [each.scores[label].images for each in (first, entry)]
-            if images[0] != images[1]:
-                raise UserError(f"{what}{images[0]} and {images[1]} images; keep one")
-            encodings = [each.scores[label].label_encoding for each in (first, entry)]
-            if encodings[0] != encodings[1]:
+            old, new = first.scores[label], entry.scores[label]
+            if old.images != new.images:
+                raise UserError(f"{what}{old.images} and {new.images} images; keep one")
+            if old.label_encoding != new.label_encoding:
                 raise UserError(
-                    f"{what}label encodings {encodings[0]} and {encodings[1]}; keep one"
+                    f"{what}label encodings {old.label_encoding} and {new.label_encoding}; keep one"
                 )
-            other = names.setdefault((one.model, one.seed, one.head), entry)
+            other = names.setdefault(entry.name, entry)
             if other is not entry:
                 raise UserError(
                     f"{not_averaged(other, entry, label)}: two networks of one name; keep one"
                 )
-    _check_names(entries)
-
-
-def _check_names(entries: Sequence[Entry]) -> None:
-    """Refuse a row of which one name stands for other weights in some columns."""
-    names: dict[Hashable, Entry] = {}
+    # One name must not stand for different weights in different columns.
+    known: dict[Hashable, Result] = {}
     for entry in entries:
-        one = entry.result
-        other = names.setdefault((one.model, one.seed, one.head), entry)
-        if len({None, one.weights, other.result.weights}) > 2:
+        one, same = entry.result, known.setdefault(entry.name, entry.result)
+        if len({None, one.weights, same.weights}) > 2:
             raise UserError(
-                f"{one.model} in {other.result.path} and in {one.path} are two networks of "
-                "one name (their sha256 differ): keep one"
+                f"{one.model} in {same.path} and in {one.path} are two networks of one name "
+                "(their sha256 differ): keep one"
             )
 
 
 def not_averaged(first: Entry, second: Entry, label: str) -> str:
-    """How every refusal to average begins."""
+    """The beginning of every refusal to average."""
     return (
         f"{first.called(label)} and {second.called(label)} cannot be averaged in the row "
         f"'{first.result.row}' on {label}"

@@ -7,7 +7,7 @@ arg max, class map to the CPU. Decoding, resizing and normalising come before.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
 from revt_hf.evaluation.predictor import Segmenter, network_sizes, prepare
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, in_a_row, shown
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, in_a_row
 from revt_hf.speed.networks import SMALLEST, random_network, smooth_image
 from revt_hf.speed.variants import REFERENCE, VARIANTS, Variant, chosen_variants
 
@@ -65,38 +65,28 @@ class InferenceOptions:
 
 
 @dataclass
-class BestBatch:
-    """The batch with the most images/s of those that were tried, 0 if none could be measured."""
-
-    batch: int = 0
-    images_per_second: float = 0.0
-    # Why no larger batch was tried: "not faster", "largest batch" or a failure.
-    ended_by: str = LIMIT
-    tried: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass
 class InferenceRow:
     """A variant of a model; None is what was not measured."""
 
-    model: str
-    variant: str
-    parameters: int
-    flops: int  # of one image
-    peak_mib: float | None = None  # weights and working memory of one image, on a GPU
-    differing: float | None = None  # share of pixels with another class than by the reference
-    images_per_second: float | None = None  # of the median image
+    model: str = column("model")
+    variant: str = column("variant")
+    parameters: int = column("parameters (M)", 1e-6, 2)
+    flops: int = column("GFLOPs", 1e-9, 1)  # of one image
+    # Weights and working memory of one image, on a GPU.
+    peak_mib: float | None = column("peak MiB", decimals=0)
+    # Share of pixels with another class than by transformers' default.
+    differing: float | None = column("other classes %", 100, 2)
+    images_per_second: float | None = column("images/s")  # of the median image
     mean_images_per_second: float | None = None  # as the original computes it
-    ratio_to_sdpa: float | None = None
-    best_batch: BestBatch | None = None
-    best_batch_peak_mib: float | None = None
-    best_batch_ratio_to_sdpa: float | None = None
+    ratio_to_sdpa: float | None = column(f"x {REFERENCE}", decimals=2)
+    best_images_per_second: float | None = column("best images/s")
+    best_ratio_to_sdpa: float | None = column(f"best x {REFERENCE}", decimals=2)
+    best_batch: int | None = column("batch")
+    best_batch_peak_mib: float | None = column("its peak MiB", decimals=0)
+    # Images/s of each batch that was tried, and why no larger one was.
+    tried: dict[int, float] | None = None
+    ended_by: str | None = None
     failure: str | None = None
-
-    @property
-    def best_rate(self) -> float | None:
-        """Images/s at the best batch."""
-        return self.best_batch.images_per_second if self.best_batch else None
 
 
 def inference_benchmark(
@@ -189,14 +179,26 @@ def measure_model(
             rows[key].mean_images_per_second = 1 / statistics.fmean(seconds)
     for key, predict in running.items() if options.best_batch else ():
         progress.set_postfix_str(f"{name} {key}: best batch")
-        best = find_best_batch(predict, pixels, variants[key].compiled, options.largest_batch)
-        if best.batch:
-            rows[key].best_batch = best
-            rows[key].best_batch_peak_mib, _ = attempt(partial(memory[key], best.batch))
+        row, compiled = rows[key], variants[key].compiled
+        rates, row.ended_by = rates_by_batch(predict, pixels, compiled, options.largest_batch)
+        row.tried = rates
+        if rates:
+            row.best_batch = max(rates, key=lambda batch: rates[batch])
+            row.best_images_per_second = rates[row.best_batch]
+            row.best_batch_peak_mib, _ = attempt(partial(memory[key], row.best_batch))
     if REFERENCE in maps:
+        reference = rows[REFERENCE]
         for key, found in maps.items():
-            _compare(rows[key], rows[REFERENCE], float((found != maps[REFERENCE]).mean()))
+            row = rows[key]
+            row.differing = float((found != maps[REFERENCE]).mean())
+            row.ratio_to_sdpa = _ratio(row.images_per_second, reference.images_per_second)
+            best = row.best_images_per_second, reference.best_images_per_second
+            row.best_ratio_to_sdpa = _ratio(*best)
     return list(rows.values())
+
+
+def _ratio(rate: float | None, reference: float | None) -> float | None:
+    return rate / reference if rate and reference else None
 
 
 @torch.inference_mode()
@@ -207,18 +209,10 @@ def _class_maps(segmenter: Segmenter, image: Size, pixels: torch.Tensor) -> list
     return [class_map(one, (pixels.shape[2], pixels.shape[3]), image) for one in logits]
 
 
-def _compare(row: InferenceRow, reference: InferenceRow, differing: float) -> None:
-    row.differing = differing
-    if row.images_per_second and reference.images_per_second:
-        row.ratio_to_sdpa = row.images_per_second / reference.images_per_second
-    if row.best_rate and reference.best_rate:
-        row.best_batch_ratio_to_sdpa = row.best_rate / reference.best_rate
-
-
-def find_best_batch(
+def rates_by_batch(
     predict: Callable[[torch.Tensor], Any], pixels: torch.Tensor, compiled: bool, largest: int
-) -> BestBatch:
-    """Double the batch until images/s stop rising, memory ends or the batch is the largest.
+) -> tuple[dict[int, float], str]:
+    """Images/s of batches 1, 2, 4, ... until they stop rising, and why there is no larger one.
 
     Args:
         predict: what is timed, with a batch.
@@ -226,30 +220,24 @@ def find_best_batch(
         compiled: whether ``predict`` compiles for each batch.
         largest: the largest batch.
     """
-    best, batch, grown_mib = BestBatch(), 1, 0.0
-    allowed_mib = available_mib() * _MEMORY_SHARE
-    while batch <= largest:
-        if compiled:
-            torch.compiler.reset()
+    rates: dict[int, float] = {}
+    allowed_mib, grown_mib, best = available_mib() * _MEMORY_SHARE, 0.0, 0.0
+    for batch in (2**power for power in range(largest.bit_length())):
         # On a CPU the system would swap or end the process: the last batch tells in advance.
         if 2 * grown_mib > allowed_mib:
-            best.ended_by = measuring.OUT_OF_MEMORY
-            break
+            return rates, measuring.OUT_OF_MEMORY
+        if compiled:
+            torch.compiler.reset()
         call = partial(predict, pixels.expand(batch, -1, -1, -1).contiguous())
         found, failure = attempt(partial(_seconds_and_growth, call), compiled)
         if found is None:
-            best.ended_by = str(failure)
-            break
+            return rates, str(failure)
         seconds, grown_mib = found
-        rate = best.tried[batch] = batch / seconds
-        rises = rate > best.images_per_second * _RISE
-        if rate > best.images_per_second:
-            best.batch, best.images_per_second = batch, rate
-        if not rises:
-            best.ended_by = SLOWER
-            break
-        batch *= 2
-    return best
+        rates[batch] = batch / seconds
+        if rates[batch] <= best * _RISE:
+            return rates, SLOWER
+        best = rates[batch]
+    return rates, LIMIT
 
 
 def _seconds_and_growth(call: Callable[[], Any]) -> tuple[float, float]:
@@ -263,31 +251,22 @@ def _seconds_and_growth(call: Callable[[], Any]) -> tuple[float, float]:
 def _table(
     rows: Sequence[InferenceRow], options: InferenceOptions, machine: Mapping[str, Any]
 ) -> Layout:
-    columns: dict[str, Callable[[InferenceRow], str]] = {
-        "model": lambda row: row.model,
-        "variant": lambda row: row.variant,
-        "parameters (M)": lambda row: shown(row.parameters / 1e6, 2),
-        "GFLOPs": lambda row: shown(row.flops / 1e9, 1),
-        "peak MiB": lambda row: shown(row.peak_mib, 0),
-        "other classes %": lambda row: shown(row.differing and 100 * row.differing, 2),
-    }
     variants = dict.fromkeys(row.variant for row in rows)
     notes = ["; ".join(f"{name}: {VARIANTS[name].text}" for name in variants)]
+    left_out: list[str] = []
     if options.frame_rate:
-        columns["images/s"] = lambda row: shown(row.images_per_second)
-        columns[f"x {REFERENCE}"] = lambda row: shown(row.ratio_to_sdpa, 2)
         notes.append(
             f"images/s: batch 1, the median of {options.images} images after {options.warm_up}, "
             f"{in_a_row(options.images)} of each variant in turn; from normalised pixels to the "
             "class map in the CPU's memory"
         )
+    else:
+        left_out += ["images_per_second", "ratio_to_sdpa"]
     if options.best_batch:
-        columns["best images/s"] = lambda row: shown(row.best_rate)
-        columns[f"best x {REFERENCE}"] = lambda row: shown(row.best_batch_ratio_to_sdpa, 2)
-        columns["batch"] = lambda row: shown(row.best_batch.batch if row.best_batch else None, 0)
-        columns["its peak MiB"] = lambda row: shown(row.best_batch_peak_mib, 0)
         notes.append("best: batches 1, 2, 4, ... until images/s stop rising or memory ends")
+    else:
+        left_out += [one.name for one in fields(InferenceRow) if one.name.startswith("best_")]
     notes.append(f"network input: {options.protocol.text}. {measuring.RANDOM_WEIGHTS}")
     width, height = options.image[::-1]
     caption = f"Prediction of {width}x{height} images on {machine['device']}"
-    return measuring.table(caption, columns, rows, notes, machine)
+    return measuring.table(caption, InferenceRow, rows, notes, machine, left_out)

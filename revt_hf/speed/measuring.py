@@ -3,8 +3,8 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -172,39 +172,55 @@ def timed_in_turns(
     return seconds
 
 
+def column(heading: str, scale: float = 1.0, decimals: int | None = None) -> Any:
+    """A field of a row that is a column of the table; numbers have three digits by default."""
+    return field(default=None, metadata={"column": (heading, scale, decimals)})
+
+
 def table(
     caption: str,
-    columns: Mapping[str, Callable[[Any], str]],
+    row: type,
     rows: Sequence[Any],
     notes: Sequence[str],
     machine: Mapping[str, Any],
+    left_out: Collection[str] = (),
 ) -> Layout:
-    """Rows as text; two columns of names come before those of numbers.
+    """Rows of a dataclass as text.
 
     Args:
         caption: above the table.
-        columns: by heading, what writes a row's cell.
-        rows: dataclasses with a ``failure``.
+        row: the dataclass; each :func:`column` is one, and a ``failure`` becomes a note.
+        rows: its instances.
         notes: below the table, before the machine and the failures.
         machine: see :func:`machine_facts`.
+        left_out: fields that are no columns this time.
     """
-    headings = [Heading(name, "cost" if at > 1 else "name") for at, name in enumerate(columns)]
-    cells = [tuple(Cell(write(row)) for write in columns.values()) for row in rows]
+    shown = [one for one in fields(row) if one.metadata and one.name not in left_out]
+    formats = {one.name: one.metadata["column"] for one in shown}
+    headings = [
+        Heading(at[0], "cost" if n > 1 else "name") for n, at in enumerate(formats.values())
+    ]
+    cells = [
+        tuple(Cell(_text(getattr(one, name), *how[1:])) for name, how in formats.items())
+        for one in rows
+    ]
+    failures = [
+        f"{names[0].text} {names[1].text}: {one.failure}"
+        for names, one in zip(cells, rows, strict=True)
+        if one.failure is not None
+    ]
     versions = [f"{name} {version}" for name, version in machine["versions"].items()]
     facts = [machine[key] for key in ("device", "processor", "system")]
-    failures = [
-        f"{names[0].text} {names[1].text}: {row.failure}"
-        for names, row in zip(cells, rows, strict=True)
-        if row.failure is not None
-    ]
     notes = [*notes, ", ".join([*facts, *versions, machine["date"]]), *failures]
     return Layout(caption, tuple(headings), tuple(cells), tuple(notes))
 
 
-def shown(value: float | None, decimals: int | None = None) -> str:
-    """A number with these decimals, or with three digits; a dash for None."""
+def _text(value: Any, scale: float, decimals: int | None) -> str:
     if value is None:
         return DASH
+    if isinstance(value, str | bool):
+        return str(value) if isinstance(value, str) else "yes" if value else "no"
+    value *= scale
     if decimals is None:
-        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return f"{value:.{decimals}f}"
+        decimals = 0 if value >= 100 else None
+    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"

@@ -7,7 +7,7 @@ forward, loss, backward, AdamW.
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from revt_hf.evaluation.cost import cuda_peak_mib
 from revt_hf.models.load import build_model
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, in_a_row, shown
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, in_a_row
 from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
 from revt_hf.speed.steps import FIRST, STEPS, StepKind, TrainingStep, adamw, shared_copy
 from revt_hf.training.data import TrainingCrops, load_training, training_loader
@@ -54,13 +54,14 @@ class TrainingOptions:
 class StepRow:
     """A kind of training step of a model; None is what was not measured."""
 
-    model: str
-    step: str
-    kind: StepKind
-    steps_per_second: float | None = None  # of the median step
-    images_per_second: float | None = None
-    ratio: float | None = None  # to the model's first row
-    peak_mib: float | None = None  # with gradients and the optimizer's state, on a GPU
+    model: str = column("model")
+    step: str = column("training step")
+    kind: StepKind | None = None
+    steps_per_second: float | None = column("steps/s")  # of the median step
+    images_per_second: float | None = column("images/s")
+    ratio: float | None = column("x the first", decimals=2)
+    # With gradients and the optimizer's state, on a GPU.
+    peak_mib: float | None = column("peak MiB", decimals=0)
     steps: int = 0
     failure: str | None = None
 
@@ -69,10 +70,10 @@ class StepRow:
 class LoaderRow:
     """A way of loading training crops; ``workers`` is 0 for the training's own process."""
 
-    prepared: bool
-    workers: int
-    images_per_second: float | None = None  # of the median round
-    ratio: float | None = None  # to the first row
+    prepared: bool = column("prepared images")
+    workers: int = column("workers", decimals=0)
+    images_per_second: float | None = column("images/s")  # of the median round
+    ratio: float | None = column("x the first", decimals=2)
     batches: int = 0  # of a round
     failure: str | None = None
 
@@ -133,7 +134,12 @@ def training_benchmark(
     }
     tables = [_steps_table(rows, options, machine)]
     if recipe is not None:
-        tables.append(_loaders_table(loaders, recipe[0], machine))
+        note = (
+            f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {recipe[0]}, "
+            "without the transfer to a GPU"
+        )
+        caption = "Loading training crops, no network"
+        tables.append(measuring.table(caption, LoaderRow, loaders, [note], machine))
     return BenchmarkResult("training", machine, protocol, rows, tables, loaders)
 
 
@@ -235,7 +241,7 @@ def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow
     with measuring.progress_bar(_ROUNDS * len(running), "round", quiet) as progress:
         for _ in range(_ROUNDS):
             for row, found in zip(running, rates, strict=True):
-                progress.set_postfix_str(f"{_read_from(row)}, {row.workers} workers")
+                progress.set_postfix_str(f"prepared: {row.prepared}, {row.workers} workers")
                 found.append(_round(recipe, images[row.prepared], pipeline, row))
                 progress.update()
     for row, found in zip(running, rates, strict=True):
@@ -264,14 +270,6 @@ def _round(recipe: Recipe, images: list[Any], pipeline: Pipeline, row: LoaderRow
 def _steps_table(
     rows: Sequence[StepRow], options: TrainingOptions, machine: Mapping[str, Any]
 ) -> Layout:
-    columns: dict[str, Callable[[StepRow], str]] = {
-        "model": lambda row: row.model,
-        "training step": lambda row: row.step,
-        "steps/s": lambda row: shown(row.steps_per_second),
-        "images/s": lambda row: shown(row.images_per_second),
-        "x the first": lambda row: shown(row.ratio, 2),
-        "peak MiB": lambda row: shown(row.peak_mib, 0),
-    }
     notes = [
         f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
         "section. AdamW is fused unless named",
@@ -282,22 +280,4 @@ def _steps_table(
     height, width = options.crop
     size = f"{options.batch} crops of {width}x{height}"
     caption = f"Training steps of {size} on {machine['device']}"
-    return measuring.table(caption, columns, rows, notes, machine)
-
-
-def _loaders_table(rows: Sequence[LoaderRow], recipe: str, machine: Mapping[str, Any]) -> Layout:
-    columns: dict[str, Callable[[LoaderRow], str]] = {
-        "read from": _read_from,
-        "workers": lambda row: str(row.workers),
-        "images/s": lambda row: shown(row.images_per_second),
-        "x the first": lambda row: shown(row.ratio, 2),
-    }
-    notes = [
-        f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {recipe}, without "
-        "the transfer to a GPU"
-    ]
-    return measuring.table("Loading training crops, no network", columns, rows, notes, machine)
-
-
-def _read_from(row: LoaderRow) -> str:
-    return "prepared images" if row.prepared else "the source's files"
+    return measuring.table(caption, StepRow, rows, notes, machine)

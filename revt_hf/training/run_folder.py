@@ -20,9 +20,9 @@ from revt_hf.core.outputs import (
     real_path,
     replace_folder,
 )
-from revt_hf.models.recorded import recorded_recipe
+from revt_hf.models.recorded import METRICS_FILE, recorded_recipe
 from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
-from revt_hf.training.tracking import METRICS_FILE, TRACKER_PROJECT
+from revt_hf.training.tracking import TRACKER_PROJECT
 
 RUN_FILE = "run.json"
 # In a run that trains beside an older result: the state of that result.

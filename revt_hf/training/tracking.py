@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import readable_os_errors, write_text
+from revt_hf.models.recorded import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-METRICS_FILE = "metrics.jsonl"
 TRACKER_PROJECT = "revt_hf"
-_LARGEST = 2**63
 
 
 class MetricsLog:
@@ -35,34 +34,6 @@ class MetricsLog:
         """Append the values of one step."""
         with readable_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
-
-    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
-    them, are skipped.
-    """
-    try:
-        lines = (folder / METRICS_FILE).read_bytes().splitlines()
-    except OSError:
-        return []
-    return [row for row in map(_row, lines) if row is not None]
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
-        return None
-    # Numbers that fit a float, including infinity and NaN.
-    whole = all(
-        isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
-        for value in row.values()
-    )
-    return row if whole else None
 
 
 class Meter:

@@ -186,7 +186,7 @@ def test_overwrite_never_takes_the_working_directory(
         "data verify folder --data-dir MODEL",
         "run RECIPE --output OUT",
         "submit RECIPE --output OUT --print",
-        "report --recipe RECIPE --member MODEL --revt OTHER --output OUT",
+        "report MODEL OTHER --recipe RECIPE --output OUT",
         "benchmark MODEL",
     ],
 )
@@ -200,7 +200,7 @@ def test_results_never_replace_an_input(capsys, words, members, recipe, tmp_path
     assert any(text.format(file, members[0]) in error for text in known)
     assert (file.read_bytes(), config.read_bytes()) == before
     command = line.split()[0]
-    if "MODEL" in line and command != "report":
+    if "MODEL" in line:
         error = refused(capsys, *words(line), "--json", members[0] / "new.json")
         assert f"lies in the input {members[0]}" in error
     if "OUT" in line and command not in ("run", "submit"):
@@ -249,9 +249,7 @@ def test_recipe_commands(capsys, words):
     assert yaml.safe_load(out)["train"]["steps"] == 7
 
 
-@pytest.mark.parametrize(
-    "line", ["data show streets", "report --recipe RECIPE --member MODEL --revt OTHER"]
-)
+@pytest.mark.parametrize("line", ["data show streets", "report MODEL OTHER --recipe RECIPE"])
 def test_an_image_or_page_that_exists_stays(capsys, words, tmp_path, line):
     place = tmp_path / "holiday.png"
     place.write_bytes(b"precious")

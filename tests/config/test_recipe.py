@@ -7,7 +7,7 @@ import yaml
 
 from revt_hf.config.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.recipe import load_experiment
+from revt_hf.experiments.experiment_recipe import load_experiment
 from tests.helpers.golden import ROOT
 
 MINIMAL = {"model": {"size": "b0"}, "source": {"domain": "streets"}}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.evaluation.cost import cost_of, cuda_peak_mib, flops_of, parameters_of, print_costs
+from revt_hf.evaluation.cost import cost_of, cuda_peak_mib, flops_of, parameters_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.load import for_inference_
@@ -89,16 +89,12 @@ def test_flops_count_folded_compiled_and_half_precision_models(models):
     assert next(models[0].parameters()).device.type == "cpu"
 
 
-def test_speed_is_measured_and_memory_on_a_gpu_only(models, capsys):
+def test_speed_is_measured_and_memory_on_a_gpu_only(models):
     cost = cost_of(model_segmenter(models[0]), (64, 128), NATIVE)
     assert cost.image_size == (64, 128)
     assert cost.device.startswith("cpu")
     assert cost.images_per_second > 0
     assert cost.peak_mib is None
-    print_costs({"one": cost, "measured": cost.model_copy(update={"peak_mib": 901.4})})
-    *_, one, measured, _ = capsys.readouterr().out.splitlines()
-    assert one.count("\u2013") == 1
-    assert "901" in measured
 
 
 def test_memory_of_a_gpu_is_its_own_weights_and_what_it_adds(models, monkeypatch):

@@ -7,14 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from revt_hf.cli.main import main
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.recipe import load_experiment
-from revt_hf.experiments.steps import build_graph
 from revt_hf.training.run_checkpoints import newest_checkpoint
 from tests.helpers import one_node_slurm
+from tests.helpers.submitting import code_of
 from tests.helpers.tiny import run, tiny_recipe
-from tests.helpers.tiny_experiment import write_experiment
+from tests.helpers.tiny_experiment import folder_of, graph_of, write_experiment
 
 # Enough to be caught in the act.
 STEPS = 60
@@ -54,10 +51,9 @@ def fields(job):
     )
 
 
-def states(path, output, *overrides):
-    graph = build_graph(load_experiment(path, overrides))
-    ledger = Ledger(graph, output)
-    return {step: ledger.status(step).state for step in graph.steps}
+def states(path, output):
+    folder = folder_of(path, output)
+    return {folder.status(step).state for step in graph_of(path).steps}
 
 
 def all_logs(output):
@@ -78,7 +74,8 @@ def preempted_experiment(folder):
 def test_jobs_do_the_whole_experiment_and_a_requeued_training_goes_on(slurm, tmp_path, capsys):
     folder = tmp_path / "my experiments (100%)"
     path, output = preempted_experiment(folder), folder / "out"
-    main_ends_well("submit", str(path), "--output", str(output), "--cpus", "1", "--time", "10")
+    arguments = ("submit", path, "--output", output)
+    assert code_of(*arguments, "--cpus", "1", "--time", "10") == 0
     jobs = submitted(output)
     assert list(jobs) == ["train-0", "merge", "score", "report"]
     assert f"merge: job {jobs['merge']['job']}, 1 task, after train-0" in capsys.readouterr().out
@@ -87,9 +84,7 @@ def test_jobs_do_the_whole_experiment_and_a_requeued_training_goes_on(slurm, tmp
         assert f"afterany:{jobs[before]['job']}_*" in waiting
 
     # What is in the queue is not submitted again.
-    with pytest.raises(SystemExit) as refused:
-        main(["submit", str(path), "--output", str(output)])
-    assert refused.value.code == 2
+    assert code_of(*arguments) == 2
     assert f"scancel {jobs['train-0']['job']}" in capsys.readouterr().err
 
     member = output / "members/base/0"
@@ -100,7 +95,7 @@ def test_jobs_do_the_whole_experiment_and_a_requeued_training_goes_on(slurm, tmp
     first = (member / "metrics.jsonl").read_text().splitlines()[0]
 
     wait_until(lambda: not said("squeue", "--noheader").strip(), "the queue does not empty")
-    assert set(states(path, output).values()) == {"done"}, all_logs(output)
+    assert states(path, output) == {"done"}, all_logs(output)
     assert step < STEPS
     ended = {stage: fields(f"{row['job']}_0") for stage, row in jobs.items()}
     assert ended["train-0"]["Restarts"] == "1"
@@ -108,11 +103,5 @@ def test_jobs_do_the_whole_experiment_and_a_requeued_training_goes_on(slurm, tmp
     assert {job["ExitCode"] for job in ended.values()} == {"0:0"}, all_logs(output)
     for before, after in pairwise(ended.values()):
         assert before["EndTime"] <= after["StartTime"]
-    main_ends_well("submit", str(path), "--output", str(output))
+    assert code_of(*arguments) == 0
     assert "nothing is left to submit" in capsys.readouterr().out
-
-
-def main_ends_well(*arguments):
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    assert end.value.code in (0, None)

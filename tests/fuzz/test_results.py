@@ -8,8 +8,7 @@ from revt_hf.evaluation.result import FORMAT, read_results, write_results
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 from revt_hf.results.curves import build_curves
 from revt_hf.results.formats import TableFormat, formatted
-from revt_hf.results.matrix import build_tables
-from revt_hf.results.rows import TableOptions
+from revt_hf.results.tables import TableOptions, build_tables
 from tests.helpers.made_up_results import result
 from tests.helpers.mutate import cases, mutated_bytes, mutated_json, reads_or_refuses
 

@@ -18,6 +18,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation import cost
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.evaluation.result import read_results
+from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import measuring
@@ -162,7 +163,7 @@ def test_statistics_where_there_is_no_float64():
         ["diagnose", "path", 0, 1, "--points", "2", "--images", "1"],
         ["diagnose", "plane", 0, 1, 2, "--steps", "1", "--images", "1"],
         ["diagnose", "disagreement", 0, 1, "--merge", 0, "--images", "1"],
-        ["diagnose", "norm", 0, "--member", 1, "--recalibrate-on", "1", "--images", "1"],
+        ["diagnose", "norm", 0, 1, "--recalibrate-on", "1", "--images", "1"],
         ["choose", "soup", 0, 1, "--images", "1"],
     ],
     ids=lambda words: " ".join(map(str, words[:2])),
@@ -217,10 +218,11 @@ def test_resume_and_live_batch_norm(tmp_path):
 
 
 def test_report(members, recipe, tmp_path):
+    merge(members[:2], tmp_path / "merge")
     with fake_accelerator():
         revt(
-            *("report", "--recipe", recipe, "--output", tmp_path / "page.html"),
-            *("--member", members[0], "--member", members[1], "--revt", members[2], *NATIVE),
+            *("report", *members[:2], tmp_path / "merge", "--init", members[2]),
+            *("--recipe", recipe, "--output", tmp_path / "page.html", *NATIVE),
         )
     assert (tmp_path / "page.html").exists()
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from revt_hf.evaluation.result import FORMAT
+from revt_hf.evaluation.result import FORMAT, read_results
+from revt_hf.results.layout import Layout, layout
+from revt_hf.results.tables import ResultTable, TableOptions, build_tables
 
 PROTOCOL = {
     "max_size": [1024, 512],
@@ -13,16 +15,17 @@ PROTOCOL = {
     "scales": [1.0],
     "flip": False,
 }
+NATIVE = {"protocol": {**PROTOCOL, "max_size": None}, "protocol_name": "native"}
 
 
 def score(label: str, miou: float, **values: Any) -> dict[str, Any]:
-    """One result; a label that starts with ``town`` is the source's."""
+    """The score on one split; a label that starts with ``town`` is the source's."""
     domain, _, split = label.partition("/")
     return {
+        "label": label,
         "domain": domain,
         "config": None,
         "split": split,
-        "label": label,
         "is_source": domain == "town",
         "mIoU": miou,
         "aAcc": 90.0,
@@ -74,8 +77,20 @@ def written(folder: Path, *results: Any) -> list[Path]:
     return paths
 
 
+def tables(folder: Path, *results: Any, **options: Any) -> list[ResultTable]:
+    """The tables of results, which are written and read."""
+    return build_tables(read_results(written(folder, *results)), TableOptions(**options))
+
+
+def texts(content: Layout | ResultTable) -> list[list[str]]:
+    """Headings and rows of a table."""
+    shown = layout(content) if isinstance(content, ResultTable) else content
+    heads = [heading.flat for heading in shown.headings]
+    return [heads, *([cell.text for cell in row] for row in shown.rows)]
+
+
 PAPER = {"source": "gta5", "size": "b5", "methods": [1, 4, 6]}
-COST = {"parameters": 84_600_000, "flops": 110.2e9, "images_per_second": 4.25, "peak_mib": 901.4}
+COST = {"parameters": 84_600_000, "flops": 110_200_000_000, "images_per_second": 4.25}
 
 # ReVT: cityscapes 40, 44, 45 (mean 43, population std 2.16), bdd100k 30, 32, 34 (32, 1.63),
 # their mean per network 35, 38, 39.5 (37.5, 1.87).
@@ -88,7 +103,7 @@ REVT = [
         seed=seed,
         head="base",
         paper=PAPER,
-        cost=COST,
+        cost={**COST, "peak_mib": 901.4},
     )
     for seed, cityscapes, bdd in ((0, 40.0, 30.0), (1, 44.0, 32.0), (2, 45.0, 34.0))
 ]

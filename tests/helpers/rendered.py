@@ -1,35 +1,74 @@
-"""What a Markdown renderer made of a text: which elements, and what stands in a table's cells."""
+"""HTML taken apart: elements, attributes, text, and the cells of tables."""
 
 from html.parser import HTMLParser
 
-
-def markup(html: str) -> tuple[set[str], list[str]]:
-    """The names of all elements, comments as ``!--``, and the texts of the cells of tables."""
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
-    return reader.tags, reader.cells
+_VOID = {"meta", "link", "img", "hr", "br"}
 
 
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
+class Rendered(HTMLParser):
+    """Everything in a piece of HTML.
+
+    Attributes:
+        elements: names and attributes in order; comments are ``!--``.
+        rows: of all tables: each cell as (text, columns, rows) that it spans.
+        strong: the texts of ``<strong>``.
+        open: elements that have not ended; none after balanced HTML.
+    """
+
+    def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.tags: set[str] = set()
-        self.cells: list[str] = []
-        self._inside = False
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[tuple[str, int, int]]] = []
+        self.strong: list[str] = []
+        self.open: list[str] = []
+        self._pieces: list[str] = []
+        self.feed(html)
+        self.close()
+
+    @property
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.elements}
+
+    @property
+    def cells(self) -> list[str]:
+        return [text for row in self.rows for text, *_ in row]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._pieces).split())
+
+    def attributes(self, tag: str, name: str) -> list[str | None]:
+        return [attributes.get(name) for found, attributes in self.elements if found == tag]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        values = dict(attrs)
+        self.elements.append((tag, values))
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
         if tag in ("td", "th"):
-            self.cells.append("")
-            self._inside = True
+            span = int(values.get("colspan") or 1), int(values.get("rowspan") or 1)
+            self.rows[-1].append(("", *span))
 
     def handle_endtag(self, tag: str) -> None:
-        self._inside &= tag not in ("td", "th")
+        if tag in self.open:
+            assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.cells[-1] += data
+        if self.open[-1:] != ["style"]:
+            self._pieces.append(data)
+        if {"td", "th"} & set(self.open):
+            text, *span = self.rows[-1][-1]
+            self.rows[-1][-1] = (text + data, *span)  # type: ignore[assignment]
+        if "strong" in self.open:
+            self.strong.append(data)
 
     def handle_comment(self, data: str) -> None:
-        self.tags.add("!--")
+        self.elements.append(("!--", {}))
+
+
+def markup(html: str) -> tuple[set[str], list[str]]:
+    """The names of all elements, and the texts of the cells of tables."""
+    found = Rendered(html)
+    return found.tags, found.cells

@@ -8,19 +8,13 @@ import sys
 import pytest
 
 from revt_hf.cli.main import main
-from revt_hf.experiments.ledger import Ledger
-from revt_hf.experiments.recipe import load_experiment
-from revt_hf.experiments.stages import stages
-from revt_hf.experiments.steps import build_graph
-
-
-def graph_of(path):
-    return build_graph(load_experiment(path))
+from revt_hf.experiments.slurm_scripts import stages
+from tests.helpers.tiny_experiment import folder_of, graph_of
 
 
 def stages_of(path, output):
-    graph = graph_of(path)
-    return {stage.name: stage for stage in stages(graph, Ledger(graph, output))}
+    """The stages that are left, by name."""
+    return {stage.name: stage for stage in stages(graph_of(path), folder_of(path, output))}
 
 
 def code_of(*arguments):

@@ -36,6 +36,10 @@ TINY = {
 }
 
 
+# Replaces the sizes of TINY's model where model.init provides them.
+NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
+
+
 def tiny_recipe(**sections):
     """The tiny recipe with values of some sections replaced."""
     values = copy.deepcopy(TINY)

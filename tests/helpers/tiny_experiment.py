@@ -4,6 +4,9 @@ import copy
 
 import yaml
 
+from revt_hf.experiments.build_graph import build_graph
+from revt_hf.experiments.experiment_folder import ExperimentFolder
+from revt_hf.experiments.experiment_recipe import load_experiment
 from tests.helpers.tiny import TINY
 
 EXPERIMENT = {
@@ -16,7 +19,10 @@ EXPERIMENT = {
     "merges": {"revt": {"title": "ReVT", "members": ["base", "other"]}},
     "ensembles": {"both": {"members": ["base", "other"]}},
     "selections": {"best": {"among": ["base", "other", "revt"]}},
+    "report": False,
 }
+# Sections that leave members and their scores only.
+MEMBERS_ONLY = {"merges": None, "ensembles": None, "selections": None}
 
 
 def write_experiment(folder, **sections):
@@ -34,3 +40,13 @@ def write_experiment(folder, **sections):
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
+
+
+def graph_of(path, *overrides):
+    """The graph of an experiment's steps."""
+    return build_graph(load_experiment(path, overrides))
+
+
+def folder_of(path, output):
+    """An experiment's folder as it is now."""
+    return ExperimentFolder(output, graph_of(path).steps)

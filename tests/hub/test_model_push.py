@@ -103,12 +103,10 @@ def test_a_dry_run_is_what_is_sent_and_asks_nobody(models, hub, tmp_path, monkey
         load_file(models.revt / "model.safetensors"),
     )
     assert (tmp_path / "dry" / "model.safetensors").stat().st_nlink == 1
-
-
-def _saved(hub, folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(hub.model("me/revt").files()["model.safetensors"])
-    return path
+    # What is sent records its recipe and protocol.
+    member = tmp_path / "dry" / "members" / "base"
+    assert load_recipe(member / "recipe.yaml") == load_recipe(models.base / "recipe.yaml")
+    assert recorded_protocol([tmp_path / "dry"]) == recorded_protocol([models.revt])
 
 
 def test_what_is_sent_names_no_place_of_this_machine(models, hub, tmp_path):
@@ -125,18 +123,13 @@ def test_what_is_sent_names_no_place_of_this_machine(models, hub, tmp_path):
     ):
         assert member == {**mine, "path": name}
     # The weights hold the record, too.
-    with safe_open(_saved(hub, tmp_path), framework="pt") as file:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(hub.model("me/revt").files()["model.safetensors"])
+    with safe_open(weights, framework="pt") as file:
         told = json.loads(file.metadata()["revt_hf"])
     assert told == {key: record[key] for key in told}
     sent = json.loads(hub.model("me/revt").files()["results.json"])["results"]
     assert [result["model"] for result in sent] == ["me/revt", "members/base"]
-
-
-def test_what_is_sent_is_a_folder_that_says_what_it_is(models, tmp_path):
-    push(models.base, "me/base", replace(LICENSE, dry_run=tmp_path / "dry"))
-    assert load_recipe(tmp_path / "dry" / "recipe.yaml") == load_recipe(models.base / "recipe.yaml")
-    push(models.revt, "me/revt", replace(LICENSE, dry_run=tmp_path / "dry-revt"))
-    assert recorded_protocol([tmp_path / "dry-revt"]) == recorded_protocol([models.revt])
 
 
 def test_pushing_again_changes_nothing(models, hub):

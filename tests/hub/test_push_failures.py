@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -31,11 +32,7 @@ push(sys.argv[1], "me/revt", PushOptions(license="apache-2.0"))
 @pytest.fixture
 def copy(models, tmp_path):
     """A copy of the merge that may be broken."""
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for path in models.revt.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return shutil.copytree(models.revt, tmp_path / "copy")
 
 
 def _refused(folder, sentence, options=LICENSE, results=None, name="me/revt"):
@@ -83,18 +80,21 @@ def test_a_passing_trouble_is_not_one(models, hub, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+STEPS = ["/api/repos/create", "/preupload/", "PUT", "/commit/"]
+
+
+@pytest.mark.parametrize("where", STEPS)
 def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch, where):
     monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(huggingface_hub.constants, name, 0.1)
     hub.failures.append(Failure(where, "silence"))
     _refused(models.revt, "did not answer (in time|within 0.3 seconds)")
     assert all(len(made.commits) == 1 for made in hub.repositories.values())
     assert huggingface_hub.get_session().timeout.read is None
 
 
-@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "PUT", "/commit/"])
+@pytest.mark.parametrize("where", STEPS)
 def test_a_hub_that_asks_for_a_day_is_not_waited_for(models, hub, where):
     hub.failures.append(Failure(where, 429, headers={"Retry-After": "100000"}))
     _refused(models.revt, r"asks to wait 100000 seconds \(status 429\)")
@@ -176,67 +176,54 @@ def test_a_bad_id(models, hub, name):
     assert hub.requests == []
 
 
-def _set_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+def _missing(name):
+    return lambda folder: (folder / name).unlink()
 
 
-def _change_tensor(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def _written(name, text):
+    return lambda folder: (folder / name).write_text(text)
 
 
-BROKEN = {
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "no processor": (
-        lambda f: (f / "preprocessor_config.json").unlink(),
-        "preprocessor_config.json is missing",
-    ),
-    "processor": (
-        lambda f: (f / "preprocessor_config.json").write_text("[]"),
-        "preprocessor_config.json is not a JSON object",
-    ),
-    "half a file": (
-        lambda f: os.truncate(f / "model.safetensors", 5000),
-        "not a readable safetensors file",
-    ),
-    "a missing tensor": (
-        lambda f: _change_tensor(f, lambda t: t.pop("decode_head.classifier.bias")),
-        "decode_head.classifier.bias",
-    ),
-    "one too many": (
-        lambda f: _change_tensor(f, lambda t: t.update(optimizer=torch.ones(2))),
-        ".optimizer. has no place",
-    ),
-    "NaN": (
-        lambda f: _change_tensor(f, lambda t: t["decode_head.classifier.bias"].fill_(torch.nan)),
-        "decode_head.classifier.bias holds NaN",
-    ),
-    "another model": (
-        lambda f: write_json(f / "config.json", {"model_type": "bert"}),
-        "model_type is .bert.",
-    ),
-    "another dtype": (
-        lambda f: _set_config(f, dtype="bfloat16"),
-        "says bfloat16, the weights are float32: correct its dtype",
-    ),
-    "classes": (
-        lambda f: _set_config(f, id2label={n: f"c{n}" for n in range(19)}),
-        "names 'c0', which the domains do not have",
-    ),
-    "merge record": (lambda f: (f / "merge.json").write_text("{}"), "is not a merge record"),
-    "recipe": (
-        lambda f: (f / "recipe.yaml").write_text("model: {}\nsource: {}\nmodle: 1"),
-        "recipe.yaml: modle",
-    ),
-}
+def _configured(**fields):
+    def change(folder):
+        values = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", {**values, **fields})
+
+    return change
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_folder_is_refused_before_any_request(hub, copy, kind):
-    spoil, sentence = BROKEN[kind]
+def _tensors(change):
+    def rewrite(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return rewrite
+
+
+BIAS = "decode_head.classifier.bias"
+CLASSES = {number: f"c{number}" for number in range(19)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_missing("model.safetensors"), "model.safetensors is missing"),
+        (_missing("config.json"), "config.json is missing"),
+        (_missing("preprocessor_config.json"), "preprocessor_config.json is missing"),
+        (_written("preprocessor_config.json", "[]"), "_config.json is not a JSON object"),
+        (lambda f: os.truncate(f / "model.safetensors", 5000), "not a readable safetensors file"),
+        (_tensors(lambda t: t.pop(BIAS)), BIAS),
+        (_tensors(lambda t: t.update(optimizer=torch.ones(2))), ".optimizer. has no place"),
+        (_tensors(lambda t: t[BIAS].fill_(torch.nan)), f"{BIAS} holds NaN"),
+        (_written("config.json", '{"model_type": "bert"}'), "model_type is .bert."),
+        (_configured(dtype="bfloat16"), "says bfloat16, the weights are float32: correct its"),
+        (_configured(id2label=CLASSES), "names 'c0', which the domains do not have"),
+        (_written("merge.json", "{}"), "is not a merge record"),
+        (_written("recipe.yaml", "model: {}\nsource: {}\nmodle: 1"), "recipe.yaml: modle"),
+    ],
+)
+def test_a_broken_folder_is_refused_before_any_request(hub, copy, spoil, sentence):
     spoil(copy)
     _refused(copy, sentence)
     assert hub.requests == []

@@ -11,10 +11,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from revt_hf.checkpoints.architecture import SIZES as NETWORKS
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.data.domains import checked_options, get_domain
-from revt_hf.experiments.plan import plan_json
-from revt_hf.experiments.recipe import load_experiment, member_recipe
-from revt_hf.experiments.runner import HowToRun, chosen_steps
-from revt_hf.experiments.steps import build_graph
+from revt_hf.experiments.execution import plan_experiment
+from revt_hf.experiments.experiment_recipe import load_experiment, member_recipe
 from revt_hf.merging.selection import original_name, select
 from revt_hf.results.paper import ROWS
 from tests.helpers.recipe_tree import (
@@ -71,16 +69,13 @@ def test_the_experiment_and_its_members_recipes_are_valid(path, monkeypatch):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_every_experiment_plans(path, monkeypatch, tmp_path):
     monkeypatch.setenv("CAMVID", str(tmp_path / "camvid"))
-    graph = build_graph(load_experiment(path))
-    steps = chosen_steps(graph, HowToRun())
-    assert steps
-    rows = plan_json(graph, steps, tmp_path / "run")
+    _, rows = plan_experiment(path, tmp_path / "run")
     assert {row["state"] for row in rows} == {"missing"}
     done = set()
     for row in rows:
         assert set(row["needs"]) <= done
         done.add(row["step"])
-    built_in = all(split.spec.domain == "streets" for split in graph.splits)
+    built_in = "streets" in path.parts or "demo" in path.parts
     scores = [row for row in rows if row["step"].startswith("results/")]
     assert all(bool(row["note"]) is not built_in for row in scores)
     assert not (tmp_path / "run").exists()
@@ -159,7 +154,7 @@ def test_the_pyramid_goes_through_the_whole_encoder(path):
     experiment = load_experiment(path)
     size = member_recipe(experiment, "base", None).model.init.rpartition("-")[2]
     names = _tensor_names(size)
-    selections = experiment.merges["pyramid"].selections()
+    selections = experiment.merges["pyramid"].select
     chosen = [len(select(text, names)) for text in selections]
     assert len(selections) == {"b2": 24, "b5": 60}[size] == sum(NETWORKS[size].depths) + 8
     assert chosen == sorted(set(chosen))
@@ -181,7 +176,7 @@ def test_parts_of_the_network_are_those_of_the_originals_expressions():
     ]
     parts, norms = _merges("parts-of-the-network"), _merges("norm-layers")
     selections = [
-        *parts["layer-types"].selections(),
+        *parts["layer-types"].select,
         *(merge.select[0] for merge in (parts["network"], parts["head"], norms["norm"])),
     ]
     expressions += [".*", "decode_head.*", ".*norm.*"]
@@ -195,7 +190,7 @@ def test_parts_of_the_network_are_those_of_the_originals_expressions():
 
 def test_head_tensors_are_merged_one_at_a_time():
     names = _tensor_names("b5")
-    whole, *single = _merges("head-tensors")["head-tensors"].selections()
+    whole, *single = _merges("head-tensors")["head-tensors"].select
     counts = {"decode_head.batch_norm.num_batches_tracked"}
     chosen = [select(text, names) for text in single]
     assert all(len(found) == 1 for found in chosen)

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.evaluation.result import read_results, write_results
-from revt_hf.results.curves import ALL, MEMBERS, build_curves
-from revt_hf.results.curves_chart import draw_curves
+from revt_hf.results.curves import ALL, MEMBERS, build_curves, draw_curves
 from tests.helpers.command_line import refused, revt
 from tests.helpers.made_up_results import evaluated, result, score, written
 
@@ -111,6 +110,8 @@ def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
     code, out, error = revt(capsys, "curves", tmp_path / "r", "--output", figure, "--json", numbers)
     assert code == 0, error
     assert out == f"4 curves: {figure}\n"
+    quiet = ("--output", tmp_path / "quiet.png", "--quiet")
+    assert revt(capsys, "curves", tmp_path / "r", *quiet) == (0, "", "")
     found = json.loads(numbers.read_text())
     assert (found["protocol"], found["classes"]) == ("paper", None)
     point = found["curves"][0]["points"][2]

@@ -2,40 +2,43 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-from revt_hf.cli.main import main
+from revt_hf.cli.results import renewed_document
 from revt_hf.evaluation.result import FORMAT
-from revt_hf.results.section import renewed, sections_of
+from revt_hf.results.section import sections_of
+from tests.helpers import command_line
 from tests.helpers.golden import ROOT
-from tests.helpers.made_up_results import BASE, PROTOCOL, REVT, evaluated, result, score, written
+from tests.helpers.made_up_results import (
+    BASE,
+    PROTOCOL,
+    REVT,
+    evaluated,
+    result,
+    score,
+    written,
+)
 
 
-def revt(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main(["table", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
+def revt(capsys, *arguments):
+    return command_line.revt(capsys, "table", *arguments)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    code, _, error = revt(capsys, *arguments)
-    assert code == 2, error
-    assert error.startswith("error: ")
+def refused(capsys, *arguments):
+    error = command_line.refused(capsys, "table", *arguments)
     assert len(error.splitlines()) == 1
     return error
 
 
-def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
+def test_a_folder_gives_its_results_and_nothing_else(capsys, tmp_path):
     written(tmp_path / "results" / "deep", *BASE)
+    half = {"format": FORMAT, "results": [{**BASE[0], "model": "half"}]}
     for name, text in {
         "config.json": '{"model": "x"}',
         "list.json": "[1, 2]",
-        "empty.json": "[]",
         "broken.json": "{",
-        ".half/00.json": json.dumps({"format": FORMAT, "results": [{**BASE[0], "model": "half"}]}),
+        ".half/00.json": json.dumps(half),
     }.items():
         path = tmp_path / "results" / name
         path.parent.mkdir(exist_ok=True)
@@ -47,30 +50,29 @@ def test_a_folder_gives_its_evaluations_and_nothing_else(capsys, tmp_path):
 
 
 def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_path):
-    rows = [
+    results = [
         evaluated("runs/a", [score(label, 50.0)], network_sha256=[what])
         for label, what in [("town/val", "12"), ("rain/val", "12"), ("snow/val", "34")]
     ]
-    paths = written(tmp_path, *rows)
+    paths = written(tmp_path, *results)
     assert revt(capsys, *paths[:2])[0] == 0
-    code, _, error = revt(capsys, *paths)
-    assert code == 2
+    error = refused(capsys, *paths)
     assert f"runs/a in {paths[0]} and in {paths[2]} are two networks of one name" in error
 
 
 def test_results_of_evaluate_are_rows_by_their_models(capsys, tmp_path):
-    rows = [
+    results = [
         evaluated(model, [score("town/val", source), score("rain/val", target)])
         for model, source, target in (("runs/a", 70.0, 30.0), ("runs/b", 60.0, 31.0))
     ]
-    (path,) = written(tmp_path, rows)
+    (path,) = written(tmp_path, results)
     code, out, error = revt(capsys, path, "--format", "markdown", "--json", tmp_path / "small")
     assert code == 0, error
     assert "| runs/a | 70.0 | 30.0 |" in out
     assert "| runs/b | 60.0 | **31.0** |" in out
     assert "protocol paper (1024x512)" in out
     assert revt(capsys, tmp_path / "small", "--format", "markdown")[1] == out
-    # Beside evaluations of the same protocol they are in one table.
+    # Beside results of an experiment by the same protocol they are in one table.
     (more,) = written(tmp_path / "more", BASE[0])
     assert revt(capsys, path, more, "--format", "markdown")[1].count("protocol paper") == 1
 
@@ -79,15 +81,15 @@ def test_output_and_json(capsys, tmp_path):
     paths = written(tmp_path, *BASE, *REVT)
     arguments = [*paths, "--format", "latex", "--output", tmp_path / "t.tex"]
     code, out, _ = revt(capsys, *arguments, "--json", tmp_path / "small.json")
-    assert code == 0
-    assert out == f"written: {tmp_path / 't.tex'}\n"
-    assert revt(capsys, *arguments, "--quiet")[1] == ""
+    assert (code, out) == (0, f"written: {tmp_path / 't.tex'}\n")
+    assert "exists already" in refused(capsys, *arguments)
+    assert revt(capsys, *arguments, "--quiet", "--overwrite")[1] == ""
     assert "\\toprule" in (tmp_path / "t.tex").read_text()
     small = (tmp_path / "small.json").read_text()
     assert [value["model"] for value in json.loads(small)["results"]] == [
         *("base/0", "base/1", "revt/0", "revt/1", "revt/2"),
     ]
-    # One line each, so that a diff shows which evaluation is another one.
+    # One line each, so that a diff shows which result is another one.
     assert len(small.splitlines()) == 5 + 2
     again = revt(capsys, tmp_path / "small.json", "--format", "latex")[1]
     assert again == (tmp_path / "t.tex").read_text()
@@ -110,9 +112,12 @@ def test_a_file_twice_counts_once(capsys, tmp_path):
         ({**BASE[0], "scores": []}, "00.json.results.0.scores: "),
         ({**BASE[0], "scores": [score("a/val", 101.0)]}, "scores.0.mIoU: "),
         ({**BASE[0], "scores": [score("a/val", float("nan"))]}, "scores.0.mIoU: "),
+        ({**BASE[0], "scores": [score("a/val", 1.0, IoU={"road": -1})]}, "scores.0.IoU.road: "),
         ({**BASE[0], "scores": [score("a/val", 1.0, images=0)]}, "scores.0.images: "),
+        ({**BASE[0], "scores": [score("a/val", 1.0, split=3)]}, "scores.0.split: "),
         ({**BASE[0], "protocol": {**PROTOCOL, "max_size": 3}}, "protocol.max_size"),
         ({k: v for k, v in BASE[0].items() if k != "model"}, "model: required, but not given"),
+        ({**BASE[0], "modle": "x"}, "unknown key (did you mean 'model'?)"),
     ],
 )
 def test_wrong_files_are_one_sentence(capsys, tmp_path, value, words):
@@ -174,25 +179,19 @@ def test_update_makes_the_table_that_the_comment_names(capsys, document):
     assert text.endswith("\n<!-- results:end -->\nafter\n")
     code, out, _ = revt(capsys, "--check", document)
     assert (code, out) == (0, f"up to date: {document}\n")
-
-
-def test_check_sees_other_results_and_other_text(capsys, document):
-    revt(capsys, "--update", document)
-    fresh = document.read_text()
-    document.write_text(fresh.replace("73.0", "74.0"))
+    # Other text and other results are noticed.
+    document.write_text(text.replace("73.0", "74.0"))
     assert revt(capsys, "--check", document)[0] == 1
-    document.write_text(fresh)
-    assert revt(capsys, "--check", document)[0] == 0
+    document.write_text(text)
     path = document.parent / "data" / "01.json"
     path.write_text(path.read_text().replace("73.0", "74.0"))
     assert revt(capsys, "--check", document)[0] == 1
 
 
-def test_results_on_the_command_line_stand_in_the_comment_from_then_on(
-    capsys, document, monkeypatch
-):
+def test_results_on_the_command_line_replace_those_in_the_comment(capsys, document, monkeypatch):
     monkeypatch.chdir(document.parent / "data")
-    assert revt(capsys, "00.json", "--cost", "--protocol", "paper", "--update", document)[0] == 0
+    options = ("--cost", "--protocol", "paper")
+    assert revt(capsys, "00.json", *options, "--update", document)[0] == 0
     line = "<!-- results:begin revt table data/00.json --protocol paper --cost -->"
     assert line in document.read_text().splitlines()
     assert "GFLOPs" in document.read_text()
@@ -205,8 +204,8 @@ def test_results_on_the_command_line_stand_in_the_comment_from_then_on(
     [
         ("<!-- results:begin -->", "line 3: results:begin is to be followed by: revt table"),
         ("<!-- results:begin revt report x -->", "is to be followed by: revt table"),
-        ("<!-- results:begin revt table x.json --output y -->", "unrecognized arguments"),
-        ("<!-- results:begin revt table x.json --paper -->", "expected one argument"),
+        ("<!-- results:begin revt table x.json --output y -->", "line 3: results:begin: No such"),
+        ("<!-- results:begin revt table x.json --paper -->", "requires an argument"),
         ("<!-- results:begin revt table x.json -->", "cannot read"),
     ],
 )
@@ -239,7 +238,7 @@ def test_several_tables_in_one_file(capsys, tmp_path):
     assert revt(capsys, "--check", page)[0] == 0
 
 
-def pages() -> list[Path]:
+def pages():
     """Every Markdown file of the repository that has tables."""
     found = [*ROOT.glob("*.md")]
     for folder in ("docs", "recipes", "model_cards"):
@@ -249,11 +248,11 @@ def pages() -> list[Path]:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_tables_in_documents_are_current(page):
-    now, fresh = renewed(page)
+    now, fresh = renewed_document(page)
     assert now == fresh, f"revt table --update {page.relative_to(ROOT)}"
 
 
-def test_readme_results_are_current():
+def test_the_readme_has_a_table():
     assert ROOT / "README.md" in pages()
 
 

@@ -4,17 +4,14 @@ import csv
 import io
 import shutil
 import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from revt_hf.evaluation.result import read_results
+from revt_hf.evaluation.result import Cost
 from revt_hf.results.formats import TableFormat, formatted
-from revt_hf.results.matrix import build_tables
-from revt_hf.results.rows import TableOptions
-from tests.helpers.made_up_results import ALL, BASE, PAPER, result, written
+from revt_hf.results.layout import cost_layout
+from tests.helpers.made_up_results import ALL, BASE, COST, NATIVE, PAPER, result, tables, texts
+from tests.helpers.rendered import Rendered
 
 DASH = "\u2013"
 NOTES = [
@@ -28,12 +25,11 @@ NOTES = [
 ]
 
 
-def text_of(folder: Path, chosen: TableFormat, *evaluations: Any, **options: Any) -> str:
-    found = read_results(written(folder, *evaluations))
-    return formatted(build_tables(found, TableOptions(**options)), chosen)
+def text_of(folder, chosen, *results, **options):
+    return formatted(tables(folder, *results, **options), chosen)
 
 
-def test_markdown(tmp_path: Path) -> None:
+def test_markdown(tmp_path):
     text = text_of(tmp_path, TableFormat.markdown, *ALL)
     assert text == (
         "mIoU (%), source town/val, protocol paper (1024x512)\n"
@@ -51,13 +47,7 @@ def test_markdown(tmp_path: Path) -> None:
     )
 
 
-def test_names_are_escaped_in_markdown(tmp_path: Path) -> None:
-    text = text_of(tmp_path, TableFormat.markdown, result("a|b*", {"x_y/val": 1.0}))
-    assert "| a\\|b\\* |" in text
-    assert "x\\_y/val" in text
-
-
-def test_terminal(tmp_path: Path) -> None:
+def test_terminal(tmp_path):
     text = text_of(tmp_path, TableFormat.terminal, *ALL)
     lines = text.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
@@ -70,12 +60,7 @@ def test_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
-def test_terminal_prints_names_as_they_are(tmp_path: Path) -> None:
-    one = result("[red]x[/red]", {"d/val": 1.0}, group="[red]x[/red]")
-    assert "[red]x[/red]" in text_of(tmp_path, TableFormat.terminal, one)
-
-
-def test_csv_has_a_line_for_each_row_and_domain(tmp_path: Path) -> None:
+def test_csv_has_a_line_for_each_row_and_domain(tmp_path):
     text = text_of(tmp_path, TableFormat.csv, *ALL, cost=True)
     rows = list(csv.DictReader(io.StringIO(text)))
     found = {(row["group"], row["label"]): row for row in rows}
@@ -105,23 +90,15 @@ def test_csv_has_a_line_for_each_row_and_domain(tmp_path: Path) -> None:
     assert "flops" not in text_of(tmp_path, TableFormat.csv, *ALL)
 
 
-def test_csv_of_the_paper_alone(tmp_path: Path) -> None:
+def test_csv_of_the_paper_alone(tmp_path):
     text = text_of(tmp_path, TableFormat.csv, *BASE, paper="synthia")
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["paper"]]
     assert len(rows) == 9 * 2
-    assert [rows[0][key] for key in ("label", "paper", "n", "mean", "values")] == [
-        *("cityscapes/val", "39.71", "0", "", ""),
-    ]
+    values = [rows[0][key] for key in ("label", "paper", "n", "mean", "values")]
+    assert values == ["cityscapes/val", "39.71", "0", "", ""]
 
 
-ODD = result(
-    r"[50% & \more_#1]~{x}^2 $5 <a|b> *",
-    {"x_y/val": 1.0, "z/val": 2.0, "town/val": 3.0},
-    group=r"[50% & \more_#1]~{x}^2 $5 <a|b> *",
-)
-
-
-def test_latex(tmp_path: Path) -> None:
+def test_latex(tmp_path):
     text = text_of(tmp_path, TableFormat.latex, *ALL)
     lines = text.splitlines()
     assert r"\begin{tabular}{lrrrrrrr}" in lines
@@ -144,69 +121,52 @@ def test_latex(tmp_path: Path) -> None:
     assert text.isascii()
 
 
-def test_latex_escapes_everything_it_reads_as_its_own(tmp_path: Path) -> None:
-    text = text_of(tmp_path, TableFormat.latex, ODD)
-    assert (
-        r"{[}50\% \& \textbackslash{}more\_\#1]\textasciitilde{}\{x\}\textasciicircum{}2 \$5 "
-        r"\textless{}a\textbar{}b\textgreater{} {*} & 3.0 & 1.0 & 2.0 & 1.5 \\"
-    ) in text.splitlines()
-    assert r"\multicolumn{1}{c}{x\_y/val}" in text
+ODD = r"[50% & \more_#1]~{x}^2 $5 <a|b> *"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (
+            TableFormat.latex,
+            r"{[}50\% \& \textbackslash{}more\_\#1]\textasciitilde{}\{x\}\textasciicircum{}2 \$5 "
+            r"\textless{}a\textbar{}b\textgreater{} {*} & 1.0 \\",
+        ),
+        (TableFormat.markdown, r"\more\_#1&#93;&#126;{x}^2 &#36;5 &lt;a\|b&#62; \*"),
+        (TableFormat.html, r"[50% &amp; \more_#1]~{x}^2 $5 &lt;a|b&gt; *"),
+        (TableFormat.terminal, ODD),
+        (TableFormat.csv, ODD),
+    ],
+)
+def test_names_are_escaped_in_every_format(tmp_path, chosen, words):
+    text = text_of(tmp_path, chosen, result("m", {"x_y/val": 1.0}, group=ODD))
+    assert words.removeprefix("\\") in text
+    assert ("x\\_y/val" if chosen in ("latex", "markdown") else "x_y/val") in text
+
+
+def test_the_terminal_takes_no_name_for_colours(tmp_path):
+    one = result("[red]x[/red]", {"d/val": 1.0}, group="[red]x[/red]")
+    assert "[red]x[/red]" in text_of(tmp_path, TableFormat.terminal, one)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
-def test_latex_compiles(tmp_path: Path) -> None:
-    tables = text_of(tmp_path / "a", TableFormat.latex, *ALL, ODD, cost=True, paper="all")
+def test_latex_compiles(tmp_path):
+    odd = result("m", {"x_y/val": 1.0, "z/val": 2.0, "town/val": 3.0}, group=ODD)
+    made = text_of(tmp_path / "a", TableFormat.latex, *ALL, odd, cost=True, paper="all")
     (tmp_path / "t.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
-        f"{tables}\\end{{document}}\n"
+        f"{made}\\end{{document}}\n"
     )
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-class Fragment(HTMLParser):
-    """Rows of cells with the columns and rows that they span; refuses unbalanced tags."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.rows: list[list[tuple[str, int, int]]] = []
-        self.strong: list[str] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.open.append(tag)
-        values = dict(attrs)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            span = int(values.get("colspan") or 1), int(values.get("rowspan") or 1)
-            self.rows[-1].append(("", *span))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "tr" in self.open and {"td", "th"} & set(self.open):
-            text, *span = self.rows[-1][-1]
-            self.rows[-1][-1] = (text + data, *span)  # type: ignore[assignment]
-        if "strong" in self.open:
-            self.strong.append(data)
-
-
 @pytest.mark.parametrize("options", [{}, {"cost": True}, {"classes": "synthia16"}])
-def test_html_headings_cover_the_columns(tmp_path: Path, options: dict[str, Any]) -> None:
-    page = Fragment(text_of(tmp_path, TableFormat.html, *ALL, **options))
-    width = len(page.rows[-1])
-    covered = [0] * width
+def test_html_headings_cover_the_columns(tmp_path, options):
+    page = Rendered(text_of(tmp_path, TableFormat.html, *ALL, **options))
+    assert page.open == []
+    covered = [0] * len(page.rows[-1])
     levels = len(page.rows) - 5
     for number, row in enumerate(page.rows[:levels]):
         column = 0
@@ -216,46 +176,44 @@ def test_html_headings_cover_the_columns(tmp_path: Path, options: dict[str, Any]
             for _ in range(columns):
                 covered[column] = number + rows
                 column += 1
-    assert covered == [levels] * width
+    assert covered == [levels] * len(covered)
 
 
-def test_html(tmp_path: Path) -> None:
+def test_html(tmp_path):
     html = text_of(tmp_path, TableFormat.html, *ALL)
-    page = Fragment(html)
+    page = Rendered(html)
     assert [text for text, *_ in page.rows[4]] == [
         *("ReVT {1,4,6}", "3", "70.0 ± 0.0", "49.96", "43.0 ± 2.2", "48.01"),
         *("32.0 ± 1.6", "37.5 ± 1.9"),
     ]
     assert page.strong == ["34.0 ± 1.0", "45.5", "34.0", "39.5"]
     assert '<td class="source">70.0 ± 0.0</td>' in html
+    assert '<td class="target paper">49.96</td>' in html
     assert all(f"<p>{note}</p>" in html for note in NOTES)
-    # It stands alone.
+    # It loads nothing.
     assert "http" not in html
     assert "<script" not in html
 
 
-def test_names_are_escaped_in_html(tmp_path: Path) -> None:
-    one = result("m", {"<b>/val": 1.0}, group="<script>&")
-    html = text_of(tmp_path, TableFormat.html, one)
-    assert "&lt;script&gt;&amp;" in html
-    assert "&lt;b&gt;/val" in html
-    assert "<script>" not in html
-
-
 @pytest.mark.parametrize("chosen", list(TableFormat))
-def test_several_tables_are_all_there(tmp_path: Path, chosen: TableFormat) -> None:
-    native = result("n", {"rain/val": 12.5}, protocol={"max_size": None}, protocol_name="native")
+def test_several_tables_are_all_there(tmp_path, chosen):
+    native = result("n", {"rain/val": 12.5}, **NATIVE)
     text = text_of(tmp_path, chosen, *BASE, native, paper="all")
-    assert "native (native size)" in text
-    assert "12.5" in text
-    for number in ("49.96", "39.62"):
-        assert number in text
+    for words in ("native (native size)", "12.5", "49.96", "39.62"):
+        assert words in text
     assert text.endswith("\n")
+    # A network with a row of the paper shows that one alone.
+    text = text_of(tmp_path / "one", chosen, result("m", {"bdd100k/val": 12.5}, paper=PAPER))
+    assert "48.01" in text
+    assert "49.96" not in text
 
 
-def test_a_network_with_a_row_of_the_paper_shows_it_in_every_format(tmp_path: Path) -> None:
-    one = result("m", {"bdd100k/val": 12.5}, paper=PAPER)
-    for chosen in TableFormat:
-        text = text_of(tmp_path, chosen, one)
-        assert "48.01" in text
-        assert "49.96" not in text
+def test_costs_have_a_dash_where_memory_was_not_measured():
+    cost = Cost(**COST, image_size=(64, 128), device="cpu")
+    content = cost_layout({"one": cost, "gpu": cost.model_copy(update={"peak_mib": 901.4})})
+    assert content.caption == "Cost of a 128x64 image (cpu)"
+    assert texts(content) == [
+        ["model", "parameters (M)", "GFLOPs", "images/s", "MiB"],
+        ["one", "84.6", "110.2", "4.2", DASH],
+        ["gpu", "84.6", "110.2", "4.2", "901"],
+    ]

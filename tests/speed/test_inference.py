@@ -16,8 +16,8 @@ from revt_hf.speed.inference import (
     LIMIT,
     SLOWER,
     InferenceOptions,
-    find_best_batch,
     measure_model,
+    rates_by_batch,
 )
 from revt_hf.speed.measuring import in_a_row, timed_in_turns
 from revt_hf.speed.networks import patch_labels, random_network, smooth_image
@@ -86,10 +86,11 @@ def test_a_row_has_everything(model, instant, monkeypatch):
         assert (row.failure, row.peak_mib, row.best_batch_peak_mib) == (None, None, None)
         assert row.differing < 0.1
         assert row.images_per_second > 0 and row.mean_images_per_second > 0
-        assert (row.best_batch.batch, row.best_rate) == (2, 2.0)
+        assert (row.best_batch, row.best_images_per_second) == (2, 2.0)
+        assert (row.tried, row.ended_by) == ({1: 1.0, 2: 2.0}, LIMIT)
         ratio = row.images_per_second / reference.images_per_second
         assert row.ratio_to_sdpa == pytest.approx(ratio)
-        assert row.best_batch_ratio_to_sdpa == 1
+        assert row.best_ratio_to_sdpa == 1
         plain = name in ("eager", "sdpa")
         assert (row.flops == flops_of(single, (64, 128), NATIVE)) is plain
     assert reference.differing == 0
@@ -98,7 +99,7 @@ def test_a_row_has_everything(model, instant, monkeypatch):
 def test_memory_of_a_gpu_is_in_its_row(model, instant, monkeypatch):
     monkeypatch.setattr(inference, "peak_mib", lambda s, size, p, images: 1.0 + 2.0 * images)
     row = _measure(model, InferenceOptions((64, 128), images=1, largest_batch=4), ["sdpa"])["sdpa"]
-    assert (row.peak_mib, row.best_batch.batch, row.best_batch_peak_mib) == (3.0, 4, 9.0)
+    assert (row.peak_mib, row.best_batch, row.best_batch_peak_mib) == (3.0, 4, 9.0)
 
 
 def test_nothing_needs_to_be_timed_or_compared(model, monkeypatch):
@@ -127,33 +128,32 @@ def test_other_errors_are_not_hidden(model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("curve", "largest", "best", "ended_by"),
+    ("curve", "largest", "tried", "ended_by"),
     [
-        ({1: 10.0, 2: 19.0, 4: 30.0, 8: 29.0, 16: 99.0}, 1024, 4, SLOWER),
+        ({1: 10.0, 2: 19.0, 4: 30.0, 8: 29.0, 16: 99.0}, 1024, 8, SLOWER),
         ({1: 100.0, 2: 101.0, 4: 500.0}, 1024, 2, SLOWER),  # noise is no rise
         ({1: 10.0, 2: 20.0}, 3, 2, LIMIT),
         ({1: 10.0, 2: 20.0, 4: "full"}, 1024, 2, "out of memory"),
         ({1: "full"}, 1024, 0, "out of memory"),
     ],
 )
-def test_batches_double_until_they_are_no_faster(instant, curve, largest, best, ended_by):
+def test_batches_double_until_they_are_no_faster(instant, curve, largest, tried, ended_by):
     instant.update(curve)
 
     def predict(pixels):
         if curve.get(len(pixels)) == "full":
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = find_best_batch(predict, torch.zeros(1, 3, 2, 2), False, largest)
-    assert (found.batch, found.ended_by) == (best, ended_by)
-    assert found.images_per_second == (curve[best] if best else 0)
-    assert found.tried.items() <= curve.items()
+    rates, reason = rates_by_batch(predict, torch.zeros(1, 3, 2, 2), False, largest)
+    assert reason == ended_by
+    assert rates == {b: r for b, r in curve.items() if b <= tried}
 
 
 def test_batches_end_before_a_cpu_has_no_memory_left(instant, monkeypatch):
     # Batch 4 would take the 4 MiB that batch 2 suggests, of the 80 % of 4.5.
     monkeypatch.setattr(inference, "available_mib", lambda: 4.5)
-    found = find_best_batch(lambda pixels: None, torch.zeros(1, 3, 2, 2), False, 1024)
-    assert (list(found.tried), found.ended_by) == ([1, 2], "out of memory")
+    found = rates_by_batch(lambda pixels: None, torch.zeros(1, 3, 2, 2), False, 1024)
+    assert found == ({1: 1.0, 2: 2.0}, "out of memory")
 
 
 def test_runs_are_timed_with_the_threads_of_torch_and_their_memory_is_seen():

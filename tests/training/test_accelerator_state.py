@@ -56,20 +56,6 @@ def test_trainings_do_not_share_their_precision(tmp_path):
     assert records == ["bf16", "fp32", "bf16"]
 
 
-def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
-    from revt_hf.training import validation
-
-    asked = []
-    really = validation.image_batches
-    monkeypatch.setattr(
-        validation, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
-    )
-    for workers in (0, 1):
-        train = {"steps": 1, "validate_every": 1, "workers": workers}
-        run(tmp_path / str(workers), tiny_recipe(train=train))
-    assert asked == [0, 1]
-
-
 def test_a_process_group_is_left_at_the_end_but_not_by_one_that_fails():
     code = (
         "import torch.distributed as d, sys\n"

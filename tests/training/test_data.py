@@ -1,4 +1,6 @@
-"""Samples are a function of their position in the run, whoever loads them."""
+"""Samples are a function of their position in the run, with one source and with several."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -6,47 +8,69 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from PIL import Image
 
-from revt_hf.config.recipe import Augmentation
+from revt_hf.config.recipe import Augmentation, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.data.domains import load_domain
+from revt_hf.evaluation.splits import splits_of
+from revt_hf.merging.recalibration import (
+    RecalibrateOptions,
+    recalibrate_on_sources,
+    spread_images,
+)
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
+from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
+
+NIGHT = {**TINY["source"], "config": "night"}
+ONE = PipelineSpec(method=6, max_size=None, crop=32)
+PLAIN = PipelineSpec(method=3, max_size=None, crop=None)
 
 
-def _images(count):
-    """Images that tell which one they are by their label."""
+def _images(count, first=0):
+    """Images whose label is their number."""
     rng = np.random.default_rng(0)
     return [
         {
             "image": rng.integers(0, 256, (40, 48, 3), dtype=np.uint8),
-            "label": np.full((40, 48), index, np.uint8),
+            "label": np.full((40, 48), first + number, np.uint8),
         }
-        for index in range(count)
+        for number in range(count)
     ]
 
 
-def _crops(seed=0, count=5, positions=40):
-    spec = PipelineSpec(method=6, max_size=None, crop=32)
-    return TrainingCrops([_images(count)], [1.0], build_pipeline(spec), seed, positions)
+def _crops(seed=0):
+    return TrainingCrops([_images(5)], [1.0], build_pipeline(ONE), seed, positions=40)
 
 
 def _which(sample):
     return int(sample["labels"][0, 0])
 
 
-def test_shapes_and_types():
-    sample = _crops()[0]
-    assert sample["pixel_values"].shape == (3, 32, 32)
-    assert sample["pixel_values"].dtype == torch.float32
-    assert sample["labels"].shape == (32, 32)
-    assert sample["labels"].dtype == torch.int64
+def _drawn(weights, positions=2000, seed=0):
+    sources = [_images(4), _images(3, first=10)]
+    crops = TrainingCrops(sources, weights, build_pipeline(PLAIN), seed, positions)
+    return [_which(crops[n]) for n in range(positions)]
 
 
-def test_the_order_of_asking_does_not_matter():
-    crops = _crops()
-    forwards = [crops[n]["pixel_values"] for n in range(8)]
-    backwards = [crops[n]["pixel_values"] for n in reversed(range(8))][::-1]
-    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+def _pixels(samples):
+    return [sample["pixel_values"] for sample in samples]
+
+
+def _same(first, second):
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def test_samples_depend_on_seed_and_position_only():
+    sample, crops = _crops()[0], _crops()
+    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == (
+        (3, 32, 32),
+        torch.float32,
+    )
+    assert (sample["labels"].shape, sample["labels"].dtype) == ((32, 32), torch.int64)
+    forwards = _pixels(crops[n] for n in range(8))
+    assert _same(forwards, _pixels(crops[n] for n in reversed(range(8)))[::-1])
+    assert not _same(forwards, _pixels(_crops(seed=1)[n] for n in range(8)))
 
 
 def test_every_epoch_has_all_images_in_another_order_and_other_draws():
@@ -54,15 +78,8 @@ def test_every_epoch_has_all_images_in_another_order_and_other_draws():
     epochs = [[_which(crops[5 * epoch + n]) for n in range(5)] for epoch in range(6)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    same = [n for n in range(40) if _which(crops[n]) == 3]
-    first, second = (crops[n]["pixel_values"] for n in same[:2])
+    first, second, *_ = (crops[n]["pixel_values"] for n in range(40) if _which(crops[n]) == 3)
     assert not torch.equal(first, second)
-
-
-def test_the_seed_decides():
-    one, again, other = _crops(1)[7], _crops(1)[7], _crops(2)[7]
-    assert torch.equal(one["pixel_values"], again["pixel_values"])
-    assert not torch.equal(one["pixel_values"], other["pixel_values"])
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -87,18 +104,13 @@ def test_processes_share_the_batches_of_one(processes):
 
 
 def test_a_later_start_gives_the_same_rest():
-    whole = list(training_loader(_crops(), 4, 0, first_position=0))
-    rest = list(training_loader(_crops(), 4, 0, first_position=12))
-    assert len(rest) == len(whole) - 3
-    assert all(
-        torch.equal(a["pixel_values"], b["pixel_values"])
-        for a, b in zip(whole[3:], rest, strict=True)
-    )
+    whole = _pixels(training_loader(_crops(), 4, 0, first_position=0))
+    assert _same(whole[3:], _pixels(training_loader(_crops(), 4, 0, first_position=12)))
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """A split of two images that have the same size only within a max_size, and a thin one."""
+    """A split of two images that have the same size only within a max size, and a thin one."""
     root = tmp_path_factory.mktemp("mixed")
     for kind, mode in (("img_dir", "RGB"), ("ann_dir", "L")):
         (root / kind / "train").mkdir(parents=True)
@@ -125,7 +137,77 @@ def test_crops_and_whole_images_that_cannot_be_trained_on(
 
 
 def test_whole_images_that_can_be_trained_on(mixed):
-    whole = {"crop": None, "max_size": None}
-    check_crops([mixed[0]], Augmentation(**whole), 1, 29)
+    check_crops([mixed[0]], Augmentation(crop=None, max_size=None), 1, 29)
     check_crops([mixed[0]], Augmentation(crop=None, max_size=(64, 48)), 2, 29)
     check_crops([mixed[1]], Augmentation(crop=32), 2, 29)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.1, 0.9)])
+def test_sources_are_drawn_by_weight(weights):
+    share = np.mean([label < 10 for label in _drawn(weights)])
+    assert abs(share - weights[0] / sum(weights)) < 0.04
+
+
+def test_each_source_goes_through_all_its_images():
+    labels = _drawn((1.0, 1.0))
+    for first, count in ((0, 4), (10, 3)):
+        mine = [label for label in labels if first <= label < first + count]
+        epochs = [mine[n : n + count] for n in range(0, len(mine) - count, count)]
+        assert all(len(set(epoch)) == count for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert _drawn((1.0, 1.0), 50) == labels[:50] != _drawn((1.0, 1.0), 50, seed=1)
+
+
+def test_the_weight_changes_the_run(tmp_path):
+    usual = run(tmp_path / "a", tiny_recipe(more_sources=[NIGHT]))
+    assert same_weights(usual, run(tmp_path / "b", tiny_recipe(more_sources=[NIGHT])))
+    other = tiny_recipe(more_sources=[{**NIGHT, "weight": 50}])
+    assert not same_weights(usual, run(tmp_path / "c", other))
+
+
+def test_validation_and_results_name_each_source(tmp_path):
+    recipe = tiny_recipe(more_sources=[NIGHT], train={"validate_every": 3})
+    run(tmp_path / "run", recipe)
+    scores = next(row for row in read_metrics(tmp_path / "run") if "val_mIoU" in row)
+    each = [scores["val_mIoU of source/val"], scores["val_mIoU of night/val"]]
+    assert scores["val_mIoU"] == pytest.approx(sum(each) / 2)
+    labels = Counter((split.label, split.is_source) for split in splits_of(recipe))
+    assert labels == {("source/val", True): 1, ("night/val", True): 1}
+
+
+def test_recalibration_uses_all_sources(tmp_path):
+    run(tmp_path / "run", tiny_recipe())
+    files = []
+    for number, sources in enumerate(([], [NIGHT])):
+        recipe = tiny_recipe(more_sources=sources)
+        output = tmp_path / f"r{number}"
+        options = RecalibrateOptions(images=4)
+        scores = recalibrate_on_sources(
+            tmp_path / "run", output, recipe.sources, recipe.evaluation, options
+        )
+        assert [score.label for score in scores] == ["source/val", "night/val"][: number + 1]
+        files.append((output / "model.safetensors").read_bytes())
+    assert files[0] != files[1]
+
+
+def test_recalibration_images_are_spread_over_the_split():
+    (source,) = tiny_recipe(source={"options": {"images": 9, "size": [64, 128]}}).sources
+    rows = spread_images([source], 3)
+    assert [row["name"] for row in rows] == [f"source-{scene:08d}" for scene in (0, 4, 8)]
+    assert len(spread_images([source], 50)) == 9
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"more_sources": [NIGHT], "targets": [{**NIGHT, "split": "val"}]},
+            r"more_sources\.0\.val is 'val', which is also a target",
+        ),
+        ({"more_sources": [{**NIGHT, "weight": 0}]}, "more_sources.0.weight"),
+        ({"more_sources": [{**NIGHT, "wieght": 1}]}, "did you mean 'weight'"),
+    ],
+)
+def test_no_source_may_be_a_target(sections, words):
+    with pytest.raises(UserError, match=words):
+        parse_recipe({**TINY, **sections}, "recipe")

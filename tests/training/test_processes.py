@@ -14,7 +14,7 @@ from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.models.load import load_model
-from revt_hf.training.tracking import read_metrics
+from revt_hf.models.recorded import read_metrics
 from tests.helpers.golden import ROOT
 from tests.helpers.tiny import in_float64, run
 from tests.helpers.two_processes import DETERMINED, USUAL, determined

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from revt_hf.core.errors import UserError
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.loop import TrainOptions, train
-from revt_hf.training.tracking import read_metrics
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 RECIPE = {

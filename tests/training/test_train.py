@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, pipeline
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
@@ -21,12 +20,11 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.loop import TrainOptions, train
-from revt_hf.training.tracking import read_metrics
-from tests.helpers.tiny import run, same_weights, tiny_recipe
+from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 LABELS = {"encoding": "train_ids"}
-NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +89,20 @@ def test_validation_is_on_the_sources_val_split(trained, tmp_path):
     assert [row["val_mIoU"] for row in rows] != [row["val_mIoU"] for row in others]
 
 
+def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
+    from revt_hf.evaluation import evaluate
+
+    asked = []
+    really = evaluate.image_batches
+    monkeypatch.setattr(
+        evaluate, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
+    )
+    for workers in (0, 1):
+        train = {"steps": 1, "validate_every": 1, "workers": workers}
+        run(tmp_path / str(workers), tiny_recipe(train=train))
+    assert asked == [0, 1]
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_change_nothing(tmp_path, monkeypatch, context):
     alone = run(tmp_path / "alone", tiny_recipe())
@@ -103,33 +115,7 @@ def test_workers_change_nothing(tmp_path, monkeypatch, context):
     assert same_weights(alone, helped)
 
 
-def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
-    final = run(tmp_path / "run", tiny_recipe(train={"ema": 0.5}))
-    plain = run(tmp_path / "plain", tiny_recipe())
-    averaged = load_file(tmp_path / "run" / "ema" / "model.safetensors")
-    assert same_weights(final, plain)
-    assert averaged.keys() == final.keys()
-    assert not same_weights(averaged, final)
-    slower = tmp_path / "slower"
-    run(slower, tiny_recipe(train={"ema": 0.9}))
-    assert not same_weights(load_file(slower / "ema" / "model.safetensors"), averaged)
-    assert SegformerForSemanticSegmentation.from_pretrained(tmp_path / "run" / "ema")
-
-
-def test_the_average_is_the_formulas():
-    from revt_hf.training.weight_averages import MovingAverage
-
-    layer = torch.nn.BatchNorm1d(2)
-    average = MovingAverage(layer, 0.75)
-    with torch.no_grad():
-        layer.weight.fill_(5)
-        layer.running_mean.fill_(7)
-    average.update(layer)
-    assert average.state_dict()["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
-    assert average.state_dict()["running_mean"].tolist() == [7.0, 7.0]
-
-
-def test_image_processor_follows_the_bound(tmp_path):
+def test_image_processor_follows_the_max_size(tmp_path):
     run(tmp_path / "run", tiny_recipe(evaluation={"max_size": [64, 64]}))
     processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
     pixels = processor(Image.new("RGB", (128, 64)), return_tensors="pt")["pixel_values"]
@@ -190,12 +176,12 @@ def test_a_split_without_labelled_pixels_stops_the_run_before_anything_is_writte
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_decides_how_images_are_normalised(trained, tmp_path):
+def test_init_decides_how_images_are_normalised(trained, tmp_path):
     processor = SegformerImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    start = shutil.copytree(trained[0], tmp_path / "init")
-    recipe = tiny_recipe(model={"size": None, **NO_SIZES, "init": str(start)})
+    init = shutil.copytree(trained[0], tmp_path / "init")
+    recipe = tiny_recipe(model={"size": None, **NO_SIZES, "init": str(init)})
     weights = run(tmp_path / "imagenet", recipe)
-    processor.save_pretrained(start)
+    processor.save_pretrained(init)
     assert not same_weights(weights, run(tmp_path / "own", recipe))
     saved = json.loads((tmp_path / "own" / "preprocessor_config.json").read_text())
     assert (saved["image_mean"], saved["image_std"]) == ([0.5] * 3, [0.25] * 3)

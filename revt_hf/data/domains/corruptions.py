@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options, fingerprint
-from revt_hf.data.domains.registration import DOMAINS, register_domain
+from revt_hf.data.domains.opening import DOMAINS, register_domain
 
 NAME = "corruptions"
 # Part of the fingerprint of corrupted images: raise it when a change moves their pixels.

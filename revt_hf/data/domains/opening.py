@@ -1,19 +1,100 @@
-"""Open and load splits of domains: the Arrow table, cached or in memory, and its rows as arrays."""
+"""The registry of domains, and loading their splits.
+
+A split is an Arrow table, cached or in memory, whose rows are decoded to arrays when read.
+"""
 
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import datasets
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.domains.base import Opened, arrow_split, checked_options
-from revt_hf.data.domains.registration import get_domain
+from revt_hf.data.domains.base import Domain, Opened, arrow_split, checked_options
 from revt_hf.data.reading import Decode
+
+# The group of entry points in which another package names its domains.
+ENTRY_POINTS = "revt_hf.domains"
+_TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
+
+
+class _Registry(Mapping[str, Domain]):
+    """Domains by name; entry points are loaded for an unknown name or a list, not before."""
+
+    def __init__(self) -> None:
+        self._domains: dict[str, Domain] = {}
+        self._complete = False
+
+    def add(self, domain: type[Domain]) -> None:
+        new = domain()
+        known = self._domains.setdefault(domain.name, new)
+        # The same class may be defined again, as in a notebook.
+        if _origin(known) != _origin(new):
+            raise UserError(
+                f"the domain '{domain.name}' exists already ({_origin(known)}): rename yours"
+            )
+        self._domains[domain.name] = new
+
+    def _load_entry_points(self) -> None:
+        found = () if self._complete else entry_points(group=ENTRY_POINTS)
+        self._complete = True
+        for entry in found:
+            try:
+                loaded = entry.load()
+                # A module registers its domains itself while it is imported.
+                if not isinstance(loaded, ModuleType):
+                    self.add(loaded)
+            # A broken package must not keep the others from working.
+            except Exception as error:
+                sentence = f"cannot load the domain {entry.name} from {entry.value}: {error}"
+                warnings.warn(sentence, DataWarning, stacklevel=2)
+
+    def __getitem__(self, name: str) -> Domain:
+        if name not in self._domains:
+            self._load_entry_points()
+        return self._domains[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_entry_points()
+        return iter(sorted(self._domains))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _origin(domain: Domain) -> str:
+    return f"{type(domain).__module__}.{type(domain).__qualname__}"
+
+
+DOMAINS = _Registry()
+DomainClass = TypeVar("DomainClass", bound=type[Domain])
+
+
+def register_domain(domain: DomainClass) -> DomainClass:
+    """Class decorator that makes a :class:`Domain` available under its ``name``.
+
+    Raises:
+        UserError: another class is registered under that name.
+    """
+    DOMAINS.add(domain)
+    return domain
+
+
+def get_domain(name: str) -> Domain:
+    """A registered domain.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in DOMAINS:
+        raise UserError(f"unknown domain '{name}': use one of {', '.join(DOMAINS)}")
+    return DOMAINS[name]
 
 
 def open_domain(
@@ -87,10 +168,7 @@ def dataset_of(
     try:
         builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the datasets cache cannot be used ({error}): set HF_DATASETS_CACHE to a folder "
-            "that can be written"
-        ) from error
+        raise UserError(f"the datasets cache cannot be used ({error}): {_TO_DO}") from error
     rows = builder.as_streaming_dataset(split=arrow_split(split))
     return rows.map(decode, batched=True, batch_size=1)
 
@@ -104,9 +182,6 @@ def table_of(
     """The undecoded table of a split; arguments as for :func:`load_domain`.
 
     If the cache cannot be written or holds a damaged table, warns and builds it in memory.
-
-    Raises:
-        UserError: the builder raises it; or there is no room for the table anywhere.
     """
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
     try:
@@ -115,22 +190,18 @@ def table_of(
         raise
     # pyarrow, json and the file system raise anything for a damaged cache.
     except Exception as error:
-        problem = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
+    problem = f"the datasets cache {cache} cannot be used ({reason})"
     try:
         with tempfile.TemporaryDirectory(prefix="revt-hf-") as scratch:
             table = _built(make_builder, split, Path(scratch), num_proc, in_memory=True)
     except OSError as error:
         raise UserError(
-            f"the datasets cache {cache} cannot be used ({problem}), nor can a temporary folder "
-            f"({error.strerror or error}): set HF_DATASETS_CACHE or TMPDIR to a folder that can be "
-            "written"
+            f"{problem}, nor can a temporary folder ({error.strerror or error}): set "
+            "HF_DATASETS_CACHE or TMPDIR to a folder that can be written"
         ) from error
-    warnings.warn(
-        f"the datasets cache {cache} cannot be used ({problem}): the table of '{split}' is built "
-        "in memory; empty that folder, or set HF_DATASETS_CACHE to one that can be written",
-        DataWarning,
-        stacklevel=2,
-    )
+    sentence = f"the table of '{split}' is built in memory; empty that folder, or {_TO_DO}"
+    warnings.warn(f"{problem}: {sentence}", DataWarning, stacklevel=2)
     return table
 
 

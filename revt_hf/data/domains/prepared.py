@@ -9,9 +9,8 @@ from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import checked_options
 from revt_hf.data.domains.layouts import Finder, Layout
-from revt_hf.data.domains.opening import dataset_of, domain_label, open_domain
+from revt_hf.data.domains.opening import dataset_of, domain_label, get_domain, open_domain
 from revt_hf.data.domains.paired import pairs_builder
-from revt_hf.data.domains.registration import get_domain
 from revt_hf.data.reading import Decode
 
 RECORD_FILE = "prepared.json"

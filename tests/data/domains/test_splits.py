@@ -11,7 +11,7 @@ from revt_hf.data.domains import DOMAINS, load_domain, open_domain
 from revt_hf.data.domains.base import SourceFile
 from revt_hf.data.domains.camvid import frames
 from revt_hf.data.domains.catalogue import DEV_CITIES
-from revt_hf.data.domains.gta5 import robustnet_split, split_by_hash
+from revt_hf.data.domains.rendered import robustnet_split, split_by_hash
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
     CASE,

@@ -1,0 +1,194 @@
+"""Rendered datasets: GTA5 and SYNTHIA, with the ways to divide them."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from revt_hf.core.errors import UserError
+from revt_hf.data.domains.base import Facts, NotThereError, Sharing
+from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.opening import register_domain
+from revt_hf.data.domains.paired import PairedDomain, PairedOptions
+from revt_hf.data.labels import label_table
+
+_TOTAL = 24_966
+_OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
+_SPLIT_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
+
+# Dropped from RobustNet's lists (its issue 21); all are official training frames.
+_ONE_COLOUR = (
+    *(12160, 12166, 12167, 12191, 12192, 12193, 12195),
+    *(12202, 12203, 12204, 12205, 12206, 12207, 12208, 19993),
+)
+_BLANK = (15188, 17705)
+_DEFECTS = {
+    **{f"{number:05d}": "of a single colour" for number in _ONE_COLOUR},
+    **{f"{number:05d}": "blank, though its label is not" for number in _BLANK},
+}
+
+
+class Gta5Options(PairedOptions):
+    """Options of ``gta5``.
+
+    ``split``: ``official`` reads ``split.mat``; ``robustnet`` is the same division as RobustNet
+    publishes it, without 15 training frames; ``hash`` divides by file name in the official
+    proportions. ``include_defective`` keeps the images that are known to be of one colour.
+    """
+
+    split: Literal["official", "robustnet", "hash"] = "official"
+    include_defective: bool = False
+
+
+@register_domain
+class Gta5(PairedDomain):
+    """GTA5, "Playing for Data" (Richter et al., ECCV 2016): 24,966 images of a video game."""
+
+    name = "gta5"
+    facts = Facts(
+        kind="synthetic",
+        license="for research and educational use only",
+        download=(
+            "the page of Playing for Data at TU Darmstadt (visinf): ten image and ten label "
+            "archives, and the mapping archive (code) with split.mat"
+        ),
+        sharing=Sharing(
+            "no", "its authors allow research use, and the game's content belongs to its publisher"
+        ),
+        images={**_OFFICIAL, "full": _TOTAL},
+    )
+    options_model = Gta5Options
+    wrappers = ("gta", "gta5")
+    layouts = (
+        Layout("official", "images", "labels", ".png", ".png", label_table("gta5_ids")),
+        Layout("converted", "images", "labels", ".png", "_labelTrainIds.png"),
+    )
+    defects = _DEFECTS
+    # 60 label maps are a few pixels larger or smaller than their images.
+    fit_labels = True
+
+    def expected(self, split: str, config: str | None, options: Any) -> int | None:
+        if options.split == "hash" and split != "full":
+            return None
+        if options.split == "robustnet" and split == "train":
+            return _OFFICIAL["train"] - len(_ONE_COLOUR)
+        return super().expected(split, config, options)
+
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
+        if split == "full":
+            return None
+        if options.split == "hash":
+            return {name for name in match.names if split_by_hash(name) == split}
+        if options.split == "robustnet":
+            numbers = robustnet_split(split)
+        else:
+            numbers = _official_split(split, match.data_dir, match.root)
+        stems = {name: PurePosixPath(name).name for name in match.names}
+        return {name for name, stem in stems.items() if stem.isdecimal() and int(stem) in numbers}
+
+
+def split_by_hash(name: str) -> str:
+    """``train``, ``val`` or ``test`` by an image's name alone, in the official proportions."""
+    digest = hashlib.sha256(PurePosixPath(name).name.encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64 * _TOTAL
+    if position < _OFFICIAL["train"]:
+        return "train"
+    return "val" if position < _OFFICIAL["train"] + _OFFICIAL["val"] else "test"
+
+
+def robustnet_split(split: str) -> frozenset[int]:
+    """The frame numbers of RobustNet's ``train``, ``val`` or ``test``."""
+    runs = _published_runs()
+    if split != "train":
+        return runs[split]
+    return frozenset(range(1, _TOTAL + 1)) - runs["val"] - runs["test"] - set(_ONE_COLOUR)
+
+
+@cache
+def _published_runs() -> Mapping[str, frozenset[int]]:
+    text = files("revt_hf.data.domains").joinpath("gta5_split.txt").read_text()
+    numbers: dict[str, set[int]] = {}
+    for line in text.splitlines():
+        if line.endswith(":"):
+            current = numbers.setdefault(line[:-1], set())
+        elif not line.startswith("#"):
+            for run in line.split():
+                first, _, last = run.partition("-")
+                current |= set(range(int(first), int(last or first) + 1))
+    return {split: frozenset(found) for split, found in numbers.items()}
+
+
+def _official_split(split: str, *folders: Path) -> frozenset[int]:
+    candidates = [
+        folder / subfolder / "split.mat"
+        for folder in folders
+        for subfolder in ("", "code", "mapping", "read_mapping")
+    ]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise NotThereError(
+            f"the split '{split}' of gta5 is defined by split.mat, which is not in {folders[0]}: "
+            "it comes with the mapping archive (read_mapping) of the dataset's page; or go on "
+            "without it by the option split=robustnet (the same division, 15 training frames "
+            "fewer) or split=hash"
+        )
+    from scipy.io import loadmat
+
+    try:
+        numbers = loadmat(path, variable_names=[_SPLIT_KEYS[split]])[_SPLIT_KEYS[split]]
+        return frozenset(int(number) for number in numbers.reshape(-1))
+    # scipy raises anything for a broken file.
+    except Exception as error:
+        problem = "is not the split file of gta5 (trainIds, valIds, testIds)"
+        raise UserError(f"{path} {problem}") from error
+
+
+class SynthiaOptions(PairedOptions):
+    """Options of ``synthia``: ``split_seed`` decides which 70 % are ``train``."""
+
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+# Some archives hold the folder of labels twice, one in the other.
+_SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
+
+
+@register_domain
+class Synthia(PairedDomain):
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images.
+
+    There is no official division: ``train`` and ``val`` are drawn by a seed. Labels are the first
+    channel of 16-bit colours; terrain, truck and train do not occur.
+    """
+
+    name = "synthia"
+    facts = Facts(
+        kind="synthetic",
+        license="CC BY-NC-SA 3.0",
+        download="the SYNTHIA page of the CVC Barcelona: SYNTHIA_RAND_CITYSCAPES (one .rar)",
+        sharing=Sharing(
+            "confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0"
+        ),
+        images={"train": 6_580, "val": 2_820, "full": 9_400},
+    )
+    options_model = SynthiaOptions
+    wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
+    layouts = (
+        *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
+        *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
+    )
+
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
+        if split == "full":
+            return None
+
+        def draw(name: str) -> bytes:
+            return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
+
+        shuffled = sorted(match.names, key=draw)
+        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
+        return set(shuffled[:train] if split == "train" else shuffled[train:])

@@ -1,0 +1,299 @@
+"""The recipe of an experiment: a typed, validated YAML file.
+
+``extends`` and ``--set`` work as in training recipes; paths of recipes are relative to the file.
+:mod:`revt_hf.experiments.graph` turns the sections into steps.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from revt_hf.config.domain_spec import Target
+from revt_hf.config.protocol import PROTOCOLS, Protocol
+from revt_hf.config.recipe import Recipe, load_recipe
+from revt_hf.config.sections import (
+    BatchSize,
+    ExpandedPath,
+    Number,
+    Positive,
+    Section,
+    Seed,
+    Workers,
+    validated,
+)
+from revt_hf.config.yaml_files import apply_override, read_with_parents
+from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import PaperKey
+from revt_hf.merging.merge_recipe import RuleRecipe
+from revt_hf.results.paper import paper_row
+
+Combine = Literal["logits", "product", "probabilities", "features"]
+Weights = tuple[Number, ...]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_RANGE = re.compile(r"blocks:0*([0-9]{1,9})\.\.0*([0-9]{1,9})")
+_LAST_BLOCK = 1000
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _ranges_expanded(selections: tuple[str, ...]) -> tuple[str, ...]:
+    """``blocks:1..3`` -> ``blocks:1``, ``blocks:2``, ``blocks:3``."""
+    found: list[str] = []
+    for text in selections:
+        span = _RANGE.fullmatch(text)
+        first, last = map(int, span.groups()) if span else (0, 0)
+        if not first <= last <= _LAST_BLOCK:
+            raise ValueError(f"'{text}' is no range of blocks up to {_LAST_BLOCK}")
+        found += [f"blocks:{number}" for number in range(first, last + 1)] if span else [text]
+    return tuple(found)
+
+
+def _paper(value: Any) -> Any:
+    """``gta5/b5/1-4-6`` -> a row of the paper's table."""
+    if not isinstance(value, str):
+        return value
+    source, _, rest = value.partition("/")
+    size, _, methods = rest.partition("/")
+    if not re.fullmatch(r"\d(-\d)*", methods):
+        raise ValueError(f"write it as source/size/methods, such as gta5/b5/1-4-6, not '{value}'")
+    try:
+        paper_row(source, size, tuple(int(number) for number in methods.split("-")))
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
+
+
+class _Titled(Section):
+    """``title`` names the table's row, ``paper`` the row of the paper's table to compare with."""
+
+    title: str | None = None
+    paper: Annotated[PaperKey | None, BeforeValidator(_paper)] = None
+
+
+class Member(_Titled):
+    """A network: trained by a recipe once per seed, an average of such a run, or a checkpoint.
+
+    ``set`` overrides values of the recipe (``train.steps: 100``). ``init`` names the member to
+    take initial weights from. ``checkpoint`` is a folder or Hub ID, with ``{seed}`` in it if there
+    are seeds. ``of`` names a trained member whose ``average`` this is: weights that the run keeps
+    besides its final ones (``train.ema``, ``train.swad``).
+    Without ``seeds``, those of the experiment; ``seeds: []`` trains once, with the recipe's own.
+    """
+
+    recipe: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    init: str | None = None
+    checkpoint: ExpandedPath | None = None
+    seeds: tuple[Seed, ...] | None = None
+    of: str | None = None
+    average: Literal["ema", "swad"] | None = None
+    evaluate: bool = True
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Member":
+        if sum(origin is not None for origin in (self.recipe, self.checkpoint, self.of)) != 1:
+            raise ValueError(
+                "give either a recipe to train, an existing checkpoint, or the member that this "
+                "is an average of"
+            )
+        if self.recipe is None and (self.set or self.init):
+            raise ValueError("set and init belong to a recipe")
+        if (self.of is None) != (self.average is None):
+            raise ValueError("of and average go together: which member's average, and which one")
+        if self.of is not None and ("/" in self.of or self.seeds is not None):
+            raise ValueError("an average has the seeds of its member: name no seeds")
+        if self.checkpoint is not None and self.seeds and "{seed}" not in self.checkpoint:
+            raise ValueError("a checkpoint with seeds needs {seed} in its path")
+        return self
+
+
+class Grid(Section):
+    """All weights that are multiples of 1/``steps``, at least 0, and sum to 1."""
+
+    steps: Annotated[int, Field(ge=1, le=100)]
+
+
+class Merge(_Titled):
+    """Merges of the same members: one per seed, head, selection and set of weights.
+
+    ``members`` are names; ``base/1`` is the member ``base`` of seed 1, ``base`` stands for all
+    seeds in turn. ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also
+    re-estimates the head's BatchNorm statistics on that many source images. ``evaluate: false``
+    merges without scoring; ``keep: false`` keeps only the scores (hundreds of merges are many
+    GiB).
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    heads: Literal["all", "first"] | tuple[str, ...] = "all"
+    select: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+        AfterValidator(_ranges_expanded),
+    ] = ("backbone",)
+    method: str = "mean"
+    weights: Weights | tuple[Weights, ...] | Grid | None = None
+    parameters: dict[str, Number] = Field(default_factory=dict)
+    rules: tuple[RuleRecipe, ...] | None = None
+    base: ExpandedPath | None = None
+    recalibrate: Positive | None = None
+    evaluate: bool = True
+    keep: bool = True
+
+    @model_validator(mode="after")
+    def _kept_or_scored(self) -> "Merge":
+        if not self.keep and (not self.evaluate or self.recalibrate):
+            raise ValueError("keep: false goes with evaluate, and without recalibrate")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_or_one_rule(self) -> "Merge":
+        single = self.model_fields_set & {"select", "method", "weights", "parameters"}
+        if self.rules is not None and single:
+            raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")
+        return self
+
+
+class Ensemble(_Titled):
+    """Several networks that predict together, at the cost of all; a baseline for ReVT.
+
+    Each way to ``combine`` them (:mod:`revt_hf.evaluation.ensembles`) is a row. ``features`` uses
+    one decode head, that of each member in turn.
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    combine: Annotated[tuple[Combine, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        "logits",
+    )
+
+
+class Selection(_Titled):
+    """The best of several models of a seed, by mIoU.
+
+    ``among`` are names of members, merges and ensembles. ``on`` is ``source`` (the mean over
+    source-val splits) or labels of domains; targets need ``allow_target_selection``.
+    """
+
+    among: Annotated[tuple[str, ...], Field(min_length=1)]
+    on: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("source",)
+
+
+class NamedProtocol(Protocol):
+    """A test protocol with a name of its own."""
+
+    name: Annotated[str, Field(pattern=_NAME.pattern)]
+
+
+class Evaluate(Section):
+    """The splits and test protocols that networks are scored on.
+
+    ``recipe`` provides source-val and targets, by default that of the first trained member;
+    ``targets`` replaces its targets. ``protocols`` are names (``recipe`` is the recipe's own) or
+    mappings. ``cost`` also measures parameters, FLOPs, speed and memory.
+    """
+
+    recipe: str | None = None
+    targets: tuple[Target, ...] | None = None
+    source: bool = True
+    protocols: Annotated[
+        tuple[str | NamedProtocol, ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = ("recipe",)
+    cost: bool = False
+    batch_size: BatchSize = 1
+    workers: Workers = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> "Evaluate":
+        names = [p if isinstance(p, str) else p.name for p in self.protocols]
+        for protocol in self.protocols:
+            if isinstance(protocol, str) and protocol not in ("recipe", *PROTOCOLS):
+                known = ", ".join(("recipe", *PROTOCOLS))
+                raise ValueError(f"unknown protocol '{protocol}': use {known} or a mapping")
+        if len(set(names)) < len(names):
+            raise ValueError("two protocols have the same name")
+        return self
+
+
+class Experiment(Section):
+    """A whole experiment; ``seeds`` apply to all members without their own."""
+
+    title: str
+    intro: str = ""
+    seeds: tuple[Seed, ...] = ()
+    members: Annotated[dict[str, Member], Field(min_length=1)]
+    merges: dict[str, Merge] = Field(default_factory=dict)
+    ensembles: dict[str, Ensemble] = Field(default_factory=dict)
+    selections: dict[str, Selection] = Field(default_factory=dict)
+    evaluate: Evaluate = Evaluate()
+    allow_target_selection: bool = False
+    report: bool = True
+
+    @model_validator(mode="after")
+    def _names(self) -> "Experiment":
+        for section in (self.members, self.merges, self.ensembles, self.selections):
+            for name in section:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"the name '{name}' is not a word of letters, digits, '.', '_', '+', '-'"
+                    )
+        return self
+
+    def seeds_of(self, member: str) -> tuple[int, ...]:
+        """The seeds of a member; empty if it is trained once, with its recipe's own."""
+        named = self.members[member]
+        if named.of is not None and named.of in self.members:
+            return self.seeds_of(named.of)
+        if named.seeds is not None:
+            return named.seeds
+        if named.checkpoint is not None and "{seed}" not in named.checkpoint:
+            return ()
+        return self.seeds
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and validate an experiment; paths of recipes are resolved against the file.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=c`` strings; the value is read as YAML.
+
+    Raises:
+        UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
+    """
+    values = read_with_parents(Path(path), localise=_recipes_beside)
+    for override in overrides:
+        apply_override(values, override)
+    if "source" in values:
+        raise UserError(f"{path} is a training recipe, not an experiment: use revt train")
+    return validated(Experiment, values, path)
+
+
+def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:
+    """The training recipe of a member; ``model.init`` names a member, not yet its folder.
+
+    Raises:
+        UserError: it cannot be read or is not valid.
+    """
+    member = experiment.members[name]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
+    if member.init is not None:
+        overrides.append(f"model.init=members/{member.init}")
+    if seed is not None:
+        overrides.append(f"train.seed={seed}")
+    return load_recipe(str(member.recipe), overrides)
+
+
+def _recipes_beside(values: dict[str, Any], folder: Path) -> None:
+    """Resolve recipes against the file that names them, also if another file extends it."""
+    members = values.get("members")
+    sections = list(members.values()) if isinstance(members, dict) else []
+    for section in [*sections, values.get("evaluate")]:
+        if isinstance(section, dict) and isinstance(section.get("recipe"), str):
+            section["recipe"] = str(folder / section["recipe"])

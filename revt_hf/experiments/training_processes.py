@@ -1,0 +1,242 @@
+"""Training runs in processes of their own, side by side, watched through their metrics."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.child import Child
+from revt_hf.core.errors import UserError, printable
+from revt_hf.core.outputs import locked, write_text
+from revt_hf.core.resources import core_count
+from revt_hf.models.recorded import read_metrics
+from revt_hf.training.run_folder import training_folder
+
+_POLL_SECONDS = 0.5
+_SIGNALLED = 128
+REVT = ("-m", "revt_hf.cli.main")
+_HERE = (sys.executable, *REVT)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A recipe to train into a folder, resuming what is there or starting over."""
+
+    name: str
+    recipe: Recipe
+    output: Path
+    resume: bool = False
+
+    @property
+    def log(self) -> Path:
+        """The file beside the output that receives what the process prints."""
+        return self.output.with_name(f"{self.output.name}.log")
+
+
+@dataclass(frozen=True)
+class EndedTraining:
+    """A run that has ended; ``problem`` is None if it succeeded."""
+
+    job: TrainingJob
+    problem: str | None
+    seconds: float
+
+
+@dataclass
+class _Running:
+    job: TrainingJob
+    process: Child
+    bar: TaskID
+    since: float
+    gpu: str | None
+
+
+def progress_bars(quiet: bool) -> Progress:
+    """The progress bars that runs are shown with."""
+    # Not through the stream that escapes control characters of names: bars move the cursor.
+    console = Console(file=getattr(sys.stdout, "stream", None))
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet,
+    )
+
+
+class TrainingProcesses:
+    """Runs side by side; a context manager that stops what still runs at its end.
+
+    Each run gets one GPU, unless the user's launcher decides that.
+
+    Args:
+        progress: gets a bar for each run.
+        slots: how many run at a time.
+        launcher: the command that ``train RECIPE --output DIR`` is appended to.
+    """
+
+    def __init__(self, progress: Progress, slots: int, launcher: Sequence[str] = _HERE) -> None:
+        self._progress = progress
+        self._slots = slots
+        self._launcher = launcher
+        self._gpus = visible_gpus() if tuple(launcher) == _HERE else []
+        self._running: list[_Running] = []
+
+    def __enter__(self) -> "TrainingProcesses":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for running in self._running:
+            running.process.stop()
+        for running in self._running:
+            running.process.wait()
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether another run can start."""
+        return len(self._running) < self._slots
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is in progress."""
+        return bool(self._running)
+
+    def start(self, job: TrainingJob, sharing: int) -> None:
+        """Start a run; its recipe and log are kept beside its folder.
+
+        Args:
+            job: the run.
+            sharing: how many runs share the processor's cores. Small networks make better use of
+                one core each than of all of them together.
+
+        Raises:
+            UserError: another process trains into the run's folder, or it cannot be written.
+        """
+        recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
+        # A training that outlived its `revt run` keeps its recipe and log.
+        with locked(job.output):
+            write_text(recipe, job.recipe.to_yaml())
+        mode = "--resume" if job.resume else "--overwrite"
+        command = [*self._launcher, "train", str(recipe), "--output", str(job.output)]
+        gpu = least_used(self._gpus, [running.gpu for running in self._running])
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        if gpu is not None:
+            environment[gpu_variable()] = gpu
+        process = Child([*command, "--quiet", mode], job.log, environment)
+        bar = self._progress.add_task(
+            escape(printable(job.name)), total=job.recipe.train.steps, note=""
+        )
+        self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
+
+    def wait(self) -> list[EndedTraining]:
+        """Watch the runs for half a second and return those that have ended."""
+        time.sleep(_POLL_SECONDS)
+        ended = []
+        for running in list(self._running):
+            self._show(running)
+            code = running.process.poll()
+            if code is None:
+                continue
+            self._running.remove(running)
+            self._progress.remove_task(running.bar)
+            problem = _problem(running, code) if code else None
+            ended.append(EndedTraining(running.job, problem, time.perf_counter() - running.since))
+        return ended
+
+    def _show(self, running: _Running) -> None:
+        losses = [row for row in read_metrics(training_folder(running.job.output)) if "loss" in row]
+        if losses:
+            values: dict[str, Any] = losses[-1]
+            note = f"loss {values['loss']:.3f}"
+            self._progress.update(running.bar, completed=values["step"], note=note)
+
+
+def train_side_by_side(jobs: Sequence[TrainingJob], quiet: bool) -> None:
+    """Train all jobs at once.
+
+    Raises:
+        UserError: a run failed; its message is passed on, the others are stopped.
+    """
+    with progress_bars(quiet) as progress, TrainingProcesses(progress, len(jobs)) as trainings:
+        for job in jobs:
+            trainings.start(job, len(jobs))
+        while trainings.busy:
+            for ended in trainings.wait():
+                if ended.problem is not None:
+                    raise UserError(f"{ended.job.name}: {ended.problem}")
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process sees, for :func:`gpu_variable`; empty on a CPU."""
+    import torch
+
+    if _cpu_only() or not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    listed = os.environ.get(gpu_variable())
+    # Names that are set already (numbers, GPU-... or MIG-...) are passed on as they are.
+    names = [name.strip() for name in listed.split(",")] if listed else map(str, range(count))
+    return list(names)[:count]
+
+
+def gpu_variable() -> str:
+    """The environment variable that limits a process to some GPUs."""
+    import torch
+
+    # ROCm reads both, its own first.
+    if torch.version.hip and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return "HIP_VISIBLE_DEVICES"
+    return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in os.environ else "CUDA_VISIBLE_DEVICES"
+
+
+def least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
+    """The GPU that the fewest runs use, the first of several; None without GPUs."""
+    return min(gpus, key=used.count, default=None)
+
+
+def default_slots(launcher: str | None) -> int:
+    """The number of trainings side by side: one per GPU, or one per core without a GPU.
+
+    With a launcher, which decides itself what a training runs on, one if there is a GPU.
+    """
+    import torch
+
+    if _cpu_only() or not torch.accelerator.is_available():
+        return core_count()
+    return 1 if launcher else max(1, len(visible_gpus()))
+
+
+def _cpu_only() -> bool:
+    from accelerate.utils import parse_flag_from_env
+
+    return bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _problem(running: _Running, code: int) -> str:
+    """Why a run failed: the error sentence it printed, or the end of its traceback."""
+    lines = [line for line in running.process.said() if line]
+    sentences = [line for line in lines if line.startswith("error: ")]
+    if sentences:
+        return sentences[-1].removeprefix("error: ")
+    end = f"{lines[-1]} ({running.job.log})" if lines else ""
+    if code > _SIGNALLED:
+        return f"ended by signal {code - _SIGNALLED}{f' after: {end}' if end else ''}"
+    return end or f"ended with exit code {code}"

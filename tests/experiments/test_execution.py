@@ -1,0 +1,530 @@
+"""``revt run``: what is done stays, what changed is done again, what fails stops only its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from revt_hf.core.errors import UserError
+from revt_hf.evaluation.result import Selected
+from revt_hf.experiments.execution import ExperimentOptions, run_experiment
+from revt_hf.experiments.score_steps import read_result
+from tests.helpers.submitting import code_of
+from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
+from tests.helpers.waiting import SECONDS, alive, until
+
+QUIET = ExperimentOptions(quiet=True)
+MEMBERS = ExperimentOptions(only=("members",), quiet=True)
+
+
+def outcome(path, output, *overrides, options=QUIET):
+    """Run an experiment."""
+    return run_experiment(path, output, overrides, options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment of one seed that has run, with what came of it."""
+    root = tmp_path_factory.mktemp("finished")
+    path = write_experiment(root, seeds=[0])
+    return path, root / "out", outcome(path, root / "out")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it to change."""
+    path, output, _ = finished
+    shutil.copytree(path.parent, tmp_path / "copy", copy_function=shutil.copy2)
+    return tmp_path / "copy" / path.name, tmp_path / "copy" / output.name
+
+
+def evaluation(output, name):
+    return read_result(output / "results" / "recipe" / f"{name}.json")
+
+
+def test_everything_is_done_once(finished):
+    path, output, first = finished
+    graph = graph_of(path)
+    assert first.problem() is None
+    assert sorted(first.done) == sorted(graph.steps)
+    again = outcome(path, output)
+    assert (again.done, sorted(again.kept)) == ([], sorted(graph.steps))
+
+
+def test_a_folder_of_somebody_elses_is_no_experiments(tmp_path, monkeypatch):
+    path = write_experiment(tmp_path, seeds=[0])
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="no experiment's folder"):
+        outcome(path, own)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(UserError, match="no experiment's folder"):
+        outcome(path, tmp_path / "link")
+    monkeypatch.chdir(own)
+    with pytest.raises(UserError, match="the working directory"):
+        outcome(path, tmp_path)
+    assert [entry.name for entry in own.iterdir()] == ["thesis.tex"]
+
+
+def test_an_evaluation_says_what_it_is_of(finished):
+    _, output, _ = finished
+    merged = evaluation(output, "merges/revt/0/head-other")
+    assert (merged.kind, merged.group, merged.seed, merged.head) == ("merge", "ReVT", 0, "other")
+    assert {score.label: score.is_source for score in merged.scores} == {
+        "source/val": True,
+        "fog/val": False,
+    }
+    digests = [entry["sha256"] for entry in merged.provenance.merge["members"]]
+    members = [evaluation(output, f"members/{name}/0") for name in ("base", "other")]
+    assert digests == [member.checkpoints[0].sha256 for member in members]
+    assert members[1].provenance.recipe["augmentation"]["method"] == 1
+    assert merged.provenance.versions["torch"]
+    both = evaluation(output, "ensembles/both/0/logits")
+    assert [checkpoint.sha256 for checkpoint in both.checkpoints] == digests
+    assert both.network_sha256 == sum((member.network_sha256 for member in members), ())
+    assert (both.ensemble.members, both.ensemble.combine) == (2, "logits")
+
+
+def test_a_selection_takes_the_best_on_source_val(finished):
+    _, output, _ = finished
+    choice = json.loads((output / "selections/best/0.json").read_text())
+    scores = {
+        name: evaluation(output, name).scores[0].miou
+        for name in (
+            "members/base/0",
+            "members/other/0",
+            "merges/revt/0/head-base",
+            "merges/revt/0/head-other",
+        )
+    }
+    assert choice["scores"] == scores
+    assert scores[choice["chosen"]] == max(scores.values())
+    best = evaluation(output, "selections/best/0")
+    assert best.scores == evaluation(output, choice["chosen"]).scores
+    chosen = Selected(on=("source/val",), target=False, candidates=4, chosen=choice["chosen"])
+    assert best.selected == chosen
+    assert best.kind == "selection"
+
+
+def test_a_selection_on_a_target_is_marked(copied):
+    path, output = copied
+    on_target = "selections.best.on=fog/val"
+    done = outcome(path, output, on_target, "allow_target_selection=true")
+    assert done.done == ["selections/best/0"]
+    assert evaluation(output, "selections/best/0").selected.target is True
+
+
+def test_only_what_depends_on_a_change_is_done_again(copied):
+    path, output = copied
+    done = outcome(path, output, "members.other.set={'augmentation.method': 2}")
+    assert "members/base/0" in done.kept
+    assert "results/recipe/members/base/0" in done.kept
+    assert set(done.done) == {
+        "members/other/0",
+        "merges/revt/0/head-base",
+        "merges/revt/0/head-other",
+        "results/recipe/members/other/0",
+        "results/recipe/merges/revt/0/head-base",
+        "results/recipe/merges/revt/0/head-other",
+        "results/recipe/ensembles/both/0/logits",
+        "selections/best/0",
+    }
+
+
+def test_lost_and_changed_results_are_made_again(copied):
+    path, output = copied
+    # A merge's record names the members' paths: the copy's own bytes are made first.
+    shutil.rmtree(output / "merges")
+    outcome(path, output)
+    before = evaluation(output, "merges/revt/0/head-base")
+    (output / "results/recipe/merges/revt/0/head-base.json").unlink()
+    weights = output / "merges/revt/0/head-other/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    done = outcome(path, output)
+    assert set(done.done) >= {"results/recipe/merges/revt/0/head-base", "merges/revt/0/head-other"}
+    # The same bytes again: what needs the merge is still right.
+    assert "results/recipe/merges/revt/0/head-other" not in done.done
+    assert evaluation(output, "merges/revt/0/head-base").scores == before.scores
+
+
+def test_touching_a_file_changes_nothing(copied):
+    path, output = copied
+    os.utime(output / "members/base/0/model.safetensors", (1, 1))
+    assert outcome(path, output).done == []
+
+
+def _brighter(folder):
+    """Change what a model folder's weights are used with, and nothing of the weights."""
+    path = folder / "preprocessor_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "image_mean": [0.1, 0.2, 0.3]}))
+
+
+def test_a_step_whose_configuration_changed_is_done_again(copied):
+    path, output = copied
+    # A merge's record names the members' paths: the copy's own bytes are made first.
+    shutil.rmtree(output / "merges")
+    outcome(path, output)
+    merged = output / "merges/revt/0/head-base"
+    before = (merged / "preprocessor_config.json").read_bytes()
+    _brighter(merged)
+    (output / "members/base/0/config.json").unlink()
+    done = outcome(path, output)
+    # The same files again: what needs them is still right.
+    assert sorted(done.done) == ["members/base/0", "merges/revt/0/head-base"]
+    assert (merged / "preprocessor_config.json").read_bytes() == before
+    assert outcome(path, output).done == []
+
+
+def test_given_models_are_more_than_their_weights(finished, tmp_path):
+    _, output, _ = finished
+    given = {name: tmp_path / "given" / name for name in ("base", "other")}
+    for name, folder in given.items():
+        shutil.copytree(output / f"members/{name}/0", folder)
+    members = {name: {"checkpoint": str(folder)} for name, folder in given.items()}
+    sections = {"seeds": None, "ensembles": None, "selections": None}
+    path = write_experiment(
+        tmp_path, members=members, evaluate={"recipe": "member.yaml"}, **sections
+    )
+    first = outcome(path, tmp_path / "out")
+    assert outcome(path, tmp_path / "out").done == []
+    names = ("members/base", "merges/revt/head-base")
+    before = [evaluation(tmp_path / "out", name).scores for name in names]
+    for folder in given.values():
+        _brighter(folder)
+    again = outcome(path, tmp_path / "out")
+    # The given models themselves are no work.
+    assert again.done == [
+        step for step in first.done if step not in ("members/base", "members/other")
+    ]
+    after = [evaluation(tmp_path / "out", name).scores for name in names]
+    for old, new in zip(before, after, strict=True):
+        assert old[0].miou != new[0].miou
+
+
+@pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json"])
+def test_init_and_a_base_are_more_than_their_weights(finished, tmp_path, changed):
+    _, output, _ = finished
+    init = tmp_path / "init"
+    shutil.copytree(output / "members/base/0", init)
+    given = {"checkpoint": str(output / "members/other/0")}
+    trained = {"recipe": "member.yaml", "set": {"model": {"init": str(init)}}}
+    merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(init)}
+    path = write_experiment(
+        tmp_path,
+        members={"a": given, "b": given, "trained": trained},
+        merges={"revt": merge},
+        evaluate={"recipe": "member.yaml"},
+        seeds=None,
+        ensembles=None,
+        selections=None,
+    )
+
+    def inputs():
+        folder = folder_of(path, tmp_path / "out")
+        steps = graph_of(path).steps
+        return [folder.input_hash(steps[one]) for one in ("members/trained", "merges/revt/head-a")]
+
+    before = inputs()
+    assert None not in before
+    assert inputs() == before
+    values = json.loads((init / changed).read_text())
+    (init / changed).write_text(json.dumps({**values, "x": 1}))
+    assert not set(inputs()) & set(before)
+
+
+def test_a_new_title_needs_no_new_score(copied):
+    path, output = copied
+    done = outcome(path, output, "merges.revt.title=averaged")
+    assert done.done == []
+    assert evaluation(output, "merges/revt/0/head-base").group == "averaged"
+    assert outcome(path, output, "merges.revt.title=averaged").done == []
+
+
+def test_what_fails_is_named_and_the_rest_goes_on(copied, capsys):
+    path, output = copied
+    bad = "members.other.set={'optimizer.lr': 1.0e+30}"
+    done = outcome(path, output, bad)
+    assert list(done.failed) == ["members/other/0"]
+    assert "the loss is" in done.failed["members/other/0"]
+    assert done.blocked["merges/revt/0/head-base"] == "members/other/0"
+    assert "results/recipe/members/base/0" in done.kept
+    assert code_of("run", path, "--output", output, "--set", bad, "--quiet") == 2
+    error = capsys.readouterr().err
+    assert "error: 1 of" in error
+    assert "members/other/0: the loss is" in error
+    assert "more need them" in error
+
+
+def test_parts_of_an_experiment(tmp_path):
+    path, output = write_experiment(tmp_path, seeds=[0]), tmp_path / "out"
+    alone = ExperimentOptions(only=("merges/revt",), needs=False, quiet=True)
+    done = outcome(path, output, options=alone)
+    assert (done.done, set(done.blocked)) == (
+        [],
+        {"merges/revt/0/head-base", "merges/revt/0/head-other"},
+    )
+    done = outcome(
+        path, output, options=ExperimentOptions(only=("merges/*/head-other",), quiet=True)
+    )
+    assert done.done[-1] == "merges/revt/0/head-other"
+    assert set(done.done[:-1]) == {"members/base/0", "members/other/0"}
+    assert not (output / "results").exists()
+
+
+def test_the_plan_says_what_is_done_and_writes_nothing(copied, capsys, tmp_path):
+    path, output = copied
+    shutil.rmtree(output / "merges/revt/0/head-other")
+    before = sorted(output.rglob("*"))
+    plan = tmp_path / "plan.json"
+    assert code_of("run", path, "--output", output, "--dry-run", "--json", plan) == 0
+    states = {row["step"]: row["state"] for row in json.loads(plan.read_text())}
+    assert states["members/base/0"] == "done"
+    assert states["merges/revt/0/head-other"] == "missing"
+    assert states["results/recipe/merges/revt/0/head-other"] == "stale"
+    assert "10 steps: " in capsys.readouterr().out
+    assert sorted(output.rglob("*")) == before
+
+
+def test_missing_data_are_said_in_the_plan(tmp_path, capsys):
+    path = write_experiment(tmp_path, seeds=[0])
+    missing = "members.base.set={source: {domain: gta5, data_dir: /nowhere/gta5, options: {}}}"
+    assert code_of("run", path, "--output", tmp_path / "o", "--dry-run", "--set", missing) == 0
+    assert "/nowhere/gta5" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_an_unknown_step_is_refused(tmp_path, capsys):
+    path = write_experiment(tmp_path)
+    assert code_of("run", path, "--output", tmp_path / "o", "--only", "mergers/*") == 2
+    assert "--only mergers/*: no step is called so" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_checkpoint_can_be_a_member(finished, tmp_path):
+    _, output, _ = finished
+    members = {
+        "old": {"checkpoint": f"{output}/members/base/{{seed}}", "seeds": [0]},
+        "other": {"checkpoint": f"{output}/members/other/0"},
+    }
+    sections = {
+        "members": members,
+        "merges": {"revt": {"members": ["old", "other"], "heads": "first", "recalibrate": 2}},
+        "evaluate": {"recipe": "member.yaml"},
+    }
+    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    done = outcome(path, tmp_path / "out")
+    assert done.problem() is None
+    assert "recalibrated/revt/0/head-old" in done.done
+    first = (output / "merges/revt/0/head-base/model.safetensors").stat().st_size
+    assert (
+        tmp_path / "out/merges/revt/0/head-old/model.safetensors"
+    ).stat().st_size >= first - 4096
+    members["other"]["checkpoint"] = str(tmp_path / "nothing")
+    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    done = outcome(path, tmp_path / "out")
+    assert f"there is no checkpoint {tmp_path}/nothing" in done.failed["members/other"]
+
+
+def test_merges_that_are_not_kept_leave_their_scores(copied):
+    path, output = copied
+    kept = evaluation(output, "merges/revt/0/head-other")
+    shutil.rmtree(output / "merges")
+    done = outcome(path, output, "merges.revt.keep=false")
+    assert "results/recipe/merges/revt/0/head-other" in done.done
+    assert not [found for found in (output / "merges").rglob("*") if found.is_file()]
+    now = evaluation(output, "merges/revt/0/head-other")
+    assert now.scores == kept.scores
+    assert now.provenance.merge["head"] == 2
+    assert outcome(path, output, "merges.revt.keep=false").done == []
+    again = outcome(path, output, "merges.revt.keep=false", "merges.revt.select=stage1")
+    assert "results/recipe/merges/revt/0/head-other" in again.done
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path):
+    values = {"train.steps": 4, "train.checkpoint_every": 2, "train.keep_checkpoints": 2}
+    members = {"base": {"recipe": "member.yaml", "set": values}}
+    path = write_experiment(tmp_path, members=members, seeds=[0], **MEMBERS_ONLY)
+    assert outcome(path, tmp_path / "whole", options=MEMBERS).done == ["members/base/0"]
+    # As an interruption after step 2 leaves it.
+    shutil.copytree(tmp_path / "whole/members", tmp_path / "half/members")
+    (tmp_path / "half/.steps").mkdir()
+    folder = tmp_path / "half/members/base/0"
+    shutil.rmtree(folder / "checkpoints/step-00000004")
+    (folder / "model.safetensors").unlink()
+    status = folder_of(path, tmp_path / "half").status("members/base/0")
+    assert (status.state, status.note) == ("begun", "step 2 of 4")
+    outcome(path, tmp_path / "half", options=MEMBERS)
+    steps = [
+        json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [1, 2, 3, 4]
+    first, second = (
+        (tmp_path / name / "members/base/0/model.safetensors").read_bytes()
+        for name in ("whole", "half")
+    )
+    assert first == second
+
+
+def test_tables_and_a_page_are_left(copied):
+    path, output = copied
+    assert code_of("run", path, "--output", output, "--quiet", "--set", "report=true") == 0
+    markdown = (output / "tables/experiment.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in markdown.splitlines() if "|" in line}
+    score = evaluation(output, "members/base/0").scores[1].miou
+    assert f"{score:.1f}" in rows["1 base"]
+    assert rows["ReVT"].split("|")[2].strip() == "2"
+    assert [row for row in rows if row.startswith("best")]
+    for suffix in (".tex", ".csv", ".html"):
+        assert "ReVT" in (output / f"tables/experiment{suffix}").read_text()
+    page = (output / "reports/experiment.html").read_text()
+    assert "ReVT, head base" in page
+    assert "ensemble" in page or "both, logits" in page
+
+
+def test_another_experiment_in_the_folder_stays_out_of_the_table(copied):
+    path, output = copied
+    smaller = path.with_name("smaller.yaml")
+    smaller.write_text(
+        "title: smaller\nseeds: [0]\nmembers: {base: {recipe: member.yaml, title: 1 base}}\n"
+    )
+    assert code_of("run", smaller, "--output", output, "--quiet") == 0
+    markdown = (output / "tables/smaller.md").read_text()
+    assert "1 base" in markdown
+    assert "ReVT" not in markdown
+    assert not (output / "reports").exists()
+
+
+def test_averages_of_a_run_are_members_without_a_training(tmp_path):
+    member = {
+        "recipe": "member.yaml",
+        "set": {"train.ema": 0.5, "train.swad": {"patience": 1}, "train.validate_every": 1},
+    }
+    members = {
+        "base-swad": {"of": "base", "average": "swad"},
+        "base": member,
+        "base-ema": {"of": "base", "average": "ema", "title": "moving"},
+    }
+    merges = {"all": {"members": ["base", "base-ema", "base-swad"], "heads": "first"}}
+    path = write_experiment(
+        tmp_path, members=members, merges=merges, ensembles=None, selections=None
+    )
+    output = tmp_path / "out"
+    done = outcome(path, output)
+    assert done.problem() is None
+    assert sorted(step for step in done.done if step.startswith("members/")) == [
+        "members/base/0",
+        "members/base/1",
+    ]
+    names = ("base", "base-ema", "base-swad")
+    rows = [evaluation(output, f"members/{name}/1") for name in names]
+    digests = [row.checkpoints[0].sha256 for row in rows]
+    assert len(set(digests)) == 3
+    assert [row.seed for row in rows] == [1, 1, 1]
+    assert rows[1].group == "moving"
+    merged = evaluation(output, "merges/all/1/head-base")
+    assert [one["sha256"] for one in merged.provenance.merge["members"]] == digests
+    assert outcome(path, output).done == []
+    # Without the average, only what is made of it fails, and says why.
+    shutil.rmtree(output / "members/base/1/swad")
+    lost = outcome(path, output)
+    assert "members/base/1 left no swad/" in lost.problem()
+    assert set(lost.failed) == {"members/base-swad/1"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\0",
+        b"[" * 100_000,
+        b'{"inputs": 3, "result": null}',
+        b'{"inputs": "", "seconds": "", "result": {"size": 1, "modified_ns": 1, "sha256": ""}}',
+        b'{"inputs": "", "seconds": 1, "result": {"size": [], "modified_ns": 1, "sha256": ""}}',
+    ],
+)
+def test_a_damaged_entry_is_no_entry(copied, caplog, damage):
+    path, output = copied
+    step = graph_of(path).steps["merges/revt/0/head-base"]
+    entry = output / ".steps" / f"{step.id}.json"
+    entry.write_bytes(damage)
+    with caplog.at_level("INFO", logger="revt_hf"):
+        folder = folder_of(path, output)
+        assert not folder.done(step.id)
+        assert folder.record(step) is None
+    assert f"{entry} is damaged: the step is done again" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"results": [{"label": "x"}]}', "[1]", "nonsense"])
+def test_a_damaged_evaluation_is_named(tmp_path, damage):
+    (tmp_path / "e.json").write_text(damage)
+    with pytest.raises(UserError, match=r"e\.json"):
+        read_result(tmp_path / "e.json")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words"), [("no-such-launcher x", "no-such-launcher"), ("a 'b", "quotation")]
+)
+def test_launchers_are_looked_for_before_the_work(finished, tmp_path, launcher, words):
+    path, _, _ = finished
+    with pytest.raises(UserError, match=words):
+        outcome(path, tmp_path / "out", options=ExperimentOptions(launcher=launcher, quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
+    path, output = copied
+    folder = output / "members" / "base" / "0"
+    shutil.rmtree(folder)
+    log = folder.with_name("0.log")
+    log.write_text("of the other one")
+    code = "import sys, time; from pathlib import Path; from revt_hf.core.outputs import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        done = outcome(path, output, options=ExperimentOptions(only=("members/*",), quiet=True))
+    finally:
+        other.kill()
+        other.communicate()
+    assert "written by another process" in done.failed["members/base/0"]
+    assert log.read_text() == "of the other one"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_trainings_end_with_their_run(tmp_path, number):
+    path = write_experiment(tmp_path, seeds=[0], **MEMBERS_ONLY)
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "revt_hf.cli.main", "run", str(path), "--output", str(output)]
+    command += ["--quiet", "--jobs", "1", "--set", "members.base.set={train.steps: 1000000}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = output / "members" / "base" / "0" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_text())
+    (training,) = _trainings_of(output)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=SECONDS)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert error == ""
+    if number == signal.SIGTERM:
+        assert not alive(training)
+    until(lambda: not alive(training))
+
+
+def _trainings_of(output):
+    """Numbers of the processes that train into an experiment's folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_text().split("\0")
+            if words[1:4] == ["-m", "revt_hf.cli.main", "train"] and str(output) in " ".join(words):
+                found.append(int(folder.name))
+    return found

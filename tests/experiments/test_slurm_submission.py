@@ -1,0 +1,224 @@
+"""``revt submit``: what becomes a job, and what is said and cancelled when Slurm refuses."""
+
+import json
+import os
+
+import pytest
+import yaml
+
+from tests.helpers.submitting import code_of, printed, stages_of, submit
+from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
+
+# A Slurm that numbers jobs, refuses the script named in REFUSE, and writes down what it is told.
+FAKE = """#!/usr/bin/env bash
+echo "${0##*/} $*" >> "$CALLS"
+case "${0##*/} $*" in
+  sbatch*"$REFUSE".sh) echo "sbatch: error: invalid partition specified: gold" >&2; exit 1 ;;
+  sbatch*) echo "$(($(grep -c ^sbatch "$CALLS") + 100));local" ;;
+  squeue*) echo "$QUEUE" ;;
+esac
+"""
+RECALIBRATED = {"revt": {"members": ["base", "other"], "recalibrate": 2}}
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scancel"):
+        (folder / name).write_text(FAKE)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("REFUSE", "nothing")
+    monkeypatch.setenv("QUEUE", "")
+    return lambda: (tmp_path / "calls").read_text().splitlines()
+
+
+def test_each_step_belongs_to_one_task_and_stages_come_after_what_they_need(tmp_path):
+    path = write_experiment(tmp_path, merges=RECALIBRATED)
+    graph = graph_of(path)
+    done = {}
+    for number, stage in enumerate(stages_of(path, tmp_path / "out").values()):
+        for task in stage.tasks:
+            for step in graph.chosen(task, needs=False) if task else []:
+                assert step.id not in done
+                done[step.id] = number
+    assert done.keys() == graph.steps.keys()
+    for step in graph.steps.values():
+        for need in step.inputs:
+            # Recalibrations follow their merges in the same task.
+            assert done[need] < done[step.id] or step.id.startswith("recalibrated/")
+
+
+def test_members_that_start_from_others_are_trained_after_them(tmp_path):
+    members = {
+        "init": {"recipe": "member.yaml", "seeds": []},
+        "base": {"recipe": "later.yaml", "init": "init"},
+        "late": {"recipe": "later.yaml", "init": "base"},
+        "free": {"recipe": "member.yaml"},
+    }
+    path = write_experiment(tmp_path, members=members, **MEMBERS_ONLY)
+    recipe = yaml.safe_load((tmp_path / "member.yaml").read_text())
+    (tmp_path / "later.yaml").write_text(yaml.safe_dump({**recipe, "model": {}}))
+    found = stages_of(path, tmp_path / "out")
+    trained = {name: [task[0] for task in found[name].tasks] for name in list(found)[:3]}
+    assert trained == {
+        "train-0": ["members/init", "members/free/0", "members/free/1"],
+        "train-1": ["members/base/0", "members/base/1"],
+        "train-2": ["members/late/0", "members/late/1"],
+    }
+    assert list(found)[3:] == ["score", "report"]
+
+
+def test_at_most_eight_networks_are_scored_together_in_equal_parts(tmp_path):
+    merges = {"revt": {"members": ["base", "other"], "select": "blocks:1..3"}}
+    path = write_experiment(tmp_path, merges=merges, evaluate={"protocols": ["native", "slide"]})
+    tasks = stages_of(path, tmp_path / "out")["score"].tasks
+    # 4 members, 12 merges and 2 ensembles, by two protocols.
+    networks = [{step.split("/", 2)[2] for step in task} for task in tasks]
+    assert [len(part) for part in networks] == [6] * 3
+    assert len(set().union(*networks)) == 18
+
+
+def test_a_merge_that_is_not_kept_is_made_by_one_task(tmp_path):
+    merges = {"revt": {"members": ["base", "other"], "weights": {"steps": 6}}}
+    merges["revt"] |= {"method": "weighted_mean", "keep": False}
+    evaluate = {"protocols": ["native", "slide"]}
+    path = write_experiment(tmp_path, seeds=[0], merges=merges, evaluate=evaluate, selections=None)
+    found = stages_of(path, tmp_path / "out")
+    assert list(found) == ["train-0", "score", "report"]
+    places = [{step.split("/", 2)[2] for step in task} for task in found["score"].tasks]
+    assert sum(map(len, places)) == len(set().union(*places)) == 17
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """An experiment of which one member is trained and scored, and its folder."""
+    root = tmp_path_factory.mktemp("begun")
+    path, output = write_experiment(root, seeds=[0]), root / "out"
+    only = ["--only", "results/recipe/members/base"]
+    assert code_of("run", path, "--output", output, *only, "--quiet") == 0
+    return path, output
+
+
+def test_only_what_is_not_done_is_submitted(begun, tmp_path, capsys, fake_slurm):
+    path, output = begun
+    found = stages_of(path, output)
+    assert found["train-0"].tasks == (("members/other/0",),)
+    assert "results/recipe/members/base/0" not in found["score"].tasks[0]
+    one = write_experiment(
+        tmp_path, seeds=[0], members={"base": {"recipe": "member.yaml"}}, **MEMBERS_ONLY
+    )
+    assert submit(one, output) == 0
+    assert "all steps are done, nothing is left to submit" in capsys.readouterr().out
+    assert not (output / "slurm").exists()
+
+
+def test_a_checkpoint_that_exists_is_no_job(tmp_path):
+    members = {"a": {"checkpoint": "owner/a"}, "b": {"checkpoint": "owner/b"}}
+    path = write_experiment(
+        tmp_path,
+        members=members,
+        merges={"ab": {"members": ["a", "b"]}},
+        ensembles=None,
+        selections=None,
+        evaluate={"recipe": "member.yaml"},
+    )
+    found = stages_of(path, tmp_path / "out")
+    assert list(found) == ["merge", "score", "report"]
+    assert found["merge"].tasks == (("merges/ab",),)
+
+
+def test_print_writes_nothing_and_its_commands_wait_for_each_other(tmp_path, capsys):
+    path, output = write_experiment(tmp_path, seeds=[0]), tmp_path / "out"
+    _, commands = printed(capsys, path, output, "--json", tmp_path / "jobs.json")
+    folder = output / "slurm"
+    assert commands[:3] == [
+        f"train_0=$(sbatch --parsable {folder}/train-0.sh)",
+        f"merge=$(sbatch --parsable --dependency=afterany:$train_0 {folder}/merge.sh)",
+        f"score=$(sbatch --parsable --dependency=afterany:$train_0:$merge {folder}/score.sh)",
+    ]
+    assert not output.exists()
+    rows = json.loads((tmp_path / "jobs.json").read_text())
+    assert rows[1] == {
+        "stage": "merge",
+        "job": None,
+        "after": ["train-0"],
+        "script": f"{folder}/merge.sh",
+        "tasks": [["merges/revt"]],
+    }
+
+
+def test_jobs_are_submitted_in_order_and_put_on_record(tmp_path, capsys, fake_slurm):
+    path, output = write_experiment(tmp_path), tmp_path / "out"
+    assert submit(path, output, "--json", tmp_path / "jobs.json") == 0
+    folder = output / "slurm"
+    names = ["train-0", "merge", "score", "select", "report"]
+    waits = ["", "afterany:101 ", "afterany:101:102 ", "afterany:101:102:103 "]
+    assert fake_slurm()[:4] == [
+        f"sbatch --parsable {wait and '--dependency='}{wait}{folder}/{name}.sh"
+        for name, wait in zip(names, waits, strict=False)
+    ]
+    rows = json.loads((folder / "submitted.json").read_text())
+    assert {row["stage"]: row["job"] for row in rows} == {
+        name: str(101 + number) for number, name in enumerate(names)
+    }
+    assert json.loads((tmp_path / "jobs.json").read_text()) == rows
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "train-0: job 101, 4 tasks",
+        "merge: job 102, 1 task, after train-0",
+    ]
+
+
+def test_when_slurm_refuses_a_job_those_before_it_are_cancelled(
+    tmp_path, capsys, monkeypatch, fake_slurm
+):
+    monkeypatch.setenv("REFUSE", "score")
+    assert submit(write_experiment(tmp_path), tmp_path / "out") == 2
+    assert fake_slurm()[-1] == "scancel 101 102"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: Slurm refused score: sbatch: error: invalid partition specified: gold; the jobs "
+        "before it are cancelled (101, 102)"
+    )
+    assert not (tmp_path / "out/slurm/submitted.json").exists()
+
+
+def test_jobs_that_are_not_over_are_not_submitted_again(tmp_path, capsys, monkeypatch, fake_slurm):
+    path, output = write_experiment(tmp_path), tmp_path / "out"
+    assert submit(path, output, "--quiet") == 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("QUEUE", "7\n102\n102\n105")
+    assert submit(path, output) == 2
+    said = capsys.readouterr().err
+    assert "not over (102, 105): wait for them, or scancel 102 105" in said
+    monkeypatch.setenv("QUEUE", "7")
+    assert submit(path, output) == 0
+
+
+def test_without_slurm_one_sentence_says_where_to_go(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert submit(write_experiment(tmp_path), tmp_path / "out") == 2
+    assert "there is no sbatch here: run it on a login node" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_only_the_nodes_see_is_a_remark(tmp_path, capsys):
+    members = {"base": {"recipe": "member.yaml", "set": {"source.domain": "gta5"}}}
+    path = write_experiment(tmp_path, seeds=[0], members=members, **MEMBERS_ONLY)
+    where = "members.base.set={source: {domain: gta5, data_dir: /node/gta5}}"
+    assert submit(path, tmp_path / "out", "--print", "--set", where) == 0
+    assert "2 steps lack their data: " in capsys.readouterr().err
+
+
+def test_some_steps_write_no_table_and_report_only_does_no_step(begun, capsys):
+    path, output = begun
+    assert (output / "results/recipe/members/base/0.json").is_file()
+    assert not list(output.rglob("*.md"))
+    assert code_of("run", path, "--output", output, "--report-only", "--quiet") == 0
+    assert list(output.rglob("*.md"))
+    folder = folder_of(path, output)
+    done = ["members/base/0", "results/recipe/members/base/0"]
+    assert [step for step in graph_of(path).steps if folder.done(step)] == done
+    assert code_of("run", path, "--output", output, "--report-only", "--only", "members") == 2
+    assert "leave --only out" in capsys.readouterr().err

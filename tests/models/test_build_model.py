@@ -1,0 +1,95 @@
+"""Sizes, initial weights and heads."""
+
+import pytest
+import torch
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+)
+
+from revt_hf.checkpoints.architecture import SIZES, size_name
+from revt_hf.config.recipe import Model
+from revt_hf.core.errors import UserError
+from revt_hf.data.labels import CLASSES
+from revt_hf.models.load import build_model
+
+# Parameters in millions: SegFormer's table 1 (encoder); ours counted without the head.
+ENCODER_MILLIONS = {"b0": 3.3, "b1": 13.2, "b2": 24.2, "b3": 44.1, "b4": 60.8, "b5": 81.4}
+SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
+NAMES = {"id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
+
+
+@pytest.mark.parametrize("size", sorted(SIZES))
+def test_sizes_are_the_papers(size):
+    with torch.device("meta"):
+        model = build_model(Model(size=size), seed=0)
+    count = sum(parameter.numel() for parameter in model.segformer.parameters()) / 1e6
+    assert count == pytest.approx(ENCODER_MILLIONS[size], abs=0.5)
+    assert model.config.id2label == dict(enumerate(CLASSES))
+    assert size_name(model.config) == size
+    assert size_name(SegformerConfig(depths=[1, 2, 3, 4])) is None
+
+
+def test_the_seed_decides_the_weights():
+    def weights(seed):
+        return build_model(Model(size="b0", **SMALL), seed).decode_head.classifier.weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """An image classifier as ImageNet checkpoints are, and a segmentation model."""
+    root = tmp_path_factory.mktemp("starts")
+    torch.manual_seed(3)
+    for name, kind in (
+        ("classifier", SegformerForImageClassification),
+        ("segmenter", SegformerForSemanticSegmentation),
+    ):
+        kind(SegformerConfig(**SMALL, **NAMES)).save_pretrained(root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("classifier", SegformerForImageClassification),
+        ("segmenter", SegformerForSemanticSegmentation),
+    ],
+)
+def test_a_start_gives_its_encoder_and_a_fresh_head(starts, name, kind):
+    theirs = kind.from_pretrained(starts / name).segformer.state_dict()
+    models = [build_model(Model(init=str(starts / name)), seed) for seed in (0, 1)]
+    for ours in models:
+        state = ours.segformer.state_dict()
+        assert all(torch.equal(state[key], theirs[key]) for key in theirs)
+        assert ours.config.num_labels == 19
+    assert not torch.equal(*(model.decode_head.classifier.weight for model in models))
+
+
+def test_head_start_keeps_the_head_and_its_width_can_be_chosen(starts):
+    path = str(starts / "segmenter")
+    theirs = SegformerForSemanticSegmentation.from_pretrained(path).decode_head.state_dict()
+    ours = build_model(Model(init=path, head="init"), 0).decode_head.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    wide = build_model(Model(init=path, decoder_hidden_size=24), 0)
+    assert wide.decode_head.classifier.in_channels == 24
+
+
+def test_rates_reach_the_network(starts):
+    spec = Model(init=str(starts / "segmenter"), head="init", drop_path=0.3, dropout=0.4)
+    model = build_model(spec, 0)
+    assert model.config.drop_path_rate == 0.3
+    assert model.decode_head.dropout.p == 0.4
+
+
+def test_widths_that_no_stage_can_share_out_among_its_heads():
+    with pytest.raises(ValueError, match="hidden_sizes are multiples of"):
+        Model(size="b0", hidden_sizes=(8, 16, 41, 64))
+
+
+def test_a_start_without_a_head_cannot_keep_it(starts):
+    with pytest.raises(UserError, match="is an encoder: it has no decode head"):
+        build_model(Model(init=str(starts / "classifier"), head="init"), 0)
