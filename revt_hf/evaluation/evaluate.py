@@ -1,7 +1,7 @@
 """Score models on domains: the one loop, in which every image is decoded once for all models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,21 +18,18 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.resize import resize_label_to_fit
-from revt_hf.evaluation.confusion import confusion_matrix, scores_from
+from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
-from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
+from revt_hf.evaluation.loading import check_sizes, load_labelled, minimum_side
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.result import Cost, DomainScore, Result
+from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, load_model
 from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
-# Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,8 @@ def evaluate(
     those of a single process. Costs are measured on the main process only.
 
     Args:
-        models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or a
-            mapping from the names of results to these, or to SegFormers and segmenters in eval mode.
+        models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or, by
+            the name that results carry, folders, Hub IDs, SegFormers or segmenters in eval mode.
         splits: the source-val and target splits of a recipe, or a list of splits; a split may come
             with its images: rows with ``image`` and ``label`` as ``load_domain`` returns them.
         protocol: how images reach the networks; None for the one that the folders record.
@@ -106,11 +103,9 @@ def evaluate(
         for split, images in loaded:
             check_sizes(images, split.label, protocol, minimum)
     scores = _scores(segmenters, loaded, protocol, options, on_image)
-    costs: dict[str, Cost] = {}
+    costs = {}
     if options.cost and processes.is_main_process:
-        height, width = loaded[0][1][0]["image"].shape[:2]
-        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=options.quiet):
-            costs[name] = cost_of(segmenter, (height, width), protocol)
+        costs = _costs(segmenters, loaded[0][1][0]["image"], protocol, options.quiet)
     return [
         Result(
             model=name,
@@ -122,6 +117,14 @@ def evaluate(
         )
         for name, segmenter in segmenters.items()
     ]
+
+
+def _costs(
+    segmenters: Mapping[str, Segmenter], image: Any, protocol: Protocol, quiet: bool
+) -> dict[str, Cost]:
+    size = (image.shape[0], image.shape[1])
+    named = tqdm(segmenters.items(), desc="cost", disable=quiet)
+    return {name: cost_of(segmenter, size, protocol) for name, segmenter in named}
 
 
 def _recorded_protocol(models: Mapping[str, Scorable]) -> Protocol:
@@ -176,96 +179,6 @@ def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
         UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
     """
     return for_inference_(load_model(source).to(process_state().device))
-
-
-@dataclass
-class Sums:
-    """Loss and confusion matrix of one output, summed over images.
-
-    Attributes:
-        loss: in nats, summed over labelled pixels.
-        pixels: number of these pixels.
-        matrix: the confusion matrix, (19, 19), int64.
-    """
-
-    loss: float = 0.0
-    pixels: int = 0
-    matrix: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-    )
-
-    @property
-    def mean_loss(self) -> float:
-        """Over the labelled pixels; 0 without any."""
-        return self.loss / max(self.pixels, 1)
-
-
-def score_images(
-    segmenters: Sequence[Segmenter],
-    images: Any,
-    protocol: Protocol,
-    indices: Sequence[int] | None = None,
-    batch_size: int = 1,
-    workers: int = 0,
-    on_image: Callable[[], object] = lambda: None,
-    loss: Loss | None = None,
-) -> list[list[Sums]]:
-    """Sum confusion matrices, and losses, of segmenters over images; each is decoded once.
-
-    The loss is taken at the network's input size as in training: labels are resized like their
-    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
-
-    Args:
-        segmenters: in eval mode.
-        images: rows with ``image`` (H, W, 3) and ``label`` (H, W), uint8.
-        protocol: how they reach the networks.
-        indices: of the images to score; None for all.
-        batch_size: images that go through a network together, where their input sizes agree.
-        workers: processes that decode images while the networks run; 0 decodes in between.
-        on_image: called after each image.
-        loss: also sum this loss.
-
-    Returns:
-        For each segmenter the sums of each of its outputs.
-
-    Raises:
-        UserError: an image or label cannot be read.
-    """
-    sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
-    chosen = range(len(images)) if indices is None else indices
-    for rows in image_batches(images, chosen, protocol, batch_size, workers):
-        batch = [row["image"] for row in rows]
-        for segmenter, totals in zip(segmenters, sums, strict=True):
-            on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
-            maps = segmenter.output_maps(batch, protocol, on_logits)
-            for total, classes in zip(totals, maps, strict=True):
-                for row, predicted in zip(rows, classes, strict=True):
-                    total.matrix += confusion_matrix(row["label"], predicted)
-        for _ in rows:
-            on_image()
-    return sums
-
-
-def _loss_adder(
-    loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
-) -> Callable[[torch.Tensor, tuple[int, int], float, bool], None]:
-    for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
-
-    def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:
-        if scale != for_loss or flipped:
-            return
-        for row, one in zip(rows, logits, strict=True):
-            resized = resize_label_to_fit(row["label"], size, (size[1], size[0]))
-            pixels = int((resized != IGNORE_INDEX).sum())
-            if not pixels:
-                continue
-            labels = torch.from_numpy(resized.astype(np.int64))[None].to(one.device)
-            for part, total in zip(one.chunk(len(totals)), totals, strict=True):
-                # Summed over pixels, so that images count by their labelled pixels.
-                total.loss += float(loss(part[None], labels)) * pixels
-                total.pixels += pixels
-
-    return add
 
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
