@@ -51,7 +51,7 @@ class PushOptions:
     private: bool = False
     create_pr: bool = False
     revision: str | None = None
-    dry_run: Path | None = None
+    dry_run: str | Path | None = None
     overwrite: bool = False
     with_members: tuple[Path, ...] = ()
     license: str | None = None
