@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from revt_hf.analysis.tensor_groups import Group
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
-from revt_hf.merging.dtypes import unpacked
 from revt_hf.merging.members import Source
 from revt_hf.merging.merge_plan import MergePlan, Run
-from revt_hf.merging.streaming import opened, read_at
+from revt_hf.merging.streaming import opened, read_at, unpacked
 
 _BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.

@@ -90,7 +90,7 @@ def push(
     check_repo_id(repo_id, "model")
     if settings.dry_run is not None:
         inputs = (folder, results, *settings.with_members)
-        with atomic_folder(settings.dry_run, settings.overwrite, inputs) as scratch:
+        with atomic_folder(Path(settings.dry_run), settings.overwrite, inputs) as scratch:
             assemble(_bundle(Path(folder), repo_id, settings, results), scratch, link=False)
         return str(settings.dry_run)
     require_token()
