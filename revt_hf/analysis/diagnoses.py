@@ -19,7 +19,6 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,
-    check_growing,
     check_output,
     growing_folder,
     write_json,
@@ -122,7 +121,7 @@ def diagnose_plane(
     if not levels or min(levels) < 1:
         raise UserError("--steps: give whole numbers from 1, coarse to fine, such as 4,8")
     inputs = options.inputs(*folders)
-    check_growing(options.output, True, _PLANE_FILES, inputs)
+    check_output(options.output, True, inputs, _PLANE_FILES)
     data = options.data()
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
     result: dict[str, Any] = {"format": "revt_hf.plane/1"}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.headers import FLOATS, TensorInfo
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, HEAD_PREFIX, original_name
 from revt_hf.core.errors import UserError
 
@@ -146,28 +146,28 @@ def tensor_shapes(architecture: Architecture, classes: int | None) -> dict[str, 
 
 
 def tensor_problems(
-    held: Mapping[str, TensorPlace],
+    held: Mapping[str, TensorInfo],
     shapes: Mapping[str, tuple[int, ...]],
     shown: Callable[[str], str] = str,
 ) -> list[str]:
     """Tensors that are left over, missing, of another shape or of another kind, one phrase each.
 
     Args:
-        held: on-disk name -> place.
+        held: tensors by on-disk name.
         shapes: as :func:`tensor_shapes` returns them. BatchNorm's count of batches, which nothing
             reads, may be missing.
         shown: a missing tensor's name in messages, from its on-disk name.
     """
     problems = []
-    for name, place in held.items():
-        label = ascii(place.name)
+    for name, info in held.items():
+        label = ascii(info.name)
         label = label if len(label) <= _LONGEST else f"{label[:_LONGEST]}..."
         if name not in shapes:
             problems.append(f"{label} has no place in the network")
-        elif place.shape != shapes[name]:
-            problems.append(f"{label} is {list(place.shape)}, not {list(shapes[name])}")
-        elif place.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
-            problems.append(f"{label} is of dtype {place.dtype}")
+        elif info.shape != shapes[name]:
+            problems.append(f"{label} is {list(info.shape)}, not {list(shapes[name])}")
+        elif info.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
+            problems.append(f"{label} is of dtype {info.dtype}")
     missing = [name for name in shapes if name not in held and name != COUNTER]
     return problems + [f"{shown(name)} is missing" for name in missing]
 

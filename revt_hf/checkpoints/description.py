@@ -17,7 +17,7 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.headers import TensorPlace, is_storable
+from revt_hf.checkpoints.headers import TensorInfo, is_storable
 from revt_hf.checkpoints.image_processor import read_normalisation
 from revt_hf.checkpoints.json_fields import JsonFields, is_whole, json_values
 from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
@@ -214,28 +214,28 @@ def model_config(description: Description, dtype: str, with_head: bool = True) -
     }
 
 
-def fitting_places(
-    description: Description, places: Mapping[str, TensorPlace], with_head: bool = True
-) -> dict[str, TensorPlace]:
-    """The places of the described network's tensors: all of them, and nothing is left over.
+def fitting_tensors(
+    description: Description, tensors: Mapping[str, TensorInfo], with_head: bool = True
+) -> dict[str, TensorInfo]:
+    """The described network's tensors: all of them, and nothing is left over.
 
     Args:
         description: the network.
-        places: of its checkpoint, by on-disk name.
+        tensors: of its checkpoint, by on-disk name.
         with_head: False for the encoder alone: a decode head or ImageNet's classifier may be
             there and may be any.
 
     Returns:
-        On-disk name -> place; BatchNorm's count of batches, which nothing reads, may be missing.
+        By on-disk name; BatchNorm's count of batches, which nothing reads, may be missing.
 
     Raises:
         UserError: tensors are missing, left over, of another shape, or no floats; the first few
             are named.
     """
-    held = dict(places)
+    held = dict(tensors)
     if not with_head:
         ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
-        held = {name: place for name, place in held.items() if not name.startswith(ignored)}
+        held = {name: info for name, info in held.items() if not name.startswith(ignored)}
     elif not has_head(held):
         raise UserError(f"{description.label} is an encoder: it has no decode head")
     classes = len(description.classes) if with_head else None

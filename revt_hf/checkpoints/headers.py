@@ -33,7 +33,7 @@ METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
-class TensorPlace:
+class TensorInfo:
     """Where a tensor's bytes lie in a file.
 
     Attributes:
@@ -53,7 +53,7 @@ class TensorPlace:
     nbytes: int
 
 
-def read_header(path: Path) -> list[TensorPlace]:
+def read_header(path: Path) -> list[TensorInfo]:
     """The tensors of a safetensors file in the order of their bytes.
 
     As strict as safetensors itself: every accepted file can be loaded.
@@ -81,10 +81,10 @@ def read_header(path: Path) -> list[TensorPlace]:
     metadata = header.pop(METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken(path, f"{METADATA} is not an object of strings")
-    places = [_place(path, name, entry, start) for name, entry in header.items()]
-    places.sort(key=lambda place: (place.offset, place.nbytes))
-    _check_bytes(path, places, start, size)
-    return places
+    infos = [_tensor_info(path, name, entry, start) for name, entry in header.items()]
+    infos.sort(key=lambda info: (info.offset, info.nbytes))
+    _check_bytes(path, infos, start, size)
+    return infos
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:
@@ -116,11 +116,11 @@ def tensors_sha256(path: Path) -> str:
     Raises:
         UserError: the file cannot be read, or it is broken.
     """
-    places = read_header(path)
-    digest = tensors_hash((place.name, place.dtype, place.shape) for place in places)
+    infos = read_header(path)
+    digest = tensors_hash((info.name, info.dtype, info.shape) for info in infos)
     try:
         with path.open("rb") as file:
-            file.seek(places[0].offset if places else 0)
+            file.seek(infos[0].offset if infos else 0)
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
     except OSError as error:
@@ -140,7 +140,7 @@ def common_dtype(dtypes: Iterable[str]) -> str:
     return "float64" if "float64" in found else "float32"
 
 
-def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
+def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     label = ascii(name)
     if not is_storable(name):
         raise _broken(path, f"{label} is not a valid name")
@@ -156,7 +156,7 @@ def _place(path: Path, name: str, entry: Any, start: int) -> TensorPlace:
     first, last = offsets
     if last - first != math.prod(shape) * ITEM_SIZES[dtype]:
         raise _broken(path, f"the bytes of {label} are not as many as its shape needs")
-    return TensorPlace(path, name, dtype, tuple(shape), start + first, last - first)
+    return TensorInfo(path, name, dtype, tuple(shape), start + first, last - first)
 
 
 def is_storable(name: str) -> bool:
@@ -173,18 +173,18 @@ def _sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
-def _check_bytes(path: Path, places: list[TensorPlace], start: int, size: int) -> None:
+def _check_bytes(path: Path, infos: list[TensorInfo], start: int, size: int) -> None:
     """Refuse files in which a byte after the header does not belong to exactly one tensor."""
     end, before = start, ""
-    for place in places:
-        name = ascii(place.name)
-        if place.offset + place.nbytes > size:
+    for info in infos:
+        name = ascii(info.name)
+        if info.offset + info.nbytes > size:
             raise _broken(path, f"it ends before its tensor {name} does, copy it again")
-        if place.offset < end:
+        if info.offset < end:
             raise _broken(path, f"{before} and {name} overlap")
-        if place.offset > end:
+        if info.offset > end:
             raise _broken(path, f"the bytes before {name} belong to no tensor")
-        end, before = place.offset + place.nbytes, name
+        end, before = info.offset + info.nbytes, name
     if end != size:
         raise _broken(path, "it goes on after its last tensor")
 

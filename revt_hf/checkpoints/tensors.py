@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints.download import fetch, is_hub_id
-from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorPlace, read_header
+from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
@@ -76,8 +76,8 @@ class Checkpoint:
         label: as the user named it.
         folder: the folder of ``config.json`` (also for the weights file of such a folder), None
             for a single file.
-        files: the safetensors files that ``places`` point into.
-        places: on-disk name -> place, in the order of the files and of their bytes.
+        files: the safetensors files that ``tensors`` point into.
+        tensors: by on-disk name, in the order of the files and of their bytes.
         originals: the given files; they differ from ``files`` where those are temporary.
         dropped: names in the files that no SegFormer has: the original's unused ``conv_seg``,
             averages beside the model.
@@ -88,7 +88,7 @@ class Checkpoint:
     label: str
     folder: Path | None
     files: tuple[Path, ...]
-    places: dict[str, TensorPlace]
+    tensors: dict[str, TensorInfo]
     originals: tuple[Path, ...]
     dropped: tuple[str, ...]
     stamps: Stamps = field(compare=False)
@@ -101,12 +101,12 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def original(self, place: TensorPlace) -> Path:
+    def original(self, info: TensorInfo) -> Path:
         """The given file that a tensor comes from."""
-        return place.file if self.files == self.originals else self.originals[0]
+        return info.file if self.files == self.originals else self.originals[0]
 
     def close(self) -> None:
-        """Delete temporary files; ``places`` are invalid afterwards."""
+        """Delete temporary files; ``tensors`` are invalid afterwards."""
         if self._scratch is not None:
             self._scratch.cleanup()
 
@@ -174,7 +174,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         if not file.is_file():
             raise UserError(f"{file} is missing, and {index} names it")
     if suffix == SAFETENSORS:
-        held = [(place.name, file.name) for file in files for place in read_header(file)]
+        held = [(info.name, file.name) for file in files for info in read_header(file)]
         odd = set(held) ^ shard_of.items()
         if odd or len(held) != len(shard_of):
             raise UserError(f"{index} does not fit its shards: look for the tensor {min(odd)[0]!a}")
@@ -186,14 +186,14 @@ def _open_files(
 ) -> Checkpoint:
     stamps.add(*paths)
     if all(path.suffix == SAFETENSORS for path in paths):
-        found = {place.name: place for path in paths for place in read_header(path)}
-        parts, dropped = standard_parts(label, {name: at.shape for name, at in found.items()})
-        places = {
+        found = {info.name: info for path in paths for info in read_header(path)}
+        parts, dropped = standard_parts(label, {name: info.shape for name, info in found.items()})
+        tensors = {
             name: _part(found[part.name], part.half, part.halves) for name, part in parts.items()
         }
         # Averaging scripts turn the count of batches into a float: it is rewritten as an integer.
-        if COUNTER not in places or places[COUNTER].dtype not in FLOATS:
-            return Checkpoint(label, folder, paths, places, paths, dropped, stamps)
+        if COUNTER not in tensors or tensors[COUNTER].dtype not in FLOATS:
+            return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps)
     from revt_hf.checkpoints.torch_files import rewrite
 
     try:
@@ -203,17 +203,17 @@ def _open_files(
     try:
         copy = Path(scratch.name) / WEIGHTS_FILE
         read = rewrite(paths, copy)
-        places = {place.name: place for place in read_header(copy)}
+        tensors = {info.name: info for info in read_header(copy)}
     except BaseException:
         scratch.cleanup()
         raise
     return Checkpoint(
-        label, folder, (copy,), places, paths, read.dropped, stamps, read.classes, scratch
+        label, folder, (copy,), tensors, paths, read.dropped, stamps, read.classes, scratch
     )
 
 
-def _part(place: TensorPlace, half: int, halves: int) -> TensorPlace:
+def _part(info: TensorInfo, half: int, halves: int) -> TensorInfo:
     if halves == 1:
-        return place
-    shape, nbytes = (place.shape[0] // halves, *place.shape[1:]), place.nbytes // halves
-    return replace(place, shape=shape, offset=place.offset + nbytes * half, nbytes=nbytes)
+        return info
+    shape, nbytes = (info.shape[0] // halves, *info.shape[1:]), info.nbytes // halves
+    return replace(info, shape=shape, offset=info.offset + nbytes * half, nbytes=nbytes)

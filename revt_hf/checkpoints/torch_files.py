@@ -15,7 +15,7 @@ from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from revt_hf.checkpoints.headers import SAFETENSORS, TensorPlace, read_header
+from revt_hf.checkpoints.headers import SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, is_model_name, listed, standard_parts
 from revt_hf.core.errors import UserError
 
@@ -120,32 +120,32 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
     return TorchFile(tensors, names, dropped, _classes(meta))
 
 
-def read_tensor(place: TensorPlace) -> torch.Tensor:
+def read_tensor(info: TensorInfo) -> torch.Tensor:
     """Read a tensor of a safetensors file to the CPU, into memory of its own.
 
     Raises:
         UserError: the file cannot be read, or the dtype is not one of torch's usual ones.
     """
-    dtype = DTYPES.get(place.dtype)
+    dtype = DTYPES.get(info.dtype)
     if dtype is None:
-        raise UserError(f"{place.file}: {place.name} is of dtype {place.dtype}: convert it first")
-    if not place.nbytes:
-        return torch.empty(place.shape, dtype=dtype)
-    data = bytearray(place.nbytes)
+        raise UserError(f"{info.file}: {info.name} is of dtype {info.dtype}: convert it first")
+    if not info.nbytes:
+        return torch.empty(info.shape, dtype=dtype)
+    data = bytearray(info.nbytes)
     try:
-        with place.file.open("rb") as file:
-            file.seek(place.offset)
-            whole = file.readinto(data) == place.nbytes
+        with info.file.open("rb") as file:
+            file.seek(info.offset)
+            whole = file.readinto(data) == info.nbytes
     except OSError as error:
-        raise UserError(f"cannot read {place.file}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {info.file}: {error.strerror or error}") from error
     if not whole:
-        raise UserError(f"{place.file} ended while it was read: copy it again")
-    return torch.frombuffer(data, dtype=dtype).reshape(place.shape)
+        raise UserError(f"{info.file} ended while it was read: copy it again")
+    return torch.frombuffer(data, dtype=dtype).reshape(info.shape)
 
 
 def _load(path: Path) -> Any:
     if path.suffix == SAFETENSORS:
-        return {place.name: read_tensor(place) for place in read_header(path)}
+        return {info.name: read_tensor(info) for info in read_header(path)}
     try:
         # Files from before torch 1.6 are not archives, and cannot be mapped.
         mapped = zipfile.is_zipfile(path)

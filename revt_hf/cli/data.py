@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.data.domains.prepared import Format
 
-__all__ = ["Config", "DataDir", "Json", "Options", "Overwrite", "Quiet", "data_app"]
-
-Options = DomainOptions
 EXIT_BAD_DATA = 2
 
 data_app = typer.Typer(help="Inspect, verify and prepare datasets.", no_args_is_help=True)

@@ -140,7 +140,7 @@ def _check_json(
     from revt_hf.core.outputs import check_output_file
     from revt_hf.experiments.experiment_folder import ExperimentFolder
 
-    begun = writes or ExperimentFolder(output, {}).exists
+    begun = writes or ExperimentFolder(output, {}).is_begun
     check_output_file(json_file, inputs=inputs, outputs=[] if begun else [output])
 
 

@@ -257,7 +257,8 @@ def _report_models(named: dict[str, str], init: Path | None) -> "list[ReportMode
     Raises:
         UserError: there is no member or no merge.
     """
-    from revt_hf.models.recorded import MERGE_FILE, recorded_recipe
+    from revt_hf.checkpoints.tensors import MERGE_FILE
+    from revt_hf.models.recorded import recorded_recipe
     from revt_hf.results.report import ReportModel
 
     initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]

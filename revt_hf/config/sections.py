@@ -48,8 +48,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def validated(model: type[Validated], values: Any, name: str | Path) -> Validated:
-    """Validate values; ``name`` is what messages call their origin.
+def validated(model: type[Validated], values: Any, name: str | Path, prefix: str = "") -> Validated:
+    """Validate values; ``name`` is what messages call their origin, ``prefix`` leads their paths.
 
     Raises:
         UserError: an unknown key, a wrong type or value; the first one is named.
@@ -57,7 +57,7 @@ def validated(model: type[Validated], values: Any, name: str | Path) -> Validate
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {validation_sentence(model, error, '')}") from error
+        raise UserError(f"{name}: {validation_sentence(model, error, prefix)}") from error
 
 
 def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: str) -> str:

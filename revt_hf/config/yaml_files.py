@@ -147,45 +147,39 @@ def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str,
     Raises:
         UserError: a missing file, broken YAML, a duplicate key, a circle, too many files.
     """
-    return _Family(localise).read(path, ())
+    merged_by_path: dict[Path, dict[str, Any]] = {}
 
-
-class _Family:
-    """A file and those that it extends, each read once."""
-
-    def __init__(self, localise: Localise | None) -> None:
-        self._localise = localise
-        self._read: dict[Path, dict[str, Any]] = {}
-
-    def read(self, path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-        """The values of a file merged over its parents; ``children`` are the files leading here."""
+    def read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         try:
             resolved = path.resolve()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"cannot read the recipe {path}: there can be no such file") from error
         if resolved in children:
             raise UserError(f"{path}: extends goes round in a circle")
-        if resolved not in self._read:
-            if len(self._read) + len(children) >= _FILES:
-                raise UserError(f"{path}: more than {_FILES} files extend each other")
-            self._read[resolved] = self._merged(path, (*children, resolved))
-        return self._read[resolved]
-
-    def _merged(self, path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+        if resolved in merged_by_path:
+            return merged_by_path[resolved]
+        if len(merged_by_path) + len(children) >= _FILES:
+            raise UserError(f"{path}: more than {_FILES} files extend each other")
         values = _read_yaml(path)
-        parents = values.pop("extends", [])
-        if isinstance(parents, str):
-            parents = [parents]
-        if not isinstance(parents, list) or not all(isinstance(one, str) for one in parents):
-            raise UserError(f"{path}: extends: a file name or a list of them, not {parents!r}")
-        if len(parents) > _FILES:
-            raise UserError(f"{path}: extends: at most {_FILES} files")
-        if self._localise is not None:
-            self._localise(values, path.parent)
+        parents = _parents(path, values.pop("extends", []))
+        if localise is not None:
+            localise(values, path.parent)
         merged: dict[str, Any] = {}
         for parent in parents:
-            merged = _merge(merged, self.read(path.parent / parent, children))
-        return _merge(merged, values)
+            merged = _merge(merged, read(path.parent / parent, (*children, resolved)))
+        merged_by_path[resolved] = _merge(merged, values)
+        return merged_by_path[resolved]
+
+    return read(path, ())
+
+
+def _parents(path: Path, given: Any) -> list[str]:
+    parents = [given] if isinstance(given, str) else given
+    if not isinstance(parents, list) or not all(isinstance(one, str) for one in parents):
+        raise UserError(f"{path}: extends: a file name or a list of them, not {parents!r}")
+    if len(parents) > _FILES:
+        raise UserError(f"{path}: extends: at most {_FILES} files")
+    return parents
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.markers import foreign_file, is_marked, owner
 
-Place = str | Path | None
+InputPath = str | Path | None
 _ELSEWHERE = "choose another output"
 _JSON_START = 64
 
@@ -17,57 +17,50 @@ def real_path(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_output(path: Path, overwrite: bool, inputs: Iterable[Place] = ()) -> None:
+def check_output(
+    path: Path,
+    overwrite: bool,
+    inputs: Iterable[InputPath] = (),
+    patterns: Collection[str] | None = None,
+    inside: bool = False,
+) -> None:
     """Refuse an output folder that would destroy something.
 
     Args:
         path: the folder; links are followed.
-        overwrite: whether a folder that we wrote may be replaced.
+        overwrite: whether a folder that we wrote may be replaced, or added to.
         inputs: everything the command reads; Hub ids and None are ignored.
+        patterns: files that may be added (``fnmatch``), all others stay; None replaces the folder.
+        inside: allow the output to lie in an input.
 
     Raises:
         UserError: ``path`` is, contains or lies in an input; is or contains the working directory
             or the home directory; is not a folder; or is not empty and ``overwrite`` is false, or
-            contains anything that we did not write.
+            contains anything (with ``patterns``, anything that matches) that we did not write.
     """
-    check_apart(path, inputs)
-    target = _existing_output(path, overwrite)
-    if target is None:
-        return
-    if not is_marked(target):
+    check_apart(path, inputs, inside)
+    with readable_os_errors(path):
+        target = real_path(path)
+        if os.path.lexists(target) and not target.is_dir():
+            raise UserError(f"{path} is not a folder: {_ELSEWHERE}")
+        _check_writable(path, target)
+        if not (target.is_dir() and any(target.iterdir())):
+            return
+    if not overwrite:
+        raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+    if patterns is None and not is_marked(target):
         raise UserError(
             f"{path} was not written by revt, so it is not overwritten: {_ELSEWHERE}, or delete it "
             "yourself"
         )
-    _check_ours(path, target)
+    foreign = foreign_file(target, ("*",) if patterns is None else patterns)
+    if foreign is not None:
+        raise UserError(
+            f"{path} holds {foreign}, which revt did not write: move it away, or {_ELSEWHERE}"
+        )
 
 
-def check_growing(
-    path: Path,
-    overwrite: bool,
-    patterns: Collection[str],
-    inputs: Iterable[Place] = (),
-    inside: bool = False,
-) -> None:
-    """Refuse an output folder to which files are added, if that would destroy something.
-
-    Args:
-        path: the folder.
-        overwrite: whether it may contain files already.
-        patterns: files that may be written; all others stay as they are.
-        inputs: as in :func:`check_output`.
-        inside: allow the output to lie in an input.
-
-    Raises:
-        UserError: as :func:`check_output`; only files that match ``patterns`` count.
-    """
-    check_apart(path, inputs, inside)
-    target = _existing_output(path, overwrite)
-    if target is not None:
-        _check_ours(path, target, patterns)
-
-
-def check_apart(path: Path, inputs: Iterable[Place] = (), inside: bool = False) -> None:
+def check_apart(path: Path, inputs: Iterable[InputPath] = (), inside: bool = False) -> None:
     """Refuse an output folder that overlaps an input, the working directory or the home directory.
 
     Args:
@@ -127,8 +120,8 @@ def check_suffix(path: Path, *suffixes: str) -> None:
 def check_output_file(
     path: Path | None,
     overwrite: bool | None = None,
-    inputs: Iterable[Place] = (),
-    outputs: Iterable[Place] = (),
+    inputs: Iterable[InputPath] = (),
+    outputs: Iterable[InputPath] = (),
 ) -> None:
     """Refuse, before the work starts, an output file that cannot be written safely.
 
@@ -180,35 +173,13 @@ def check_output_file(
         raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
 
 
-def _existing_output(path: Path, overwrite: bool) -> Path | None:
-    """The resolved folder if it is not empty."""
-    with readable_os_errors(path):
-        target = real_path(path)
-        if os.path.lexists(target) and not target.is_dir():
-            raise UserError(f"{path} is not a folder: {_ELSEWHERE}")
-        _check_writable(path, target)
-        if not (target.is_dir() and any(target.iterdir())):
-            return None
-    if not overwrite:
-        raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
-    return target
-
-
-def _check_ours(path: Path, target: Path, among: Collection[str] = ("*",)) -> None:
-    foreign = foreign_file(target, among)
-    if foreign is not None:
-        raise UserError(
-            f"{path} holds {foreign}, which revt did not write: move it away, or {_ELSEWHERE}"
-        )
-
-
 def _check_writable(path: Path, target: Path) -> None:
     above = next(parent for parent in target.parents if os.path.lexists(parent))
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UserError(f"cannot write {path}: {above} is not a folder that may be written to")
 
 
-def _input_paths(given: Place) -> Iterator[Path]:
+def _input_paths(given: InputPath) -> Iterator[Path]:
     """The resolved input, and the targets of links directly inside it."""
     if given is None or not os.path.lexists(given):
         return

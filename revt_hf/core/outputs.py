@@ -19,10 +19,9 @@ from revt_hf.core.markers import (
     mark_output,
 )
 from revt_hf.core.output_rules import (
-    Place,
+    InputPath,
     check_apart,
     check_beside,
-    check_growing,
     check_output,
     check_output_file,
     check_suffix,
@@ -47,7 +46,6 @@ __all__ = [
     "beside",
     "check_apart",
     "check_beside",
-    "check_growing",
     "check_output",
     "check_output_file",
     "check_suffix",
@@ -97,7 +95,7 @@ def locked(output: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(
-    target: Path, overwrite: bool = False, inputs: Iterable[Place] = ()
+    target: Path, overwrite: bool = False, inputs: Iterable[InputPath] = ()
 ) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
 
@@ -133,7 +131,7 @@ def growing_folder(
     target: Path,
     overwrite: bool,
     patterns: Collection[str],
-    inputs: Collection[Place] = (),
+    inputs: Collection[InputPath] = (),
     inside: bool = False,
 ) -> Iterator[None]:
     """Write into a folder file by file; files that are not written again stay.
@@ -146,11 +144,11 @@ def growing_folder(
         inside: allow the output to lie in an input.
 
     Raises:
-        UserError: see :func:`check_growing`; or it is being written or cannot be written.
+        UserError: see :func:`check_output`; or it is being written or cannot be written.
     """
     place = real_path(target)
     with locked(target):
-        check_growing(target, overwrite, patterns, inputs, inside)
+        check_output(target, overwrite, inputs, patterns, inside)
         with readable_os_errors(target):
             place.mkdir(exist_ok=True)
             mark_output(place, patterns, patterns)

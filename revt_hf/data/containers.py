@@ -8,7 +8,8 @@ import io
 import re
 import struct
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -40,51 +41,32 @@ _MOST_TEXT = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's structure tells.
+    """An image file's structure; ``size`` is (width, height) in pixels as stored, before turning.
 
-    Attributes:
-        kind: ``png``, ``jpeg``, ``webp``, ``tiff``, ``bmp``, ``gif``, ``netpbm``, Pillow's name of
-            another format, or empty if unknown.
-        size: (width, height) in pixels as stored, before turning.
-        orientation: EXIF's, 1 (as stored) to 8.
-        whole: false if the file is truncated.
-        lossy: whether decoding may give other values than were written; true unless the format
-            is known to keep them.
-        bits: per grey value, as far as it is known.
-        packed: whether only Pillow gives the stored values: indices, or fewer than eight bits.
-        inverted: whether zero is white, so that decoders change the values.
-        tag: the orientation's (offset, bytes) in a TIFF.
-        peak: the value of white in a Netpbm file.
-        unusual: describes values other than whole numbers from 0 of at most 16 bits.
+    ``lossy`` is false only for formats that are known to keep the values that were written.
     """
 
-    kind: str = ""
+    kind: str = ""  # "png", "jpeg", ..., Pillow's name of a rare format, empty if unknown
     size: tuple[int, int] | None = None
-    orientation: int = 1
-    whole: bool = True
+    orientation: int = 1  # EXIF's, 1 (as stored) to 8
+    whole: bool = True  # false if the file is truncated
     lossy: bool = True
-    bits: int = 8
-    packed: bool = False
-    inverted: bool = False
-    tag: tuple[int, int] | None = None
-    peak: int | None = None
-    unusual: str = ""
+    bits: int = 8  # per grey value, as far as it is known
+    packed: bool = False  # only Pillow gives the stored values: indices, or fewer than eight bits
+    inverted: bool = False  # zero is white, so that decoders change the values
+    tag: tuple[int, int] | None = None  # the orientation's (offset, bytes) in a TIFF
+    peak: int | None = None  # the value of white in a Netpbm file
+    unusual: str = ""  # describes values other than whole numbers from 0 of at most 16 bits
 
 
-@dataclass
-class _Metadata:
-    """Blocks that may hold an orientation; EXIF wins over XMP, as in Pillow's exif_transpose."""
-
-    exif: list[bytes] = field(default_factory=list)
-    xmp: list[bytes] = field(default_factory=list)
-
-    def orientation(self) -> int:
-        for block in self.exif:
-            found = _tiff_tags(block.removeprefix(_EXIF)).get(_ORIENTATION)
-            if found is not None:
-                return _valid(found[0])
-        matches = (_XMP.search(text) for text in self.xmp)
-        return next((int(match[1]) for match in matches if match), 1)
+def _orientation(exif: Sequence[bytes], xmp: Sequence[bytes]) -> int:
+    """EXIF wins over XMP, as in Pillow's exif_transpose."""
+    for block in exif:
+        found = _tiff_tags(block.removeprefix(_EXIF)).get(_ORIENTATION)
+        if found is not None:
+            return _valid(found[0])
+    matches = (_XMP.search(text) for text in xmp)
+    return next((int(match[1]) for match in matches if match), 1)
 
 
 def _valid(orientation: int) -> int:
@@ -103,8 +85,9 @@ def read_header(data: bytes) -> Header:
 
 
 def _png(data: bytes) -> Header:
-    found, size, depth, packed, whole = _Metadata(), None, 8, False, False
-    position = len(_PNG)
+    exif: list[bytes] = []
+    xmp: list[bytes] = []
+    size, depth, packed, whole, position = None, 8, False, False, len(_PNG)
     while position + 12 <= len(data) and not whole:
         length, kind = struct.unpack_from(">I4s", data, position)
         body = data[position + 8 : position + 8 + length]
@@ -116,14 +99,14 @@ def _png(data: bytes) -> Header:
             size = (width, height)
             packed = colours == 3 or (colours == 0 and depth < 8)
         elif kind == b"eXIf":
-            found.exif.insert(0, body)
+            exif.insert(0, body)
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-            _png_text(kind, body, found)
+            _png_text(kind, body, exif, xmp)
         whole = kind == b"IEND"
-    return Header("png", size, found.orientation(), whole, lossy=False, bits=depth, packed=packed)
+    return Header("png", size, _orientation(exif, xmp), whole, False, depth, packed)
 
 
-def _png_text(kind: bytes, body: bytes, found: _Metadata) -> None:
+def _png_text(kind: bytes, body: bytes, exif: list[bytes], xmp: list[bytes]) -> None:
     keyword, _, text = body.partition(b"\0")
     if keyword not in (*_PROFILES, _XMP_KEYWORD):
         return
@@ -136,16 +119,16 @@ def _png_text(kind: bytes, body: bytes, found: _Metadata) -> None:
         if compressed:
             text = zlib.decompressobj().decompress(text, _MOST_TEXT)
         if keyword == _XMP_KEYWORD:
-            found.xmp.append(text)
+            xmp.append(text)
         else:  # a line with the profile's name, one with its length, then hexadecimal digits
             digits = b"".join(text.split(b"\n")[3:])
-            found.exif.append(bytes.fromhex(digits.decode("ascii")))
+            exif.append(bytes.fromhex(digits.decode("ascii")))
     except (ValueError, zlib.error):
         return
 
 
 def _jpeg(data: bytes) -> Header:
-    metadata, size, position = _Metadata(), None, 2
+    exif, xmp, size, position = [], [], None, 2
     while found := _MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end() - 2
         if position + 4 > len(data):
@@ -154,9 +137,9 @@ def _jpeg(data: bytes) -> Header:
         body = data[position + 4 : position + 2 + length]
         position += 2 + length
         if marker == _APP1 and body.startswith(_EXIF):
-            metadata.exif.append(body)
+            exif.append(body)
         elif marker == _APP1 and body.startswith(b"http://ns.adobe.com/xap/"):
-            metadata.xmp.append(body)
+            xmp.append(body)
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME and len(body) >= 5:
             height, width = struct.unpack_from(">HH", body, 1)
             size = size or (width, height)
@@ -164,11 +147,11 @@ def _jpeg(data: bytes) -> Header:
             break
     # Behind the scan header these two bytes can only be the end; foreign data may follow it.
     whole = data.rfind(b"\xff\xd9", position) >= 0
-    return Header("jpeg", size, metadata.orientation(), whole)
+    return Header("jpeg", size, _orientation(exif, xmp), whole)
 
 
 def _webp(data: bytes) -> Header:
-    found, size, kinds, position = _Metadata(), None, set(), 12
+    exif, xmp, size, kinds, position = [], [], None, set(), 12
     whole = len(data) >= 8 + struct.unpack_from("<I", data, 4)[0]
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
@@ -185,12 +168,12 @@ def _webp(data: bytes) -> Header:
             (sides,) = struct.unpack_from("<I", body, 1)
             size = size or ((sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1)
         elif kind == b"EXIF":
-            found.exif.append(body)
+            exif.append(body)
         elif kind == b"XMP ":
-            found.xmp.append(body)
+            xmp.append(body)
     # Animations may hold both kinds.
     lossy = b"VP8L" not in kinds or not kinds.isdisjoint((b"VP8 ", b"ANMF"))
-    return Header("webp", size, found.orientation(), whole, lossy)
+    return Header("webp", size, _orientation(exif, xmp), whole, lossy)
 
 
 def _tiff(data: bytes) -> Header:
@@ -203,7 +186,7 @@ def _tiff(data: bytes) -> Header:
         orientation = _valid(value(_ORIENTATION, 1))
     else:
         packet = value(_XMP_PACKET, len(data))
-        orientation = _Metadata(xmp=[data[packet : packet + _MOST_TEXT]]).orientation()
+        orientation = _orientation([], [data[packet : packet + _MOST_TEXT]])
     size = (value(_WIDTH, 0), value(_HEIGHT, 0))
     photometric, bits = value(_PHOTOMETRIC, _BLACK_IS_ZERO), value(_BITS, 1)
     samples = _SAMPLE_KINDS.get(value(_SAMPLES, 1), "unsigned")

@@ -5,6 +5,7 @@ decides how it is turned, and nothing but regular files is opened.
 """
 
 import io
+import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,15 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 from revt_hf.data.containers import MOST_PIXELS, Header, bmp_palette, read_header
 from revt_hf.data.labels import LabelTable, Reading
-from revt_hf.data.polygons import draw_polygons
 
 RAW_SUFFIX = ".npy"
 _POLYGONS = ".json"
+_NO_POLYGONS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 # OpenCV decodes no larger buffer.
 _MOST_BYTES = (1 << 31) - 1
 # Bytes from which the size of most images can be read.
@@ -35,36 +36,23 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image or label, read but not decoded.
+    """An image or label, read but not decoded."""
 
-    Attributes:
-        name: its name in messages.
-        data: its bytes; empty if it is mapped into memory.
-        header: see :class:`revt_hf.data.containers.Header`.
-    """
-
-    name: str
-    data: bytes
+    name: str  # in messages
+    data: bytes  # empty if it is mapped into memory
     header: Header
 
 
 def open_image(cell: dict[str, Any]) -> ImageFile:
-    """Read an undecoded ``datasets.Image`` cell: a path, or bytes.
-
-    Raises:
-        UserError: the file is missing, truncated, not a regular file, too large, or holds values
-            other than whole numbers of at most 16 bits.
-    """
+    """Read an undecoded ``datasets.Image`` cell: a path, or bytes."""
     name = str(cell["path"] or "an image held in memory")
     data = cell["bytes"]
     if data is None:
         _check_regular(Path(cell["path"]))
         if name.lower().endswith(RAW_SUFFIX):
             return ImageFile(name, b"", Header(RAW_SUFFIX))
-        try:
+        with readable(name):
             data = Path(cell["path"]).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {name}: {error.strerror}") from error
     if name.lower().endswith(_POLYGONS):
         return ImageFile(name, data, Header(_POLYGONS))
     header = read_header(data)
@@ -72,19 +60,15 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
         raise UserError(f"{name}: the file is truncated")
     width, height = header.size or (0, 0)
     if width * height > MOST_PIXELS:
-        raise UserError(
-            f"{name}: {width}x{height} pixels are more than the {MOST_PIXELS:,} allowed"
-        )
+        pixels = f"{width}x{height} pixels"
+        raise UserError(f"{name}: {pixels} are more than the {MOST_PIXELS:,} allowed")
     if header.unusual:
         raise UserError(f"{name}: {header.unusual} pixels: save it as 8 or 16 bits")
     return ImageFile(name, bytes(data), header)
 
 
 def image_size(cell: dict[str, Any]) -> tuple[int, int] | None:
-    """(height, width) of an undecoded cell once decoded; None if only decoding can tell.
-
-    Reads only the beginning of most files, so this is fast.
-    """
+    """(height, width) of an undecoded cell once decoded; None if only decoding can tell."""
     data = cell["bytes"]
     try:
         if data is not None:
@@ -106,11 +90,7 @@ def image_size(cell: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def decode_image(file: ImageFile) -> NDArray[np.uint8]:
-    """RGB (H, W, 3), uint8, turned by the file's orientation.
-
-    Raises:
-        UserError: it is damaged or not an image.
-    """
+    """RGB (H, W, 3), uint8, turned by the file's orientation."""
     if file.header.kind == RAW_SUFFIX:
         return _mapped(file.name, channels=3)
     if file.header.peak not in _WHOLE_BYTES:
@@ -128,22 +108,14 @@ def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = Non
     """A label's raw values (H, W) as they are stored; uint8, uint16 or uint32.
 
     Palette images give their indices, never their colours, and grey values of 1, 2 or 4 bits are
-    not stretched; see :class:`Reading` for the rest.
-
-    Args:
-        file: the label.
-        table: decides how its values are read.
-        orientation: EXIF orientation to apply; default: the label's own.
-
-    Raises:
-        UserError: it is damaged, lossy, or not of the encoding's kind.
+    not stretched. ``orientation`` is EXIF's; by default the label's own.
     """
     name, header = file.name, file.header
     turn = header.orientation if orientation is None else orientation
     if header.kind == RAW_SUFFIX:
         return _turned(_mapped(name, channels=0), turn)
     if header.kind == _POLYGONS:
-        return _turned(draw_polygons(file.data, table, name), turn)
+        return _turned(_polygons(file.data, table, name), turn)
     stored = table.reading is Reading.VALUE and header.packed
     raw = _unpacked(file) if stored else _opencv(file, cv2.IMREAD_UNCHANGED)
     if raw is None:
@@ -179,6 +151,37 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
     return red << 16 | green << 8 | blue
 
 
+def _polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8]:
+    """Raw label values (H, W) of a ``_polygons.json`` file (IDD, Cityscapes).
+
+    Later polygons cover earlier ones, deleted ones are left out, and ``cargroup`` counts as
+    ``car`` (rules: cityscapesScripts ``json2labelImg.py``).
+    """
+    if not table.polygons:
+        raise UserError(f"{name}: the encoding '{table.name}' has no polygons")
+    try:
+        annotation = json.loads(data)
+        size = (int(annotation["imgWidth"]), int(annotation["imgHeight"]))
+        shapes = [
+            (str(shape["label"]), [(float(x), float(y)) for x, y in shape["polygon"]])
+            for shape in annotation["objects"]
+            if not shape.get("deleted")
+        ]
+        if not 0 < size[0] * size[1] <= MOST_PIXELS or min(size) < 1:
+            raise ValueError(f"a size of {size}")
+        canvas = Image.new("L", size, table.polygons["unlabeled"])
+    except _NO_POLYGONS as error:
+        raise UserError(f"{name}: not a polygon file (imgWidth, imgHeight, objects)") from error
+    draw = ImageDraw.Draw(canvas)
+    for label, points in shapes:
+        known = label if label in table.polygons else label.removesuffix("group")
+        if known not in table.polygons:
+            raise UserError(f"{name}: the class '{known}' is not in the encoding '{table.name}'")
+        if len(points) >= 3:
+            draw.polygon(points, fill=table.polygons[known])
+    return np.array(canvas)
+
+
 def _unpacked(file: ImageFile) -> NDArray[np.uint8]:
     """The values of a palette image or one of fewer than eight bits; OpenCV would stretch them."""
     data, header = _without_orientation(file), file.header
@@ -202,9 +205,8 @@ def _pillow(file: ImageFile, data: bytes, what: str) -> tuple[Image.Image, NDArr
         return image, np.array(image)
     # Pillow raises anything for a broken file.
     except Exception as error:
-        raise UserError(
-            f"{file.name}: not {what} that Pillow can read, or a damaged one"
-        ) from error
+        problem = f"not {what} that Pillow can read, or a damaged one"
+        raise UserError(f"{file.name}: {problem}") from error
 
 
 def _opencv(file: ImageFile, flags: int) -> NDArray[Any] | None:
@@ -240,11 +242,8 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _check_regular(path: Path) -> None:
     """Refuse pipes, which would block forever, and devices, which would fill the memory."""
-    try:
+    with readable(path):
         status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a regular file")
     if status.st_size > _MOST_BYTES and path.suffix.lower() != RAW_SUFFIX:

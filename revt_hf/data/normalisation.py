@@ -15,13 +15,6 @@ class Normalisation:
     """The fields of a ``preprocessor_config.json`` that decide the network's input values.
 
     The defaults are ImageNet's constants, used for models without that file.
-
-    Attributes:
-        image_mean: per channel (RGB), subtracted after rescaling.
-        image_std: per channel (RGB), divided by after that.
-        do_rescale: multiply by ``rescale_factor``.
-        rescale_factor: brings 0..255 to the scale of mean and standard deviation.
-        do_normalize: subtract and divide.
     """
 
     image_mean: Channels = (0.485, 0.456, 0.406)
@@ -33,18 +26,16 @@ class Normalisation:
     @property
     def mean(self) -> Channels:
         """The mean on the scale 0..255."""
-        if self == IMAGENET:
-            return MEAN  # the same numbers, without the rounding of a division
-        return self._on_255(self.image_mean if self.do_normalize else (0.0, 0.0, 0.0))
+        return self._on_255(self.image_mean if self.do_normalize else (0.0, 0.0, 0.0), MEAN)
 
     @property
     def std(self) -> Channels:
         """The standard deviation on the scale 0..255."""
-        if self == IMAGENET:
-            return STD
-        return self._on_255(self.image_std if self.do_normalize else (1.0, 1.0, 1.0))
+        return self._on_255(self.image_std if self.do_normalize else (1.0, 1.0, 1.0), STD)
 
-    def _on_255(self, channels: Channels) -> Channels:
+    def _on_255(self, channels: Channels, imagenet: Channels) -> Channels:
+        if self == IMAGENET:
+            return imagenet  # the same numbers, without the rounding of a division
         factor = self.rescale_factor if self.do_rescale else 1.0
         red, green, blue = channels
         return red / factor, green / factor, blue / factor

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,25 +15,29 @@ from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_imag
 from revt_hf.data.labels import LabelTable
 
 
+class Label(NamedTuple):
+    """Train ids (H, W), uint8, and what is wrong with them; empty where nothing is."""
+
+    train_ids: NDArray[np.uint8]
+    unknown: dict[int, int]  # pixels of each raw value outside the encoding
+    turned: str  # how its orientation differs from its image's
+    size: str  # how its size differs from its image's; it may have been resized since
+
+
 @dataclass(frozen=True)
 class Decode:
     """Decode rows of a domain; pass it to ``datasets.Dataset.with_transform``.
 
     Gives ``image`` (H, W, 3) uint8 RGB, ``label`` (H, W) uint8 train ids and ``name``.
-
-    Attributes:
-        table: maps raw label values to train ids.
-        fit_labels: resize (nearest) a label whose size is not its image's, instead of refusing it;
-            for datasets that are known to have such labels.
-        change: applied to every decoded image (H, W, 3), uint8, RGB, with the image's name; must
-            keep its size.
-        follow_exif: true turns a label like its image, false by its own orientation; None does the
-            latter, too, and warns where the two differ.
     """
 
     table: LabelTable
+    # Resize (nearest) labels whose size is not their image's: for datasets known to have some.
     fit_labels: bool = False
+    # Applied to every image with its name; keeps the size.
     change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
+    # True turns a label like its image, false by its own orientation; None does the latter, too,
+    # and warns where the two differ.
     follow_exif: bool | None = None
 
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -51,44 +55,53 @@ class Decode:
         if "label" in rows and "image" not in rows:
             if self.follow_exif:
                 raise UserError("labels are turned like their images: select 'image' too")
-            decoded["label"] = [_train_ids(label, self.table) for label in labels]
+            decoded["label"] = list(map(self.train_ids, labels))
         elif "label" in rows:
-            decoded["label"] = list(map(self._label, images, labels, decoded["image"]))
+            decoded["label"] = list(map(self.train_ids, labels, images, decoded["image"]))
         return decoded
 
-    def _label(
-        self, image: ImageFile, label: ImageFile, pixels: NDArray[np.uint8]
+    def train_ids(
+        self,
+        label: ImageFile,
+        image: ImageFile | None = None,
+        pixels: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        found = _train_ids(label, self.table, label_turn(image, label, self.follow_exif))
-        apart = turned_apart(image, label, self.follow_exif)
-        difference = size_difference(pixels, found)
-        if difference is None:
-            if apart:
-                _warn_once(f"{label.name}: {apart}")
-            return found
-        if not self.fit_labels:
-            raise UserError(f"{label.name}: {difference}{'; ' if apart else ''}{apart or ''}")
-        return fitted(found, pixels)
+        """Train ids (H, W), uint8; refuses a label with a problem, warns if only EXIF differs."""
+        found = self.lenient(label, image, pixels)
+        for value, count in found.unknown.items():
+            raise UserError(f"{label.name}: {self.table.problem({value: count})}")
+        if found.size and not self.fit_labels:
+            raise UserError("; ".join(filter(None, (f"{label.name}: {found.size}", found.turned))))
+        if found.turned and not found.size:
+            _warn_once(f"{label.name}: {found.turned}")
+        return found.train_ids
 
-
-def turned_apart(image: ImageFile, label: ImageFile, follow_exif: bool | None) -> str | None:
-    """How the orientations of an image and its label differ; None if they agree or it is meant."""
-    turns = {"image is turned": image.header.orientation, "label": label.header.orientation}
-    if follow_exif is not None or len(set(turns.values())) == 1:
-        return None
-    shown = " and ".join(
-        f"the {kind} {f'by EXIF orientation {turn}' if turn > 1 else 'not at all'}"
-        for kind, turn in turns.items()
-    )
-    return (
-        f"{shown}: set the option labels_follow_exif to true if the label was drawn on the image "
-        "as it is stored, to false if on the image as it is displayed"
-    )
-
-
-def label_turn(image: ImageFile | None, label: ImageFile, follow_exif: bool | None) -> int:
-    """The EXIF orientation to apply to a label."""
-    return (image if follow_exif and image else label).header.orientation
+    def lenient(
+        self, label: ImageFile, image: ImageFile | None, pixels: NDArray[np.uint8] | None
+    ) -> Label:
+        """Decode a label and compare it with its image, as far as that can be read."""
+        turn = (image if self.follow_exif and image else label).header.orientation
+        train_ids, unknown = self.table.lenient(decode_raw(label, self.table, turn))
+        if image is None or pixels is None:
+            return Label(train_ids, unknown, "", "")
+        turned = size = ""
+        turns = {"image is turned": image.header.orientation, "label": label.header.orientation}
+        if self.follow_exif is None and len(set(turns.values())) > 1:
+            shown = " and ".join(
+                f"the {kind} {f'by EXIF orientation {by}' if by > 1 else 'not at all'}"
+                for kind, by in turns.items()
+            )
+            turned = (
+                f"{shown}: set the option labels_follow_exif to true if the label was drawn on the "
+                "image as it is stored, to false if on the image as it is displayed"
+            )
+        height, width = train_ids.shape
+        if (height, width) != pixels.shape[:2]:
+            size = f"the label is {width}x{height}, its image {pixels.shape[1]}x{pixels.shape[0]}"
+            if self.fit_labels:
+                fitted = cv2.resize(train_ids, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+                train_ids = np.asarray(fitted, dtype=np.uint8)
+        return Label(train_ids, unknown, turned, size)
 
 
 @cache
@@ -96,45 +109,14 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=2)
 
 
-def size_difference(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> str | None:
-    """How a label's size differs from its image's; None if it does not."""
-    (height, width), (rows, columns) = image.shape[:2], label.shape
-    if (height, width) == (rows, columns):
-        return None
-    return f"the label is {columns}x{rows}, its image {width}x{height}"
-
-
-def fitted(label: NDArray[np.uint8], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Resize a label (H, W) to its image's size, nearest neighbour."""
-    resized = cv2.resize(label, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=np.uint8)
-
-
 def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
     """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8, turned as displayed.
 
     A raw array (``.npy``) is mapped into memory, so only the part that is used is read.
-
-    Raises:
-        UserError: see :func:`open_image`; or it is not an image.
     """
     return decode_image(open_image(cell))
 
 
 def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
-    """Decode an undecoded label cell to train ids (H, W), uint8, turned by its own orientation.
-
-    Raises:
-        UserError: as :func:`decode_raw`, or a value is not in the encoding.
-    """
-    return _train_ids(open_image(cell), table)
-
-
-def _train_ids(
-    file: ImageFile, table: LabelTable, orientation: int | None = None
-) -> NDArray[np.uint8]:
-    raw = decode_raw(file, table, orientation)
-    try:
-        return table(raw)
-    except UserError as error:
-        raise UserError(f"{file.name}: {error}") from error
+    """Decode an undecoded label cell to train ids (H, W), uint8, turned by its own orientation."""
+    return Decode(table).train_ids(open_image(cell))

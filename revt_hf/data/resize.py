@@ -3,11 +3,15 @@
 Rounding and factor follow ``mmcv.imrescale`` as the original's training and test pipelines use it.
 """
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
@@ -16,16 +20,14 @@ def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, i
     Args:
         height: of the image, in pixels.
         width: of the image, in pixels.
-        max_size: (width, height); its long side limits the image's long side, whichever side
-            that is.
+        max_size: (width, height), in either order: the long side limits the image's long side.
 
     Raises:
         UserError: a side of the max size is not positive.
     """
     if min(max_size) < 1:
-        raise UserError(
-            f"max size {max_size[0]}x{max_size[1]}: both sides must be at least 1 pixel"
-        )
+        shown = f"max size {max_size[0]}x{max_size[1]}"
+        raise UserError(f"{shown}: both sides must be at least 1 pixel")
     factor = min(max(max_size) / max(height, width), min(max_size) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
@@ -40,16 +42,12 @@ def resize_label_to_fit(
         image_size: (height, width) of the image.
         max_size: (width, height), see ``fit_size``.
     """
-    height, width = fit_size(*image_size, max_size)
-    if label.shape[:2] == (height, width):
-        return label
-    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=np.uint8)
+    return _resized(label, fit_size(*image_size, max_size), cv2.INTER_NEAREST)
 
 
 def resize_to_fit(
-    image: NDArray[np.generic], max_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
-) -> NDArray[np.generic]:
+    image: NDArray[Pixel], max_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[Pixel]:
     """Resize an image (H, W, C) or a label (H, W) to ``fit_size``; the dtype stays.
 
     Args:
@@ -57,7 +55,10 @@ def resize_to_fit(
         max_size: (width, height), see ``fit_size``.
         interpolation: an OpenCV flag; ``cv2.INTER_NEAREST`` for labels.
     """
-    height, width = fit_size(image.shape[0], image.shape[1], max_size)
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
+    return _resized(image, fit_size(image.shape[0], image.shape[1], max_size), interpolation)
+
+
+def _resized(pixels: NDArray[Pixel], size: tuple[int, int], interpolation: int) -> NDArray[Pixel]:
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=interpolation), pixels.dtype)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,12 +12,10 @@ from tqdm import tqdm
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError, counted
-from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
-from revt_hf.data.domains import checked_options, get_domain
+from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
-from revt_hf.data.domains.opening import table_of
+from revt_hf.data.domains.opening import checked_domain, table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.reading import fitted, label_turn, size_difference, turned_apart
 from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
 
@@ -132,12 +129,13 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
         # A split that is there but unusable tells more than one that is not there.
         reasons = sorted(absent.values(), key=lambda error: isinstance(error, NotThereError))
         raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
-    domain = get_domain(spec.domain)
-    config = domain.chosen_config(spec.config)
+    domain, _, config, options = checked_domain(
+        spec.domain, spec.data_dir, spec.config, spec.options
+    )
     first = next(iter(opened.values()))
     result = Verified(spec.domain, config, first.layout, first.found, first.table.name)
     for split, reason in absent.items():
-        expected = domain.expected(split, config, checked_options(domain, spec.options))
+        expected = domain.expected(split, config, options)
         result.splits[split] = SplitCount(0, expected)
         if isinstance(reason, NotThereError):
             result.notes.append(f"{split}: {reason}")
@@ -159,12 +157,9 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
 
 def _open_splits(spec: DomainSpec) -> tuple[dict[str, Opened], dict[str, UserError]]:
     """The splits that can be read, and why the others cannot: absent ones first."""
-    domain = get_domain(spec.domain)
-    folder = Path(spec.data_dir) if spec.data_dir else None
-    if folder is not None and not domain.needs_data_dir:
-        raise UserError(f"the domain '{spec.domain}' is built in: it takes no data_dir")
-    config = domain.chosen_config(spec.config)
-    options = checked_options(domain, spec.options)
+    domain, folder, config, options = checked_domain(
+        spec.domain, spec.data_dir, spec.config, spec.options
+    )
     opened: dict[str, Opened] = {}
     failed: dict[str, UserError] = {}
     for split in domain.splits(folder, config, options):
@@ -242,34 +237,25 @@ class _Checked:
 def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
     checked = _Checked(row["key"])
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
-    opened: dict[str, ImageFile] = {}
-    image = label = None
+    image = pixels = label = None
     try:
-        opened["image"] = open_image(row["image"])
-        image = decode_image(opened["image"])
-        if opened["image"].header.kind == "jpeg" and (what := damage.find(files["image"])):
+        image = open_image(row["image"])
+        pixels = decode_image(image)
+        if image.header.kind == "jpeg" and (what := damage.find(files["image"])):
             checked.add(files["image"], what)
     except UserError as error:
         checked.add(files["image"], error)
     try:
-        opened["label"] = open_image(row["label"])
-        turn = label_turn(opened.get("image"), opened["label"], found.follow_exif)
-        label, unknown = found.table.lenient(decode_raw(opened["label"], found.table, turn))
-        if unknown:
-            values = found.table.described(unknown)
-            checked.add(files["label"], f"{values} is not in the encoding '{found.table.name}'")
+        label = found.decode.lenient(open_image(row["label"]), image, pixels)
     except UserError as error:
         checked.add(files["label"], error)
-    if label is not None and image is not None:
-        if apart := turned_apart(opened["image"], opened["label"], found.follow_exif):
-            checked.add(files["label"], apart)
-        difference = size_difference(image, label)
-        if difference and found.fit_labels:
-            label, checked.refitted = fitted(label, image), True
-        elif difference:
-            checked.add(files["label"], difference)
     if label is not None:
-        counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
+        checked.refitted = bool(label.size) and found.fit_labels
+        unknown = found.table.problem(label.unknown) if label.unknown else ""
+        for problem in (unknown, label.turned, "" if checked.refitted else label.size):
+            if problem:
+                checked.add(files["label"], problem)
+        counts = cv2.calcHist([np.ascontiguousarray(label.train_ids)], [0], None, [256], [0, 256])
         checked.pixels = counts.reshape(-1).astype(np.int64)
         checked.labelled = bool(checked.pixels[:NUM_CLASSES].any())
     return checked

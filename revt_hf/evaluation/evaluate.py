@@ -14,6 +14,8 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
@@ -24,8 +26,9 @@ from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.result import Cost, DomainScore, Result
-from revt_hf.evaluation.splits import SplitSpec, told_apart
+from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
 from revt_hf.models.load import for_inference_, load_model
+from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
 # Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
@@ -55,9 +58,9 @@ class EvaluateOptions:
 
 
 def evaluate(
-    models: Mapping[str, Scorable],
-    splits: Sequence[SplitSpec | tuple[SplitSpec, Any]],
-    protocol: Protocol,
+    models: Mapping[str, Scorable] | Sequence[str | Path],
+    splits: Recipe | Sequence[SplitSpec | tuple[SplitSpec, Any]],
+    protocol: Protocol | None = None,
     options: EvaluateOptions | None = None,
     on_image: Callable[[], object] = lambda: None,
 ) -> list[Result]:
@@ -68,11 +71,11 @@ def evaluate(
     those of a single process. Costs are measured on the main process only.
 
     Args:
-        models: by the name that results carry: folders or Hub ids, which are loaded onto the
-            accelerator if there is one, or SegFormers and segmenters in eval mode.
-        splits: what to score on; with images, if they are loaded already: rows with ``image`` and
-            ``label`` as :func:`revt_hf.data.domains.load_domain` gives them.
-        protocol: how images reach the networks.
+        models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or, by
+            the name that results carry, folders, Hub IDs, or SegFormers and segmenters in eval mode.
+        splits: the source-val and target splits of a recipe, or a list of splits; a split may come
+            with its images: rows with ``image`` and ``label`` as ``load_domain`` returns them.
+        protocol: how images reach the networks; None for the one that the folders record.
         options: see :class:`EvaluateOptions`.
         on_image: called after each image of this process.
 
@@ -84,6 +87,15 @@ def evaluate(
             processes, only the main one raises it and the others exit.
     """
     options = options or EvaluateOptions()
+    if not isinstance(models, Mapping):
+        models = {str(model): model for model in models}
+    if protocol is None:
+        folders = [model for model in models.values() if isinstance(model, str | Path)]
+        if len(folders) < len(models):
+            raise UserError("pass a protocol: models that are loaded already record none")
+        protocol = recorded_protocol(folders)
+    if isinstance(splits, Recipe):
+        splits = splits_of(splits)
     processes = process_state()
     pairs = [(split, None) if isinstance(split, SplitSpec) else split for split in splits]
     with failing_together(processes):

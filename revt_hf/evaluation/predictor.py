@@ -220,10 +220,21 @@ def heads_segmenter(
 
 
 def predict(
-    model: SegformerForSemanticSegmentation, image: NDArray[np.uint8], protocol: Protocol
+    model: SegformerForSemanticSegmentation,
+    image: NDArray[np.uint8],
+    protocol: Protocol | None = None,
 ) -> NDArray[np.uint8]:
-    """The class map (H, W), uint8 train ids, of an RGB image (H, W, 3), uint8."""
-    return model_segmenter(model).class_map(image, protocol)
+    """Segment one image.
+
+    Args:
+        model: in eval mode, as :func:`revt_hf.load_model` returns it.
+        image: (H, W, 3), uint8, RGB.
+        protocol: how the image reaches the network; None for its native size.
+
+    Returns:
+        The label map (H, W), uint8, train ids.
+    """
+    return model_segmenter(model).class_map(image, protocol or Protocol(max_size=None))
 
 
 def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Running an experiment: what is done is kept, and a failure stops only what depends on it."""
 
-import fnmatch
 import shlex
 import shutil
 import sys
@@ -18,7 +17,6 @@ from revt_hf.core.errors import UserError
 from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.model_steps import Train
 from revt_hf.experiments.step_overview import step_rows, step_tree
 from revt_hf.experiments.training_processes import (
@@ -52,7 +50,7 @@ class ExperimentOptions:
 
 @dataclass
 class Outcome:
-    """The result of a run.
+    """What a run did.
 
     Attributes:
         done: ids of steps that were run.
@@ -92,8 +90,8 @@ class Outcome:
 
 
 def run_experiment(
-    path: Path,
-    output: Path,
+    path: str | Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     options: ExperimentOptions | None = None,
 ) -> Outcome:
@@ -115,28 +113,28 @@ def run_experiment(
     graph = build_graph(load_experiment(path, overrides))
     if options.report_only and options.only:
         raise UserError("--report-only runs no step: leave --only out")
-    steps = chosen_steps(graph, options)
-    folder = ExperimentFolder(output, graph.steps)
+    steps = graph.chosen(options.only, options.needs)
+    launcher = launcher_words(options.launcher)
+    folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
     outcome = Outcome()
     if not options.report_only:
-        launcher_words(options.launcher)
         folder.begin()
         with progress_bars(options.quiet) as progress:
-            _Execution(steps, folder, options, progress, outcome).run()
+            _Execution(steps, folder, options, launcher, progress, outcome).run()
     # Other processes may have finished steps meanwhile.
-    folder = ExperimentFolder(output, graph.steps)
+    folder = ExperimentFolder(Path(output), graph.steps)
     outcome.steps = step_rows(steps, folder)
     if not options.only:
         from revt_hf.experiments.experiment_report import write_outputs
 
-        outcome.written = write_outputs(graph, folder, path.stem, options.quiet)
+        outcome.written = write_outputs(graph, folder, Path(path).stem, options.quiet)
     return outcome
 
 
 def plan_experiment(
-    path: Path,
-    output: Path,
+    path: str | Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     options: ExperimentOptions | None = None,
 ) -> tuple[Tree, list[dict[str, Any]]]:
@@ -150,34 +148,10 @@ def plan_experiment(
     """
     experiment = load_experiment(path, overrides)
     graph = build_graph(experiment)
-    steps = chosen_steps(graph, options or ExperimentOptions())
-    folder = ExperimentFolder(output, graph.steps)
+    options = options or ExperimentOptions()
+    steps = graph.chosen(options.only, options.needs)
+    folder = ExperimentFolder(Path(output), graph.steps)
     return step_tree(experiment.title, steps, folder), step_rows(steps, folder)
-
-
-def chosen_steps(graph: Graph, options: ExperimentOptions) -> list[Step]:
-    """The steps to run, each after its inputs.
-
-    Raises:
-        UserError: a name that matches no step.
-    """
-    wanted: set[str] = set()
-    for pattern in options.only:
-        found = [
-            step_id
-            for step_id in graph.steps
-            if fnmatch.fnmatch(step_id, pattern) or step_id.startswith(f"{pattern.rstrip('/')}/")
-        ]
-        if not found:
-            raise UserError(f"--only {pattern}: no step is called so; --dry-run lists them")
-        wanted.update(found)
-    if not options.only:
-        wanted.update(graph.steps)
-    if options.needs:
-        for step in reversed(graph.steps.values()):
-            if step.id in wanted:
-                wanted.update(step.inputs)
-    return [step for step in graph.steps.values() if step.id in wanted]
 
 
 def launcher_words(launcher: str | None) -> list[str]:
@@ -203,30 +177,29 @@ class _Execution:
         steps: Sequence[Step],
         folder: ExperimentFolder,
         options: ExperimentOptions,
+        launcher: Sequence[str],
         progress: Progress,
         outcome: Outcome,
     ) -> None:
         self._pending = {step.id: step for step in steps}
         self._folder = folder
         self._options = options
+        self._launcher = [*(launcher or [sys.executable]), *REVT]
         self._progress = progress
         self._outcome = outcome
         self._bar = progress.add_task("all steps", total=len(steps), note="")
         # Of the trainings that are running.
         self._locks: dict[str, ExitStack] = {}
-        self._trainings: TrainingProcesses | None = None
 
     def run(self) -> None:
-        with ExitStack() as stack:
-            while ready := self._ready():
-                trainings = [step for step in ready if isinstance(step, Train)]
-                if ready[0] in trainings:
-                    self._train(trainings, stack)
-                else:
-                    self._work(ready[0].companions(ready, self._folder))
+        while ready := self._ready():
+            if isinstance(ready[0], Train):
+                self._train()
+            else:
+                self._work(ready[0].companions(ready, self._folder))
 
     def _ready(self) -> list[Step]:
-        """The pending steps whose inputs are done; the others are settled or have to wait."""
+        """The pending steps whose inputs are done; those that are done or blocked are settled."""
         ready = []
         for step in list(self._pending.values()):
             if any(one in self._pending for one in step.inputs):
@@ -245,44 +218,44 @@ class _Execution:
                 ready.append(step)
         return ready
 
-    def _train(self, ready: Sequence[Train], stack: ExitStack) -> None:
-        """Start trainings while there are free slots, and watch those that are running."""
+    def _train(self) -> None:
+        """Train everything that is ready or becomes ready meanwhile."""
         slots = self._options.slots or default_slots(self._options.launcher)
-        if self._trainings is None:
-            launcher = launcher_words(self._options.launcher) or [sys.executable]
-            processes = TrainingProcesses(self._progress, slots, [*launcher, *REVT])
-            self._trainings = stack.enter_context(processes)
-        for step in ready:
-            if step.id in self._locks or not self._trainings.has_slot:
-                continue
-            try:
-                with ExitStack() as lock:
-                    lock.enter_context(self._folder.locked(step))
-                    self._check_data(step)
-                    self._trainings.start(step.job(self._folder), min(slots, len(ready)))
-                    self._locks[step.id] = lock.pop_all()
-            except UserError as error:
-                self._fail(step, str(error))
-        for ended in self._trainings.wait() if self._trainings.busy else []:
-            finished = self._pending[ended.job.name]
-            with self._locks.pop(finished.id):
-                if ended.problem is None:
-                    self._finish(finished, ended.seconds)
-                else:
-                    self._fail(finished, ended.problem)
+        with TrainingProcesses(self._progress, slots, self._launcher) as trainings:
+            while ready := [step for step in self._ready() if isinstance(step, Train)]:
+                for step in ready:
+                    if step.id not in self._locks and trainings.has_slot:
+                        self._start(step, trainings, sharing=min(slots, len(ready)))
+                for ended in trainings.wait() if trainings.busy else []:
+                    finished = self._pending[ended.job.name]
+                    with self._locks.pop(finished.id):
+                        if ended.problem is None:
+                            self._finish(finished, ended.seconds)
+                        else:
+                            self._fail(finished, ended.problem)
+
+    def _start(self, step: Train, trainings: TrainingProcesses, sharing: int) -> None:
+        try:
+            with ExitStack() as lock:
+                lock.enter_context(self._folder.locked(step))
+                self._check_data(step)
+                trainings.start(step.job(self._folder), sharing)
+                self._locks[step.id] = lock.pop_all()
+        except UserError as error:
+            self._fail(step, str(error))
 
     def _work(self, steps: Sequence[Step]) -> None:
         """Run steps together in this process."""
         first, since = steps[0], time.perf_counter()
         name = first.id if len(steps) == 1 else f"{first.stage} {len(steps)} networks"
-        total = self._folder.image_count(first) if first.counts_images else None
         try:
-            with ExitStack() as locks:
+            with ExitStack() as stack:
                 for step in steps:
-                    locks.enter_context(self._folder.locked(step))
+                    stack.enter_context(self._folder.locked(step))
                 self._check_data(first)
+                total = self._folder.image_count(first) if first.counts_images else None
                 bar = self._progress.add_task(name, total=total, note="")
-                locks.callback(self._progress.remove_task, bar)
+                stack.callback(self._progress.remove_task, bar)
                 first.run_together(steps, self._folder, lambda: self._progress.advance(bar))
                 seconds = (time.perf_counter() - since) / len(steps)
                 for step in steps:

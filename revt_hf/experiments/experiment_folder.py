@@ -28,20 +28,15 @@ _STEPS_FOLDER = ".steps"
 _VERSION = 1
 _log = logging.getLogger(__name__)
 
-State = Literal["done", "stale", "begun", "missing"]
-
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a step.
+    """The state of a step, and a note for people, such as the reason why data are missing.
 
-    Attributes:
-        state: ``done``; ``stale``: done, but with other inputs; ``begun``: a training that has a
-            checkpoint; ``missing``.
-        note: for people, such as the reason why data are missing.
+    ``stale`` is done, but with other inputs; ``begun`` is a training that has a checkpoint.
     """
 
-    state: State
+    state: Literal["done", "stale", "begun", "missing"]
     note: str = ""
 
 
@@ -52,40 +47,18 @@ class Step(ABC):
     Attributes:
         id: also the path of the result below the experiment's folder.
         inputs: ids of the steps whose results it uses.
+        stage: the Slurm stage that it belongs to; None if there is nothing to do.
+        counts_images: whether :meth:`run_together` reports images.
     """
 
     id: str
     inputs: tuple[str, ...]
-    # The Slurm stage that it belongs to; None if there is nothing to do.
     stage: ClassVar[str | None] = None
-    # Whether run_together calls on_image.
     counts_images: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, folder: "ExperimentFolder") -> None:
-        """Do the work: write the output.
-
-        Raises:
-            UserError: it cannot be done.
-        """
-
-    def companions(self, ready: Sequence["Step"], folder: "ExperimentFolder") -> list["Step"]:
-        """This step and those of ``ready`` steps that are to be run together with it."""
-        return [self]
-
-    def run_together(
-        self,
-        steps: Sequence["Step"],
-        folder: "ExperimentFolder",
-        on_image: Callable[[], object],
-    ) -> None:
-        """Run this step and its companions; ``on_image`` is called after each image, if any.
-
-        Raises:
-            UserError: see :meth:`run`.
-        """
-        for step in steps:
-            step.run(folder)
+        """Do the work and write the output, or raise a UserError."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -93,6 +66,17 @@ class Step(ABC):
 
         Values equal to the default are left out, so that a new field changes no finished step.
         """
+
+    def companions(self, ready: Sequence["Step"], folder: "ExperimentFolder") -> list["Step"]:
+        """This step and those of ``ready`` that are to be run together with it."""
+        return [self]
+
+    def run_together(
+        self, steps: Sequence["Step"], folder: "ExperimentFolder", on_image: Callable[[], object]
+    ) -> None:
+        """Run this step and its companions; ``on_image`` is called after each image."""
+        for step in steps:
+            step.run(folder)
 
     def model(self, folder: "ExperimentFolder") -> str:
         """The folder or Hub ID that the step's network is loaded from."""
@@ -148,16 +132,12 @@ class ExperimentFolder:
         self._domains: dict[str, Opened] = {}
 
     @property
-    def exists(self) -> bool:
-        """Whether it has been begun."""
+    def is_begun(self) -> bool:
+        """Whether the folder is an experiment's already."""
         return (self.path / _STEPS_FOLDER).is_dir()
 
     def begin(self) -> None:
-        """Make the folder an experiment's.
-
-        Raises:
-            UserError: nothing can be written there.
-        """
+        """Make the folder an experiment's."""
         with readable_os_errors(self.path):
             (self.path / _STEPS_FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -230,31 +210,31 @@ class ExperimentFolder:
 
     def recorded_status(self, step: Step) -> Status:
         """The state of a step according to its record."""
-        output, record = step.output(self), None
-        if output.is_file():
-            record = self.record(step)
+        output = step.output(self)
+        record = self.record(step) if output.is_file() else None
+        if record is not None:
             inputs = self.input_hash(step)
-            known = record is not None and inputs is not None and record.inputs == inputs
-            if known and record and self._hashes.is_same(output, record.result):
+            if inputs == record.inputs and self._hashes.is_same(output, record.result):
                 return Status("done")
         return Status("stale" if record else "missing", self.missing_data(step) or "")
 
     def input_hash(self, step: Step) -> str | None:
-        """A hash of everything that determines a step's result; None while something is missing."""
+        """A hash of everything that determines a result; None while something is missing."""
         if not all(map(self.done, step.inputs)):
             return None
         outside = step.checkpoint()
         try:
-            parts = {
-                "version": _VERSION,
-                "settings": step.settings(),
-                "needs": [self._steps[one].fingerprint(self) for one in step.inputs],
-                "images": [self._opened(*split).content for split in step.images()],
-                "init": self.checkpoint_hash(outside) if outside is not None else None,
-            }
+            return hash_of(
+                {
+                    "version": _VERSION,
+                    "settings": step.settings(),
+                    "needs": [self._steps[one].fingerprint(self) for one in step.inputs],
+                    "images": [self._opened(*split).content for split in step.images()],
+                    "init": None if outside is None else self.checkpoint_hash(outside),
+                }
+            )
         except UserError:
             return None
-        return hash_of(parts)
 
     def checkpoint_hash(self, source: str) -> str:
         """A fingerprint of a checkpoint; see :meth:`FileHashes.of_checkpoint`."""
@@ -263,13 +243,10 @@ class ExperimentFolder:
     def missing_data(self, step: Step) -> str | None:
         """The reason why a step's images cannot be read, if they cannot."""
         try:
-            for split in step.images():
-                missing = self._opened(*split).missing
-                if missing:
-                    return missing[0][1]
+            missing = (one for split in step.images() for one in self._opened(*split).missing)
+            return next((reason for _, reason in missing), None)
         except UserError as error:
             return str(error)
-        return None
 
     def image_count(self, step: Step) -> int:
         """The number of images that a step reads."""

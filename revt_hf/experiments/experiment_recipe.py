@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from revt_hf.config.domain_spec import Target
 from revt_hf.config.protocol import PROTOCOLS, Protocol
@@ -23,7 +23,7 @@ from revt_hf.config.sections import (
     Section,
     Seed,
     Workers,
-    validation_sentence,
+    validated,
 )
 from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
@@ -272,10 +272,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         apply_override(values, override)
     if "source" in values:
         raise UserError(f"{path} is a training recipe, not an experiment: use revt train")
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path}: {validation_sentence(Experiment, error, '')}") from error
+    return validated(Experiment, values, path)
 
 
 def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:

@@ -1,6 +1,5 @@
-"""Fingerprints of what the steps of an experiment read and wrote."""
+"""Fingerprints of the files that the steps of an experiment read and write."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
@@ -11,7 +10,7 @@ from revt_hf.core.outputs import file_sha256
 
 
 class Stamp(Section):
-    """A result file: size, time and sha256, and sha256 of the small files that belong to it."""
+    """A result file: size, time and sha256, and the sha256 of the small files it depends on."""
 
     size: int
     modified_ns: int
@@ -21,7 +20,7 @@ class Stamp(Section):
     @property
     def fingerprint(self) -> str:
         """The content of the result, whenever it was written."""
-        return _joined(self.sha256, beside=self.beside)
+        return _joined([self.sha256], self.beside)
 
 
 class FileHashes:
@@ -52,17 +51,16 @@ class FileHashes:
             return source
         with open_checkpoint(source, quiet=True) as found:
             beside = _beside(found.folder) if found.folder else {}
-            return _joined(*map(self.sha256, found.originals), beside=beside)
+            return _joined([*map(self.sha256, found.originals)], beside)
 
     def stamp(self, result: Path) -> Stamp:
         """The stamp of a step's result."""
         now = result.stat()
-        beside = _beside(result.parent) if result.name == WEIGHTS_FILE else {}
         return Stamp(
             size=now.st_size,
             modified_ns=now.st_mtime_ns,
             sha256=self.sha256(result),
-            beside=beside,
+            beside=_beside(result.parent) if result.name == WEIGHTS_FILE else {},
         )
 
     def is_same(self, result: Path, stamp: Stamp) -> bool:
@@ -70,9 +68,8 @@ class FileHashes:
         if result.name == WEIGHTS_FILE and _beside(result.parent) != stamp.beside:
             return False
         now = result.stat()
-        if (stamp.size, stamp.modified_ns) == (now.st_size, now.st_mtime_ns):
-            return True
-        return self.sha256(result) == stamp.sha256
+        unchanged = (stamp.size, stamp.modified_ns) == (now.st_size, now.st_mtime_ns)
+        return unchanged or self.sha256(result) == stamp.sha256
 
 
 def _beside(folder: Path) -> dict[str, str]:
@@ -81,5 +78,5 @@ def _beside(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in found if path.is_file()}
 
 
-def _joined(*hashes: str, beside: Mapping[str, str]) -> str:
+def _joined(hashes: list[str], beside: dict[str, str]) -> str:
     return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])

@@ -12,6 +12,7 @@ A step's ``id`` is also the path of its result below the experiment's folder:
 Ensembles are networks (``ensembles/...``) that are scored without a step of their own.
 """
 
+import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,31 @@ class Graph:
         if step.id in self.steps or step.id in self.temporary:
             raise UserError(f"two steps of the experiment would be called {step.id}: rename one")
         self.steps[step.id] = step
+
+    def chosen(self, only: Sequence[str], needs: bool) -> list[Step]:
+        """The steps to run, each after its inputs.
+
+        Args:
+            only: ids of steps with ``*``, or folders of steps; empty for all.
+            needs: also what these need.
+
+        Raises:
+            UserError: a name that matches no step.
+        """
+        wanted: set[str] = set() if only else set(self.steps)
+        for pattern in only:
+            folder = f"{pattern.rstrip('/')}/"
+            found = [
+                one for one in self.steps if fnmatch.fnmatch(one, pattern) or one.startswith(folder)
+            ]
+            if not found:
+                raise UserError(f"--only {pattern}: no step is called so; --dry-run lists them")
+            wanted.update(found)
+        if needs:
+            for step in reversed(self.steps.values()):
+                if step.id in wanted:
+                    wanted.update(step.inputs)
+        return [step for step in self.steps.values() if step.id in wanted]
 
 
 def with_seeds(

@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.sections import Section, validated
 from revt_hf.config.yaml_files import read_with_parents
 from revt_hf.core.errors import UserError, printable
 
@@ -142,9 +142,9 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
     values: dict[str, Any] = {}
     if file is not None:
         values = read_with_parents(file)
-        _checked(lambda: SlurmSettings.model_validate(values), f"{file}: ")
+        validated(SlurmSettings, values, file)
     values |= {name: value for name, value in flags.items() if value is not None}
-    settings = _checked(lambda: SlurmSettings.model_validate(values), "")
+    settings = validated(SlurmSettings, values, "options")
     count = settings.of("train").gpu_count
     if count > 1 and not settings.launcher:
         raise UserError(
@@ -152,10 +152,3 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
             f"--launcher 'accelerate launch --num_processes {count}'"
         )
     return settings
-
-
-def _checked(validate: Callable[[], SlurmSettings], where: str) -> SlurmSettings:
-    try:
-        return validate()
-    except ValidationError as error:
-        raise UserError(f"{where}{validation_sentence(SlurmSettings, error, '')}") from error

@@ -82,8 +82,8 @@ def check_model(folder: Path) -> None:
     load_model(folder)
     described = read_description(folder)
     with open_checkpoint(folder) as checkpoint:
-        dtype = common_dtype(place.dtype for place in checkpoint.places.values())
-        others = [p.name for name, p in checkpoint.places.items() if disk_name(p.name) != name]
+        dtype = common_dtype(place.dtype for place in checkpoint.tensors.values())
+        others = [p.name for name, p in checkpoint.tensors.items() if disk_name(p.name) != name]
         others += checkpoint.dropped
     if others:
         raise UserError(

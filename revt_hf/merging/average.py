@@ -14,14 +14,14 @@ from typing import Any
 
 from revt_hf.checkpoints.description import (
     Description,
-    fitting_places,
+    fitting_tensors,
     infer_description,
     model_config,
 )
 from revt_hf.checkpoints.headers import (
     ITEM_SIZES,
     METADATA,
-    TensorPlace,
+    TensorInfo,
     common_dtype,
     header_bytes,
     tensors_hash,
@@ -137,10 +137,10 @@ def result_description(plan: MergePlan) -> Description:
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
-        item.name: TensorPlace(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
+        item.name: TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    fitting_places(known, places)
+    fitting_tensors(known, places)
     return known
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import Description, fitting_places, read_description
-from revt_hf.checkpoints.headers import FLOATS, TensorPlace
+from revt_hf.checkpoints.description import Description, fitting_tensors, read_description
+from revt_hf.checkpoints.headers import FLOATS, TensorInfo
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Stamps, open_checkpoint
@@ -25,7 +25,7 @@ _EPSILON = "layer_norm_eps"
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
-Places = Mapping[str, TensorPlace]
+Places = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,18 @@ def open_source(
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
-    if VARIANCE in checkpoint.places and COUNTER not in checkpoint.places:
-        counter = TensorPlace(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)
-        checkpoint = replace(checkpoint, places={**checkpoint.places, COUNTER: counter})
+    if VARIANCE in checkpoint.tensors and COUNTER not in checkpoint.tensors:
+        counter = TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)
+        checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, COUNTER: counter})
     folder, classes, found, processor = checkpoint.folder, checkpoint.classes, None, None
     if folder is not None:
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
         found, processor = read_description(folder, label), read_processor(folder)
         classes = found.classes
-        has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.places)
-        fitting_places(found, checkpoint.places, with_head=whole and has_head)
-    order = checkpoint.places if order is None else order
-    places = [checkpoint.places.get(name) for name in order]
+        has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.tensors)
+        fitting_tensors(found, checkpoint.tensors, with_head=whole and has_head)
+    order = checkpoint.tensors if order is None else order
+    places = [checkpoint.tensors.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = Source(
         label=checkpoint.label,
@@ -92,9 +92,9 @@ def open_source(
             (place or first).dtype for place, first in zip(places, order.values(), strict=True)
         ),
         dropped=checkpoint.dropped,
-        added=tuple(name for name, p in checkpoint.places.items() if p.offset == NOWHERE),
+        added=tuple(name for name, p in checkpoint.tensors.items() if p.offset == NOWHERE),
     )
-    return source, checkpoint.places
+    return source, checkpoint.tensors
 
 
 def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:

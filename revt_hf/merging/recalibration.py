@@ -20,8 +20,8 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import fitting_places, model_config, read_description
-from revt_hf.checkpoints.headers import TensorPlace, common_dtype, tensors_hash, tensors_sha256
+from revt_hf.checkpoints.description import fitting_tensors, model_config, read_description
+from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
@@ -163,14 +163,14 @@ def recalibrate(
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
         description = read_description(folder)
-        places = fitting_places(description, checkpoint.places)
+        places = fitting_tensors(description, checkpoint.tensors)
         record = checked_record(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)
         layer = model.decode_head.batch_norm
         measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
         tensors = {name: read_tensor(place) for name, place in places.items()}
-        before = _sha256(checkpoint.places, tensors)
+        before = _sha256(checkpoint.tensors, tensors)
         tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
         processor = read_processor(folder)
         checkpoint.stamps.check()
@@ -283,7 +283,7 @@ def _held(folder: Path, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     return held.contiguous()
 
 
-def _sha256(places: Mapping[str, TensorPlace], tensors: Mapping[str, torch.Tensor]) -> str:
+def _sha256(places: Mapping[str, TensorInfo], tensors: Mapping[str, torch.Tensor]) -> str:
     """As ``headers.tensors_sha256`` of the file that the tensors come from."""
     digest = tensors_hash((name, place.dtype, place.shape) for name, place in places.items())
     for name in places:

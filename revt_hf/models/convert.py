@@ -20,7 +20,7 @@ from revt_hf.checkpoints.description import (
     model_config,
     read_description,
 )
-from revt_hf.checkpoints.headers import TensorPlace, common_dtype
+from revt_hf.checkpoints.headers import TensorInfo, common_dtype
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
@@ -101,9 +101,9 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
     description = infer_description(label, shapes, beside.classes if beside else read.classes)
     if beside is not None:
         _check_same(str(source.parent), description.architecture, beside)
-    places = _check_tensors(label, description, tensors, read.names, original_name)
+    infos = _check_tensors(label, description, tensors, read.names, original_name)
     prefix = "" if whole else BACKBONE_PREFIX
-    dtype = common_dtype(place.dtype for place in places.values())
+    dtype = common_dtype(info.dtype for info in infos.values())
     with atomic_folder(output, overwrite, [source]) as scratch:
         save_file(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
@@ -147,8 +147,8 @@ def convert_to_mmseg(
     with open_checkpoint(folder, quiet) as checkpoint:
         if checkpoint.folder is None:
             raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
-        names = {name: place.name for name, place in checkpoint.places.items()}
-        everything = {name: read_tensor(place) for name, place in checkpoint.places.items()}
+        names = {name: info.name for name, info in checkpoint.tensors.items()}
+        everything = {name: read_tensor(info) for name, info in checkpoint.tensors.items()}
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE)
         described = read_description(checkpoint.folder, label)
         checkpoint.stamps.check()
@@ -226,24 +226,24 @@ def _check_tensors(
     tensors: Mapping[str, torch.Tensor],
     names: Mapping[str, str],
     shown: Callable[[str], str],
-) -> dict[str, TensorPlace]:
+) -> dict[str, TensorInfo]:
     """Refuse tensors that are missing, left over or misshapen; ``names`` are the source's."""
     dtypes = {dtype: name for name, dtype in DTYPES.items()}
-    places = {
-        name: TensorPlace(
+    infos = {
+        name: TensorInfo(
             Path(label), names.get(name, name), dtypes[tensor.dtype], tuple(tensor.shape), 0, 0
         )
         for name, tensor in tensors.items()
     }
     classes = len(description.classes) if has_head(tensors) else None
-    problems = tensor_problems(places, tensor_shapes(description.architecture, classes), shown)
+    problems = tensor_problems(infos, tensor_shapes(description.architecture, classes), shown)
     if problems:
         more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise UserError(
             f"{label} is not a SegFormer as the original builds it: "
             f"{'; '.join(problems[:_LISTED])}{more}"
         )
-    return places
+    return infos
 
 
 def _original_state(tensors: Mapping[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:

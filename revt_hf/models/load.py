@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from revt_hf.checkpoints.architecture import CLASSIFIER, SIZES, VARIANCE, Architecture
 from revt_hf.checkpoints.description import (
     Description,
-    fitting_places,
+    fitting_tensors,
     read_description,
     rows_by_train_id,
 )
@@ -212,8 +212,8 @@ def _tensors(
     checkpoint: Checkpoint, description: Description, with_head: bool
 ) -> dict[str, torch.Tensor]:
     """On-disk name -> tensor of the network: float32, finite, on the CPU; the counter int64."""
-    places = fitting_places(description, checkpoint.places, with_head)
-    dtype = common_dtype(place.dtype for place in places.values())
+    infos = fitting_tensors(description, checkpoint.tensors, with_head)
+    dtype = common_dtype(info.dtype for info in infos.values())
     if description.dtype not in (None, dtype):
         _log.warning(
             "%s: %s says %s, but the tensors are %s: the tensors' dtype is used",
@@ -225,8 +225,8 @@ def _tensors(
         )
     # Old files have none, and nothing reads it: BatchNorm's momentum is fixed.
     tensors = {COUNTER: torch.tensor(0)} if with_head else {}
-    for name, place in places.items():
-        tensor = read_tensor(place)
+    for name, info in infos.items():
+        tensor = read_tensor(info)
         if name == COUNTER:
             tensors[name] = tensor.to(torch.int64)
             continue
@@ -237,8 +237,8 @@ def _tensors(
             why = "is a variance and holds a negative number"
         else:
             continue
-        file = checkpoint.original(place)
-        raise UserError(f"{file}: {place.name} {why}: train or export the model again")
+        file = checkpoint.original(info)
+        raise UserError(f"{file}: {info.name} {why}: train or export the model again")
     return tensors
 
 

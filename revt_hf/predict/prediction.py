@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.core.outputs import check_growing, growing_folder
+from revt_hf.core.outputs import check_output, growing_folder
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
 from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
@@ -154,7 +154,7 @@ def predict_files(
     options = options or PredictOptions()
     named = _short_names(models)
     outputs = Outputs(output, tuple(named), options.kept, options.ids)
-    check_growing(output, options.overwrite, _WRITTEN, list(named.values()))
+    check_output(output, options.overwrite, list(named.values()), _WRITTEN)
     inputs, left_out = find_inputs(paths, output)
     protocol = options.protocol or recorded_protocol(list(named.values()))
     segmenters = {

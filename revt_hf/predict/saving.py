@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
-from revt_hf.data.labels import CLASSES, NUM_CLASSES
-from revt_hf.data.labels.classes import CITYSCAPES_ID
+from revt_hf.data.labels import CITYSCAPES_ID, CLASSES, NUM_CLASSES
 from revt_hf.predict.inputs import Input
 from revt_hf.predict.video import VideoOutput, video_suffix
 from revt_hf.results.sheets import Panel, contact_sheet, legend_strip, overlay, title_strip

@@ -1,7 +1,6 @@
 """The Accelerate loop: recipe in, SegFormer folder out."""
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -10,11 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DataLoaderConfiguration,
-    GradientAccumulationPlugin,
-    broadcast_object_list,
-)
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from revt_hf.config.recipe import Recipe
@@ -44,6 +39,7 @@ from revt_hf.training.setup import (
     RunParts,
     RunRecord,
     apply_statistics,
+    build_accelerator,
     check_same_processes,
     effective_batch,
     load_parts,
@@ -58,11 +54,11 @@ _log = logging.getLogger("revt_hf")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run is told besides its recipe.
+    """Options of a run.
 
     Attributes:
-        resume: continue from the newest checkpoint in the output folder.
-        overwrite: replace a finished result when the new one is complete.
+        resume: continue from the newest checkpoint.
+        overwrite: replace an older result once the new one is complete.
         quiet: no progress bar.
     """
 
@@ -83,16 +79,13 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
     of every batch; the main one writes.
 
-    Returns:
-        ``output``.
-
     Raises:
         UserError: bad recipe values, missing data, an output that exists, a loss that is not
             finite; with several processes, on the main one only.
     """
     options = options or TrainOptions()
     run = Path(output)
-    accelerator = _accelerator(recipe, run)
+    accelerator = build_accelerator(recipe, run)
     if not accelerator.is_main_process:
         _log.setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -120,8 +113,8 @@ def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accele
             record.write(folder)
             record.announce(recipe.train, options.quiet)
     folder = broadcast_object_list([folder])[0]
-    accelerator.project_configuration.project_dir = str(folder)
-    accelerator.project_configuration.logging_dir = str(folder)
+    project = accelerator.project_configuration
+    project.project_dir = project.logging_dir = str(folder)
     try:
         _Run(recipe, folder, options, accelerator, parts, record).train()
         with failing_together(accelerator):
@@ -131,19 +124,6 @@ def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accele
         if accelerator.is_main_process:
             give_up_run(folder, run)
         raise
-
-
-def _accelerator(recipe: Recipe, run: Path) -> Accelerator:
-    # About depth-wise kernels, whose second stride has no meaning.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return Accelerator(
-        mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-        # The loop accumulates itself; the launcher's environment does not override a plugin.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
-        log_with=list(recipe.train.trackers) or None,
-        project_dir=str(run),
-    )
 
 
 class _Run:
@@ -173,15 +153,15 @@ class _Run:
         optimizer = build_optimizer(network, recipe.optimizer)
         self._model, self._optimizer = accelerator.prepare(network, optimizer)
         self._bare = accelerator.unwrap_model(self._model)
-        ema, swad = self._settings.ema, self._settings.swad
-        self._average = MovingAverage(self._bare, ema) if ema is not None else None
-        self._window = WindowAverage(**swad.model_dump()) if swad else None
+        self._averages: dict[str, MovingAverage | WindowAverage] = {}
+        if self._settings.ema is not None:
+            self._averages["ema"] = MovingAverage(self._bare, self._settings.ema)
+        if self._settings.swad is not None:
+            self._averages["swad"] = WindowAverage(**self._settings.swad.model_dump())
 
     def train(self) -> None:
         settings, accelerator = self._settings, self._accelerator
-        averages = {"ema": self._average, "swad": self._window}
-        kept = {name: average for name, average in averages.items() if average is not None}
-        state = TrainingState(self._bare, self._optimizer, kept)
+        state = TrainingState(self._bare, self._optimizer, self._averages)
         done = self._resume(state)
         self._metrics = MetricsLog(self._folder, done) if accelerator.is_main_process else None
         if settings.trackers:
@@ -201,7 +181,7 @@ class _Run:
         for step in range(done, settings.steps):
             set_learning_rate(self._optimizer, step, settings.steps, self._recipe.schedule)
             meter.add(self._optimizer_step(batches, step))
-            for average in kept.values():
+            for average in self._averages.values():
                 average.update(self._bare)
             now = step + 1
             progress.update()
@@ -278,8 +258,9 @@ class _Run:
             self._accelerator, self._bare, self._parts.held_out, self._recipe
         )
         self._report(step, values)
-        if self._window is not None:
-            self._window.validated(values["val_loss"])
+        for average in self._averages.values():
+            if isinstance(average, WindowAverage):
+                average.validated(values["val_loss"])
         training_mode(self._model, self._record.batch_norm)
 
     def _report_speed(self, step: int, values: dict[str, float], progress: Any) -> None:
@@ -298,10 +279,11 @@ class _Run:
             self._accelerator.log(values, step=step)
 
     def _save(self) -> None:
-        averages: dict[str, dict[str, torch.Tensor]] = {}
-        if self._average is not None:
-            averages["ema"] = self._average.state_dict()
-        if self._window is not None:
-            averages["swad"], record = self._window.result()
-            write_json(self._folder / "swad" / "window.json", record)
-        save_result(self._bare, self._folder, self._recipe, self._parts.example_size, averages)
+        averaged: dict[str, dict[str, torch.Tensor]] = {}
+        for name, average in self._averages.items():
+            if isinstance(average, WindowAverage):
+                averaged[name], record = average.result()
+                write_json(self._folder / name / "window.json", record)
+            else:
+                averaged[name] = average.state_dict()
+        save_result(self._bare, self._folder, self._recipe, self._parts.example_size, averaged)

@@ -1,12 +1,14 @@
 """Everything a run needs before its first step: data, model, BatchNorm mode and ``run.json``."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,12 +35,8 @@ _log = logging.getLogger("revt_hf")
 class RunParts:
     """Data, augmentations and model of a run.
 
-    Attributes:
-        images: rows of each source's training split.
-        held_out: rows of each source's val split; empty if the recipe does not validate.
-        example_size: (height, width) of a training image.
-        pipeline: the augmentations, with the model's normalisation.
-        model: the network, in float32 on the CPU.
+    ``images`` and ``held_out`` are rows of each source's training and val split (none if the
+    recipe does not validate), ``example_size`` is (height, width) of a training image.
     """
 
     images: list[Any]
@@ -73,6 +71,20 @@ def load_parts(recipe: Recipe) -> RunParts:
         check_sizes(rows, domain_label(source, source.val), recipe.evaluation, minimum)
     check_crops(images, recipe.augmentation, recipe.train.batch_size, minimum)
     return RunParts(images, held_out, example_size, pipeline, model)
+
+
+def build_accelerator(recipe: Recipe, run: Path) -> Accelerator:
+    """The Accelerator of a run."""
+    # About depth-wise kernels, whose second stride has no meaning.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return Accelerator(
+        mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
+        # The loop accumulates itself; the launcher's environment does not override a plugin.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dataloader_config=DataLoaderConfiguration(even_batches=False),
+        log_with=list(recipe.train.trackers) or None,
+        project_dir=str(run),
+    )
 
 
 class RunRecord(Section):

@@ -51,7 +51,7 @@ def scratch(tmp_path, monkeypatch):
 
 
 def read(checkpoint):
-    return {name: read_tensor(place) for name, place in checkpoint.places.items()}
+    return {name: read_tensor(place) for name, place in checkpoint.tensors.items()}
 
 
 def check_same(found, expected):
@@ -79,7 +79,7 @@ def test_shards(model, expected, tmp_path):
     with open_checkpoint(tmp_path / "shards") as checkpoint:
         check_same(read(checkpoint), expected)
         assert len(checkpoint.files) > 1
-        order = [(place.file, place.offset) for place in checkpoint.places.values()]
+        order = [(place.file, place.offset) for place in checkpoint.tensors.values()]
     assert order == sorted(order)
 
 
@@ -98,7 +98,7 @@ def test_in_memory_names_and_an_encoder_by_itself(model, expected, tmp_path):
     save_file(state, tmp_path / "memory.safetensors")
     with open_checkpoint(tmp_path / "memory.safetensors") as checkpoint:
         check_same(read(checkpoint), expected)
-        assert {place.name for place in checkpoint.places.values()} == state.keys()
+        assert {place.name for place in checkpoint.tensors.values()} == state.keys()
     encoder = SegformerModel(model.config)
     encoder.load_state_dict(model.segformer.state_dict())
     encoder.save_pretrained(tmp_path / "encoder")
@@ -202,7 +202,7 @@ try:
     with open_checkpoint(sys.argv[1], quiet=len(sys.argv) > 2) as opened:
         files = sorted(path.name for path in opened.folder.rglob("*"))
         heavy = sorted({"torch", "transformers"} & set(sys.modules))
-        print(json.dumps([len(opened.places), str(opened.folder), files, heavy, opened.label]))
+        print(json.dumps([len(opened.tensors), str(opened.folder), files, heavy, opened.label]))
 except UserError as error:
     print("refused:", error)
 """

@@ -1,6 +1,7 @@
 """Checkpoints as trainers wrap them: taken where there is one model, asked about otherwise."""
 
 import shutil
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf.checkpoints.names import COUNTER, unwrap
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.labels import CLASSES
@@ -70,15 +71,22 @@ CYCLE["again"] = CYCLE
         {name: tensor.float() for name, tensor in STATE.items()},
         {"state_dict": {**STATE, **prefixed("auxiliary_head.0.", AUXILIARY)}},
         prefixed("model.", {**STATE, **prefixed("auxiliary_head.", AUXILIARY)}),
+        {"state_dict": OrderedDict(STATE), "step": torch.ones(2), "epoch": 3},
+        {"state_dict": {**STATE, "epoch": 3}},
+        {n: torch.nn.Parameter(t, requires_grad=t.is_floating_point()) for n, t in STATE.items()},
     ],
 )
 def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
+    # Files from before torch 1.6 are not archives.
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = read_torch_file(tmp_path / "old.pth").tensors
     torch.save(content, tmp_path / "x.pth")
     expected = load_file(plain / "model.safetensors")
     with open_checkpoint(tmp_path / "x.pth") as checkpoint:
-        assert checkpoint.places.keys() == expected.keys()
-        for name, place in checkpoint.places.items():
+        assert checkpoint.tensors.keys() == expected.keys()
+        for name, place in checkpoint.tensors.items():
             assert torch.equal(read_tensor(place), expected[name]), name
+            assert torch.equal(old[name], expected[name]), name
     found = load_file(convert(tmp_path / "x.pth", tmp_path / "out").output / "model.safetensors")
     assert found.keys() == expected.keys()
 
@@ -90,8 +98,8 @@ def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
     save_file(prefixed(prefix, expected), tmp_path / "b.safetensors")
     for name in "ab":
         with open_checkpoint(tmp_path / f"{name}.safetensors") as checkpoint:
-            assert checkpoint.places.keys() == expected.keys()
-            for tensor, place in checkpoint.places.items():
+            assert checkpoint.tensors.keys() == expected.keys()
+            for tensor, place in checkpoint.tensors.items():
                 assert torch.equal(read_tensor(place), expected[tensor]), tensor
     with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
         assert "n_averaged" in checkpoint.dropped

@@ -10,7 +10,6 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     MARKER_FILE,
     atomic_folder,
-    check_growing,
     check_output,
     check_output_file,
     check_suffix,
@@ -127,11 +126,11 @@ def test_a_folder_that_grows_keeps_what_others_put_there(tmp_path):
     (folder / "maps").mkdir(parents=True)
     (folder / "mine.png").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
-        check_growing(folder, False, ["maps/*"])
-    check_growing(folder, True, ["maps/*"])
+        check_output(folder, False, patterns=["maps/*"])
+    check_output(folder, True, patterns=["maps/*"])
     (folder / "maps" / "mine.png").write_text("precious")
     with pytest.raises(UserError, match=r"maps/mine\.png, which revt did not write"):
-        check_growing(folder, True, ["maps/*"])
+        check_output(folder, True, patterns=["maps/*"])
 
 
 def test_output_files(tmp_path, ours):

@@ -1,6 +1,5 @@
 """``revt demo --quick``: everything from nothing to a page, within a minute or two."""
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.data.domains.streets import UNSEEN_STYLES
+from revt_hf.evaluation.result import read_results
 
 MODELS = ["init", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
 
@@ -32,16 +32,17 @@ def demo(tmp_path_factory):
 
 
 def test_the_page_shows_every_model_on_every_style_and_stands_alone(demo):
-    results = json.loads((demo / "results.json").read_text())
-    scored = {(row["model"], row["config"]) for row in results}
-    assert scored == {(m, style) for m in MODELS for style in ("source", *UNSEEN_STYLES)}
-    assert [row["is_source"] for row in results if row["config"] == "source"] == [True] * 7
+    results = read_results([demo / "results.json"])
+    assert [result.model for result in results] == MODELS
     page = (demo / "report.html").read_text()
     assert all(name in page for name in MODELS)
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
-    for row in results:
-        assert 0 < row["aAcc"] <= 100
-        assert f"{row['mIoU']:.1f}" in page
+    for result in results:
+        styles = {score.config: score.is_source for score in result.scores}
+        assert styles == {"source": True, **dict.fromkeys(UNSEEN_STYLES, False)}
+        for score in result.scores:
+            assert 0 < score.aacc <= 100
+            assert f"{score.miou:.1f}" in page
     assert Image.open(demo / "scenes.png").width > 1000
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import revt
 from tests.helpers.golden import ROOT
 
@@ -28,9 +29,9 @@ def test_no_augmentation_loses_twenty_points(tmp_path, capsys):
     _done(capsys, "train", recipe, "--output", tmp_path / "model", *_set(short))
     results = tmp_path / "results.json"
     _done(capsys, "evaluate", tmp_path / "model", "--recipe", recipe, "--json", results)
-    rows = json.loads(results.read_text())
-    source = next(row["mIoU"] for row in rows if row["is_source"])
-    unseen = [row["mIoU"] for row in rows if not row["is_source"]]
+    (result,) = read_results([results])
+    (source,) = (score.miou for score in result.scores if score.is_source)
+    unseen = [score.miou for score in result.scores if not score.is_source]
     assert len(unseen) == 4
     assert source - np.mean(unseen) >= 20
 

@@ -97,7 +97,7 @@ STRANGERS = "model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {step
 def test_a_recipe_of_another_program_is_passed_over(models, tmp_path, text):
     folder = shutil.copytree(models[0], tmp_path / "theirs")
     (folder / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is no recipe of revt"):
+    with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is not a revt recipe"):
         assert ProtocolChoice().resolve([folder]) == Protocol()
 
 

@@ -128,7 +128,7 @@ def test_wrong_settings_are_one_sentence(tmp_path, capsys, text, sentence):
 def test_wrong_flags_are_one_sentence(tmp_path, capsys):
     path, output = write_experiment(tmp_path), tmp_path / "out"
     assert submit(path, output, "--gpus", "many", "--print") == 2
-    assert "error: gpus: write it as 2 or a100:2" in capsys.readouterr().err
+    assert "error: options: gpus: write it as 2 or a100:2" in capsys.readouterr().err
     assert submit(path, output, "--gpus", "h100:4", "--print") == 2
     assert "4 GPUs for each training, but it would use one" in capsys.readouterr().err
     assert submit(path, output, "--slurm", tmp_path / "none.yaml") == 2

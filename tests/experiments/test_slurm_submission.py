@@ -6,7 +6,6 @@ import os
 import pytest
 import yaml
 
-from revt_hf.experiments.execution import ExperimentOptions, chosen_steps
 from tests.helpers.submitting import code_of, printed, stages_of, submit
 from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
 
@@ -42,8 +41,7 @@ def test_each_step_belongs_to_one_task_and_stages_come_after_what_they_need(tmp_
     done = {}
     for number, stage in enumerate(stages_of(path, tmp_path / "out").values()):
         for task in stage.tasks:
-            options = ExperimentOptions(only=task, needs=False)
-            for step in chosen_steps(graph, options) if task else []:
+            for step in graph.chosen(task, needs=False) if task else []:
                 assert step.id not in done
                 done[step.id] = number
     assert done.keys() == graph.steps.keys()

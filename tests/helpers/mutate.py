@@ -1,4 +1,4 @@
-"""Seeded mutations of texts, JSON values and bytes, and what each mutated input may do.
+"""Seeded mutations of texts, JSON values and bytes, and the allowed outcomes.
 
 A fuzz test is a loop over :func:`cases`::
 
@@ -23,7 +23,7 @@ COUNT = int(os.environ.get("FUZZ_CASES", "300"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 SECONDS = 5.0
 
-# What a program that trusts its input stumbles over, as YAML; most of it is JSON, too.
+# YAML that trips programs which trust their input; most of it is JSON, too.
 SCALARS = (
     "null", "true", "~", "0", "-1", "1", "2", "31", "1e400", "1.0e+26",
     "100000000000000000000000000", "-9223372036854775809", ".inf", "-.inf", ".nan", "0.0", "-0.0",
@@ -35,20 +35,21 @@ SCALARS = (
     "~nobody/x", "/dev/null", "..", "a" * 300, "[" * 300, "é", "\u2028", "'%s %d {0} {x}'", "\\[",
     "(a+)+$", "b0", "mit-b5", "blocks:1..999999999",
 )  # fmt: skip
+_ODD = (*"[]{}&*!|>'\"%@`,:?-#\t\0\x1b\ufeff", "---\n", "...\n", "\x85", "\ud800")
 
 
 def cases(name, count=COUNT):
-    """``count`` random generators, each with the words that name its case; always the same ones."""
+    """``count`` random generators, each with the name of its case; always the same ones."""
     for number in range(count):
         where = f"{name}, case {number} of seed {SEED}"
         yield random.Random(where), where
 
 
 def reads_or_refuses(load, where, seconds=SECONDS):
-    """What ``load`` returns; None if it refuses in one sentence.
+    """The result of ``load``; None if it refuses its input in one sentence.
 
-    Anything else than a result or a UserError of one printable line fails, and so does a call that
-    takes more than ``seconds`` of the processor's time: a busy machine fails nothing.
+    Anything but a result or a UserError of one printable line fails, and so does a call that takes
+    more than ``seconds`` of CPU time (not wall time, so that a busy machine fails nothing).
     """
     since = time.process_time()
     try:
@@ -68,10 +69,34 @@ def reads_or_refuses(load, where, seconds=SECONDS):
 
 
 def mutated_text(text, rng):
-    """A text with one to four edits: of lines, values, characters."""
+    """A text with one to four edits of lines, values or characters."""
     for _ in range(rng.randint(1, 4)):
-        text = rng.choice(_TEXT_EDITS)(text, rng)
+        text = _edited(text, rng) or " "
     return text
+
+
+def _edited(text, rng):
+    lines, at = text.split("\n"), rng.randrange(len(text) + 1)
+    line = rng.randrange(len(lines))
+    match rng.randrange(9):
+        case 0 | 1 | 2:
+            key, colon, _ = lines[line].partition(": ")
+            lines[line] = f"{key}{colon}{rng.choice(SCALARS)}"
+        case 3:
+            del lines[line]
+        case 4:
+            lines.insert(line, rng.choice(lines))
+        case 5:
+            lines[line] = rng.choice(("  ", " ", "\t", "- ", "? ", "<<: ")) + lines[line]
+        case 6:
+            return text[:at] + rng.choice(_ODD) + text[at:]
+        case 7:
+            return text[:at] + text[at + rng.choice((1, 2, 10)) :]
+        case _:
+            words = [word for word in text.replace(":", " ").split() if word.isidentifier()]
+            word = rng.choice(words or [" "])
+            return text.replace(word, _mutated_name(word, rng), 1)
+    return "\n".join(lines)
 
 
 def mutated_bytes(data, rng):
@@ -144,76 +169,14 @@ def _no_longer_than(seconds, where):
 
 def _places(value):
     """(holder, key) of everything inside of a JSON value."""
-    pairs = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, inner in pairs:
+    pairs = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else pairs:
         yield value, key
         yield from _places(inner)
 
 
 def _mutated_name(name, rng):
     return rng.choice((f"{name}s", name[:-1], name.upper(), "", "a.b", "\x1b[0m", "extends", "<<"))
-
-
-def _lines(text):
-    return text.split("\n")
-
-
-def _replace_value(text, rng):
-    lines = _lines(text)
-    at = rng.randrange(len(lines))
-    key, colon, _ = lines[at].partition(": ")
-    lines[at] = f"{key}{colon}{rng.choice(SCALARS)}"
-    return "\n".join(lines)
-
-
-def _drop_line(text, rng):
-    lines = _lines(text)
-    del lines[rng.randrange(len(lines))]
-    return "\n".join(lines) or " "
-
-
-def _double_line(text, rng):
-    lines = _lines(text)
-    lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
-    return "\n".join(lines)
-
-
-def _indent_line(text, rng):
-    lines = _lines(text)
-    at = rng.randrange(len(lines))
-    lines[at] = rng.choice(("  ", " ", "\t", "- ", "? ", "<<: ")) + lines[at]
-    return "\n".join(lines)
-
-
-def _put_in(text, rng):
-    at = rng.randrange(len(text) + 1)
-    what = rng.choice((*"[]{}&*!|>'\"%@`,:?-#\t\0\x1b\ufeff", "---\n", "...\n", "\x85", "\ud800"))
-    return text[:at] + what + text[at:]
-
-
-def _take_out(text, rng):
-    at = rng.randrange(len(text) + 1)
-    return text[:at] + text[at + rng.choice((1, 2, 10)) :] or " "
-
-
-def _rename(text, rng):
-    words = [word for word in text.replace(":", " ").split() if word.isidentifier()]
-    if not words:
-        return text
-    word = rng.choice(words)
-    return text.replace(word, _mutated_name(word, rng), 1) or " "
-
-
-_TEXT_EDITS = (
-    _replace_value, _replace_value, _replace_value, _drop_line, _double_line, _indent_line, _put_in,
-    _take_out, _rename,
-)  # fmt: skip
 
 
 def is_printable(text):

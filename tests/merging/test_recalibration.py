@@ -138,7 +138,7 @@ def test_weights_that_their_record_does_not_describe_are_refused(merged, images,
 def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):
     saved(model, tmp_path / "m")
     (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
-    with pytest.warns(DataWarning, match="no recipe of revt"):
+    with pytest.warns(DataWarning, match="not a revt recipe"):
         recalibrate(tmp_path / "m", tmp_path / "out", images[:1], NATIVE)
     assert not (tmp_path / "out" / "recipe.yaml").exists()
 

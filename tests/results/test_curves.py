@@ -110,6 +110,8 @@ def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
     code, out, error = revt(capsys, "curves", tmp_path / "r", "--output", figure, "--json", numbers)
     assert code == 0, error
     assert out == f"4 curves: {figure}\n"
+    quiet = ("--output", tmp_path / "quiet.png", "--quiet")
+    assert revt(capsys, "curves", tmp_path / "r", *quiet) == (0, "", "")
     found = json.loads(numbers.read_text())
     assert (found["protocol"], found["classes"]) == ("paper", None)
     point = found["curves"][0]["points"][2]

@@ -12,18 +12,18 @@ from revt_hf.data.domains.base import Opened as Opened
 from revt_hf.data.domains.base import Sharing as Sharing
 from revt_hf.data.domains.base import checked_options as checked_options
 from revt_hf.data.domains.layouts import Layout as Layout
+from revt_hf.data.domains.opening import DOMAINS as DOMAINS
 from revt_hf.data.domains.opening import dataset_of as dataset_of
 from revt_hf.data.domains.opening import domain_label as domain_label
+from revt_hf.data.domains.opening import get_domain as get_domain
 from revt_hf.data.domains.opening import label_encoding as label_encoding
 from revt_hf.data.domains.opening import load_domain as load_domain
 from revt_hf.data.domains.opening import load_spec as load_spec
 from revt_hf.data.domains.opening import open_domain as open_domain
+from revt_hf.data.domains.opening import register_domain as register_domain
 from revt_hf.data.domains.opening import table_of as table_of
 from revt_hf.data.domains.paired import PairedDomain as PairedDomain
 from revt_hf.data.domains.paired import PairedOptions as PairedOptions
-from revt_hf.data.domains.registration import DOMAINS as DOMAINS
-from revt_hf.data.domains.registration import get_domain as get_domain
-from revt_hf.data.domains.registration import register_domain as register_domain
 
 for _module in walk_packages(__path__, f"{__name__}."):
     import_module(_module.name)

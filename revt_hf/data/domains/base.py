@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.sections import Section, validated
 from revt_hf.core.errors import DataWarning, UserError, counted
 from revt_hf.data.labels import LabelTable
 from revt_hf.data.reading import Decode
@@ -58,7 +58,7 @@ class Facts:
     """A dataset at a glance.
 
     Attributes:
-        kind: the origin of the images.
+        kind: origin of the images.
         license: its name, or its gist.
         download: where to get the data.
         sharing: whether it may be passed on.
@@ -154,9 +154,9 @@ class Opened:
                 f"{name}: {len(self.left_out)} defective images left out ({shown}); "
                 "include_defective takes them"
             )
-        notes = [*by_reason(self.broken), *by_reason(self.unused)]
-        for note in [*notes, self.difference] if self.difference else notes:
-            warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)
+        for note in (*by_reason((*self.broken, *self.unused)), self.difference):
+            if note:
+                warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)
 
 
 def by_reason(files: Iterable[tuple[str, str]], shown: int = _SHOWN) -> list[str]:
@@ -215,11 +215,7 @@ class Domain(ABC):
         return f"{self.name}{chosen}/{split}"
 
     def chosen_config(self, config: str | None) -> str | None:
-        """The config, or the default one.
-
-        Raises:
-            UserError: the domain has no such config.
-        """
+        """The config, or the default one; refuses a config that the domain does not have."""
         if config is None:
             return next(iter(self.configs), None)
         if not self.configs:
@@ -231,11 +227,7 @@ class Domain(ABC):
         return config
 
     def existing(self, data_dir: Path | None) -> Path:
-        """``data_dir`` as an absolute path.
-
-        Raises:
-            UserError: it is not given or does not exist.
-        """
+        """``data_dir`` as an absolute path; refuses one that is not given or does not exist."""
         if data_dir is None:
             raise UserError(f"the domain '{self.name}' needs data_dir, the folder of its data")
         if not data_dir.is_dir():
@@ -249,8 +241,5 @@ def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
     Raises:
         UserError: an option is unknown or has an invalid value.
     """
-    try:
-        return domain.options_model.model_validate(dict(options))
-    except ValidationError as error:
-        sentence = validation_sentence(domain.options_model, error, "options")
-        raise UserError(f"options of the domain '{domain.name}': {sentence}") from error
+    name = f"options of the domain '{domain.name}'"
+    return validated(domain.options_model, dict(options), name, "options")

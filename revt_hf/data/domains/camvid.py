@@ -11,8 +11,8 @@ from typing import Any
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain
-from revt_hf.data.domains.registration import register_domain
 from revt_hf.data.labels import label_table
 
 _ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")

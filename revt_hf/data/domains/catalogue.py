@@ -1,19 +1,16 @@
-"""Datasets that need little more than a declaration: licenses, splits, and layouts on disk."""
+"""Real driving datasets: licenses, splits, and layouts on disk."""
 
-import hashlib
-from collections.abc import Collection
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
-
+from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Sharing
 from revt_hf.data.domains.files import read_split_file
 from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
-from revt_hf.data.domains.registration import register_domain
-from revt_hf.data.labels import CITYSCAPES_IDS, label_table
-
-_CC_3 = Sharing("confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0")
+from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table, mapillary_table
 
 # Whole cities, so that no street is on both sides; about a sixth of the training images.
 DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
@@ -52,7 +49,7 @@ class Cityscapes(PairedDomain):
             return None
         if "dev" in options.split_files:
             path = match.data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, match.names, match.layout.image_suffixes)[0])
+            dev = set(read_split_file(path, match.names, match.layout.suffixes[0])[0])
         else:
             dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         return dev if split == "dev" else {*match.names} - dev
@@ -86,6 +83,83 @@ class Bdd100k(PairedDomain):
         Layout("converted", "images/10k/{split}", "labels/semseg/masks/{split}", ".jpg", ".png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", ".png"),
     )
+
+
+_DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
+_VISTAS = {"train": "training", "val": "validation"}
+_MAPILLARY = {"train": 18_000, "val": 2_000}
+
+
+class MapillaryOptions(PairedOptions):
+    """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
+
+    The default is ``dg_standard``; see ``revt_hf/data/labels.yaml``. Converted labels
+    were mapped when they were made, so ``map`` cannot be given for them.
+    """
+
+    map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
+
+
+@register_domain
+class Mapillary(PairedDomain):
+    """Mapillary Vistas (Neuhold et al., ICCV 2017): street images from all over the world.
+
+    The configs are the versions of the labels.
+    """
+
+    name = "mapillary"
+    facts = Facts(
+        kind="real",
+        license="CC BY-NC-SA 4.0 (research edition)",
+        download="the Mapillary Vistas page (registration): version 1.2 or 2.0",
+        sharing=Sharing(
+            "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
+        ),
+        images=_MAPILLARY,
+        images_of=dict.fromkeys(MAPILLARY_VERSIONS, _MAPILLARY),
+    )
+    options_model = MapillaryOptions
+    configs = MAPILLARY_VERSIONS
+    hidden_test = True
+    wrappers = ("mapillary",)
+    # Converted layouts; the official ones depend on the options.
+    layouts = tuple(
+        Layout("converted", images, labels, ".jpg", suffix, folders=folders)
+        for images, labels, suffix, folders in (
+            ("{split}/images", "{split}/labels", "_labelTrainIds.png", _VISTAS),
+            ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _VISTAS),
+            (
+                "{split}/ColorImage",
+                "segmentation_trainid/{split}/Segmentation",
+                ".png",
+                _VISTAS,
+            ),
+            ("half/{split}_img", "half/{split}_label", ".png", {}),
+        )
+    )
+
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
+        mapped = options.get("map") or _DEFAULT_MAP
+        name, _, split = super().label(split, data_dir, config, options).rpartition("/")
+        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}/{split}"
+
+    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
+        if options.map and options.layout == "converted":
+            raise UserError(
+                "mapillary: converted labels were mapped when they were made: remove the option "
+                f"map={options.map}"
+            )
+        table = mapillary_table(str(config), options.map or _DEFAULT_MAP)
+        folders = [f"{{split}}/{config}/labels"]
+        if config == MAPILLARY_VERSIONS[0]:
+            folders.append("{split}/labels")
+        official = [
+            Layout("official", "{split}/images", labels, ".jpg", ".png", table, _VISTAS)
+            for labels in folders
+        ]
+        return official if options.map else [*official, *self.layouts]
 
 
 _ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
@@ -145,7 +219,9 @@ class Kitti2015(PairedDomain):
         kind="real",
         license="CC BY-NC-SA 3.0",
         download="the KITTI site, semantics benchmark: data_semantics (the version of April 2018)",
-        sharing=_CC_3,
+        sharing=Sharing(
+            "confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0"
+        ),
         images={"val": 200},
     )
     hidden_test = True
@@ -209,48 +285,3 @@ class Idd(PairedDomain):
         Layout("official", *_IDD, "_gtFine_labelids.png", label_table("idd_ids")),
         Layout("converted", *_IDD, "_gtFine_labelTrainIds.png"),
     )
-
-
-class SynthiaOptions(PairedOptions):
-    """Options of ``synthia``: ``split_seed`` decides which 70 % are ``train``."""
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
-
-
-# Some archives hold the folder of labels twice, one in the other.
-_SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
-
-
-@register_domain
-class Synthia(PairedDomain):
-    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images.
-
-    There is no official division: ``train`` and ``val`` are drawn by a seed. Labels are the first
-    channel of 16-bit colours; terrain, truck and train do not occur.
-    """
-
-    name = "synthia"
-    facts = Facts(
-        kind="synthetic",
-        license="CC BY-NC-SA 3.0",
-        download="the SYNTHIA page of the CVC Barcelona: SYNTHIA_RAND_CITYSCAPES (one .rar)",
-        sharing=_CC_3,
-        images={"train": 6_580, "val": 2_820, "full": 9_400},
-    )
-    options_model = SynthiaOptions
-    wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
-    layouts = (
-        *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
-        *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
-    )
-
-    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
-        if split == "full":
-            return None
-
-        def draw(name: str) -> bytes:
-            return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
-
-        shuffled = sorted(match.names, key=draw)
-        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
-        return set(shuffled[:train] if split == "train" else shuffled[train:])

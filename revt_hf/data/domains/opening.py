@@ -1,19 +1,89 @@
-"""Open and load splits of domains: the Arrow table, cached or in memory, and its rows as arrays."""
+"""The registry of domains, and loading their splits.
+
+A split is an Arrow table, cached or in memory, whose rows are decoded to arrays when read.
+"""
 
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import datasets
+from pydantic import BaseModel
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.domains.base import Opened, arrow_split, checked_options
-from revt_hf.data.domains.registration import get_domain
+from revt_hf.data.domains.base import Domain, Opened, arrow_split, checked_options
 from revt_hf.data.reading import Decode
+
+# The group of entry points in which another package names its domains.
+ENTRY_POINTS = "revt_hf.domains"
+_TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
+
+
+class _Registry(Mapping[str, Domain]):
+    """Domains by name; entry points are loaded for an unknown name or a list, not before."""
+
+    def __init__(self, registered: Mapping[str, Domain] | None = None) -> None:
+        self.registered = dict(registered or {})
+
+    @cached_property
+    def _complete(self) -> dict[str, Domain]:
+        for entry in entry_points(group=ENTRY_POINTS):
+            try:
+                found = entry.load()
+                # A module registers its domains itself while it is imported.
+                if not isinstance(found, ModuleType):
+                    register_domain(found)
+            # A broken package must not keep the others from working.
+            except Exception as error:
+                sentence = f"cannot load the domain {entry.name} from {entry.value}: {error}"
+                warnings.warn(sentence, DataWarning, stacklevel=2)
+        return self.registered
+
+    def __getitem__(self, name: str) -> Domain:
+        return self.registered[name] if name in self.registered else self._complete[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._complete))
+
+    def __len__(self) -> int:
+        return len(self._complete)
+
+
+DOMAINS = _Registry()
+DomainClass = TypeVar("DomainClass", bound=type[Domain])
+
+
+def register_domain(domain: DomainClass) -> DomainClass:
+    """Class decorator that makes a :class:`Domain` available under its ``name``.
+
+    Raises:
+        UserError: another class is registered under that name.
+    """
+    known = DOMAINS.registered.get(domain.name)
+    origin = f"{type(known).__module__}.{type(known).__qualname__}"
+    # The same class may be defined again, as in a notebook.
+    if known is not None and origin != f"{domain.__module__}.{domain.__qualname__}":
+        raise UserError(f"the domain '{domain.name}' exists already ({origin}): rename yours")
+    DOMAINS.registered[domain.name] = domain()
+    return domain
+
+
+def get_domain(name: str) -> Domain:
+    """A registered domain.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in DOMAINS:
+        raise UserError(f"unknown domain '{name}': use one of {', '.join(DOMAINS)}")
+    return DOMAINS[name]
 
 
 def open_domain(
@@ -28,12 +98,22 @@ def open_domain(
     Raises:
         UserError: unknown domain, config, option or split; data that are not there.
     """
+    domain, folder, chosen, settings = checked_domain(name, data_dir, config, options)
+    return domain.open(split, folder, chosen, settings)
+
+
+def checked_domain(
+    name: str,
+    data_dir: str | Path | None,
+    config: str | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[Domain, Path | None, str | None, BaseModel]:
+    """A domain with its folder, config and options, validated and with their defaults."""
     domain = get_domain(name)
-    folder = Path(data_dir) if data_dir is not None else None
-    if folder is not None and not domain.needs_data_dir:
+    if data_dir is not None and not domain.needs_data_dir:
         raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
-    settings = checked_options(domain, options or {})
-    return domain.open(split, folder, domain.chosen_config(config), settings)
+    folder = None if data_dir is None else Path(data_dir)
+    return domain, folder, domain.chosen_config(config), checked_options(domain, options or {})
 
 
 def load_domain(
@@ -87,10 +167,7 @@ def dataset_of(
     try:
         builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the datasets cache cannot be used ({error}): set HF_DATASETS_CACHE to a folder "
-            "that can be written"
-        ) from error
+        raise UserError(f"the datasets cache cannot be used ({error}): {_TO_DO}") from error
     rows = builder.as_streaming_dataset(split=arrow_split(split))
     return rows.map(decode, batched=True, batch_size=1)
 
@@ -104,9 +181,6 @@ def table_of(
     """The undecoded table of a split; arguments as for :func:`load_domain`.
 
     If the cache cannot be written or holds a damaged table, warns and builds it in memory.
-
-    Raises:
-        UserError: the builder raises it; or there is no room for the table anywhere.
     """
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
     try:
@@ -115,22 +189,18 @@ def table_of(
         raise
     # pyarrow, json and the file system raise anything for a damaged cache.
     except Exception as error:
-        problem = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
+    problem = f"the datasets cache {cache} cannot be used ({reason})"
     try:
         with tempfile.TemporaryDirectory(prefix="revt-hf-") as scratch:
             table = _built(make_builder, split, Path(scratch), num_proc, in_memory=True)
     except OSError as error:
         raise UserError(
-            f"the datasets cache {cache} cannot be used ({problem}), nor can a temporary folder "
-            f"({error.strerror or error}): set HF_DATASETS_CACHE or TMPDIR to a folder that can be "
-            "written"
+            f"{problem}, nor can a temporary folder ({error.strerror or error}): set "
+            "HF_DATASETS_CACHE or TMPDIR to a folder that can be written"
         ) from error
-    warnings.warn(
-        f"the datasets cache {cache} cannot be used ({problem}): the table of '{split}' is built "
-        "in memory; empty that folder, or set HF_DATASETS_CACHE to one that can be written",
-        DataWarning,
-        stacklevel=2,
-    )
+    sentence = f"the table of '{split}' is built in memory; empty that folder, or {_TO_DO}"
+    warnings.warn(f"{problem}: {sentence}", DataWarning, stacklevel=2)
     return table
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import datasets
 from pydantic import Field
@@ -13,14 +13,19 @@ from revt_hf.data.domains.base import (
     FEATURES,
     Domain,
     DomainOptions,
+    Facts,
     Opened,
+    Sharing,
     arrow_split,
     fingerprint,
 )
 from revt_hf.data.domains.files import read_split_file
 from revt_hf.data.domains.layouts import Finder, Layout, Match, Pair
+from revt_hf.data.domains.opening import register_domain
+from revt_hf.data.labels import label_table
 
 _NANOSECONDS = 1_000_000_000
+Suffix = Annotated[str, Field(min_length=1)]
 
 
 class PairedOptions(DomainOptions):
@@ -98,11 +103,7 @@ class PairedDomain(Domain):
         return [layout for layout in self.layouts if layout.config in (None, config)]
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
-        """The names of a split among ``match.names``, those of its folder; None takes all.
-
-        Raises:
-            UserError: the file that decides this is missing.
-        """
+        """The names of a split among ``match.names``, those of its folder; None takes all."""
         return None
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
@@ -125,6 +126,12 @@ class PairedDomain(Domain):
         kept = [name for name in names if name not in left_out]
         pairs = [match.pairs[name] for name in kept if name in match.pairs]
         missing += [match.unusable[name] for name in kept if name in match.unusable]
+        # Changes when an image or label does, but not when the data are moved; in seconds, as
+        # archives and copies do not keep more.
+        content = [
+            [name, *([file.size, file.modified_ns // _NANOSECONDS] for file in (image, label))]
+            for image, label, name in pairs
+        ]
         if not pairs and not missing:
             raise UserError(f"split '{split}' of {self.name} has no images in {match.root}")
         expected = None
@@ -139,7 +146,7 @@ class PairedDomain(Domain):
                 f"{counted(len(pairs), 'image')}, labels read as '{layout.table.name}'"
             ),
             images=len(pairs),
-            content=fingerprint([split, *map(_content, pairs)]),
+            content=fingerprint([split, *content]),
             expected=None if expected is None else expected - len(left_out),
             missing=tuple(missing),
             broken=tuple(match.broken.items()),
@@ -155,27 +162,19 @@ class PairedDomain(Domain):
             raise UserError(f"{self.name}: the labels of the test split are not public; use val")
         if split not in splits and not self.any_split:
             raise UserError(f"unknown split '{split}' of {self.name}: use {', '.join(splits)}")
-        layouts = [
-            layout
-            for layout in self.layouts_of(config, options)
-            if options.layout in (None, layout.kind)
-        ]
+        kind = options.layout
+        layouts = [one for one in self.layouts_of(config, options) if kind in (None, one.kind)]
         if not layouts:
-            reason = f"it has no {options.layout} layout"
+            reason = f"it has no {kind} layout"
             raise UserError(f"split '{split}' of {self.name} is not in {root}: {reason}")
         finder = Finder(root, self.wrappers)
         own = self.own_splits(root, config, options)
         if split in own or split not in options.split_files:
             return finder.find(layouts, self.inside.get(split, split), self.name)
-        return self._everything(finder, layouts, own)
-
-    def _everything(
-        self, finder: Finder, layouts: Sequence[Layout], splits: Sequence[str]
-    ) -> Match:
-        """All splits that are there, in one layout, for a split of the user's own."""
+        # A split of the user's own: of all splits that are there, in one layout.
         parts: list[Match] = []
         problems: list[UserError] = []
-        for part in dict.fromkeys(self.inside.get(name, name) for name in splits):
+        for part in dict.fromkeys(self.inside.get(name, name) for name in own):
             try:
                 parts.append(finder.find([parts[0].layout] if parts else layouts, part, self.name))
             except UserError as error:
@@ -183,30 +182,71 @@ class PairedDomain(Domain):
         if not parts:
             problems.append(UserError(f"{self.name} has no splits to take images from"))
             raise problems[0]
-        whole = parts[0]
         for match in parts[1:]:
-            for kind in ("pairs", "unusable", "broken", "unused"):
-                getattr(whole, kind).update(getattr(match, kind))
-        return whole
+            for field in ("pairs", "unusable", "broken", "unused"):
+                getattr(parts[0], field).update(getattr(match, field))
+        return parts[0]
 
     def _names(
         self, split: str, match: Match, options: Any
     ) -> tuple[list[str], list[tuple[str, str]]]:
         """The split's names in order, and listed ones that are not there, each with the problem."""
-        everything = match.names
-        if split in options.split_files:
-            path = match.data_dir / options.split_files[split]
-            listed, unknown = read_split_file(path, everything, match.layout.image_suffixes)
-            return sorted(listed), [
-                (str(path), f"{path} lists '{entry}', an image that does not exist")
-                for entry in unknown
-            ]
-        chosen = self.chosen(split, match, options)
-        return everything if chosen is None else [n for n in everything if n in chosen], []
+        if split not in options.split_files:
+            chosen = self.chosen(split, match, options)
+            return [name for name in match.names if chosen is None or name in chosen], []
+        path = match.data_dir / options.split_files[split]
+        listed, unknown = read_split_file(path, match.names, match.layout.suffixes[0])
+        return sorted(listed), [
+            (str(path), f"{path} lists '{entry}', an image that does not exist")
+            for entry in unknown
+        ]
 
 
-def _content(pair: Pair) -> list[Any]:
-    """Changes when an image or label does, but not when the data are moved."""
-    # In seconds: archives and copies do not keep more.
-    files = [[file.size, file.modified_ns // _NANOSECONDS] for file in (pair.image, pair.label)]
-    return [pair.name, *files]
+class FolderOptions(PairedOptions):
+    """Options of the ``folder`` domain.
+
+    ``image_dir`` and ``label_dir`` may hold ``{split}``. A suffix may be a list of several; upper
+    and lower case do not matter, nor does ``.jpg`` for ``.jpeg``. ``encoding`` is the name of an
+    encoding or a table of raw value: train id.
+    """
+
+    image_dir: str = "img_dir/{split}"
+    label_dir: str = "ann_dir/{split}"
+    image_suffix: Suffix | tuple[Suffix, ...] = ".png"
+    label_suffix: Suffix | tuple[Suffix, ...] = ".png"
+    encoding: str | dict[int, int] = "train_ids"
+
+
+@register_domain
+class Folder(PairedDomain):
+    """The original's custom dataset: ``img_dir/<split>`` and ``ann_dir/<split>``, recursively."""
+
+    name = "folder"
+    facts = Facts(
+        kind="any",
+        license="your own",
+        download="your own images, in img_dir/<split> and ann_dir/<split>",
+        sharing=Sharing("confirm", "only you know the license of your images"),
+    )
+    options_model = FolderOptions
+    any_split = True
+
+    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
+        folders = (options.image_dir, options.label_dir)
+        suffixes = (options.image_suffix, options.label_suffix)
+        return [Layout("converted", *folders, *suffixes, label_table(options.encoding))]
+
+    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
+        before, marker, after = options.image_dir.partition("{split}")
+        folder = self.existing(data_dir) / before
+        if not folder.is_dir():
+            raise UserError(f"the folder of images is missing: {folder}")
+        if not marker:
+            return ("all",)
+        names = sorted(path.name for path in folder.iterdir())
+        return [name for name in names if (folder / f"{name}{after}").is_dir()]
+
+    def label(
+        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
+    ) -> str:
+        return f"{data_dir.resolve().name if data_dir else self.name}/{split}"

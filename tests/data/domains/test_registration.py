@@ -16,7 +16,7 @@ from revt_hf.data.domains import (
     PairedDomain,
     Sharing,
     load_domain,
-    registration,
+    opening,
 )
 
 
@@ -34,9 +34,8 @@ class Other(Town):
 @pytest.fixture
 def registry(monkeypatch):
     """A registry that is as new, with the domains of this package."""
-    fresh = registration._Registry()
-    fresh._domains.update(DOMAINS._domains)
-    monkeypatch.setattr(registration, "DOMAINS", fresh)
+    fresh = opening._Registry(DOMAINS.registered)
+    monkeypatch.setattr(opening, "DOMAINS", fresh)
     return fresh
 
 
@@ -47,9 +46,7 @@ def entry_points(registry, monkeypatch):
 
     def install(*values):
         found = [EntryPoint(value.rpartition(":")[2], value, "revt_hf.domains") for value in values]
-        monkeypatch.setattr(
-            registration, "entry_points", lambda group: asked.append(group) or found
-        )
+        monkeypatch.setattr(opening, "entry_points", lambda group: asked.append(group) or found)
         return asked
 
     return install
@@ -65,23 +62,23 @@ def town(tmp_path):
 
 
 def test_a_registered_domain_can_be_loaded(registry, town, tmp_path):
-    assert registration.register_domain(Town) is Town
+    assert opening.register_domain(Town) is Town
     row = load_domain("town", "val", town, cache_dir=tmp_path / "cache")[0]
     assert (row["name"], row["image"].shape, row["label"][0, 0]) == ("a", (4, 6, 3), 13)
     with pytest.raises(UserError, match=r"unknown split 'train' of town: use val"):
         load_domain("town", "train", town)
-    registration.register_domain(Town)  # as notebooks do
+    opening.register_domain(Town)  # as notebooks do
     with pytest.raises(UserError, match=r"the domain 'town' exists already \(.*Town\): rename"):
-        registration.register_domain(Other)
+        opening.register_domain(Other)
 
 
 def test_a_domain_of_another_package_is_found_by_name(entry_points, monkeypatch, town, tmp_path):
     monkeypatch.setitem(sys.modules, "town_package", SimpleNamespace(Town=Town))
     asked = entry_points("town_package:Town")
-    assert registration.get_domain("gta5").name == "gta5"
+    assert opening.get_domain("gta5").name == "gta5"
     assert asked == []  # nothing of other packages is imported before it is needed
     assert len(load_domain("town", "val", town, cache_dir=tmp_path / "cache")) == 1
-    assert list(registration.DOMAINS) == sorted([*DOMAINS._domains, "town"])
+    assert list(opening.DOMAINS) == sorted([*DOMAINS.registered, "town"])
     assert asked == ["revt_hf.domains"]
 
 
@@ -89,10 +86,10 @@ def test_a_package_that_is_broken_does_not_stop_the_others(entry_points, monkeyp
     monkeypatch.setitem(sys.modules, "town_package", SimpleNamespace(Town=Town))
     entry_points("no_such_package:Village", "town_package:Town")
     with pytest.warns(DataWarning, match=r"cannot load the domain Village from no_such_package"):
-        names = list(registration.DOMAINS)
+        names = list(opening.DOMAINS)
     assert "town" in names
     with pytest.raises(UserError, match=r"unknown domain 'village': use one of .*gta5.*town"):
-        registration.get_domain("village")
+        opening.get_domain("village")
 
 
 def test_the_list_holds_every_domain():

@@ -19,7 +19,7 @@ from revt_hf.data.domains.base import (
     arrow_split,
     fingerprint,
 )
-from revt_hf.data.domains.registration import register_domain
+from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.streets.paint import render
 from revt_hf.data.domains.streets.styles import STYLES
 from revt_hf.data.labels import label_table

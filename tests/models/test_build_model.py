@@ -1,4 +1,4 @@
-"""Sizes, starts and heads."""
+"""Sizes, initial weights and heads."""
 
 import pytest
 import torch
@@ -52,23 +52,21 @@ def starts(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", ["classifier", "segmenter"])
-def test_a_start_gives_its_encoder_and_a_fresh_head(starts, name):
-    kind = {
-        "classifier": SegformerForImageClassification,
-        "segmenter": SegformerForSemanticSegmentation,
-    }[name]
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("classifier", SegformerForImageClassification),
+        ("segmenter", SegformerForSemanticSegmentation),
+    ],
+)
+def test_a_start_gives_its_encoder_and_a_fresh_head(starts, name, kind):
     theirs = kind.from_pretrained(starts / name).segformer.state_dict()
-    for seed in (0, 1):
-        ours = build_model(Model(init=str(starts / name)), seed)
+    models = [build_model(Model(init=str(starts / name)), seed) for seed in (0, 1)]
+    for ours in models:
         state = ours.segformer.state_dict()
         assert all(torch.equal(state[key], theirs[key]) for key in theirs)
         assert ours.config.num_labels == 19
-    heads = [
-        build_model(Model(init=str(starts / name)), seed).decode_head.classifier.weight
-        for seed in (0, 1)
-    ]
-    assert not torch.equal(*heads)
+    assert not torch.equal(*(model.decode_head.classifier.weight for model in models))
 
 
 def test_head_start_keeps_the_head_and_its_width_can_be_chosen(starts):

