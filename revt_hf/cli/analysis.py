@@ -109,20 +109,20 @@ def path_command(
 ) -> None:
     """Score the straight line between two members: is there a barrier?"""
     from revt_hf.analysis.diagnoses import diagnose_path
-    from revt_hf.analysis.path import INTERPOLATED
 
     if interpolate not in ("encoder", "all"):
         raise UserError(f"--interpolate {interpolate}: use encoder or all")
     members = named_models(models)
     options = data.checked(output, list(members.values()), overwrite, workers, [init])
     result = diagnose_path(members, options, init, points, interpolate == "all")
-    names: dict[Any, str] = {**dict(enumerate(members, 1)), "init": "init", INTERPOLATED: "interpolated"}
+    names: dict[Any, str] = dict(enumerate(members, 1))
     lines = []
     for line in result["lines"]:
         barrier = line["barrier"]
         lines.append(
-            f"{names[line['from']]} to {names[line['to']]}, head {names[line['head']]}: barrier "
-            f"{barrier['loss']:.4f} at {barrier['loss_at']:g}, "
+            f"{names.get(line['from'], 'init')} to {names[line['to']]}, "
+            f"head {names.get(line['head'], 'interpolated')}: "
+            f"barrier {barrier['loss']:.4f} at {barrier['loss_at']:g}, "
             f"mIoU {barrier['mIoU']:.2f} points at {barrier['mIoU_at']:g}"
         )
     data.finish(result, lines, output)
