@@ -25,12 +25,11 @@ from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.merging.dtypes import unpacked
-from revt_hf.merging.means import mean, weighted_mean
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.merge_spec import MergeSpec, Rule
-from revt_hf.merging.provenance import member_record
-from revt_hf.merging.streaming import opened, read_at
+from revt_hf.merging.methods import mean, weighted_mean
+from revt_hf.merging.record import member_record
+from revt_hf.merging.streaming import opened, read_at, unpacked
 from revt_hf.training.validation import sums_of
 
 OnImage = Callable[[], object]

@@ -26,8 +26,8 @@ from revt_hf.core.outputs import (
 from revt_hf.core.processes import process_state
 from revt_hf.evaluation.result import LIBRARIES
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.merging.provenance import current_record
 from revt_hf.merging.recalibration import spread_images
+from revt_hf.merging.record import current_record
 from revt_hf.results.figures import short_names
 
 _PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
 from revt_hf.core.errors import UserError
-from revt_hf.merging.dtypes import unpacked
 from revt_hf.merging.merge_plan import MergePlan, Run
 from revt_hf.merging.selection import original_name, select
-from revt_hf.merging.streaming import opened, read_at
+from revt_hf.merging.streaming import opened, read_at, unpacked
 
 # Indices of tensors by the name of what they make up together.
 Groups = Mapping[str, list[int]]

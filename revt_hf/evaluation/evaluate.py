@@ -71,8 +71,8 @@ def evaluate(
     those of a single process. Costs are measured on the main process only.
 
     Args:
-        models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or, by
-            the name that results carry, folders, Hub IDs, or SegFormers and segmenters in eval mode.
+        models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or a
+            mapping from names in results to these, or to SegFormers and segmenters in eval mode.
         splits: the source-val and target splits of a recipe, or a list of splits; a split may come
             with its images: rows with ``image`` and ``label`` as ``load_domain`` returns them.
         protocol: how images reach the networks; None for the one that the folders record.
