@@ -82,11 +82,11 @@ def _own(
     return (pixels * std + mean - own_mean) / own_std
 
 
-def _logits(models: Models, head: int) -> Segmenter:
+def _logits(models: Models, head: int) -> Segmenter:  # noqa: ARG001
     return Segmenter((mean_of_logits(models),), tuple(models), tuple(models))
 
 
-def _probabilities(models: Models, head: int) -> Segmenter:
+def _probabilities(models: Models, head: int) -> Segmenter:  # noqa: ARG001
     def single(model: SegformerForSemanticSegmentation) -> Network:
         network = model_segmenter(model).networks[0]
         return lambda pixels: network(_own(model, models[0], pixels))

@@ -265,7 +265,7 @@ def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -
             total = logits.new_zeros((*logits.shape[:2], *pixels.shape[2:]))
         total[:, :, rows, columns] += logits
         counts[rows, columns] += 1
-    assert total is not None
+    assert total is not None  # noqa: S101
     return total.div_(counts)
 
 

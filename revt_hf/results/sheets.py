@@ -160,7 +160,7 @@ def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
         RGB, (H, width, 3), uint8, on white.
     """
     legend = _legend(classes, _strip_font(width), width)
-    assert legend is not None
+    assert legend is not None  # noqa: S101
     strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
     strip.paste(legend, (0, _TEXT_GAP))
     return np.asarray(strip)
