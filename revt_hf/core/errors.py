@@ -77,6 +77,16 @@ class DataWarning(UserWarning):
 
 
 @contextmanager
+def readable(what: str | Path) -> Iterator[None]:
+    """Turn errors of opening and decoding a file into a UserError that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a path or text with bytes that cannot be
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {what}: {reason}") from error
+
+
+@contextmanager
 def readable_os_errors(target: Path) -> Iterator[None]:
     """Turn write errors of the file system, torch and safetensors into a UserError.
 
