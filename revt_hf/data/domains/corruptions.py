@@ -104,7 +104,7 @@ def _scaled(A: Any, factor: float, offset: float, relative_to_mean: bool = False
     )
 
 
-def _fog(A: Any, height: int, transmission: float) -> list[Any]:
+def _fog(A: Any, height: int, transmission: float) -> list[Any]:  # noqa: ARG001
     # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
     return [_scaled(A, transmission, (1 - transmission) * _AIRLIGHT)]
 
@@ -142,7 +142,7 @@ def _snow(A: Any, height: int, flakes: str, snow_point: float, bleach: float) ->
     ]
 
 
-def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:
+def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:  # noqa: ARG001
     return [
         A.RandomGamma(gamma_limit=(100 * gamma, 100 * gamma), p=1),
         _scaled(A, exposure, 0),
