@@ -41,12 +41,13 @@ def inspect(
     check_output_file(json_file, inputs=[folder])
     record = records.read_record(folder) or records.read_merge_record(folder / MERGE_FILE)
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
-    lines, members = [], []
+    members = []
     if isinstance(record, records.MergeRecord):
         members = list(zip(record.inputs, records.member_states(record), strict=True))
-        lines += map(str, record.rules)
-        lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
-    lines += map(str, record.changes)
+        for rule in record.rules:
+            say(str(rule))
+        say(f"all else from member {record.head}; revt_hf {record.revt_hf}")
+    lines = [str(change) for change in record.changes]
     for member, state in members:
         lines += [f"{state:8} {member}", *(f"{'':8} {line}" for line in member.history())]
     for line in lines:
