@@ -30,7 +30,7 @@ from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.methods import mean, weighted_mean
 from revt_hf.merging.record import member_record
 from revt_hf.merging.streaming import opened, read_at, unpacked
-from revt_hf.training.validation import sums_of
+from revt_hf.training.loss import sums_of
 
 OnImage = Callable[[], object]
 

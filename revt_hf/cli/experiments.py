@@ -101,8 +101,8 @@ def submit(
     """Submit the remaining steps of an experiment to Slurm, as array jobs."""
     from revt_hf.core.errors import counted
     from revt_hf.core.outputs import write_json
+    from revt_hf.experiments.slurm_jobs import as_text, submit_experiment
     from revt_hf.experiments.slurm_settings import load_settings
-    from revt_hf.experiments.slurm_submission import as_text, submit_experiment
 
     flags = {
         "partition": partition,

@@ -117,7 +117,7 @@ class Schedule(Section):
 
 
 class Swad(Section):
-    """Averaging over a window: :class:`revt_hf.training.weight_averages.WindowAverage`."""
+    """Averaging over a window: :class:`revt_hf.training.optim.WindowAverage`."""
 
     patience: Positive = 3
     overfit_patience: Positive = 6

@@ -13,20 +13,21 @@ from revt_hf.experiments.experiment_recipe import (
     member_recipe,
 )
 from revt_hf.experiments.experiment_recipe import Merge as MergeSection
-from revt_hf.experiments.graph import Graph, member_step, step_id, with_seeds
-from revt_hf.experiments.merge_variants import head_numbers, variants
+from revt_hf.experiments.graph import (
+    Graph,
+    head_numbers,
+    member_step,
+    step_id,
+    variants,
+    with_seeds,
+)
 from revt_hf.experiments.model_steps import Average, Given, Merge, Recalibrate, Train
 from revt_hf.experiments.score_steps import Choose, Network, Score
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 
 
 def build_graph(experiment: Experiment) -> Graph:
-    """All steps of an experiment.
-
-    Raises:
-        UserError: an unknown name, a recipe that cannot be read, seeds that do not match, or a
-            selection on a target that the experiment does not allow.
-    """
+    """All steps of an experiment."""
     graph = Graph(experiment)
     _add_members(graph)
     recipe = _evaluation_recipe(experiment)
@@ -42,7 +43,6 @@ def build_graph(experiment: Experiment) -> Graph:
 
 
 def _add_members(graph: Graph) -> None:
-    """Add all members, each after the one that it starts from or is an average of."""
     members = graph.experiment.members
     inits = {member.init for member in members.values()}
     waiting = list(members)
@@ -112,7 +112,6 @@ def _training(graph: Graph, name: str, seed: int | None) -> Train:
 
 
 def _evaluation_recipe(experiment: Experiment) -> Recipe | None:
-    """That of ``evaluate``, else of the first trained member that no other one starts from."""
     if experiment.evaluate.recipe is not None:
         return load_recipe(experiment.evaluate.recipe)
     inits = {member.init for member in experiment.members.values()}
@@ -130,7 +129,6 @@ def _add_merges(
     members: dict[str, str],
     recipe: Recipe | None,
 ) -> None:
-    """Add the merges of some members (steps by name): one per variant and head."""
     base, steps = section.base, tuple(members.values())
     if base is not None and base.split("/")[0] in graph.experiment.members:
         base = member_step(graph.experiment, f"merges.{name}.base", base, seed)
@@ -246,7 +244,6 @@ def _add_selections(graph: Graph, name: str, selection: Selection) -> None:
 
 
 def _selection_labels(graph: Graph, where: str, selection: Selection) -> tuple[str, ...]:
-    """The labels of the splits that a selection is made on."""
     labels = {split.label: split.is_source for split in graph.splits}
     sources = [label for label, is_source in labels.items() if is_source]
     on = [label for text in selection.on for label in (sources if text == "source" else [text])]

@@ -4,27 +4,31 @@ import shlex
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
+from rich.text import Text
 from rich.tree import Tree
 
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.build_graph import build_graph
-from revt_hf.experiments.experiment_folder import ExperimentFolder, Step
+from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
 from revt_hf.experiments.model_steps import Train
-from revt_hf.experiments.step_overview import step_rows, step_tree
 from revt_hf.experiments.training_processes import (
     REVT,
     TrainingProcesses,
     default_slots,
     progress_bars,
 )
+
+_STYLES = {"done": "green", "stale": "yellow", "begun": "cyan", "missing": "dim"}
+_WORDS = {"stale": "to do again: its inputs changed", "missing": "to do"}
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,7 @@ class ExperimentOptions:
 
 @dataclass
 class Outcome:
-    """What a run did.
-
-    Attributes:
-        done: ids of steps that were run.
-        kept: ids of steps that were done before.
-        failed: reasons by step.
-        blocked: steps that could not run, each with an input that is not done.
-        steps: the state of each chosen step afterwards, as JSON values.
-        written: tables and report.
-    """
+    """What a run did."""
 
     done: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -114,7 +109,7 @@ def run_experiment(
     if options.report_only and options.only:
         raise UserError("--report-only runs no step: leave --only out")
     steps = graph.chosen(options.only, options.needs)
-    launcher = launcher_words(options.launcher)
+    launcher = [*(_launcher_words(options.launcher) or [sys.executable]), *REVT]
     folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
     outcome = Outcome()
@@ -138,28 +133,16 @@ def plan_experiment(
     overrides: Sequence[str] = (),
     options: ExperimentOptions | None = None,
 ) -> tuple[Tree, list[dict[str, Any]]]:
-    """The steps that :func:`run_experiment` would look at, with their states; writes nothing.
-
-    Returns:
-        A tree to print, and the steps as JSON values.
-
-    Raises:
-        UserError: the experiment or an option cannot be used.
-    """
-    experiment = load_experiment(path, overrides)
-    graph = build_graph(experiment)
+    """The steps that :func:`run_experiment` would look at, with their states; writes nothing."""
+    graph = build_graph(load_experiment(path, overrides))
     options = options or ExperimentOptions()
     steps = graph.chosen(options.only, options.needs)
     folder = ExperimentFolder(Path(output), graph.steps)
-    return step_tree(experiment.title, steps, folder), step_rows(steps, folder)
+    return step_tree(graph.experiment.title, steps, folder), step_rows(steps, folder)
 
 
-def launcher_words(launcher: str | None) -> list[str]:
-    """A launcher's program and arguments; empty without one.
-
-    Raises:
-        UserError: its quotes do not match, or there is no such program.
-    """
+def _launcher_words(launcher: str | None) -> list[str]:
+    """A launcher's program and arguments; empty without one."""
     try:
         words = shlex.split(launcher or "")
     except ValueError as error:
@@ -169,25 +152,20 @@ def launcher_words(launcher: str | None) -> list[str]:
     return words
 
 
+@dataclass
 class _Execution:
     """Walks the graph: trainings side by side as they become ready, everything else in order."""
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        folder: ExperimentFolder,
-        options: ExperimentOptions,
-        launcher: Sequence[str],
-        progress: Progress,
-        outcome: Outcome,
-    ) -> None:
-        self._pending = {step.id: step for step in steps}
-        self._folder = folder
-        self._options = options
-        self._launcher = [*(launcher or [sys.executable]), *REVT]
-        self._progress = progress
-        self._outcome = outcome
-        self._bar = progress.add_task("all steps", total=len(steps), note="")
+    steps: Sequence[Step]
+    folder: ExperimentFolder
+    options: ExperimentOptions
+    launcher: Sequence[str]
+    progress: Progress
+    outcome: Outcome
+
+    def __post_init__(self) -> None:
+        self._pending = {step.id: step for step in self.steps}
+        self._bar = self.progress.add_task("all steps", total=len(self.steps), note="")
         # Of the trainings that are running.
         self._locks: dict[str, ExitStack] = {}
 
@@ -196,7 +174,7 @@ class _Execution:
             if isinstance(ready[0], Train):
                 self._train()
             else:
-                self._work(ready[0].companions(ready, self._folder))
+                self._work(ready[0].companions(ready, self.folder))
 
     def _ready(self) -> list[Step]:
         """The pending steps whose inputs are done; those that are done or blocked are settled."""
@@ -204,59 +182,56 @@ class _Execution:
         for step in list(self._pending.values()):
             if any(one in self._pending for one in step.inputs):
                 continue
-            missing = [one for one in step.inputs if not self._folder.done(one)]
+            missing = [one for one in step.inputs if not self.folder.done(one)]
             if step.id in self._locks:
                 ready.append(step)
-            elif self._folder.done(step.id):
-                step.update_labels(self._folder)
-                self._outcome.kept.append(step.id)
+            elif self.folder.done(step.id):
+                step.update_labels(self.folder)
+                self.outcome.kept.append(step.id)
                 self._settle(step)
             elif missing:
-                self._outcome.blocked[step.id] = missing[0]
+                self.outcome.blocked[step.id] = missing[0]
                 self._settle(step)
             else:
                 ready.append(step)
         return ready
 
     def _train(self) -> None:
-        """Train everything that is ready or becomes ready meanwhile."""
-        slots = self._options.slots or default_slots(self._options.launcher)
-        with TrainingProcesses(self._progress, slots, self._launcher) as trainings:
+        slots = self.options.slots or default_slots(self.options.launcher)
+        with TrainingProcesses(self.progress, slots, self.launcher) as trainings:
             while ready := [step for step in self._ready() if isinstance(step, Train)]:
                 for step in ready:
                     if step.id not in self._locks and trainings.has_slot:
                         self._start(step, trainings, sharing=min(slots, len(ready)))
-                for ended in trainings.wait() if trainings.busy else []:
-                    finished = self._pending[ended.job.name]
-                    with self._locks.pop(finished.id):
-                        if ended.problem is None:
-                            self._finish(finished, ended.seconds)
+                for name, problem, seconds in trainings.wait() if trainings.busy else ():
+                    with self._locks.pop(name):
+                        if problem is None:
+                            self._finish(self._pending[name], seconds)
                         else:
-                            self._fail(finished, ended.problem)
+                            self._fail(self._pending[name], problem)
 
     def _start(self, step: Train, trainings: TrainingProcesses, sharing: int) -> None:
         try:
             with ExitStack() as lock:
-                lock.enter_context(self._folder.locked(step))
-                self._check_data(step)
-                trainings.start(step.job(self._folder), sharing)
+                lock.enter_context(self.folder.locked(step))
+                self.folder.check_data(step)
+                trainings.start(step.job(self.folder), sharing)
                 self._locks[step.id] = lock.pop_all()
         except UserError as error:
             self._fail(step, str(error))
 
     def _work(self, steps: Sequence[Step]) -> None:
-        """Run steps together in this process."""
         first, since = steps[0], time.perf_counter()
         name = first.id if len(steps) == 1 else f"{first.stage} {len(steps)} networks"
         try:
             with ExitStack() as stack:
                 for step in steps:
-                    stack.enter_context(self._folder.locked(step))
-                self._check_data(first)
-                total = self._folder.image_count(first) if first.counts_images else None
-                bar = self._progress.add_task(name, total=total, note="")
-                stack.callback(self._progress.remove_task, bar)
-                first.run_together(steps, self._folder, lambda: self._progress.advance(bar))
+                    stack.enter_context(self.folder.locked(step))
+                self.folder.check_data(first)
+                total = self.folder.image_count(first) if first.counts_images else None
+                bar = self.progress.add_task(name, total=total, note="")
+                stack.callback(self.progress.remove_task, bar)
+                first.run_together(steps, self.folder, lambda: self.progress.advance(bar))
                 seconds = (time.perf_counter() - since) / len(steps)
                 for step in steps:
                     self._finish(step, seconds)
@@ -264,26 +239,62 @@ class _Execution:
             for step in steps:
                 self._fail(step, str(error))
 
-    def _check_data(self, step: Step) -> None:
-        missing = self._folder.missing_data(step)
-        if missing is not None:
-            raise UserError(missing)
-
     def _finish(self, step: Step, seconds: float) -> None:
         try:
-            self._folder.finish(step, seconds)
+            self.folder.finish(step, seconds)
         except UserError as error:
             self._fail(step, str(error))
             return
-        self._outcome.done.append(step.id)
+        self.outcome.done.append(step.id)
         self._settle(step)
 
     def _fail(self, step: Step, why: str) -> None:
-        self._outcome.failed[step.id] = why
+        self.outcome.failed[step.id] = why
         self._settle(step)
-        if not self._options.quiet:
-            self._progress.console.print(f"failed: {step.id}: {why}", markup=False)
+        if not self.options.quiet:
+            self.progress.console.print(f"failed: {step.id}: {why}", markup=False)
 
     def _settle(self, step: Step) -> None:
         del self._pending[step.id]
-        self._progress.advance(self._bar)
+        self.progress.advance(self._bar)
+
+
+def step_tree(title: str, steps: Sequence[Step], folder: ExperimentFolder) -> Tree:
+    """The steps in the folders of their results, each with its state; then the totals."""
+    tree = Tree(Text(f"{title} ({folder.path})"))
+    branches: dict[str, Tree] = {"": tree}
+    statuses = [folder.status(step.id) for step in steps]
+    for step, status in zip(steps, statuses, strict=True):
+        parent, _, name = step.id.rpartition("/")
+        note = f": {status.note}" if status.state == "begun" else ""
+        words = _WORDS.get(status.state, status.state) + note
+        text = Text.assemble(name, "  ", (words, _STYLES[status.state]))
+        _branch(branches, parent).add(text)
+    counts = Counter(status.state for status in statuses)
+    totals = ", ".join(f"{count} {state}" for state, count in counts.items())
+    tree.add(Text(f"{len(steps)} steps: {totals}", style="bold"))
+    for note, count in lacking_data(statuses).items():
+        tree.add(Text(f"{count} steps lack their data: {note}", style="red"))
+    return tree
+
+
+def step_rows(steps: Sequence[Step], folder: ExperimentFolder) -> list[dict[str, Any]]:
+    """The state, note and inputs of each step, and the seconds it took if it is done."""
+    rows = []
+    for step in steps:
+        status, record = folder.status(step.id), folder.record(step)
+        row = {"step": step.id, **asdict(status), "needs": list(step.inputs)}
+        rows.append(row | {"seconds": record.seconds if record else None})
+    return rows
+
+
+def lacking_data(statuses: Sequence[Status]) -> Counter[str]:
+    """How many steps lack their data, by the reason."""
+    return Counter(one.note for one in statuses if one.note and one.state != "begun")
+
+
+def _branch(branches: dict[str, Tree], path: str) -> Tree:
+    if path not in branches:
+        parent, _, name = path.rpartition("/")
+        branches[path] = _branch(branches, parent).add(Text(name))
+    return branches[path]

@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
+from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import check_apart, read_json_object, real_path, write_json
+from revt_hf.core.outputs import check_apart, file_sha256, read_json_object, real_path, write_json
 from revt_hf.data.domains import open_domain
 from revt_hf.data.domains.base import Opened
-from revt_hf.experiments.fingerprints import FileHashes, Stamp
 
 # Records of finished steps, and locks; it makes a folder an experiment's.
 _STEPS_FOLDER = ".steps"
@@ -29,30 +29,40 @@ _VERSION = 1
 _log = logging.getLogger(__name__)
 
 
+class Stamp(Section):
+    """A result file: size, time and sha256, and the sha256 of the small files it depends on."""
+
+    size: int
+    modified_ns: int
+    sha256: str
+    beside: dict[str, str]
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    found = (folder / name for name in (CONFIG_FILE, PROCESSOR_FILE))
+    return {path.name: file_sha256(path) for path in found if path.is_file()}
+
+
+def _joined(hashes: Iterable[str], beside: dict[str, str]) -> str:
+    return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])
+
+
 @dataclass(frozen=True)
 class Status:
-    """The state of a step, and a note for people, such as the reason why data are missing.
+    """The state of a step, and a note for people, such as the reason why data are missing."""
 
-    ``stale`` is done, but with other inputs; ``begun`` is a training that has a checkpoint.
-    """
-
+    # Done, but with other inputs: stale. A training that has a checkpoint: begun.
     state: Literal["done", "stale", "begun", "missing"]
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """A unit of work with one result.
-
-    Attributes:
-        id: also the path of the result below the experiment's folder.
-        inputs: ids of the steps whose results it uses.
-        stage: the Slurm stage that it belongs to; None if there is nothing to do.
-        counts_images: whether :meth:`run_together` reports images.
-    """
+    """A unit of work with one result; ``id`` is also its path below the experiment's folder."""
 
     id: str
     inputs: tuple[str, ...]
+    # Of Slurm; None if there is nothing to do.
     stage: ClassVar[str | None] = None
     counts_images: ClassVar[bool] = False
 
@@ -62,10 +72,7 @@ class Step(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that determines the result besides its inputs, as JSON values.
-
-        Values equal to the default are left out, so that a new field changes no finished step.
-        """
+        """What else determines the result; without defaults, so that new fields change nothing."""
 
     def companions(self, ready: Sequence["Step"], folder: "ExperimentFolder") -> list["Step"]:
         """This step and those of ``ready`` that are to be run together with it."""
@@ -97,7 +104,7 @@ class Step(ABC):
     def fingerprint(self, folder: "ExperimentFolder") -> str:
         """A hash of the finished result."""
         record = folder.record(self)
-        return record.result.fingerprint if record else ""
+        return _joined([record.result.sha256], record.result.beside) if record else ""
 
     def status(self, folder: "ExperimentFolder") -> Status:
         """The state of the step."""
@@ -118,17 +125,16 @@ class StepRecord(Section):
 
 
 class ExperimentFolder:
-    """The results of an experiment's steps.
+    """The results of steps: one is done if its output is what it wrote, from what it would use now.
 
-    A step is done if its output exists, is what the step wrote, and was made from what would be
-    used now: the same settings, the same inputs, the same images on disk.
+    That is the same settings, the same inputs, the same images on disk.
     """
 
     def __init__(self, path: Path, steps: Mapping[str, Step]) -> None:
         self.path = path
         self._steps = steps
         self._statuses: dict[str, Status] = {}
-        self._hashes = FileHashes()
+        self._known: dict[tuple[Path, int, int], str] = {}
         self._domains: dict[str, Opened] = {}
 
     @property
@@ -142,19 +148,11 @@ class ExperimentFolder:
             (self.path / _STEPS_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def check(self, data: Iterable[str | None]) -> None:
-        """Refuse a folder in which results would lie among other files.
-
-        Args:
-            data: folders that the experiment reads.
-
-        Raises:
-            UserError: it is or contains the working directory, the home directory or the data; it
-                lies in the data; or it holds other files.
-        """
+        """Refuse a folder in which results would lie among other files."""
         check_apart(self.path, dict.fromkeys(data))
         with readable_os_errors(self.path):
             target = real_path(self.path)
-            if not target.exists() or (target / _STEPS_FOLDER).is_dir():
+            if not target.exists() or self.is_begun:
                 return
             if not target.is_dir() or any(target.iterdir()):
                 raise UserError(
@@ -176,30 +174,19 @@ class ExperimentFolder:
         return self.status(step_id).state == "done"
 
     def finish(self, step: Step, seconds: float) -> None:
-        """Record that the output of a step has been written.
-
-        Raises:
-            UserError: it is missing, or something that it was made from is.
-        """
+        """Record that the output of a step has been written."""
         output, inputs = step.output(self), self.input_hash(step)
         if inputs is None or not output.is_file():
             raise UserError(f"{step.id} left no {output}")
-        stamp = self._hashes.stamp(output)
-        self._write(
-            StepRecord(step=step.id, inputs=inputs, result=stamp, seconds=round(seconds, 2))
-        )
+        result, seconds = self._stamp(output), round(seconds, 2)
+        record = StepRecord(step=step.id, inputs=inputs, result=result, seconds=seconds)
+        path = self.path / _STEPS_FOLDER / f"{step.id}.json"
+        write_json(path, record.model_dump(mode="json"))
         self._forget(step.id)
-
-    def restamp(self, step: Step) -> None:
-        """Keep a step done although its output was rewritten with other labels."""
-        record = self.record(step)
-        if record is not None:
-            stamp = self._hashes.stamp(step.output(self))
-            self._write(record.model_copy(update={"result": stamp}))
 
     def record(self, step: Step) -> StepRecord | None:
         """The record of a finished step; None if there is none, or it is damaged."""
-        path = self._record_path(step.id)
+        path = self.path / _STEPS_FOLDER / f"{step.id}.json"
         if not path.exists():
             return None
         try:
@@ -214,9 +201,14 @@ class ExperimentFolder:
         record = self.record(step) if output.is_file() else None
         if record is not None:
             inputs = self.input_hash(step)
-            if inputs == record.inputs and self._hashes.is_same(output, record.result):
+            if inputs == record.inputs and self._is_same(output, record.result):
                 return Status("done")
-        return Status("stale" if record else "missing", self.missing_data(step) or "")
+        note = ""
+        try:
+            self.check_data(step)
+        except UserError as error:
+            note = str(error)
+        return Status("stale" if record else "missing", note)
 
     def input_hash(self, step: Step) -> str | None:
         """A hash of everything that determines a result; None while something is missing."""
@@ -237,37 +229,58 @@ class ExperimentFolder:
             return None
 
     def checkpoint_hash(self, source: str) -> str:
-        """A fingerprint of a checkpoint; see :meth:`FileHashes.of_checkpoint`."""
-        return self._hashes.of_checkpoint(source)
+        """A fingerprint of a checkpoint's files; for a Hub ID, the ID."""
+        if not Path(source).exists():
+            from revt_hf.checkpoints.download import is_hub_id
 
-    def missing_data(self, step: Step) -> str | None:
-        """The reason why a step's images cannot be read, if they cannot."""
-        try:
-            missing = (one for split in step.images() for one in self._opened(*split).missing)
-            return next((reason for _, reason in missing), None)
-        except UserError as error:
-            return str(error)
+            if not is_hub_id(source):
+                raise UserError(f"there is no checkpoint {source}")
+            return source
+        with open_checkpoint(source, quiet=True) as found:
+            beside = _beside(found.folder) if found.folder else {}
+            return _joined(map(self._sha256, found.originals), beside)
+
+    def _sha256(self, path: Path) -> str:
+        """The sha256 of a file, which is read once while its size and time stay the same."""
+        now = path.stat()
+        key = (path, now.st_size, now.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = file_sha256(path)
+        return self._known[key]
+
+    def _stamp(self, result: Path) -> Stamp:
+        now = result.stat()
+        return Stamp(
+            size=now.st_size,
+            modified_ns=now.st_mtime_ns,
+            sha256=self._sha256(result),
+            beside=_beside(result.parent) if result.name == WEIGHTS_FILE else {},
+        )
+
+    def _is_same(self, result: Path, stamp: Stamp) -> bool:
+        """Whether a result has the content that it had when it was stamped."""
+        # A file of that size and time need not be read.
+        self._known[result, stamp.size, stamp.modified_ns] = stamp.sha256
+        now = self._stamp(result)
+        return (now.sha256, now.beside) == (stamp.sha256, stamp.beside)
+
+    def check_data(self, step: Step) -> None:
+        """Refuse a step whose images cannot be read."""
+        for split in step.images():
+            for _, reason in self._opened(*split).missing:
+                raise UserError(reason)
 
     def image_count(self, step: Step) -> int:
         """The number of images that a step reads."""
         return sum(self._opened(*split).images for split in step.images())
 
-    @contextmanager
-    def locked(self, step: Step) -> Iterator[None]:
-        """Keep other processes from doing the same step.
-
-        Raises:
-            UserError: another one is doing it.
-        """
-        lock = FileLock(self.path / _STEPS_FOLDER / f"{step.id.replace('/', '__')}.lock")
+    def locked(self, step: Step) -> AbstractContextManager[object]:
+        """Keep other processes from doing the same step."""
+        path = self.path / _STEPS_FOLDER / f"{step.id.replace('/', '__')}.lock"
         try:
-            lock.acquire(timeout=0)
+            return FileLock(path).acquire(timeout=0)
         except Timeout as error:
             raise UserError("another process is doing this step") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _forget(self, step_id: str) -> None:
         """Drop the cached states of a step and of everything made from it."""
@@ -279,16 +292,9 @@ class ExperimentFolder:
     def _opened(self, spec: DomainSpec, split: str) -> Opened:
         key = json.dumps([spec.model_dump(mode="json"), split], sort_keys=True)
         if key not in self._domains:
-            self._domains[key] = open_domain(
-                spec.domain, split, spec.data_dir, spec.config, spec.options
-            )
+            place = (spec.data_dir, spec.config, spec.options)
+            self._domains[key] = open_domain(spec.domain, split, *place)
         return self._domains[key]
-
-    def _record_path(self, step_id: str) -> Path:
-        return self.path / _STEPS_FOLDER / f"{step_id}.json"
-
-    def _write(self, record: StepRecord) -> None:
-        write_json(self._record_path(record.step), record.model_dump(mode="json"))
 
 
 def hash_of(values: Any) -> str:

@@ -63,11 +63,12 @@ def _paper(value: Any) -> Any:
     size, _, methods = rest.partition("/")
     if not re.fullmatch(r"\d(-\d)*", methods):
         raise ValueError(f"write it as source/size/methods, such as gta5/b5/1-4-6, not '{value}'")
+    numbers = tuple(map(int, methods.split("-")))
     try:
-        paper_row(source, size, tuple(int(number) for number in methods.split("-")))
+        paper_row(source, size, numbers)
     except UserError as error:
         raise ValueError(str(error)) from error
-    return {"source": source, "size": size, "methods": [int(n) for n in methods.split("-")]}
+    return {"source": source, "size": size, "methods": numbers}
 
 
 class _Titled(Section):
@@ -258,15 +259,7 @@ class Experiment(Section):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and validate an experiment; paths of recipes are resolved against the file.
-
-    Args:
-        path: a YAML file.
-        overrides: ``a.b=c`` strings; the value is read as YAML.
-
-    Raises:
-        UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
-    """
+    """Read and validate an experiment; paths of recipes are resolved against the file."""
     values = read_with_parents(Path(path), localise=_recipes_beside)
     for override in overrides:
         apply_override(values, override)
@@ -276,11 +269,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:
-    """The training recipe of a member; ``model.init`` names a member, not yet its folder.
-
-    Raises:
-        UserError: it cannot be read or is not valid.
-    """
+    """The training recipe of a member; ``model.init`` names a member, not yet its folder."""
     member = experiment.members[name]
     overrides = [f"{key}={json.dumps(value)}" for key, value in member.set.items()]
     if member.init is not None:

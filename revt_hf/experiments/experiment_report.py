@@ -30,20 +30,7 @@ _PAGE_KINDS: dict[str, ModelKind] = {
 
 
 def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool) -> list[Path]:
-    """Write ``tables/NAME.*`` and ``reports/NAME.html`` from the networks that have been scored.
-
-    Args:
-        graph: of the experiment; networks of other experiments in the folder are left out.
-        folder: of the experiment.
-        name: of the files.
-        quiet: do not print the table.
-
-    Returns:
-        The written files; empty if nothing has been scored.
-
-    Raises:
-        UserError: a result or an image for the report cannot be read.
-    """
+    """Write ``tables/NAME.*`` and ``reports/NAME.html`` from the networks that have been scored."""
     found = [
         result_file(folder, protocol, network.id)
         for protocol in graph.protocols

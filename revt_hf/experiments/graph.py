@@ -1,4 +1,4 @@
-"""The graph of an experiment's steps, and how members are named in it.
+"""The graph of an experiment's steps, and how members and merges are named in it.
 
 A step's ``id`` is also the path of its result below the experiment's folder:
 
@@ -13,32 +13,29 @@ Ensembles are networks (``ensembles/...``) that are scored without a step of the
 """
 
 import fnmatch
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise, product
+from math import comb
+from typing import Any
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.experiment_folder import Step
-from revt_hf.experiments.experiment_recipe import Experiment
+from revt_hf.experiments.experiment_recipe import Experiment, Grid
+from revt_hf.experiments.experiment_recipe import Merge as MergeSection
 from revt_hf.experiments.model_steps import Merge, Train
 from revt_hf.experiments.score_steps import Network
+from revt_hf.merging.merge_spec import Rule
 
 _MOST_STEPS = 20_000
 
 
 @dataclass
 class Graph:
-    """The steps of an experiment, and the networks that are scored.
-
-    Attributes:
-        experiment: the recipe that it was built from.
-        steps: by id, each after its inputs.
-        temporary: merges that exist only while they are scored.
-        networks: by name.
-        protocols: by name.
-        splits: to score on.
-    """
+    """The steps of an experiment, and the networks that are scored."""
 
     experiment: Experiment
     steps: dict[str, Step] = field(default_factory=dict)
@@ -55,11 +52,7 @@ class Graph:
         return [spec.data_dir for spec in specs]
 
     def add(self, step: Step) -> None:
-        """Add a step after its inputs.
-
-        Raises:
-            UserError: there is one of that name, or there are too many.
-        """
+        """Add a step after its inputs."""
         if len(self.steps) + len(self.temporary) >= _MOST_STEPS:
             raise UserError(f"the experiment has more than {_MOST_STEPS} steps: use fewer seeds")
         if step.id in self.steps or step.id in self.temporary:
@@ -67,15 +60,7 @@ class Graph:
         self.steps[step.id] = step
 
     def chosen(self, only: Sequence[str], needs: bool) -> list[Step]:
-        """The steps to run, each after its inputs.
-
-        Args:
-            only: ids of steps with ``*``, or folders of steps; empty for all.
-            needs: also what these need.
-
-        Raises:
-            UserError: a name that matches no step.
-        """
+        """The steps to run, each after its inputs."""
         wanted: set[str] = set() if only else set(self.steps)
         for pattern in only:
             folder = f"{pattern.rstrip('/')}/"
@@ -95,11 +80,7 @@ class Graph:
 def with_seeds(
     experiment: Experiment, where: str, references: Sequence[str]
 ) -> Iterator[tuple[int | None, dict[str, str]]]:
-    """Steps by reference (``base``, ``base/1``), for each seed of the members named without one.
-
-    Raises:
-        UserError: an unknown member, members with different seeds, or a member listed twice.
-    """
+    """Steps by reference (``base``, ``base/1``), for each seed of the members named without one."""
     varying = [
         ref
         for ref in references
@@ -120,11 +101,7 @@ def with_seeds(
 
 
 def member_step(experiment: Experiment, where: str, reference: str, seed: int | None) -> str:
-    """The step that a reference (``base``, ``base/1``) names, for a seed.
-
-    Raises:
-        UserError: there is no such member or seed; ``where`` leads the sentence.
-    """
+    """The step that a reference (``base``, ``base/1``) names, for a seed."""
     name, slash, text = reference.partition("/")
     if name not in experiment.members:
         known = ", ".join(experiment.members)
@@ -142,3 +119,51 @@ def member_step(experiment: Experiment, where: str, reference: str, seed: int | 
 def step_id(*parts: str | int | None) -> str:
     """The parts of a name, without the empty ones."""
     return "/".join(str(part) for part in parts if part not in (None, ""))
+
+
+_MOST_POINTS = 10_000
+
+
+def head_numbers(name: str, merge: MergeSection, members: Sequence[str]) -> list[int]:
+    """Numbers, from 1, of the members that provide the head."""
+    if merge.heads == "first":
+        return [1]
+    if merge.heads == "all":
+        return list(range(1, len(members) + 1))
+    for head in merge.heads:
+        if head not in members:
+            known = ", ".join(members)
+            raise UserError(f"merges.{name}.heads: '{head}' is no member: use {known}")
+    return [members.index(head) + 1 for head in merge.heads]
+
+
+def variants(name: str, merge: MergeSection, count: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+    """The rules of each selection and set of weights, by a name that is empty for a single one."""
+    if merge.rules is not None:
+        yield "", tuple(Rule(r.select, r.method, r.weights, r.parameters) for r in merge.rules)
+        return
+    weights: Sequence[Any] = [merge.weights]
+    if isinstance(merge.weights, Grid):
+        weights = [*_grid(name, merge.weights.steps, count)]
+    elif merge.weights and isinstance(merge.weights[0], tuple):
+        weights = merge.weights
+    for select, chosen in product(merge.select, weights):
+        short = re.sub(r"[^A-Za-z0-9.+-]+", "-", select).strip("-.")[:60] or "selection"
+        parts = [short] if len(merge.select) > 1 else []
+        if len(weights) > 1 and chosen is not None:
+            parts.append("w-" + "-".join(f"{value:g}" for value in chosen))
+        yield "/".join(parts), (Rule(select, merge.method, chosen, merge.parameters),)
+
+
+def _grid(name: str, steps: int, count: int) -> Iterator[tuple[float, ...]]:
+    """All weights of ``count`` members that are multiples of 1/``steps`` and sum to 1."""
+    points = comb(steps + count - 1, count - 1)
+    if points > _MOST_POINTS:
+        raise UserError(
+            f"merges.{name}.weights: {steps} steps of {count} members are {points} merges, more "
+            f"than {_MOST_POINTS}"
+        )
+    # Stars and bars: the gaps between bars are the steps that each member gets.
+    for bars in combinations(range(steps + count - 1), count - 1):
+        edges = (-1, *bars, steps + count - 1)
+        yield tuple((high - low - 1) / steps for low, high in pairwise(edges))

@@ -134,11 +134,7 @@ class Merge(Step):
         self.write(folder, Path(self.model(folder)))
 
     def write(self, folder: ExperimentFolder, output: Path) -> Path:
-        """Write the merge anywhere.
-
-        Raises:
-            UserError: the members do not fit together, or cannot be read.
-        """
+        """Write the merge anywhere."""
         from revt_hf.merging.average import MergeOptions, merge
 
         base = folder.model_of(self.base) if self.base in self.inputs else self.base

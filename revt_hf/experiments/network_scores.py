@@ -42,16 +42,7 @@ _COSTS: dict[str, Cost] = {}
 def score_networks(
     steps: Sequence[Score], folder: ExperimentFolder, on_image: Callable[[], object]
 ) -> None:
-    """Score networks on all splits of an experiment and write each one's result.
-
-    Args:
-        steps: of one protocol.
-        folder: of the experiment.
-        on_image: called after each image, for a progress bar.
-
-    Raises:
-        UserError: a model or a domain cannot be read.
-    """
+    """Score networks on all splits of an experiment and write each one's result."""
     first = steps[0]
     since = time.perf_counter()
     models: dict[str, Any] = {}

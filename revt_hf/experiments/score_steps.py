@@ -53,11 +53,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Score(Step):
-    """Score a network on all splits by one protocol.
-
-    Attributes:
-        merge: makes the network if it is not kept.
-    """
+    """Score a network on all splits by one protocol."""
 
     network: Network
     protocol_name: str
@@ -132,18 +128,13 @@ class Score(Step):
         relabelled = result.model_copy(update=self.network.labels)
         if relabelled != result:
             write_results(self.output(folder), [relabelled])
-            folder.restamp(self)
+            record = folder.record(self)
+            folder.finish(self, record.seconds if record else 0)
 
 
 @dataclass(frozen=True)
 class Choose(Step):
-    """Take the best of ``candidates`` (networks) by the mean mIoU on ``on`` (labels of splits).
-
-    Attributes:
-        network: the name and labels under which the chosen one is listed.
-        protocols: names; the first one decides.
-        on_target: whether a target is among ``on``.
-    """
+    """Take the best of ``candidates`` (networks) by the mean mIoU on ``on`` (labels of splits)."""
 
     network: Network
     candidates: tuple[str, ...]
@@ -154,12 +145,11 @@ class Choose(Step):
 
     def run(self, folder: ExperimentFolder) -> None:
         """Write what was chosen, and its results under the selection's own name."""
-        scores = {
-            candidate: _mean_on(
-                read_result(result_file(folder, self.protocols[0], candidate)), self.on
-            )
-            for candidate in self.candidates
-        }
+        scores = {}
+        for candidate in self.candidates:
+            result = read_result(result_file(folder, self.protocols[0], candidate))
+            miou = {score.label: score.miou for score in result.scores}
+            scores[candidate] = sum(miou[label] for label in self.on) / len(self.on)
         best = max(scores, key=lambda candidate: scores[candidate])
         selected = Selected(on=self.on, target=self.on_target, candidates=len(scores), chosen=best)
         for protocol in self.protocols:
@@ -181,18 +171,9 @@ def result_file(folder: ExperimentFolder, protocol: str, network: str) -> Path:
 
 
 def read_result(path: Path) -> Result:
-    """The result of a scored network.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The result of a scored network."""
     try:
         (result,) = read_results([path])
         return result
     except (UserError, ValueError) as error:
         raise UserError(f"cannot read the result {path}: delete it and run again") from error
-
-
-def _mean_on(result: Result, labels: Sequence[str]) -> float:
-    scores = {score.label: score.miou for score in result.scores}
-    return sum(scores[label] for label in labels) / len(labels)

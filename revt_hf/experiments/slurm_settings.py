@@ -129,16 +129,7 @@ class SlurmSettings(StageSettings):
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
-    """Read and validate settings.
-
-    Args:
-        file: YAML, which may extend others; None for the defaults.
-        flags: common values that replace those of the file; None leaves a value as it is.
-
-    Raises:
-        UserError: a missing file, broken YAML, an unknown key, a wrong value, or several GPUs for
-            a training without a launcher.
-    """
+    """Read and validate settings."""
     values: dict[str, Any] = {}
     if file is not None:
         values = read_with_parents(file)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,15 +47,6 @@ class TrainingJob:
         return self.output.with_name(f"{self.output.name}.log")
 
 
-@dataclass(frozen=True)
-class EndedTraining:
-    """A run that has ended; ``problem`` is None if it succeeded."""
-
-    job: TrainingJob
-    problem: str | None
-    seconds: float
-
-
 @dataclass
 class _Running:
     job: TrainingJob
@@ -85,11 +75,6 @@ class TrainingProcesses:
     """Runs side by side; a context manager that stops what still runs at its end.
 
     Each run gets one GPU, unless the user's launcher decides that.
-
-    Args:
-        progress: gets a bar for each run.
-        slots: how many run at a time.
-        launcher: the command that ``train RECIPE --output DIR`` is appended to.
     """
 
     def __init__(self, progress: Progress, slots: int, launcher: Sequence[str] = _HERE) -> None:
@@ -119,23 +104,16 @@ class TrainingProcesses:
         return bool(self._running)
 
     def start(self, job: TrainingJob, sharing: int) -> None:
-        """Start a run; its recipe and log are kept beside its folder.
-
-        Args:
-            job: the run.
-            sharing: how many runs share the processor's cores. Small networks make better use of
-                one core each than of all of them together.
-
-        Raises:
-            UserError: another process trains into the run's folder, or it cannot be written.
-        """
+        """Start a run that shares the cores with others; recipe and log lie beside its folder."""
         recipe = job.output.with_name(f"{job.output.name}.recipe.yaml")
         # A training that outlived its `revt run` keeps its recipe and log.
         with locked(job.output):
             write_text(recipe, job.recipe.to_yaml())
         mode = "--resume" if job.resume else "--overwrite"
         command = [*self._launcher, "train", str(recipe), "--output", str(job.output)]
-        gpu = least_used(self._gpus, [running.gpu for running in self._running])
+        used = [running.gpu for running in self._running]
+        gpu = min(self._gpus, key=used.count, default=None)
+        # Small networks make better use of one core each than of all of them together.
         threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if gpu is not None:
@@ -146,42 +124,34 @@ class TrainingProcesses:
         )
         self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
 
-    def wait(self) -> list[EndedTraining]:
-        """Watch the runs for half a second and return those that have ended."""
-        time.sleep(_POLL_SECONDS)
+    def wait(self) -> list[tuple[str, str | None, float]]:
+        """Watch the runs for half a second: name, problem and seconds of those that have ended."""
         ended = []
+        time.sleep(_POLL_SECONDS)
         for running in list(self._running):
-            self._show(running)
+            metrics = read_metrics(training_folder(running.job.output))
+            for row in [row for row in metrics if "loss" in row][-1:]:
+                note = f"loss {row['loss']:.3f}"
+                self._progress.update(running.bar, completed=row["step"], note=note)
             code = running.process.poll()
-            if code is None:
-                continue
-            self._running.remove(running)
-            self._progress.remove_task(running.bar)
-            problem = _problem(running, code) if code else None
-            ended.append(EndedTraining(running.job, problem, time.perf_counter() - running.since))
+            if code is not None:
+                self._running.remove(running)
+                self._progress.remove_task(running.bar)
+                problem = _problem(running, code) if code else None
+                seconds = time.perf_counter() - running.since
+                ended.append((running.job.name, problem, seconds))
         return ended
-
-    def _show(self, running: _Running) -> None:
-        losses = [row for row in read_metrics(training_folder(running.job.output)) if "loss" in row]
-        if losses:
-            values: dict[str, Any] = losses[-1]
-            note = f"loss {values['loss']:.3f}"
-            self._progress.update(running.bar, completed=values["step"], note=note)
 
 
 def train_side_by_side(jobs: Sequence[TrainingJob], quiet: bool) -> None:
-    """Train all jobs at once.
-
-    Raises:
-        UserError: a run failed; its message is passed on, the others are stopped.
-    """
+    """Train all jobs at once."""
     with progress_bars(quiet) as progress, TrainingProcesses(progress, len(jobs)) as trainings:
         for job in jobs:
             trainings.start(job, len(jobs))
         while trainings.busy:
-            for ended in trainings.wait():
-                if ended.problem is not None:
-                    raise UserError(f"{ended.job.name}: {ended.problem}")
+            for name, problem, _ in trainings.wait():
+                if problem is not None:
+                    raise UserError(f"{name}: {problem}")
 
 
 def visible_gpus() -> list[str]:
@@ -207,11 +177,6 @@ def gpu_variable() -> str:
     return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in os.environ else "CUDA_VISIBLE_DEVICES"
 
 
-def least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
-    """The GPU that the fewest runs use, the first of several; None without GPUs."""
-    return min(gpus, key=used.count, default=None)
-
-
 def default_slots(launcher: str | None) -> int:
     """The number of trainings side by side: one per GPU, or one per core without a GPU.
 
@@ -231,7 +196,6 @@ def _cpu_only() -> bool:
 
 
 def _problem(running: _Running, code: int) -> str:
-    """Why a run failed: the error sentence it printed, or the end of its traceback."""
     lines = [line for line in running.process.said() if line]
     sentences = [line for line in lines if line.startswith("error: ")]
     if sentences:

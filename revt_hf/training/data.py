@@ -28,11 +28,7 @@ _MIXTURE = 0x6D6978
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
-    """The training images of a source, from its prepared folder if it names one.
-
-    Raises:
-        UserError: the data are missing, or the prepared folder does not fit the recipe.
-    """
+    """The training images of a source, from its prepared folder if it names one."""
     if source.prepared is None:
         return load_spec(source, source.train)
     return load_prepared(source, augmentation.max_size)
@@ -41,17 +37,7 @@ def load_training(source: Source, augmentation: Augmentation) -> Any:
 def check_crops(
     images: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
 ) -> None:
-    """Refuse crops that are too small for the network, and whole images that cannot be stacked.
-
-    Args:
-        images: rows of each source, as :func:`load_training` returns them.
-        augmentation: for its ``crop`` and ``max_size``.
-        batch_size: per process.
-        minimum: the smallest side of the network's input, in pixels.
-
-    Raises:
-        UserError: a crop or an image is too small, or images differ in size and are not cropped.
-    """
+    """Refuse crops that are too small for the network, and whole images that cannot be stacked."""
     crop, max_size = augmentation.crop, augmentation.max_size
     if crop is not None:
         smallest = crop if isinstance(crop, int) else min(crop)
@@ -83,13 +69,6 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
 
     Every epoch of a source visits all its images in a new order. Items: ``pixel_values``
     (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
-
-    Args:
-        sources: one sequence of rows with ``image`` and ``label`` per source.
-        weights: how often each source is drawn, relative to the others.
-        pipeline: see :func:`revt_hf.data.augment.build_pipeline`.
-        seed: of the run.
-        positions: length of the run.
     """
 
     def __init__(

@@ -1,37 +1,51 @@
 """The Accelerate loop: recipe in, SegFormer folder out."""
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+)
 from tqdm import tqdm
 
+from revt_hf.checkpoints.tensors import RECIPE_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import printable
-from revt_hf.core.outputs import locked, write_json
+from revt_hf.core.outputs import locked, write_json, write_text
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.models.folded_head import fold_
 from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
-from revt_hf.training.loss import averaged_pixels, segmentation_loss
-from revt_hf.training.optim import build_optimizer, set_learning_rate
-from revt_hf.training.result import save_result, write_recipe
+from revt_hf.training.loss import Meter, averaged_pixels, segmentation_loss, validation_scores
+from revt_hf.training.optim import MovingAverage, WindowAverage, build_optimizer, set_learning_rate
+from revt_hf.training.result import save_result
 from revt_hf.training.run_checkpoints import (
-    TrainingState,
+    MODEL,
+    OPTIMIZER,
+    Stateful,
     load_checkpoint,
     save_checkpoint,
     whole_checkpoint,
 )
 from revt_hf.training.run_folder import (
+    RUN_FILE,
+    TRACKER_PROJECT,
+    MetricsLog,
     begin_run,
     check_run,
+    check_trackers,
     finish_run,
+    flat,
     give_up_run,
     training_folder,
 )
@@ -39,17 +53,14 @@ from revt_hf.training.setup import (
     RunParts,
     RunRecord,
     apply_statistics,
-    build_accelerator,
     check_same_processes,
     effective_batch,
     load_parts,
     training_mode,
 )
-from revt_hf.training.tracking import TRACKER_PROJECT, Meter, MetricsLog, check_trackers, flat
-from revt_hf.training.validation import validation_scores
-from revt_hf.training.weight_averages import MovingAverage, WindowAverage
 
 _log = logging.getLogger("revt_hf")
+_SUMMARY = "loss={loss:.3f}, lr={lr:.1e}, images={images_per_second:.1f}/s"
 
 
 @dataclass(frozen=True)
@@ -67,13 +78,18 @@ class TrainOptions:
     quiet: bool = False
 
 
+def _on_main(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
+    """Call ``work`` on the main process; an error ends all of them."""
+    with failing_together(accelerator):
+        return work() if accelerator.is_main_process else None
+
+
 @separate_accelerator()
 def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = None) -> Path:
     """Train a recipe; the result is an ordinary SegFormer folder.
 
-    ``output`` receives ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, the
-    resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl``, and the SegFormer folders
-    ``ema/`` and ``swad/`` if the recipe asks for averages. An interrupted run that is resumed ends
+    ``output`` also receives the resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl``, and
+    the SegFormer folders ``ema/`` and ``swad/`` if the recipe asks for averages. A resumed run ends
     with the same weights, bit for bit, as an uninterrupted one.
 
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
@@ -85,7 +101,16 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
     """
     options = options or TrainOptions()
     run = Path(output)
-    accelerator = build_accelerator(recipe, run)
+    # About depth-wise kernels, whose second stride has no meaning.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
+        # The loop accumulates itself; the launcher's environment does not override a plugin.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dataloader_config=DataLoaderConfiguration(even_batches=False),
+        log_with=list(recipe.train.trackers) or None,
+        project_dir=str(run),
+    )
     if not accelerator.is_main_process:
         _log.setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -105,54 +130,46 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
 def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accelerator) -> None:
     parts = local_main_first(accelerator, lambda: load_parts(recipe))
     record = RunRecord.of(recipe, accelerator)
-    folder = None
-    with failing_together(accelerator):
-        if accelerator.is_main_process:
-            folder = begin_run(run, options.resume)
-            write_recipe(recipe, folder)
-            record.write(folder)
-            record.announce(recipe.train, options.quiet)
-    folder = broadcast_object_list([folder])[0]
+
+    def begin() -> Path:
+        folder = begin_run(run, options.resume)
+        write_text(folder / RECIPE_FILE, recipe.to_yaml())
+        write_json(folder / RUN_FILE, record.model_dump(mode="json"))
+        record.announce(recipe.train, options.quiet)
+        return folder
+
+    folder = broadcast_object_list([_on_main(accelerator, begin)])[0]
     project = accelerator.project_configuration
     project.project_dir = project.logging_dir = str(folder)
     try:
         _Run(recipe, folder, options, accelerator, parts, record).train()
-        with failing_together(accelerator):
-            if accelerator.is_main_process:
-                finish_run(folder, run)
+        _on_main(accelerator, lambda: finish_run(folder, run))
     except BaseException:
         if accelerator.is_main_process:
             give_up_run(folder, run)
         raise
 
 
+@dataclass
 class _Run:
-    """The model, its optimizer and its averages, and the loop over them."""
+    recipe: Recipe
+    folder: Path
+    options: TrainOptions
+    accelerator: Accelerator
+    parts: RunParts
+    record: RunRecord
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        options: TrainOptions,
-        accelerator: Accelerator,
-        parts: RunParts,
-        record: RunRecord,
-    ) -> None:
-        self._recipe, self._settings = recipe, recipe.train
-        self._folder = folder
-        self._options = options
-        self._accelerator = accelerator
-        self._parts = parts
-        self._record = record
-        network: Any = parts.model
-        apply_statistics(network, record.batch_norm)
+    def __post_init__(self) -> None:
+        self._settings = self.recipe.train
+        network: Any = self.parts.model
+        apply_statistics(network, self.record.batch_norm)
         if self._settings.folded_head:
             fold_(network)
         if self._settings.compile:
             network.compile()
-        optimizer = build_optimizer(network, recipe.optimizer)
-        self._model, self._optimizer = accelerator.prepare(network, optimizer)
-        self._bare = accelerator.unwrap_model(self._model)
+        optimizer = build_optimizer(network, self.recipe.optimizer)
+        self._model, self._optimizer = self.accelerator.prepare(network, optimizer)
+        self._bare = self.accelerator.unwrap_model(self._model)
         self._averages: dict[str, MovingAverage | WindowAverage] = {}
         if self._settings.ema is not None:
             self._averages["ema"] = MovingAverage(self._bare, self._settings.ema)
@@ -160,79 +177,77 @@ class _Run:
             self._averages["swad"] = WindowAverage(**self._settings.swad.model_dump())
 
     def train(self) -> None:
-        settings, accelerator = self._settings, self._accelerator
-        state = TrainingState(self._bare, self._optimizer, self._averages)
+        settings, accelerator = self._settings, self.accelerator
+        averages = {f"{name}.pt": average for name, average in self._averages.items()}
+        state = {MODEL: self._bare, OPTIMIZER: self._optimizer, **averages}
         done = self._resume(state)
-        self._metrics = MetricsLog(self._folder, done) if accelerator.is_main_process else None
+        self._metrics = MetricsLog(self.folder, done) if accelerator.is_main_process else None
         if settings.trackers:
             accelerator.init_trackers(
-                TRACKER_PROJECT, config=flat(self._recipe.model_dump(mode="json"))
+                TRACKER_PROJECT, config=flat(self.recipe.model_dump(mode="json"))
             )
         batches = self._batches(done)
         progress = tqdm(
             total=settings.steps,
             initial=done,
-            desc=printable(self._folder.name),
+            desc=printable(self.folder.name),
             unit="step",
-            disable=self._options.quiet or not accelerator.is_local_main_process,
+            disable=self.options.quiet or not accelerator.is_local_main_process,
         )
-        meter = Meter(self._record.effective_batch, accelerator)
-        training_mode(self._model, self._record.batch_norm)
+        meter = Meter(self.record.effective_batch, accelerator)
+        training_mode(self._model, self.record.batch_norm)
         for step in range(done, settings.steps):
-            set_learning_rate(self._optimizer, step, settings.steps, self._recipe.schedule)
+            set_learning_rate(self._optimizer, step, settings.steps, self.recipe.schedule)
             meter.add(self._optimizer_step(batches, step))
             for average in self._averages.values():
                 average.update(self._bare)
             now = step + 1
             progress.update()
             if now % settings.log_every == 0 or now == settings.steps:
-                self._report_speed(now, meter.read(step), progress)
-            if self._parts.held_out and (
+                values = {**meter.read(step), "lr": self._optimizer.param_groups[0]["lr"]}
+                progress.set_postfix_str(_SUMMARY.format_map(values))
+                self._report(now, values)
+            if self.parts.held_out and (
                 now % (settings.validate_every or 1) == 0 or now == settings.steps
             ):
                 self._validate(now)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
-                save_checkpoint(accelerator, state, self._folder, now, settings.keep_checkpoints)
+                keep = settings.keep_checkpoints
+                _on_main(accelerator, partial(save_checkpoint, state, self.folder, now, keep))
         progress.close()
-        with failing_together(accelerator):
-            if accelerator.is_main_process:
-                self._save()
+        _on_main(accelerator, self._save)
         if settings.trackers:
             accelerator.end_training()
 
-    def _resume(self, state: TrainingState) -> int:
-        """Load the newest whole checkpoint; the number of steps done."""
-        if not self._options.resume:
+    def _resume(self, state: Mapping[str, Stateful]) -> int:
+        if not self.options.resume:
             return 0
-        found = None
-        with failing_together(self._accelerator):
-            if self._accelerator.is_main_process:
-                found = whole_checkpoint(self._folder)
+        found = _on_main(self.accelerator, lambda: whole_checkpoint(self.folder))
         found = broadcast_object_list([found])[0]
         if found is None:
-            _log.info("%s has no checkpoint yet: starting from the beginning", self._folder)
+            _log.info("%s has no checkpoint yet: starting from the beginning", self.folder)
             return 0
         checkpoint, step = found
-        with failing_together(self._accelerator):
+        with failing_together(self.accelerator):
             load_checkpoint(checkpoint, state)
         return int(step)
 
     def _batches(self, done: int) -> Iterator[Any]:
-        settings, batch = self._settings, self._record.effective_batch
+        settings, batch = self._settings, self.record.effective_batch
         crops = TrainingCrops(
-            self._parts.images,
-            [source.weight for source in self._recipe.sources],
-            self._parts.pipeline,
+            self.parts.images,
+            [source.weight for source in self.recipe.sources],
+            self.parts.pipeline,
             settings.seed,
             settings.steps * batch,
         )
         loader = training_loader(crops, settings.batch_size, settings.workers, done * batch)
-        return iter(self._accelerator.prepare_data_loader(loader))
+        return iter(self.accelerator.prepare_data_loader(loader))
 
     def _optimizer_step(self, batches: Iterator[Any], step: int) -> torch.Tensor:
         """One optimizer step; returns this process's share of its loss (the shares sum to it)."""
-        settings, accelerator = self._settings, self._accelerator
+        settings, accelerator = self._settings, self.accelerator
         micro_batches = [next(batches) for _ in range(settings.gradient_accumulation)]
         counts = [averaged_pixels(batch["labels"], settings.loss) for batch in micro_batches]
         pixels = accelerator.reduce(torch.stack(counts).sum(), reduction="sum")
@@ -254,36 +269,26 @@ class _Run:
         return torch.stack(losses).sum()
 
     def _validate(self, step: int) -> None:
-        values = validation_scores(
-            self._accelerator, self._bare, self._parts.held_out, self._recipe
-        )
+        held_out = self.parts.held_out
+        values = validation_scores(self.accelerator, self._bare, held_out, self.recipe)
         self._report(step, values)
         for average in self._averages.values():
             if isinstance(average, WindowAverage):
                 average.validated(values["val_loss"])
-        training_mode(self._model, self._record.batch_norm)
-
-    def _report_speed(self, step: int, values: dict[str, float], progress: Any) -> None:
-        values["lr"] = self._optimizer.param_groups[0]["lr"]
-        progress.set_postfix(
-            loss=f"{values['loss']:.3f}",
-            lr=f"{values['lr']:.1e}",
-            images=f"{values['images_per_second']:.1f}/s",
-        )
-        self._report(step, values)
+        training_mode(self._model, self.record.batch_norm)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         if self._metrics is not None:
             self._metrics.write(step, values)
         if self._settings.trackers:
-            self._accelerator.log(values, step=step)
+            self.accelerator.log(values, step=step)
 
     def _save(self) -> None:
         averaged: dict[str, dict[str, torch.Tensor]] = {}
         for name, average in self._averages.items():
             if isinstance(average, WindowAverage):
                 averaged[name], record = average.result()
-                write_json(self._folder / name / "window.json", record)
+                write_json(self.folder / name / "window.json", record)
             else:
                 averaged[name] = average.state_dict()
-        save_result(self._bare, self._folder, self._recipe, self._parts.example_size, averaged)
+        save_result(self._bare, self.folder, self.recipe, self.parts.example_size, averaged)

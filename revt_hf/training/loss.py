@@ -1,27 +1,37 @@
-"""Pixel-wise cross-entropy at label size, at once or in strips of rows."""
+"""Pixel-wise cross-entropy at label size, at once or in strips of rows, and validation with it."""
 
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.processes import failing_together
+from revt_hf.data.domains import domain_label
 from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.scoring import Sums, score_images
+from revt_hf.models.folded_head import folded
 from revt_hf.models.precision import full_precision
 
 Averaging = Literal["valid", "paper_code"]
 
 
 def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
-    """The number of pixels that a batch contributes to the mean of its loss.
-
-    Args:
-        labels: (N, H, W), int64, 0..18 and 255 (ignored).
-        averaging: see :func:`segmentation_loss`.
-
-    Returns:
-        A scalar, int64.
-    """
+    """The number of pixels, int64, that (N, H, W) labels contribute to the mean of their loss."""
     if averaging == "paper_code":
         return labels.new_full((), labels.numel())
     return (labels != IGNORE_INDEX).sum()
@@ -34,22 +44,11 @@ def segmentation_loss(
     pixels: torch.Tensor | None = None,
     rows: int | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy after bilinear upsampling of the logits to the labels' size.
+    """Cross-entropy of logits (N, 19, h, w), upsampled bilinearly to the labels (N, H, W), int64.
 
-    Args:
-        logits: (N, 19, h, w), float.
-        labels: (N, H, W), int64, 0..18 and 255 (ignored).
-        averaging: over the ``valid`` pixels; or, as in the paper's code (mmsegmentation 0.x
-            ``losses/cross_entropy_loss.py``), over all pixels including ignored ones:
-            ``paper_code``.
-        pixels: for a part of a larger batch, the number of pixels that the whole batch averages
-            over (the sum of :func:`averaged_pixels` over its parts). The losses of the parts then
-            sum to the loss of the whole.
-        rows: upsample this many rows of the labels at a time (:func:`summed_in_strips`), which
-            takes less memory and time; None: all at once.
-
-    Returns:
-        A scalar, float32 (float64 for float64 logits); 0 for a batch without a valid pixel.
+    Averages over the ``valid`` pixels, or also ignored ones (``paper_code``, as mmsegmentation 0.x
+    ``losses/cross_entropy_loss.py``); parts of a batch that get the whole's ``pixels`` sum to its
+    loss. ``rows`` at a time are upsampled (:func:`summed_in_strips`); no valid pixel gives 0.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if rows is None:
@@ -69,18 +68,9 @@ def segmentation_loss(
 def summed_in_strips(logits: torch.Tensor, labels: torch.Tensor, rows: int) -> torch.Tensor:
     """Cross-entropy of bilinearly upsampled logits, summed over all labelled pixels.
 
-    Equals ``interpolate`` and ``cross_entropy(reduction="sum")``, gradient included, up to
-    rounding, without ever holding the logits at label size: bilinear upsampling is a matrix
-    product on either side, so one strip of rows at a time is upsampled, scored and dropped, and
-    the gradient (softmax minus one-hot) is computed on the way. Differentiable once.
-
-    Args:
-        logits: (N, C, h, w), float32 or float64.
-        labels: (N, H, W), int64, 0..C-1 and 255 (ignored).
-        rows: per strip, at least 1. Besides one strip, (N, C, h, W) is held.
-
-    Returns:
-        A scalar of the logits' type.
+    Logits are never held at label size: bilinear upsampling is a matrix product on either side, so
+    one strip of ``rows`` at a time is upsampled, scored and dropped, and the gradient (softmax
+    minus one-hot) is computed on the way. Differentiable once.
     """
     with full_precision(logits):
         total: torch.Tensor = _SummedInStrips.apply(logits, labels, rows)
@@ -135,3 +125,100 @@ def _bilinear_weights(small: int, large: int, like: torch.Tensor) -> torch.Tenso
     return functional.interpolate(
         identity[None, None], size=(large, small), mode="bilinear", align_corners=False
     )[0, 0]
+
+
+def validation_scores(
+    accelerator: Accelerator,
+    model: SegformerForSemanticSegmentation,
+    held_out: Sequence[Any],
+    recipe: Recipe,
+) -> dict[str, float]:
+    """Mean loss and scores on the sources' val splits, all processes together; ends in eval mode.
+
+    The model's running statistics are set to the main process's, which are the ones it saves.
+    """
+    settings = recipe.train
+    broadcast(list(model.buffers()))
+    model.eval()
+    scores, losses = [], []
+    for images in held_out:
+        indices = range(accelerator.process_index, len(images), accelerator.num_processes)
+        # Validation images come in many sizes, which are not worth compiling for.
+        stance = torch.compiler.set_stance("force_eager") if settings.compile else nullcontext()
+        with folded(model), stance:
+            heads = [model.decode_head]
+            (own,) = sums_of(model, heads, images, indices, recipe.evaluation, settings.workers)
+        shares = (torch.from_numpy(own.matrix), torch.tensor(own.loss), torch.tensor(own.pixels))
+        matrix, loss, pixels = (
+            accelerator.reduce(share.to(accelerator.device), reduction="sum") for share in shares
+        )
+        scores.append(scores_from(matrix.cpu().numpy()))
+        losses.append(float(loss) / max(int(pixels), 1))
+    values = {
+        "val_loss": sum(losses) / len(losses),
+        "val_mIoU": sum(score.miou for score in scores) / len(scores),
+        "val_aAcc": sum(score.aacc for score in scores) / len(scores),
+    }
+    if len(scores) > 1:
+        for source, score in zip(recipe.sources, scores, strict=True):
+            values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
+    return values
+
+
+def sums_of(
+    model: SegformerForSemanticSegmentation,
+    heads: Sequence[nn.Module],
+    images: Any,
+    indices: Sequence[int],
+    protocol: Protocol,
+    workers: int = 0,
+    on_image: Callable[[], object] = lambda: None,
+) -> list[Sums]:
+    """Loss and confusion matrix of a model's encoder with each of several decode heads.
+
+    The encoder sees each image once; see :func:`revt_hf.evaluation.scoring.score_images`.
+    """
+    (sums,) = score_images(
+        [heads_segmenter(model, heads)],
+        images,
+        protocol,
+        indices=indices,
+        workers=workers,
+        on_image=on_image,
+        loss=partial(segmentation_loss, averaging="valid"),
+    )
+    return sums
+
+
+class Meter:
+    """Mean loss and images per second since the last reading, over all processes."""
+
+    def __init__(self, images_per_step: int, accelerator: Accelerator) -> None:
+        self._images = images_per_step
+        self._accelerator = accelerator
+        self._losses: list[torch.Tensor] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Exclude the time until now from the speed."""
+        self._since = time.perf_counter()
+        self._steps = 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Add this process's share of one step's loss; the shares sum to the loss."""
+        self._losses.append(loss)
+        self._steps += 1
+
+    def read(self, step: int) -> dict[str, float]:
+        """The values since the last reading; every process must call it."""
+        total = self._accelerator.reduce(torch.stack(self._losses).mean(), reduction="sum")
+        loss = float(total)
+        with failing_together(self._accelerator):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at step {step + 1}: lower optimizer.lr or check the labels"
+                )
+        rate = self._images * self._steps / max(time.perf_counter() - self._since, 1e-9)
+        self._losses = []
+        self.restart_clock()
+        return {"loss": loss, "images_per_second": rate}

@@ -31,11 +31,6 @@ def pipeline_spec(
     return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
-def write_recipe(recipe: Recipe, run: Path) -> None:
-    """Write the resolved recipe into the run's folder."""
-    write_text(run / RECIPE_FILE, recipe.to_yaml())
-
-
 def save_result(
     model: SegformerForSemanticSegmentation,
     run: Path,
@@ -43,21 +38,13 @@ def save_result(
     example_size: tuple[int, int],
     averages: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> None:
-    """Save the model, and averages of its weights, into the run's folder.
-
-    Args:
-        model: the trained network.
-        run: the run's folder.
-        recipe: its test protocol determines the image processor's size.
-        example_size: (height, width) of a source image.
-        averages: tensors by the name of their folder within the run's.
-    """
+    """Save the model, and averages of its weights, into the run's folder."""
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     # The final weights are saved last: they mark the run as finished.
     for name, averaged in averages.items():
         model.load_state_dict(averaged)
         _save(model, run / name, recipe, example_size)
-        write_recipe(recipe, run / name)
+        write_text(run / name / RECIPE_FILE, recipe.to_yaml())
     model.load_state_dict(final)
     _save(model, run, recipe, example_size)
 
@@ -86,11 +73,6 @@ def image_processor(
     """The Hugging Face image processor that prepares images like the test protocol.
 
     It resizes to one fixed size, so it is exact for images of the source's aspect ratio.
-
-    Args:
-        recipe: for its test protocol.
-        size: (height, width) of a source image.
-        normalisation: of the model.
     """
     height, width = size
     if recipe.evaluation.max_size is not None:

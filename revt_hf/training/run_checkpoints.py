@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -25,12 +24,11 @@ from revt_hf.core.outputs import (
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
 
 CHECKPOINT_FOLDER = "checkpoints"
 _MANIFEST_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,15})")
-_MODEL, _OPTIMIZER = "model.safetensors", "optimizer.pt"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.pt"
 _log = logging.getLogger("revt_hf")
 
 
@@ -40,27 +38,6 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object: ...
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """The contents of a checkpoint; random numbers are functions of the step.
-
-    Attributes:
-        model: the network, unwrapped.
-        optimizer: its optimizer.
-        averages: of weights, by name.
-    """
-
-    model: "torch.nn.Module"
-    optimizer: "torch.optim.Optimizer"
-    averages: Mapping[str, Stateful]
-
-    @property
-    def pickled(self) -> dict[str, Stateful]:
-        """Everything but the model, by file name."""
-        averages = {f"{name}.pt": average for name, average in self.averages.items()}
-        return {_OPTIMIZER: self.optimizer, **averages}
 
 
 class _Stamp(Section):
@@ -76,32 +53,13 @@ class _Manifest(Section):
     files: dict[str, _Stamp]
 
 
-def save_checkpoint(
-    accelerator: "Accelerator", state: TrainingState, run: Path, step: int, keep: int
-) -> None:
-    """Save everything after ``step`` steps; keep the newest ``keep``.
-
-    Raises:
-        UserError: it cannot be written; the older ones are kept then.
-    """
-    from revt_hf.core.processes import failing_together
-
-    with failing_together(accelerator):
-        if accelerator.is_main_process:
-            _save(state, run / CHECKPOINT_FOLDER, step, keep)
-
-
 def newest_checkpoint(run: Path) -> tuple[Path, int] | None:
     """The newest checkpoint of a run, damaged or not, and its step."""
     return next(iter(reversed(_found(run / CHECKPOINT_FOLDER))), None)
 
 
 def whole_checkpoint(run: Path) -> tuple[Path, int] | None:
-    """The newest undamaged checkpoint of a run and its step; None if there is no checkpoint.
-
-    Raises:
-        UserError: all are damaged; the newest one's damage is named.
-    """
+    """The newest undamaged checkpoint of a run and its step; None if there is no checkpoint."""
     problems: list[str] = []
     for folder, step in reversed(_found(run / CHECKPOINT_FOLDER)):
         problem = _damage(folder, step)
@@ -118,34 +76,29 @@ def whole_checkpoint(run: Path) -> tuple[Path, int] | None:
     return None
 
 
-def load_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Restore the model, the optimizer and the averages; nothing is unpickled.
-
-    Raises:
-        UserError: a file cannot be read, or does not fit the recipe's model.
-    """
+def load_checkpoint(folder: Path, state: Mapping[str, Stateful]) -> None:
+    """Restore parts by file name; nothing is unpickled."""
     import torch
     from safetensors.torch import load_file
 
-    targets: dict[str, Stateful] = {_MODEL: state.model, **state.pickled}
     # All are read before the first is used.
     read: dict[str, Any] = {}
-    for name in targets:
+    for name in state:
         path = folder / name
         try:
             read[name] = (
                 load_file(path)
-                if name == _MODEL
+                if name == MODEL
                 else torch.load(path, map_location="cpu", weights_only=True)
             )
         # Damage surfaces anywhere in the reader, with error classes of its own.
         except Exception as error:
             raise UserError(f"{path} cannot be read as a part of a checkpoint") from error
-    for name, target in targets.items():
+    for name, target in state.items():
         try:
             target.load_state_dict(read[name])
-            if name == _OPTIMIZER:
-                _check_moments(state.optimizer)
+            if isinstance(target, torch.optim.Optimizer):
+                _check_moments(target)
         # A foreign state can be wrong in any way.
         except Exception as error:
             raise UserError(
@@ -154,10 +107,12 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
             ) from error
 
 
-def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
+def save_checkpoint(state: Mapping[str, Stateful], run: Path, step: int, keep: int) -> None:
+    """Save parts by file name after ``step`` steps; keep the newest ``keep`` checkpoints."""
     import torch
     from safetensors.torch import save_file
 
+    folder = run / CHECKPOINT_FOLDER
     target = folder / f"step-{step:08d}"
     scratch = folder / f"{SCRATCH_PREFIX}{target.name}"
     with readable_os_errors(target):
@@ -165,12 +120,15 @@ def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
             shutil.rmtree(left)
         scratch.mkdir(parents=True)
         try:
-            tensors = {name: part.contiguous() for name, part in state.model.state_dict().items()}
-            save_file(tensors, scratch / _MODEL)
-            for name, part in state.pickled.items():
+            for name, part in state.items():
+                values = part.state_dict()
+                if name == MODEL:
+                    tensors = {key: tensor.contiguous() for key, tensor in values.items()}
+                    save_file(tensors, scratch / name)
+                    continue
                 # If torch opens the file itself, its error does not tell why a write failed.
                 with (scratch / name).open("wb") as file:
-                    torch.save(part.state_dict(), file)
+                    torch.save(values, file)
             files = {path.name: _stamp(path) for path in sorted(scratch.iterdir())}
             write_json(scratch / _MANIFEST_FILE, _Manifest(step=step, files=files).model_dump())
             # A damaged one of this step, if the run was resumed from before it.
@@ -185,7 +143,6 @@ def _save(state: TrainingState, folder: Path, step: int, keep: int) -> None:
 
 
 def _found(folder: Path) -> list[tuple[Path, int]]:
-    """Checkpoints and their steps, oldest first; other names are ignored."""
     if not folder.is_dir():
         return []
     named = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]

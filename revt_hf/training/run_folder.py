@@ -1,10 +1,14 @@
-"""The folder of a run: whether it may be used, where to train, and replacing an older result.
+"""The folder of a run: its metrics, whether it may be used, and replacing an older result.
 
-Nothing here imports torch: plans of experiments look at run folders, too.
+Nothing here imports torch before it is needed: experiments look at run folders, too.
 """
 
+import importlib.util
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
@@ -19,10 +23,46 @@ from revt_hf.core.outputs import (
     readable_os_errors,
     real_path,
     replace_folder,
+    write_text,
 )
-from revt_hf.models.recorded import METRICS_FILE, recorded_recipe
+from revt_hf.models.recorded import METRICS_FILE, read_metrics, recorded_recipe
 from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
-from revt_hf.training.tracking import TRACKER_PROJECT
+
+TRACKER_PROJECT = "revt_hf"
+
+
+class MetricsLog:
+    """One JSON object per line, ``step`` first; lines after a resumed step are dropped."""
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        self._path = folder / METRICS_FILE
+        kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+        write_text(self._path, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append the values of one step."""
+        with readable_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker whose library is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"train.trackers: {name} is not installed: pip install {name}")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested settings as one level of scalars, which is all that TensorBoard accepts."""
+    result: dict[str, str | int | float | bool] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            scalar = isinstance(value, str | int | float | bool)
+            result[f"{prefix}{key}"] = value if scalar else str(value)
+    return result
+
 
 RUN_FILE = "run.json"
 # In a run that trains beside an older result: the state of that result.
@@ -40,13 +80,7 @@ _WRITTEN = (
 
 
 def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that cannot be trained in, without changing anything.
-
-    Raises:
-        UserError: training would destroy something, perhaps an unfinished run beside the folder;
-            or there is nothing to resume, the run was started with another recipe, or the result
-            that it was to replace has changed.
-    """
+    """Refuse a folder that cannot be trained in, without changing anything."""
     aside = _run_beside(run)
     if not resume:
         check_output(run, overwrite, recipe.inputs)
@@ -82,11 +116,7 @@ def training_folder(run: Path) -> Path:
 
 
 def begin_run(run: Path, resume: bool) -> Path:
-    """Prepare and return the folder to train in; an unfinished run is removed, a result stays.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Prepare and return the folder to train in; an unfinished run is removed, a result stays."""
     if resume:
         return training_folder(run)
     target = real_path(run)
@@ -106,11 +136,7 @@ def begin_run(run: Path, resume: bool) -> Path:
 
 
 def finish_run(folder: Path, run: Path) -> None:
-    """Move a run that was trained beside an older result to that result's place.
-
-    Raises:
-        UserError: it cannot be written, or the older result changed meanwhile; both are kept then.
-    """
+    """Move a run that was trained beside an older result to that result's place."""
     target = real_path(run)
     if real_path(folder) == target:
         return

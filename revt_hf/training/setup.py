@@ -1,14 +1,12 @@
 """Everything a run needs before its first step: data, model, BatchNorm mode and ``run.json``."""
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +15,7 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.config.recipe import Recipe, Training
 from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import read_json_object, write_json
+from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label
 from revt_hf.data.normalisation import normalisation_of
@@ -33,11 +31,7 @@ _log = logging.getLogger("revt_hf")
 
 @dataclass(frozen=True)
 class RunParts:
-    """Data, augmentations and model of a run.
-
-    ``images`` and ``held_out`` are rows of each source's training and val split (none if the
-    recipe does not validate), ``example_size`` is (height, width) of a training image.
-    """
+    """Rows of each source's training and val split (held out), (height, width) of an image, ..."""
 
     images: list[Any]
     held_out: list[Any]
@@ -47,12 +41,7 @@ class RunParts:
 
 
 def load_parts(recipe: Recipe) -> RunParts:
-    """Load and check the data and the model of a recipe.
-
-    Raises:
-        UserError: a model or dataset that cannot be used, a split without a labelled pixel, or an
-            image that the network cannot take or that cannot be stacked into a batch.
-    """
+    """Load and check the data and the model of a recipe."""
     model = build_model(recipe.model, recipe.train.seed)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
@@ -73,30 +62,8 @@ def load_parts(recipe: Recipe) -> RunParts:
     return RunParts(images, held_out, example_size, pipeline, model)
 
 
-def build_accelerator(recipe: Recipe, run: Path) -> Accelerator:
-    """The Accelerator of a run."""
-    # About depth-wise kernels, whose second stride has no meaning.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return Accelerator(
-        mixed_precision="bf16" if recipe.train.precision == "bf16" else "no",
-        # The loop accumulates itself; the launcher's environment does not override a plugin.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
-        log_with=list(recipe.train.trackers) or None,
-        project_dir=str(run),
-    )
-
-
 class RunRecord(Section):
-    """``run.json``: what the recipe alone does not determine.
-
-    Attributes:
-        processes: how many trained together.
-        effective_batch: images per optimizer step, over all processes.
-        device: name of the main process's device.
-        precision: ``fp32`` or ``bf16``.
-        batch_norm: the batches that BatchNorm in the decode head computes its statistics over.
-    """
+    """``run.json``: what the recipe alone does not determine."""
 
     processes: int
     effective_batch: int
@@ -117,10 +84,6 @@ class RunRecord(Section):
             batch_norm=statistics(recipe.model.batch_norm, device.type, processes),
         )
 
-    def write(self, run: Path) -> None:
-        """Write it into the run's folder."""
-        write_json(run / RUN_FILE, self.model_dump(mode="json"))
-
     def announce(self, settings: Training, quiet: bool) -> None:
         """Log the effective batch unless ``quiet``, and a warning if processes differ."""
         if not quiet:
@@ -139,11 +102,7 @@ class RunRecord(Section):
 
 
 def effective_batch(settings: Training, processes: int) -> int:
-    """Images per optimizer step.
-
-    Raises:
-        UserError: the recipe expects another number.
-    """
+    """Images per optimizer step."""
     images = settings.batch_size * settings.gradient_accumulation * processes
     if settings.effective_batch not in (None, images):
         raise UserError(
@@ -154,11 +113,7 @@ def effective_batch(settings: Training, processes: int) -> int:
 
 
 def check_same_processes(run: Path, processes: int) -> None:
-    """Refuse to resume with another number of processes, which would see other images.
-
-    Raises:
-        UserError: the run was started with another number.
-    """
+    """Refuse to resume with another number of processes, which would see other images."""
     path = run / RUN_FILE
     if not path.exists():
         return
@@ -174,17 +129,9 @@ def check_same_processes(run: Path, processes: int) -> None:
 
 
 def statistics(batch_norm: Literal["live", "frozen"], device: str, processes: int) -> Statistics:
-    """The statistics that BatchNorm in the decode head (the encoder has none) normalises with.
+    """The statistics that the decode head's BatchNorm (the encoder has none) normalises with.
 
-    Args:
-        batch_norm: the recipe's ``model.batch_norm``.
-        device: the type of the device, such as ``cuda``.
-        processes: how many processes train together.
-
-    Returns:
-        ``frozen``: the running ones. ``all processes``: those of the batches of all processes
-        together, through SyncBatchNorm, which exists on CUDA only. ``process``: those of each
-        process's own batch.
+    Those of ``all processes`` together need SyncBatchNorm, which exists on CUDA only.
     """
     if batch_norm == "frozen":
         return "frozen"

@@ -15,7 +15,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Selected
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
 from revt_hf.experiments.score_steps import read_result
-from revt_hf.training.tracking import read_metrics
+from revt_hf.training.run_folder import read_metrics
 from tests.helpers.submitting import code_of
 from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
 from tests.helpers.waiting import SECONDS, alive, until

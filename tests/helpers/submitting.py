@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from revt_hf.cli.main import main
-from revt_hf.experiments.slurm_scripts import stages
+from revt_hf.experiments.slurm_jobs import stages
 from tests.helpers.tiny_experiment import folder_of, graph_of
 
 

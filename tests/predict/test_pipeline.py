@@ -12,7 +12,7 @@ from revt_hf.data.domains.streets import render
 from revt_hf.data.labels import TRAIN_ID
 from revt_hf.data.normalisation import STD
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.training.result import image_processor, write_recipe
+from revt_hf.training.result import image_processor
 from tests.helpers.command_line import revt
 from tests.helpers.tiny import run, tiny_recipe
 
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     for name, max_size in {"as large": (128, 64), "enlarged": (256, 128)}.items():
         shutil.copytree(root / "native", root / name)
         other = recipe.model_copy(update={"evaluation": Protocol(max_size=max_size)})
-        write_recipe(other, root / name)
+        (root / name / "recipe.yaml").write_text(other.to_yaml())
         image_processor(other, _SIZE).save_pretrained(root / name)
         found[name] = (root / name, Protocol(max_size=max_size))
     return found

@@ -14,8 +14,7 @@ from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loop, result
 from revt_hf.training import run_checkpoints as checkpoints
 from revt_hf.training.run_checkpoints import newest_checkpoint
-from revt_hf.training.run_folder import training_folder
-from revt_hf.training.tracking import MetricsLog
+from revt_hf.training.run_folder import MetricsLog, training_folder
 from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 OLD = tiny_recipe(train={"steps": 1})
@@ -47,8 +46,8 @@ def _killed_after(monkeypatch, step):
     """The folders of checkpoints, until Ctrl-C after that of ``step``."""
     real, begun = loop.save_checkpoint, []
 
-    def killed(accelerator, state, where, now, keep):
-        real(accelerator, state, where, now, keep)
+    def killed(state, where, now, keep):
+        real(state, where, now, keep)
         begun.append(where)
         if now == step:
             raise KeyboardInterrupt

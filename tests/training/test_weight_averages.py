@@ -12,7 +12,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training.weight_averages import MovingAverage, WindowAverage
+from revt_hf.training.optim import MovingAverage, WindowAverage
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.numeric
