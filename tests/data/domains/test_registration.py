@@ -22,7 +22,7 @@ from revt_hf.data.domains import (
 
 class Town(PairedDomain):
     name = "town"
-    facts = Facts("real", "CC0-1.0", "nowhere", Sharing("yes", "it is free", "cc0-1.0"))
+    facts = Facts("CC0-1.0", "nowhere", Sharing("yes", "it is free", "cc0-1.0"))
     more_splits = ("val",)
     layouts = (Layout("official", "photos/{split}", "masks/{split}", ".png", ".png"),)
 
