@@ -28,7 +28,7 @@ from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import PushOptions, push
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate
+from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
 from tests.helpers.pushed import changed, results_of
 
@@ -262,7 +262,7 @@ def recalibrated(models, tmp_path_factory):
     sources = (ChangeSource("streets", "train", "/data/streets"),)
     for name in ("revt", "base"):
         source = getattr(models, name)
-        recalibrate(source, root / name, images, Protocol(max_size=None), sources=sources)
+        recalibrate_on_images(source, root / name, images, Protocol(max_size=None), sources=sources)
     return {name: root / name for name in ("revt", "base")}
 
 
