@@ -113,7 +113,7 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
     """
     fold_(model)
     if model.device.type == "cpu":
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return model
 
 
@@ -245,7 +245,7 @@ def _tensors(
 def _normalised_by(
     model: SegformerForSemanticSegmentation, description: Description
 ) -> SegformerForSemanticSegmentation:
-    model.normalisation = description.normalisation
+    model.normalisation = description.normalisation  # type: ignore[assignment]
     return model
 
 
