@@ -1,8 +1,7 @@
 """The one door for checkpoints: which tensors they have and where their bytes lie.
 
-Nothing is loaded and torch is not imported, except for torch's own files (``.pth``, ``.bin``) and
-safetensors files that have to be changed: their tensors are written to a temporary safetensors
-file, so that readers see one format only.
+Torch's own files are rewritten as a temporary safetensors file, so that readers see one format;
+only that imports torch.
 """
 
 from collections.abc import Iterable
@@ -30,10 +29,7 @@ _FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
 
 
 class Stamps:
-    """Detects files that change while they are read, some of it much later than they were opened.
-
-    A file that does not exist must not appear either.
-    """
+    """Detects files that change, or appear, while they are read."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._stamps: dict[Path, tuple[int, ...] | None] = {}
@@ -46,11 +42,7 @@ class Stamps:
                 self._stamps[path] = _stamp(path)
 
     def check(self) -> None:
-        """Refuse what was read if a file has changed.
-
-        Raises:
-            UserError: a file was written, replaced, removed or created since.
-        """
+        """Refuse what was read if a file was written, replaced, removed or created since."""
         for path, stamp in self._stamps.items():
             if _stamp(path) != stamp:
                 raise UserError(
@@ -73,16 +65,12 @@ class Checkpoint:
     """An open checkpoint; a context manager that removes its temporary files.
 
     Attributes:
-        label: as the user named it.
-        folder: the folder of ``config.json`` (also for the weights file of such a folder), None
-            for a single file.
+        folder: of ``config.json`` (also for the weights file of such a folder), None for others.
         files: the safetensors files that ``tensors`` point into.
         tensors: by on-disk name, in the order of the files and of their bytes.
         originals: the given files; they differ from ``files`` where those are temporary.
-        dropped: names in the files that no SegFormer has: the original's unused ``conv_seg``,
-            averages beside the model.
+        dropped: names in the files that no SegFormer has.
         classes: the class names that the original stores in its file, if any.
-        stamps: the state of every file before it was opened.
     """
 
     label: str
@@ -112,16 +100,12 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
-    """Open a checkpoint for reading.
+    """Open a checkpoint for reading, in a ``with`` statement.
 
     Args:
-        source: a SegFormer folder (``model.safetensors`` or ``pytorch_model.bin``, or shards of
-            either with their index); a ``.safetensors`` file; a torch file of the original
-            (``.pth``) or of transformers; a Hub id ``owner/name`` or ``owner/name@revision``.
+        source: a SegFormer folder (safetensors or torch weights, whole or in shards), a file of the
+            original's or transformers' weights, or a Hub id (``owner/name@revision``).
         quiet: no progress bars during downloads.
-
-    Returns:
-        The checkpoint, to be used in a ``with`` statement.
 
     Raises:
         UserError: it does not exist or is broken, it contains no tensors or one twice under

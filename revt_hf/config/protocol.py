@@ -76,11 +76,7 @@ PROTOCOLS = {
 
 
 def named_protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The protocol of that name."""
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol '{name}': use one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

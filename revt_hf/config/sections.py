@@ -49,11 +49,7 @@ class Section(BaseModel):
 
 
 def validated(model: type[Validated], values: Any, name: str | Path, prefix: str = "") -> Validated:
-    """Validate values; ``name`` is what messages call their origin, ``prefix`` leads their paths.
-
-    Raises:
-        UserError: an unknown key, a wrong type or value; the first one is named.
-    """
+    """Validate values; a UserError starts with ``name``, ``prefix`` leads the path in it."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -86,11 +86,7 @@ def _check_growth(count: int, depth: int) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse a YAML document of mappings, lists, strings and numbers.
-
-    Raises:
-        UserError: it is not YAML, or too large; the message names no file.
-    """
+    """Parse a YAML document of mappings, lists, strings and numbers; errors name no file."""
     if len(text) > _BYTES:
         raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
     try:
@@ -136,16 +132,9 @@ Localise = Callable[[dict[str, Any], Path], None]
 
 
 def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str, Any]:
-    """Read a mapping and merge it over the files that it extends.
+    """Read a mapping and merge it over the files that it extends; only nested mappings are merged.
 
-    Nested mappings are merged, everything else is replaced.
-
-    Args:
-        path: the file.
-        localise: called with each file's own values and its folder, to change paths in place.
-
-    Raises:
-        UserError: a missing file, broken YAML, a duplicate key, a circle, too many files.
+    ``localise`` is called with each file's own values and its folder, to change paths in place.
     """
     merged_by_path: dict[Path, dict[str, Any]] = {}
 
@@ -191,11 +180,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set ``a.b=c`` in nested mappings, in place; the value is read as YAML.
-
-    Raises:
-        UserError: not of that form, or a path through a value.
-    """
+    """Set ``a.b=c`` in nested mappings, in place; the value is read as YAML."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys) or len(keys) > _DEPTH:

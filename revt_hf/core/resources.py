@@ -45,19 +45,12 @@ def core_count() -> int:
 
 
 def worker_count(requested: int, items: int) -> int:
-    """Number of loader processes for ``items`` images: no more than requested, items or cores.
-
-    More would only take memory and start-up time, and torch warns about them.
-    """
+    """Number of loader processes: no more than requested, images or cores."""
     return min(requested, items, core_count())
 
 
 def one_thread(_: int = 0) -> None:
-    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader.
-
-    torch does so for itself. Otherwise every worker would start a thread per core, and threads
-    that exist when a process forks are missing in the child.
-    """
+    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -74,10 +67,7 @@ def peak_mib() -> float:
 
 
 def growth_mib(work: Callable[[], Any]) -> float:
-    """How far resident memory rises above its current level while ``work`` runs, in MiB.
-
-    Where the peak cannot be reset (outside Linux), how far ``work`` raises the peak.
-    """
+    """How far resident memory (outside Linux, its peak) rises while ``work`` runs, in MiB."""
     if _RESET_PEAK.exists():
         _RESET_PEAK.write_text("5")
     before = peak_mib()
@@ -86,10 +76,7 @@ def growth_mib(work: Callable[[], Any]) -> float:
 
 
 def available_mib() -> float:
-    """Memory that this process may still allocate, in MiB, within the machine and its container.
-
-    Page cache counts as free: the system gives it up on demand.
-    """
+    """Memory that this process may still allocate, in MiB, within the machine and its container."""
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) / 1024

@@ -52,14 +52,10 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Converted:
-    """The result of a conversion.
+    """The result of a conversion to a folder or file.
 
-    Attributes:
-        output: the folder or file.
-        size: ``b0`` .. ``b5``, None if the depths or the head belong to none of them.
-        labels: the class names, none for an encoder alone.
-        dropped: tensors of the source that are not in ``output``, by their names in the source.
-        added: counters of ``output`` that the source lacks; they are 0.
+    ``size`` is ``b0`` .. ``b5`` or None, ``labels`` are the class names, ``dropped`` the source's
+    tensors that were left out, ``added`` counters (0) that the source lacks.
     """
 
     output: Path
@@ -72,11 +68,9 @@ class Converted:
 def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
     """Convert a checkpoint of the original to a SegFormer folder, bit for bit.
 
-    The folder is an ordinary one for transformers. Size and number of classes come from the
-    tensors' shapes, class names from ``meta``, or from the ``config.json`` beside transformers' own
-    weights (19 classes without names are Cityscapes'). Tensors of the encoder alone, as in ImageNet
-    checkpoints (``mit_b*.pth``), become a ``SegformerModel``: a recipe's ``model.init``. Their
-    classifier and the original's unused ``conv_seg`` are dropped.
+    Size and number of classes come from the tensors' shapes, class names from ``meta``, or from the
+    ``config.json`` beside transformers' own weights (19 classes without names are Cityscapes'). An
+    encoder alone (``mit_b*.pth``) becomes a ``SegformerModel`` without its classifier.
 
     Args:
         source: a file of the original, or a torch or safetensors file of a SegFormer.
@@ -84,9 +78,8 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
         overwrite: replace ``output`` if it exists.
 
     Raises:
-        UserError: the file cannot be read, asks for more than tensors and plain values, is not a
-            SegFormer B0..B5 by its widths, or has tensors missing or left over (they are named);
-            or ``output`` exists. Nothing is written then.
+        UserError: the file is no SegFormer B0..B5 by its widths, or has tensors missing or left
+            over (they are named); or ``output`` exists. Nothing is written then.
     """
     check_output(output, overwrite, [source])
     label = str(source)
@@ -128,19 +121,14 @@ def convert_to_mmseg(
 ) -> Converted:
     """Convert a SegFormer folder to a checkpoint that the original loads, bit for bit.
 
-    ``{'meta': {'CLASSES', 'PALETTE'}, 'state_dict': {...}}``; key and value are fused again, and
-    the unused ``conv_seg`` is filled with zeros. An encoder alone has no ``backbone.`` in its
-    names, like the original's ``pretrained`` files.
+    Key and value are fused again, and the unused ``conv_seg`` is filled with zeros. An encoder
+    alone has no ``backbone.`` in its names, like the original's ``pretrained`` files.
 
     Args:
         folder: a folder with ``config.json``, or a Hub id.
         output_file: the new file.
         overwrite: replace ``output_file`` if it exists.
         quiet: no progress bars during downloads.
-
-    Raises:
-        UserError: the folder cannot be read, is not a network that the original can build, or has
-            tensors missing or left over (they are named); or the file exists.
     """
     label = str(folder)
     check_output_file(output_file, overwrite, [folder])

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import (
-    MARKER_FILE,
-    atomic_folder,
-    check_output,
-    check_output_file,
-    check_suffix,
-    mark_output,
-)
+from revt_hf.core.output_folders import MARKER_FILE, mark_output
+from revt_hf.core.outputs import atomic_folder, check_output, check_output_file, check_suffix
 
 
 @pytest.fixture(autouse=True)

@@ -15,20 +15,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from revt_hf.core import replacing
+from revt_hf.core import output_folders
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import (
+from revt_hf.core.output_folders import (
     MARKER_FILE,
-    atomic_file,
-    atomic_folder,
     beside,
-    folder_in_place,
     is_marked,
     locked,
     mark_output,
     scratch_file,
-    write_json,
 )
+from revt_hf.core.outputs import atomic_file, atomic_folder, folder_in_place, write_json
 
 
 def _write(folder, text, **options):
@@ -94,7 +91,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from revt_hf.core.outputs import locked
+from revt_hf.core.output_folders import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
@@ -180,7 +177,7 @@ def test_leftovers_beside_an_output_go_with_the_next_call(tmp_path):
 
 
 def test_without_a_swap_the_old_output_survives_until_the_new_one_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(replacing, "_swap", lambda first, second: False)
+    monkeypatch.setattr(output_folders, "_swap", lambda first, second: False)
     _write(tmp_path / "out", "old")
     _write(tmp_path / "out", "new", overwrite=True)
     assert (tmp_path / "out" / "a.txt").read_text() == "new"
