@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,11 @@ def test_type_checkers_see_what_is_exported():
         for alias in node.names
     }
     assert typed == {(module, name) for name, module in revt_hf._HOMES.items()}
+
+
+def test_the_reference_lists_everything_once():
+    listed = re.findall(r"^::: revt_hf\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(listed) == revt_hf.__all__
 
 
 @pytest.mark.parametrize("name", revt_hf.__all__)

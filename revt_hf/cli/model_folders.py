@@ -43,8 +43,13 @@ def inspect(
     json_file: Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
-    from revt_hf.merging.provenance import member_states
-    from revt_hf.merging.record import MergeRecord, describes, read_merge_record, read_record
+    from revt_hf.merging.record import (
+        MergeRecord,
+        describes,
+        member_states,
+        read_merge_record,
+        read_record,
+    )
 
     check_output_file(json_file, inputs=[folder])
     record = read_record(folder) or read_merge_record(folder / MERGE_FILE)

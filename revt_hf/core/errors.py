@@ -67,6 +67,16 @@ class DataWarning(UserWarning):
 
 
 @contextmanager
+def readable(what: str | Path) -> Iterator[None]:
+    """Turn errors of opening and decoding a file into a UserError that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a path or text with bytes that cannot be
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {what}: {reason}") from error
+
+
+@contextmanager
 def readable_os_errors(target: Path) -> Iterator[None]:
     """Turn write errors of the file system, torch and safetensors into a UserError.
 
@@ -84,15 +94,6 @@ def readable_os_errors(target: Path) -> Iterator[None]:
         if any(words in str(error) for words in _WRITE_ERRORS):
             raise UserError(f"cannot write {name}: {_write_problem(error)}") from error
         raise
-
-
-@contextmanager
-def readable(path: object) -> Iterator[None]:
-    """Turn an OSError into a UserError: ``path`` cannot be read."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -272,13 +272,14 @@ def write_text(target: Path, text: str) -> None:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object and is not too large."""
+    with readable(path):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, or is not a file")
+        if path.stat().st_size > _LARGEST_JSON:
+            raise UserError(f"{path} is larger than {_LARGEST_JSON} bytes")
+        data = path.read_bytes()
     try:
-        with readable(path):
-            if not path.is_file():
-                raise UserError(f"{path} is missing, or is not a file")
-            if path.stat().st_size > _LARGEST_JSON:
-                raise UserError(f"{path} is larger than {_LARGEST_JSON} bytes")
-            values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(data.decode())
     # The decoder limits its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON, or it is damaged") from error

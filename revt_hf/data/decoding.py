@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 from revt_hf.data.containers import MOST_PIXELS, Header, bmp_palette, read_header
 from revt_hf.data.labels import LabelTable, Reading
 
@@ -51,10 +51,8 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
         _check_regular(Path(cell["path"]))
         if name.lower().endswith(RAW_SUFFIX):
             return ImageFile(name, b"", Header(RAW_SUFFIX))
-        try:
+        with readable(name):
             data = Path(cell["path"]).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {name}: {error.strerror}") from error
     if name.lower().endswith(_POLYGONS):
         return ImageFile(name, data, Header(_POLYGONS))
     header = read_header(data)
@@ -244,11 +242,8 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _check_regular(path: Path) -> None:
     """Refuse pipes, which would block forever, and devices, which would fill the memory."""
-    try:
+    with readable(path):
         status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a regular file")
     if status.st_size > _MOST_BYTES and path.suffix.lower() != RAW_SUFFIX:

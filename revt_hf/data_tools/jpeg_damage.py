@@ -37,7 +37,7 @@ class JpegDamage:
         decoder = getattr(self._own, "decoder", None)
         if decoder is None or decoder.poll() is not None:
             decoder = self._own.decoder = self._start()
-        assert decoder.stdin is not None and decoder.stderr is not None
+        assert decoder.stdin is not None and decoder.stderr is not None  # noqa: S101
         found = None
         try:
             decoder.stdin.write(json.dumps(path) + "\n")

@@ -17,7 +17,7 @@ from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import beside, locked, mark_output, real_path, replace_folder
 from revt_hf.core.outputs import check_output, read_json_object, write_json
-from revt_hf.data.domains import dataset_of, get_domain, open_domain
+from revt_hf.data.domains import dataset_of, open_domain
 from revt_hf.data.domains.prepared import (
     IMAGES,
     LABELS,
@@ -25,7 +25,7 @@ from revt_hf.data.domains.prepared import (
     SUFFIXES,
     Format,
     PreparedRecord,
-    canonical_options,
+    record_source,
 )
 from revt_hf.data.reading import Decode
 from revt_hf.data.resize import resize_label_to_fit, resize_to_fit
@@ -67,10 +67,7 @@ def prepare(
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
     record = PreparedRecord(
-        domain=spec.domain,
-        config=get_domain(spec.domain).chosen_config(spec.config),
-        options=canonical_options(spec),
-        split=split,
+        **record_source(spec, split),
         max_size=max_size,
         format=format,
         label_encoding=opened.table.name,

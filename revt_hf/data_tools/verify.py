@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,9 +13,8 @@ from tqdm import tqdm
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.decoding import decode_image, open_image
-from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
-from revt_hf.data.domains.opening import table_of
+from revt_hf.data.domains.opening import checked_domain, table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
 from revt_hf.data_tools.jpeg_damage import JpegDamage
 from revt_hf.data_tools.parallel import in_threads
@@ -131,12 +129,13 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
         # A split that is there but unusable tells more than one that is not there.
         reasons = sorted(absent.values(), key=lambda error: isinstance(error, NotThereError))
         raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
-    domain = get_domain(spec.domain)
-    config = domain.chosen_config(spec.config)
+    domain, _, config, options = checked_domain(
+        spec.domain, spec.data_dir, spec.config, spec.options
+    )
     first = next(iter(opened.values()))
     result = Verified(spec.domain, config, first.layout, first.found, first.table.name)
     for split, reason in absent.items():
-        expected = domain.expected(split, config, checked_options(domain, spec.options))
+        expected = domain.expected(split, config, options)
         result.splits[split] = SplitCount(0, expected)
         if isinstance(reason, NotThereError):
             result.notes.append(f"{split}: {reason}")
@@ -158,12 +157,9 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
 
 def _open_splits(spec: DomainSpec) -> tuple[dict[str, Opened], dict[str, UserError]]:
     """The splits that can be read, and why the others cannot: absent ones first."""
-    domain = get_domain(spec.domain)
-    folder = Path(spec.data_dir) if spec.data_dir else None
-    if folder is not None and not domain.needs_data_dir:
-        raise UserError(f"the domain '{spec.domain}' is built in: it takes no data_dir")
-    config = domain.chosen_config(spec.config)
-    options = checked_options(domain, spec.options)
+    domain, folder, config, options = checked_domain(
+        spec.domain, spec.data_dir, spec.config, spec.options
+    )
     opened: dict[str, Opened] = {}
     failed: dict[str, UserError] = {}
     for split in domain.splits(folder, config, options):

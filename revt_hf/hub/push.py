@@ -51,7 +51,7 @@ class PushOptions:
     private: bool = False
     create_pr: bool = False
     revision: str | None = None
-    dry_run: Path | None = None
+    dry_run: str | Path | None = None
     overwrite: bool = False
     with_members: tuple[Path, ...] = ()
     license: str | None = None
@@ -90,7 +90,7 @@ def push(
     check_repo_id(repo_id, "model")
     if settings.dry_run is not None:
         inputs = (folder, results, *settings.with_members)
-        with atomic_folder(settings.dry_run, settings.overwrite, inputs) as scratch:
+        with atomic_folder(Path(settings.dry_run), settings.overwrite, inputs) as scratch:
             assemble(_bundle(Path(folder), repo_id, settings, results), scratch, link=False)
         return str(settings.dry_run)
     require_token()

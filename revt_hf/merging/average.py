@@ -9,17 +9,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.description import (
-    Description,
-    fitting_tensors,
-    infer_description,
-    model_config,
-)
+import numpy as np
+
+from revt_hf import __version__
+from revt_hf.checkpoints import description as descriptions
 from revt_hf.checkpoints.headers import (
-    ITEM_SIZES,
     METADATA,
     TensorInfo,
     common_dtype,
@@ -27,24 +25,14 @@ from revt_hf.checkpoints.headers import (
     tensors_hash,
 )
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
-from revt_hf.checkpoints.tensors import (
-    CONFIG_FILE,
-    MERGE_FILE,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-)
+from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
+from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
-from revt_hf.merging.members import NOWHERE
+from revt_hf.merging import record as records
+from revt_hf.merging.members import NOWHERE, Source
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.merge_spec import MergeSpec
-from revt_hf.merging.provenance import (
-    NO_DIGEST,
-    Digests,
-    check_repeated,
-    history_of,
-    merge_record,
-)
-from revt_hf.merging.record import MergeRecord
+from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
 from revt_hf.merging.streaming import stream
 
 _log = logging.getLogger(__name__)
@@ -99,8 +87,7 @@ def merge(
     spec = members if isinstance(members, MergeSpec) else MergeSpec(tuple(map(str, members)))
     options = options or MergeOptions()
     overwrite = overwrite or options.overwrite
-    target = Path(output)
-    inputs = (*spec.members, spec.base)
+    target, inputs = Path(output), (*spec.members, spec.base)
     check_output(target, overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
@@ -112,9 +99,9 @@ def merge(
             record = _write_weights(plan, scratch / WEIGHTS_FILE, evaluation, options)
             plan.check_unchanged()
             if options.repeats is not None:
-                check_repeated(options.repeats, record)
+                _check_repeated(options.repeats, record)
             dtype = common_dtype(item.dtype for item in plan.items)
-            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+            write_json(scratch / CONFIG_FILE, descriptions.model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
             write_json(scratch / PROCESSOR_FILE, own)
@@ -122,44 +109,40 @@ def merge(
     return target
 
 
-def result_description(plan: MergePlan) -> Description:
+def result_description(plan: MergePlan) -> descriptions.Description:
     """The result's ``config.json``: that of the head's member, or derived from the tensors' shapes.
 
-    Raises:
-        UserError: the tensors are not those of a whole SegFormer.
+    Tensors that are not those of a whole SegFormer are refused.
     """
     sources = plan.by_authority()
-    known = next((one.description for one in sources if one.description), None)
     label = sources[0].label
+    known = next((one.description for one in sources if one.description), None)
     if known is None:
         classes = next((one.classes for one in sources if one.classes), None)
-        known = infer_description(label, {item.name: item.shape for item in plan.items}, classes)
+        shapes = {item.name: item.shape for item in plan.items}
+        known = descriptions.infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
         item.name: TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    fitting_tensors(known, places)
+    descriptions.fitting_tensors(known, places)
     return known
 
 
 def _evaluation(plan: MergePlan) -> dict[str, Any]:
     """The test protocol: the averaged features keep the image scale of the members' training."""
-    for source in plan.by_authority():
-        if source.folder is None:
-            continue
-        paths = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
-        if not any(path.is_file() for path in paths):
-            break
-        from revt_hf.models.recorded import recorded_protocol
+    first = next((source for source in plan.by_authority() if source.folder), None)
+    if first is not None and first.folder is not None:
+        paths = [first.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        if any(path.is_file() for path in paths):
+            from revt_hf.models.recorded import recorded_protocol
 
-        source.stamps.add(*paths)
-        evaluation = recorded_protocol([source.folder])
-        return {
-            "max_size": evaluation.max_size and list(evaluation.max_size),
-            **evaluation.model_dump(mode="json", exclude_defaults=True),
-        }
+            first.stamps.add(*paths)
+            protocol = recorded_protocol([first.folder])
+            changed = protocol.model_dump(mode="json", exclude_defaults=True)
+            return {"max_size": protocol.max_size and list(protocol.max_size), **changed}
     return {"max_size": [1024, 512]}
 
 
@@ -167,28 +150,22 @@ def _write_weights(
     plan: MergePlan, path: Path, evaluation: dict[str, Any], options: MergeOptions
 ) -> MergeRecord:
     """Write the safetensors file; the record that its header holds."""
+    hashing = options.hashing
     blank = [
-        dict.fromkeys((path.name for path in source.originals), NO_DIGEST)
-        if options.hashing
-        else None
+        dict.fromkeys((path.name for path in source.originals), NO_DIGEST) if hashing else None
         for source in plan.inputs
     ]
-    histories = [history_of(source) for source in plan.inputs]
-
-    def recorded(digests: Sequence[Digests], tensors: str) -> MergeRecord:
-        return merge_record(
-            plan, digests, histories, evaluation, tensors if options.hashing else None
-        )
-
+    histories = [_history(source) for source in plan.inputs]
+    recorded = partial(_record, plan, histories, evaluation)
     # Digests are known at the end only; they replace as many zeros.
-    header = _header(plan, recorded(blank, NO_DIGEST))
-    total = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
+    header = _header(plan, recorded(blank, NO_DIGEST if hashing else None))
     own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
-    own_hash = own if options.hashing else None
+    total = sum(item.nbytes for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
-        digests = stream(plan, file, options.hashing, options.allow_nonfinite, on_bytes, own_hash)
-        record = recorded(digests, own.hexdigest())
+        own_hash = own if hashing else None
+        digests = stream(plan, file, hashing, options.allow_nonfinite, on_bytes, own_hash)
+        record = recorded(digests, own.hexdigest() if hashing else None)
         final = _header(plan, record)
         if len(final) != len(header):
             raise RuntimeError("the record changed its length")
@@ -197,20 +174,76 @@ def _write_weights(
     return record
 
 
+def _history(source: Source) -> dict[str, Any]:
+    """``merge`` and ``changes`` of a source, from the record in its folder."""
+    if source.folder is None:
+        return {}
+    source.stamps.add(source.folder / MERGE_FILE, source.folder / records.CHANGES_FILE)
+    record = records.checked_record(source.folder)
+    if not isinstance(record, MergeRecord):
+        return {"changes": record.changes} if record else {}
+    merge = records.MergeHistory(record.members, record.base, record.rules, record.head)
+    return {"merge": merge, "changes": record.changes}
+
+
+def _record(
+    plan: MergePlan,
+    histories: Sequence[dict[str, Any]],
+    evaluation: dict[str, Any],
+    digests: Sequence[Digests],
+    tensors: str | None,
+) -> MergeRecord:
+    """The record of a merge, with history and digests of each of ``plan.inputs``."""
+    entries = [
+        member_record(
+            source.label,
+            files,
+            name=source.name,
+            dropped=source.dropped,
+            added=source.added,
+            image_size=None if source is plan.base else plan.image_size(source),
+            **history,
+        )
+        for source, files, history in zip(plan.inputs, digests, histories, strict=True)
+    ]
+    return MergeRecord(
+        base=entries.pop() if plan.base else None,
+        members=tuple(entries),
+        rules=plan.spec.rules,
+        head=plan.spec.head,
+        format="revt_hf.merge/1",
+        revt_hf=__version__,
+        numpy=np.__version__,
+        evaluation=evaluation,
+        tensors_sha256=tensors,
+    )
+
+
+def _check_repeated(expected: MergeRecord, found: MergeRecord) -> None:
+    """Refuse a repeated merge whose members or weights are not those of the record."""
+    for before, now in zip(expected.inputs, found.inputs, strict=True):
+        if before.sha256 not in (None, now.sha256):
+            raise UserError(
+                f"{before.path} is not what was merged: its sha256 is {now.sha256}, in the "
+                f"record {before.sha256}"
+            )
+    if expected.tensors_sha256 not in (None, found.tensors_sha256):
+        raise UserError(
+            "the merge gives other weights than those of the record, which revt_hf "
+            f"{expected.revt_hf} made with numpy {expected.numpy}: use these"
+        )
+
+
 def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     """The file's first bytes, with the record in the metadata."""
     text = json.dumps(record.to_json(), sort_keys=True)
     # transformers requires the format.
     entries: dict[str, Any] = {METADATA: {"format": "pt", METADATA_KEY: text}}
-    offset = 0
+    end = 0
     for item in plan.items:
-        end = offset + item.count * ITEM_SIZES[item.dtype]
-        entries[item.name] = {
-            "dtype": item.dtype,
-            "shape": list(item.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
+        first, end = end, end + item.nbytes
+        shape = list(item.shape)
+        entries[item.name] = {"dtype": item.dtype, "shape": shape, "data_offsets": [first, end]}
     return header_bytes(entries)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from revt_hf.checkpoints.description import Description, fitting_tensors, read_d
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
-from revt_hf.checkpoints.tensors import CONFIG_FILE, Stamps, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -25,36 +24,38 @@ _EPSILON = "layer_norm_eps"
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
-Places = Mapping[str, TensorInfo]
+Infos = Mapping[str, TensorInfo]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A member or the base: its description, and where the plan's tensors lie in its files.
+@dataclass(frozen=True, kw_only=True)
+class Source(Checkpoint):
+    """A member or the base: a checkpoint, and where the plan's tensors lie in its files.
 
-    ``file`` and ``offset`` (in bytes) of each item are arrays, not one object per tensor: dozens
-    of members must fit into little memory. ``dtypes`` are safetensors' names. ``dropped`` names
-    tensors that no SegFormer has, ``added`` missing counters.
+    ``file`` and ``offset`` (in bytes) of each item are arrays, and ``tensors`` is empty: dozens of
+    members must fit into little memory. ``dtypes`` are safetensors' names, ``added`` are missing
+    counters.
     """
 
-    label: str
-    folder: Path | None
-    files: tuple[Path, ...]
-    originals: tuple[Path, ...]
-    stamps: Stamps
+    name: str | None
     description: Description | None
     processor: Mapping[str, Any] | None
-    classes: tuple[str, ...] | None
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
     dtypes: tuple[str, ...]
-    dropped: tuple[str, ...]
     added: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.label})" if self.name else self.label
 
 
 def open_source(
-    label: str, stack: ExitStack, quiet: bool, order: Places | None = None, whole: bool = True
-) -> tuple[Source, Places]:
+    label: str,
+    stack: ExitStack,
+    quiet: bool,
+    order: Infos | None = None,
+    name: str | None = None,
+    whole: bool = True,
+) -> tuple[Source, Infos]:
     """Open a member or the base, and check its tensors against its ``config.json``, if any.
 
     ``order`` holds the first member's tensors in the order of the plan; None for that member. With
@@ -64,51 +65,42 @@ def open_source(
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
-    if VARIANCE in checkpoint.tensors and COUNTER not in checkpoint.tensors:
-        counter = TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)
-        checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, COUNTER: counter})
-    folder, classes, found, processor = checkpoint.folder, checkpoint.classes, None, None
-    if folder is not None:
+    held, description, processor = checkpoint.tensors, None, None
+    if VARIANCE in held and COUNTER not in held:
+        held = {**held, COUNTER: TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)}
+    if checkpoint.folder is not None:
+        folder = checkpoint.folder
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
-        found, processor = read_description(folder, label), read_processor(folder)
-        classes = found.classes
-        has_head = any(name.startswith(HEAD_PREFIX) for name in checkpoint.tensors)
-        fitting_tensors(found, checkpoint.tensors, with_head=whole and has_head)
-    order = checkpoint.tensors if order is None else order
-    places = [checkpoint.tensors.get(name) for name in order]
+        description, processor = read_description(folder, label), read_processor(folder)
+        checkpoint = replace(checkpoint, classes=description.classes)
+        has_head = any(name.startswith(HEAD_PREFIX) for name in held)
+        fitting_tensors(description, held, with_head=whole and has_head)
+    order = held if order is None else order
+    places = [held.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = Source(
-        label=checkpoint.label,
-        folder=folder,
-        files=checkpoint.files,
-        originals=checkpoint.originals,
-        stamps=checkpoint.stamps,
-        description=found,
+        **{**vars(checkpoint), "tensors": {}},
+        name=name,
+        description=description,
         processor=processor,
-        classes=classes,
         file=np.array([index[place.file] if place else NOWHERE for place in places]),
         offset=np.array([place.offset if place else NOWHERE for place in places]),
         dtypes=tuple(
             (place or first).dtype for place, first in zip(places, order.values(), strict=True)
         ),
-        dropped=checkpoint.dropped,
-        added=tuple(name for name, p in checkpoint.tensors.items() if p.offset == NOWHERE),
+        added=tuple(name for name, place in held.items() if place.offset == NOWHERE),
     )
-    return source, checkpoint.tensors
+    return source, held
 
 
 def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:
     """Refuse networks that are not the same function of their weights and images.
 
-    Dropout, stochastic depth, dtype and versions do not matter.
-
-    ``encoder_only``: the head and the classes of ``other``, and how its images are resampled, may
-    differ, because only its encoder is used.
+    Dropout, stochastic depth, dtype and versions do not matter; with ``encoder_only`` neither do
+    the head and the classes of ``other``, and how its images are resampled.
     """
-    found = list(_encoder_differences(first, other, encoder_only))
-    found += _processor_differences(first, other, encoder_only)
-    if not encoder_only:
-        found += _class_differences(first, other)
+    found = [*_field_differences(first, other, encoder_only)]
+    found += [] if encoder_only else _class_differences(first, other)
     _refuse(first, other, found)
 
 
@@ -130,7 +122,7 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
 
 
 def check_same_tensors(
-    first: Source, wanted: Places, other: Source, held: Places, extra_is_fine: bool = False
+    first: Source, wanted: Infos, other: Source, held: Infos, extra_is_fine: bool = False
 ) -> None:
     """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
     problems = []
@@ -147,16 +139,27 @@ def check_same_tensors(
     _refuse(first, other, problems)
 
 
-def _encoder_differences(first: Source, other: Source, encoder_only: bool) -> Iterator[str]:
-    if first.description is None or other.description is None:
+def _field_differences(first: Source, other: Source, encoder_only: bool) -> Iterator[str]:
+    ours, theirs = first.description, other.description
+    if ours is None or theirs is None:
         return
-    found = first.description.architecture.differences(other.description.architecture)
-    epsilons = [one.numbers[_EPSILON] for one in (first.description, other.description)]
-    if epsilons[0] != epsilons[1]:
-        found[_EPSILON] = (epsilons[0], epsilons[1])
-    for key, (ours, theirs) in found.items():
-        if not (encoder_only and key == _HEAD_WIDTH):
-            yield f"{key} of its {CONFIG_FILE} is {_shown(theirs)}, not {_shown(ours)}"
+    found = ours.architecture.differences(theirs.architecture)
+    if encoder_only:
+        found.pop(_HEAD_WIDTH, None)
+    found[_EPSILON] = (ours.numbers[_EPSILON], theirs.numbers[_EPSILON])
+    # A folder without the file has ImageNet's normalisation; the other fields need two files.
+    images = [asdict(one.normalisation) for one in (ours, theirs)]
+    if not encoder_only and first.processor is not None and other.processor is not None:
+        images = [{**first.processor}, {**other.processor}]
+    fields = [(CONFIG_FILE, key, *values) for key, values in found.items()]
+    fields += [
+        (PROCESSOR_FILE, key, value, images[1][key])
+        for key, value in images[0].items()
+        if key not in SIZE_FIELDS
+    ]
+    for file, key, our_value, their_value in fields:
+        if our_value != their_value:
+            yield f"{key} of its {file} is {_shown(their_value)}, not {_shown(our_value)}"
 
 
 def _class_differences(first: Source, other: Source) -> Iterator[str]:
@@ -166,30 +169,14 @@ def _class_differences(first: Source, other: Source) -> Iterator[str]:
     # Importing its table of classes takes longer than most comparisons.
     from revt_hf.checkpoints.description import plain
 
-    our_names, their_names = ([plain(name) for name in names] for names in (ours, theirs))
-    if our_names == their_names:
-        return
+    pairs = [(plain(one), plain(two)) for one, two in zip(ours, theirs, strict=False)]
+    row = next((number for number, (one, two) in enumerate(pairs) if one != two), None)
     if len(ours) != len(theirs):
         yield f"it has {len(theirs)} classes, not {len(ours)}"
-        return
-    pairs = zip(our_names, their_names, strict=True)
-    row = next(number for number, pair in enumerate(pairs) if len({*pair}) > 1)
-    permuted = sorted(our_names) == sorted(their_names)
-    problem = "its classes are in another order" if permuted else "it has other classes"
-    yield f"{problem}: number {row} is {theirs[row]!a}, not {ours[row]!a}"
-
-
-def _processor_differences(first: Source, other: Source, encoder_only: bool) -> Iterator[str]:
-    # A folder without the file has ImageNet's normalisation; the other fields need two files.
-    if first.description is None or other.description is None:
-        return
-    ours: Mapping[str, Any] = asdict(first.description.normalisation)
-    theirs: Mapping[str, Any] = asdict(other.description.normalisation)
-    if not encoder_only and first.processor is not None and other.processor is not None:
-        ours, theirs = first.processor, other.processor
-    for key, value in ours.items():
-        if theirs[key] != value and key not in SIZE_FIELDS:
-            yield f"{key} of its {PROCESSOR_FILE} is {_shown(theirs[key])}, not {_shown(value)}"
+    elif row is not None:
+        permuted = sorted(map(plain, ours)) == sorted(map(plain, theirs))
+        problem = "its classes are in another order" if permuted else "it has other classes"
+        yield f"{problem}: number {row} is {theirs[row]!a}, not {ours[row]!a}"
 
 
 def _refuse(first: Source, other: Source, problems: list[str]) -> None:

@@ -1,23 +1,16 @@
 """What a merge does with every tensor, decided before a byte is read. No torch is imported."""
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
-from revt_hf.merging.members import (
-    NOWHERE,
-    SIZE_FIELDS,
-    Source,
-    check_agreement,
-    check_rows_are_named,
-    check_same_tensors,
-    open_source,
-)
+from revt_hf.merging import members
+from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, Source, open_source
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 from revt_hf.merging.record import ImageSize
 from revt_hf.merging.registry import find_method
@@ -34,8 +27,12 @@ class Item:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    count: int
     rule: int | None
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * ITEM_SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -100,46 +97,48 @@ class MergePlan:
 
     def lines(self) -> list[str]:
         """What is merged and copied, from which member, as text."""
-        called = [f"{name} ({path})" if name else path for name, path in self.spec.named_members]
+        head = self.sources[self.spec.head - 1]
         lines = [
-            f"member {number}: {label}{'  (head)' if number == self.spec.head else ''}"
-            for number, label in enumerate(called, 1)
+            f"member {number}: {source}{'  (head)' if source is head else ''}"
+            for number, source in enumerate(self.sources, 1)
         ]
-        if self.base is not None:
-            lines.append(f"base: {self.base.label}")
+        lines += [f"base: {self.base}"] if self.base else []
         lines += self.remarks()
-        lines += [f"{r}: {self._amount(number)}" for number, r in enumerate(self.spec.rules)]
-        return [*lines, f"copied from {called[self.spec.head - 1]}: {self._amount(None)}"]
+        parts = [*enumerate(map(str, self.spec.rules)), (None, f"copied from {head}")]
+        for rule, text in parts:
+            counts = [item.count for item in self.items if item.rule == rule]
+            lines.append(f"{text}: {len(counts)} tensors, {sum(counts):,} parameters")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """What ``--dry-run --json`` writes."""
-        members, base = list(self.spec.members), self.spec.base
-        tensors = [
-            {"name": one.name, "dtype": one.dtype, "shape": list(one.shape), "rule": one.rule}
-            for one in self.items
-        ]
-        return {"members": members, "base": base, **self.spec.to_json(), "tensors": tensors}
+        return {
+            "members": list(self.spec.members),
+            "base": self.spec.base,
+            "rules": [rule.to_json() for rule in self.spec.rules],
+            "head": self.spec.head,
+            "tensors": [
+                {"name": one.name, "dtype": one.dtype, "shape": list(one.shape), "rule": one.rule}
+                for one in self.items
+            ],
+        }
 
     def runs(self) -> Iterator[Run]:
         """The items as runs, in order."""
-        first = 0
-        while first < len(self.items):
-            last, count = first + 1, self.items[first].count
-            while last < len(self.items) and self._continues(last):
-                count += self.items[last].count
-                last += 1
-            yield Run(first, last, self.items[first].rule, count)
-            first = last
+        firsts = (at for at in range(len(self.items)) if not at or not self._continues(at))
+        for first, last in itertools.pairwise(itertools.chain(firsts, [len(self.items)])):
+            items = self.items[first:last]
+            yield Run(first, last, items[0].rule, sum(item.count for item in items))
 
     def _continues(self, at: int) -> bool:
+        """Whether an item can be read and merged together with the one before."""
         before, item = self.items[at - 1], self.items[at]
         if (before.rule, before.dtype) != (item.rule, item.dtype):
             return False
-        if (
-            item.rule is not None
-            and find_method(self.spec.rules[item.rule].method).scope == "tensor"
-        ):
-            return False
+        if item.rule is not None:
+            method = find_method(self.spec.rules[item.rule].method)
+            if method.scope == "tensor":
+                return False
         return all(
             source.dtypes[at] == source.dtypes[at - 1]
             and source.file[at] == source.file[at - 1]
@@ -149,26 +148,22 @@ class MergePlan:
             if source.offset[at - 1] != NOWHERE or source.offset[at] != NOWHERE
         )
 
-    def _amount(self, rule: int | None) -> str:
-        chosen = [item for item in self.items if item.rule == rule]
-        return f"{len(chosen)} tensors, {sum(item.count for item in chosen):,} parameters"
-
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
     """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
 
-    Raises:
-        UserError: a member that cannot be read or does not match the first one (the differences
-            are named), a rule that does not fit the members, or a selection of nothing.
+    Members that cannot be read or differ, rules that do not fit them and selections of nothing are
+    refused.
     """
     check_spec(spec)
-    first, order = open_source(spec.members[0], stack, quiet)
+    names = spec.names or (None,) * len(spec.members)
+    first, order = open_source(spec.members[0], stack, quiet, name=names[0])
     sources = [first]
-    for label in spec.members[1:]:
-        other, held = open_source(label, stack, quiet, order)
+    for label, name in zip(spec.members[1:], names[1:], strict=True):
+        other, held = open_source(label, stack, quiet, order, name)
         for source in sources:
-            check_agreement(source, other)
-        check_same_tensors(first, order, other, held)
+            members.check_agreement(source, other)
+        members.check_same_tensors(first, order, other, held)
         sources.append(other)
     rule_of: dict[str, int] = {}
     for number, rule in enumerate(spec.rules):
@@ -179,8 +174,8 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
             name,
             head.dtypes[at],
             place.shape,
-            int(np.prod(place.shape, dtype=np.int64)),
             rule_of.get(name) if place.dtype in FLOATS else None,
+            math.prod(place.shape),
         )
         for at, (name, place) in enumerate(order.items())
     )
@@ -194,11 +189,11 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         }
         has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
         for source in sources:
-            check_agreement(source, base, encoder_only=not has_head)
-        check_same_tensors(first, needed, base, held, extra_is_fine=True)
+            members.check_agreement(source, base, encoder_only=not has_head)
+        members.check_same_tensors(first, needed, base, held, extra_is_fine=True)
         with_head += [base] if has_head else []
     mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
-    check_rows_are_named(with_head if mixed else [head], with_head)
+    members.check_rows_are_named(with_head if mixed else [head], with_head)
     return MergePlan(spec, tuple(sources), base, items)
 
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from revt_hf.config.sections import ExpandedPath, Number, Section, validation_sentence
+from revt_hf.config.sections import ExpandedPath, Number, Section, validated
 from revt_hf.config.yaml_files import read_with_parents
-from revt_hf.core.errors import UserError
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 
 
@@ -18,6 +17,10 @@ class RuleRecipe(Section):
     method: str = "mean"
     weights: tuple[Number, ...] | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
+
+    def rule(self) -> Rule:
+        """The rule without pydantic."""
+        return Rule(self.select, self.method, self.weights, self.parameters)
 
 
 class MergeRecipe(Section):
@@ -35,11 +38,6 @@ def load_merge_recipe(path: Path) -> MergeSpec:
     Raises:
         UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
     """
-    try:
-        recipe = MergeRecipe.model_validate(read_with_parents(path))
-    except ValidationError as error:
-        raise UserError(f"{path}: {validation_sentence(MergeRecipe, error, '')}") from error
-    rules = tuple(
-        Rule(rule.select, rule.method, rule.weights, rule.parameters) for rule in recipe.rules
-    )
+    recipe = validated(MergeRecipe, read_with_parents(path), path)
+    rules = tuple(rule.rule() for rule in recipe.rules)
     return MergeSpec(recipe.members, rules, recipe.head, recipe.base)

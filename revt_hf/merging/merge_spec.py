@@ -1,7 +1,7 @@
 """What to merge and how: rules of selections and methods."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,28 @@ from revt_hf.core.errors import UserError
 from revt_hf.merging.registry import all_methods, find_method
 
 
+class Entry:
+    """A dataclass as JSON values, the format first; optional fields that are empty are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        values: dict[str, Any] = _json(self)
+        return values
+
+
+def _json(value: Any) -> Any:
+    if is_dataclass(value):
+        held = {field: getattr(value, field.name) for field in fields(value)}
+        return {
+            field.name: _json(held[field])
+            for field in sorted(held, key=lambda field: field.name != "format")
+            if held[field] or (field.default is MISSING and field.default_factory is MISSING)
+        }
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True)
-class Rule:
+class Rule(Entry):
     """A selection of tensors and how they are combined.
 
     Attributes:
@@ -48,7 +68,7 @@ class MergeSpec:
         head: number (from 1) of the member that gives all tensors that no rule selects, and those
             of integers.
         base: the members' initial model, for methods that need it.
-        names: of the members in records and listings; None, or no names at all: the path.
+        names: of the members in records and listings, None for the path; empty for all paths.
     """
 
     members: tuple[str, ...]
@@ -57,24 +77,9 @@ class MergeSpec:
     base: str | None = None
     names: tuple[str | None, ...] = ()
 
-    @property
-    def named_members(self) -> list[tuple[str | None, str]]:
-        """Name, if there is one, and path of each member."""
-        return list(zip(self.names or (None,) * len(self.members), self.members, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values of rules and head."""
-        rules = [{"select": r.select, "method": r.method, **r.settings} for r in self.rules]
-        return {"rules": rules, "head": self.head}
-
 
 def check_spec(spec: MergeSpec) -> None:
-    """Refuse a merge that cannot work, before its members are opened.
-
-    Raises:
-        UserError: too few members, no such head, method or parameter, or a rule that does not
-            fit the number of members.
-    """
+    """Refuse a merge that cannot work, before its members are opened."""
     count = len(spec.members)
     if count < 2:
         raise UserError("a merge needs at least two members")
@@ -85,18 +90,19 @@ def check_spec(spec: MergeSpec) -> None:
     for rule in spec.rules:
         method = find_method(rule.method)
         low, high = method.members
-        if count < low or (high is not None and count > high):
+        if not low <= count <= (high or count):
             wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
             raise UserError(f"{rule.method} takes {wanted} members, not {count}")
         if method.needs_base and spec.base is None:
             raise UserError(f"{rule.method} needs a base, the model that the members started from")
-        if rule.weights is not None and not method.takes_weights:
-            takers = ", ".join(name for name, m in all_methods().items() if m.takes_weights)
-            raise UserError(f"{rule.method} takes no weights: use one of {takers}")
-        if rule.weights is not None and len(rule.weights) != count:
-            raise UserError(f"{len(rule.weights)} weights for {count} members: give one per member")
-        if rule.weights is not None and not np.isfinite(rule.weights).all():
-            raise UserError(f"{rule.method}: weights have to be finite, not {list(rule.weights)}")
+        if rule.weights is not None:
+            if not method.takes_weights:
+                takers = ", ".join(name for name, m in all_methods().items() if m.takes_weights)
+                raise UserError(f"{rule.method} takes no weights: use one of {takers}")
+            if len(rule.weights) != count:
+                raise UserError(
+                    f"{len(rule.weights)} weights for {count} members: give one per member"
+                )
         # Any numbers reveal weights and parameters that the method cannot work with.
         ones = [np.ones(1, np.float32)] * count
         with np.errstate(all="ignore"):

@@ -23,13 +23,7 @@ from revt_hf.checkpoints.architecture import VARIANCE
 from revt_hf.checkpoints.description import fitting_tensors, model_config, read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
-from revt_hf.checkpoints.tensors import (
-    CONFIG_FILE,
-    MERGE_FILE,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-    open_checkpoint,
-)
+from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
@@ -39,22 +33,16 @@ from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.evaluate import as_segmenter, score_images
+from revt_hf.evaluation.evaluate import as_segmenter
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import prepare
+from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import source_splits
-from revt_hf.merging.record import (
-    CHANGES_FILE,
-    Change,
-    ChangeSource,
-    RecalibrationRecord,
-    checked_record,
-)
+from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
-_DESCRIBING = (CONFIG_FILE, PROCESSOR_FILE, MERGE_FILE, RECIPE_FILE, CHANGES_FILE)
 
 OnImage = Callable[[], object]
 
@@ -94,7 +82,12 @@ def recalibrate_on_sources(
 ) -> tuple[ValScore, ...]:
     """Write a model folder recalibrated on images spread over the sources' training splits.
 
-    Sources are training domains, never targets; the protocol decides how images reach the network.
+    Args:
+        model: the folder.
+        output: the new folder.
+        sources: training domains, never targets.
+        protocol: how images reach the network.
+        options: how many images, and the like.
 
     Returns:
         The score of each source's val; none without ``score_val``.
@@ -110,12 +103,23 @@ def recalibrate_on_sources(
     rows = spread_images(sources, options.images)
     held_out = [load_labelled(source, source.val) for source in scored]
     before = _scores(model, held_out, protocol, options.quiet)
-    used = [ChangeSource(**source.model_dump(mode="json", exclude={"val"})) for source in sources]
+    values = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
+    used = [records.ChangeSource(**fields) for fields in values]
     bar = tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet)
     with bar as progress:
         recalibrate(model, output, rows, protocol, options.overwrite, progress.update, used)
     after = _scores(output, held_out, protocol, options.quiet)
     return tuple(map(ValScore, labels, before, after))
+
+
+def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
+    scores = []
+    segmenters = [as_segmenter(folder)] if held_out else []
+    for rows in held_out:
+        with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
+            ((sums,),) = score_images(segmenters, rows, protocol, on_image=progress.update)
+        scores.append(scores_from(sums.matrix).miou)
+    return scores
 
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
@@ -137,59 +141,61 @@ def recalibrate(
     protocol: Protocol,
     overwrite: bool = False,
     on_image: OnImage = lambda: None,
-    sources: Sequence[ChangeSource] = (),
+    sources: Sequence[records.ChangeSource] = (),
 ) -> Path:
     """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
 
-    All other tensors keep their bits. The record (``merge.json``, or ``recalibration.json`` of a
-    model that is no merge) gets another change.
-
-    Args:
-        source: the folder.
-        output: the new folder, which is returned.
-        images: as in :func:`measured_statistics`; of the *source* domain.
-        protocol: how images reach the network.
-        overwrite: replace ``output`` if it exists.
-        on_image: called after each image, for a progress bar.
-        sources: where the images come from, for the record.
-
-    Raises:
-        UserError: a folder cannot be used, or statistics are beyond the dtype of ``source``.
+    ``images`` are as in :func:`measured_statistics`, of the *source* domain; ``sources`` name their
+    origin in the record. All other tensors keep their bits.
     """
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])
     with open_checkpoint(folder, quiet=True) as checkpoint:
         if checkpoint.folder is None or folder.is_file():
             raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
-        checkpoint.stamps.add(*(folder / name for name in _DESCRIBING))
+        kept = (records.MergeRecord.file, records.RecalibrationRecord.file)
+        read = (CONFIG_FILE, PROCESSOR_FILE, RECIPE_FILE, *kept)
+        checkpoint.stamps.add(*(folder / name for name in read))
         description = read_description(folder)
-        places = fitting_tensors(description, checkpoint.tensors)
-        record = checked_record(folder)
+        infos = fitting_tensors(description, checkpoint.tensors)
+        record = records.checked_record(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)
-        layer = model.decode_head.batch_norm
-        measured = {_MEAN: layer.running_mean.cpu(), VARIANCE: layer.running_var.cpu()}
-        tensors = {name: read_tensor(place) for name, place in places.items()}
+        tensors = {name: read_tensor(info) for name, info in infos.items()}
         before = _sha256(checkpoint.tensors, tensors)
-        tensors |= {name: _held(folder, tensors[name], new) for name, new in measured.items()}
+        layer = model.decode_head.batch_norm
+        for name, measured in ((_MEAN, layer.running_mean), (VARIANCE, layer.running_var)):
+            dtype = tensors[name].dtype
+            tensors[name] = measured.cpu().to(dtype).contiguous()
+            if not tensors[name].isfinite().all():
+                kind = str(dtype).removeprefix("torch.")
+                raise UserError(f"{folder}: the new statistics are beyond {kind}")
         processor = read_processor(folder)
         checkpoint.stamps.check()
     with atomic_folder(target, overwrite, [source]) as scratch:
         save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
         after = tensors_sha256(scratch / WEIGHTS_FILE)
-        count, how = len(images), protocol.model_dump(mode="json")
-        change = Change("recalibrated", tuple(sources), count, how, before, after, __version__)
-        record = record or RecalibrationRecord("revt_hf.recalibration/1", (), None)
+        made = (tuple(sources), len(images), protocol.model_dump(mode="json"))
+        change = records.Change("recalibrated", *made, before, after, __version__)
+        record = record or records.RecalibrationRecord("revt_hf.recalibration/1", (), None)
         record = replace(record, changes=(*record.changes, change), tensors_sha256=after)
         write_json(scratch / record.file, record.to_json())
-        dtype = common_dtype(place.dtype for place in places.values())
-        write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+        stored = common_dtype(info.dtype for info in infos.values())
+        write_json(scratch / CONFIG_FILE, model_config(description, stored))
         if processor is not None:
             write_json(scratch / PROCESSOR_FILE, processor)
         # A recipe of another program is not passed on as ours.
         if recorded_recipe(folder) is not None:
             shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
     return target
+
+
+def _sha256(infos: Mapping[str, TensorInfo], tensors: Mapping[str, torch.Tensor]) -> str:
+    """As ``headers.tensors_sha256`` of the file that the tensors come from."""
+    digest = tensors_hash((name, info.dtype, info.shape) for name, info in infos.items())
+    for name in infos:
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
@@ -259,33 +265,3 @@ class _Moments:
     def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
         mean = self._sum / self._count
         return mean, self._squares / self._count - mean**2
-
-
-def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
-    if not held_out:
-        return []
-    segmenter = as_segmenter(folder)
-    scores = []
-    for rows in held_out:
-        with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
-            ((sums,),) = score_images([segmenter], rows, protocol, on_image=progress.update)
-        scores.append(scores_from(sums.matrix).miou)
-    return scores
-
-
-def _held(folder: Path, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """New statistics in the dtype of the old ones."""
-    held = new.to(old.dtype)
-    if not held.isfinite().all():
-        raise UserError(
-            f"{folder}: the new statistics are beyond {str(old.dtype).removeprefix('torch.')}"
-        )
-    return held.contiguous()
-
-
-def _sha256(places: Mapping[str, TensorInfo], tensors: Mapping[str, torch.Tensor]) -> str:
-    """As ``headers.tensors_sha256`` of the file that the tensors come from."""
-    digest = tensors_hash((name, place.dtype, place.shape) for name, place in places.items())
-    for name in places:
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -6,18 +6,22 @@ pydantic, which would add 125 ms and 21 MiB to every ``revt merge`` (measured).
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import read_json_object
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.core.outputs import file_sha256, read_json_object
+from revt_hf.merging.merge_spec import Entry, MergeSpec, Rule
 
 # Of a model that is no merge.
 CHANGES_FILE = "recalibration.json"
+NO_DIGEST = "0" * 64
+Digests = Mapping[str, str] | None
+State = Literal["same", "changed", "gone", "unknown"]
 
 
 class _Limits:
@@ -35,28 +39,8 @@ Number = Annotated[int, _Limits(ge=1)]
 _STRICT = {"strict": True, "allow_inf_nan": False}
 
 
-class _Entry:
-    """A dataclass as JSON values; optional fields that are empty are left out."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, the format first."""
-        values: dict[str, Any] = _json(self)
-        return values
-
-
-def _json(value: Any) -> Any:
-    if is_dataclass(value):
-        held = {field: getattr(value, field.name) for field in fields(value)}
-        return {
-            field.name: _json(held[field])
-            for field in sorted(held, key=lambda field: field.name != "format")
-            if held[field] or (field.default is MISSING and field.default_factory is MISSING)
-        }
-    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 @dataclass(frozen=True)
-class ChangeSource(_Entry):
+class ChangeSource(Entry):
     """A domain and the split whose images were used; fields as in a recipe's sources."""
 
     domain: Annotated[str, _Limits(pattern=r"^[\w.-]{1,80}$")]
@@ -69,7 +53,7 @@ class ChangeSource(_Entry):
 
 
 @dataclass(frozen=True)
-class Change(_Entry):
+class Change(Entry):
     """A change of weights after they were merged or trained.
 
     ``recalibrated``: mean and variance of the decode head's BatchNorm are new. ``before`` and
@@ -93,7 +77,7 @@ class Change(_Entry):
 
 
 @dataclass(frozen=True)
-class ImageSize(_Entry):
+class ImageSize(Entry):
     """A member's image size where the result has another one: that of ``member`` (from 1)."""
 
     own: dict[str, Any]
@@ -102,19 +86,11 @@ class ImageSize(_Entry):
 
 
 @dataclass(frozen=True)
-class MemberRecord(_Entry):
-    """A member or the base.
+class MemberRecord(Entry):
+    """A member or the base; path and name are as given, ``files`` are its shards.
 
-    Attributes:
-        path: as given.
-        sha256: of its file, of shards of their digests; None if it was not taken.
-        name: as given.
-        files: sha256 of its shards by name.
-        dropped: tensors that no SegFormer has.
-        added: missing counters.
-        image_size: if the result has another one.
-        merge: how it was merged, if it was.
-        changes: of its weights after they were merged or trained.
+    ``sha256`` is of its file, or of its shards' digests; None if it was not taken. ``dropped`` are
+    tensors that no SegFormer has, ``added`` missing counters.
     """
 
     path: str
@@ -143,7 +119,7 @@ class MemberRecord(_Entry):
 
 
 @dataclass(frozen=True)
-class MergeHistory(_Entry):
+class MergeHistory(Entry):
     """What was merged, also by a member; fields as in :class:`MergeSpec`."""
 
     members: Annotated[tuple[MemberRecord, ...], _Limits(min_length=2)]
@@ -162,7 +138,7 @@ class MergeHistory(_Entry):
 
 
 @dataclass(frozen=True)
-class RecalibrationRecord(_Entry):
+class RecalibrationRecord(Entry):
     """``recalibration.json``, of a recalibrated model that is no merge."""
 
     __pydantic_config__: ClassVar = _STRICT
@@ -178,13 +154,8 @@ class RecalibrationRecord(_Entry):
 class MergeRecord(MergeHistory):
     """``merge.json``; the weights' metadata hold the same.
 
-    Attributes:
-        format: name and version of the schema.
-        revt_hf: version that merged.
-        numpy: version that it used.
-        evaluation: test protocol that the merge is made for.
-        tensors_sha256: of the tensors beside the file; None if it was not taken.
-        changes: of the weights since.
+    ``evaluation`` is the test protocol that the merge is made for, ``tensors_sha256`` of the
+    tensors beside the file (None if it was not taken), ``changes`` are those of the weights since.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -199,23 +170,14 @@ class MergeRecord(MergeHistory):
     changes: tuple[Change, ...] = ()
 
     def spec(self, name: str) -> MergeSpec:
-        """The merge, to be carried out again; ``name`` is the record's in messages.
-
-        Raises:
-            UserError: the weights were changed after the merge: repeating it would give others.
-        """
+        """The merge, to be carried out again; ``name`` is the record's in messages."""
         if self.changes:
             raise UserError(
                 f"{name} describes weights that were {self.changes[-1].kind} after the merge, so "
                 "the merge alone would give others: merge its members again, then repeat that"
             )
-        return MergeSpec(
-            members=tuple(member.path for member in self.members),
-            rules=self.rules,
-            head=self.head,
-            base=self.base.path if self.base else None,
-            names=tuple(member.name for member in self.members),
-        )
+        paths, names = zip(*((one.path, one.name) for one in self.members), strict=True)
+        return MergeSpec(paths, self.rules, self.head, self.base.path if self.base else None, names)
 
 
 _VALIDATORS: dict[Any, Any] = {}
@@ -224,11 +186,7 @@ _T = TypeVar("_T", MergeRecord, RecalibrationRecord)
 
 
 def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
-    """Check the JSON values of a record; ``path`` is for messages.
-
-    Raises:
-        UserError: it is none; the first wrong field is named.
-    """
+    """Check the JSON values of a record; messages name ``path`` and the first wrong field."""
     from pydantic import TypeAdapter, ValidationError
 
     if kind not in _VALIDATORS:
@@ -245,34 +203,22 @@ def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
 
 
 def read_merge_record(path: Path) -> MergeRecord:
-    """Read and check a ``merge.json``.
-
-    Raises:
-        UserError: it cannot be read, or is no merge record; the first wrong field is named.
-    """
+    """Read and check a ``merge.json``."""
     return parse_record(read_json_object(path), path, MergeRecord)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of how a folder's weights were made, if there is one.
-
-    Raises:
-        UserError: it is not valid.
-    """
+    """The record of how a folder's weights were made, if there is one."""
     if (folder / MERGE_FILE).is_file():
         return read_merge_record(folder / MERGE_FILE)
     path = folder / CHANGES_FILE
-    if not path.is_file():
-        return None
-    return parse_record(read_json_object(path), path, RecalibrationRecord)
+    return (
+        parse_record(read_json_object(path), path, RecalibrationRecord) if path.is_file() else None
+    )
 
 
 def checked_record(folder: Path) -> Record | None:
-    """The record of a folder, if there is one, whose weights are those that it describes.
-
-    Raises:
-        UserError: the record is not valid, or the weights were changed since.
-    """
+    """As :func:`read_record`, of weights that are those that it describes."""
     record = read_record(folder)
     if record is not None and describes(record, folder) is False:
         raise UserError(
@@ -283,12 +229,40 @@ def checked_record(folder: Path) -> Record | None:
 
 
 def describes(record: Record, folder: Path) -> bool | None:
-    """Whether a folder's weights are those of the record; None if their digest was not taken.
-
-    Raises:
-        UserError: the weights cannot be read.
-    """
+    """Whether a folder's weights are those of the record; None if their digest was not taken."""
     if record.tensors_sha256 is None:
         return None
     weights = folder / WEIGHTS_FILE
     return weights.is_file() and tensors_sha256(weights) == record.tensors_sha256
+
+
+def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:
+    """The record of a member: its path, its sha256 by file name if taken, and other fields."""
+    if digests is None:
+        return MemberRecord(path, None, **known)
+    if len(digests) == 1:
+        return MemberRecord(path, next(iter(digests.values())), **known)
+    # Of shards: the digest of their digests, in the order of their names.
+    joined = "".join(digests[name] for name in sorted(digests))
+    together = NO_DIGEST if set(joined) == {"0"} else sha256(joined.encode()).hexdigest()
+    return MemberRecord(path, together, files=dict(digests), **known)
+
+
+def current_record(path: str) -> MemberRecord:
+    """Path and sha256 of a model as it is now."""
+    with open_checkpoint(path, quiet=True) as found:
+        return member_record(path, {file.name: file_sha256(file) for file in found.originals})
+
+
+def member_states(record: MergeRecord) -> list[State]:
+    """Hash the members (and the base) of a record again and compare."""
+
+    def state(member: MemberRecord) -> State:
+        if member.sha256 is None:
+            return "unknown"
+        try:
+            return "same" if current_record(member.path).sha256 == member.sha256 else "changed"
+        except UserError:
+            return "gone"
+
+    return [state(member) for member in record.inputs]

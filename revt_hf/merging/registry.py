@@ -1,7 +1,6 @@
 """Merge methods: the interface and the registry."""
 
 import difflib
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,21 +33,15 @@ class Parameter:
     default: float = math.nan
     whole: bool = False
 
-    @property
-    def range(self) -> str:
-        """The allowed values, for messages."""
-        kind = "a whole number" if self.whole else "a number"
-        return f"{kind} from {self.low:g} to {self.high:.12g}"
-
 
 @dataclass(frozen=True)
 class MergeMethod:
     """A way to combine the tensors of one name.
 
-    ``function`` takes float32 or float64 arrays of one shape and returns a new array of that shape
-    in the first one's dtype; it changes none of them. It may have arguments named ``weights`` (one
-    per member, or None), ``base`` (the tensor of the members' initial model) and ``salt`` (the
-    tensor's name, for random draws), and keyword-only ones that a :class:`Parameter` annotates.
+    ``function`` takes float32 or float64 arrays of one shape, changes none of them, and returns a
+    new array of that shape. It may have arguments named ``weights`` (float64, one per member, or
+    None), ``base`` (the tensor of the members' initial model, float64) and ``salt`` (the tensor's
+    name, for random draws), and keyword-only ones that a :class:`Parameter` annotates.
 
     Attributes:
         name: its key in the registry.
@@ -70,34 +63,34 @@ class MergeMethod:
 
     @property
     def needs_base(self) -> bool:
-        """Whether it works on differences to a base model."""
         return "base" in self.arguments
 
     @property
     def takes_weights(self) -> bool:
-        """Whether members may have weights."""
         return "weights" in self.arguments
 
     def combine(
         self,
         tensors: Tensors,
-        weights: Sequence[float] | Array | None = None,
+        weights: Sequence[float] | None = None,
         base: Array | None = None,
         parameters: Mapping[str, Any] | None = None,
         salt: str = "",
     ) -> Array:
-        """Call the function with those of the arguments that it takes.
+        """The merged tensor in the first one's dtype.
 
         Raises:
-            UserError: parameters or weights that it cannot use.
+            UserError: parameters or weights that the method cannot use.
         """
         given = {
             "weights": None if weights is None else np.asarray(weights, np.float64),
-            "base": base,
+            "base": None if base is None else base.astype(np.float64),
             "salt": salt,
         }
         taken = {name: value for name, value in given.items() if name in self.arguments}
-        return self.function(tensors, **taken, **checked_parameters(self, parameters or {}))
+        merged = self.function(tensors, **taken, **checked_parameters(self, parameters or {}))
+        with np.errstate(over="ignore"):
+            return np.asarray(merged, tensors[0].dtype).reshape(tensors[0].shape)
 
 
 _METHODS: dict[str, MergeMethod] = {}
@@ -109,7 +102,13 @@ def register(
     scope: Scope = "element",
     members: tuple[int, int | None] = (2, None),
 ) -> Callable[[Function], Function]:
-    """Register the decorated function as a merge method; see :class:`MergeMethod`.
+    """Register the decorated function as a merge method.
+
+    Args:
+        name: its name in recipes and on the command line.
+        reference: paper and venue, or a link.
+        scope: ``tensor`` if it needs whole tensors, ``element`` if pieces of them are enough.
+        members: smallest and largest number of members; None for no limit.
 
     Raises:
         ValueError: another module has registered the name.
@@ -119,11 +118,10 @@ def register(
         known = _METHODS.get(name)
         if known is not None and known.function.__module__ != function.__module__:
             raise ValueError(f"the merge method '{name}' exists already")
-        hints = get_type_hints(function, include_extras=True)
         arguments = inspect.signature(function).parameters
         parameters = {
             key: replace(note, default=arguments[key].default, whole=hint.__origin__ is int)
-            for key, hint in hints.items()
+            for key, hint in get_type_hints(function, include_extras=True).items()
             for note in getattr(hint, "__metadata__", ())
             if isinstance(note, Parameter)
         }
@@ -141,7 +139,10 @@ def find_method(name: str) -> MergeMethod:
     Raises:
         UserError: there is none, or a package's methods cannot be loaded.
     """
-    _load_built_in()
+    # It imports this module.
+    import revt_hf.merging.methods  # noqa: F401
+
+    # Entry points are read only for what is not built in.
     if name not in _METHODS and name not in all_methods():
         raise UserError(f"unknown merge method '{name}': use one of {', '.join(_METHODS)}")
     return _METHODS[name]
@@ -155,7 +156,8 @@ def all_methods() -> Mapping[str, MergeMethod]:
     """
     from importlib.metadata import entry_points
 
-    _load_built_in()
+    import revt_hf.merging.methods  # noqa: F401
+
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()
@@ -166,18 +168,8 @@ def all_methods() -> Mapping[str, MergeMethod]:
     return _METHODS
 
 
-def _load_built_in() -> None:
-    # They import this module; help texts and messages list them in this order.
-    for name in ("means", "task_vectors"):
-        importlib.import_module(f"revt_hf.merging.{name}")
-
-
 def checked_parameters(method: MergeMethod, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a method: the given values, else the defaults.
-
-    Args:
-        method: the method.
-        values: numbers, or text such as ``"0.5"``.
+    """All parameters of a method: the given values (numbers, or their text), else the defaults.
 
     Raises:
         UserError: an unknown parameter, or a value out of range.
@@ -200,8 +192,10 @@ def _checked(label: str, parameter: Parameter, value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    whole = parameter.whole and number.is_integer()
     # NaN is in no range.
-    if not parameter.low <= number <= parameter.high or parameter.whole != whole:
-        raise UserError(f"{label} must be {parameter.range}, not {value!r}")
-    return int(number) if whole else number
+    fits = parameter.low <= number <= parameter.high
+    if not fits or (parameter.whole and not number.is_integer()):
+        kind = "a whole number" if parameter.whole else "a number"
+        limits = f"from {parameter.low:g} to {parameter.high:.12g}"
+        raise UserError(f"{label} must be {kind} {limits}, not {value!r}")
+    return int(number) if parameter.whole else number

@@ -25,27 +25,21 @@ from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
 from revt_hf.core.errors import UserError
 
 _BACKBONE = re.escape(BACKBONE_PREFIX)
-_STAGES = 4
 
-# Matched from the start of a name on disk.
-PRESETS: dict[str, re.Pattern[str]] = {
-    name: re.compile(pattern)
-    for name, pattern in (
-        ("backbone", _BACKBONE),
-        ("head", re.escape(HEAD_PREFIX)),
-        ("all", ""),
-        ("norm", rf"{_BACKBONE}.*norm"),
-        ("no_norm", rf"{_BACKBONE}(?!.*norm)"),
-        ("attention", rf"{_BACKBONE}.*\.attention\."),
-        ("mlp", rf"{_BACKBONE}.*\.mlp\."),
-        ("patch_embed", rf"{_BACKBONE}encoder\.patch_embeddings\."),
-        *(
-            (f"stage{stage + 1}", rf"{_BACKBONE}encoder\.\w+\.{stage}\.")
-            for stage in range(_STAGES)
-        ),
-    )
+# Regular expressions, matched from the start of a name on disk.
+PRESETS = {
+    "backbone": _BACKBONE,
+    "head": re.escape(HEAD_PREFIX),
+    "all": "",
+    "norm": rf"{_BACKBONE}.*norm",
+    "no_norm": rf"{_BACKBONE}(?!.*norm)",
+    "attention": rf"{_BACKBONE}.*\.attention\.",
+    "mlp": rf"{_BACKBONE}.*\.mlp\.",
+    "patch_embed": rf"{_BACKBONE}encoder\.patch_embeddings\.",
+    **{f"stage{number + 1}": rf"{_BACKBONE}encoder\.\w+\.{number}\." for number in range(4)},
 }
 _BLOCKS = "blocks:"
+_PRESET_NAMES = ", ".join((*PRESETS, f"{_BLOCKS}K"))
 _REGEX = "re:"
 _ORIGINAL = "original:"
 _LONGEST_REGEX = 50_000
@@ -71,13 +65,10 @@ def select(text: str, names: Sequence[str]) -> list[str]:
     """
     expression = text.strip()
     terms = _terms(expression)
-    chosen: set[str] = set()
-    if terms:
-        for sign, term in terms:
-            found = _preset(term, names)
-            chosen = chosen - found if sign == "-" else chosen | found
-    else:
-        chosen.update(filter(_pattern(expression), names))
+    chosen = set() if terms else set(filter(_pattern(expression), names))
+    for sign, term in terms:
+        found = _preset(term, names)
+        chosen = chosen - found if sign == "-" else chosen | found
     if not chosen:
         raise UserError(_nothing_found(expression, bool(terms), names))
     return [name for name in names if name in chosen]
@@ -105,11 +96,16 @@ def _terms(expression: str) -> list[tuple[str, str]]:
 
 def _preset(term: str, names: Iterable[str]) -> set[str]:
     if term in PRESETS:
-        return {name for name in names if PRESETS[term].match(name)}
+        return {name for name in names if re.match(PRESETS[term], name)}
     if not term.startswith(_BLOCKS):
-        raise UserError(f"'{term}' is no preset: use {_preset_names()}")
-    step_of = {name: _step(name) for name in names}
-    steps = sorted({step for step in step_of.values() if step})
+        raise UserError(f"'{term}' is no preset: use {_PRESET_NAMES}")
+    # Stage, part of the stage, block.
+    step_of = {
+        name: (int(found[2]), _PARTS.index(found[1]), int(found[3] or 0))
+        for name in names
+        if (found := _STEP.match(name))
+    }
+    steps = sorted(set(step_of.values()))
     digits = re.fullmatch("0*([0-9]{1,9})", term.removeprefix(_BLOCKS))
     count = int(digits[1]) if digits else 0
     if not 1 <= count <= len(steps):
@@ -121,25 +117,15 @@ def _preset(term: str, names: Iterable[str]) -> set[str]:
     return {name for name, step in step_of.items() if step in wanted}
 
 
-def _step(name: str) -> tuple[int, int, int] | None:
-    """A tensor's position in the pyramid: stage, part of the stage, block."""
-    found = _STEP.match(name)
-    if not found:
-        return None
-    block = int(found[3] or 0) if found[1] == "block" else 0
-    return int(found[2]), _PARTS.index(found[1]), block
-
-
 def _pattern(expression: str) -> Callable[[str], bool]:
     """Whether a name matches the regular expression; all names together in bounded time."""
     alone = expression.startswith(_ORIGINAL)
     text = expression.removeprefix(_ORIGINAL if alone else _REGEX)
     if not text:
-        raise UserError(f"the selection is empty: use a preset ({_preset_names()}) or a regex")
+        raise UserError(f"the selection is empty: use a preset ({_PRESET_NAMES}) or a regex")
+    label = f"the selection '{text[:_SHOWN]}'"
     if len(text) > _LONGEST_REGEX:
-        raise UserError(
-            f"the selection '{text[:_SHOWN]}...' is longer than {_LONGEST_REGEX} characters"
-        )
+        raise UserError(f"{label} ... is longer than {_LONGEST_REGEX} characters")
     import regex
 
     try:
@@ -148,29 +134,24 @@ def _pattern(expression: str) -> Callable[[str], bool]:
         pattern = regex.compile(text)
     except (re.error, regex.error) as error:
         where = "" if error.pos is None else f" at position {error.pos}"
-        raise UserError(
-            f"the selection '{text[:_SHOWN]}' is no regex: {error.msg}{where}"
-        ) from error
+        raise UserError(f"{label} is no regex: {error.msg}{where}") from error
     except (OverflowError, RecursionError) as error:
-        raise UserError(f"the selection '{text[:_SHOWN]}' is no regex: {error}") from error
+        raise UserError(f"{label} is no regex: {error}") from error
     left = _MATCHING_SECONDS
 
-    def found(name: str) -> bool:
+    def matches(name: str) -> bool:
         nonlocal left
         start = time.monotonic()
+        candidates = filter(None, [None if alone else name, original_name(name)])
         try:
-            return pattern.match(name, timeout=max(left, 1e-3)) is not None
+            return any(pattern.match(one, timeout=max(left, 1e-3)) for one in candidates)
         except TimeoutError as error:
             raise UserError(
-                f"the selection '{text[:_SHOWN]}' takes more than {_MATCHING_SECONDS:g} seconds: "
-                "nested repetitions such as (a+)+ are slow, write it without"
+                f"{label} takes more than {_MATCHING_SECONDS:g} seconds: nested repetitions such "
+                "as (a+)+ are slow, write it without"
             ) from error
         finally:
             left -= time.monotonic() - start
-
-    def matches(name: str) -> bool:
-        original = original_name(name)
-        return (not alone and found(name)) or (original is not None and found(original))
 
     return matches
 
@@ -182,7 +163,7 @@ def _nothing_found(expression: str, is_preset: bool, names: Sequence[str]) -> st
         return f"{message}: did you mean '{meant}'?"
     if is_preset or not names:
         return f"{message} of the model's {len(names)}"
-    return f"{message}: it is no preset ({_preset_names()}) and no regex for names like {names[0]}"
+    return f"{message}: it is no preset ({_PRESET_NAMES}) and no regex for names like {names[0]}"
 
 
 def _meant(expression: str) -> str | None:
@@ -200,7 +181,3 @@ def _meant(expression: str) -> str | None:
             return None
         pieces[place] = f"{_BLOCKS}{steps[1]}" if steps else close[0]
     return "".join(pieces)
-
-
-def _preset_names() -> str:
-    return ", ".join((*PRESETS, f"{_BLOCKS}K"))

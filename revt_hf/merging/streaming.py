@@ -6,6 +6,7 @@ Neighbouring tensors of one rule go through the buffers as one run.
 """
 
 import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from revt_hf.checkpoints.architecture import VARIANCE
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.core.resources import core_count
-from revt_hf.merging.checks import ValueChecks
-from revt_hf.merging.dtypes import STORED, packed, unpacked
 from revt_hf.merging.members import NOWHERE, Source
 from revt_hf.merging.merge_plan import MergePlan, Run
 from revt_hf.merging.registry import Array, find_method
@@ -31,6 +31,27 @@ _ALL_BUFFERS = 8 * 1024 * 1024
 _SMALLEST = 8 * 1024
 _SETS = 2
 _SUMS = ("mean", "weighted_mean")
+# NumPy has no bfloat16: its bits are kept as integers.
+_STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+def unpacked(view: memoryview, dtype: str) -> Array:
+    """Bytes of a floating-point tensor as float32 or float64 (1-D), without a copy if possible."""
+    raw = np.frombuffer(view, dtype=_STORED[dtype])
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32) if dtype == "F16" else raw
+
+
+def packed(values: Array, dtype: str) -> memoryview:
+    """Values as the file's bytes; bfloat16 is rounded to nearest even."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        # Rounding would turn some NaN into infinity.
+        values = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=_STORED[dtype]).data.cast("B")
 
 
 def opened(path: Path, stack: ExitStack) -> int:
@@ -62,8 +83,7 @@ class _Feed:
     def __init__(
         self, source: Source, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
     ) -> None:
-        self.source = source
-        self._lane = lane
+        self.source, self.lane = source, lane
         self._files = [opened(path, stack) for path in source.files]
         offsets = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
         # A temporary file is not what the user gave: the original is hashed by itself.
@@ -75,13 +95,12 @@ class _Feed:
     def read(self, item: int, start: int, view: memoryview) -> "list[Future[None]]":
         """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours).
 
-        Returns:
-            The hashing of these bytes in another thread, if any; they must stay until it ends.
+        Returned is the hashing of ``view`` in another thread, which must end before it changes.
         """
         file = int(self.source.file[item])
         offset = int(self.source.offset[item]) + start
         read_at(self._files[file], self.source.files[file], offset, view)
-        return [self._lane.submit(self._hash, file, offset, view)] if self._on_the_way else []
+        return [self.lane.submit(self._hash, file, offset, view)] if self._on_the_way else []
 
     def digests(self) -> dict[str, str] | None:
         """sha256 of each of the source's files by file name, None if they are not wanted."""
@@ -91,22 +110,19 @@ class _Feed:
         if not self._on_the_way:
             return {path.name: file_sha256(path) for path in paths}
         for file, path in enumerate(paths):
-            self._skip_to(file, path.stat().st_size)
+            self._hash(file, path.stat().st_size, memoryview(b""))
         return {path.name: made.hexdigest() for path, made in zip(paths, self._hashes, strict=True)}
 
     def _hash(self, file: int, offset: int, view: memoryview) -> None:
-        self._skip_to(file, offset)
-        self._hashes[file].update(view)
-        self._done[file] = offset + len(view)
-
-    def _skip_to(self, file: int, offset: int) -> None:
-        """Hash the bytes up to ``offset`` that nothing has read."""
-        buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[file]))))
+        """Hash what was read at ``offset``, and before it the bytes that nothing has read."""
+        gap = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[file]))))
         while self._done[file] < offset:
-            view = buffer[: offset - self._done[file]]
-            read_at(self._files[file], self.source.files[file], self._done[file], view)
-            self._hashes[file].update(view)
-            self._done[file] += len(view)
+            skipped = gap[: offset - self._done[file]]
+            read_at(self._files[file], self.source.files[file], self._done[file], skipped)
+            self._hashes[file].update(skipped)
+            self._done[file] += len(skipped)
+        self._hashes[file].update(view)
+        self._done[file] += len(view)
 
 
 def stream(
@@ -117,16 +133,10 @@ def stream(
     on_bytes: Callable[[int], object],
     own_hash: "hashlib._Hash | None" = None,
 ) -> list[dict[str, str] | None]:
-    """Write the data of the plan's items to ``output``, in order and without gaps.
+    """Write the data of the plan's items to ``output``; with ``hashing``, each input's digests.
 
     ``on_bytes`` is called with the number of bytes written, ``own_hash`` updated with them.
-
-    Returns:
-        For each member, then the base if there is one: with ``hashing``, sha256 by file name.
-
-    Raises:
-        UserError: a source cannot be read to its end or holds NaN or infinity, or the result's
-            dtype cannot hold it.
+    Refused are sources that end early or hold NaN or infinity, and results beyond the dtype.
     """
     # The threads end before the files that they read are closed.
     with ExitStack() as open_files, ExitStack() as threads:
@@ -135,10 +145,9 @@ def stream(
             threads.enter_context(ThreadPoolExecutor(1))
             for _ in range(min(len(plan.inputs), core_count()))
         ]
-        lane_of = [lanes[at % len(lanes)] for at in range(len(plan.inputs))]
         feeds = [
-            _Feed(source, hashing, lane, open_files)
-            for source, lane in zip(plan.inputs, lane_of, strict=True)
+            _Feed(source, hashing, lanes[at % len(lanes)], open_files)
+            for at, source in enumerate(plan.inputs)
         ]
         own_lane = threads.enter_context(ThreadPoolExecutor(1))
         engine = _Engine(plan, feeds, allow_nonfinite)
@@ -148,16 +157,17 @@ def stream(
                     engine.busy.append(own_lane.submit(own_hash.update, piece))
                 output.write(piece)
                 on_bytes(len(piece))
-        rest = [lane.submit(feed.digests) for feed, lane in zip(feeds, lane_of, strict=True)]
+        rest = [feed.lane.submit(feed.digests) for feed in feeds]
         return [future.result() for future in rest]
 
 
 class _Engine:
-    """Turns runs into the bytes of the result."""
+    """Turns runs into the bytes of the result, and refuses numbers that must not be in them."""
 
     def __init__(self, plan: MergePlan, feeds: Sequence[_Feed], allow_nonfinite: bool) -> None:
-        self._plan, self._feeds = plan, feeds
-        self._checks = ValueChecks(plan, allow_nonfinite)
+        self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
+        names = [item.name for item in plan.items]
+        self._variance = names.index(VARIANCE) if VARIANCE in names else -1
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
         # A buffer for each source, and the hashing that still reads them: one set is summed and
@@ -187,19 +197,19 @@ class _Engine:
             arrays = self._read(run, start, min(step, run.count - start), feeds)
             # A non-finite member makes the sum non-finite: one check is enough then.
             if not summed:
-                self._checks.members(run, start, arrays)
+                self._check_inputs(run, start, arrays)
             if whole:
                 arrays = [array.reshape(item.shape) for array in arrays]
             base = arrays[members] if method.needs_base else None
             merged = method.combine(
                 arrays[:members], rule.weights, base, rule.parameters, salt=item.name
             )
-            if summed and not self._checks.is_finite(merged):
-                self._checks.members(run, start, arrays)
-            self._checks.values(run, start, merged, "the merge")
+            if summed and not self._is_finite(merged):
+                self._check_inputs(run, start, arrays)
+            self._check(run, start, merged, "the merge")
             content = packed(merged, item.dtype)
-            if merged.dtype != STORED[item.dtype]:
-                self._checks.overflow(run, start, merged, unpacked(content, item.dtype))
+            if merged.dtype != _STORED[item.dtype]:
+                self._check_overflow(run, start, merged, unpacked(content, item.dtype))
             yield content
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
@@ -215,13 +225,12 @@ class _Engine:
             view = memoryview(buffer)[: min(step, run.count - start) * size]
             busy += feed.read(run.first, start * size, view)
             if dtype in FLOATS:
-                self._checks.values(run, start, unpacked(view, dtype), feed.source.label)
+                self._check(run, start, unpacked(view, dtype), feed.source.label)
             yield view
 
     def _read(self, run: Run, start: int, count: int, feeds: Sequence[_Feed]) -> list[Array]:
         """``count`` values of every feed from ``start`` on, as float32 or float64."""
-        item = self._plan.items[run.first]
-        wide = np.float64 if item.dtype == "F64" else np.float32
+        wide = np.float64 if self._plan.items[run.first].dtype == "F64" else np.float32
         buffers, busy = self._next_set()
         arrays = []
         for feed, buffer in zip(feeds, buffers, strict=False):
@@ -240,3 +249,45 @@ class _Engine:
             future.result()
         self.busy.clear()
         return self._sets[0]
+
+    def _is_finite(self, array: Array) -> bool:
+        # The sum is finite if all values are, but for overflow; it needs no second array.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._allow_nonfinite or math.isfinite(float(array.sum()))
+
+    def _check_inputs(self, run: Run, start: int, arrays: Sequence[Array]) -> None:
+        for source, array in zip(self._plan.inputs, arrays, strict=False):
+            self._check(run, start, array, source.label)
+
+    def _check(self, run: Run, start: int, array: Array, label: str) -> None:
+        """Refuse NaN and infinity, and variances below 0, which give NaN in the network."""
+        if not self._is_finite(array):
+            broken = np.flatnonzero(~np.isfinite(array.reshape(-1)))
+            if broken.size:
+                raise UserError(
+                    f"{label}: the tensor {self._name(run, start + int(broken[0]))} holds NaN or "
+                    "infinity: train it again, or pass --allow-nonfinite"
+                )
+        if run.first <= self._variance < run.last:
+            for at in np.flatnonzero(array.reshape(-1) < 0):
+                if self._name(run, start + int(at)) == VARIANCE:
+                    raise UserError(
+                        f"{label}: the variance {VARIANCE} holds a negative number: select the "
+                        "backbone alone, or use another method"
+                    )
+
+    def _check_overflow(self, run: Run, start: int, merged: Array, held: Array) -> None:
+        """Refuse results that became infinite in the narrower dtype of the file."""
+        values = merged.reshape(-1)
+        broken = np.flatnonzero(np.isfinite(values) & ~np.isfinite(held))
+        if broken.size:
+            at = int(broken[0])
+            raise UserError(
+                f"the merge: the tensor {self._name(run, start + at)} holds {values[at]:g}, which "
+                f"{FLOATS[self._plan.items[run.first].dtype]} cannot hold: take the head (--head) "
+                "of a member in float32"
+            )
+
+    def _name(self, run: Run, position: int) -> str:
+        ends = np.cumsum([item.count for item in self._plan.items[run.first : run.last]])
+        return self._plan.items[run.first + int(np.searchsorted(ends, position, "right"))].name

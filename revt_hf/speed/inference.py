@@ -26,8 +26,15 @@ from revt_hf.evaluation.predictor import Segmenter, network_sizes, prepare
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, in_a_row
-from revt_hf.speed.networks import SMALLEST, random_network, smooth_image
-from revt_hf.speed.variants import REFERENCE, VARIANTS, Variant, chosen_variants
+from revt_hf.speed.networks import (
+    REFERENCE,
+    SMALLEST,
+    VARIANTS,
+    Variant,
+    chosen_variants,
+    random_network,
+    smooth_image,
+)
 
 SLOWER, LIMIT = "not faster", "largest batch"
 # A larger batch counts as faster only if it gains more than repeated runs differ by.

@@ -20,8 +20,13 @@ from revt_hf.speed.inference import (
     rates_by_batch,
 )
 from revt_hf.speed.measuring import in_a_row, timed_in_turns
-from revt_hf.speed.networks import patch_labels, random_network, smooth_image
-from revt_hf.speed.variants import VARIANTS, chosen_variants
+from revt_hf.speed.networks import (
+    VARIANTS,
+    chosen_variants,
+    patch_labels,
+    random_network,
+    smooth_image,
+)
 from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
 from tests.helpers.networks import tiny_model
 

@@ -49,7 +49,7 @@ class Cityscapes(PairedDomain):
             return None
         if "dev" in options.split_files:
             path = match.data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, match.names, match.layout.image_suffixes)[0])
+            dev = set(read_split_file(path, match.names, match.layout.suffixes[0])[0])
         else:
             dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         return dev if split == "dev" else {*match.names} - dev

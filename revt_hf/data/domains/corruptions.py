@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options, fingerprint
-from revt_hf.data.domains.opening import DOMAINS, register_domain
+from revt_hf.data.domains.opening import DOMAINS, open_domain, register_domain
 
 NAME = "corruptions"
 # Part of the fingerprint of corrupted images: raise it when a change moves their pixels.
@@ -104,7 +104,7 @@ def _scaled(A: Any, factor: float, offset: float, relative_to_mean: bool = False
     )
 
 
-def _fog(A: Any, height: int, transmission: float) -> list[Any]:
+def _fog(A: Any, height: int, transmission: float) -> list[Any]:  # noqa: ARG001
     # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
     return [_scaled(A, transmission, (1 - transmission) * _AIRLIGHT)]
 
@@ -142,7 +142,7 @@ def _snow(A: Any, height: int, flakes: str, snow_point: float, bleach: float) ->
     ]
 
 
-def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:
+def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:  # noqa: ARG001
     return [
         A.RandomGamma(gamma_limit=(100 * gamma, 100 * gamma), p=1),
         _scaled(A, exposure, 0),
@@ -230,10 +230,8 @@ class CorruptionsDomain(Domain):
     options_model = CorruptionsOptions
 
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
-        base, base_config, base_options = self._base(options)
-        if data_dir is not None and not base.needs_data_dir:
-            raise UserError(f"the domain '{base.name}' is built in: it takes no data_dir")
-        opened = base.open(split, data_dir, base_config, base_options)
+        base, *_ = self._base(options)
+        opened = open_domain(base.name, split, data_dir, options.base_config, options.base_options)
         drawn_by = [CORRUPTIONS_VERSION, version("albumentations")]
         drawn = [options.kind, options.severity, options.seed]
         return replace(

@@ -4,12 +4,12 @@ import errno
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 from revt_hf.data.domains.base import SourceFile
 
 NOT_UTF8 = "its name is not UTF-8: rename it"
@@ -47,12 +47,8 @@ def image_stem(path: str) -> str | None:
 def list_files(folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """All regular files below a folder by relative path (with ``/``); links are followed.
 
-    Returns:
-        The files, and what is left out with the reason: dangling links, pipes, sockets, devices
-        and names that are not UTF-8. Hidden files (``._*`` of macOS archives) are in neither.
-
-    Raises:
-        UserError: a folder cannot be read.
+    Also gives what is left out, with the reason: dangling links, pipes, devices, names that are not
+    UTF-8. Hidden files (``._*`` of macOS archives) are in neither.
     """
     found: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
@@ -76,13 +72,14 @@ def _walk(
     here = os.path.realpath(folder)
     if here in above:  # a link in a circle
         return
-    with _readable(folder):
+    # What cannot be read is refused: its images must not be passed over silently.
+    with readable(folder):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         if entry.name.startswith("."):
             continue
         status = None
-        with _readable(entry.path):
+        with readable(entry.path):
             try:
                 status = entry.stat()
             except OSError as error:
@@ -95,46 +92,26 @@ def _walk(
             yield name, status
 
 
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Refuse what cannot be read, instead of passing over its images silently."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def read_split_file(
     path: Path, names: Collection[str], suffixes: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The names that a split file lists, and its entries that match no name.
+    """The names that a split file (UTF-8) lists, and its entries that match no name.
 
     A line is a name, a stem or a path, with or without suffix; a second column (the label's path,
     in some lists), blank lines and ``#`` comments are ignored. Leading folders may differ from
     those on disk as long as the rest is unambiguous.
-
-    Args:
-        path: the file, UTF-8.
-        names: relative paths of the images on disk, without suffix.
-        suffixes: of the images, such as ``_leftImg8bit.png``.
-
-    Raises:
-        UserError: the file cannot be read or lists nothing.
     """
-    try:
+    with readable(f"the split file {path}"):
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the split file {path}: {reason}") from error
     stripped = [line.strip() for line in lines]
     entries = [line for line in stripped if line and not line.startswith("#")]
     if not entries:
         raise UserError(f"the split file {path} lists nothing")
-    by_last_part: dict[str, list[str]] = {}
+    by_last_part = defaultdict(list)
     for name in names:
-        by_last_part.setdefault(PurePosixPath(name).name, []).append(name)
+        by_last_part[PurePosixPath(name).name].append(name)
     found = {entry: _resolve(entry, by_last_part, suffixes) for entry in entries}
     known = [name for name in found.values() if name is not None]
     return list(dict.fromkeys(known)), [entry for entry in entries if found[entry] is None]

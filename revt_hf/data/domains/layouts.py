@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,8 +25,8 @@ class Layout:
         kind: as downloaded, or converted for mmsegmentation or the original implementation.
         images: folder of the images.
         labels: folder of the labels.
-        image_suffix: end of an image's name that its label does not share, or several; see
-            :func:`revt_hf.data.domains.files.stem_of`.
+        image_suffix: end of an image's name that its label does not share, or several; upper and
+            lower case do not matter, nor does ``.jpg`` for ``.jpeg``.
         label_suffix: end of a label's name, or several.
         table: maps label values to train ids.
         folders: folders of splits, where they are not the splits' names.
@@ -46,14 +47,13 @@ class Layout:
     config: str | None = None
 
     @property
-    def image_suffixes(self) -> tuple[str, ...]:
-        """The ends of images' names."""
-        return (self.image_suffix,) if isinstance(self.image_suffix, str) else self.image_suffix
-
-    @property
-    def label_suffixes(self) -> tuple[str, ...]:
-        """The ends of labels' names."""
-        return (self.label_suffix,) if isinstance(self.label_suffix, str) else self.label_suffix
+    def suffixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ends of images' names, and those of labels' names."""
+        images, labels = (
+            (ends,) if isinstance(ends, str) else ends
+            for ends in (self.image_suffix, self.label_suffix)
+        )
+        return images, labels
 
     def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
         """(prefix of the names, folder of images, folder of labels) of each part of a split."""
@@ -70,11 +70,8 @@ class Layout:
     def described(self, split: str) -> str:
         """``images/*.png with labels/*.png``."""
         _, images, labels = self.folder_pairs(split)[0]
-        return " or ".join(
-            f"{images}/*{image} with {labels}/*{label}"
-            for image in self.image_suffixes
-            for label in self.label_suffixes
-        )
+        ends = product(*self.suffixes)
+        return " or ".join(f"{images}/*{image} with {labels}/*{label}" for image, label in ends)
 
 
 class Pair(NamedTuple):
@@ -87,24 +84,17 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Match:
-    """A layout that was found, with the images of a split.
-
-    Attributes:
-        layout: which one.
-        data_dir: the folder that was searched.
-        root: the folder that the layout's paths start from: this one, or one in it.
-        pairs: by name.
-        unusable: name of an image without label, or with more than one -> (file, problem).
-        broken: images or labels that cannot be opened -> the reason.
-        unused: files that may have been meant but are left out -> the reason.
-    """
+    """A layout that was found, with the images of a split."""
 
     layout: Layout
-    data_dir: Path
-    root: Path
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    data_dir: Path  # that was searched
+    root: Path  # the folder that the layout's paths start from: this one, or one in it
+    pairs: dict[str, Pair] = field(default_factory=dict)  # by name
+    # Name of an image without label, or with more than one -> (file, problem).
     unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # Images or labels that cannot be opened -> the reason.
     broken: dict[str, str] = field(default_factory=dict)
+    # Files that may have been meant but are left out -> the reason.
     unused: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -124,9 +114,7 @@ class Finder:
     def find(self, layouts: Sequence[Layout], split: str, domain: str) -> Match:
         """The first layout, in the given order, that has images with labels.
 
-        Raises:
-            NotThereError: no layout's folders are there; the message lists what was looked for.
-            UserError: they are, but without images and labels.
+        Raises NotThereError, listing what was looked for, if no layout's folders are there.
         """
         reasons: dict[str, None] = {}
         error: type[UserError] = NotThereError
@@ -154,22 +142,20 @@ class Finder:
         )
 
     def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
-        layout = match.layout
-        in_images = self._by_stem(match, images, layout.image_suffixes, images == labels)
-        in_labels = self._by_stem(match, labels, layout.label_suffixes, images == labels)
-        if images == labels:
-            ends = layout.label_suffixes
-            in_images = {
-                stem: kept
-                for stem, files in in_images.items()
-                if (kept := [file for file in files if stem_of(file.path, ends) is None])
-            }
-        for stem, found in sorted(in_images.items()):
+        ends, label_ends = match.layout.suffixes
+        shared = images == labels
+        in_images = self._by_stem(match, images, ends, shared)
+        in_labels = self._by_stem(match, labels, label_ends, shared)
+        for stem, files in sorted(in_images.items()):
+            # In a shared folder the name of a label may end like that of an image.
+            found = [f for f in files if not shared or stem_of(f.path, label_ends) is None]
+            if not found:
+                continue
             named = in_labels.pop(stem, [])
             name = prefix + stem
             twice = next((files for files in (named, found) if len(files) > 1), None)
             if not named:
-                missing = str(labels / (stem + layout.label_suffixes[0]))
+                missing = str(labels / (stem + label_ends[0]))
                 what = f"the image {found[0].path} has no label: {missing} does not exist"
                 match.unusable[name] = (missing, what)
             elif twice:
@@ -188,7 +174,9 @@ class Finder:
         Unless images and labels share the folder: there, others are of the other kind.
         """
         found: dict[str, list[SourceFile]] = {}
-        files, left_out = self._list(folder)
+        if folder not in self._listings:
+            self._listings[folder] = list_files(folder)
+        files, left_out = self._listings[folder]
         ends = tuple(end for suffix in suffixes if (end := image_stem(suffix)) is not None)
         for path, file in files.items():
             stem = stem_of(path, suffixes)
@@ -198,6 +186,8 @@ class Finder:
             elif not shared and (image_stem(path) or "\0").endswith(ends):
                 match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
         for path, reason in left_out.items():
+            if reason == NOT_UTF8:  # a table cannot hold it
+                raise UserError(f"the file name {path} in {folder} is not UTF-8: rename it")
             if stem_of(path, suffixes) is not None:
                 match.broken[str(folder / path)] = reason
         return found
@@ -205,23 +195,12 @@ class Finder:
     def _drop_others(self, match: Match, layouts: Sequence[Layout], split: str) -> None:
         """Forget labels that belong to another layout of the same dataset."""
         own = {labels for _, _, labels in match.layout.folder_pairs(split)}
-        folders, suffixes = set(), set()
-        for layout in layouts:
-            folders |= {labels for _, _, labels in layout.folder_pairs(split)} - own
-            suffixes |= {*layout.label_suffixes} - {*match.layout.label_suffixes}
+        folders = {labels for one in layouts for _, _, labels in one.folder_pairs(split)} - own
         foreign = tuple(f"{match.root / folder}/" for folder in folders)
-        ends = tuple(sorted(suffixes))
+        ends = {end for one in layouts for end in one.suffixes[1]} - {*match.layout.suffixes[1]}
         for path in list(match.unused):
-            if path.startswith(foreign) or (ends and stem_of(path, ends) is not None):
+            if path.startswith(foreign) or (ends and stem_of(path, sorted(ends)) is not None):
                 del match.unused[path]
-
-    def _list(self, folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
-        if folder not in self._listings:
-            self._listings[folder] = list_files(folder)
-            for name, reason in self._listings[folder][1].items():
-                if reason == NOT_UTF8:  # a table cannot hold it
-                    raise UserError(f"the file name {name} in {folder} is not UTF-8: rename it")
-        return self._listings[folder]
 
 
 def _why_empty(match: Match, split: str) -> tuple[str, bool]:
@@ -237,5 +216,5 @@ def _why_empty(match: Match, split: str) -> tuple[str, bool]:
         if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
     ]
     hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
-    wanted = " or ".join(f"*{suffix}" for suffix in match.layout.image_suffixes)
+    wanted = " or ".join(f"*{suffix}" for suffix in match.layout.suffixes[0])
     return f"no images {wanted} in {pairs[0][1]}{hint}", bool(others)

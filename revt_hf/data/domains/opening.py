@@ -7,12 +7,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 import datasets
+from pydantic import BaseModel
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import DataWarning, UserError
@@ -27,49 +29,31 @@ _TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
 class _Registry(Mapping[str, Domain]):
     """Domains by name; entry points are loaded for an unknown name or a list, not before."""
 
-    def __init__(self) -> None:
-        self._domains: dict[str, Domain] = {}
-        self._complete = False
+    def __init__(self, registered: Mapping[str, Domain] | None = None) -> None:
+        self.registered = dict(registered or {})
 
-    def add(self, domain: type[Domain]) -> None:
-        new = domain()
-        known = self._domains.setdefault(domain.name, new)
-        # The same class may be defined again, as in a notebook.
-        if _origin(known) != _origin(new):
-            raise UserError(
-                f"the domain '{domain.name}' exists already ({_origin(known)}): rename yours"
-            )
-        self._domains[domain.name] = new
-
-    def _load_entry_points(self) -> None:
-        found = () if self._complete else entry_points(group=ENTRY_POINTS)
-        self._complete = True
-        for entry in found:
+    @cached_property
+    def _complete(self) -> dict[str, Domain]:
+        for entry in entry_points(group=ENTRY_POINTS):
             try:
-                loaded = entry.load()
+                found = entry.load()
                 # A module registers its domains itself while it is imported.
-                if not isinstance(loaded, ModuleType):
-                    self.add(loaded)
+                if not isinstance(found, ModuleType):
+                    register_domain(found)
             # A broken package must not keep the others from working.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 sentence = f"cannot load the domain {entry.name} from {entry.value}: {error}"
                 warnings.warn(sentence, DataWarning, stacklevel=2)
+        return self.registered
 
     def __getitem__(self, name: str) -> Domain:
-        if name not in self._domains:
-            self._load_entry_points()
-        return self._domains[name]
+        return self.registered[name] if name in self.registered else self._complete[name]
 
     def __iter__(self) -> Iterator[str]:
-        self._load_entry_points()
-        return iter(sorted(self._domains))
+        return iter(sorted(self._complete))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
-def _origin(domain: Domain) -> str:
-    return f"{type(domain).__module__}.{type(domain).__qualname__}"
+        return len(self._complete)
 
 
 DOMAINS = _Registry()
@@ -82,7 +66,12 @@ def register_domain(domain: DomainClass) -> DomainClass:
     Raises:
         UserError: another class is registered under that name.
     """
-    DOMAINS.add(domain)
+    known = DOMAINS.registered.get(domain.name)
+    origin = f"{type(known).__module__}.{type(known).__qualname__}"
+    # The same class may be defined again, as in a notebook.
+    if known is not None and origin != f"{domain.__module__}.{domain.__qualname__}":
+        raise UserError(f"the domain '{domain.name}' exists already ({origin}): rename yours")
+    DOMAINS.registered[domain.name] = domain()
     return domain
 
 
@@ -109,12 +98,22 @@ def open_domain(
     Raises:
         UserError: unknown domain, config, option or split; data that are not there.
     """
+    domain, folder, chosen, settings = checked_domain(name, data_dir, config, options)
+    return domain.open(split, folder, chosen, settings)
+
+
+def checked_domain(
+    name: str,
+    data_dir: str | Path | None,
+    config: str | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[Domain, Path | None, str | None, BaseModel]:
+    """A domain with its folder, config and options, validated and with their defaults."""
     domain = get_domain(name)
-    folder = Path(data_dir) if data_dir is not None else None
-    if folder is not None and not domain.needs_data_dir:
+    if data_dir is not None and not domain.needs_data_dir:
         raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
-    settings = checked_options(domain, options or {})
-    return domain.open(split, folder, domain.chosen_config(config), settings)
+    folder = None if data_dir is None else Path(data_dir)
+    return domain, folder, domain.chosen_config(config), checked_options(domain, options or {})
 
 
 def load_domain(
@@ -189,7 +188,7 @@ def table_of(
     except UserError:
         raise
     # pyarrow, json and the file system raise anything for a damaged cache.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         reason = str(error).partition("\n")[0] or type(error).__name__
     problem = f"the datasets cache {cache} cannot be used ({reason})"
     try:

@@ -103,11 +103,7 @@ class PairedDomain(Domain):
         return [layout for layout in self.layouts if layout.config in (None, config)]
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
-        """The names of a split among ``match.names``, those of its folder; None takes all.
-
-        Raises:
-            UserError: the file that decides this is missing.
-        """
+        """The names of a split among ``match.names``, those of its folder; None takes all."""
         return None
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
@@ -130,6 +126,12 @@ class PairedDomain(Domain):
         kept = [name for name in names if name not in left_out]
         pairs = [match.pairs[name] for name in kept if name in match.pairs]
         missing += [match.unusable[name] for name in kept if name in match.unusable]
+        # Changes when an image or label does, but not when the data are moved; in seconds, as
+        # archives and copies do not keep more.
+        content = [
+            [name, *([file.size, file.modified_ns // _NANOSECONDS] for file in (image, label))]
+            for image, label, name in pairs
+        ]
         if not pairs and not missing:
             raise UserError(f"split '{split}' of {self.name} has no images in {match.root}")
         expected = None
@@ -144,7 +146,7 @@ class PairedDomain(Domain):
                 f"{counted(len(pairs), 'image')}, labels read as '{layout.table.name}'"
             ),
             images=len(pairs),
-            content=fingerprint([split, *map(_content, pairs)]),
+            content=fingerprint([split, *content]),
             expected=None if expected is None else expected - len(left_out),
             missing=tuple(missing),
             broken=tuple(match.broken.items()),
@@ -160,27 +162,19 @@ class PairedDomain(Domain):
             raise UserError(f"{self.name}: the labels of the test split are not public; use val")
         if split not in splits and not self.any_split:
             raise UserError(f"unknown split '{split}' of {self.name}: use {', '.join(splits)}")
-        layouts = [
-            layout
-            for layout in self.layouts_of(config, options)
-            if options.layout in (None, layout.kind)
-        ]
+        kind = options.layout
+        layouts = [one for one in self.layouts_of(config, options) if kind in (None, one.kind)]
         if not layouts:
-            reason = f"it has no {options.layout} layout"
+            reason = f"it has no {kind} layout"
             raise UserError(f"split '{split}' of {self.name} is not in {root}: {reason}")
         finder = Finder(root, self.wrappers)
         own = self.own_splits(root, config, options)
         if split in own or split not in options.split_files:
             return finder.find(layouts, self.inside.get(split, split), self.name)
-        return self._everything(finder, layouts, own)
-
-    def _everything(
-        self, finder: Finder, layouts: Sequence[Layout], splits: Sequence[str]
-    ) -> Match:
-        """All splits that are there, in one layout, for a split of the user's own."""
+        # A split of the user's own: of all splits that are there, in one layout.
         parts: list[Match] = []
         problems: list[UserError] = []
-        for part in dict.fromkeys(self.inside.get(name, name) for name in splits):
+        for part in dict.fromkeys(self.inside.get(name, name) for name in own):
             try:
                 parts.append(finder.find([parts[0].layout] if parts else layouts, part, self.name))
             except UserError as error:
@@ -188,33 +182,24 @@ class PairedDomain(Domain):
         if not parts:
             problems.append(UserError(f"{self.name} has no splits to take images from"))
             raise problems[0]
-        whole = parts[0]
         for match in parts[1:]:
-            for kind in ("pairs", "unusable", "broken", "unused"):
-                getattr(whole, kind).update(getattr(match, kind))
-        return whole
+            for field in ("pairs", "unusable", "broken", "unused"):
+                getattr(parts[0], field).update(getattr(match, field))
+        return parts[0]
 
     def _names(
         self, split: str, match: Match, options: Any
     ) -> tuple[list[str], list[tuple[str, str]]]:
         """The split's names in order, and listed ones that are not there, each with the problem."""
-        everything = match.names
-        if split in options.split_files:
-            path = match.data_dir / options.split_files[split]
-            listed, unknown = read_split_file(path, everything, match.layout.image_suffixes)
-            return sorted(listed), [
-                (str(path), f"{path} lists '{entry}', an image that does not exist")
-                for entry in unknown
-            ]
-        chosen = self.chosen(split, match, options)
-        return everything if chosen is None else [n for n in everything if n in chosen], []
-
-
-def _content(pair: Pair) -> list[Any]:
-    """Changes when an image or label does, but not when the data are moved."""
-    # In seconds: archives and copies do not keep more.
-    files = [[file.size, file.modified_ns // _NANOSECONDS] for file in (pair.image, pair.label)]
-    return [pair.name, *files]
+        if split not in options.split_files:
+            chosen = self.chosen(split, match, options)
+            return [name for name in match.names if chosen is None or name in chosen], []
+        path = match.data_dir / options.split_files[split]
+        listed, unknown = read_split_file(path, match.names, match.layout.suffixes[0])
+        return sorted(listed), [
+            (str(path), f"{path} lists '{entry}', an image that does not exist")
+            for entry in unknown
+        ]
 
 
 class FolderOptions(PairedOptions):

@@ -46,11 +46,7 @@ class PreparedRecord(Section):
 
 
 def read_record(folder: Path) -> PreparedRecord:
-    """The record of a prepared folder.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
+    """The record of a prepared folder."""
     path = folder / RECORD_FILE
     if not path.is_file():
         raise UserError(f"{folder} is not a prepared folder: it has no {RECORD_FILE}")
@@ -63,43 +59,12 @@ def read_record(folder: Path) -> PreparedRecord:
 def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
     """The training images of a source from its prepared folder, as ``load_domain`` gives them.
 
-    Args:
-        source: names the folder and the split that it was prepared from.
-        max_size: the recipe's max size (width, height).
-
-    Raises:
-        UserError: the folder is not there or incomplete, was made from another split or with
-            another max size, or the source's files have changed since.
+    Refuses a folder that is incomplete, was made from another split or with another max size
+    (width, height), or whose source has changed since.
     """
     folder = Path(str(source.prepared))
     record = read_record(folder)
-    _check(record, source, max_size, folder)
-    layout = Layout("converted", IMAGES, LABELS, *SUFFIXES[record.format])
-    match = Finder(folder.resolve()).find([layout], record.split, "a prepared folder")
-    if len(match.pairs) != record.images or match.unusable:
-        raise UserError(
-            f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
-        )
-    builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
-    return dataset_of(builder, Decode(layout.table), source.train)
-
-
-def canonical_options(spec: DomainSpec) -> dict[str, Any]:
-    """A domain's options with all defaults, as JSON values."""
-    return checked_options(get_domain(spec.domain), spec.options).model_dump(mode="json")
-
-
-def _check(
-    record: PreparedRecord, source: Source, max_size: tuple[int, int] | None, folder: Path
-) -> None:
-    domain = get_domain(source.domain)
-    wanted = {
-        "domain": source.domain,
-        "config": domain.chosen_config(source.config),
-        "options": canonical_options(source),
-        "split": source.train,
-    }
-    for key, value in wanted.items():
+    for key, value in record_source(source, source.train).items():
         if getattr(record, key) != value:
             raise UserError(
                 f"{folder} was prepared with {key} {getattr(record, key)}, the recipe has {value}"
@@ -110,13 +75,31 @@ def _check(
             f"{folder} was resized to {record.max_size}, the recipe's augmentation.max_size is "
             f"{max_size}: prepare it again, or change the recipe"
         )
-    if source.data_dir is None and domain.needs_data_dir:
-        return
-    opened = open_domain(
-        source.domain, source.train, source.data_dir, source.config, source.options
-    )
-    if opened.content != record.content:
-        raise UserError(
-            f"{domain_label(source, source.train)} has changed since {folder} was prepared: "
-            "prepare it again"
+    if source.data_dir is not None or not get_domain(source.domain).needs_data_dir:
+        opened = open_domain(
+            source.domain, source.train, source.data_dir, source.config, source.options
         )
+        if opened.content != record.content:
+            raise UserError(
+                f"{domain_label(source, source.train)} has changed since {folder} was prepared: "
+                "prepare it again"
+            )
+    layout = Layout("converted", IMAGES, LABELS, *SUFFIXES[record.format])
+    match = Finder(folder.resolve()).find([layout], record.split, "a prepared folder")
+    if len(match.pairs) != record.images or match.unusable:
+        raise UserError(
+            f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
+        )
+    builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
+    return dataset_of(builder, Decode(layout.table), source.train)
+
+
+def record_source(spec: DomainSpec, split: str) -> dict[str, Any]:
+    """The fields of a record that name its source; options have all defaults, as JSON values."""
+    domain = get_domain(spec.domain)
+    return {
+        "domain": spec.domain,
+        "config": domain.chosen_config(spec.config),
+        "options": checked_options(domain, spec.options).model_dump(mode="json"),
+        "split": split,
+    }

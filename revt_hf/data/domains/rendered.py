@@ -1,10 +1,11 @@
 """Rendered datasets: GTA5 and SYNTHIA, with the ways to divide them."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from itertools import product
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -21,15 +22,8 @@ _OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
 _SPLIT_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
 
 # Dropped from RobustNet's lists (its issue 21); all are official training frames.
-_ONE_COLOUR = (
-    *(12160, 12166, 12167, 12191, 12192, 12193, 12195),
-    *(12202, 12203, 12204, 12205, 12206, 12207, 12208, 19993),
-)
+_ONE_COLOUR = (12160, 12166, 12167, *range(12191, 12194), 12195, *range(12202, 12209), 19993)
 _BLANK = (15188, 17705)
-_DEFECTS = {
-    **{f"{number:05d}": "of a single colour" for number in _ONE_COLOUR},
-    **{f"{number:05d}": "blank, though its label is not" for number in _BLANK},
-}
 
 
 class Gta5Options(PairedOptions):
@@ -67,7 +61,9 @@ class Gta5(PairedDomain):
         Layout("official", "images", "labels", ".png", ".png", label_table("gta5_ids")),
         Layout("converted", "images", "labels", ".png", "_labelTrainIds.png"),
     )
-    defects = _DEFECTS
+    defects = {f"{number:05d}": "of a single colour" for number in _ONE_COLOUR} | {
+        f"{number:05d}": "blank, though its label is not" for number in _BLANK
+    }
     # 60 label maps are a few pixels larger or smaller than their images.
     fit_labels = True
 
@@ -83,10 +79,8 @@ class Gta5(PairedDomain):
             return None
         if options.split == "hash":
             return {name for name in match.names if split_by_hash(name) == split}
-        if options.split == "robustnet":
-            numbers = robustnet_split(split)
-        else:
-            numbers = _official_split(split, match.data_dir, match.root)
+        official = options.split == "official"
+        numbers = _official_split(split, match) if official else robustnet_splits()[split]
         stems = {name: PurePosixPath(name).name for name in match.names}
         return {name for name, stem in stems.items() if stem.isdecimal() and int(stem) in numbers}
 
@@ -100,18 +94,11 @@ def split_by_hash(name: str) -> str:
     return "val" if position < _OFFICIAL["train"] + _OFFICIAL["val"] else "test"
 
 
-def robustnet_split(split: str) -> frozenset[int]:
-    """The frame numbers of RobustNet's ``train``, ``val`` or ``test``."""
-    runs = _published_runs()
-    if split != "train":
-        return runs[split]
-    return frozenset(range(1, _TOTAL + 1)) - runs["val"] - runs["test"] - set(_ONE_COLOUR)
-
-
 @cache
-def _published_runs() -> Mapping[str, frozenset[int]]:
+def robustnet_splits() -> dict[str, set[int]]:
+    """The frame numbers of RobustNet's ``train``, ``val`` and ``test``."""
+    numbers = {"train": set(range(1, _TOTAL + 1)).difference(_ONE_COLOUR)}
     text = files("revt_hf.data.domains").joinpath("gta5_split.txt").read_text()
-    numbers: dict[str, set[int]] = {}
     for line in text.splitlines():
         if line.endswith(":"):
             current = numbers.setdefault(line[:-1], set())
@@ -119,28 +106,26 @@ def _published_runs() -> Mapping[str, frozenset[int]]:
             for run in line.split():
                 first, _, last = run.partition("-")
                 current |= set(range(int(first), int(last or first) + 1))
-    return {split: frozenset(found) for split, found in numbers.items()}
+    numbers["train"] -= numbers["val"] | numbers["test"]
+    return numbers
 
 
-def _official_split(split: str, *folders: Path) -> frozenset[int]:
-    candidates = [
-        folder / subfolder / "split.mat"
-        for folder in folders
-        for subfolder in ("", "code", "mapping", "read_mapping")
-    ]
+def _official_split(split: str, match: Match) -> set[int]:
+    folders = product((match.data_dir, match.root), ("", "code", "mapping", "read_mapping"))
+    candidates = (folder / subfolder / "split.mat" for folder, subfolder in folders)
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise NotThereError(
-            f"the split '{split}' of gta5 is defined by split.mat, which is not in {folders[0]}: "
-            "it comes with the mapping archive (read_mapping) of the dataset's page; or go on "
-            "without it by the option split=robustnet (the same division, 15 training frames "
-            "fewer) or split=hash"
+            f"the split '{split}' of gta5 is defined by split.mat, which is not in "
+            f"{match.data_dir}: it comes with the mapping archive (read_mapping) of the dataset's "
+            "page; or go on without it by the option split=robustnet (the same division, 15 "
+            "training frames fewer) or split=hash"
         )
     from scipy.io import loadmat
 
     try:
         numbers = loadmat(path, variable_names=[_SPLIT_KEYS[split]])[_SPLIT_KEYS[split]]
-        return frozenset(int(number) for number in numbers.reshape(-1))
+        return {int(number) for number in numbers.reshape(-1)}
     # scipy raises anything for a broken file.
     except Exception as error:
         problem = "is not the split file of gta5 (trainIds, valIds, testIds)"

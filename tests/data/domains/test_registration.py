@@ -34,8 +34,7 @@ class Other(Town):
 @pytest.fixture
 def registry(monkeypatch):
     """A registry that is as new, with the domains of this package."""
-    fresh = opening._Registry()
-    fresh._domains.update(DOMAINS._domains)
+    fresh = opening._Registry(DOMAINS.registered)
     monkeypatch.setattr(opening, "DOMAINS", fresh)
     return fresh
 
@@ -79,7 +78,7 @@ def test_a_domain_of_another_package_is_found_by_name(entry_points, monkeypatch,
     assert opening.get_domain("gta5").name == "gta5"
     assert asked == []  # nothing of other packages is imported before it is needed
     assert len(load_domain("town", "val", town, cache_dir=tmp_path / "cache")) == 1
-    assert list(opening.DOMAINS) == sorted([*DOMAINS._domains, "town"])
+    assert list(opening.DOMAINS) == sorted([*DOMAINS.registered, "town"])
     assert asked == ["revt_hf.domains"]
 
 

@@ -11,7 +11,7 @@ from revt_hf.data.domains import DOMAINS, load_domain, open_domain
 from revt_hf.data.domains.base import SourceFile
 from revt_hf.data.domains.camvid import frames
 from revt_hf.data.domains.catalogue import DEV_CITIES
-from revt_hf.data.domains.rendered import robustnet_split, split_by_hash
+from revt_hf.data.domains.rendered import robustnet_splits, split_by_hash
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
     CASE,
@@ -174,7 +174,7 @@ def test_gta5_with_a_broken_split_mat(content, root, names):
 
 
 def test_gta5_list_of_robustnet(root, names):
-    parts = {split: set(robustnet_split(split)) for split in GTA_KEYS}
+    parts = robustnet_splits()
     assert [len(part) for part in parts.values()] == GTA["robustnet_counts"]
     assert GTA["robustnet_counts"] == [12_388, 6_382, 6_181]
     everything = set().union(*parts.values())
@@ -217,7 +217,7 @@ def test_gta5_hash_has_the_official_proportions():
 
 def test_complete_gta5_is_not_warned_of(root, pretend):
     pretend(GTA5, gta_names(range(1, GTA["total"] + 1)))
-    official = {s: set(robustnet_split(s)) for s in GTA_KEYS}
+    official = {split: {*numbers} for split, numbers in robustnet_splits().items()}
     robustnet_train = frozenset(official["train"])
     official["train"] |= REMOVED
     write_split_mat(root / "split.mat", **{s: sorted(ids) for s, ids in official.items()})
