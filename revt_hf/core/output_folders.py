@@ -23,11 +23,11 @@ SCRATCH_PREFIX = ".revt-"
 _FORMAT = "revt_hf.output/1"
 _CONFIG_FILE = "config.json"
 # The files of a model folder, whoever wrote it.
-_MODEL_FILES = [
-    *(MARKER_FILE, _CONFIG_FILE, "preprocessor_config.json", "recipe.yaml", "merge.json"),
-    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json"),
-    *("recalibration.json", "run.json", "metrics.jsonl", "README.md"),
-]
+_MODEL_FILES = (
+    f"{MARKER_FILE} {_CONFIG_FILE} preprocessor_config.json recipe.yaml merge.json run.json "
+    "recalibration.json metrics.jsonl README.md *.safetensors *.safetensors.index.json *.bin "
+    "*.bin.index.json"
+).split()
 # Of Linux: the folder of relative paths, which are not used, and RENAME_EXCHANGE.
 _AT_CWD, _EXCHANGE = -100, 2
 _TAKEN = (errno.EAGAIN, errno.EACCES)
