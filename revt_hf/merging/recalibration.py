@@ -58,13 +58,9 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """Options of :func:`recalibrate_on_sources`.
+    """Options of :func:`recalibrate_on_sources`; ``images`` is approximate.
 
-    Attributes:
-        images: approximate number of images; of a mixture, by the sources' weights.
-        score_val: also score the model before and after on each source's val.
-        overwrite: replace the output if it exists.
-        quiet: no progress bars.
+    ``score_val`` also scores the model before and after on each source's val.
     """
 
     images: int = 100
@@ -82,18 +78,7 @@ def recalibrate_on_sources(
 ) -> tuple[ValScore, ...]:
     """Write a model folder recalibrated on images spread over the sources' training splits.
 
-    Args:
-        model: the folder.
-        output: the new folder.
-        sources: training domains, never targets.
-        protocol: how images reach the network.
-        options: how many images, and the like.
-
-    Returns:
-        The score of each source's val; none without ``score_val``.
-
-    Raises:
-        UserError: the model, a source or its data cannot be used, or ``output`` exists.
+    Sources are training domains, never targets. Returned are the scores of their val splits.
     """
     options = options or RecalibrateOptions()
     inputs = [model, *(path for source in sources for path in source.inputs)]
@@ -205,10 +190,7 @@ def recalibrate_model(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> None:
-    """Set the head's BatchNorm statistics to those of ``images``, in place; nothing else changes.
-
-    Arguments as in :func:`measured_statistics`.
-    """
+    """Set the head's BatchNorm statistics to :func:`measured_statistics`, in place."""
     layer = model.decode_head.batch_norm
     mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
@@ -222,16 +204,10 @@ def measured_statistics(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each channel of the input of the head's BatchNorm.
+    """Mean and variance, each (channels,), float64, of the input of the head's BatchNorm.
 
-    Args:
-        model: in eval mode.
-        images: rows with ``image`` (H, W, 3), uint8, RGB.
-        protocol: how images reach the network.
-        on_image: called after each image, for a progress bar.
-
-    Returns:
-        Mean and variance over all pixels of all images, each (channels,), float64.
+    They are over all pixels of all images: rows with ``image`` (H, W, 3), uint8, RGB. The model is
+    in eval mode; ``on_image`` is called after each image.
     """
     layer = model.decode_head.batch_norm
     moments = _Moments(layer.num_features)

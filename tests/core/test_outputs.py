@@ -120,7 +120,7 @@ def test_a_thread_may_lock_again_and_another_thread_may_not(tmp_path):
     with locked(tmp_path / "out"), ThreadPoolExecutor(1) as pool:
         _write(tmp_path / "out", "mine")
         with pytest.raises(UserError, match="is being written by another process"):
-            pool.submit(_write, tmp_path / "out", "other").result()
+            pool.submit(_write, tmp_path / "out", "other", overwrite=True).result()
     assert (tmp_path / "out" / "a.txt").read_text() == "mine"
     _write(tmp_path / "out", "again", overwrite=True)
 
