@@ -6,21 +6,18 @@ from typing import Any
 
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, TensorInfo
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, HEAD_PREFIX, original_name
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 
 CLASSIFIER = "decode_head.classifier"
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
 _ENCODER = f"{BACKBONE_PREFIX}encoder."
 _RGB = 3
-_LONGEST = 120
+_LISTED, _LONGEST = 3, 120
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The fields of a SegFormer's ``config.json`` that define the network.
-
-    Tuples have one number per stage. The defaults are those of transformers.
-    """
+    """The fields of a ``config.json`` that define the network, with transformers' defaults."""
 
     depths: tuple[int, ...] = (2, 2, 2, 2)
     hidden_sizes: tuple[int, ...] = (32, 64, 160, 256)
@@ -68,16 +65,10 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
 def infer_architecture(
     label: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Architecture, int | None]:
-    """One of the original's networks and its number of classes, from its tensors' shapes.
+    """One of the original's networks, and its number of classes (None for an encoder alone).
 
-    Widths must be those of B0 or of B1..B5: no shape shows the number of attention heads.
-
-    Args:
-        label: the source's name in messages.
-        shapes: on-disk name -> shape.
-
-    Returns:
-        The architecture, and the number of classes; None for an encoder alone.
+    ``shapes`` are those of its tensors by on-disk name. Widths must be those of B0 or of B1..B5: no
+    shape shows the number of attention heads.
     """
 
     def rows(name: str) -> int:
@@ -160,15 +151,14 @@ def tensor_problems(
     held: Mapping[str, TensorInfo],
     shapes: Mapping[str, tuple[int, ...]],
     shown: Callable[[str], str] = str,
-) -> list[str]:
-    """Tensors that are left over, missing, of another shape or of another kind, one phrase each.
+) -> str:
+    """The first few tensors that are left over, missing, of another shape or kind; "" without.
 
     Both mappings have on-disk names; ``shown`` turns a missing tensor's into the one in messages.
     """
     problems = []
     for name, info in held.items():
-        label = ascii(info.name)
-        label = label if len(label) <= _LONGEST else f"{label[:_LONGEST]}..."
+        label = shortened(ascii(info.name), _LONGEST)
         if name not in shapes:
             problems.append(f"{label} has no place in the network")
         elif info.shape != shapes[name]:
@@ -176,4 +166,6 @@ def tensor_problems(
         elif info.dtype not in (INTEGERS if name == COUNTER else FLOATS):
             problems.append(f"{label} is of dtype {info.dtype}")
     missing = [name for name in shapes if name not in held and name != COUNTER]
-    return problems + [f"{shown(name)} is missing" for name in missing]
+    problems += [f"{shown(name)} is missing" for name in missing]
+    more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    return "; ".join(problems[:_LISTED]) + more

@@ -25,7 +25,6 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 
 _NUMBERED = re.compile(r"label\d+")
-_LISTED = 3
 # Limits far beyond every SegFormer, small enough that everything within them can be tried.
 _MOST_STAGES, _MOST_CLASSES, _WIDEST = 9, 65_536, 65_536
 _LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WIDEST}
@@ -74,12 +73,7 @@ class Description:
 def read_description(folder: Path, label: str | None = None) -> Description:
     """Read and check ``config.json`` and, if there is one, ``preprocessor_config.json``.
 
-    Args:
-        folder: the model folder.
-        label: the model's name in messages; the folder by default.
-
-    Raises:
-        UserError: a value is one that no SegFormer of this package has; file and key are named.
+    Only values that a SegFormer of this package has are accepted.
     """
     fields = JsonFields(folder / CONFIG_FILE)
     if fields.values.get("model_type") != "segformer":
@@ -205,10 +199,8 @@ def fitting_tensors(
     shapes = tensor_shapes(description.architecture, classes)
     problems = tensor_problems(held, shapes)
     if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise UserError(
-            f"{description.label}: its tensors are not those of {description.file}: "
-            f"{'; '.join(problems[:_LISTED])}{more}"
+            f"{description.label}: its tensors are not those of {description.file}: {problems}"
         )
     return {name: held[name] for name in shapes if name in held}
 

@@ -50,9 +50,6 @@ def read_header(path: Path) -> list[TensorInfo]:
     """The tensors of a safetensors file in the order of their bytes.
 
     As strict as safetensors itself: every accepted file can be loaded.
-
-    Raises:
-        UserError: the file cannot be read, or it is truncated or broken.
     """
     with readable(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 from revt_hf.core.outputs import read_json_object
 
 _SHOWN = 60
@@ -22,8 +22,7 @@ class JsonFields:
         self.values = read_json_object(path)
 
     def wrong(self, key: str, why: str) -> UserError:
-        shown = ascii(self.values.get(key))
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        shown = shortened(ascii(self.values.get(key)), _SHOWN)
         return UserError(f"{self.path}: {key} is {shown}, and {why}")
 
     def get(self, key: str, default: T, valid: Callable[[Any], bool], why: str) -> T:

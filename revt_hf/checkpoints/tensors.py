@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from revt_hf.checkpoints.download import fetch, is_hub_id
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import read_json_object
 
 CONFIG_FILE = "config.json"
@@ -64,13 +64,8 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 class Checkpoint:
     """An open checkpoint; a context manager that removes its temporary files.
 
-    Attributes:
-        folder: of ``config.json`` (also for the weights file of such a folder), None for others.
-        files: the safetensors files that ``tensors`` point into.
-        tensors: by on-disk name, in the order of the files and of their bytes.
-        originals: the given files; they differ from ``files`` where those are temporary.
-        dropped: names in the files that no SegFormer has.
-        classes: the class names that the original stores in its file, if any.
+    ``folder`` is that of ``config.json``. ``tensors`` (by on-disk name, in order of their bytes)
+    point into ``files``, which differ from ``originals`` where they are temporary.
     """
 
     label: str
@@ -100,16 +95,9 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
-    """Open a checkpoint for reading, in a ``with`` statement.
+    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision`` for reading.
 
-    Args:
-        source: a SegFormer folder (safetensors or torch weights, whole or in shards), a file of the
-            original's or transformers' weights, or a Hub id (``owner/name@revision``).
-        quiet: no progress bars during downloads.
-
-    Raises:
-        UserError: it does not exist or is broken, it contains no tensors or one twice under
-            different names, or a torch file asks for more than tensors and plain values.
+    Weights are safetensors, whole or in shards, or torch's, of transformers or of the original.
     """
     path, label = Path(source), str(source)
     if path.is_dir():
@@ -178,15 +166,19 @@ def _open_files(
         # Averaging scripts turn the count of batches into a float: it is rewritten as an integer.
         if COUNTER not in tensors or tensors[COUNTER].dtype not in FLOATS:
             return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps)
-    from revt_hf.checkpoints.torch_files import rewrite
+    from safetensors.torch import save_file
 
+    from revt_hf.checkpoints.torch_files import read_torch_file
+
+    read = read_torch_file(*paths)
     try:
         scratch = TemporaryDirectory(prefix="revt-")
     except OSError as error:
         raise UserError(f"no temporary folder for {paths[0]} ({error}): set TMPDIR") from error
     try:
         copy = Path(scratch.name) / WEIGHTS_FILE
-        read = rewrite(paths, copy)
+        with readable_os_errors(copy):
+            save_file(read.tensors, copy, metadata={"format": "pt"})
         tensors = {info.name: info for info in read_header(copy)}
     except BaseException:
         scratch.cleanup()

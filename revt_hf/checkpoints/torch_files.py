@@ -4,7 +4,7 @@ import re
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, is_model_name, listed, standard_parts
@@ -51,29 +49,11 @@ class TorchFile:
     classes: tuple[str, ...] | None
 
 
-def rewrite(paths: Sequence[Path], target: Path) -> TorchFile:
-    """Write the model of a torch file, or of its shards, as safetensors with on-disk names."""
-    read = read_torch_file(*paths)
-    try:
-        save_file(read.tensors, target, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write the tensors of {paths[0]} to the temporary folder {target.parent}: "
-            f"{error}"
-        ) from error
-    return read
-
-
 def read_torch_file(path: Path, *shards: Path) -> TorchFile:
-    """Read the model of a file that ``torch.save`` wrote, and of its shards.
+    """Read the model of a file that ``torch.save`` wrote, and of its shards; nothing in it is run.
 
     The tensors may lie under any keys at any depth, with wrappers' prefixes and the original's or
     transformers' names. Anything beside them (an optimizer) is ignored.
-
-    Raises:
-        UserError: the file cannot be read, asks for more than tensors and plain values (which
-            one is named), or contains no model, several, one tensor twice, or one that is not
-            dense.
     """
     state, meta = _state_dict(path, _load(path))
     for shard in shards:

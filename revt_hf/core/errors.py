@@ -31,6 +31,11 @@ def say(line: str) -> None:
     print(printable(line))
 
 
+def shortened(text: str, longest: int = 100) -> str:
+    """The first characters of a long text, then ``...``."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def counted(number: int, noun: str) -> str:
     """``1 image``, ``2,000 images``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -64,7 +64,8 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     model.segformer.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.segformer.state_dict()}
     )
-    return _normalised_by(model, description)
+    model.normalisation = description.normalisation
+    return model
 
 
 def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
@@ -182,7 +183,8 @@ def _whole(
     model.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
     )
-    return _normalised_by(model.eval(), description)
+    model.normalisation = description.normalisation
+    return model.eval()
 
 
 def _tensors(
@@ -217,13 +219,6 @@ def _tensors(
         file = checkpoint.original(info)
         raise UserError(f"{file}: {info.name} {why}: train or export the model again")
     return tensors
-
-
-def _normalised_by(
-    model: SegformerForSemanticSegmentation, description: Description
-) -> SegformerForSemanticSegmentation:
-    model.normalisation = description.normalisation
-    return model
 
 
 @contextmanager

@@ -14,15 +14,6 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import is_listed
 from revt_hf.core.outputs import read_json_object
 
-__all__ = [
-    "MERGE_FILE",
-    "METRICS_FILE",
-    "RECIPE_FILE",
-    "read_metrics",
-    "recorded_protocol",
-    "recorded_recipe",
-]
-
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
 
