@@ -27,6 +27,7 @@ from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, 
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -40,7 +41,7 @@ from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
-from revt_hf.models.recorded import recorded_recipe
+from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
 
@@ -58,7 +59,7 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """Options of :func:`recalibrate_on_sources`; ``images`` is approximate.
+    """Options of :func:`recalibrate`; ``images`` is approximate.
 
     ``score_val`` also scores the model before and after on each source's val.
     """
@@ -69,17 +70,34 @@ class RecalibrateOptions:
     quiet: bool = True
 
 
-def recalibrate_on_sources(
-    model: Path,
-    output: Path,
-    sources: Sequence[Source],
-    protocol: Protocol,
+def recalibrate(
+    model: str | Path,
+    output: str | Path,
+    sources: Recipe | Sequence[Source],
+    protocol: Protocol | None = None,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Write a model folder recalibrated on images spread over the sources' training splits.
+    """Re-estimate the decode head's BatchNorm statistics on training images of the source domains.
 
-    Sources are training domains, never targets. Returned are the scores of their val splits.
+    All other tensors keep their bits; the record beside the weights gets another change.
+
+    Args:
+        model: a SegFormer folder, such as a merge.
+        output: the new folder.
+        sources: a recipe or its sources: training domains, never targets. Images are spread over
+            their training splits.
+        protocol: how images reach the network; None for the one the folder records.
+        options: see :class:`RecalibrateOptions`.
+
+    Returns:
+        mIoU (percent) on each source's val before and after.
+
+    Raises:
+        UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
+    model, output = Path(model), Path(output)
+    sources = sources.sources if isinstance(sources, Recipe) else sources
+    protocol = protocol or recorded_protocol([model])
     options = options or RecalibrateOptions()
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, options.overwrite, inputs)
@@ -92,7 +110,9 @@ def recalibrate_on_sources(
     used = [records.ChangeSource(**fields) for fields in values]
     bar = tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet)
     with bar as progress:
-        recalibrate(model, output, rows, protocol, options.overwrite, progress.update, used)
+        recalibrate_on_images(
+            model, output, rows, protocol, options.overwrite, progress.update, used
+        )
     after = _scores(output, held_out, protocol, options.quiet)
     return tuple(map(ValScore, labels, before, after))
 
@@ -119,7 +139,7 @@ def spread_images(sources: Sequence[Source], images: int) -> Any:
     return ConcatDataset(parts)
 
 
-def recalibrate(
+def recalibrate_on_images(
     source: str | Path,
     output: str | Path,
     images: Sequence[dict[str, Any]],

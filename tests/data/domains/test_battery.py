@@ -64,13 +64,6 @@ def there(request, tmp_path_factory):
     return case, root, written
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
 def load(case, root, **how):
     """Always with the same cache for the same folder."""
     cache = root.parent / "cache"
