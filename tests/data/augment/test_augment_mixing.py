@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.generated import generate
-from revt_hf.data.augment.mixing import FractalFolder, GeneratedImages, mixing_images, random_crop
+from revt_hf.data.augment.mixing import (
+    FractalFolder,
+    GeneratedImages,
+    generate,
+    mixing_images,
+    random_crop,
+)
 
 
 def test_generated_images_are_complex_and_colourful():
     images = [generate(0, index, 288) for index in range(9)]
     for image in images:
-        assert image.shape == (288, 288, 3)
-        assert image.dtype == np.uint8
+        assert (image.shape, image.dtype) == ((288, 288, 3), np.uint8)
         levels = image.astype(float)
         assert levels.std() > 30
         # Colourful: channels differ; structured: neighbours differ but are not noise.
@@ -31,7 +35,7 @@ def test_generated_images_are_complex_and_colourful():
 def test_generated_images_depend_on_seed_and_index_only():
     assert not np.array_equal(generate(0, 1, 64), generate(1, 1, 64))
     code = (
-        "import hashlib; from revt_hf.data.augment.generated import generate;"
+        "import hashlib; from revt_hf.data.augment.mixing import generate;"
         "print(hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
