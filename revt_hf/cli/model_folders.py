@@ -77,7 +77,7 @@ def recalibrate(
     """Re-estimate the decode head's BatchNorm statistics on source images."""
     from revt_hf.config.domain_spec import Source
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
+    from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate
 
     if (data.recipe is None) == (data.domain is None):
         raise UserError("say where the source images are: either --recipe FILE or --domain NAME")
@@ -88,7 +88,7 @@ def recalibrate(
     read = [model, data.recipe, *(path for source in sources for path in source.inputs)]
     check_output_file(json_file, inputs=read, outputs=[output])
     options = RecalibrateOptions(images, not skip_val, overwrite, quiet)
-    scores = recalibrate_on_sources(model, output, sources, protocol.resolve([model]), options)
+    scores = recalibrate(model, output, sources, protocol.resolve([model]), options)
     if json_file is not None:
         write_json(json_file, {"output": str(output), "val": [asdict(one) for one in scores]})
     for score in scores:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import MARKER_FILE, atomic_folder, check_output, write_text
+from revt_hf.core.output_folders import MARKER_FILE
+from revt_hf.core.outputs import atomic_folder, check_output, write_text
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
 from revt_hf.data.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.data.reading import Decode
@@ -24,9 +25,8 @@ from revt_hf.data_tools.dataset_card import Contents, card_text, check_sharing
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub.commit import (
     CARD_FILE,
-    check_ours,
     check_repo_id,
-    make_repository,
+    open_repository,
     pushing,
     require_token,
 )
@@ -188,10 +188,7 @@ def _push(folder: Path, repository: str, options: ExportOptions) -> None:
         later += " --private"
     hint = f"{folder} is complete: push it later with '{later}'"
     with pushing(repository, hub, options.quiet, hint):
-        make_repository(hub, repository, "dataset", options.private)
-        head = hub.dataset_info(repository)
-        there = [sibling.rfilename for sibling in head.siblings or ()]
-        check_ours(hub, repository, "dataset", str(head.sha), there)
+        head, _ = open_repository(hub, repository, "dataset", options.private)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",
@@ -201,5 +198,5 @@ def _push(folder: Path, repository: str, options: ExportOptions) -> None:
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
             # Refused if somebody else committed in the meantime.
-            parent_commit=head.sha,
+            parent_commit=head,
         )

@@ -12,23 +12,33 @@ from typing import Any
 
 from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import (
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.output_folders import (
     SCRATCH_PREFIX,
     beside,
-    check_apart,
-    check_output,
     folder_state,
     mark_output,
-    readable_os_errors,
     real_path,
     replace_folder,
-    write_text,
 )
+from revt_hf.core.outputs import check_apart, check_output, write_text
 from revt_hf.models.recorded import METRICS_FILE, read_metrics, recorded_recipe
 from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
 
 TRACKER_PROJECT = "revt_hf"
+RUN_FILE = "run.json"
+# In a run that trains beside an older result: the state of that result.
+_REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
+_MODEL_FILES = (WEIGHTS_FILE, "config.json", "preprocessor_config.json", RECIPE_FILE)
+_WRITTEN = (
+    *_MODEL_FILES,
+    *(f"{name}/{file}" for name in AVERAGES for file in (*_MODEL_FILES, "window.json")),
+    METRICS_FILE,
+    RUN_FILE,
+    f"{CHECKPOINT_FOLDER}/step-*",
+    # Trackers that write files.
+    f"{TRACKER_PROJECT}/*",
+)
 
 
 class MetricsLog:
@@ -62,21 +72,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | floa
             scalar = isinstance(value, str | int | float | bool)
             result[f"{prefix}{key}"] = value if scalar else str(value)
     return result
-
-
-RUN_FILE = "run.json"
-# In a run that trains beside an older result: the state of that result.
-_REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
-_MODEL_FILES = (WEIGHTS_FILE, "config.json", "preprocessor_config.json", RECIPE_FILE)
-_WRITTEN = (
-    *_MODEL_FILES,
-    *(f"{name}/{file}" for name in AVERAGES for file in (*_MODEL_FILES, "window.json")),
-    METRICS_FILE,
-    RUN_FILE,
-    f"{CHECKPOINT_FOLDER}/step-*",
-    # Trackers that write files.
-    f"{TRACKER_PROJECT}/*",
-)
 
 
 def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool) -> None:
