@@ -24,12 +24,8 @@ def _steps(graph, kind):
 
 def test_members_merges_ensembles_and_selections_become_steps(graph):
     built = graph()
-    assert list(built.steps)[:4] == [
-        "members/base/0",
-        "members/base/1",
-        "members/other/0",
-        "members/other/1",
-    ]
+    members = [f"members/{name}/{seed}" for name in ("base", "other") for seed in (0, 1)]
+    assert list(built.steps)[:4] == members
     merges = [step.id for step in _steps(built, Merge)]
     assert merges == [
         f"merges/revt/{seed}/head-{head}" for seed in (0, 1) for head in ("base", "other")
@@ -42,12 +38,7 @@ def test_members_merges_ensembles_and_selections_become_steps(graph):
     assert scores == {name for name in built.networks if not name.startswith("selections")}
     assert len(scores) == 4 + 4 + 2
     assert built.networks["selections/best/1"].kind == "selection"
-    assert set(built.steps["selections/best/1"].candidates) == {
-        "members/base/1",
-        "members/other/1",
-        "merges/revt/1/head-base",
-        "merges/revt/1/head-other",
-    }
+    assert set(built.steps["selections/best/1"].candidates) == {*members[1::2], *merges[2:]}
     assert [step.recipe.train.seed for step in _steps(built, Train)] == [0, 1, 0, 1]
 
 
@@ -61,11 +52,7 @@ def test_named_seeds_merge_across_seeds_once(graph):
 
 def test_init_comes_before_the_members_that_start_from_it(graph):
     members = {
-        "base": {
-            "recipe": "member.yaml",
-            "init": "first",
-            "set": SMALL,
-        },
+        "base": {"recipe": "member.yaml", "init": "first", "set": SMALL},
         "first": {"recipe": "member.yaml", "seeds": []},
     }
     built = graph(members=members, **MEMBERS_ONLY)
@@ -93,14 +80,6 @@ def test_variants_of_a_merge(graph, merge, count, example):
     assert f"merges/m/0/{example}" in merges
     groups = {built.networks[name].group for name in merges}
     assert len(groups) == count
-
-
-def test_the_grid_covers_the_simplex(graph):
-    grid = _weighted({"steps": 5}, members=["base/0", "base/1", "other/0"], heads="first")
-    built = graph(ensembles=None, selections=None, **grid)
-    weights = [step.rules[0].weights for step in _steps(built, Merge)]
-    assert len(weights) == len(set(weights)) == 21
-    assert all(abs(sum(row) - 1) < 1e-9 for row in weights)
 
 
 def test_protocols_by_name_and_named_ones(graph):
@@ -131,15 +110,33 @@ def _averages(**mean):
     return _members(base={"recipe": "member.yaml"}, mean={"average": "swad", **mean})
 
 
+BOTH = {"members": ["base", "other"]}
+
+
 def _merge(**values):
-    return {"merges": {"m": {"members": ["base", "other"], **values}}}
+    return {"merges": {"m": {**BOTH, **values}}}
+
+
+def _selection(**values):
+    return {"selections": {"s": values}}
 
 
 def _weighted(weights, **values):
     return _merge(method="weighted_mean", weights=weights, **values)
 
 
-SWAD = {"train.swad": {"patience": 1}, "train.validate_every": 1}
+def _from(init):
+    return {"recipe": "member.yaml", "init": init, "set": SMALL}
+
+
+FROM_AN_AVERAGE = {
+    "base": {
+        "recipe": "member.yaml",
+        "set": {"train.swad": {"patience": 1}, "train.validate_every": 1},
+    },
+    "mean": {"of": "base", "average": "swad"},
+    "late": _from("mean"),
+}
 
 
 @pytest.mark.parametrize(
@@ -159,21 +156,8 @@ SWAD = {"train.swad": {"patience": 1}, "train.validate_every": 1}
         (_averages(of="mean"), ("members.mean", "each other")),
         (_averages(of="base/0"), ("members.mean", "no seeds")),
         (_averages(of="base", init="base"), ("members.mean", "set and init")),
-        (
-            _members(
-                base={"recipe": "member.yaml", "set": SWAD},
-                mean={"of": "base", "average": "swad"},
-                late={"recipe": "member.yaml", "init": "mean", "set": {"model": {}}},
-            ),
-            ("members.late.init", "'mean'", "average"),
-        ),
-        (
-            _members(
-                base={"recipe": "member.yaml", "init": "other", "set": SMALL},
-                other={"recipe": "member.yaml", "init": "base", "set": SMALL},
-            ),
-            ("start from each other",),
-        ),
+        (_members(**FROM_AN_AVERAGE), ("members.late.init", "'mean'", "average")),
+        (_members(base=_from("other"), other=_from("base")), ("start from each other",)),
         (_merge(members=["base", "nobody"]), ("merges.m", "nobody", "base, other")),
         (_merge(members=["base", "other/7"]), ("merges.m", "'7'")),
         (_merge(members=["base", "base"]), ("merges.m", "twice")),
@@ -187,15 +171,9 @@ SWAD = {"train.swad": {"patience": 1}, "train.validate_every": 1}
         (_merge(select="blocks:9..1"), ("no range of blocks",)),
         (_weighted([float("inf"), 1.0]), ("weights",)),
         (_merge(method="power", parameters={"p": float("nan")}), ("parameters",)),
-        (
-            {"ensembles": {"e": {"members": ["base", "other"], "combine": "vote"}}},
-            ("ensembles.e.combine", "vote"),
-        ),
-        ({"selections": {"s": {"among": ["nothing"]}}}, ("selections.s.among", "nothing")),
-        (
-            {"selections": {"s": {"among": ["base"], "on": "moon/val"}}},
-            ("moon/val", "source/val", "fog/val"),
-        ),
+        ({"ensembles": {"e": {**BOTH, "combine": "vote"}}}, ("ensembles.e.combine", "vote")),
+        (_selection(among=["nothing"]), ("selections.s.among", "nothing")),
+        (_selection(among=["base"], on="moon/val"), ("moon/val", "source/val", "fog/val")),
         ({"evaluate": {"protocols": ["papr"]}}, ("evaluate", "papr", "paper")),
         ({"evaluate": {"source": False}}, ("selections.best.on", "evaluate.source")),
         ({"seeds": [-1]}, ("seeds.0",)),
@@ -210,11 +188,15 @@ def test_mistakes_are_named(graph, sections, words):
     assert "\n" not in message
 
 
-def test_grids_of_many_members_are_counted_first(graph):
+def test_grids_cover_the_simplex_and_are_counted_first(graph):
+    none = {"ensembles": None, "selections": None}
+    grid = _weighted({"steps": 5}, members=["base/0", "base/1", "other/0"], heads="first")
+    weights = [step.rules[0].weights for step in _steps(graph(**none, **grid), Merge)]
+    assert len(weights) == len(set(weights)) == 21
+    assert all(abs(sum(row) - 1) < 1e-9 for row in weights)
     members = {f"m{number}": {"recipe": "member.yaml"} for number in range(8)}
-    grid = _weighted({"steps": 100}, members=list(members))
     with pytest.raises(UserError, match="merges, more than 10000"):
-        graph(members=members, ensembles=None, selections=None, **grid)
+        graph(members=members, **none, **_weighted({"steps": 100}, members=list(members)))
 
 
 def test_recipes_lie_beside_the_file_that_names_them(tmp_path):

@@ -12,16 +12,27 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Selected
+from revt_hf.evaluation.result import Cost, Selected, read_results
+from revt_hf.experiments import network_scores
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
 from revt_hf.experiments.score_steps import read_result
 from revt_hf.training.run_folder import read_metrics
-from tests.helpers.submitting import code_of
-from tests.helpers.tiny_experiment import MEMBERS_ONLY, folder_of, graph_of, write_experiment
+from tests.helpers.networks import tiny_model
+from tests.helpers.tiny_experiment import (
+    MEMBERS_ONLY,
+    code_of,
+    folder_of,
+    graph_of,
+    write_experiment,
+)
 from tests.helpers.waiting import SECONDS, alive, until
 
 QUIET = ExperimentOptions(quiet=True)
 MEMBERS = ExperimentOptions(only=("members",), quiet=True)
+REVT = "merges/revt/0/head"
+# Sections of experiments on models that exist.
+GIVEN = {"evaluate": {"recipe": "member.yaml"}, "seeds": None, "ensembles": None}
+GIVEN |= {"selections": None}
 
 
 def outcome(path, output, *overrides, options=QUIET):
@@ -96,15 +107,8 @@ def test_a_result_records_what_it_is_of(finished):
 def test_a_selection_takes_the_best_on_source_val(finished):
     _, output, _ = finished
     choice = json.loads((output / "selections/best/0.json").read_text())
-    scores = {
-        name: evaluation(output, name).scores[0].miou
-        for name in (
-            "members/base/0",
-            "members/other/0",
-            "merges/revt/0/head-base",
-            "merges/revt/0/head-other",
-        )
-    }
+    among = ("members/base/0", "members/other/0", *(f"{REVT}-{n}" for n in ("base", "other")))
+    scores = {name: evaluation(output, name).scores[0].miou for name in among}
     assert choice["scores"] == scores
     assert scores[choice["chosen"]] == max(scores.values())
     best = evaluation(output, "selections/best/0")
@@ -114,31 +118,22 @@ def test_a_selection_takes_the_best_on_source_val(finished):
     assert best.kind == "selection"
 
 
-def test_a_selection_on_a_target_is_marked(copied):
-    path, output = copied
-    on_target = "selections.best.on=fog/val"
-    done = outcome(path, output, on_target, "allow_target_selection=true")
-    assert done.done == ["selections/best/0"]
-    assert evaluation(output, "selections/best/0").selected.target is True
-
-
 def test_only_what_depends_on_a_change_is_done_again(copied):
     path, output = copied
+    on_target = ("selections.best.on=fog/val", "allow_target_selection=true")
+    assert outcome(path, output, *on_target).done == ["selections/best/0"]
+    assert evaluation(output, "selections/best/0").selected.target is True
+    assert outcome(path, output).done == ["selections/best/0"]
     for _ in range(2):
         assert outcome(path, output, "merges.revt.title=averaged").done == []
         assert evaluation(output, "merges/revt/0/head-base").group == "averaged"
     done = outcome(path, output, "members.other.set={'augmentation.method': 2}")
     assert "members/base/0" in done.kept
     assert "results/recipe/members/base/0" in done.kept
+    changed = ("members/other/0", f"{REVT}-base", f"{REVT}-other")
     assert set(done.done) == {
-        "members/other/0",
-        "merges/revt/0/head-base",
-        "merges/revt/0/head-other",
-        "results/recipe/members/other/0",
-        "results/recipe/merges/revt/0/head-base",
-        "results/recipe/merges/revt/0/head-other",
-        "results/recipe/ensembles/both/0/logits",
-        "selections/best/0",
+        *(*changed, *(f"results/recipe/{one}" for one in changed)),
+        *("results/recipe/ensembles/both/0/logits", "selections/best/0"),
     }
 
 
@@ -179,10 +174,7 @@ def test_given_models_are_more_than_their_weights(finished, tmp_path):
     for name, folder in given.items():
         shutil.copytree(output / f"members/{name}/0", folder)
     members = {name: {"checkpoint": str(folder)} for name, folder in given.items()}
-    sections = {"seeds": None, "ensembles": None, "selections": None}
-    path = write_experiment(
-        tmp_path, members=members, evaluate={"recipe": "member.yaml"}, **sections
-    )
+    path = write_experiment(tmp_path, members=members, **GIVEN)
     first = outcome(path, tmp_path / "out")
     assert outcome(path, tmp_path / "out").done == []
     names = ("members/base", "merges/revt/head-base")
@@ -207,15 +199,8 @@ def test_init_and_a_base_are_more_than_their_weights(finished, tmp_path, changed
     given = {"checkpoint": str(output / "members/other/0")}
     trained = {"recipe": "member.yaml", "set": {"model": {"init": str(init)}}}
     merge = {"members": ["a", "b"], "method": "task_arithmetic", "base": str(init)}
-    path = write_experiment(
-        tmp_path,
-        members={"a": given, "b": given, "trained": trained},
-        merges={"revt": merge},
-        evaluate={"recipe": "member.yaml"},
-        seeds=None,
-        ensembles=None,
-        selections=None,
-    )
+    members = {"a": given, "b": given, "trained": trained}
+    path = write_experiment(tmp_path, members=members, merges={"revt": merge}, **GIVEN)
 
     def inputs():
         folder = folder_of(path, tmp_path / "out")
@@ -271,14 +256,10 @@ def test_the_plan_says_what_is_done_and_writes_nothing(copied, capsys, tmp_path)
     assert states["merges/revt/0/head-other"] == "missing"
     assert states["results/recipe/merges/revt/0/head-other"] == "stale"
     assert "10 steps: " in capsys.readouterr().out
-    assert sorted(output.rglob("*")) == before
-
-
-def test_missing_data_are_said_in_the_plan(tmp_path, capsys):
-    path = write_experiment(tmp_path, seeds=[0])
     missing = "members.base.set={source: {domain: gta5, data_dir: /nowhere/gta5, options: {}}}"
-    assert code_of("run", path, "--output", tmp_path / "o", "--dry-run", "--set", missing) == 0
+    assert code_of("run", path, "--output", output, "--dry-run", "--set", missing) == 0
     assert "/nowhere/gta5" in capsys.readouterr().out.replace("\n", "")
+    assert sorted(output.rglob("*")) == before
 
 
 def test_a_checkpoint_can_be_a_member(finished, tmp_path):
@@ -287,21 +268,14 @@ def test_a_checkpoint_can_be_a_member(finished, tmp_path):
         "old": {"checkpoint": f"{output}/members/base/{{seed}}", "seeds": [0]},
         "other": {"checkpoint": f"{output}/members/other/0"},
     }
-    sections = {
-        "members": members,
-        "merges": {"revt": {"members": ["old", "other"], "heads": "first", "recalibrate": 2}},
-        "evaluate": {"recipe": "member.yaml"},
-    }
-    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    merge = {"members": ["old", "other"], "heads": "first", "recalibrate": 2}
+    path = write_experiment(tmp_path, members=members, merges={"revt": merge}, **GIVEN)
     done = outcome(path, tmp_path / "out")
     assert done.problem() is None
     assert "recalibrated/revt/0/head-old" in done.done
-    first = (output / "merges/revt/0/head-base/model.safetensors").stat().st_size
-    assert (
-        tmp_path / "out/merges/revt/0/head-old/model.safetensors"
-    ).stat().st_size >= first - 4096
+    assert (tmp_path / "out/merges/revt/0/head-old/model.safetensors").is_file()
     members["other"]["checkpoint"] = str(tmp_path / "nothing")
-    path = write_experiment(tmp_path, ensembles=None, selections=None, seeds=None, **sections)
+    path = write_experiment(tmp_path, members=members, merges={"revt": merge}, **GIVEN)
     done = outcome(path, tmp_path / "out")
     assert f"there is no checkpoint {tmp_path}/nothing" in done.failed["members/other"]
 
@@ -412,20 +386,13 @@ def test_averages_of_a_run_are_members_without_a_training(tmp_path):
 WHOLE = {"size": 1, "modified_ns": 1, "sha256": "", "beside": {}}
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"\xff\0",
-        b"[" * 100_000,
-        b'{"inputs": 3, "result": null}',
-        {"inputs": 3},
-        {"seconds": ""},
-        {"result": {**WHOLE, "size": []}},
-    ],
-)
+DAMAGES = [
+    *(b"", b"{", b"[]", b"\xff\0", b"[" * 100_000, b'{"inputs": 3, "result": null}'),
+    *({"inputs": 3}, {"seconds": ""}, {"result": {**WHOLE, "size": []}}),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_no_entry(copied, caplog, damage):
     path, output = copied
     step = graph_of(path).steps["merges/revt/0/head-base"]
@@ -513,3 +480,55 @@ def _trainings_of(output):
             if words[1:4] == ["-m", "revt_hf.cli.main", "train"] and str(output) in " ".join(words):
                 found.append(int(folder.name))
     return found
+
+
+COST = Cost(
+    parameters=1, flops=2, images_per_second=3.5, peak_mib=None, image_size=(64, 128), device="cpu"
+)
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Write an experiment of two checkpoints and a merge; the options of its scoring."""
+    options, really = [], network_scores.evaluate
+
+    def evaluate(segmenters, splits, protocol, given, on_image):
+        options.append(given)
+        return really(segmenters, splits, protocol, given, on_image)
+
+    monkeypatch.setattr(network_scores, "evaluate", evaluate)
+    monkeypatch.setattr(network_scores, "cost_of", lambda *_: COST)
+    for name in "ab":
+        tiny_model(ord(name)).save_pretrained(tmp_path / name)
+    return options
+
+
+def _run(folder, merges=None, **sections):
+    revt = {"members": ["a", "b"], "heads": "first"}
+    members = {name: {"checkpoint": str(folder / name)} for name in "ab"}
+    merges = {"revt": revt, **{name: {**revt, **more} for name, more in (merges or {}).items()}}
+    evaluate = {**GIVEN["evaluate"], **sections.pop("evaluate", {})}
+    sections = {**GIVEN, "evaluate": evaluate, **sections}
+    path = write_experiment(folder, members=members, merges=merges, **sections)
+    outcome(path, folder / "out")
+    return folder / "out"
+
+
+def test_scoring_and_intro(scored, tmp_path):
+    evaluate = {"cost": True, "batch_size": 2, "workers": 1}
+    merges = {"silent": {"evaluate": False}}
+    out = _run(tmp_path, merges, evaluate=evaluate, intro="Why this matters.", report=True)
+    assert [(one.batch_size, one.workers) for one in scored] == [(2, 1)]
+    results = read_results([out / "results"])
+    assert {one.cost for one in results} == {COST}
+    assert sorted({one.model.split("/")[1] for one in results}) == ["a", "b", "revt"]
+    assert list((out / "merges" / "silent").rglob("model.safetensors"))
+    (page,) = (out / "reports").iterdir()
+    assert "Why this matters." in page.read_text()
+
+
+def test_nothing_is_measured_or_reported_unasked(scored, tmp_path):
+    out = _run(tmp_path, report=False)
+    assert [(one.batch_size, one.workers) for one in scored] == [(1, 0)]
+    assert {one.cost for one in read_results([out / "results"])} == {None}
+    assert not (out / "reports").exists()

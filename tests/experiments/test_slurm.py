@@ -9,9 +9,8 @@ import pytest
 
 from revt_hf.training.run_checkpoints import newest_checkpoint
 from tests.helpers import one_node_slurm
-from tests.helpers.submitting import code_of
 from tests.helpers.tiny import run, tiny_recipe
-from tests.helpers.tiny_experiment import folder_of, graph_of, write_experiment
+from tests.helpers.tiny_experiment import code_of, folder_of, graph_of, write_experiment
 
 # Enough to be caught in the act.
 STEPS = 60

@@ -40,9 +40,8 @@ def test_slots(gpus, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert visible_gpus() == []
     assert default_slots(None) == 7
-
-
-def test_another_kind_of_accelerator_has_one_slot(gpus, monkeypatch):
+    # Another kind of accelerator.
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
     gpus(0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert default_slots(None) == 1
@@ -91,40 +90,35 @@ def started(monkeypatch):
     return children
 
 
-def _start(trainings, tmp_path, number):
-    trainings.start(TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}"), 1)
+@pytest.fixture
+def start(gpus, started, tmp_path):
+    """Start as many trainings, of as many as may run; the GPUs given to all that were started."""
+
+    def run(slots, count, *launcher, ended=()):
+        with progress_bars(True) as progress, TrainingProcesses(progress, slots, *launcher) as all_:
+            for number in range(count):
+                if number in ended:
+                    started[ended[number]].code = 0
+                    all_.wait()
+                job = TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}")
+                all_.start(job, 1)
+        return [process.environment.get("CUDA_VISIBLE_DEVICES") for process in started]
+
+    return run
 
 
-def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, started, tmp_path):
+def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, start):
     gpus(4)
-    with progress_bars(True) as progress, TrainingProcesses(progress, 4) as trainings:
-        for number in range(4):
-            _start(trainings, tmp_path, number)
-        given = [process.environment["CUDA_VISIBLE_DEVICES"] for process in started]
-        assert given == ["0", "1", "2", "3"]
-        started[2].code = 0
-        trainings.wait()
-        _start(trainings, tmp_path, 4)
-        assert started[-1].environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert start(4, 5, ended={4: 2}) == ["0", "1", "2", "3", "2"]
 
 
-def test_more_trainings_than_gpus_share_them(gpus, started, tmp_path):
+def test_more_trainings_than_gpus_share_them(gpus, start):
     gpus(2)
-    with progress_bars(True) as progress, TrainingProcesses(progress, 4) as trainings:
-        for number in range(4):
-            _start(trainings, tmp_path, number)
-    given = [process.environment["CUDA_VISIBLE_DEVICES"] for process in started]
-    assert given == ["0", "1", "0", "1"]
+    assert start(4, 4) == ["0", "1", "0", "1"]
 
 
-def test_a_launcher_and_a_cpu_are_left_alone(gpus, started, tmp_path):
+def test_a_launcher_and_a_cpu_are_left_alone(gpus, start):
     gpus(4)
-    with (
-        progress_bars(True) as progress,
-        TrainingProcesses(progress, 1, ["accelerate", "launch"]) as trainings,
-    ):
-        _start(trainings, tmp_path, 0)
+    assert start(1, 1, ["accelerate", "launch"]) == [None]
     gpus(0)
-    with progress_bars(True) as progress, TrainingProcesses(progress, 1) as trainings:
-        _start(trainings, tmp_path, 1)
-    assert all("CUDA_VISIBLE_DEVICES" not in process.environment for process in started)
+    assert start(1, 1) == [None, None]

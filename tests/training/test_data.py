@@ -71,6 +71,9 @@ def test_samples_depend_on_seed_and_position_only():
     forwards = _pixels(crops[n] for n in range(8))
     assert _same(forwards, _pixels(crops[n] for n in reversed(range(8)))[::-1])
     assert not _same(forwards, _pixels(_crops(seed=1)[n] for n in range(8)))
+    # A later start gives the same rest.
+    whole = _pixels(training_loader(crops, 4, 0, first_position=0))
+    assert _same(whole[3:], _pixels(training_loader(crops, 4, 0, first_position=12)))
 
 
 def test_every_epoch_has_all_images_in_another_order_and_other_draws():
@@ -85,27 +88,16 @@ def test_every_epoch_has_all_images_in_another_order_and_other_draws():
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_of_one(processes):
     alone = list(training_loader(_crops(), 2 * processes, 0, first_position=4 * processes))
+    settings = {"num_processes": processes, "put_on_device": False, "even_batches": False}
+    loaders = [training_loader(_crops(), 2, 0, 4 * processes) for _ in range(processes)]
     shards = [
-        list(
-            prepare_data_loader(
-                training_loader(_crops(), 2, 0, first_position=4 * processes),
-                num_processes=processes,
-                process_index=index,
-                put_on_device=False,
-                even_batches=False,
-            )
-        )
-        for index in range(processes)
+        list(prepare_data_loader(loader, process_index=index, **settings))
+        for index, loader in enumerate(loaders)
     ]
     steps = (40 - 4 * processes) // (2 * processes)
     for step in range(steps):
         together = torch.cat([shard[step]["pixel_values"] for shard in shards])
         assert torch.equal(together, alone[step]["pixel_values"])
-
-
-def test_a_later_start_gives_the_same_rest():
-    whole = _pixels(training_loader(_crops(), 4, 0, first_position=0))
-    assert _same(whole[3:], _pixels(training_loader(_crops(), 4, 0, first_position=12)))
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +126,7 @@ def test_crops_and_whole_images_that_cannot_be_trained_on(
 ):
     with pytest.raises(UserError, match=words):
         check_crops([mixed[split]], Augmentation(**augmentation), 2, minimum)
-
-
-def test_whole_images_that_can_be_trained_on(mixed):
+    # And those that can.
     check_crops([mixed[0]], Augmentation(crop=None, max_size=None), 1, 29)
     check_crops([mixed[0]], Augmentation(crop=None, max_size=(64, 48)), 2, 29)
     check_crops([mixed[1]], Augmentation(crop=32), 2, 29)

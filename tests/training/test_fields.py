@@ -1,10 +1,12 @@
 """Every recipe field does something: it changes the weights, or only speed and memory."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 from pydantic import BaseModel
+from safetensors.torch import load_file
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.config.recipe import Recipe
@@ -14,75 +16,34 @@ from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loss
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
-# section, field, a value other than the tiny recipe's
+# Values other than the tiny recipe's.
+CHANGES = {
+    "model": {"depths": [2, 1, 1, 1], "hidden_sizes": [8, 16, 20, 64], "decoder_hidden_size": 8}
+    | {"drop_path": 0.9, "dropout": 0.9, "batch_norm": "frozen"},
+    "source": {"config": "night", "options": {"images": 4, "size": [64, 128]}, "train": "val"},
+    "more_sources": {None: [{"domain": "streets", "config": "night"}]},
+    "augmentation": {"method": 1, "max_size": None, "crop": 32, "cat_max_ratio": 0.2}
+    | {"flip_probability": 1.0, "flip_first": False, "photometric": True, "pixmix_k": 1}
+    | {"bilateral_diameter": [9, 9], "bilateral_probability": 1.0, "pixmix_beta": 0.5}
+    | {"paper_code": True},
+    "optimizer": {"lr": 2e-3, "head_lr_factor": 1.0, "weight_decay": 0.5, "betas": [0.5, 0.9]},
+    "schedule": {"power": 3.0, "min_lr": 1e-3, "warmup_steps": 0, "warmup_ratio": 0.9},
+    "train": {"steps": 2, "batch_size": 1, "gradient_accumulation": 2, "seed": 1}
+    | {"loss": "paper_code", "precision": "bf16"},
+}
 CHANGES_WEIGHTS = [
-    ("model", "depths", [2, 1, 1, 1]),
-    ("model", "hidden_sizes", [8, 16, 20, 64]),
-    ("model", "decoder_hidden_size", 8),
-    ("model", "drop_path", 0.9),
-    ("model", "dropout", 0.9),
-    ("model", "batch_norm", "frozen"),
-    ("source", "config", "night"),
-    ("source", "options", {"images": 4, "size": [64, 128]}),
-    ("source", "train", "val"),
-    ("more_sources", None, [{"domain": "streets", "config": "night"}]),
-    ("augmentation", "method", 1),
-    ("augmentation", "max_size", None),
-    ("augmentation", "crop", 32),
-    ("augmentation", "cat_max_ratio", 0.2),
-    ("augmentation", "flip_probability", 1.0),
-    ("augmentation", "flip_first", False),
-    ("augmentation", "photometric", True),
-    ("augmentation", "bilateral_diameter", [9, 9]),
-    ("augmentation", "bilateral_probability", 1.0),
-    ("augmentation", "pixmix_k", 1),
-    ("augmentation", "pixmix_beta", 0.5),
-    ("augmentation", "paper_code", True),
-    ("optimizer", "lr", 2e-3),
-    ("optimizer", "head_lr_factor", 1.0),
-    ("optimizer", "weight_decay", 0.5),
-    ("optimizer", "betas", [0.5, 0.9]),
-    ("schedule", "power", 3.0),
-    ("schedule", "min_lr", 1e-3),
-    ("schedule", "warmup_steps", 0),
-    ("schedule", "warmup_ratio", 0.9),
-    ("train", "steps", 2),
-    ("train", "batch_size", 1),
-    ("train", "gradient_accumulation", 2),
-    ("train", "seed", 1),
-    ("train", "loss", "paper_code"),
-    ("train", "precision", "bf16"),
+    (section, *item) for section, fields in CHANGES.items() for item in fields.items()
 ]
 
-# Fields whose effect is tested where it belongs.
+# Their effect is tested where it belongs.
 TESTED_ELSEWHERE = {
-    "model.size": "test_modeling",
-    "model.init": "test_start",
-    "model.head": "test_start",
-    "source.domain": "test_folder",
-    "source.data_dir": "test_folder",
-    "source.weight": "test_data",
-    "source.prepared": "test_prepared",
-    "source.val": "test_train::test_validation",
-    "targets": "test_recipe",
-    "augmentation.mixing": "tests/data/augment",
-    "train.effective_batch": "test_setup",
-    "train.folded_head": "test_folded_head",
-    "train.loss_rows": "test_loss_rows",
-    "train.compile": "test_compile",
-    "train.ema": "test_weight_averages",
-    "train.swad": "test_weight_averages",
-    "train.workers": "test_train::test_workers",
-    "train.log_every": "test_train::test_metrics",
-    "train.validate_every": "test_train::test_validation",
-    "train.checkpoint_every": "test_resume",
-    "train.keep_checkpoints": "test_resume",
-    "train.trackers": "test_train::test_tensorboard",
-    "evaluation.max_size": "test_train::test_image_processor",
-    "evaluation.window": "tests/evaluation/test_views",
-    "evaluation.stride": "tests/evaluation/test_views",
-    "evaluation.scales": "tests/evaluation/test_views",
-    "evaluation.flip": "tests/evaluation/test_views",
+    *("model.size", "model.init", "model.head", "source.domain", "source.data_dir"),
+    *("source.weight", "source.prepared", "source.val", "targets", "augmentation.mixing"),
+    *("train.effective_batch", "train.folded_head", "train.loss_rows", "train.compile"),
+    *("train.ema", "train.swad", "train.workers", "train.log_every", "train.validate_every"),
+    *("train.checkpoint_every", "train.keep_checkpoints", "train.trackers"),
+    *("evaluation.max_size", "evaluation.window", "evaluation.stride", "evaluation.scales"),
+    "evaluation.flip",
 }
 
 
@@ -97,23 +58,24 @@ def _all_fields():
 
 def test_no_field_is_forgotten():
     tested = {f"{section}.{field}" if field else section for section, field, _ in CHANGES_WEIGHTS}
-    assert set(_all_fields()) == tested | set(TESTED_ELSEWHERE)
+    assert set(_all_fields()) == tested | TESTED_ELSEWHERE
 
 
 @pytest.fixture(scope="module")
-def usual_run(tmp_path_factory):
+def usual_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("usual") / "run"
-    return folder, run(folder, tiny_recipe())
+    run(folder, tiny_recipe())
+    return folder
 
 
 @pytest.fixture
-def usual(usual_run):
-    return usual_run[1]
+def usual(usual_folder):
+    return load_file(usual_folder / "model.safetensors")
 
 
 @pytest.fixture
-def usual_losses(usual_run):
-    return _losses(usual_run[0])
+def usual_losses(usual_folder):
+    return _losses(usual_folder)
 
 
 def test_the_same_recipe_gives_the_same_weights(usual, tmp_path):
@@ -131,40 +93,50 @@ def _losses(folder):
     return [row["loss"] for row in read_metrics(folder) if "loss" in row]
 
 
-def _counted(monkeypatch, owner, name):
-    """Every call of a function, as it goes on doing its work."""
-    calls, original = [], getattr(owner, name)
+@pytest.fixture
+def calls(monkeypatch):
+    """Calls of both decode heads' ``forward`` and of the loss in strips, by name (and rows)."""
+    counted = Counter()
 
-    def counting(*arguments, **keywords):
-        calls.append(arguments)
-        return original(*arguments, **keywords)
+    def count(owner, name):
+        original = getattr(owner, name)
 
-    monkeypatch.setattr(owner, name, counting)
-    return calls
+        def counting(*arguments, **keywords):
+            counted[" ".join([original.__qualname__, *map(str, arguments[2:])])] += 1
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(FoldedDecodeHead, "forward")
+    count(SegformerDecodeHead, "forward")
+    count(loss, "summed_in_strips")
+    return counted
 
 
-def test_folded_head(usual_losses, tmp_path, monkeypatch):
-    ours = _counted(monkeypatch, FoldedDecodeHead, "forward")
-    ordinary = _counted(monkeypatch, SegformerDecodeHead, "forward")
-    run(tmp_path / "run", tiny_recipe(train={"folded_head": True}))
-    assert (len(ours), len(ordinary)) == (3, 0)
-    assert _losses(tmp_path / "run") == pytest.approx(usual_losses, rel=1e-5)
+FOLDED, USUAL, STRIPS = (
+    "FoldedDecodeHead.forward",
+    "SegformerDecodeHead.forward",
+    "summed_in_strips 24",
+)
+
+
+@pytest.mark.parametrize(
+    ("train", "expected", "exact"),
+    [
+        ({"folded_head": True}, {FOLDED: 3}, False),
+        ({"loss_rows": 24}, {USUAL: 3, STRIPS: 3}, False),
+        # Validation is folded, and training goes on as it was.
+        ({"validate_every": 1}, {FOLDED: 3 * 5, USUAL: 3}, True),
+    ],
+)
+def test_speed_fields_change_the_calls_and_not_the_losses(
+    usual_losses, tmp_path, calls, train, expected, exact
+):
+    run(tmp_path / "run", tiny_recipe(train=train))
+    assert calls == expected
+    close = usual_losses if exact else pytest.approx(usual_losses, rel=1e-5)
+    assert _losses(tmp_path / "run") == close
     assert not is_folded(load_model(tmp_path / "run"))
-
-
-def test_loss_rows(usual_losses, tmp_path, monkeypatch):
-    calls = _counted(monkeypatch, loss, "summed_in_strips")
-    run(tmp_path / "run", tiny_recipe(train={"loss_rows": 24}))
-    assert [rows for *_, rows in calls] == [24, 24, 24]
-    assert _losses(tmp_path / "run") == pytest.approx(usual_losses, rel=1e-5)
-
-
-def test_validation_is_folded_and_training_goes_on_as_it_was(usual_losses, tmp_path, monkeypatch):
-    ours = _counted(monkeypatch, FoldedDecodeHead, "forward")
-    ordinary = _counted(monkeypatch, SegformerDecodeHead, "forward")
-    run(tmp_path / "run", tiny_recipe(train={"validate_every": 1}))
-    assert (len(ours), len(ordinary)) == (3 * 5, 3)
-    assert _losses(tmp_path / "run") == usual_losses
 
 
 def test_compile(usual_losses, tmp_path, monkeypatch):

@@ -1,15 +1,28 @@
-"""Parameter groups and schedule against the original's."""
+"""Parameter groups and schedule against the original's; EMA, and SWAD's window of weights."""
 
 import json
+import logging
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.config.recipe import Optimizer, Schedule
-from revt_hf.training.optim import build_optimizer, learning_rate, set_learning_rate
+from revt_hf.core.errors import UserError
+from revt_hf.models.recorded import read_metrics
+from revt_hf.training.optim import (
+    MovingAverage,
+    WindowAverage,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
 from tests.helpers.golden import golden_file
+from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.numeric
 
@@ -55,3 +68,139 @@ def test_all_groups_follow_the_schedule():
     optimizer = torch.optim.AdamW([{"params": [weight], "lr": 2.0, "base_lr": 2.0}], fused=True)
     set_learning_rate(optimizer, 50, 100, Schedule(warmup_steps=0))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
+
+
+pytestmark = pytest.mark.numeric
+
+STEPS = 3
+
+
+def test_the_average_is_the_formulas():
+    layer = torch.nn.BatchNorm1d(2)
+    average = MovingAverage(layer, 0.75)
+    with torch.no_grad():
+        layer.weight.fill_(5)
+        layer.running_mean.fill_(7)
+    average.update(layer)
+    assert average.state_dict()["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
+    assert average.state_dict()["running_mean"].tolist() == [7.0, 7.0]
+
+
+def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
+    averaged = []
+    for decay in (0.5, 0.9):
+        final = run(tmp_path / f"{decay}", tiny_recipe(train={"ema": decay}))
+        averaged.append(load_file(tmp_path / f"{decay}" / "ema" / "model.safetensors"))
+        assert averaged[-1].keys() == final.keys()
+        assert not same_weights(averaged[-1], final)
+    assert not same_weights(*averaged)
+    assert SegformerForSemanticSegmentation.from_pretrained(tmp_path / "0.5" / "ema")
+
+
+def _window_by_the_paper(losses, patience, overfit_patience, tolerance):
+    """Algorithm 1 on segments: the first and last one; None if it does not open."""
+    first = level = None
+    for i in range(len(losses)):
+        if level is None:
+            recent = losses[i - patience + 1 : i + 1]
+            if i >= patience - 1 and recent[0] == min(recent):
+                first, level = i - patience + 1, tolerance * sum(recent) / patience
+        elif i >= overfit_patience - 1 and level < min(losses[i - overfit_patience + 1 : i + 1]):
+            return first, i - overfit_patience
+    return None if first is None else (first, len(losses) - 1)
+
+
+def _after(average, losses, part=slice(None)):
+    """The weight is the step's number; a validation after every ``STEPS`` steps."""
+    layer = torch.nn.BatchNorm1d(1)
+    for number, loss in list(enumerate(losses))[part]:
+        for step in range(number * STEPS + 1, (number + 1) * STEPS + 1):
+            with torch.no_grad():
+                layer.weight.fill_(step)
+                layer.running_mean.fill_(-step)
+                layer.num_batches_tracked.fill_(step)
+            average.update(layer)
+        average.validated(loss)
+    return average
+
+
+_LOSSES = st.lists(st.integers(1, 9).map(float), min_size=1, max_size=14)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_LOSSES, st.integers(1, 5), st.integers(1, 5), st.sampled_from([1.0, 1.2, 2.0]))
+def test_the_window_is_the_papers(losses, patience, overfit_patience, tolerance):
+    average = _after(WindowAverage(patience, overfit_patience, tolerance), losses)
+    weights, record = average.result()
+    window = _window_by_the_paper(losses, patience, overfit_patience, tolerance)
+    # Of a run whose loss kept falling: the last segment.
+    first, last = window or (len(losses) - 1, len(losses) - 1)
+    steps = range(first * STEPS + 1, (last + 1) * STEPS + 1)
+    assert record == {
+        "first_step": steps[0],
+        "last_step": steps[-1],
+        "opened": window is not None,
+        "closed": window is not None and last < len(losses) - 1,
+    }
+    mean = sum(steps) / len(steps)
+    assert float(weights["weight"]) == pytest.approx(mean, rel=1e-5)
+    assert float(weights["running_mean"]) == pytest.approx(-mean, rel=1e-5)
+    assert int(weights["num_batches_tracked"]) == steps[-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(_LOSSES, st.integers(0, 14))
+def test_a_saved_state_goes_on_with_the_same_bits(losses, until):
+    whole = _after(WindowAverage(2, 2, 1.2), losses)
+    begun = _after(WindowAverage(2, 2, 1.2), losses, slice(until))
+    resumed = WindowAverage(2, 2, 1.2)
+    resumed.load_state_dict(begun.state_dict())
+    _after(resumed, losses, slice(until, None))
+    (expected, record), (found, same) = whole.result(), resumed.result()
+    assert record == same
+    assert same_weights(expected, found)
+
+
+def test_a_window_that_does_not_open_is_said(caplog):
+    with caplog.at_level(logging.WARNING, logger="revt_hf"):
+        _after(WindowAverage(3, 6, 1.3), [3.0, 2.0, 1.0]).result()
+    assert "did not stop falling" in caplog.text
+    assert "steps 7 to 9" in caplog.text
+
+
+def test_swad_is_kept_beside_the_final_weights(tmp_path):
+    swad = {"patience": 1, "overfit_patience": 6, "tolerance": 9.0}
+    recipe = tiny_recipe(train={"validate_every": 1, "ema": 0.5, "swad": swad})
+    final = run(tmp_path / "run", recipe)
+    folder = tmp_path / "run" / "swad"
+    averaged = load_file(folder / "model.safetensors")
+    assert same_weights(final, run(tmp_path / "plain", tiny_recipe()))
+    assert averaged.keys() == final.keys()
+    assert not same_weights(averaged, final)
+    assert not same_weights(averaged, load_file(tmp_path / "run" / "ema" / "model.safetensors"))
+    assert json.loads((folder / "window.json").read_text())["first_step"] == 1
+    assert SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert all(row["val_loss"] > 0 for row in read_metrics(tmp_path / "run") if "val_mIoU" in row)
+    # Another window is another average: it opens at once here, with the second step there.
+    swad = {**swad, "patience": 3}
+    later = tiny_recipe(train={"validate_every": 1, "swad": swad})
+    run(tmp_path / "later", later)
+    losses = [row["val_loss"] for row in read_metrics(tmp_path / "later") if "val_loss" in row]
+    window = _window_by_the_paper(losses, **swad) or (2, 2)
+    record = json.loads((tmp_path / "later" / "swad" / "window.json").read_text())
+    assert (record["first_step"], record["last_step"]) == (window[0] + 1, window[1] + 1)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"swad": {}}, "set validate_every"),
+        ({"swad": {}, "validate_every": 2}, "there are only 2 "),
+        ({"swad": {"patience": 0}, "validate_every": 1}, "train.swad.patience"),
+        ({"swad": {"tolerance": 0.9}, "validate_every": 1}, "train.swad.tolerance"),
+        ({"swad": {"tolerence": 2}, "validate_every": 1}, "did you mean 'tolerance'"),
+    ],
+)
+def test_what_cannot_work_is_refused(train, message):
+    with pytest.raises(UserError, match=message):
+        tiny_recipe(train=train)

@@ -54,13 +54,6 @@ def alone(tmp_path_factory):
     return folder
 
 
-def test_there_were_two_processes(together):
-    for name in (*DETERMINED, "whole", "resumed"):
-        record = json.loads((together / name / "run.json").read_text())
-        assert record["processes"] == 2, name
-        assert record["effective_batch"] == 4, name
-
-
 @pytest.mark.parametrize("name", DETERMINED)
 def test_two_processes_equal_one_with_the_same_global_batch(together, alone, name):
     loss = DETERMINED[name][2]
@@ -77,14 +70,10 @@ def test_two_processes_equal_one_with_the_same_global_batch(together, alone, nam
     assert losses[0] == pytest.approx(losses[1], abs=1e-12)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(together):
-    whole, resumed = together / "whole", together / "resumed"
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, resumed)]
-    assert weights[0] == weights[1]
-
-
-def test_validation_scores_what_is_saved(together):
+def test_validation_scores_what_is_saved_and_a_resumed_run_ends_with_the_same_bits(together):
     whole = together / "whole"
+    resumed = (together / "resumed" / "model.safetensors").read_bytes()
+    assert (whole / "model.safetensors").read_bytes() == resumed
     images = load_spec(USUAL.source, USUAL.source.val)
     protocol = Protocol(max_size=USUAL.evaluation.max_size)
     ((sums,),) = score_images([as_segmenter(load_model(whole))], images, protocol)
@@ -105,8 +94,9 @@ def test_bad_input_is_one_sentence_and_ends_all_processes(started):
     assert "unknown config 'sunny'" in remarks
     assert output.count("sunny.yaml ended with 2") == 2
     assert not (folder / "sunny").exists()
-
-
-def test_a_problem_of_one_process_is_told_by_the_main_one(started):
-    assert "main process: the second has no data" in started[1]
-    assert "second process: 2" in started[1]
+    for name in (*DETERMINED, "whole", "resumed"):
+        record = json.loads((folder / name / "run.json").read_text())
+        assert (record["processes"], record["effective_batch"]) == (2, 4), name
+    # A problem of one process is told by the main one.
+    assert "main process: the second has no data" in output
+    assert "second process: 2" in output

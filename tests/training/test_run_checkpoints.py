@@ -1,28 +1,25 @@
-"""Checkpoints that are damaged, foreign or hostile; the newest whole one is found."""
+"""Resuming: the newest whole checkpoint is found, and a run ends as one that was not killed."""
 
 import json
 import logging
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_checkpoints import newest_checkpoint, whole_checkpoint
 from tests.helpers.tiny import run, same_weights, tiny_recipe
+from tests.helpers.waiting import until
 
-RECIPE = tiny_recipe(
-    train={
-        "steps": 4,
-        "checkpoint_every": 2,
-        "keep_checkpoints": 2,
-        "ema": 0.5,
-        "swad": {"patience": 1},
-        "validate_every": 2,
-    }
-)
+TRAIN = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 2}
+RECIPE = tiny_recipe(train={**TRAIN, "ema": 0.5, "swad": {"patience": 1}})
 FILES = ("checkpoint.json", "ema.pt", "model.safetensors", "optimizer.pt", "swad.pt")
 CALLED = []
 
@@ -79,13 +76,10 @@ DAMAGES = {
 }
 
 
-def test_these_are_its_files(folder):
-    assert sorted(path.name for path in _newest(folder).iterdir()) == sorted(FILES)
-
-
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(folder, caplog, name, damage):
+    assert sorted(path.name for path in _newest(folder).iterdir()) == sorted(FILES)
     DAMAGES[damage](_newest(folder) / name)
     with caplog.at_level(logging.WARNING, logger="revt_hf"):
         found, step = whole_checkpoint(folder)
@@ -108,18 +102,16 @@ def test_a_file_that_was_not_saved_is_foreign(folder, name):
         whole_checkpoint(folder)
 
 
-def test_another_steps_checkpoint_is_foreign(folder):
-    shutil.rmtree(_newest(folder))
-    shutil.copytree(folder / "checkpoints" / "step-00000002", _newest(folder))
-    assert whole_checkpoint(folder)[1] == 2
-
-
-def test_other_names_are_nobodys_business(folder):
+def test_other_names_and_other_steps_do_not_count(folder):
     for name in ("step-zzz", "step-5", "step-", ".revt-step-00000006", "step-00000006.bak"):
         (folder / "checkpoints" / name).mkdir()
     (folder / "checkpoints" / "step-00000008").write_text("a file")
     assert whole_checkpoint(folder)[1] == 4
     assert newest_checkpoint(folder)[1] == 4
+    # Another step's checkpoint is foreign.
+    shutil.rmtree(_newest(folder))
+    shutil.copytree(folder / "checkpoints" / "step-00000002", _newest(folder))
+    assert whole_checkpoint(folder)[1] == 2
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -168,3 +160,56 @@ def test_a_damaged_newer_one_never_pushes_out_a_whole_one(folder):
     _newest(folder).rename(folder / "checkpoints" / "step-00000009")
     run(folder, recipe, resume=True)
     assert whole_checkpoint(folder)[1] == 4
+
+
+LONG = {"steps": 20, "checkpoint_every": 5, "gradient_accumulation": 2, "keep_checkpoints": 2}
+LONG |= {"ema": 0.9, "swad": {"patience": 1}, "validate_every": 3}
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(model={"drop_path": 0.3}, train=LONG).to_yaml())
+    command = [sys.executable, "-m", "revt_hf.cli.main", "train", str(recipe), "--quiet"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*command, "--output", str(killed)])
+    until(lambda: process.poll() is not None or list(killed.glob("checkpoints/step-*")))
+    process.kill()
+    process.wait()
+    assert list(killed.glob("checkpoints/step-*"))
+    assert not (killed / "model.safetensors").exists(), "the run ended before it could be killed"
+    subprocess.run([*command, "--output", str(killed), "--resume"], check=True)
+    subprocess.run([*command, "--output", str(whole)], check=True)
+    kept = ("model.safetensors", "ema/model.safetensors", "swad/model.safetensors", "config.json")
+    for part in kept:
+        assert (killed / part).read_bytes() == (whole / part).read_bytes(), part
+    rows = [read_metrics(folder) for folder in (killed, whole)]
+    for row in (*rows[0], *rows[1]):
+        row.pop("images_per_second", None)
+    assert rows[0] == rows[1]
+
+
+def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
+    recipe = tiny_recipe()
+    with pytest.raises(UserError, match="nothing to resume"):
+        run(tmp_path / "none", recipe, resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 2, "loss": 9}\n{"step": 3, "lo')
+    resumed = run(tmp_path / "run", recipe, resume=True)
+    assert same_weights(resumed, run(tmp_path / "other", recipe))
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3]
+    with pytest.raises(UserError, match="another recipe"):
+        run(tmp_path / "run", tiny_recipe(train={"seed": 5}), resume=True)
+
+
+def test_overwrite_removes_what_the_old_run_left(tmp_path):
+    train = {"steps": 6, "checkpoint_every": 1, "keep_checkpoints": 2, "ema": 0.5}
+    run(tmp_path / "run", tiny_recipe(train=train))
+    # The newest checkpoints are kept.
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-00000005", "step-00000006"]
+    again = run(tmp_path / "run", tiny_recipe(), overwrite=True)
+    assert same_weights(again, run(tmp_path / "other", tiny_recipe()))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "ema").exists()
+    assert same_weights(load_file(tmp_path / "run" / "model.safetensors"), again)

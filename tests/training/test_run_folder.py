@@ -2,7 +2,7 @@
 
 import io
 import shutil
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def test_beginning_anew_takes_an_unfinished_run_away(folder, monkeypatch):
     assert len(read_metrics(folder)) == 3
 
 
-def test_what_comes_into_a_result_meanwhile_is_not_deleted(folder, monkeypatch):
+def test_what_others_put_into_a_result_is_not_deleted(folder, monkeypatch):
     real = loop.save_checkpoint
 
     def noted(*arguments):
@@ -116,6 +116,10 @@ def test_what_comes_into_a_result_meanwhile_is_not_deleted(folder, monkeypatch):
         run(folder, NEW, overwrite=True)
     assert (folder / "notes.txt").read_text() == "precious"
     assert (beside(folder, "training") / "model.safetensors").is_file()
+    # What was there before is noticed at once.
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        run(folder, NEW, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "precious"
 
 
 def _full(*_, **__):
@@ -157,27 +161,15 @@ def test_torch_says_why_a_checkpoint_cannot_be_written(tmp_path, monkeypatch):
         run(tmp_path / "run", NEW)
 
 
-def test_what_others_put_into_a_run_is_not_deleted(folder):
-    (folder / "notes.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"holds notes\.txt"):
-        run(folder, NEW, overwrite=True)
-    assert (folder / "notes.txt").read_text() == "precious"
-
-
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_two_trainings_do_not_share_a_folder(folder, options):
-    problems = []
-
     def other():
-        with pytest.raises(UserError, match="being written by another process") as refusal:
+        with pytest.raises(UserError, match="being written by another process"):
             run(folder, OLD, **options)
-        problems.append(refusal)
+        return True
 
-    with locked(folder):
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-    assert problems
+    with locked(folder), ThreadPoolExecutor() as threads:
+        assert threads.submit(other).result()
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
@@ -192,21 +184,10 @@ def test_init_is_never_the_output(folder, options, place):
 
 
 GARBAGE = [
-    b"\xff\x00\xfe",
-    b'{"step": 3, "lo',
-    b"[1, 2]",
-    b"null",
-    b'{"loss": 1.0}',
-    b'{"step": "3"}',
-    b'{"step": Infinity}',
-    b'{"step": 1e400}',
-    b'{"step": -1}',
-    b'{"step": true}',
-    b'{"step": 1, "loss": "low"}',
-    b'{"step": 1, "loss": [1]}',
-    b'{"step": 1' + b"0" * 400 + b"}",
-    b"[" * 100_000,
-    b"",
+    *(b"\xff\x00\xfe", b'{"step": 3, "lo', b"[1, 2]", b"null", b'{"loss": 1.0}', b'{"step": "3"}'),
+    *(b'{"step": Infinity}', b'{"step": 1e400}', b'{"step": -1}', b'{"step": true}'),
+    *(b'{"step": 1, "loss": "low"}', b'{"step": 1, "loss": [1]}'),
+    *(b'{"step": 1' + b"0" * 400 + b"}", b"[" * 100_000, b""),
 ]
 
 

@@ -62,14 +62,11 @@ def test_frozen_statistics_stay_while_weight_and_bias_learn(tmp_path, batch_norm
     assert not weights["decode_head.batch_norm.weight"].equal(init.weight.data)
 
 
-def test_an_expected_effective_batch_is_checked():
+def test_an_expected_effective_batch_is_checked(tmp_path):
     settings = Training(batch_size=2, gradient_accumulation=2, effective_batch=16)
     assert effective_batch(settings, 4) == 16
     with pytest.raises(UserError, match=r"effective_batch is 16, but this run's is 8: .* 2 proc"):
         effective_batch(settings, 2)
-
-
-def test_a_run_with_another_effective_batch_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"1 process$"):
         train(tiny_recipe(train={"effective_batch": 16}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,15 +1,18 @@
-"""A training leaves the caller's own Accelerator, and other trainings', as they were."""
+"""A training leaves the caller's Accelerator as it was; configurations for `accelerate launch`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState, GradientState
 
 from revt_hf.core.errors import UserError
+from tests.helpers.golden import ROOT
 from tests.helpers.tiny import run, tiny_recipe
 
 BF16 = tiny_recipe(train={"precision": "bf16", "steps": 1})
@@ -28,19 +31,14 @@ def fresh():
 def test_the_callers_accelerator_stays_as_it_is(tmp_path):
     mine = Accelerator(mixed_precision="no", gradient_accumulation_steps=3)
     run(tmp_path / "run", BF16)
+    with pytest.raises(UserError):
+        run(tmp_path / "bad", tiny_recipe(source={"config": "sunny"}, train={"precision": "bf16"}))
     assert mine.mixed_precision == "no"
     assert mine.gradient_accumulation_steps == 3
     assert mine.is_main_process
     assert Accelerator().gradient_state is not None
     # One that comes later shares it.
     assert Accelerator().mixed_precision == "no"
-
-
-def test_it_survives_a_training_that_fails(tmp_path):
-    mine = Accelerator(mixed_precision="bf16")
-    with pytest.raises(UserError):
-        run(tmp_path / "run", tiny_recipe(source={"config": "sunny"}))
-    assert mine.mixed_precision == "bf16"
 
 
 def test_trainings_do_not_share_their_precision(tmp_path):
@@ -75,3 +73,39 @@ def test_a_process_group_is_left_at_the_end_but_not_by_one_that_fails():
         for how in ("end", "fail")
     ]
     assert said == ["left\n", ""]
+
+
+FOLDER = ROOT / "recipes" / "accelerate"
+# name -> distributed type, machines
+KINDS = {
+    "one_gpu": ("NO", 1),
+    "many_gpus": ("MULTI_GPU", 1),
+    "many_nodes": ("MULTI_GPU", 2),
+    "cpu": ("NO", 1),
+}
+
+
+def test_all_are_described():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(KINDS)
+    readme = (FOLDER / "README.md").read_text()
+    assert all(f"`{name}.yaml`" in readme for name in KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_accelerate_reads_it(name):
+    # Unknown keys are errors of Accelerate's.
+    config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
+    assert (config.distributed_type.value, config.num_machines) == KINDS[name]
+    assert (config.num_processes > 1) is (config.distributed_type.value == "MULTI_GPU")
+    assert config.use_cpu is (name == "cpu")
+
+
+def test_a_run_on_the_cpu(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(train={"steps": 2}).to_yaml())
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(FOLDER / "cpu.yaml"), str(ROOT / "scripts" / "train.py")]
+    command += [str(recipe), "--output", str(tmp_path / "run"), "--quiet"]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["device"] == "cpu"
