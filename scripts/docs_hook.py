@@ -62,12 +62,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Turn a page's links into links of the site."""
     places = {file.abs_src_path: file.src_uri for file in files if file.abs_src_path}
     return with_site_links(markdown, Path(page.file.abs_src_path or ""), page.file.src_uri, places)
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Leave the roles out of docstrings' references."""
     return _ROLE.sub("", html)

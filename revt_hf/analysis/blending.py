@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,16 +32,12 @@ from revt_hf.merging.record import member_record
 from revt_hf.merging.streaming import opened, read_at, unpacked
 from revt_hf.training.validation import sums_of
 
+OnImage = Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Blend:
-    """A weighted mean of members.
-
-    Attributes:
-        members: indices from 0, at least one, in the order of summation; the initial weights
-            follow the members.
-        weights: one each, normalised to sum 1; None for the plain mean.
-    """
+    """A mean of members (indices from 0, then the initial weights), plain without ``weights``."""
 
     members: tuple[int, ...]
     weights: tuple[float, ...] | None = None
@@ -79,18 +74,15 @@ class Blender:
     ) -> None:
         self.members = tuple(map(str, members))
         self.has_init = init is not None
-        self._stack = ExitStack()
-        try:
+        with ExitStack() as stack:
             # The rule decides which tensors of the initial weights are needed; its method is
             # never called.
             rule = Rule(
                 "all" if init_head else "backbone", "mean" if init is None else "task_arithmetic"
             )
-            spec = MergeSpec(self.members, (rule,), base=init)
-            self._plan = make_plan(spec, self._stack, quiet)
-            self._sources = self._plan.inputs
+            self._plan = make_plan(MergeSpec(self.members, (rule,), base=init), stack, quiet)
             self._files = [
-                [opened(path, self._stack) for path in source.files] for source in self._sources
+                [opened(path, stack) for path in source.files] for source in self._plan.inputs
             ]
             self.model: SegformerForSemanticSegmentation = load_for_evaluation(self.members[0])
             self._index = {item.name: index for index, item in enumerate(self._plan.items)}
@@ -100,9 +92,7 @@ class Blender:
             # Files keep their own order of classes, the model has that of the train IDs.
             description = self._plan.sources[0].description
             self._rows = list(rows_by_train_id(description)) if description else []
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "Blender":
         return self
@@ -113,7 +103,7 @@ class Blender:
     def head(self, member: int) -> nn.Module:
         """A new decode head with the weights of a member (index from 0)."""
         head: nn.Module = copy.deepcopy(self.model.decode_head)
-        self._load(head, HEAD_PREFIX, Blend((member,)))
+        self.blend_head(head, Blend((member,)))
         return head.eval()
 
     def blend_encoder(self, blend: Blend) -> None:
@@ -130,7 +120,7 @@ class Blender:
             member_record(
                 source.label, {path.name: file_sha256(path) for path in source.originals}
             ).to_json()
-            for source in self._sources
+            for source in self._plan.inputs
         ]
         self._plan.check_unchanged()
         base = entries.pop() if self._plan.base else None
@@ -157,10 +147,9 @@ class Blender:
         return weighted_mean(arrays, np.array(blend.weights))
 
     def _read(self, member: int, index: int) -> NDArray[Any]:
-        source, item = self._sources[member], self._plan.items[index]
-        dtype = source.dtypes[index]
-        buffer = memoryview(bytearray(item.count * ITEM_SIZES[dtype]))
-        file = int(source.file[index])
+        source = self._plan.inputs[member]
+        dtype, file = source.dtypes[index], int(source.file[index])
+        buffer = memoryview(bytearray(self._plan.items[index].count * ITEM_SIZES[dtype]))
         read_at(self._files[member][file], source.files[file], int(source.offset[index]), buffer)
         return unpacked(buffer, dtype)
 
@@ -185,14 +174,7 @@ class HeadScore(BaseModel):
 
 @dataclass(frozen=True)
 class ScoringData:
-    """Images to score on.
-
-    Attributes:
-        splits: where they come from.
-        rows: the images of each split.
-        protocol: the test protocol.
-        workers: processes that decode images; 0 decodes in this one.
-    """
+    """Rows of several splits, their protocol, and the number of processes that decode images."""
 
     splits: tuple[SplitSpec, ...]
     rows: tuple[Any, ...]
@@ -211,43 +193,28 @@ class ScoringData:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that identify the images and the protocol."""
-        fields = {"domain", "data_dir", "config", "options"}
-        return {
-            "splits": [
+        entries = []
+        for split, rows in zip(self.splits, self.rows, strict=True):
+            spec, fields = split.spec, {"domain", "data_dir", "config", "options"}
+            folder = spec.data_dir or None
+            found = open_domain(spec.domain, split.split, folder, spec.config, spec.options)
+            entries.append(
                 {
                     "label": split.label,
-                    **split.spec.model_dump(mode="json", include=fields),
+                    **spec.model_dump(mode="json", include=fields),
                     "split": split.split,
                     "is_source": split.is_source,
-                    "content": _content(split),
+                    "content": found.content,
                     "images": len(rows),
                 }
-                for split, rows in zip(self.splits, self.rows, strict=True)
-            ],
-            "protocol": self.protocol.model_dump(mode="json"),
-        }
-
-
-def _content(split: SplitSpec) -> str:
-    spec = split.spec
-    folder = Path(spec.data_dir) if spec.data_dir else None
-    return open_domain(spec.domain, split.split, folder, spec.config, spec.options).content
+            )
+        return {"splits": entries, "protocol": self.protocol.model_dump(mode="json")}
 
 
 def load_data(
     splits: Sequence[SplitSpec], protocol: Protocol, images: int | None = None, workers: int = 0
 ) -> ScoringData:
-    """Open splits for scoring.
-
-    Args:
-        splits: what to score on.
-        protocol: the test protocol.
-        images: at most this many of each split, spread over it; None for all.
-        workers: see :class:`ScoringData`.
-
-    Raises:
-        UserError: the data of a domain cannot be used.
-    """
+    """Open splits for scoring: at most ``images`` of each, spread over it."""
     loaded = []
     for split in splits:
         rows = load_spec(split.spec, split.split)
@@ -263,18 +230,11 @@ def score_heads(
     model: SegformerForSemanticSegmentation,
     heads: Mapping[str, nn.Module],
     data: ScoringData,
-    on_image: Callable[[], object] = lambda: None,
+    on_image: OnImage = lambda: None,
 ) -> dict[str, HeadScore]:
     """Score a model's encoder with each of several decode heads; it runs once for each image.
 
-    Args:
-        model: in eval mode; its own head is scored only if it is among ``heads``.
-        heads: named decode heads in eval mode, on the model's device.
-        data: the images.
-        on_image: called after each image, for a progress bar.
-
-    Raises:
-        UserError: an image cannot be read.
+    Model and heads are in eval mode; the model's own head is scored only if it is among ``heads``.
     """
     modules = list(heads.values())
     sums = [

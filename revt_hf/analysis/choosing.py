@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from revt_hf.analysis.blending import Blend, Blender, HeadScore, ScoringData, score_heads
+from revt_hf.analysis.blending import Blend, Blender, HeadScore, OnImage, ScoringData, score_heads
 from revt_hf.analysis.plane import simplex
 from revt_hf.core.errors import UserError
 
@@ -22,12 +22,9 @@ _GRID_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored merge.
+    """A merge of members (numbers from 1), scored with the heads of the numbers in ``scores``.
 
-    Attributes:
-        members: numbers of its members, from 1.
-        weights: one each, of sum 1; None for the plain mean.
-        scores: by the number of the member whose head it has.
+    ``weights`` are one each, of sum 1; None for the plain mean.
     """
 
     members: tuple[int, ...]
@@ -69,15 +66,7 @@ class Choice:
 class MergeScorer:
     """Scores merges of some members on source-val.
 
-    Args:
-        blender: of the members.
-        data: images of source-val only.
-        head: number of the member whose head all merges get; None scores each merge with the
-            heads of all its members and takes the best.
-        on_image: called after each image of each merge, for a progress bar.
-
-    Raises:
-        UserError: a split belongs to a target, or there is no such head.
+    All merges get the ``head`` of that number, or else the best of their members' heads.
     """
 
     def __init__(
@@ -85,7 +74,7 @@ class MergeScorer:
         blender: Blender,
         data: ScoringData,
         head: int | None = None,
-        on_image: Callable[[], object] = lambda: None,
+        on_image: OnImage = lambda: None,
     ) -> None:
         for split in data.splits:
             if not split.is_source:
@@ -95,30 +84,28 @@ class MergeScorer:
         self.members = tuple(range(1, len(blender.members) + 1))
         if head is not None and head not in self.members:
             raise UserError(f"--head {head}: there are members 1 to {len(self.members)}")
-        self._blender = blender
-        self._data = data
-        self._head = head
-        self._on_image = on_image
+        self._blender, self._data, self._head, self._on_image = blender, data, head, on_image
         self._heads: dict[int, nn.Module] = {}
 
     def mean(self, members: Sequence[int]) -> Candidate:
         """Score the plain mean of some members' encoders, or a single member."""
-        self._blender.blend_encoder(Blend(tuple(number - 1 for number in members)))
-        return Candidate(tuple(members), None, self._scores(members))
+        return self._scored(members, None, Blend(tuple(number - 1 for number in members)))
 
     def weighted(self, weights: Sequence[float]) -> Candidate:
         """Score a weighted mean of all members' encoders."""
-        self._blender.blend_encoder(Blend.weighted(weights))
-        return Candidate(self.members, tuple(map(float, weights)), self._scores(self.members))
+        return self._scored(self.members, tuple(map(float, weights)), Blend.weighted(weights))
 
-    def _scores(self, members: Sequence[int]) -> dict[int, HeadScore]:
+    def _scored(
+        self, members: Sequence[int], weights: tuple[float, ...] | None, blend: Blend
+    ) -> Candidate:
+        self._blender.blend_encoder(blend)
         wanted = list(members) if self._head is None else [self._head]
         for number in wanted:
             if number not in self._heads:
                 self._heads[number] = self._blender.head(number - 1)
         heads = {str(number): self._heads[number] for number in wanted}
         scores = score_heads(self._blender.model, heads, self._data, self._on_image)
-        return {int(name): score for name, score in scores.items()}
+        return Candidate(tuple(members), weights, {int(head): one for head, one in scores.items()})
 
 
 def greedy_soup(scorer: MergeScorer) -> Choice:
@@ -126,11 +113,10 @@ def greedy_soup(scorer: MergeScorer) -> Choice:
 
     Wortsman et al., Model Soups, ICML 2022, recipe 1; here encoders are averaged and a head kept.
     """
-    alone = [scorer.mean([number]) for number in scorer.members]
+    tried = [scorer.mean([number]) for number in scorer.members]
     # Equals keep their order.
-    ranked = sorted(alone, key=lambda candidate: -candidate.miou)
-    soup, tried = ranked[0], list(alone)
-    for candidate in ranked[1:]:
+    soup, *others = sorted(tried, key=lambda candidate: -candidate.miou)
+    for candidate in others:
         larger = scorer.mean([*soup.members, *candidate.members])
         tried.append(larger)
         if larger.miou >= soup.miou:
@@ -139,12 +125,9 @@ def greedy_soup(scorer: MergeScorer) -> Choice:
 
 
 def leave_one_out(scorer: MergeScorer) -> Choice:
-    """Measure what each member adds: mIoU of the mean of all minus that of the mean without it.
+    """Measure what each member adds (mIoU of the mean of all minus that of the mean without it).
 
     Chooses the best of these means.
-
-    Raises:
-        UserError: fewer than three members.
     """
     if len(scorer.members) < 3:
         raise UserError("leave-one-out needs at least three members: without one, two are a merge")
@@ -164,15 +147,7 @@ def search_weights(scorer: MergeScorer, evaluations: int) -> Choice:
     """Search for the best non-negative weights of sum 1: a grid, then Nelder-Mead from its best.
 
     The grid is the finest one that half of the evaluations allow, at least the corners. Nelder and
-    Mead, A Simplex Method for Function Minimization, 1965, from SciPy; points are projected onto
-    the simplex of weights.
-
-    Args:
-        scorer: of the members.
-        evaluations: at most this many merges are scored.
-
-    Raises:
-        UserError: fewer evaluations than members.
+    Mead, A Simplex Method for Function Minimization, 1965; points are projected onto the simplex.
     """
     count = len(scorer.members)
     if evaluations < count:
@@ -189,7 +164,9 @@ def search_weights(scorer: MergeScorer, evaluations: int) -> Choice:
             tried[key] = scorer.weighted(key)
         return tried[key].miou
 
-    steps = _grid_steps(count, int(evaluations * _GRID_SHARE))
+    steps = 1
+    while math.comb(steps + count, count - 1) <= int(evaluations * _GRID_SHARE):
+        steps += 1
     for point in simplex(count, steps):
         miou([float(weight) for weight in point])
     best = max(tried, key=lambda key: tried[key].miou)
@@ -202,22 +179,13 @@ class _Spent(Exception):  # noqa: N818
     """No evaluation is left."""
 
 
-def _grid_steps(corners: int, budget: int) -> int:
-    """Steps of the finest simplex grid with at most ``budget`` points, at least 1."""
-    steps = 1
-    while math.comb(steps + corners, corners - 1) <= budget:
-        steps += 1
-    return steps
-
-
 def _nelder_mead(
     miou: Callable[[Sequence[float]], float], best: NDArray[np.float64], reach: float, most: int
 ) -> None:
     from scipy.optimize import minimize
 
     # All weights but the last are free; the first steps go from the best point to the corners.
-    corners = np.eye(len(best))
-    vertices = [best + reach * (corner - best) for corner in corners]
+    vertices = [best + reach * (corner - best) for corner in np.eye(len(best))]
     # Drop the shortest step: from a corner to itself it would be none.
     vertices.sort(key=lambda vertex: -np.abs(vertex - best).sum())
     initial = np.array([best, *vertices[: len(best) - 1]])[:, :-1]

@@ -1,7 +1,8 @@
 """Diagnoses of members and merges: measure on images, draw, write plot and JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from revt_hf.analysis.blending import Blender, ScoringData, load_data
-from revt_hf.analysis.disagreement import disagreement, draw_disagreement
+from revt_hf.analysis.disagreement import disagreement, draw_disagreement, shares
 from revt_hf.analysis.norm import draw_norm, norm_shifts
 from revt_hf.analysis.path import draw_paths, line_ends, paths
-from revt_hf.analysis.plane import FinishedPoints, PlanePoint, draw_plane, new_points, scan
+from revt_hf.analysis.plane import FinishedPoints, draw_plane, new_points, scan
 from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
@@ -34,17 +35,7 @@ _PLANE_FILES = ("points/*.json", "plane.json", "plane-head-*.png")
 
 @dataclass(frozen=True)
 class DiagnoseOptions:
-    """What a diagnosis is measured on, and where it is written.
-
-    Attributes:
-        output: the folder of plot and JSON.
-        splits: where images come from.
-        protocol: the test protocol.
-        images: at most this many of each split, spread over it.
-        workers: processes that decode images.
-        overwrite: replace the output if it exists.
-        quiet: hide progress bars.
-    """
+    """What a diagnosis is measured on and where it is written; as the options of ``diagnose``."""
 
     output: Path
     splits: tuple[SplitSpec, ...]
@@ -59,11 +50,7 @@ class DiagnoseOptions:
         return [*models, *(path for split in self.splits for path in split.spec.inputs)]
 
     def data(self) -> ScoringData:
-        """Open the images.
-
-        Raises:
-            UserError: the data of a domain cannot be used.
-        """
+        """Open the images."""
         return load_data(self.splits, self.protocol, self.images, self.workers)
 
     def progress(self, total: int, name: str) -> "tqdm[Any]":
@@ -100,15 +87,13 @@ def diagnose_path(
         raise UserError(f"a path has two ends, not {len(folders)}: name two members")
     data = options.data()
     with Blender(folders, init, init_head=interpolate_head, quiet=options.quiet) as blender:
-        about = _about(blender.records(), data)
+        about = _about(data, blender.records())
         total = len(line_ends(blender.has_init)) * points * data.images
         with options.progress(total, "path") as bar:
             lines = paths(blender, data, points, interpolate_head, bar.update)
-    result = {"format": "revt_hf.path/1", **about, "lines": [line.to_json() for line in lines]}
-    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
-        draw_paths(lines, short_names(list(members)), data.label, scratch / "path.png")
-        write_json(scratch / "path.json", result)
-    return result
+    result = {**about, "lines": lines}
+    draw = partial(draw_paths, lines, short_names(list(members)), data.label)
+    return _written("path", result, draw, options, inputs)
 
 
 def diagnose_plane(
@@ -139,24 +124,19 @@ def diagnose_plane(
     check_output(options.output, True, inputs, _PLANE_FILES)
     data = options.data()
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
+    result: dict[str, Any] = {"format": "revt_hf.plane/1"}
     with Blender(folders, quiet=options.quiet) as blender, growing:
-        about = _about(blender.records(), data)
+        about = _about(data, blender.records())
         finished = FinishedPoints(options.output, about)
-        left = sum(
-            weights not in finished.points for fresh in new_points(levels) for weights in fresh
-        )
-        result: dict[str, Any] = {}
-
-        def on_level(steps: int, points: Sequence[PlanePoint]) -> None:
-            rows = [point.model_dump(mode="json", by_alias=True) for point in points]
-            result.update({"format": "revt_hf.plane/1", **about, "steps": steps, "points": rows})
-            write_json(options.output / "plane.json", result)
-            for head in points[0].heads:
-                path = options.output / f"plane-head-{head}.png"
-                draw_plane(points, head, names, data.label, path)
-
+        left = sum(point not in finished.points for fresh in new_points(levels) for point in fresh)
         with options.progress(left * data.images, "plane") as bar:
-            scan(blender, data, levels, finished, bar.update, on_level)
+            for steps, points in scan(blender, data, levels, finished, bar.update):
+                rows = [point.model_dump(mode="json", by_alias=True) for point in points]
+                result |= {**about, "steps": steps, "points": rows}
+                write_json(options.output / "plane.json", result)
+                for head in points[0].heads:
+                    path = options.output / f"plane-head-{head}.png"
+                    draw_plane(points, head, names, data.label, path)
     return result
 
 
@@ -186,15 +166,12 @@ def diagnose_norm(
     with options.progress(total, "norm") as bar:
         shifts = norm_shifts(merge, members, data, training, bar.update)
     result = {
-        "format": "revt_hf.norm/1",
-        **_about({"members": _records(members), "merge": _records([merge])[0]}, data),
+        **_about(data, _records(members, merge)),
         "recalibrated_on": len(training),
-        "models": [shift.to_json() for shift in shifts],
+        "models": shifts,
     }
-    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
-        draw_norm(shifts, [names[0], *names], data.label, scratch / "norm.png")
-        write_json(scratch / "norm.json", result)
-    return result
+    draw = partial(draw_norm, shifts, [names[0], *names], data.label)
+    return _written("norm", result, draw, options, inputs)
 
 
 def diagnose_disagreement(
@@ -221,28 +198,40 @@ def diagnose_disagreement(
         raise UserError("only several members can differ: name at least two")
     data = options.data()
     with options.progress((len(folders) + 1) * data.images, "disagreement") as bar:
-        found = disagreement(folders, merge, data, shown, bar.update)
+        counts, images, worst = disagreement(folders, merge, data, shown, bar.update)
     result = {
-        "format": "revt_hf.disagreement/1",
-        **_about({"members": _records(folders), "merge": _records([merge])[0]}, data),
-        **found.counts.to_json([*members, merge]),
-        "images": [{"name": name, "disputed": share * 100} for name, share in found.images],
+        **_about(data, _records(folders, merge)),
+        **shares(counts, [*members, merge]),
+        "images": [{"name": name, "disputed": share * 100} for name, share in images],
     }
-    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
-        draw_disagreement(found.worst, scratch / "disagreement.png")
-        write_json(scratch / "disagreement.json", result)
-    return result
+    draw = partial(draw_disagreement, worst)
+    return _written("disagreement", result, draw, options, inputs)
 
 
-def _records(models: Sequence[str]) -> list[dict[str, Any]]:
+def _records(members: Sequence[str], merge: str) -> dict[str, Any]:
     """Path and sha256 of models, as in merge.json."""
-    return [current_record(model).to_json() for model in models]
+    *entries, merged = (current_record(model).to_json() for model in (*members, merge))
+    return {"members": entries, "merge": merged}
 
 
-def _about(records: Mapping[str, Any], data: ScoringData) -> dict[str, Any]:
+def _about(data: ScoringData, records: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **records,
         "data": data.to_json(),
         "device": str(process_state().device),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _written(
+    name: str,
+    values: dict[str, Any],
+    draw: Callable[[Path], None],
+    options: DiagnoseOptions,
+    inputs: Sequence[str | None],
+) -> dict[str, Any]:
+    result = {"format": f"revt_hf.{name}/1", **values}
+    with atomic_folder(options.output, options.overwrite, inputs) as scratch:
+        draw(scratch / f"{name}.png")
+        write_json(scratch / f"{name}.json", result)
+    return result

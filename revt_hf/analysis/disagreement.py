@@ -1,8 +1,9 @@
 """Pixels to which members give different classes, and what their merge predicts there."""
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from revt_hf.analysis.blending import ScoringData
+from revt_hf.analysis.blending import OnImage, ScoringData
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.results.sheets import Panel, contact_sheet
 
+# (H, W), train IDs; 255 is ignored.
 ClassMap = NDArray[np.uint8]
 # For two different classes, three, and more.
 _HEAT = np.array([[245, 166, 35], [208, 52, 44], [96, 20, 110]], dtype=np.uint8)
@@ -27,11 +29,7 @@ _COLUMNS = ("image", "ground truth", "members differ", "the merge where they do"
 
 
 def different_classes(maps: Sequence[ClassMap]) -> ClassMap:
-    """The number of different classes that the members give each pixel, (H, W).
-
-    Args:
-        maps: one for each member, (H, W) uint8 train IDs.
-    """
+    """The number of different classes that the members give each pixel, (H, W)."""
     ordered = np.sort(np.stack(maps), axis=0)
     return (1 + (ordered[1:] != ordered[:-1]).sum(0)).astype(np.uint8)
 
@@ -41,97 +39,57 @@ def votes_for(maps: Sequence[ClassMap], chosen: ClassMap) -> ClassMap:
     return np.asarray(sum((one == chosen).astype(np.uint8) for one in maps), dtype=np.uint8)
 
 
-@dataclass
-class Counts:
-    """Pixels, summed over images.
-
-    Attributes:
-        members: the number of members.
-        pixels: indexed by the number of different classes (0 is unused).
-        followed: disputed pixels where the merge follows the ``majority`` (more than half of the
-            members), a ``minority``, or ``none`` of them.
-        departed: undisputed pixels where the merge predicts another class than all members.
-        labelled: labelled pixels that are ``disputed`` and ``undisputed``.
-        right: those of them that each model predicts correctly: the members, then the merge.
-        any_right: labelled disputed pixels that at least one member predicts correctly.
-    """
-
-    members: int
-    pixels: NDArray[np.int64] = field(init=False)
-    followed: dict[str, int] = field(
-        default_factory=lambda: {"majority": 0, "minority": 0, "none": 0}
-    )
-    departed: int = 0
-    labelled: dict[str, int] = field(default_factory=lambda: {"disputed": 0, "undisputed": 0})
-    right: dict[str, NDArray[np.int64]] = field(init=False)
-    any_right: int = 0
-
-    def __post_init__(self) -> None:
-        self.pixels = np.zeros(self.members + 1, dtype=np.int64)
-        self.right = {kind: np.zeros(self.members + 1, dtype=np.int64) for kind in self.labelled}
-
-    def add(self, maps: Sequence[ClassMap], merged: ClassMap, label: ClassMap) -> float:
-        """Count one image.
-
-        Args:
-            maps: the class maps of the members, (H, W) uint8 train IDs.
-            merged: the class map of the merge.
-            label: train IDs; 255 is ignored.
-
-        Returns:
-            The share of its pixels that are disputed.
-        """
-        different = different_classes(maps)
-        disputed = different > 1
-        votes = votes_for(maps, merged)
-        majority = votes * 2 > self.members
-        self.pixels += np.bincount(different.ravel(), minlength=self.members + 1)
-        self.followed["majority"] += int((disputed & majority).sum())
-        self.followed["minority"] += int((disputed & ~majority & (votes > 0)).sum())
-        self.followed["none"] += int((disputed & (votes == 0)).sum())
-        self.departed += int((~disputed & (votes == 0)).sum())
-        known = label != IGNORE_INDEX
-        for kind, where in (("disputed", disputed & known), ("undisputed", ~disputed & known)):
-            self.labelled[kind] += int(where.sum())
-            self.right[kind] += [int((one == label)[where].sum()) for one in (*maps, merged)]
-        self.any_right += int((disputed & known & (votes_for(maps, label) > 0)).sum())
-        return float(disputed.mean())
-
-    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """Shares in percent; None where there is no such pixel.
-
-        Args:
-            names: of the members, then of the merge.
-        """
-        total, disputed = int(self.pixels.sum()), int(self.pixels[2:].sum())
-        return {
-            "pixels": total,
-            "disputed": _percent(disputed, total),
-            "by_different_classes": {
-                str(count): _percent(int(pixels), total)
-                for count, pixels in enumerate(self.pixels)
-                if count
-            },
-            "merge_on_disputed": {
-                who: _percent(count, disputed) for who, count in self.followed.items()
-            },
-            "merge_against_all_on_undisputed": _percent(self.departed, total - disputed),
-            "accuracy": {
-                kind: {
-                    "labelled_pixels": labelled,
-                    **{
-                        name: _percent(int(right), labelled)
-                        for name, right in zip(names, self.right[kind], strict=True)
-                    },
-                }
-                for kind, labelled in self.labelled.items()
-            },
-            "any_member_right_on_disputed": _percent(self.any_right, self.labelled["disputed"]),
-        }
+def count_pixels(maps: Sequence[ClassMap], merged: ClassMap, label: ClassMap) -> Counter[Any]:
+    """Pixels of one image by what the members, the merge and the label give them."""
+    different, votes = different_classes(maps), votes_for(maps, merged)
+    disputed, known = different > 1, label != IGNORE_INDEX
+    majority = votes * 2 > len(maps)
+    masks: dict[Any, NDArray[np.bool_]] = {
+        "disputed": disputed,
+        "undisputed": ~disputed,
+        "majority": disputed & majority,
+        "minority": disputed & ~majority & (votes > 0),
+        "none": disputed & (votes == 0),
+        "merge against all": ~disputed & (votes == 0),
+        "any right": disputed & known & (votes_for(maps, label) > 0),
+    }
+    masks |= {count: different == count for count in range(1, len(maps) + 1)}
+    for kind in ("disputed", "undisputed"):
+        masks[kind, "labelled"] = masks[kind] & known
+        for number, one in enumerate((*maps, merged)):
+            masks[kind, number] = masks[kind] & known & (one == label)
+    return Counter({key: int(mask.sum()) for key, mask in masks.items()})
 
 
-def _percent(part: int, whole: int) -> float | None:
-    return part / whole * 100 if whole else None
+def shares(counts: Counter[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Counts of :func:`count_pixels` in percent (None of no pixels); the merge's name is last."""
+
+    def percent(part: Any, whole: Any) -> float | None:
+        return counts[part] / counts[whole] * 100 if counts[whole] else None
+
+    counts = counts + Counter(pixels=counts["disputed"] + counts["undisputed"])
+    return {
+        "pixels": counts["pixels"],
+        "disputed": percent("disputed", "pixels"),
+        "by_different_classes": {
+            str(count): percent(count, "pixels") for count in range(1, len(names))
+        },
+        "merge_on_disputed": {
+            who: percent(who, "disputed") for who in ("majority", "minority", "none")
+        },
+        "merge_against_all_on_undisputed": percent("merge against all", "undisputed"),
+        "accuracy": {
+            kind: {
+                "labelled_pixels": counts[kind, "labelled"],
+                **{
+                    name: percent((kind, number), (kind, "labelled"))
+                    for number, name in enumerate(names)
+                },
+            }
+            for kind in ("disputed", "undisputed")
+        },
+        "any_member_right_on_disputed": percent("any right", ("disputed", "labelled")),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,33 +104,16 @@ class DisputedImage:
     merged: ClassMap
 
 
-@dataclass(frozen=True, eq=False)
-class Disagreement:
-    """Counts over all images, the disputed share of each, and the most disputed images."""
-
-    counts: Counts
-    images: tuple[tuple[str, float], ...]
-    worst: tuple[DisputedImage, ...]
-
-
 def disagreement(
     members: Sequence[str],
     merge: str,
     data: ScoringData,
     shown: int = 4,
-    on_image: Callable[[], object] = lambda: None,
-) -> Disagreement:
+    on_image: OnImage = lambda: None,
+) -> tuple[Counter[Any], list[tuple[str, float]], list[DisputedImage]]:
     """Predict with each member, then with the merge, one model in memory at a time.
 
-    Args:
-        members: folders or Hub IDs.
-        merge: a folder or Hub ID.
-        data: the images.
-        shown: number of the most disputed images to return.
-        on_image: called after each prediction, for a progress bar.
-
-    Raises:
-        UserError: a model or an image cannot be read.
+    Returns the counts of all images, name and disputed share of each, and the most disputed.
     """
     rows: Any = ConcatDataset(list(data.rows))
     with tempfile.TemporaryDirectory(prefix="revt-") as folder:
@@ -192,16 +133,19 @@ def disagreement(
             paths = (str(of_model[image]) for of_model in files)
             return [np.asarray(cv2.imread(p, cv2.IMREAD_UNCHANGED), np.uint8) for p in paths]
 
-        counts, shares = Counts(len(members)), []
+        counts: Counter[Any] = Counter()
+        disputed = []
         for image in range(len(rows)):
             row, (*maps, merged) = rows[image], read(image)
-            shares.append((str(row["name"]), counts.add(maps, merged, row["label"])))
+            pixels = count_pixels(maps, merged, row["label"])
+            counts.update(pixels)
+            disputed.append((str(row["name"]), pixels["disputed"] / merged.size))
         worst = []
-        for image in sorted(range(len(rows)), key=lambda image: -shares[image][1])[:shown]:
+        for image in sorted(range(len(rows)), key=lambda image: -disputed[image][1])[:shown]:
             row, (*maps, merged) = rows[image], read(image)
             found = (row["image"], row["label"], different_classes(maps), merged)
-            worst.append(DisputedImage(*shares[image], *found))
-    return Disagreement(counts, tuple(shares), tuple(worst))
+            worst.append(DisputedImage(*disputed[image], *found))
+    return counts, disputed, worst
 
 
 def draw_disagreement(images: Sequence[DisputedImage], path: Path) -> None:
@@ -209,44 +153,25 @@ def draw_disagreement(images: Sequence[DisputedImage], path: Path) -> None:
 
     Disputed pixels are orange for two different classes, red for three, violet for more. The
     merge is green there where it is right, red where it is wrong, white without a label.
-
-    Args:
-        images: at least one.
-        path: the PNG.
     """
-    rows = [
-        [
-            Panel(one.name, one.image),
-            Panel(_COLUMNS[1], colourise(one.label)),
-            Panel(f"{one.disputed * 100:.1f} % of pixels; 2 classes orange, 3 red", _disputed(one)),
-            Panel("right green, wrong red, no label white", _merge_there(one)),
-            Panel(_COLUMNS[4], colourise(one.merged)),
-        ]
-        for one in images
-    ]
+    rows = []
+    for one in images:
+        dimmed = np.repeat(one.image.mean(axis=2, keepdims=True) * _DIMMED, 3, axis=2)
+        heat, there = dimmed.astype(np.uint8), dimmed.astype(np.uint8)
+        disputed = one.different > 1
+        heat[disputed] = _HEAT[np.minimum(one.different[disputed], 4) - 2]
+        there[disputed & (one.merged == one.label)] = _RIGHT
+        there[disputed & (one.merged != one.label)] = _WRONG
+        there[disputed & (one.label == IGNORE_INDEX)] = _UNLABELLED
+        rows.append(
+            [
+                Panel(one.name, one.image),
+                Panel(_COLUMNS[1], colourise(one.label)),
+                Panel(f"{one.disputed * 100:.1f} % of pixels; 2 classes orange, 3 red", heat),
+                Panel("right green, wrong red, no label white", there),
+                Panel(_COLUMNS[4], colourise(one.merged)),
+            ]
+        )
     present = np.unique(np.concatenate([np.unique([one.merged, one.label]) for one in images]))
     legend = [CLASSES[value] for value in present if value != IGNORE_INDEX]
     contact_sheet(rows, _COLUMNS, [""] * len(rows), legend, path, 300)
-
-
-def _dimmed(one: DisputedImage) -> NDArray[np.uint8]:
-    grey = one.image.mean(axis=2, keepdims=True)
-    return np.repeat(grey * _DIMMED, 3, axis=2).astype(np.uint8)
-
-
-def _disputed(one: DisputedImage) -> NDArray[np.uint8]:
-    shown = _dimmed(one)
-    disputed = one.different > 1
-    shown[disputed] = _HEAT[np.minimum(one.different[disputed], 4) - 2]
-    return shown
-
-
-def _merge_there(one: DisputedImage) -> NDArray[np.uint8]:
-    shown = _dimmed(one)
-    disputed = one.different > 1
-    known = one.label != IGNORE_INDEX
-    right = one.merged == one.label
-    shown[disputed & ~known] = _UNLABELLED
-    shown[disputed & known & right] = _RIGHT
-    shown[disputed & known & ~right] = _WRONG
-    return shown

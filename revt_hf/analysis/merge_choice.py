@@ -27,18 +27,7 @@ from revt_hf.results.figures import aligned
 
 @dataclass(frozen=True)
 class ChooseOptions:
-    """How a merge is chosen.
-
-    Attributes:
-        protocol: the test protocol.
-        on: labels of source-val splits to score on; none for those of all sources.
-        head: number of the member whose head every merge gets; None for the best one.
-        evaluations: the most merges that a search for weights scores.
-        images: at most this many of each split, spread over it.
-        workers: processes that decode images.
-        overwrite: replace the output if it exists.
-        quiet: hide the progress bar.
-    """
+    """Options of :func:`choose_merge`, named as those of ``revt choose``."""
 
     protocol: Protocol
     on: tuple[str, ...] = ()
@@ -50,29 +39,17 @@ class ChooseOptions:
     quiet: bool = False
 
 
-@dataclass(frozen=True)
-class _Method:
-    title: str
-    choose: Callable[[MergeScorer, int], Choice]
-    # The most merges that are scored, from the number of members and of evaluations.
-    merges: Callable[[int, int], int]
-
-
-METHODS = {
-    "soup": _Method("Greedy soup", lambda scorer, _: greedy_soup(scorer), lambda n, _: 2 * n - 1),
-    "weights": _Method("Weight search", search_weights, lambda _, evaluations: evaluations),
-    "leave-one-out": _Method(
-        "Leave one out", lambda scorer, _: leave_one_out(scorer), lambda n, _: n + 1
-    ),
+# Title, function of scorer and evaluations, and the most merges that it scores, from the numbers
+# of members and of evaluations.
+METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[int, int], int]]] = {
+    "soup": ("Greedy soup", lambda scorer, _: greedy_soup(scorer), lambda n, _: 2 * n - 1),
+    "weights": ("Weight search", search_weights, lambda _, evaluations: evaluations),
+    "leave-one-out": ("Leave one out", lambda scorer, _: leave_one_out(scorer), lambda n, _: n + 1),
 }
 
 
 def choose_merge(
-    method: str,
-    members: Mapping[str, str],
-    recipe: Path,
-    output: Path,
-    options: ChooseOptions,
+    method: str, members: Mapping[str, str], recipe: Path, output: Path, options: ChooseOptions
 ) -> dict[str, Any]:
     """Choose a merge of members and write its recipe (YAML).
 
@@ -89,24 +66,25 @@ def choose_merge(
     Raises:
         UserError: a member or the data cannot be used, ``on`` names a target, or the output exists.
     """
-    how, paths = METHODS[method], list(members.values())
+    title, choose, most_merges = METHODS[method]
+    paths = list(members.values())
     loaded = load_recipe(recipe)
     check_output_file(output, options.overwrite, [*paths, recipe, *loaded.inputs])
     splits = _source_splits(splits_of(loaded), options.on, recipe)
     data = load_data(splits, options.protocol, options.images, options.workers)
-    total = how.merges(len(paths), options.evaluations) * data.images
+    total = most_merges(len(paths), options.evaluations) * data.images
     with (
         Blender(paths, quiet=options.quiet) as blender,
         tqdm(total=total, desc="choose", unit="image", disable=options.quiet) as bar,
     ):
         records = blender.records()
         scorer = MergeScorer(blender, data, options.head, bar.update)
-        choice = how.choose(scorer, options.evaluations)
+        choice = choose(scorer, options.evaluations)
     lines = _report(choice, list(members))
-    write_text(output, _recipe_text(how.title, choice.chosen, paths, data, lines))
+    write_text(output, _recipe_text(title, choice.chosen, paths, data, lines))
     return {
         "format": "revt_hf.choice/1",
-        "method": how.title,
+        "method": title,
         **records,
         "data": data.to_json(),
         "chosen": choice.chosen.to_json(),

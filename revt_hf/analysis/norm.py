@@ -1,65 +1,24 @@
 """How far the decode head's BatchNorm statistics are from those of the features it gets."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.analysis.blending import ScoringData
+from revt_hf.analysis.blending import OnImage, ScoringData
 from revt_hf.core.processes import process_state
 from revt_hf.merging.recalibration import measured_statistics, recalibrate_model
 from revt_hf.models.load import load_model
 from revt_hf.results.figures import ACCENT, INK, colour, figure, legend_name
 
-Channels = NDArray[np.float64]
 Kind = Literal["member", "merge", "recalibrated"]
-
-
-@dataclass(frozen=True, eq=False)
-class NormShift:
-    """Running statistics of a model against those of its own features, for each channel.
-
-    The layer's ``eps`` is added to all variances, as the layer itself does.
-
-    Attributes:
-        model: its path or name.
-        kind: a member, the merge, or the recalibrated merge.
-        mean_shift: (measured mean - running mean) / running standard deviation.
-        log_variance_ratio: natural logarithm of measured / running variance.
-    """
-
-    model: str
-    kind: Kind
-    mean_shift: Channels
-    log_variance_ratio: Channels
-
-    def summary(self) -> dict[str, float]:
-        """Root mean squares and largest magnitudes over the channels."""
-        return {
-            "mean_shift_rms": _rms(self.mean_shift),
-            "mean_shift_max": float(np.abs(self.mean_shift).max()),
-            "log_variance_ratio_rms": _rms(self.log_variance_ratio),
-            "log_variance_ratio_max": float(np.abs(self.log_variance_ratio).max()),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary, and one value for each channel."""
-        return {
-            "model": self.model,
-            "kind": self.kind,
-            **self.summary(),
-            "mean_shift": self.mean_shift.tolist(),
-            "log_variance_ratio": self.log_variance_ratio.tolist(),
-        }
-
-
-def _rms(values: Channels) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+_TITLES = {
+    "mean_shift": "shift of the mean, in running standard deviations",
+    "log_variance_ratio": "ln(measured variance / running variance)",
+}
 
 
 def norm_shift(
@@ -67,16 +26,12 @@ def norm_shift(
     name: str,
     kind: Kind,
     data: ScoringData,
-    on_image: Callable[[], object] = lambda: None,
-) -> NormShift:
-    """Measure one model on all images.
+    on_image: OnImage = lambda: None,
+) -> dict[str, Any]:
+    """The running statistics of a model, in eval mode, against those of its own features.
 
-    Args:
-        model: in eval mode.
-        name: of the model in the result.
-        kind: see :class:`NormShift`.
-        data: the images; labels are not used.
-        on_image: called after each image, for a progress bar.
+    For each channel, ``mean_shift`` is (measured - running mean) / running standard deviation and
+    ``log_variance_ratio`` ln(measured / running variance); with ``eps``, as in the layer.
     """
     layer = model.decode_head.batch_norm
     rows = itertools.chain.from_iterable(data.rows)
@@ -87,12 +42,15 @@ def norm_shift(
         statistic.detach().double().cpu().numpy()
         for statistic in (layer.running_mean, layer.running_var)
     )
-    return NormShift(
-        model=name,
-        kind=kind,
-        mean_shift=(mean - running_mean) / np.sqrt(running_variance + layer.eps),
-        log_variance_ratio=np.log((variance + layer.eps) / (running_variance + layer.eps)),
-    )
+    channels = {
+        "mean_shift": (mean - running_mean) / np.sqrt(running_variance + layer.eps),
+        "log_variance_ratio": np.log((variance + layer.eps) / (running_variance + layer.eps)),
+    }
+    shift: dict[str, Any] = {"model": name, "kind": kind}
+    for field, values in channels.items():
+        shift[f"{field}_rms"] = float(np.sqrt(np.mean(values**2)))
+        shift[f"{field}_max"] = float(np.abs(values).max())
+    return shift | {field: values.tolist() for field, values in channels.items()}
 
 
 def norm_shifts(
@@ -100,19 +58,11 @@ def norm_shifts(
     members: Sequence[str],
     data: ScoringData,
     training: Any,
-    on_image: Callable[[], object] = lambda: None,
-) -> list[NormShift]:
-    """Measure a merge before and after recalibration, and its members, one model at a time.
+    on_image: OnImage = lambda: None,
+) -> list[dict[str, Any]]:
+    """Measure a merge, the merge recalibrated on rows of ``training``, and its members.
 
-    Args:
-        merge: a folder or Hub ID.
-        members: its members, whose statistics belong to their own encoders.
-        data: the images to measure on.
-        training: rows of source images to recalibrate on; not those of ``data``.
-        on_image: called after each image of each pass, for a progress bar.
-
-    Raises:
-        UserError: a model cannot be read.
+    One model is in memory at a time; each member's statistics belong to its own encoder.
     """
     model = load_model(merge).to(process_state().device)
     shifts = [norm_shift(model, merge, "merge", data, on_image)]
@@ -125,32 +75,23 @@ def norm_shifts(
     return shifts
 
 
-def draw_norm(shifts: Sequence[NormShift], names: Sequence[str], data: str, path: Path) -> None:
-    """Draw the shifts of means and the ratios of variances over the channels, sorted.
-
-    Args:
-        shifts: the result of :func:`norm_shifts`.
-        names: of their models.
-        data: what was measured on.
-        path: the PNG.
-    """
-    panels = (
-        ("mean_shift", "shift of the mean, in running standard deviations"),
-        ("log_variance_ratio", "ln(measured variance / running variance)"),
-    )
-    members = [shift for shift in shifts if shift.kind == "member"]
+def draw_norm(
+    shifts: Sequence[Mapping[str, Any]], names: Sequence[str], data: str, path: Path
+) -> None:
+    """Draw the shifts of means and the ratios of variances over the channels, sorted."""
+    members = [shift for shift in shifts if shift["kind"] == "member"]
     with figure(path, 12, 4.8, 1, 2) as (drawing, axes):
-        for axis, (field, title) in zip(axes[0], panels, strict=True):
+        for axis, (field, title) in zip(axes[0], _TITLES.items(), strict=True):
             for shift, name in zip(shifts, names, strict=True):
-                if shift.kind == "member":
+                kind = shift["kind"]
+                if kind == "member":
                     ink, width = colour(members.index(shift)), 1.2
                 else:
-                    ink, width = ACCENT if shift.kind == "merge" else INK, 2.2
-                values = np.sort(getattr(shift, field))
-                share = np.arange(len(values)) / max(len(values) - 1, 1) * 100
-                what = "recalibrated" if shift.kind == "recalibrated" else name
-                label = legend_name(f"{what} (rms {_rms(getattr(shift, field)):.2f})")
-                axis.plot(share, values, color=ink, linewidth=width, label=label)
+                    ink, width = ACCENT if kind == "merge" else INK, 2.2
+                label = kind if kind == "recalibrated" else name
+                label = legend_name(f"{label} (rms {shift[f'{field}_rms']:.2f})")
+                share = np.linspace(0, 100, len(shift[field]))
+                axis.plot(share, sorted(shift[field]), color=ink, linewidth=width, label=label)
             axis.axhline(0, color=INK, linewidth=0.6)
             axis.set_ylabel(title)
             axis.set_xlabel("channels, sorted (%)")

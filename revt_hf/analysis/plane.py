@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from revt_hf.analysis.blending import Blend, Blender, HeadScore, ScoringData, score_heads
+from revt_hf.analysis.blending import Blend, Blender, HeadScore, OnImage, ScoringData, score_heads
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.results.figures import INK, figure
@@ -23,22 +23,14 @@ _CONTOURS = 14
 
 
 def simplex(corners: int, steps: int) -> list[Weights]:
-    """All weights of sum 1 that are multiples of 1/steps.
+    """All weights of sum 1 that are multiples of 1/steps, from the first corner to the last."""
 
-    Args:
-        corners: number of weights.
-        steps: at least 1, which gives only the corners.
-
-    Returns:
-        C(steps + corners - 1, corners - 1) points, ordered from the first corner to the last.
-    """
-
-    def parts(left: int, count: int) -> list[tuple[int, ...]]:
+    def parts(left: int, count: int) -> Iterator[tuple[int, ...]]:
         if count == 1:
-            return [(left,)]
-        return [
-            (one, *rest) for one in range(left, -1, -1) for rest in parts(left - one, count - 1)
-        ]
+            yield (left,)
+            return
+        for one in range(left, -1, -1):
+            yield from ((one, *rest) for rest in parts(left - one, count - 1))
 
     return [tuple(Fraction(part, steps) for part in point) for point in parts(steps, corners)]
 
@@ -48,9 +40,8 @@ def new_points(levels: Sequence[int], corners: int = 3) -> list[list[Weights]]:
     seen: set[Weights] = set()
     fresh = []
     for steps in levels:
-        points = [point for point in simplex(corners, steps) if point not in seen]
-        seen.update(points)
-        fresh.append(points)
+        fresh.append([point for point in simplex(corners, steps) if point not in seen])
+        seen.update(fresh[-1])
     return fresh
 
 
@@ -68,15 +59,7 @@ class _PointsFile(BaseModel):
 
 
 class FinishedPoints:
-    """Scored points, kept in one file for each set of members and data.
-
-    Args:
-        folder: the output folder.
-        about: what the scores depend on: members with their sha256, data.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Scored points, kept in one file for each set of members and data (``about``)."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self._about = about
@@ -106,24 +89,11 @@ def scan(
     data: ScoringData,
     levels: Sequence[int],
     finished: FinishedPoints,
-    on_image: Callable[[], object] = lambda: None,
-    on_level: Callable[[int, Sequence[PlanePoint]], object] = lambda steps, points: None,
-) -> list[PlanePoint]:
+    on_image: OnImage = lambda: None,
+) -> Iterator[tuple[int, list[PlanePoint]]]:
     """Score the unfinished points of all levels with the head of each member.
 
-    Args:
-        blender: of three members.
-        data: the images.
-        levels: numbers of steps, coarse to fine.
-        finished: points scored before; new ones are added as soon as they are scored.
-        on_image: called after each image of each new point, for a progress bar.
-        on_level: called after each level with its number of steps and all points so far.
-
-    Returns:
-        The points of all levels.
-
-    Raises:
-        UserError: an image cannot be read.
+    Yields each level's number of steps with all points so far; scores are saved one by one.
     """
     heads = {str(n + 1): blender.head(n) for n in range(len(blender.members))}
     points: list[PlanePoint] = []
@@ -134,22 +104,13 @@ def scan(
                 scores = score_heads(blender.model, heads, data, on_image)
                 finished.add(PlanePoint(weights=weights, heads=scores))
             points.append(finished.points[weights])
-        on_level(steps, points)
-    return points
+        yield steps, points
 
 
 def draw_plane(
     points: Sequence[PlanePoint], head: str, names: Sequence[str], data: str, path: Path
 ) -> None:
-    """Draw mIoU and loss with one head over the triangle of the encoders' weights.
-
-    Args:
-        points: the result of :func:`scan`; at least the three corners.
-        head: number of the member whose head is used.
-        names: of the members, which are the corners.
-        data: what was scored on.
-        path: the PNG.
-    """
+    """Draw mIoU and loss with one head over the triangle of the encoders' weights."""
     scores = [point.heads[head] for point in points]
     with figure(path, 11.5, 5.2, 1, 2) as (drawing, axes):
         for axis, title, values, high_is_good, ticks in (
@@ -175,12 +136,9 @@ def _triangle(
     if high - low <= 1e-9:
         # A constant plane has no contours.
         low, high = values[0] - 0.5, values[0] + 0.5
-    filled = axis.tricontourf(
-        *at.T,
-        values,
-        levels=np.linspace(low, high, _CONTOURS),
-        cmap="viridis" if high_is_good else "viridis_r",
-    )
+    colours = "viridis" if high_is_good else "viridis_r"
+    contours = np.linspace(low, high, _CONTOURS)
+    filled = axis.tricontourf(*at.T, values, levels=contours, cmap=colours)
     axis.scatter(*at.T, s=6, color="white", edgecolors=INK, linewidths=0.4)
     best = int(np.argmax(values) if high_is_good else np.argmin(values))
     axis.scatter(*at[best], s=120, marker="*", color="#ffffff", edgecolors=INK, zorder=3)
@@ -188,14 +146,15 @@ def _triangle(
     axis.set_xlabel(f"star: best, {values[best]:.4g} at ({weights})")
     for member, (corner, name) in enumerate(zip(_CORNERS, names, strict=True)):
         index = [point.weights[member] for point in points].index(Fraction(1))
-        below = corner[1] == 0
+        # The upper corner has its label above it.
+        lift, side = (-6, "top") if corner[1] == 0 else (6, "bottom")
         axis.annotate(
             f"{name}\n{values[index]:.4g}",
             corner,
-            xytext=(0, -6 if below else 6),
+            xytext=(0, lift),
             textcoords="offset points",
             ha="center",
-            va="top" if below else "bottom",
+            va=side,
         )
     axis.set(xlim=(-0.14, 1.14), ylim=(-0.13, 1.0), aspect="equal", xticks=[], yticks=[])
     axis.spines[["left", "bottom"]].set_visible(False)

@@ -61,7 +61,7 @@ def fetch(source: str, quiet: bool = False) -> Path:
         raise
     # Besides OSError and ValueError these may be httpx's errors, which share no base with them.
     # Their messages are not passed on: some quote the request's headers, which contain the token.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         reason = _reason(error, repository, revision)
         # A mistyped folder looks like a Hub id.
         raise UserError(
@@ -154,7 +154,7 @@ def _check_bytes(path: Path, repository: str) -> None:
         if not path.is_symlink():
             path.unlink()
         hf_hub_download(repository, path.name, revision=path.parent.name, force_download=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         reason = _reason(error, repository, path.parent.name)
         raise UserError(
             f"{path} is damaged, its bytes are not those of the Hub's hash {wanted}, and it "

@@ -24,7 +24,6 @@ from revt_hf.core.outputs import check_output_file, write_json
 
 if TYPE_CHECKING:
     from revt_hf.analysis.diagnoses import DiagnoseOptions
-    from revt_hf.analysis.similarity import Similarity
 
 diagnose_app = typer.Typer(help="See when and why averaging works.", no_args_is_help=True)
 
@@ -53,13 +52,15 @@ class Diagnosis(DataSelection, ProtocolChoice):
         """The options of a diagnosis, whose JSON file does not replace an input."""
         from revt_hf.analysis.diagnoses import DiagnoseOptions
 
-        splits = [one for one in self.splits() if one.is_source or self.recipe is None]
+        splits = tuple(one for one in self.splits() if one.is_source or self.recipe is None)
         inputs = [*models, *also_read, self.recipe, self.data_dir]
         check_output_file(self.json_file, inputs=inputs, outputs=[output])
-        protocol = self.resolve(models)
-        return DiagnoseOptions(
-            output, tuple(splits), protocol, self.images, workers, overwrite, self.quiet
-        )
+        measured = (splits, self.resolve(models), self.images, workers)
+        return DiagnoseOptions(output, *measured, overwrite, self.quiet)
+
+    def finish(self, result: dict[str, Any], lines: Sequence[str], output: Path) -> None:
+        """Write and print results."""
+        _finish(result, lines, output, self.json_file, self.quiet)
 
 
 @diagnose_app.command("similarity")
@@ -76,14 +77,18 @@ def similarity_command(
     quiet: Quiet = False,
 ) -> None:
     """Compare weights by block and layer type: cosine, L2 and mean squared displacement."""
-    from revt_hf.analysis.similarity import diagnose_similarity
+    from revt_hf.analysis.similarity import diagnose_similarity, mean_of
+    from revt_hf.results.figures import aligned
 
     members = named_models(models)
     check_output_file(json_file, inputs=[*members.values(), base], outputs=[output])
     result = diagnose_similarity(members, output, base, not no_plot, overwrite, quiet)
-    _write(result.to_json(), json_file)
-    print(_similarity_text(result))
-    _say_written(output, quiet)
+    rows = [["mean over pairs", "parameters", "cosine", "L2", "mean squared displacement"]]
+    for part in (*result["layer_types"], *result["wholes"]):
+        cosine, l2, msd = (mean_of(part.get(key, ())) for key in ("cosine", "l2", "msd"))
+        shown = "-" if cosine is None else f"{cosine:.6f}"
+        rows.append([part["name"], f"{part['parameters']:,}", shown, f"{l2:.4g}", f"{msd:.4g}"])
+    _finish(result, aligned(rows).splitlines(), output, json_file, quiet)
 
 
 @diagnose_app.command("path")
@@ -110,16 +115,17 @@ def path_command(
     members = named_models(models)
     options = data.checked(output, list(members.values()), overwrite, workers, [init])
     result = diagnose_path(members, options, init, points, interpolate == "all")
-    _write(result, data.json_file)
-    names = dict(enumerate(members, 1))
+    names: dict[Any, str] = dict(enumerate(members, 1))
+    lines = []
     for line in result["lines"]:
         barrier = line["barrier"]
-        say(
+        lines.append(
             f"{names.get(line['from'], 'init')} to {names[line['to']]}, "
-            f"head {names.get(line['head'], 'interpolated')}: barrier {barrier['loss']:.4f} at "
-            f"{barrier['loss_at']:g}, mIoU {barrier['mIoU']:.2f} points at {barrier['mIoU_at']:g}"
+            f"head {names.get(line['head'], 'interpolated')}: "
+            f"barrier {barrier['loss']:.4f} at {barrier['loss_at']:g}, "
+            f"mIoU {barrier['mIoU']:.2f} points at {barrier['mIoU_at']:g}"
         )
-    _say_written(output, data.quiet)
+    data.finish(result, lines, output)
 
 
 @diagnose_app.command("plane")
@@ -141,12 +147,12 @@ def plane_command(
     members = named_models(models)
     options = data.checked(output, list(members.values()), workers=workers)
     result = diagnose_plane(members, levels, options)
-    _write(result, data.json_file)
+    lines = []
     for head, member in enumerate(members, 1):
         best = max(result["points"], key=lambda point: point["heads"][str(head)]["mIoU"])
         miou, weights = best["heads"][str(head)]["mIoU"], ", ".join(best["weights"])
-        say(f"head of {member}: best mIoU {miou:.2f} at weights {weights}")
-    _say_written(output, data.quiet)
+        lines.append(f"head of {member}: best mIoU {miou:.2f} at weights {weights}")
+    data.finish(result, lines, output)
 
 
 @diagnose_app.command("norm")
@@ -174,13 +180,12 @@ def norm_command(
     else:
         sources = [Source(**data.spec().model_dump(), train=train, val=data.split)]
     result = diagnose_norm(named, sources, recalibrate_on, options)
-    _write(result, data.json_file)
-    for name, row in zip([next(iter(named)), *named], result["models"], strict=True):
-        say(
-            f"{name} ({row['kind']}): mean off by {row['mean_shift_rms']:.3f} running standard "
-            f"deviations (rms), log variance ratio {row['log_variance_ratio_rms']:.3f}"
-        )
-    _say_written(output, data.quiet)
+    lines = [
+        f"{name} ({row['kind']}): mean off by {row['mean_shift_rms']:.3f} running standard "
+        f"deviations (rms), log variance ratio {row['log_variance_ratio_rms']:.3f}"
+        for name, row in zip([next(iter(named)), *named], result["models"], strict=True)
+    ]
+    data.finish(result, lines, output)
 
 
 @diagnose_app.command("disagreement")
@@ -199,13 +204,14 @@ def disagreement_command(
     members = named_models(models)
     options = data.checked(output, [*members.values(), merge], overwrite)
     result = diagnose_disagreement(members, merge, show, options)
-    _write(result, data.json_file)
-    say(f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows")
-    say(", ".join(f"{w} {_percent(share)}" for w, share in result["merge_on_disputed"].items()))
+    lines = [
+        f"members differ on {result['disputed']:.2f} % of the pixels; there the merge follows",
+        ", ".join(f"{w} {_percent(share)}" for w, share in result["merge_on_disputed"].items()),
+    ]
     for kind, row in result["accuracy"].items():
         accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
-        say(f"right on {kind} pixels: {', '.join(accuracies)}")
-    _say_written(output, data.quiet)
+        lines.append(f"right on {kind} pixels: {', '.join(accuracies)}")
+    data.finish(result, lines, output)
 
 
 @with_options
@@ -242,45 +248,26 @@ def choose(
         raise UserError(f"--evaluations is an option of weights, not of {method}")
     members = named_models(models)
     check_output_file(json_file, inputs=[*members.values(), recipe], outputs=[output])
-    options = ChooseOptions(
-        protocol=protocol.resolve(list(members.values())),
-        on=tuple(on or ()),
-        head=head,
-        evaluations=evaluations or 40,
-        images=images,
-        workers=workers,
-        overwrite=overwrite,
-        quiet=quiet,
-    )
+    resolved = protocol.resolve(list(members.values()))
+    scored = (resolved, tuple(on or ()), head, evaluations or 40, images, workers)
+    options = ChooseOptions(*scored, overwrite, quiet)
     result = choose_merge(method, members, recipe, output, options)
-    _write(result, json_file)
-    print("\n".join(result["report"]))
-    if not quiet:
-        say(f"written: {output}; revt merge --recipe {output} --output FOLDER")
+    written = f"{output}; revt merge --recipe {output} --output FOLDER"
+    _finish(result, result["report"], written, json_file, quiet)
 
 
-def _write(result: dict[str, Any], json_file: Path | None) -> None:
-    """Write results before they are printed, which fails if nobody reads them."""
+def _finish(
+    result: dict[str, Any],
+    lines: Sequence[str],
+    written: str | Path,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    # Results are written before they are printed, which fails if nobody reads them.
     if json_file is not None:
         write_json(json_file, result)
-
-
-def _say_written(output: Path, quiet: bool) -> None:
-    if not quiet:
-        say(f"written: {output}")
-
-
-def _similarity_text(result: "Similarity") -> str:
-    from revt_hf.results.figures import aligned
-
-    rows = [["mean over pairs", "parameters", "cosine", "L2", "mean squared displacement"]]
-    for part in (*result.layer_types, *result.wholes):
-        cosines = [pair.cosine for pair in part.pairs if pair.cosine is not None]
-        cosine = f"{sum(cosines) / len(cosines):.6f}" if cosines else "-"
-        l2 = sum(pair.l2 for pair in part.pairs) / len(part.pairs)
-        msd = sum(pair.msd for pair in part.pairs) / len(part.pairs)
-        rows.append([part.name, f"{part.parameters:,}", cosine, f"{l2:.4g}", f"{msd:.4g}"])
-    return aligned(rows)
+    for line in (*lines, *([] if quiet else [f"written: {written}"])):
+        say(line)
 
 
 def _percent(share: float | None) -> str:

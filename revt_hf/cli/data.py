@@ -107,7 +107,7 @@ def show_command(
     split: Split = "val",
     images: Annotated[int, typer.Option(min=1, help="Show at most this many images.")] = 6,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    quiet: Quiet = False,  # noqa: ARG001
 ) -> None:
     """Draw images of a dataset with their coloured labels."""
     from revt_hf.data_tools.show import show

@@ -7,6 +7,7 @@ small merge takes to run; torch and pydantic are not imported either.
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,20 +50,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def merge_command(arguments: Sequence[str]) -> None:
-    """Run ``revt merge``.
-
-    Args:
-        arguments: those after ``merge`` on the command line.
-
-    Raises:
-        UserError: wrong options, or a merge that cannot be done.
-        SystemExit: after ``--help``.
-    """
+    """Run ``revt merge`` with the arguments that follow it on the command line."""
     given = _parser().parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
-    from revt_hf.core.outputs import check_output_file, read_json_object, write_json
-    from revt_hf.merging.average import MergeOptions, merge
+    from revt_hf.core.outputs import check_output_file, write_json
+    from revt_hf.merging.average import MergeOptions, merge, result_description
+    from revt_hf.merging.merge_plan import make_plan
     from revt_hf.merging.record import read_merge_record
 
     if sum(map(bool, (given.models, given.recipe, given.repeat))) != 1:
@@ -72,20 +66,26 @@ def merge_command(arguments: Sequence[str]) -> None:
     read = [*spec.members, spec.base, given.recipe, given.repeat]
     check_output_file(given.json, inputs=read, outputs=[given.output])
     if given.dry_run:
-        _show_plan(spec, given.json, given.quiet)
-        return
-    if given.output is None:
+        with ExitStack() as stack:
+            plan = make_plan(spec, stack, given.quiet)
+            result_description(plan)
+        for line in plan.lines():
+            say(line)
+        result = plan.to_json()
+    elif given.output is None:
         raise UserError("say where the merge goes: --output FOLDER")
-    if repeats and given.no_hash:
+    elif repeats and given.no_hash:
         raise UserError("--from compares sha256 with the record's: leave out --no-hash")
-    options = MergeOptions(
-        given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet, repeats
-    )
-    done = merge(spec, given.output, options=options)
+    else:
+        options = MergeOptions(
+            given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet, repeats
+        )
+        done = merge(spec, given.output, options=options)
+        result = read_merge_record(done / "merge.json").to_json() if given.json else {}
+        if not given.quiet:
+            say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
     if given.json is not None:
-        write_json(given.json, read_json_object(done / "merge.json"))
-    if not given.quiet:
-        say(f"merged {len(spec.members)} models, head of {spec.members[spec.head - 1]}: {done}")
+        write_json(given.json, result)
 
 
 def _spec(given: argparse.Namespace) -> MergeSpec:
@@ -93,12 +93,12 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
         from revt_hf.merging.merge_recipe import load_merge_recipe
 
         return load_merge_recipe(given.recipe)
+    weights, parameters = None, {}
     try:
-        texts = None if given.weights is None else given.weights.split(",")
-        weights = texts and tuple(map(float, texts))
+        if given.weights is not None:
+            weights = tuple(map(float, given.weights.split(",")))
     except ValueError as error:
         raise UserError(f"--weights {given.weights}: write numbers such as 1,2,5") from error
-    parameters = {}
     for text in given.param:
         key, _, value = text.partition("=")
         try:
@@ -111,19 +111,3 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
         raise UserError("two models have the same name: give one of them another NAME=PATH")
     rule = Rule(given.select, given.method, weights, parameters)
     return MergeSpec(members, (rule,), given.head, given.base, names)
-
-
-def _show_plan(spec: MergeSpec, json_file: Path | None, quiet: bool) -> None:
-    from contextlib import ExitStack
-
-    from revt_hf.core.outputs import write_json
-    from revt_hf.merging.average import result_description
-    from revt_hf.merging.merge_plan import make_plan
-
-    with ExitStack() as stack:
-        plan = make_plan(spec, stack, quiet)
-        result_description(plan)
-    for line in plan.lines():
-        say(line)
-    if json_file is not None:
-        write_json(json_file, plan.to_json())

@@ -1,6 +1,6 @@
 """``revt inspect``, ``recalibrate`` and ``convert``: parse, validate, call."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +8,7 @@ import typer
 
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli.merge import merge_command
-from revt_hf.cli.options import (
-    DataSelection,
-    Json,
-    Overwrite,
-    ProtocolChoice,
-    Quiet,
-    with_options,
-)
+from revt_hf.cli.options import DataSelection, Json, Overwrite, ProtocolChoice, Quiet, with_options
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import check_output_file, write_json
 
@@ -43,36 +36,27 @@ def inspect(
     json_file: Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
-    from revt_hf.merging.record import (
-        MergeRecord,
-        describes,
-        member_states,
-        read_merge_record,
-        read_record,
-    )
+    from revt_hf.merging import record as records
 
     check_output_file(json_file, inputs=[folder])
-    record = read_record(folder) or read_merge_record(folder / MERGE_FILE)
-    members = record.inputs if isinstance(record, MergeRecord) else []
-    states = member_states(record) if isinstance(record, MergeRecord) else []
-    own = {True: "same", False: "changed", None: "unknown"}[describes(record, folder)]
-    if json_file is not None:
-        rows = [
-            {"path": one.path, "state": state} for one, state in zip(members, states, strict=True)
-        ]
-        write_json(json_file, {**record.to_json(), "states": rows, "weights": own})
-    if isinstance(record, MergeRecord):
+    record = records.read_record(folder) or records.read_merge_record(folder / MERGE_FILE)
+    own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
+    members = []
+    if isinstance(record, records.MergeRecord):
+        members = list(zip(record.inputs, records.member_states(record), strict=True))
         for rule in record.rules:
             say(str(rule))
         say(f"all else from member {record.head}; revt_hf {record.revt_hf}")
-    for change in record.changes:
-        say(str(change))
-    for member, state in zip(members, states, strict=True):
-        say(f"{state:8} {member}")
-        for line in member.history():
-            say(f"{'':8} {line}")
+    lines = [str(change) for change in record.changes]
+    for member, state in members:
+        lines += [f"{state:8} {member}", *(f"{'':8} {line}" for line in member.history())]
+    for line in lines:
+        say(line)
     say(f"{own:8} {folder} (the weights that {record.file} describes)")
-    if {own, *states} & {"changed", "gone"}:
+    if json_file is not None:
+        rows = [{"path": member.path, "state": state} for member, state in members]
+        write_json(json_file, {**record.to_json(), "states": rows, "weights": own})
+    if {own, *(state for _, state in members)} & {"changed", "gone"}:
         raise typer.Exit(EXIT_CHANGED)
 
 
@@ -91,8 +75,6 @@ def recalibrate(
     quiet: Quiet = False,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source images."""
-    from dataclasses import asdict
-
     from revt_hf.config.domain_spec import Source
     from revt_hf.config.recipe import load_recipe
     from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
@@ -103,8 +85,8 @@ def recalibrate(
         sources = load_recipe(data.recipe).sources
     else:
         sources = (Source(**data.spec().model_dump(), train=data.split, val=data.val),)
-    read = [path for source in sources for path in source.inputs]
-    check_output_file(json_file, inputs=[model, data.recipe, *read], outputs=[output])
+    read = [model, data.recipe, *(path for source in sources for path in source.inputs)]
+    check_output_file(json_file, inputs=read, outputs=[output])
     options = RecalibrateOptions(images, not skip_val, overwrite, quiet)
     scores = recalibrate_on_sources(model, output, sources, protocol.resolve([model]), options)
     if json_file is not None:
@@ -133,15 +115,13 @@ def convert(
         done = conversion.convert(Path(source), output, overwrite)
     else:
         raise UserError(f"--to {to}: choose transformers or mmseg")
-    if quiet:
-        return
     size = f"SegFormer-{done.size.upper()}" if done.size else "a SegFormer"
-    classes = f", {len(done.labels)} classes" if done.labels else ", encoder alone"
-    say(f"converted {size}{classes}: {done.output}")
-    if done.dropped:
-        say(f"left out: {', '.join(done.dropped)}")
-    if done.added:
-        say(f"missing, 0 is taken: {', '.join(done.added)}")
+    classes = f"{len(done.labels)} classes" if done.labels else "encoder alone"
+    lines = [f"converted {size}, {classes}: {done.output}"]
+    lines += [f"left out: {', '.join(done.dropped)}"] if done.dropped else []
+    lines += [f"missing, 0 is used: {', '.join(done.added)}"] if done.added else []
+    for line in [] if quiet else lines:
+        say(line)
 
 
 def register(app: typer.Typer, panel: str) -> None:

@@ -6,11 +6,7 @@ from revt_hf.core.errors import UserError
 
 
 def split_name(text: str) -> tuple[str | None, str]:
-    """Name and path of ``NAME=PATH``; no name for a path alone.
-
-    Raises:
-        UserError: name or path is empty.
-    """
+    """Name and path of ``NAME=PATH``; no name for a path alone."""
     name, equals, path = text.partition("=")
     if not equals or "/" in name or Path(text).exists():
         return None, text

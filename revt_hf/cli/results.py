@@ -21,7 +21,6 @@ from revt_hf.cli.options import (
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.results.report import ReportModel
     from revt_hf.results.tables import TableOptions
 
 EXIT_STALE = 1
@@ -225,7 +224,7 @@ def report(
     from revt_hf.core.outputs import check_output_file, check_suffix
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
-    from revt_hf.results.comparison import compare
+    from revt_hf.results.comparison import compare, report_models
     from revt_hf.results.page import write_page
 
     named = named_models(models)
@@ -234,7 +233,7 @@ def report(
     check_output_file(output, overwrite, inputs, [json_file])
     check_output_file(json_file, inputs=inputs)
     check_suffix(output, ".html", ".htm")
-    shown = _report_models(named, init)
+    shown = report_models(named, init)
     folders = [model.folder for model in shown]
     made = compare(
         "ReVT and its members",
@@ -249,32 +248,6 @@ def report(
     if json_file is not None:
         write_results(json_file, made.results)
     say(f"open {output}")
-
-
-def _report_models(named: dict[str, str], init: Path | None) -> "list[ReportModel]":
-    """The rows of a report: initial weights, members, merges.
-
-    Raises:
-        UserError: there is no member or no merge.
-    """
-    from revt_hf.checkpoints.tensors import MERGE_FILE
-    from revt_hf.models.recorded import recorded_recipe
-    from revt_hf.results.report import ReportModel
-
-    initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]
-    members, merges = [], []
-    for label, path in named.items():
-        name = Path(path).resolve().name if label == path else label
-        if (Path(path) / MERGE_FILE).is_file():
-            merges.append(ReportModel(name, "merge", path))
-        else:
-            known = recorded_recipe(path)
-            note = "" if known is None else f"method {known.augmentation.method}"
-            members.append(ReportModel(name, "member", path, note))
-    if not members or not merges:
-        lacking = "merge (a folder with merge.json)" if members else "member"
-        raise UserError(f"a report compares members with their merges: name at least one {lacking}")
-    return [*initial, *members, *merges]
 
 
 def curves(

@@ -94,7 +94,7 @@ def parse_yaml(text: str) -> Any:
     if len(text) > _BYTES:
         raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
     try:
-        return _unshared(yaml.load(text, _Loader))
+        return _unshared(yaml.load(text, _Loader))  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""

@@ -279,5 +279,5 @@ def _other(data: bytes) -> Header:
     except Image.DecompressionBombError:
         return Header(size=(MOST_PIXELS, 2))
     # Pillow raises anything for foreign files; whether they can be decoded shows later.
-    except Exception:
+    except Exception:  # noqa: BLE001
         return Header()

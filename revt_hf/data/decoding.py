@@ -104,6 +104,12 @@ def decode_image(file: ImageFile) -> NDArray[np.uint8]:
     return _turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), file.header.orientation)
 
 
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """The PNG of an RGB image (H, W, 3) or a label map (H, W), uint8."""
+    in_order = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".png", in_order)[1].tobytes())
+
+
 def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = None) -> NDArray[Any]:
     """A label's raw values (H, W) as they are stored; uint8, uint16 or uint32.
 

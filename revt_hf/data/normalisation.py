@@ -47,5 +47,5 @@ IMAGENET = Normalisation()
 def normalisation_of(model: Any) -> Normalisation:
     """The normalisation recorded in a model's folder; ImageNet's if there is none."""
     found = getattr(model, "normalisation", IMAGENET)
-    assert isinstance(found, Normalisation)
+    assert isinstance(found, Normalisation)  # noqa: S101
     return found

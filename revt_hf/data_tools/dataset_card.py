@@ -17,34 +17,23 @@ from revt_hf.results.markdown import yaml_text
 
 # Upper ends of the Hub's size categories.
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-_LARGEST = "1M<n<10M"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of an exported dataset.
-
-    Attributes:
-        domain: where it comes from.
-        config: of the domain.
-        options: of the domain, all of them.
-        splits: every exported split, as it was found.
-        max_size: (width, height) that images and labels were resized to; None: they were not.
-        license: the license that the user named; None where none was required.
-        repository: Hub id that it is pushed to, if any.
-    """
+    """The contents of an exported dataset."""
 
     domain: Domain
     config: str | None
-    options: Mapping[str, Any]
+    options: Mapping[str, Any]  # of the domain, all of them
     splits: Mapping[str, Opened]
-    max_size: tuple[int, int] | None
-    license: str | None
-    repository: str | None
+    max_size: tuple[int, int] | None  # (width, height); None: not resized
+    license: str | None  # that the user named
+    repository: str | None  # Hub ID that it is pushed to
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a folder of the user's, not a known dataset."""
+        """Whether it is the user's own folder, not a known dataset."""
         return self.domain.facts.kind == "any"
 
     @property
@@ -63,15 +52,7 @@ class Contents:
 
 
 def check_sharing(domain: Domain, license: str | None) -> None:
-    """Refuse to copy data that may not be passed on, or whose license nobody has named.
-
-    Args:
-        domain: of the data.
-        license: as the user names it; case and spaces do not matter.
-
-    Raises:
-        UserError: it may not be passed on; or the license has to be named, or is another one.
-    """
+    """Refuse to copy data that may not be passed on, or whose license nobody has named."""
     sharing = domain.facts.sharing
     if sharing.allowed == "no":
         raise UserError(f"{domain.name} may not be passed on: {sharing.reason}")
@@ -92,10 +73,7 @@ def check_sharing(domain: Domain, license: str | None) -> None:
 
 
 def card_text(contents: Contents) -> str:
-    """The text of ``README.md``: metadata for the Hub, then the card, in Markdown.
-
-    It holds no path of this machine.
-    """
+    """The text of ``README.md``, with metadata for the Hub and without paths of this machine."""
     settings = {
         "domain": contents.domain.name,
         "config": contents.config,
@@ -126,19 +104,15 @@ def _metadata(contents: Contents) -> DatasetCardData:
     images = sum(opened.images for opened in contents.splits.values())
     fitting = (name for limit, name in _SIZES.items() if images < limit)
     parquet = [{"split": name, "path": f"data/{name}-*"} for name in contents.splits]
+    identifier = contents.domain.facts.sharing.license_id
+    license = license_metadata(contents.license_text)
+    if not contents.is_own:
+        # Of a known dataset only its own identifier counts, not one that its words resemble.
+        license = {**(license if identifier == "other" else {}), "license": identifier}
     return DatasetCardData(
-        **_license(contents),
+        **license,
         task_categories=["image-segmentation"],
         pretty_name=contents.title,
-        size_categories=next(fitting, _LARGEST),
+        size_categories=next(fitting, "1M<n<10M"),
         configs=[{"config_name": "default", "data_files": parquet}],
     )
-
-
-def _license(contents: Contents) -> dict[str, Any]:
-    identifier = contents.domain.facts.sharing.license_id
-    if not contents.is_own and identifier != "other":
-        return {"license": identifier}
-    named = license_metadata(contents.license_text)
-    # Of a known dataset only its own identifier counts, not one that its words resemble.
-    return named if contents.is_own else {**named, "license": "other"}

@@ -3,21 +3,20 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import MARKER_FILE, atomic_folder, check_output, write_text
-from revt_hf.data.decoding import RAW_SUFFIX
+from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
 from revt_hf.data.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.data.reading import Decode
 from revt_hf.data.resize import fit_size, resize_label_to_fit, resize_to_fit
@@ -44,17 +43,10 @@ _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export.
+    """How to export: ``max_size`` is (width, height), ``license`` the one the user confirms.
 
-    Attributes:
-        max_size: (width, height) in pixels to resize images and labels to; None leaves them as
-            they are.
-        license: the data's license, to confirm that the user has read it.
-        push: id of a Hub dataset to upload to; it is made if it does not exist, and its ``data``
-            folder and card are replaced if they were pushed from here.
-        private: make that repository private.
-        overwrite: replace the output if it exists.
-        quiet: no progress bars.
+    ``push`` is the id of a Hub dataset; its ``data`` folder and card are replaced if they were
+    pushed from here.
     """
 
     max_size: tuple[int, int] | None = None
@@ -70,22 +62,8 @@ def export_parquet(
 ) -> Path:
     """Write splits of a domain as a dataset folder that the Hub and ``datasets`` understand.
 
-    ``README.md`` is the data card, ``data/<split>-00000-of-0000N.parquet`` are the images:
-    ``image`` and ``label`` as bytes of image files, the label 8-bit with one channel and train
-    ids (0..18, 255 ignored), and ``name``.
-
-    Args:
-        spec: the domain, its folder, config and options.
-        splits: one or more of its splits.
-        output: the folder; complete or not there.
-        options: see :class:`ExportOptions`.
-
-    Returns:
-        ``output``.
-
-    Raises:
-        UserError: the license forbids it or is not confirmed; the data cannot be read; ``output``
-            exists; the Hub cannot be reached or refuses.
+    ``README.md`` is the data card, ``data/<split>-00000-of-0000N.parquet`` hold ``image`` and
+    ``label`` as bytes of image files, the label with train ids (8-bit), and ``name``.
     """
     domain = get_domain(spec.domain)
     check_sharing(domain, options.license)
@@ -109,9 +87,8 @@ def export_parquet(
     with atomic_folder(output, options.overwrite, spec.inputs) as scratch:
         (scratch / _DATA).mkdir()
         for name, found in opened.items():
-            decode = found.decode
-            images = dataset_of(found.builder, decode, name).with_format(None)
-            rows = in_threads(_Encode(decode, options.max_size), images)
+            images = dataset_of(found.builder, found.decode, name).with_format(None)
+            rows = in_threads(partial(_encoded, found.decode, options.max_size), images)
             bar = tqdm(rows, f"export {name}", len(images), unit="image", disable=options.quiet)
             _write_split(bar, scratch / _DATA, name)
         write_text(scratch / CARD_FILE, card_text(contents))
@@ -137,43 +114,28 @@ def _check(splits: Sequence[str], options: ExportOptions) -> None:
         fit_size(1, 1, options.max_size)
 
 
-@dataclass(frozen=True)
-class _Encode:
-    """From a row of a domain, undecoded, to a row of the exported table."""
-
-    decode: Decode
-    max_size: tuple[int, int] | None
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        source = row["image"]
-        own = None
-        if self.max_size is None and not str(source["path"] or "").endswith(RAW_SUFFIX):
-            own = source["bytes"] or _read(source["path"])
-            source = {"bytes": own, "path": source["path"]}
-        # Decoded in any case: an image that cannot be read here must not be passed on.
-        decoded = self.decode({"image": [source], "label": [row["label"]]})
-        image, label = decoded["image"][0], decoded["label"][0]
-        if self.max_size is not None:
-            label = resize_label_to_fit(label, image.shape[:2], self.max_size)
-            image = resize_to_fit(image, self.max_size)
-        if own is None:
-            own = _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        return {
-            "image": {"bytes": own, "path": None},
-            "label": {"bytes": _png(label), "path": None},
-            "name": row["name"],
-        }
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _png(image: NDArray[Any]) -> bytes:
-    return bytes(cv2.imencode(".png", image)[1].tobytes())
+def _encoded(
+    decode: Decode, max_size: tuple[int, int] | None, row: dict[str, Any]
+) -> dict[str, Any]:
+    """From an undecoded row of a domain to a row of the exported table."""
+    source = row["image"]
+    own = None
+    if max_size is None and not str(source["path"] or "").endswith(RAW_SUFFIX):
+        own = open_image(source).data
+        source = {"bytes": own, "path": source["path"]}
+    # Decoded in any case: an image that cannot be read here must not be passed on.
+    decoded = decode({"image": [source], "label": [row["label"]]})
+    image, label = decoded["image"][0], decoded["label"][0]
+    if max_size is not None:
+        label = resize_label_to_fit(label, image.shape[:2], max_size)
+        image = resize_to_fit(image, max_size)
+    if own is None:
+        own = encode_png(image)
+    return {
+        "image": {"bytes": own, "path": None},
+        "label": {"bytes": encode_png(label), "path": None},
+        "name": row["name"],
+    }
 
 
 def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
@@ -199,7 +161,15 @@ def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> No
             if writer is None or written + table.nbytes > SHARD_BYTES:
                 if writer is not None:
                     writer.close()
-                writer = _writer(folder / f"{count}.part")
+                # Image files are compressed already; smallest and largest bytes are of no use.
+                writer = pq.ParquetWriter(
+                    folder / f"{count}.part",
+                    _FEATURES.arrow_schema,
+                    compression="none",
+                    use_dictionary=False,
+                    write_statistics=["name"],
+                    write_page_index=True,
+                )
                 count, written = count + 1, 0
             writer.write_table(table)
             written += table.nbytes
@@ -209,18 +179,6 @@ def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> No
     for number in range(count):
         name = f"{split}-{number:05d}-of-{count:05d}.parquet"
         (folder / f"{number}.part").rename(folder / name)
-
-
-def _writer(path: Path) -> pq.ParquetWriter:
-    # Image files are compressed already; smallest and largest bytes are of no use.
-    return pq.ParquetWriter(
-        path,
-        _FEATURES.arrow_schema,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=["name"],
-        write_page_index=True,
-    )
 
 
 def _push(folder: Path, repository: str, options: ExportOptions) -> None:

@@ -1,5 +1,9 @@
-"""Work on many images in threads: OpenCV, Pillow's encoders and file reads release the GIL."""
+"""Work on many images in threads, and find damage inside JPEGs, which decoders paper over."""
 
+import json
+import subprocess
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +19,17 @@ Result = TypeVar("Result")
 # Reading from far away may take longer than decoding.
 _THREADS_A_CORE = 2
 _AHEAD = 4  # items a worker may be ahead of the reader: bounds the memory
+_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file")
+_DONE = "done"
+# Imports OpenCV only; libjpeg writes a file's first warning only.
+_DECODER = f"""
+import json, sys
+import cv2
+cv2.setNumThreads(1)
+for line in sys.stdin:
+    cv2.imread(json.loads(line), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    print({_DONE!r}, file=sys.stderr, flush=True)
+"""
 
 
 def in_threads(
@@ -22,8 +37,7 @@ def in_threads(
 ) -> Iterator[Result]:
     """Results of ``work`` in the order of ``items``.
 
-    ``workers`` is all cores by default, and at most twice as many: each holds some results. Several
-    workers use one thread of OpenCV each.
+    ``workers`` is all cores by default, and at most twice as many: each holds some results.
     """
     count = min(workers or core_count(), _THREADS_A_CORE * core_count())
     opencv_threads = cv2.getNumThreads()
@@ -31,7 +45,7 @@ def in_threads(
     with ThreadPoolExecutor(count) as pool:
         try:
             if count > 1:
-                cv2.setNumThreads(1)
+                cv2.setNumThreads(1)  # in each thread
             for item in items:
                 pending.append(pool.submit(work, item))
                 if len(pending) >= _AHEAD * count:
@@ -42,3 +56,53 @@ def in_threads(
             for future in pending:
                 future.cancel()
             cv2.setNumThreads(opencv_threads)
+
+
+class JpegDamage:
+    """Finds damage in a ``with`` block, with one process for each thread that asks.
+
+    libjpeg only warns on standard error, so the processes decode images once more and pipe it.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "JpegDamage":
+        return self
+
+    def find(self, path: str) -> str | None:
+        """libjpeg's warning about a JPEG file that can be decoded; None if it is sound."""
+        decoder = getattr(self._own, "decoder", None)
+        if decoder is None or decoder.poll() is not None:
+            decoder = self._own.decoder = self._start()
+        assert decoder.stdin is not None and decoder.stderr is not None  # noqa: S101
+        found = None
+        try:
+            decoder.stdin.write(json.dumps(path) + "\n")
+            decoder.stdin.flush()
+        except OSError:
+            return "its decoder crashed"
+        while (line := decoder.stderr.readline()) != f"{_DONE}\n":
+            if not line:
+                return "its decoder crashed"
+            if line.startswith(_DAMAGE):
+                found = found or line.strip()
+        return found
+
+    def _start(self) -> subprocess.Popen[str]:
+        decoder = subprocess.Popen(
+            [sys.executable, "-c", _DECODER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._started.append(decoder)
+        return decoder
+
+    def __exit__(self, *_: object) -> None:
+        for decoder in self._started:
+            decoder.kill()
+            decoder.communicate()

@@ -26,6 +26,7 @@ from revt_hf.core.outputs import (
     replace_folder,
     write_json,
 )
+from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains import dataset_of, open_domain
 from revt_hf.data.domains.prepared import (
     IMAGES,
@@ -57,20 +58,6 @@ def prepare(
 
     Training with ``source.prepared`` set to the output sees the same bits as training on the
     source. An interrupted call continues where it stopped when it is repeated.
-
-    Args:
-        spec: the domain, its folder, config and options.
-        split: one of its splits.
-        output: the folder to make.
-        max_size: (width, height), the recipe's max size; None keeps the images' size.
-        format: ``webp`` (lossless; smallest), ``png``, or ``raw`` (arrays of which only the crop
-            is read; fastest and largest).
-        overwrite: replace ``output`` if it exists.
-        workers: threads; all cores by default.
-        quiet: no progress bar.
-
-    Raises:
-        UserError: the data cannot be read, ``output`` exists, or the disk is too small.
     """
     check_output(output, overwrite, spec.inputs)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
@@ -141,8 +128,7 @@ def _write(path: Path, image: NDArray[np.uint8]) -> None:
                 # Effort 0: an eighth of the time of OpenCV's lossless mode for a tenth more bytes.
                 Image.fromarray(image).save(file, "WEBP", lossless=True, quality=0, method=0)
             else:
-                pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-                file.write(cv2.imencode(".png", pixels)[1].tobytes())
+                file.write(encode_png(image))
     except (cv2.error, ValueError) as error:
         raise UserError(f"{path.name} cannot be written as {path.suffix[1:]}: {error}") from error
     unfinished.replace(path)

@@ -19,15 +19,7 @@ _SHARING = {"yes": "yes", "no": "no", "confirm": "if you confirm the license"}
 def show(
     spec: DomainSpec, split: str, output: Path, images: int = 6, overwrite: bool = False
 ) -> int:
-    """Write a contact sheet (PNG): images spread over a split, with their coloured labels.
-
-    Returns:
-        The number of images on it.
-
-    Raises:
-        UserError: the data cannot be read, ``output`` does not end in .png, or it exists and
-            ``overwrite`` is false.
-    """
+    """Write a contact sheet (PNG) of images spread over a split, and return their number."""
     check_suffix(output, ".png")
     check_output_file(output, overwrite, [spec.data_dir])
     rows = load_spec(spec, split)
@@ -64,7 +56,7 @@ def listing() -> list[dict[str, Any]]:
 
 
 def listing_table() -> Table:
-    """The same for the terminal; configs are below a domain's name and kind."""
+    """The same for the terminal."""
     table = Table(show_lines=True)
     table.add_column("domain", no_wrap=True)
     table.add_column("images", no_wrap=True)

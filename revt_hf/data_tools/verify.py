@@ -16,8 +16,7 @@ from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain, table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data_tools.jpeg_damage import JpegDamage
-from revt_hf.data_tools.parallel import in_threads
+from revt_hf.data_tools.parallel import JpegDamage, in_threads
 
 # Names in a note.
 _SHOWN = 20
@@ -114,16 +113,7 @@ class Verified:
 
 
 def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) -> Verified:
-    """Read every image and label of a domain's splits and report what is wrong with them.
-
-    Args:
-        spec: the domain, its folder, config and options.
-        workers: threads; all cores by default.
-        quiet: no progress bar.
-
-    Raises:
-        UserError: unknown domain, config or option, or no split is there at all.
-    """
+    """Read every image and label of a domain's splits, and collect what is wrong with them."""
     opened, absent = _open_splits(spec)
     if not opened:
         # A split that is there but unusable tells more than one that is not there.

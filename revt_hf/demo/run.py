@@ -38,27 +38,22 @@ _INTRO = (
 def run_demo(
     output: Path, quick: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> Path:
-    """Train, merge and compare on the built-in ``streets`` domain.
-
-    Args:
-        output: folder for ``init/``, ``members/``, ``revt/``, ``results.json``, ``scenes.png`` and
-            ``report.html``.
-        quick: take one minute, just to see that everything runs.
-        overwrite: replace ``output`` if it exists.
-        quiet: no progress bars.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: ``output`` exists and ``overwrite`` is false, or a step failed.
-    """
+    """Train, merge and compare on the built-in ``streets`` domain, and return the report page."""
     with folder_in_place(output, overwrite, _WRITTEN):
         return _run(output, quick, quiet)
 
 
 def _run(output: Path, quick: bool, quiet: bool) -> Path:
-    steps = _Steps(quiet)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        if not quiet:
+            print(f"{len(seconds) + 1}/4 {name}", flush=True)
+        since = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - since
+
     init = _job("init", "init.yaml", quick, output / "init")
     members = [
         _job(
@@ -73,17 +68,17 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
         for seed, number in enumerate(METHODS)
     ]
     recipe = members[0].recipe
-    with steps.step("draw street scenes"):
+    with step("draw street scenes"):
         load_spec(init.recipe.source, init.recipe.source.train)
         load_spec(recipe.source, recipe.source.train)
         splits = splits_of(recipe)
         for split in splits:
             load_spec(split.spec, split.split)
-    with steps.step("pretrain on widely varied colours"):
+    with step("pretrain on widely varied colours"):
         train_side_by_side([init], quiet)
-    with steps.step("fine-tune one member for each augmentation method"):
+    with step("fine-tune one member for each augmentation method"):
         train_side_by_side(members, quiet)
-    with steps.step("merge, evaluate on unseen domains, draw"):
+    with step("merge, evaluate on unseen domains, draw"):
         report = compare(
             "ReVT on street scenes",
             _INTRO,
@@ -93,7 +88,8 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
             {"Recipes": _recipes_text(init, members)},
             quiet,
         )
-    report.details["Durations"] = steps.durations()
+    durations = {**seconds, "together": sum(seconds.values())}
+    report.details["Durations"] = "\n".join(f"{name}: {s:.0f} s" for name, s in durations.items())
     write_results(output / "results.json", report.results)
     write_sheet(report, output / "scenes.png")
     write_page(report, output / PAGE)
@@ -122,23 +118,3 @@ def _recipes_text(init: TrainingJob, members: list[TrainingJob]) -> str:
     parts = [f"# {job.name}\n{job.recipe.to_yaml()}" for job in (init, members[0])]
     others = ", ".join(job.name for job in members[1:])
     return "\n".join([*parts, f"# {others}: as {members[0].name}, with its own method and seed"])
-
-
-class _Steps:
-    """Announces the steps and measures their durations."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        if not self._quiet:
-            print(f"{len(self._seconds) + 1}/4 {name}", flush=True)
-        since = time.perf_counter()
-        yield
-        self._seconds[name] = time.perf_counter() - since
-
-    def durations(self) -> str:
-        rows = [f"{name}: {seconds:.0f} s" for name, seconds in self._seconds.items()]
-        return "\n".join([*rows, f"together: {sum(self._seconds.values()):.0f} s"])

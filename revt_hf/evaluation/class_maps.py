@@ -1,4 +1,4 @@
-"""Logits to class map, with a few planes of the image's size in memory, never all channels.
+"""Logits to class map with a few planes of the image's size in memory, never all channels.
 
 Logits are resized bilinearly twice, to the network's input size and to the image's own
 (original: ``encoder_decoder.py``). The class of a pixel is the arg max of its logits, or of the
@@ -22,9 +22,9 @@ _STRIP = 32
 class MeanProbabilities:
     """Class map of the mean of several softmax probabilities of one image.
 
-    Logits are kept as small as the network gives them, and all of them are brought to the
-    image's size strip by strip. Should they outgrow the image's own channels, they are added
-    up there instead: memory does not grow with the number of views and ensemble members.
+    Logits are kept at the network's small size and resized to the image's size strip by strip. If
+    they outgrow the image's own channels, they are summed there instead: memory does not grow with
+    the number of views and ensemble members.
 
     Args:
         image_size: (height, width).
@@ -76,7 +76,7 @@ def _rows(logits: torch.Tensor, sizes: tuple[Size, ...], top: int, bottom: int) 
         return logits[:, top:bottom]
     *before, (height, width) = sizes
     source_height = before[-1][0] if before else logits.shape[1]
-    # Pixel centres lie at 0.5, as in ``interpolate(align_corners=False)``.
+    # Pixel centres are at 0.5, as in ``interpolate(align_corners=False)``.
     centres = torch.arange(top, bottom, dtype=torch.float32, device=logits.device) + 0.5
     centres = (centres * (source_height / height) - 0.5).clamp(0, source_height - 1)
     upper = centres.floor().long()
@@ -120,7 +120,7 @@ def _class_map_cpu(
         cv2.compare(plane, best, cv2.CMP_GT, dst=higher)
         cv2.max(plane, best, dst=best)
         # "higher" is 0 or 255; channels come in rising order, so the last one set is the arg max.
-        # (Not by OpenCV, which takes a single pixel for a number of its own.)
+        # (Not with OpenCV, which takes a 1x1 array for a scalar.)
         np.minimum(higher, np.uint8(channel), out=higher)
         cv2.max(classes, higher, dst=classes)
     return classes

@@ -1,4 +1,4 @@
-"""A running confusion matrix and the IoU that comes out of it."""
+"""Confusion matrices, and the IoU and accuracy computed from them."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _EXACT_COUNTS = 2**24
 def confusion_matrix(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Count pixels by label (rows) and prediction (columns), ignored ones left out.
+    """Count pixels by label (rows) and prediction (columns), without ignored ones.
 
     Args:
         labels: (H, W) uint8, 0..18 and 255.

@@ -1,7 +1,7 @@
-"""Ensembles: what ReVT must be compared with, at the cost of all members in every prediction.
+"""Ensembles: what ReVT is compared with, at the cost of all members in every prediction.
 
-With several views (scales, flip) members are combined within each view. Members that normalise
-images in different ways each see them as their own: pixels come as the first member's.
+With several views (scales, flip) members are combined within each view. Pixels come normalised for
+the first member; a member with another normalisation gets them converted.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,25 +12,25 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.predictor import Network, Segmenter, model_segmenter
+from revt_hf.evaluation.predictor import Network, Segmenter, encoder_features, model_segmenter
 
 Models = Sequence[SegformerForSemanticSegmentation]
 
 
 def mean_of_logits(models: Models) -> Network:
-    """A network that gives the mean of its members' logits.
+    """A network that returns the mean of its members' logits.
 
     It is also the *product of probabilities*: with l_mc the logits of member m,
     log(prod_m softmax(l_m)_c) = sum_m l_mc - sum_m logsumexp(l_m), whose last term is the same
-    for all classes. The classes rank as in the sum of logits, hence as in their mean, and that
-    holds after a bilinear resize as well, because resizing is linear. With several views the
-    normalised geometric mean of the members' probabilities is averaged over them.
+    for all classes. The classes rank as in the sum of logits, hence as in their mean, also after a
+    bilinear resize, which is linear. With several views the normalised geometric mean of the
+    members' probabilities is averaged over them.
     """
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
         total = models[0](pixel_values=pixels).logits
         for model in models[1:]:
-            total = total + model(pixel_values=_own(model, models[0], pixels)).logits
+            total = total + model(pixel_values=_converted(model, models[0], pixels)).logits
         return total / len(models)
 
     return network
@@ -45,9 +45,9 @@ def mean_of_features(models: Models, head: int) -> Network:
     """
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
-        stages = list(_features(models[0], pixels))
+        stages = list(encoder_features(models[0], pixels))
         for model in models[1:]:
-            own = _features(model, _own(model, models[0], pixels))
+            own = encoder_features(model, _converted(model, models[0], pixels))
             stages = [a + b for a, b in zip(stages, own, strict=True)]
         means = tuple(stage / len(models) for stage in stages)
         logits: torch.Tensor = models[head - 1].decode_head(means)
@@ -56,22 +56,12 @@ def mean_of_features(models: Models, head: int) -> Network:
     return network
 
 
-def _features(
-    model: SegformerForSemanticSegmentation, pixels: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """The encoder's four stages, each (N, channels, h, w)."""
-    stages: tuple[torch.Tensor, ...] = model.segformer(
-        pixels, output_hidden_states=True
-    ).hidden_states
-    return stages
-
-
-def _own(
+def _converted(
     model: SegformerForSemanticSegmentation,
     first: SegformerForSemanticSegmentation,
     pixels: torch.Tensor,
 ) -> torch.Tensor:
-    """Pixels (N, 3, H, W) that are normalised as the first member's, as a member's own."""
+    """Pixels (N, 3, H, W) that are normalised for the first member, normalised for a member."""
     given, wanted = normalisation_of(first), normalisation_of(model)
     if given == wanted:
         return pixels
@@ -82,14 +72,14 @@ def _own(
     return (pixels * std + mean - own_mean) / own_std
 
 
-def _logits(models: Models, head: int) -> Segmenter:
+def _logits(models: Models, head: int) -> Segmenter:  # noqa: ARG001
     return Segmenter((mean_of_logits(models),), tuple(models), tuple(models))
 
 
-def _probabilities(models: Models, head: int) -> Segmenter:
+def _probabilities(models: Models, head: int) -> Segmenter:  # noqa: ARG001
     def single(model: SegformerForSemanticSegmentation) -> Network:
         network = model_segmenter(model).networks[0]
-        return lambda pixels: network(_own(model, models[0], pixels))
+        return lambda pixels: network(_converted(model, models[0], pixels))
 
     return Segmenter(tuple(map(single, models)), tuple(models), tuple(models))
 
@@ -118,7 +108,7 @@ COMBINATIONS = tuple(_MAKERS)
 
 
 def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter:
-    """Several models as one thing that can be scored.
+    """Several models as one segmenter.
 
     Args:
         models: at least two, in eval mode.
@@ -129,18 +119,17 @@ def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter
         head: for ``features``, whose decode head, counted from 1.
 
     Raises:
-        UserError: fewer than two models, an unknown way to combine them, encoders or a head that
-            do not fit.
+        UserError: fewer than two models, an unknown way to combine them, or encoders or a head
+            that do not fit.
     """
     if combine not in _MAKERS:
         raise UserError(f"unknown ensemble '{combine}': use one of {', '.join(COMBINATIONS)}")
     if len(models) < 2:
         raise UserError(f"an ensemble needs at least two models, not {len(models)}")
-    made = _MAKERS[combine](models, head)
-    return replace(made, combine=combine)
+    return replace(_MAKERS[combine](models, head), combine=combine)
 
 
-def ensemble_name(members: int, combine: str, head: int | None = None) -> str:
-    """How results call an ensemble, such as ``ensemble of 3 (features, head 1)``."""
+def ensemble_name(members: int, combine: str, head: int) -> str:
+    """The name of an ensemble in results, such as ``ensemble of 3 (features, head 1)``."""
     which = combine if combine != "features" else f"features, head {head}"
     return f"ensemble of {members} ({which})"

@@ -1,7 +1,7 @@
 """Score models on domains: the one loop, in which every image is decoded once for all models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,21 +18,18 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.resize import resize_label_to_fit
-from revt_hf.evaluation.confusion import confusion_matrix, scores_from
+from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
-from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
+from revt_hf.evaluation.loading import check_sizes, load_labelled, minimum_side
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.evaluation.result import Cost, DomainScore, Result
-from revt_hf.evaluation.splits import SplitSpec, splits_of, told_apart
+from revt_hf.evaluation.scoring import score_images
+from revt_hf.evaluation.splits import SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, load_model
 from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
-# Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,20 +84,16 @@ def evaluate(
             processes, only the main one raises it and the others exit.
     """
     options = options or EvaluateOptions()
-    if not isinstance(models, Mapping):
-        models = {str(model): model for model in models}
-    if protocol is None:
-        folders = [model for model in models.values() if isinstance(model, str | Path)]
-        if len(folders) < len(models):
-            raise UserError("pass a protocol: models that are loaded already record none")
-        protocol = recorded_protocol(folders)
-    if isinstance(splits, Recipe):
-        splits = splits_of(splits)
+    named = models if isinstance(models, Mapping) else {str(model): model for model in models}
+    protocol = protocol or _recorded_protocol(named)
+    pairs = [
+        (split, None) if isinstance(split, SplitSpec) else split
+        for split in (splits_of(splits) if isinstance(splits, Recipe) else splits)
+    ]
     processes = process_state()
-    pairs = [(split, None) if isinstance(split, SplitSpec) else split for split in splits]
     with failing_together(processes):
-        told_apart([split for split, _ in pairs])
-        segmenters = _segmenters(models, options)
+        check_labels([split for split, _ in pairs])
+        segmenters = _segmenters(named, options)
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
     )
@@ -109,34 +102,10 @@ def evaluate(
         minimum = minimum_side(model for one in segmenters.values() for model in one.models)
         for split, images in loaded:
             check_sizes(images, split.label, protocol, minimum)
-    quiet = options.quiet or not processes.is_main_process
-    scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
-    total = sum(len(_share(images, processes)) for _, images in loaded)
-    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
-
-        def counted() -> None:
-            progress.update()
-            on_image()
-
-        for split, images in loaded:
-            with failing_together(processes):
-                sums = score_images(
-                    list(segmenters.values()),
-                    images,
-                    protocol,
-                    indices=_share(images, processes),
-                    batch_size=options.batch_size,
-                    workers=options.workers,
-                    on_image=counted,
-                )
-            for name, (one,) in zip(segmenters, sums, strict=True):
-                matrix = _summed(one.matrix, processes)
-                scores[name].append(_domain_score(split, images, matrix))
-    costs: dict[str, Cost] = {}
+    scores = _scores(segmenters, loaded, protocol, options, on_image)
+    costs = {}
     if options.cost and processes.is_main_process:
-        height, width = loaded[0][1][0]["image"].shape[:2]
-        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=quiet):
-            costs[name] = cost_of(segmenter, (height, width), protocol)
+        costs = _costs(segmenters, loaded[0][1][0]["image"], protocol, options.quiet)
     return [
         Result(
             model=name,
@@ -150,6 +119,59 @@ def evaluate(
     ]
 
 
+def _costs(
+    segmenters: Mapping[str, Segmenter], image: Any, protocol: Protocol, quiet: bool
+) -> dict[str, Cost]:
+    size = (image.shape[0], image.shape[1])
+    named = tqdm(segmenters.items(), desc="cost", disable=quiet)
+    return {name: cost_of(segmenter, size, protocol) for name, segmenter in named}
+
+
+def _recorded_protocol(models: Mapping[str, Scorable]) -> Protocol:
+    folders = [model for model in models.values() if isinstance(model, str | Path)]
+    if len(folders) < len(models):
+        raise UserError("pass a protocol: models that are loaded already record none")
+    return recorded_protocol(folders)
+
+
+def _scores(
+    segmenters: Mapping[str, Segmenter],
+    loaded: Sequence[tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    options: EvaluateOptions,
+    on_image: Callable[[], object],
+) -> dict[str, list[DomainScore]]:
+    """The scores of each segmenter on every split; all processes share the images."""
+    processes = process_state()
+    shares = [
+        range(processes.process_index, len(images), processes.num_processes) for _, images in loaded
+    ]
+    scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
+    quiet = options.quiet or not processes.is_main_process
+    total = sum(map(len, shares))
+    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+
+        def counted() -> None:
+            progress.update()
+            on_image()
+
+        for (split, images), share in zip(loaded, shares, strict=True):
+            with failing_together(processes):
+                sums = score_images(
+                    list(segmenters.values()),
+                    images,
+                    protocol,
+                    indices=share,
+                    batch_size=options.batch_size,
+                    workers=options.workers,
+                    on_image=counted,
+                )
+            for name, (one,) in zip(segmenters, sums, strict=True):
+                matrix = _summed(one.matrix, processes)
+                scores[name].append(_domain_score(split, images, matrix))
+    return scores
+
+
 def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
     """A model on the accelerator's device, in eval mode and made faster; not for training.
 
@@ -157,96 +179,6 @@ def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
         UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
     """
     return for_inference_(load_model(source).to(process_state().device))
-
-
-@dataclass
-class Sums:
-    """Loss and confusion matrix of one output, summed over images.
-
-    Attributes:
-        loss: in nats, summed over labelled pixels.
-        pixels: number of these pixels.
-        matrix: the confusion matrix, (19, 19), int64.
-    """
-
-    loss: float = 0.0
-    pixels: int = 0
-    matrix: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-    )
-
-    @property
-    def mean_loss(self) -> float:
-        """Over the labelled pixels; 0 without any."""
-        return self.loss / max(self.pixels, 1)
-
-
-def score_images(
-    segmenters: Sequence[Segmenter],
-    images: Any,
-    protocol: Protocol,
-    indices: Sequence[int] | None = None,
-    batch_size: int = 1,
-    workers: int = 0,
-    on_image: Callable[[], object] = lambda: None,
-    loss: Loss | None = None,
-) -> list[list[Sums]]:
-    """Sum confusion matrices, and losses, of segmenters over images; each is decoded once.
-
-    The loss is taken at the network's input size as in training: labels are resized like their
-    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
-
-    Args:
-        segmenters: in eval mode.
-        images: rows with ``image`` (H, W, 3) and ``label`` (H, W), uint8.
-        protocol: how they reach the networks.
-        indices: of the images to score; None for all.
-        batch_size: images that go through a network together, where their input sizes agree.
-        workers: processes that decode images while the networks run; 0 decodes in between.
-        on_image: called after each image.
-        loss: also sum this loss.
-
-    Returns:
-        For each segmenter the sums of each of its outputs.
-
-    Raises:
-        UserError: an image or label cannot be read.
-    """
-    sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
-    chosen = range(len(images)) if indices is None else indices
-    for rows in image_batches(images, chosen, protocol, batch_size, workers):
-        batch = [row["image"] for row in rows]
-        for segmenter, totals in zip(segmenters, sums, strict=True):
-            on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
-            maps = segmenter.output_maps(batch, protocol, on_logits)
-            for total, classes in zip(totals, maps, strict=True):
-                for row, predicted in zip(rows, classes, strict=True):
-                    total.matrix += confusion_matrix(row["label"], predicted)
-        for _ in rows:
-            on_image()
-    return sums
-
-
-def _loss_adder(
-    loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
-) -> Callable[[torch.Tensor, tuple[int, int], float, bool], None]:
-    for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
-
-    def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:
-        if scale != for_loss or flipped:
-            return
-        for row, one in zip(rows, logits, strict=True):
-            resized = resize_label_to_fit(row["label"], size, (size[1], size[0]))
-            pixels = int((resized != IGNORE_INDEX).sum())
-            if not pixels:
-                continue
-            labels = torch.from_numpy(resized.astype(np.int64))[None].to(one.device)
-            for part, total in zip(one.chunk(len(totals)), totals, strict=True):
-                # Summed over pixels, so that images count by their labelled pixels.
-                total.loss += float(loss(part[None], labels)) * pixels
-                total.pixels += pixels
-
-    return add
 
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
@@ -264,10 +196,6 @@ def as_segmenter(model: Scorable) -> Segmenter:
     if isinstance(model, Segmenter):
         return model
     return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
-
-
-def _share(images: Any, processes: PartialState) -> range:
-    return range(processes.process_index, len(images), processes.num_processes)
 
 
 def _summed(matrix: NDArray[np.int64], processes: PartialState) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Images to score: loaded, checked against what the networks can take, and batched."""
+"""Images to score: loaded, checked against the networks' smallest input, and batched."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,14 @@ from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import network_sizes
 
+# With ``image`` (H, W, 3) and ``label`` (H, W), uint8; labels are train ids and 255.
 Row = dict[str, Any]
 
 _READERS = 8
 
 
 def load_labelled(spec: DomainSpec, split: str) -> Any:
-    """One split of the domain that a recipe names, if there is anything to score on it.
+    """One split of a domain, if there is anything to score on it.
 
     Raises:
         UserError: as :func:`revt_hf.data.domains.load_spec`, or :func:`check_labelled`.
@@ -34,11 +35,11 @@ def load_labelled(spec: DomainSpec, split: str) -> Any:
 
 
 def check_labelled(images: Any, name: str) -> None:
-    """Refuse images of which no pixel has a class; reads as far as the first that has one.
+    """Refuse images without a single labelled pixel; reads up to the first that has one.
 
     Args:
-        images: rows with ``label`` (H, W) uint8, train ids and 255.
-        name: what the error calls them.
+        images: rows with ``label``.
+        name: of the images, for the error.
 
     Raises:
         UserError: there is no labelled pixel, or an image before the first cannot be read.
@@ -46,7 +47,7 @@ def check_labelled(images: Any, name: str) -> None:
     labels = (images[index]["label"] for index in range(len(images)))
     if not any((label != IGNORE_INDEX).any() for label in labels):
         raise UserError(
-            f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), look at its "
+            f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), check its "
             "label encoding with revt data verify"
         )
 
@@ -54,21 +55,21 @@ def check_labelled(images: Any, name: str) -> None:
 def image_batches(
     images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
-    """Consecutive images whose network inputs have the same size, at most ``batch_size``.
+    """Consecutive images with the same network input size, at most ``batch_size`` at a time.
 
     Args:
-        images: rows with ``image`` (H, W, 3) uint8; decoded as they are read.
-        indices: which of them, in this order.
-        protocol: decides the sizes.
+        images: rows, decoded as they are read.
+        indices: the images, in this order.
+        protocol: decides the input sizes.
         batch_size: at least 1.
-        workers: processes that decode ahead, at most one for each core and image; each keeps two
-            images ready.
+        workers: processes that decode ahead, at most one per core and image; each keeps two images
+            ready.
     """
     loader = DataLoader(
         Subset(images, indices),
         batch_size=None,
         num_workers=worker_count(workers, len(indices)),
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         worker_init_fn=one_thread,
     )
     yield from same_size_batches(loader, protocol, batch_size)
@@ -77,13 +78,7 @@ def image_batches(
 def same_size_batches(
     rows: Iterable[Row], protocol: Protocol, batch_size: int
 ) -> Iterator[list[Row]]:
-    """Consecutive rows whose network inputs have the same size, at most ``batch_size``.
-
-    Args:
-        rows: with ``image`` (H, W, 3) uint8.
-        protocol: decides the sizes.
-        batch_size: at least 1; a full batch does not wait for the next row.
-    """
+    """The same for rows; a full batch does not wait for the next row."""
     batch: list[Row] = []
     batch_sizes = None
     for row in rows:
@@ -101,7 +96,7 @@ def same_size_batches(
         yield batch
 
 
-def _as_it_is(row: Any) -> Any:
+def _unchanged(row: Any) -> Any:
     return row
 
 
@@ -128,7 +123,7 @@ def too_small(size: Size, protocol: Protocol, minimum: int) -> str | None:
 
     Args:
         size: of the image.
-        protocol: decides what reaches the network.
+        protocol: decides the input sizes.
         minimum: see :func:`minimum_side`.
     """
     for height, width in network_sizes(size, protocol):
@@ -143,12 +138,12 @@ def too_small(size: Size, protocol: Protocol, minimum: int) -> str | None:
 
 
 def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
-    """Refuse a split with an image that a network cannot take; reads the starts of files only.
+    """Refuse a split with an image that a network cannot take; reads only image headers.
 
     Args:
-        rows: as :func:`revt_hf.data.domains.load_domain` gives.
-        name: what the error calls the split.
-        protocol: decides what reaches the network.
+        rows: as :func:`revt_hf.data.domains.load_domain` gives them.
+        name: of the split, for the error.
+        protocol: decides the input sizes.
         minimum: see :func:`minimum_side`.
 
     Raises:
@@ -160,12 +155,12 @@ def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
             known[size] = too_small(size, protocol, minimum)
         if known[size]:
             raise UserError(
-                f"{name}: {file}: {known[size]}: leave it out or choose another max_size"
+                f"{name}: {file}: {known[size]}: leave it out or choose another max size"
             )
 
 
 def sizes_of(rows: Any) -> Iterator[tuple[str, Size]]:
-    """File (or name) and (height, width) of a loaded split's images, as far as they can be read."""
+    """File (or name) and (height, width) of a loaded split's images, where they can be read."""
     if not isinstance(rows, datasets.Dataset):
         return
     cells = rows.with_format(None).select_columns(["image", "name"])

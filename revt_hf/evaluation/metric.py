@@ -1,4 +1,4 @@
-"""Mean IoU as an ``evaluate.Metric`` that keeps a confusion matrix, not the images."""
+"""Mean IoU as an ``evaluate.Metric`` that keeps a confusion matrix instead of the images."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +15,8 @@ from revt_hf.evaluation.confusion import confusion_matrix, scores_from
 class MeanIoU(evaluate.Metric):
     """Data-set-level mean IoU over the 19 classes; memory does not grow with the images.
 
-    ``add`` and ``add_batch`` count at once. Works offline. Over several processes, sum
-    ``metric.matrix`` (19, 19) int64 over the ranks: the result is exactly one process's.
+    ``add`` and ``add_batch`` count immediately. Works offline. With several processes, sum
+    ``metric.matrix`` (19, 19) int64 over the ranks: the result is exactly that of one process.
     """
 
     matrix: NDArray[np.int64]
@@ -71,7 +71,7 @@ class MeanIoU(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Any:
-        """The scores of all that was added, and of what is given here; then start afresh.
+        """The scores of everything added and given here; then start again.
 
         Returns:
             ``mIoU`` and ``aAcc`` (0..100), ``IoU`` and ``Acc`` (class name -> 0..100 or None),

@@ -1,6 +1,6 @@
 """Image to class map: the original's test protocol, its sliding window, scales and flip.
 
-Resize to a max_size (ratio kept, never padded), normalise, network, then the logits are resized
+Resize to a max size (ratio kept, never padded), normalise, network, then the logits are resized
 bilinearly twice, to the network's input size and to the image's own, and the arg max is taken
 (original: ``test_time_aug.py``, ``encoder_decoder.py``).
 """
@@ -25,6 +25,8 @@ from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.load import network_sha256
 from revt_hf.models.precision import bf16_autocast
 
+Image = NDArray[np.uint8]
+ClassMap = NDArray[np.uint8]
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
 Network = Callable[[torch.Tensor], torch.Tensor]
 # Called with logits (N, C, h, w), the (height, width) of the network's input, the scale of the
@@ -48,7 +50,7 @@ def _max_size(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, 
 
 
 def prepare(
-    image: NDArray[np.uint8],
+    image: Image,
     protocol: Protocol,
     scale: float = 1.0,
     normalisation: Normalisation = IMAGENET,
@@ -57,9 +59,9 @@ def prepare(
 
     Args:
         image: (H, W, 3) uint8.
-        protocol: see :class:`Protocol`.
-        scale: multiplies the protocol's max_size, or the image's size without one.
-        normalisation: the network's own, see :func:`revt_hf.data.normalisation.normalisation_of`.
+        protocol: the test protocol.
+        scale: multiplies the protocol's max size, or the image's size without one.
+        normalisation: the network's, see :func:`revt_hf.data.normalisation.normalisation_of`.
 
     Returns:
         (1, 3, h, w) float32, normalised.
@@ -75,18 +77,19 @@ def prepare(
 
 @dataclass(frozen=True)
 class Segmenter:
-    """What gives every pixel of an image a class, and can be scored.
+    """A model or an ensemble that gives every pixel of an image a class.
 
-    Made by :func:`model_segmenter` and :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
+    Made by :func:`model_segmenter`, :func:`heads_segmenter` and
+    :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
 
     Attributes:
-        networks: each gives logits; of several, the probabilities are averaged.
-        modules: everything that runs, for its device and its cost.
-        models: the SegFormers that it is made of.
+        networks: each returns logits; the probabilities of several are averaged.
+        modules: everything that runs.
+        models: the SegFormers it is made of.
         combine: how an ensemble combines its members; None for a single model.
         head: whose decode head an ensemble of features uses, counted from 1.
         bf16: whether the network runs under autocast to bfloat16.
-        outputs: how many decode heads' logits a network gives, side by side in the channels.
+        outputs: number of decode heads whose logits a network returns side by side in the channels.
     """
 
     networks: tuple[Network, ...]
@@ -99,7 +102,7 @@ class Segmenter:
 
     @property
     def normalisation(self) -> Normalisation:
-        """What its networks' inputs are normalised with: the first model's own."""
+        """The normalisation of its networks' inputs: that of the first model."""
         return normalisation_of(self.models[0])
 
     @property
@@ -119,38 +122,24 @@ class Segmenter:
             return None
         return EnsembleInfo(members=len(self.models), combine=self.combine, head=self.head)
 
-    def class_map(self, image: NDArray[np.uint8], protocol: Protocol) -> NDArray[np.uint8]:
+    def class_map(self, image: Image, protocol: Protocol) -> ClassMap:
         """The class map (H, W), uint8 train ids, of an RGB image (H, W, 3), uint8."""
         return self.class_maps([image], protocol)[0]
 
-    def class_maps(
-        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
-    ) -> list[NDArray[np.uint8]]:
-        """Class maps of several images that go through the network together.
+    def class_maps(self, images: Sequence[Image], protocol: Protocol) -> list[ClassMap]:
+        """Class maps (H, W), uint8 train ids, of images that go through the network together.
 
         Args:
             images: each (H, W, 3) uint8, RGB; their :func:`network_sizes` are equal.
-            protocol: see :class:`Protocol`.
-
-        Returns:
-            Each image's class map (H, W), uint8 train ids.
+            protocol: the test protocol.
         """
         return self.output_maps(images, protocol)[0]
 
     @torch.inference_mode()
     def output_maps(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        protocol: Protocol,
-        on_logits: OnLogits | None = None,
-    ) -> list[list[NDArray[np.uint8]]]:
-        """Class maps of several images for each output; see :meth:`class_maps`.
-
-        Args:
-            images: as for :meth:`class_maps`.
-            protocol: see :class:`Protocol`.
-            on_logits: called with the logits of each view, see ``OnLogits``.
-        """
+        self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
+    ) -> list[list[ClassMap]]:
+        """The :meth:`class_maps` of each output; ``on_logits`` sees the logits of each view."""
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
         for pixels, scale, flipped in self._views(images, protocol):
@@ -162,20 +151,15 @@ class Segmenter:
                 parts = logits.chunk(self.outputs, dim=1)
                 if protocol.views == len(self.networks) == 1:
                     # The arg max of a single softmax is that of its logits.
-                    return [
-                        [
-                            class_map(one, network_size, size)
-                            for one, size in zip(part, sizes, strict=True)
-                        ]
-                        for part in parts
-                    ]
+                    pairs = [zip(part, sizes, strict=True) for part in parts]
+                    return [[class_map(one, network_size, size) for one, size in p] for p in pairs]
                 for part, of_output in zip(parts, means, strict=True):
                     for one, mean in zip(part, of_output, strict=True):
                         mean.add(one.flip(-1) if flipped else one, network_size)
         return [[mean.class_map() for mean in of_output] for of_output in means]
 
     def _views(
-        self, images: Sequence[NDArray[np.uint8]], protocol: Protocol
+        self, images: Sequence[Image], protocol: Protocol
     ) -> Iterator[tuple[torch.Tensor, float, bool]]:
         """The networks' inputs (N, 3, h, w), the scale of each, and whether it is mirrored."""
         for scale in protocol.scales:
@@ -187,10 +171,10 @@ class Segmenter:
 
 
 def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
-    """A single SegFormer, in eval mode, as something that can be scored.
+    """A single SegFormer as a segmenter.
 
     Args:
-        model: on any device.
+        model: in eval mode, on any device.
         bf16: run it under autocast to bfloat16, so that its logits are bfloat16.
     """
 
@@ -205,7 +189,7 @@ def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False)
 def heads_segmenter(
     model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]
 ) -> Segmenter:
-    """A model's encoder with several decode heads, each an output; it sees an image once.
+    """A model's encoder, which sees an image once, with several decode heads, each an output.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.
@@ -213,17 +197,25 @@ def heads_segmenter(
     """
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
-        features = model.segformer(pixels, output_hidden_states=True).hidden_states
+        features = encoder_features(model, pixels)
         return torch.cat([head(features) for head in heads], dim=1)
 
     return Segmenter((network,), (model.segformer, *heads), (model,), outputs=len(heads))
 
 
+def encoder_features(
+    model: SegformerForSemanticSegmentation, pixels: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The encoder's four stages, each (N, channels, h, w)."""
+    stages: tuple[torch.Tensor, ...] = model.segformer(
+        pixels, output_hidden_states=True
+    ).hidden_states
+    return stages
+
+
 def predict(
-    model: SegformerForSemanticSegmentation,
-    image: NDArray[np.uint8],
-    protocol: Protocol | None = None,
-) -> NDArray[np.uint8]:
+    model: SegformerForSemanticSegmentation, image: Image, protocol: Protocol | None = None
+) -> ClassMap:
     """Segment one image.
 
     Args:
@@ -232,13 +224,13 @@ def predict(
         protocol: how the image reaches the network; None for its native size.
 
     Returns:
-        The label map (H, W), uint8, train ids.
+        The class map (H, W), uint8, train ids.
     """
     return model_segmenter(model).class_map(image, protocol or Protocol(max_size=None))
 
 
 def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:
-    """Logits of the network's input, by windows where the protocol has them.
+    """Logits of the network's input, by sliding windows if the protocol has them.
 
     Each window's logits are resized to its size; where windows overlap they are averaged
     (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
@@ -246,10 +238,10 @@ def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -
     Args:
         network: see ``Network``.
         pixels: (N, 3, H, W) float32, normalised.
-        protocol: its ``window`` and ``stride`` count.
+        protocol: with ``window`` and ``stride``.
 
     Returns:
-        (N, C, H, W) with several windows, else (N, C, h, w) as the network gives them.
+        (N, C, H, W) with several windows, else (N, C, h, w) as the network returns them.
     """
     windows = list(_windows((pixels.shape[2], pixels.shape[3]), protocol))
     if len(windows) == 1:
@@ -265,7 +257,7 @@ def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -
             total = logits.new_zeros((*logits.shape[:2], *pixels.shape[2:]))
         total[:, :, rows, columns] += logits
         counts[rows, columns] += 1
-    assert total is not None
+    assert total is not None  # noqa: S101
     return total.div_(counts)
 
 

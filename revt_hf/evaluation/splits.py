@@ -1,4 +1,4 @@
-"""The splits that are scored on. Nothing here imports torch: plans are made without it."""
+"""The splits to score on. Nothing here imports torch: plans are made without it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,29 +24,29 @@ class SplitSpec:
 
 
 def splits_of(recipe: Recipe) -> list[SplitSpec]:
-    """Every source's val and all targets of a loaded recipe.
+    """Every source's val and all targets of a recipe.
 
     Raises:
-        UserError: see :func:`told_apart`.
+        UserError: see :func:`check_labels`.
     """
     targets = [SplitSpec(target, target.split, is_source=False) for target in recipe.targets]
-    return told_apart([*source_splits(recipe.sources), *targets])
+    return check_labels([*source_splits(recipe.sources), *targets])
 
 
 def source_splits(sources: Sequence[Source]) -> list[SplitSpec]:
     """The val splits of training domains.
 
     Raises:
-        UserError: see :func:`told_apart`.
+        UserError: see :func:`check_labels`.
     """
-    return told_apart([SplitSpec(source, source.val, is_source=True) for source in sources])
+    return check_labels([SplitSpec(source, source.val, is_source=True) for source in sources])
 
 
-def told_apart(splits: Sequence[SplitSpec]) -> list[SplitSpec]:
-    """Splits, none of which has another one's label: results and tables know them by that alone.
+def check_labels(splits: Sequence[SplitSpec]) -> list[SplitSpec]:
+    """The splits, if each has a label of its own: results and tables name them by it alone.
 
     Raises:
-        UserError: two have the same.
+        UserError: two have the same label.
     """
     known: dict[str, SplitSpec] = {}
     for split in splits:

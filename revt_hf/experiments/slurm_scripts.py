@@ -38,20 +38,6 @@ class Stage:
     tasks: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class RunCall:
-    """The ``revt run`` call that all tasks have in common."""
-
-    experiment: Path
-    output: Path
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """The folder of scripts and logs; absolute."""
-        return self.output.absolute() / "slurm"
-
-
 def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
     """The steps that are not done, in the order of work; empty if all are done.
 
@@ -71,19 +57,33 @@ def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
     return [stage for stage in found if stage.tasks]
 
 
-def batch_script(stage: Stage, settings: SlurmSettings, title: str, call: RunCall) -> str:
-    """The batch script of a stage, in bash; the experiment's title leads the job's name.
+def batch_script(
+    stage: Stage, settings: SlurmSettings, title: str, run: Sequence[str], folder: Path
+) -> str:
+    """The batch script of a stage, in bash.
+
+    Args:
+        stage: its tasks.
+        settings: of all stages.
+        title: of the experiment; leads the job's name.
+        run: arguments of ``revt run`` that all tasks have in common.
+        folder: absolute, for the logs.
 
     Raises:
         UserError: a folder's name does not fit into the script.
     """
-    for path in (call.folder, Path.cwd()):
+    for path in (folder, Path.cwd()):
         if printable(str(path)) != str(path):
             # Slurm reads options line by line: the text after a line break would be a command.
             raise UserError(f"{path}: a folder of jobs has no control characters in its name")
     own = settings.of(stage.kind)
-    log = shlex.quote(str(call.folder / stage.name).replace("%", "%%") + "-%a.log")
+    log = shlex.quote(str(folder / stage.name).replace("%", "%%") + "-%a.log")
     limit = f"%{own.at_once}" if own.at_once else ""
+    command = [sys.executable, *REVT, "run", *run]
+    if stage.kind == "train" and settings.launcher:
+        command += ["--launcher", settings.launcher]
+    if all(stage.tasks):
+        command.append("--no-needs")
     options = [
         f"--job-name={_slug(title)}-{stage.name}",
         f"--array=0-{len(stage.tasks) - 1}{limit}",
@@ -107,7 +107,7 @@ def batch_script(stage: Stage, settings: SlurmSettings, title: str, call: RunCal
             *(f"  {n}) set -- {_arguments(task)} ;;" for n, task in enumerate(stage.tasks)),
             '  *) echo "there is no task $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;',
             "esac",
-            f'exec {shlex.join(_command(stage, call, settings.launcher))} "$@"',
+            f'exec {shlex.join(command)} "$@"',
             "",
         ]
     )
@@ -147,17 +147,6 @@ def _arguments(steps: Sequence[str]) -> str:
     """The arguments of a task, one step per line."""
     words = [f"--only {shlex.quote(step)}" for step in steps] or ["--report-only"]
     return " \\\n       ".join(words)
-
-
-def _command(stage: Stage, call: RunCall, launcher: str | None) -> list[str]:
-    words = [sys.executable, *REVT, "run", str(call.experiment), "--output", str(call.output)]
-    for override in call.overrides:
-        words += ["--set", override]
-    if stage.kind == "train" and launcher:
-        words += ["--launcher", launcher]
-    if all(stage.tasks):
-        words.append("--no-needs")
-    return words
 
 
 def _threads(stage: Stage, settings: StageSettings) -> str:

@@ -16,7 +16,7 @@ from revt_hf.core.outputs import write_json, write_text
 from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.slurm_scripts import RunCall, Stage, batch_script, stages
+from revt_hf.experiments.slurm_scripts import Stage, batch_script, stages
 from revt_hf.experiments.slurm_settings import SlurmSettings
 from revt_hf.experiments.step_overview import lacking_data
 
@@ -59,8 +59,8 @@ class SlurmJob:
 
 
 def submit_experiment(
-    path: Path,
-    output: Path,
+    path: str | Path,
+    output: str | Path,
     overrides: Sequence[str] = (),
     settings: SlurmSettings | None = None,
     dry_run: bool = False,
@@ -83,27 +83,28 @@ def submit_experiment(
     """
     experiment = load_experiment(path, overrides)
     graph = build_graph(experiment)
-    folder = ExperimentFolder(output, graph.steps)
+    folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
-    call = RunCall(path, output, tuple(overrides))
+    run = [str(path), "--output", str(output), *(w for o in overrides for w in ("--set", o))]
+    scripts = Path(output).absolute() / "slurm"
     found = stages(graph, folder)
     jobs = [
         SlurmJob(
             stage,
-            call.folder / f"{stage.name}.sh",
-            batch_script(stage, settings or SlurmSettings(), experiment.title, call),
+            scripts / f"{stage.name}.sh",
+            batch_script(stage, settings or SlurmSettings(), experiment.title, run, scripts),
             tuple(before.name for before in found[:number]),
         )
         for number, stage in enumerate(found)
     ]
     if jobs and not dry_run:
-        _check_slurm(call.folder)
+        _check_slurm(scripts)
     # Not an error: the nodes of a cluster may see data that this machine does not.
     for note, count in lacking_data([folder.status(one) for one in graph.steps]).items():
         _log.info("seen from this machine, %d steps lack their data: %s", count, note)
     if jobs and not dry_run:
         folder.begin()
-        _submit(jobs, call.folder)
+        _submit(jobs, scripts)
     return jobs
 
 

@@ -49,7 +49,7 @@ def render_card(template: str, **values: Any) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+    environment = jinja2.Environment(  # noqa: S701
         loader=jinja2.PackageLoader("revt_hf.hub"),
         finalize=lambda value: value if isinstance(value, Markdown) else text(str(value)),
         undefined=jinja2.StrictUndefined,

@@ -133,7 +133,7 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
         raise
     # The transport (httpx, hf_xet) decides what is raised. Messages are not passed on: some quote
     # the headers of the request, which hold the token.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         sentence = f"cannot push to {repo_id}: {failure(error, hub.endpoint)}; {advice}"
         raise UserError(sentence) from None
 

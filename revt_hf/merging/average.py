@@ -17,13 +17,7 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.checkpoints import description as descriptions
-from revt_hf.checkpoints.headers import (
-    METADATA,
-    TensorInfo,
-    common_dtype,
-    header_bytes,
-    tensors_hash,
-)
+from revt_hf.checkpoints import headers
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.core.errors import UserError
@@ -100,7 +94,7 @@ def merge(
             plan.check_unchanged()
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
-            dtype = common_dtype(item.dtype for item in plan.items)
+            dtype = headers.common_dtype(item.dtype for item in plan.items)
             write_json(scratch / CONFIG_FILE, descriptions.model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
@@ -124,7 +118,7 @@ def result_description(plan: MergePlan) -> descriptions.Description:
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
-        item.name: TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
+        item.name: headers.TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
     descriptions.fitting_tensors(known, places)
@@ -159,7 +153,7 @@ def _write_weights(
     recorded = partial(_record, plan, histories, evaluation)
     # Digests are known at the end only; they replace as many zeros.
     header = _header(plan, recorded(blank, NO_DIGEST if hashing else None))
-    own = tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
+    own = headers.tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
     total = sum(item.nbytes for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
@@ -238,13 +232,13 @@ def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     """The file's first bytes, with the record in the metadata."""
     text = json.dumps(record.to_json(), sort_keys=True)
     # transformers requires the format.
-    entries: dict[str, Any] = {METADATA: {"format": "pt", METADATA_KEY: text}}
+    entries: dict[str, Any] = {headers.METADATA: {"format": "pt", METADATA_KEY: text}}
     end = 0
     for item in plan.items:
         first, end = end, end + item.nbytes
         shape = list(item.shape)
         entries[item.name] = {"dtype": item.dtype, "shape": shape, "data_offsets": [first, end]}
-    return header_bytes(entries)
+    return headers.header_bytes(entries)
 
 
 @contextmanager

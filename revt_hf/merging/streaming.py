@@ -19,7 +19,7 @@ import numpy as np
 
 from revt_hf.checkpoints.architecture import VARIANCE
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 from revt_hf.core.outputs import file_sha256
 from revt_hf.core.resources import core_count
 from revt_hf.merging.members import NOWHERE, Source
@@ -56,10 +56,8 @@ def packed(values: Array, dtype: str) -> memoryview:
 
 def opened(path: Path, stack: ExitStack) -> int:
     """The descriptor of a file that ``stack`` closes."""
-    try:
+    with readable(path):
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     stack.callback(os.close, descriptor)
     return descriptor
 
@@ -67,10 +65,8 @@ def opened(path: Path, stack: ExitStack) -> int:
 def read_at(descriptor: int, path: Path, offset: int, view: memoryview) -> None:
     """Fill ``view`` with a file's bytes from ``offset`` on."""
     while view:
-        try:
+        with readable(path):
             got = os.preadv(descriptor, [view], offset)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         if not got:
             raise UserError(f"{path} ended while it was read: is something writing to it?")
         view = view[got:]

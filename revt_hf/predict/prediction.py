@@ -16,8 +16,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
-from revt_hf.data_tools.jpeg_damage import JpegDamage
-from revt_hf.data_tools.parallel import in_threads
+from revt_hf.data_tools.parallel import JpegDamage, in_threads
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter

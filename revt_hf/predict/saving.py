@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
+from revt_hf.data.decoding import encode_png
 from revt_hf.data.labels import CITYSCAPES_ID, CLASSES, NUM_CLASSES
 from revt_hf.predict.inputs import Input
 from revt_hf.predict.video import VideoOutput, video_suffix
@@ -180,10 +181,8 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    in_order = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    data = cv2.imencode(".png", in_order)[1].tobytes()
     with atomic_file(path) as scratch:
-        scratch.write_bytes(data)
+        scratch.write_bytes(encode_png(image))
 
 
 def present(maps: Iterable[NDArray[np.uint8]]) -> list[str]:

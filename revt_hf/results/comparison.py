@@ -6,18 +6,46 @@ from typing import Any
 
 from transformers import SegformerForSemanticSegmentation
 
+from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
 from revt_hf.data.labels import colourise
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import Result, library_versions
 from revt_hf.evaluation.splits import SplitSpec
-from revt_hf.models.recorded import read_metrics
+from revt_hf.models.recorded import read_metrics, recorded_recipe
 from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 _CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
+
+
+def report_models(named: Mapping[str, str], init: Path | None = None) -> list[ReportModel]:
+    """The models of a report: initial weights, members, merges.
+
+    Args:
+        named: folders or Hub ids by their names; a folder with ``merge.json`` is a merge.
+        init: folder of the members' initial weights.
+
+    Raises:
+        UserError: there is no member or no merge.
+    """
+    initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]
+    members, merges = [], []
+    for label, path in named.items():
+        name = Path(path).resolve().name if label == path else label
+        if (Path(path) / MERGE_FILE).is_file():
+            merges.append(ReportModel(name, "merge", path))
+        else:
+            recipe = recorded_recipe(path)
+            note = "" if recipe is None else f"method {recipe.augmentation.method}"
+            members.append(ReportModel(name, "member", path, note))
+    if not members or not merges:
+        lacking = "merge (a folder with merge.json)" if members else "member"
+        raise UserError(f"a report compares members with their merges: name at least one {lacking}")
+    return [*initial, *members, *merges]
 
 
 def compare(

@@ -32,10 +32,10 @@ class Curve:
 
     Attributes:
         networks: ``members``, or the group's title.
-        kind: of the networks; None where nobody said what they are.
-        of: label of the split that is corrupted.
+        kind: of the networks, if it is known.
+        of: label of the corrupted split.
         corruption: its kind, or ``mean of all``.
-        points: mIoU by severity; 0 are the images as they are, if they were scored.
+        points: mIoU by severity; severity 0 is the split without corruption, if it was scored.
     """
 
     networks: str
@@ -65,7 +65,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """All curves by one protocol; ``classes`` is the subset that mIoU is over, None for all 19."""
+    """All curves by one protocol; mIoU averages the subset ``classes``, or all 19 for None."""
 
     protocol: str
     classes: str | None
@@ -83,20 +83,20 @@ class Curves:
 def build_curves(
     results: Sequence[Result], protocol: str | None = None, classes: str | None = None
 ) -> Curves:
-    """The curves of evaluations on the ``corruptions`` domain.
+    """The curves of results on the ``corruptions`` domain.
 
-    All members together are one line, every other group is one: mean and spread are over its
-    networks, seeds and heads alike. ``mean of all`` is over the kinds of corruption, where a
-    network was scored on several.
+    All members together form one line, and so does every other group, with mean and spread over
+    its networks, seeds and heads. ``mean of all`` averages the kinds of corruption, if a network
+    was scored on several.
 
     Args:
         results: of :func:`revt_hf.evaluation.result.read_results`.
-        protocol: take only evaluations by the one of this name.
+        protocol: use only results by this protocol.
         classes: a class subset to average over.
 
     Raises:
-        UserError: there is no corrupted split among them, or no evaluation by that protocol;
-            evaluations by several protocols; networks that were scored on different images.
+        UserError: no result is on a corrupted split or by that protocol; results are by several
+            protocols; networks were scored on different images.
     """
     check_subset(classes)
     entries = [e for e in entries_of(by_protocol(results, protocol)) if any(_corruptions(e))]
@@ -144,7 +144,7 @@ def _scores(entry: Entry, classes: str | None) -> dict[tuple[str, str], dict[int
     for corruption, label in _corruptions(entry):
         value = entry.scores[label].over(classes)
         if value is not None:
-            # Several seeds of a corruption would be several values of one network.
+            # Several seeds of a corruption would give one network several values.
             by_severity = found.setdefault((corruption.of, corruption.kind), {})
             if corruption.severity in by_severity:
                 raise UserError(
@@ -231,7 +231,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
 
 
 def _inks(lines: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
-    """Members are grey, the first merge has the accent, everything else a colour of its own."""
+    """Grey for members, the accent for the first merge, a colour of its own for everything else."""
     inks: dict[tuple[str, str | None], str] = {}
     others = 0
     for line in lines:

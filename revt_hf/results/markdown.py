@@ -1,7 +1,7 @@
-"""Foreign text in Markdown and YAML: names of folders, files and datasets stay text.
+"""Foreign text in Markdown, YAML and shell lines: names of folders, files and datasets stay text.
 
-Written for every renderer at once (the Hub's, GitHub's, MkDocs'): what one of them would take for
-markup is an HTML entity, which all of them show as the plain character.
+The output is safe in every renderer (the Hub's, GitHub's, MkDocs'): characters that any of them
+would interpret as markup become HTML entities, which all of them show as plain characters.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-# These break out of a code span or a cell of a table; and what cannot be seen.
+# These break out of a code span or a table cell.
 _NOT_IN_CODE = re.compile(r"[`<>&|\\]|\]\(")
 _ENTITIES = {symbol: f"&#{ord(symbol)};" for symbol in "`\\~$>[]"} | {"<": "&lt;"}
 _BACKSLASHED = {symbol: f"\\{symbol}" for symbol in "*_|"}
@@ -27,9 +27,9 @@ def text(value: str, begins_line: bool = False) -> str:
     """Plain text within a line or a cell of a table: no markup, no HTML, no link.
 
     Args:
-        value: any string; spaces and line breaks become one space, what cannot be printed its
-            escape sequence.
-        begins_line: it stands at the begin of a line, where numbers and dashes are markup, too.
+        value: any string; white space becomes a single space, unprintable characters become escape
+            sequences.
+        begins_line: it begins a line, where numbers and dashes are markup, too.
     """
     shown = _ENTITY.sub("&amp;", _one_line(value)).translate(_MARKUP)
     shown = _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", shown)
@@ -50,17 +50,17 @@ def code(value: str) -> str:
 
 
 def yaml_text(values: Any) -> str:
-    """YAML that reads back as ``values`` and holds no ``<``, backtick, link or line of ``---``.
+    """YAML that reads back as ``values`` without ``<``, backticks, links or lines of ``---``.
 
-    It can stand in front matter, in a code block and between HTML tags.
+    It is safe in front matter, in a code block and between HTML tags.
     """
     written = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    # They stand between double quotes only; see _Dumper.
+    # They occur between double quotes only; see _Dumper.
     return _replaced(written, "\\x{:02X}")
 
 
 def json_text(written: str) -> str:
-    """The same JSON without ``<``, backticks and links, which stand in its strings only."""
+    """The same JSON without ``<``, backticks and links, which occur only in its strings."""
     return _replaced(written, "\\u{:04x}")
 
 
@@ -94,7 +94,7 @@ def _shell_char(char: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Double quotes, in which everything can be escaped, around what could be taken for markup."""
+    """Puts strings that might be markup into double quotes, in which everything can be escaped."""
 
 
 def _string(dumper: yaml.SafeDumper, value: str) -> yaml.Node:

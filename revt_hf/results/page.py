@@ -61,9 +61,9 @@ def score_layout(report: Report) -> Layout:
     unseen = f"unseen domain{'s' if several else ''}"
     headings = [Heading("Model", "name")]
     for domain in report.sources:
-        headings.append(Heading(domain, "source", area="source val", note=_images(report, domain)))
+        headings.append(Heading(domain, "source", area="source val", note=_images(report, domain)))  # noqa: PERF401
     for domain in report.targets:
-        headings.append(Heading(domain, "target", area=unseen, note=_images(report, domain)))
+        headings.append(Heading(domain, "target", area=unseen, note=_images(report, domain)))  # noqa: PERF401
     if several:
         headings.append(Heading("mean of unseen", "mean", area=unseen))
     headings.append(Heading("gap", "gap", note="source \u2212 unseen"))

@@ -17,12 +17,12 @@ class PaperRow:
     """One row of the table in the original's README.
 
     Attributes:
-        size: of the SegFormer, such as ``b2``.
-        source: the domain that it is trained on.
+        size: SegFormer size, such as ``b2``.
+        source: training domain.
         methods: the paper's augmentation methods: one for a baseline, three for a ReVT.
         cityscapes: the paper's mIoU in percent.
         bdd: the paper's mIoU in percent.
-        link: where the authors publish the weights; None where they do not.
+        link: the authors' weights, if they are published.
     """
 
     size: str
@@ -47,13 +47,13 @@ class PaperRow:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The mIoU in percent by the label that a domain has in evaluations."""
+        """The mIoU in percent by the domain's label in results."""
         return {"cityscapes/val": self.cityscapes, "bdd100k/val": self.bdd}
 
     def over(self, classes: str | None) -> bool:
-        """Whether the numbers are over these classes, a subset or all 19.
+        """Whether the numbers average these classes: a subset, or None for all 19.
 
-        For SYNTHIA the original does not say whether 16 or 19.
+        The paper does not say whether its SYNTHIA numbers average 16 or 19 classes.
         """
         return classes is None or (classes == "synthia16" and self.source == "synthia")
 

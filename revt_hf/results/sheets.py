@@ -12,6 +12,9 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES, PALETTE, TRAIN_ID, colourise
 
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont
+
 _INK = (28, 32, 38)
 _MUTED = (96, 104, 114)
 _EDGE = (208, 213, 219)
@@ -25,7 +28,7 @@ class Panel:
     """One image with its title.
 
     Args:
-        title: what is seen, e.g. ``ground truth`` or a model's name.
+        title: such as ``ground truth`` or a model's name.
         image: RGB, (H, W, 3), uint8.
 
     Raises:
@@ -84,12 +87,12 @@ def contact_sheet(
     """Write a grid of images with titles and a colour legend as PNG, atomically.
 
     Every image is scaled to ``panel_width``; a row is as high as its highest image. A panel's
-    own title stands below it unless it is empty or the column's title.
+    own title is below it unless it is empty or the column's title.
 
     Args:
         rows: panels from top to bottom and left to right; a row may be shorter than others.
         column_titles: one per column, at least as many as the longest row has panels.
-        row_titles: one per row, written upwards at the left; empty strings for none.
+        row_titles: one per row, written upwards on the left; empty strings for none.
         legend_classes: names of Cityscapes classes for the legend; may be empty.
         path: the PNG to write.
         panel_width: width of an image in pixels, at least 64.
@@ -102,55 +105,54 @@ def contact_sheet(
     font = _font("DejaVuSans.ttf", max(13, panel_width // 22))
     bold = _font("DejaVuSans-Bold.ttf", max(14, panel_width // 20))
     line = _line_height(bold)
-
-    columns = len(column_titles)
     gutter = max(len(_wrap(title, bold, panel_width)) for title in row_titles) * line
-    gutter = gutter + _TEXT_GAP if any(row_titles) else 0
-    left = _MARGIN + gutter
-    width = left + columns * panel_width + (columns - 1) * _GAP + _MARGIN
+    left = _MARGIN + (gutter + _TEXT_GAP if any(row_titles) else 0)
+    lefts = [left + column * (panel_width + _GAP) for column in range(len(column_titles))]
+    width = lefts[-1] + panel_width + _MARGIN
     headings = [_wrap(title, bold, panel_width) for title in column_titles]
     top = _MARGIN + max(map(len, headings)) * line + _TEXT_GAP
-
-    images = [[_scaled(panel.image, panel_width) for panel in row] for row in rows]
-    captions = [
-        [
-            [] if panel.title == heading else _wrap(panel.title, font, panel_width)
-            for panel, heading in zip(row, column_titles, strict=False)
-        ]
-        for row in rows
-    ]
-    image_heights = [max(image.height for image in row) for row in images]
-    caption_heights = [max(map(len, row)) * _line_height(font) for row in captions]
-    row_heights = [
-        high + (text + _TEXT_GAP if text else 0)
-        for high, text in zip(image_heights, caption_heights, strict=True)
-    ]
+    bands = [_Band(row, column_titles, font, panel_width) for row in rows]
     legend = _legend(legend_classes, font, width - 2 * _MARGIN)
-    bottom = top + sum(row_heights) + (len(rows) - 1) * _GAP
+    bottom = top + sum(band.height for band in bands) + (len(rows) - 1) * _GAP
     height = bottom + (_GAP * 2 + legend.height if legend else 0) + _MARGIN
 
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, heading in enumerate(headings):
-        middle = left + column * (panel_width + _GAP) + panel_width // 2
-        _centred(draw, heading, bold, middle, top - _TEXT_GAP - len(heading) * line, _INK)
+    for x, heading in zip(lefts, headings, strict=True):
+        above = top - _TEXT_GAP - len(heading) * line
+        _centred(draw, heading, bold, x + panel_width // 2, above, _INK)
     y = top
-    for row, row_title in enumerate(row_titles):
-        _upwards(sheet, _wrap(row_title, bold, panel_width), bold, y, image_heights[row])
-        for column, image in enumerate(images[row]):
-            x = left + column * (panel_width + _GAP)
+    for band, row_title in zip(bands, row_titles, strict=True):
+        _upwards(sheet, _wrap(row_title, bold, panel_width), bold, y, band.image_height)
+        for x, image, caption in zip(lefts, band.images, band.captions, strict=False):
             sheet.paste(image, (x, y))
-            below = y + image_heights[row] + _TEXT_GAP // 2
-            _centred(draw, captions[row][column], font, x + panel_width // 2, below, _MUTED)
-        y += row_heights[row] + _GAP
+            below = y + band.image_height + _TEXT_GAP // 2
+            _centred(draw, caption, font, x + panel_width // 2, below, _MUTED)
+        y += band.height + _GAP
     if legend:
         sheet.paste(legend, (_MARGIN, bottom + 2 * _GAP))
     with atomic_file(path) as scratch:
         sheet.save(scratch, format="PNG", optimize=True)
 
 
+class _Band:
+    """A row of a contact sheet: scaled images, wrapped captions, and their heights."""
+
+    def __init__(
+        self, row: Sequence[Panel], headings: Sequence[str], font: Font, width: int
+    ) -> None:
+        self.images = [_scaled(panel.image, width) for panel in row]
+        self.captions = [
+            [] if panel.title == heading else _wrap(panel.title, font, width)
+            for panel, heading in zip(row, headings, strict=False)
+        ]
+        self.image_height = max(image.height for image in self.images)
+        text = max(map(len, self.captions)) * _line_height(font)
+        self.height = self.image_height + (text + _TEXT_GAP if text else 0)
+
+
 def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """The colours of classes with their names, to stand below an image.
+    """The colours of classes with their names, to go below an image.
 
     Args:
         classes: names of Cityscapes classes, at least one.
@@ -160,14 +162,14 @@ def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
         RGB, (H, width, 3), uint8, on white.
     """
     legend = _legend(classes, _strip_font(width), width)
-    assert legend is not None
+    assert legend is not None  # noqa: S101
     strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
     strip.paste(legend, (0, _TEXT_GAP))
     return np.asarray(strip)
 
 
 def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Titles to stand above images that are side by side.
+    """Titles to go above images that are side by side.
 
     Args:
         titles: one for each image.
@@ -186,7 +188,7 @@ def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
     return np.asarray(strip)
 
 
-def _strip_font(width: int) -> ImageFont.FreeTypeFont:
+def _strip_font(width: int) -> Font:
     return _font("DejaVuSans.ttf", min(max(11, width // 45), 28))
 
 
@@ -217,19 +219,19 @@ def _check_sheet(
         raise UserError(f"panel width {panel_width} is too small: use at least 64 pixels")
 
 
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def _font(name: str, size: int) -> Font:
     # matplotlib ships DejaVu; Pillow's own default font lacks most letters beyond ASCII.
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
+def _line_height(font: Font) -> int:
     ascent, descent = font.getmetrics()
     return ascent + descent
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrap(text: str, font: Font, width: int) -> list[str]:
     """Lines of ``text`` that are at most ``width`` pixels wide, as far as its words allow."""
     lines: list[str] = []
     for word in text.split():
@@ -249,18 +251,16 @@ def _scaled(image: NDArray[np.uint8], width: int) -> Image.Image:
 def _centred(
     draw: ImageDraw.ImageDraw,
     lines: Sequence[str],
-    font: ImageFont.FreeTypeFont,
+    font: Font,
     middle: int,
     top: int,
-    colour: tuple[int, int, int],
+    colour: Colour,
 ) -> None:
     for number, text in enumerate(lines):
         draw.text((middle, top + number * _line_height(font)), text, colour, font, anchor="ma")
 
 
-def _upwards(
-    sheet: Image.Image, lines: Sequence[str], font: ImageFont.FreeTypeFont, top: int, height: int
-) -> None:
+def _upwards(sheet: Image.Image, lines: Sequence[str], font: Font, top: int, height: int) -> None:
     if not lines:
         return
     length = max(round(font.getlength(text)) for text in lines) + 2
@@ -270,13 +270,13 @@ def _upwards(
     sheet.paste(strip, (_MARGIN, top + (height - strip.height) // 2))
 
 
-def _legend(classes: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> Image.Image | None:
+def _legend(classes: Sequence[str], font: Font, width: int) -> Image.Image | None:
     """Swatches with names, as many per line as fit, the lines centred."""
     if not classes:
         return None
     line = _line_height(font)
-    swatch, pitch = line, line + _TEXT_GAP
-    sizes = {name: swatch + 6 + round(font.getlength(name)) + 18 for name in classes}
+    pitch = line + _TEXT_GAP
+    sizes = {name: line + 6 + round(font.getlength(name)) + 18 for name in classes}
     lines: list[list[str]] = [[]]
     for name in classes:
         if lines[-1] and sum(sizes[other] for other in lines[-1]) + sizes[name] > width:
@@ -287,9 +287,9 @@ def _legend(classes: Sequence[str], font: ImageFont.FreeTypeFont, width: int) ->
     for number, names in enumerate(lines):
         x = max(0, (width - sum(sizes[name] for name in names) + 18) // 2)
         for name in names:
-            box = (x, number * pitch, x + swatch, number * pitch + swatch)
+            box = (x, number * pitch, x + line, number * pitch + line)
             red, green, blue = (int(value) for value in PALETTE[TRAIN_ID[name]])
             draw.rectangle(box, fill=(red, green, blue), outline=_EDGE)
-            draw.text((x + swatch + 6, number * pitch), name, _INK, font)
+            draw.text((x + line + 6, number * pitch), name, _INK, font)
             x += sizes[name]
     return legend

@@ -6,7 +6,7 @@ Nothing here imports torch before it is needed: plans of experiments look for ch
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -35,13 +35,11 @@ _log = logging.getLogger("revt_hf")
 
 
 class Stateful(Protocol):
-    """An object whose state can be saved and restored."""
+    """An object whose state, tensors and plain values, can be saved and restored."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> object:
-        """Restore such a state."""
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -126,14 +124,23 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     Raises:
         UserError: a file cannot be read, or does not fit the recipe's model.
     """
+    import torch
     from safetensors.torch import load_file
 
     targets: dict[str, Stateful] = {_MODEL: state.model, **state.pickled}
     # All are read before the first is used.
-    read = {
-        name: _read(folder / name, load_file if name == _MODEL else _plain_values)
-        for name in targets
-    }
+    read: dict[str, Any] = {}
+    for name in targets:
+        path = folder / name
+        try:
+            read[name] = (
+                load_file(path)
+                if name == _MODEL
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+        # Damage surfaces anywhere in the reader, with error classes of its own.
+        except Exception as error:
+            raise UserError(f"{path} cannot be read as a part of a checkpoint") from error
     for name, target in targets.items():
         try:
             target.load_state_dict(read[name])
@@ -216,20 +223,6 @@ def _damage(folder: Path, step: int) -> str | None:
     except OSError as error:
         return f"cannot read {folder}: {error.strerror or error}"
     return None
-
-
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(path)
-    # Damage surfaces anywhere in the reader, with error classes of its own.
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a part of a checkpoint") from error
-
-
-def _plain_values(path: Path) -> Any:
-    import torch
-
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_moments(optimizer: "torch.optim.Optimizer") -> None:

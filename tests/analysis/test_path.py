@@ -2,8 +2,8 @@
 
 import pytest
 
-from revt_hf.analysis.blending import Blender, HeadScore, score_heads
-from revt_hf.analysis.path import INTERPOLATED, Line, paths
+from revt_hf.analysis.blending import Blender, score_heads
+from revt_hf.analysis.path import INTERPOLATED, barrier, paths
 from revt_hf.core.errors import UserError
 from tests.helpers.tiny_members import data_of, rows, tiny_model
 
@@ -22,12 +22,14 @@ pytestmark = pytest.mark.numeric
     ],
 )
 def test_a_barrier_rises_above_the_line_between_the_ends(losses, height, at):
-    points = tuple(step / (len(losses) - 1) for step in range(len(losses)))
     # A drop of mIoU is a barrier in the same way.
-    scores = tuple(HeadScore(loss=loss, miou=90 - 10 * loss) for loss in losses)
-    barrier = Line(1, 2, 1, points, scores).barrier()
-    assert (barrier.loss, barrier.loss_at) == (pytest.approx(height), at)
-    assert (barrier.miou, barrier.miou_at) == (pytest.approx(10 * height), at)
+    points = [
+        {"at": step / (len(losses) - 1), "loss": loss, "mIoU": 90 - 10 * loss}
+        for step, loss in enumerate(losses)
+    ]
+    found = barrier(points)
+    assert (found["loss"], found["loss_at"]) == (pytest.approx(height), at)
+    assert (found["mIoU"], found["mIoU_at"]) == (pytest.approx(10 * height), at)
 
 
 def test_equal_members_have_no_barrier_and_a_line_needs_two_points(members):
@@ -35,11 +37,17 @@ def test_equal_members_have_no_barrier_and_a_line_needs_two_points(members):
         lines = paths(blender, data_of(rows(1)), 4, interpolate_head=True)
         with pytest.raises(UserError, match="--points 1"):
             paths(blender, data_of(rows(1)), 1)
-    assert [line.head for line in lines] == [1, 2, INTERPOLATED]
+    assert [line["head"] for line in lines] == [1, 2, INTERPOLATED]
     for line in lines:
-        assert line.points == (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
-        assert line.barrier().loss == pytest.approx(0, abs=1e-5)
-        assert line.scores[0] == line.scores[-1]
+        first, *_, last = points = line["points"]
+        assert [point["at"] for point in points] == [
+            0,
+            pytest.approx(1 / 3),
+            pytest.approx(2 / 3),
+            1,
+        ]
+        assert line["barrier"]["loss"] == pytest.approx(0, abs=1e-5)
+        assert {**first, "at": 1} == last
 
 
 def test_lines_end_at_the_members_and_the_initial_weights(members):
@@ -49,18 +57,18 @@ def test_lines_end_at_the_members_and_the_initial_weights(members):
     with Blender(members[:2], str(members[2]), init_head=True) as blender:
         lines = paths(blender, data, 2, True, lambda: calls.append(1))
     assert len(calls) == 3 * 2
-    found = {(line.first, line.last, line.head): line.scores for line in lines}
+    found = {(line["from"], line["to"], line["head"]): line["points"] for line in lines}
     ends = {
         (1, 2, 1): ((first, first), (second, first)),
         (1, 2, 2): ((first, second), (second, second)),
         (1, 2, INTERPOLATED): ((first, first), (second, second)),
-        (0, 1, 1): ((init, first), (first, first)),
-        (0, 1, INTERPOLATED): ((init, init), (first, first)),
-        (0, 2, 2): ((init, second), (second, second)),
-        (0, 2, INTERPOLATED): ((init, init), (second, second)),
+        ("init", 1, 1): ((init, first), (first, first)),
+        ("init", 1, INTERPOLATED): ((init, init), (first, first)),
+        ("init", 2, 2): ((init, second), (second, second)),
+        ("init", 2, INTERPOLATED): ((init, init), (second, second)),
     }
     assert found.keys() == ends.keys()
     for line, models in ends.items():
         for score, (encoder, head) in zip(found[line], models, strict=True):
             expected = score_heads(encoder, {"head": head.decode_head}, data)["head"]
-            assert score.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert score["loss"] == pytest.approx(expected.loss, rel=1e-5)

@@ -33,7 +33,7 @@ class _Stopped(Exception):  # noqa: N818
 
 def test_an_interrupted_scan_resumes_with_the_same_result(members, tmp_path):
     data = data_of(rows(1))
-    calls, levels = [], []
+    calls = []
 
     def stop_at_the_third():
         calls.append(1)
@@ -43,18 +43,19 @@ def test_an_interrupted_scan_resumes_with_the_same_result(members, tmp_path):
     with Blender(members) as blender:
         finished = FinishedPoints(tmp_path / "out", ABOUT)
         with pytest.raises(_Stopped):
-            scan(blender, data, [1], finished, stop_at_the_third)
+            list(scan(blender, data, [1], finished, stop_at_the_third))
         again = FinishedPoints(tmp_path / "out", ABOUT)
         assert len(again.points) == 2
-        points = scan(
-            *(blender, data, [1, 2], again, lambda: calls.append(1)),
-            lambda steps, so_far: levels.append((steps, len(so_far))),
-        )
-        whole = scan(blender, data, [1, 2], FinishedPoints(tmp_path / "other", ABOUT))
+        levels = [
+            (steps, list(points))
+            for steps, points in scan(blender, data, [1, 2], again, lambda: calls.append(1))
+        ]
+        *_, whole = scan(blender, data, [1, 2], FinishedPoints(tmp_path / "other", ABOUT))
     # Two of six points were finished.
     assert len(calls) == 3 + 4
-    assert levels == [(1, 3), (2, 6)]
-    assert points == whole
+    assert [(steps, len(points)) for steps, points in levels] == [(1, 3), (2, 6)]
+    assert levels[-1] == whole
+    points = levels[0][1]
     assert set(points[0].heads) == {"1", "2", "3"}
     assert points[0].weights == (Fraction(1), Fraction(0), Fraction(0))
 

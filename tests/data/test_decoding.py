@@ -223,28 +223,28 @@ def netpbm(kind, values, peak):
     return head.encode() + b" ".join(b"%d" % value for value in values.reshape(-1)) + b"\n"
 
 
-@pytest.mark.parametrize("kind", [2, 5])
-@pytest.mark.parametrize("peak", [1, 18, 100, 255, 1000, 65535])
-def test_netpbm_labels_are_read_as_stored(kind, peak):
-    values = VALUES.astype(int) % (peak + 1)
-    assert (label_of(netpbm(kind, values, peak)) == values).all()
-
-
 @pytest.mark.parametrize("kind", [2, 3, 5, 6])
-@pytest.mark.parametrize("peak", [15, 100, 255, 1000, 4095, 65535])
-def test_netpbm_images_are_as_bright_as_their_white_says(kind, peak):
+@pytest.mark.parametrize("peak", [1, 18, 100, 255, 1000, 4095, 65535])
+def test_netpbm_labels_are_read_as_stored_and_images_as_bright_as_their_white_says(kind, peak):
     shape = (5, 7, 1) if kind in (2, 5) else (5, 7, 3)
     values = np.linspace(0, peak, int(np.prod(shape))).astype(int).reshape(shape)
     shown = image_of(netpbm(kind, values, peak))
     assert np.abs(shown - values / peak * 255).max() <= 1
+    if kind in (2, 5):
+        values = VALUES.astype(int) % (peak + 1)
+        assert (label_of(netpbm(kind, values, peak)) == values).all()
 
 
 @pytest.mark.parametrize("kind", [1, 4])
 def test_bitmaps_are_black_where_their_bits_are_set(kind):
     data = netpbm(kind, VALUES % 2, 1)
     assert (image_of(data) == (1 - VALUES[..., None] % 2) * 255).all()
-    with pytest.raises(UserError, match="a netpbm file whose zero is white: save the label as PNG"):
-        label_of(data)
+    tiff = bytearray(encoded("TIFF", VALUES))
+    at = tiff.index(struct.pack("<HHI", 262, 3, 1)) + 8  # which value is white
+    tiff[at : at + 2] = struct.pack("<H", 0)
+    for label, name in ((data, "netpbm"), (bytes(tiff), "tiff")):
+        with pytest.raises(UserError, match=f"a {name} file whose zero is white: save the label"):
+            label_of(label)
 
 
 @pytest.mark.parametrize(
@@ -256,32 +256,16 @@ def test_bitmaps_are_black_where_their_bits_are_set(kind):
         (PIXELS[..., 0].astype(np.int16), "16-bit signed"),
     ],
 )
-def test_tiffs_of_other_values_are_refused_with_what_they_are(pixels, words, capfd):
+def test_what_opencv_cannot_read_is_said_by_the_error_alone(pixels, words, capfd):
     data = cv2.imencode(".tif", pixels)[1].tobytes()
     for read in (image_of, label_of):
         with pytest.raises(UserError, match=words):
             read(data)
-    assert capfd.readouterr().err == ""
-
-
-def test_what_opencv_cannot_read_is_said_by_the_error_alone(capfd):
     with pytest.raises(UserError, match="a damaged one"):
         image_of(COMPLETE["tiff"][:-500])
     with pytest.raises(UserError, match="not an image"):
         image_of(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes())
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
-def test_avif_labels_are_refused():
-    with pytest.raises(UserError, match=r"may change values|not a label that OpenCV can read"):
-        label_of(encoded("AVIF", VALUES, "RGB"))
-    assert read_header(encoded("AVIF", VALUES)).lossy
-
-
-@pytest.mark.parametrize("data", [b"", b"anything", b"RIFF\0\0\0\0WEBP", b"P7\n"])
-def test_what_is_not_known_to_keep_values_counts_as_lossy(data):
-    assert read_header(data).lossy
+    assert capfd.readouterr().err == ""  # the errors say it all
 
 
 @pytest.mark.parametrize(
@@ -291,22 +275,16 @@ def test_what_is_not_known_to_keep_values_counts_as_lossy(data):
         encoded("WEBP", VALUES, "RGB"),
         encoded("TIFF", VALUES, compression="jpeg"),
         encoded("JPEG2000", VALUES),
+        *([encoded("AVIF", VALUES, "RGB")] if features.check("avif") else []),
     ],
-    ids=["jpeg", "lossy webp", "tiff with jpeg inside", "jpeg 2000"],
 )
 def test_labels_that_may_have_lost_something_are_refused(tmp_path, data):
     path = tmp_path / "label.png"  # by content, whatever it is called
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"label\.png: a label.*(one channel|may change values)"):
+    words = r"label\.png: (a label.*(one channel|may change values)|not a label)"
+    with pytest.raises(UserError, match=words):
         read_label({"path": str(path), "bytes": None}, ANY)
-
-
-def test_a_tiff_label_with_white_as_zero_is_refused():
-    data = bytearray(encoded("TIFF", VALUES))
-    at = data.index(struct.pack("<HHI", 262, 3, 1)) + 8
-    data[at : at + 2] = struct.pack("<H", 0)
-    with pytest.raises(UserError, match="zero is white"):
-        label_of(bytes(data))
+    assert read_header(data).lossy
 
 
 LARGE = np.tile(PIXELS, (20, 20, 1))

@@ -49,43 +49,23 @@ def test_no_encoding_knows_more_than_the_facts(facts):
     assert {name: len(table.mapping) for name, table in ENCODINGS.items()} == sizes
 
 
-def test_classes_and_colours_are_those_of_cityscapes(facts):
+def test_classes_and_colours_are_those_of_the_facts(facts):
     assert list(CLASSES) == facts["cityscapes19"]["names"]
     assert PALETTE.tolist() == facts["cityscapes19"]["palette"]
     assert {name: list(ids) for name, ids in SUBSETS.items()} == facts["class_subsets"]
-
-
-def test_camvid_colours_are_those_of_the_facts(facts):
+    image = colourise(np.array([[0, 18, 255]], dtype=np.uint8))
+    assert image[0].tolist() == [[128, 64, 128], PALETTE[18].tolist(), [0, 0, 0]]
     colours = [red << 16 | green << 8 | blue for red, green, blue in facts["camvid32"]["colors"]]
     assert sorted(label_table("camvid_32").mapping) == sorted(colours)
-
-
-def test_polygon_classes_of_idd_are_those_of_the_facts(facts):
     assert list(label_table("idd_ids").polygons) == facts["idd40"]["names"]
     assert list(label_table("idd_ids").polygons.values()) == list(range(40))
 
 
-def test_unknown_values_are_refused_by_value():
-    with pytest.raises(UserError, match=r"label value 19 \(3 pixels\).*train_ids"):
-        label_table("train_ids")(np.array([[0, 19, 19, 19]], dtype=np.uint8))
-
-
-def test_own_tables():
+def test_own_tables_and_unknown_values():
     table = label_table({3: 0, 4: 255})
     assert table(np.array([[3, 4]], dtype=np.uint8)).tolist() == [[0, 255]]
-    with pytest.raises(UserError, match="70000"):
-        label_table({70_000: 0})
-    with pytest.raises(UserError, match="40"):
-        label_table({3: 40})
-
-
-def test_unknown_encoding_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"'camvid'.*camvid_11.*train_ids"):
-        label_table("camvid")
-
-
-def test_colours():
-    image = colourise(np.array([[0, 18, 255]], dtype=np.uint8))
-    assert image[0, 0].tolist() == [128, 64, 128]
-    assert image[0, 1].tolist() == PALETTE[18].tolist()
-    assert image[0, 2].tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match=r"label value 19 \(3 pixels\).*train_ids"):
+        label_table("train_ids")(np.array([[0, 19, 19, 19]], dtype=np.uint8))
+    for wrong, words in (({70_000: 0}, "70000"), ({3: 40}, "40"), ("camvid", r"camvid_11.*train")):
+        with pytest.raises(UserError, match=words):
+            label_table(wrong)

@@ -1,4 +1,4 @@
-"""Ensembles against what they are said to be, computed with all channels at full size."""
+"""Ensembles against their definitions, computed with all channels at full size."""
 
 import pytest
 import torch
@@ -23,34 +23,24 @@ def models():
 
 @pytest.fixture(scope="module")
 def logits(models):
-    """Each member's logits, (C, h, w) as the network gives them."""
+    """Each member's logits, (C, h, w) as the network returns them."""
     pixels = prepare(IMAGE, PROTOCOL)
     assert tuple(pixels.shape[2:]) == NETWORK
     with torch.inference_mode():
         return [model(pixel_values=pixels).logits[0] for model in models]
 
 
-@pytest.fixture(scope="module")
-def probabilities(logits):
-    """Each member's probabilities (C, H, W) at the image's size, float64."""
-    return [full_size(one, NETWORK, SIZE).double().softmax(0) for one in logits]
-
-
-def test_logits_are_averaged(models, logits):
-    ours = ensemble_segmenter(models, "logits").class_map(IMAGE, PROTOCOL)
-    assert same_but_ties(ours, full_size(torch.stack(logits).mean(0), NETWORK, SIZE))
-
-
-def test_the_product_is_that_of_probabilities_at_full_size(models, probabilities):
-    ours = ensemble_segmenter(models, "product").class_map(IMAGE, PROTOCOL)
-    product = torch.stack(probabilities).prod(0)
-    # Small differences of a product are large ones of its logarithm.
-    assert same_but_ties(ours, product.log())
-
-
-def test_probabilities_are_averaged_at_full_size(models, probabilities):
-    ours = ensemble_segmenter(models, "probabilities").class_map(IMAGE, PROTOCOL)
-    assert same_but_ties(ours, torch.stack(probabilities).mean(0))
+@pytest.mark.parametrize("combine", ["logits", "product", "probabilities"])
+def test_outputs_are_combined_as_defined(models, logits, combine):
+    probabilities = [full_size(one, NETWORK, SIZE).double().softmax(0) for one in logits]
+    expected = {
+        "logits": full_size(torch.stack(logits).mean(0), NETWORK, SIZE),
+        # Small differences of a product are large ones of its logarithm.
+        "product": torch.stack(probabilities).prod(0).log(),
+        "probabilities": torch.stack(probabilities).mean(0),
+    }
+    ours = ensemble_segmenter(models, combine).class_map(IMAGE, PROTOCOL)
+    assert same_but_ties(ours, expected[combine])
 
 
 @pytest.mark.parametrize("head", [1, 3])
@@ -77,14 +67,10 @@ def test_features_are_averaged_before_one_members_head(models, head):
 
 
 def test_they_differ_from_each_other_and_from_their_members(models):
-    maps = {
-        "logits": ensemble_segmenter(models, "logits").class_map(IMAGE, PROTOCOL),
-        "probabilities": ensemble_segmenter(models, "probabilities").class_map(IMAGE, PROTOCOL),
-        "head 1": ensemble_segmenter(models, "features", 1).class_map(IMAGE, PROTOCOL),
-        "head 2": ensemble_segmenter(models, "features", 2).class_map(IMAGE, PROTOCOL),
-        **{f"member {n}": predict(model, IMAGE, PROTOCOL) for n, model in enumerate(models)},
-    }
-    assert len({value.tobytes() for value in maps.values()}) == len(maps)
+    ways = [("logits", 1), ("probabilities", 1), ("features", 1), ("features", 2)]
+    maps = [ensemble_segmenter(models, *way).class_map(IMAGE, PROTOCOL) for way in ways]
+    maps += [predict(model, IMAGE, PROTOCOL) for model in models]
+    assert len({value.tobytes() for value in maps}) == len(maps)
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)

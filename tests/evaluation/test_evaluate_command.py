@@ -1,4 +1,4 @@
-"""`revt evaluate`: which protocol it takes, and what its rows say of ensembles and cost."""
+"""``revt evaluate``: the protocol it takes, ensembles and costs, refusals."""
 
 import shutil
 
@@ -8,15 +8,13 @@ from PIL import Image
 
 from revt_hf.cli.options import ProtocolChoice
 from revt_hf.config.protocol import PROTOCOLS, Protocol
-from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import mark_output
 from revt_hf.evaluation.result import EnsembleInfo, read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
-from tests.helpers.tiny import TINY
+from tests.helpers.tiny import tiny_recipe
 
-VOID = Image.new("L", (96, 64), 255)
 STREETS = ["--domain", "streets", "--option", "val_images=2", "--option", "size=[64, 128]"]
 
 
@@ -28,25 +26,22 @@ def models(tmp_path_factory):
     return folders
 
 
-def _recipe(evaluation):
-    return parse_recipe({**TINY, "evaluation": evaluation}, "tiny recipe")
-
-
 @pytest.fixture
 def recorded(tmp_path):
     """A folder whose recipe names a sliding window."""
-    (tmp_path / "sliding").mkdir()
-    (tmp_path / "sliding" / "recipe.yaml").write_text(_recipe("slide").to_yaml())
-    return tmp_path / "sliding"
+    folder = tmp_path / "sliding"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(tiny_recipe(evaluation="slide").to_yaml())
+    return folder
 
 
 def test_a_recipes_section_is_a_name_or_fields():
-    assert _recipe("slide").evaluation == PROTOCOLS["slide"]
+    assert tiny_recipe(evaluation="slide").evaluation == PROTOCOLS["slide"]
     fields = {"max_size": None, "window": 1024, "stride": 768}
-    assert _recipe(fields).evaluation == PROTOCOLS["slide"]
+    assert tiny_recipe(evaluation=fields).evaluation == PROTOCOLS["slide"]
     # What is saved beside a result reads back as the same.
-    resolved = yaml.safe_load(_recipe("multi-scale").to_yaml())["evaluation"]
-    assert _recipe(resolved).evaluation == PROTOCOLS["multi-scale"]
+    resolved = yaml.safe_load(tiny_recipe(evaluation="multi-scale").to_yaml())["evaluation"]
+    assert tiny_recipe(evaluation=resolved).evaluation == PROTOCOLS["multi-scale"]
     assert PROTOCOLS["paper"] == Protocol()
 
 
@@ -64,23 +59,24 @@ def test_a_recipes_section_is_a_name_or_fields():
 )
 def test_what_cannot_be_used_is_one_sentence(evaluation, words):
     with pytest.raises(UserError, match=words):
-        _recipe(evaluation)
+        tiny_recipe(evaluation=evaluation)
 
 
 def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
-    slide = Protocol(max_size=None, window=1024, stride=768)
-    assert ProtocolChoice().resolve([recorded]) == slide
-    assert ProtocolChoice(max_size="96x48").resolve([recorded]) == Protocol(
-        max_size=(96, 48), window=1024, stride=768
-    )
-    assert ProtocolChoice(protocol="native").resolve([recorded]) == Protocol(max_size=None)
-    assert ProtocolChoice().resolve([models[0]]) == Protocol()
-    multi = ProtocolChoice("multi-scale", "native").resolve([models[0]])
-    assert multi == Protocol(max_size=None, scales=PROTOCOLS["multi-scale"].scales, flip=True)
+    smaller = PROTOCOLS["slide"].model_copy(update={"max_size": (96, 48)})
+    native = PROTOCOLS["multi-scale"].model_copy(update={"max_size": None})
+    for choice, folder, expected in (
+        (ProtocolChoice(), recorded, PROTOCOLS["slide"]),
+        (ProtocolChoice(max_size="96x48"), recorded, smaller),
+        (ProtocolChoice("native"), recorded, PROTOCOLS["native"]),
+        (ProtocolChoice(), models[0], PROTOCOLS["paper"]),
+        (ProtocolChoice("multi-scale", "native"), models[0], native),
+    ):
+        assert choice.resolve([folder]) == expected
     with pytest.raises(UserError, match=r"sliding: slide, .*a: paper\): pass --protocol"):
         ProtocolChoice().resolve([recorded, models[0]])
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
-        ProtocolChoice(protocol="sliding").resolve([recorded])
+        ProtocolChoice("sliding").resolve([recorded])
 
 
 @pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
@@ -90,13 +86,15 @@ def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monk
         ProtocolChoice().resolve([recorded, absent])
 
 
-STRANGERS = "model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
+STRANGERS = b"model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
 
 
-@pytest.mark.parametrize("text", [STRANGERS, "", "- a list", "!!python/object:os.x {}", b"\xff: 1"])
+@pytest.mark.parametrize(
+    "text", [STRANGERS, b"", b"- a list", b"!!python/object:os.x {}", b"\xff: 1"]
+)
 def test_a_recipe_of_another_program_is_passed_over(models, tmp_path, text):
     folder = shutil.copytree(models[0], tmp_path / "theirs")
-    (folder / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / "recipe.yaml").write_bytes(text)
     with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is not a revt recipe"):
         assert ProtocolChoice().resolve([folder]) == Protocol()
 
@@ -113,15 +111,14 @@ def test_a_damaged_recipe_of_ours_is_an_error(recorded, marked):
 
 
 def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
-    arguments = [*STREETS, "--protocol", "native", "--batch-size", "2", "--workers", "1"]
-    arguments += ["--ensemble", "logits", "--ensemble", "features", "--head", "2", "--cost"]
-    code, out, error = revt(
-        capsys, "evaluate", *models, *arguments, "--json", tmp_path / "r.json", "--quiet"
-    )
+    arguments = [f"first={models[0]}", models[1], *STREETS, "--protocol", "native"]
+    arguments += ["--batch-size", "2", "--workers", "1", "--cost", "--quiet"]
+    arguments += ["--ensemble", "logits", "--ensemble", "features", "--head", "2"]
+    code, out, error = revt(capsys, "evaluate", *arguments, "--json", tmp_path / "r.json")
     assert code == 0, error
     results = read_results([tmp_path / "r.json"])
-    names = [*map(str, models), "ensemble of 2 (logits)", "ensemble of 2 (features, head 2)"]
-    assert [one.model for one in results] == names
+    ensembles = ["ensemble of 2 (logits)", "ensemble of 2 (features, head 2)"]
+    assert [one.model for one in results] == ["first", str(models[1]), *ensembles]
     assert results[3].ensemble == EnsembleInfo(members=2, combine="features", head=2)
     for one in results:
         assert one.protocol.max_size is None
@@ -129,8 +126,7 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
         assert one.cost.flops > one.cost.parameters > 0
         assert one.cost.images_per_second > 0
         assert one.cost.peak_mib is None
-    flops = [one.cost.flops for one in results]
-    assert flops[2] == 2 * flops[0]
+    assert results[2].cost.flops == 2 * results[0].cost.flops
     assert "Cost of a 128x64 image" in out
     assert "GFLOPs" in out
 
@@ -140,6 +136,7 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
     [
         (["--ensemble", "logits"], "at least two models"),
         (["--protocol", "sliding"], "unknown protocol 'sliding'"),
+        (["--classes", "synthia12"], "unknown classes 'synthia12'"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, models, arguments, words):
@@ -147,8 +144,9 @@ def test_mistakes_are_one_sentence(capsys, models, arguments, words):
 
 
 def test_a_split_without_labelled_pixels_is_refused(models, tmp_path, capsys):
-    for kind, image in (("img_dir", Image.new("RGB", (96, 64))), ("ann_dir", VOID)):
+    void = Image.new("L", (96, 64), 255)
+    for kind, image in (("img_dir", Image.new("RGB", (96, 64))), ("ann_dir", void)):
         (tmp_path / kind / "val").mkdir(parents=True)
         image.save(tmp_path / kind / "val" / "a.png")
-    where = ["--domain", "folder", "--data-dir", str(tmp_path), "--option", "encoding=train_ids"]
-    assert "no labelled pixel in" in refused(capsys, "evaluate", str(models[0]), *where)
+    where = ["--domain", "folder", "--data-dir", tmp_path, "--option", "encoding=train_ids"]
+    assert "no labelled pixel in" in refused(capsys, "evaluate", models[0], *where)

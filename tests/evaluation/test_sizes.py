@@ -10,15 +10,11 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.loading import check_sizes, minimum_side, too_small
-from revt_hf.evaluation.predictor import model_segmenter
+from revt_hf.evaluation.predictor import predict
 from tests.helpers.networks import tiny_model
 
 NATIVE = Protocol(max_size=None)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model(0)
+CHANGES = [{}, {"sr_ratios": [4, 2, 1, 1]}, {"strides": [8, 2, 2, 2]}]
 
 
 def _network(**changes):
@@ -26,7 +22,7 @@ def _network(**changes):
     return SegformerForSemanticSegmentation(config).eval()
 
 
-@pytest.mark.parametrize("changes", [{}, {"sr_ratios": [4, 2, 1, 1]}, {"strides": [8, 2, 2, 2]}])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_the_minimum_is_the_smallest_side_that_runs(changes):
     model = _network(**changes)
     smallest = minimum_side([model])
@@ -56,16 +52,15 @@ def test_what_reaches_the_network_decides(size, protocol, minimum, fits):
     assert (too_small(size, protocol, minimum) is None) is fits
 
 
-def test_one_pixel_has_a_class(model):
-    (found,) = model_segmenter(model).class_map(np.full((1, 1, 3), 90, np.uint8), Protocol())[0]
+def test_one_pixel_has_a_class():
+    (found,) = predict(tiny_model(0), np.full((1, 1, 3), 90, np.uint8), Protocol())[0]
     assert found < 19
 
 
 def test_a_split_with_one_such_image_is_refused_by_name(tmp_path):
-    for kind in ("img_dir", "ann_dir"):
+    for kind, mode in (("img_dir", "RGB"), ("ann_dir", "L")):
         (tmp_path / kind / "val").mkdir(parents=True)
         for name, size in (("good", (64, 64)), ("thin", (64, 9))):
-            mode = "RGB" if kind == "img_dir" else "L"
             Image.new(mode, size).save(tmp_path / kind / "val" / f"{name}.png")
     rows = load_domain("folder", "val", tmp_path, cache_dir=tmp_path / "cache")
     with pytest.raises(UserError, match=r"x/val: .*thin\.png: 64x9 .*at least 29"):

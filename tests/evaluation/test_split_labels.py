@@ -5,11 +5,10 @@ import pytest
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.splits import SplitSpec, source_splits, splits_of, told_apart
+from revt_hf.evaluation.splits import SplitSpec, check_labels, source_splits, splits_of
 
 
-def _split(domain, data_dir="data", split="val", **options):
-    config = options.pop("config", None)
+def _split(domain, data_dir="data", split="val", config=None, **options):
     spec = DomainSpec(domain=domain, data_dir=data_dir, config=config, options=options)
     return SplitSpec(spec, split, is_source=False)
 
@@ -25,7 +24,7 @@ def _split(domain, data_dir="data", split="val", **options):
 )
 def test_splits_of_one_label_are_refused_with_both(first, second):
     with pytest.raises(UserError, match=f"'{first.label}'.*{first.spec.data_dir}.*and.*"):
-        told_apart([first, second])
+        check_labels([first, second])
 
 
 def test_maps_and_versions_of_mapillary_have_labels_of_their_own():
@@ -35,26 +34,19 @@ def test_maps_and_versions_of_mapillary_have_labels_of_their_own():
         _split("mapillary", config="v2.0"),
         _split("mapillary", config="v2.0", map="rein"),
     ]
-    assert told_apart(splits) == splits
-    assert [split.label for split in splits] == [
-        "mapillary/val",
-        "mapillary-rein/val",
-        "mapillary-v2.0/val",
-        "mapillary-v2.0-rein/val",
-    ]
+    names = ["mapillary", "mapillary-rein", "mapillary-v2.0", "mapillary-v2.0-rein"]
+    assert [split.label for split in check_labels(splits)] == [f"{name}/val" for name in names]
     assert _split("mapillary", map="dg_standard").label == "mapillary/val"
 
 
-def _recipe(**sections):
-    source = {"domain": "folder", "data_dir": "a/city"}
-    return parse_recipe({"model": {"size": "b0"}, "source": source, **sections}, "r")
+def test_a_recipes_sources_and_targets_have_labels_of_their_own():
+    def recipe(**sections):
+        source = {"domain": "folder", "data_dir": "a/city"}
+        return parse_recipe({"model": {"size": "b0"}, "source": source, **sections}, "r")
 
-
-def test_a_recipes_sources_and_targets_are_told_apart():
     target = {"domain": "folder", "data_dir": "b/city"}
     with pytest.raises(UserError, match=r"source folder a/city and the target folder b/city"):
-        splits_of(_recipe(targets=[target]))
-    two = _recipe(more_sources=[{**target, "val": "val"}])
+        splits_of(recipe(targets=[target]))
     with pytest.raises(UserError, match="two splits are called 'city/val'"):
-        source_splits(two.sources)
-    assert len(splits_of(_recipe(targets=[{**target, "split": "test"}]))) == 2
+        source_splits(recipe(more_sources=[{**target, "val": "val"}]).sources)
+    assert len(splits_of(recipe(targets=[{**target, "split": "test"}]))) == 2

@@ -220,5 +220,3 @@ def test_some_steps_write_no_table_and_report_only_does_no_step(begun, capsys):
     folder = folder_of(path, output)
     done = ["members/base/0", "results/recipe/members/base/0"]
     assert [step for step in graph_of(path).steps if folder.done(step)] == done
-    assert code_of("run", path, "--output", output, "--report-only", "--only", "members") == 2
-    assert "leave --only out" in capsys.readouterr().err

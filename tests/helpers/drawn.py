@@ -10,8 +10,7 @@ one processor or OpenCV version rounds to the other side. After a change that is
 import numpy as np
 
 from revt_hf.data.domains.corruptions import CORRUPTIONS_VERSION, KINDS, SEVERITIES, corrupt
-from revt_hf.data.domains.streets import STYLES, render
-from revt_hf.data.domains.streets.builder import STREETS_VERSION
+from revt_hf.data.domains.streets import STREETS_VERSION, STYLES, render
 from tests.helpers.golden import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "drawn.npz"

@@ -29,23 +29,14 @@ _POLYGON_CELL = 4
 
 @dataclass(frozen=True)
 class Encoding:
-    """How labels are written.
+    """How labels are written."""
 
-    Attributes:
-        table: the name of the table to read them with.
-        train_ids: of every raw value; None where the facts do not give it.
-        write: writes raw values (H, W) to a path.
-        unknown: a raw value outside the encoding.
-        shown: how messages show it; default: as a number.
-        cell: pixels that a raw value covers in each direction.
-    """
-
-    table: str
-    train_ids: Mapping[int, int | None]
-    write: Callable[[Path, np.ndarray], None]
-    unknown: int
-    shown: str = ""
-    cell: int = 1
+    table: str  # the name of the table to read them with
+    train_ids: Mapping[int, int | None]  # of every raw value; None where the facts do not give it
+    write: Callable[[Path, np.ndarray], None]  # writes raw values (H, W) to a path
+    unknown: int  # a raw value outside the encoding
+    shown: str = ""  # how messages show it; default: as a number
+    cell: int = 1  # pixels that a raw value covers in each direction
 
     def raw(self, number: int) -> np.ndarray:
         """All raw values, in an order and a width that depend on the image's number."""
@@ -67,31 +58,18 @@ class Written:
 
 @dataclass(frozen=True)
 class Case:
-    """A dataset in one layout; paths hold ``{name}``, or ``{part}`` and ``{rest}`` of it.
+    """A dataset in one layout; paths hold ``{name}``, or ``{part}`` and ``{rest}`` of it."""
 
-    Attributes:
-        id: its domain, and a name for the layout.
-        kind: of the layout.
-        encoding: of the labels.
-        image: path of an image.
-        label: path of its label.
-        names: of the rows.
-        extra: a valid name that is not written at first.
-        split: the split of these rows.
-        config: of the domain.
-        options: of the domain, where the layout needs them.
-    """
-
-    id: str
-    kind: str
+    id: str  # its domain, and a name for the layout
+    kind: str  # of the layout
     encoding: Encoding
-    image: str
-    label: str
-    names: tuple[str, ...]
-    extra: str
+    image: str  # path of an image
+    label: str  # path of its label
+    names: tuple[str, ...]  # of the rows
+    extra: str  # a valid name that is not written at first
     split: str = "train"
     config: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # where the layout needs them
 
     @property
     def domain(self) -> str:

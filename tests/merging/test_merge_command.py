@@ -125,21 +125,27 @@ def test_a_merge_recipe(capsys, members, tmp_path):
     [
         ([], "say what to merge"),
         (["MODELS"], "--output FOLDER"),
-        (["MODELS", "--recipe", "x.yaml", "--output", "OUT"], "say what to merge"),
-        (["MODELS", "--weights", "1,x,2", "--output", "OUT"], "--weights 1,x,2"),
-        (["MODELS", "--param", "alpha", "--output", "OUT"], "--param alpha"),
-        (["--from", "/nowhere/merge.json", "--output", "OUT"], "/nowhere/merge.json"),
-        (["MODELS", "--method", "slerp", "--output", "OUT"], "slerp takes 2 members"),
-        (["MODELS", "--output", "OUT", "--haed", "1"], "haed"),
-        (["MODELS", "--output", "OUT", "--head", "one"], "head"),
-        (["MODELS", "--output", "OUT", "--head", "0"], "head"),
-        (["MODELS", "--output", "OUT", "--weights"], "weights"),
-        (["a=x", "a=y", "--output", "OUT"], "two models have the same name"),
-        (["a=", "MODELS", "--output", "OUT"], "write a model as PATH or NAME=PATH"),
+        (["MODELS", "--recipe", "x.yaml", "OUT"], "say what to merge"),
+        (["MODELS", "--weights", "1,x,2", "OUT"], "--weights 1,x,2"),
+        (["MODELS", "--param", "alpha", "OUT"], "--param alpha"),
+        (["--from", "/nowhere/merge.json", "OUT"], "/nowhere/merge.json"),
+        (["MODELS", "--method", "slerp", "OUT"], "slerp takes 2 members"),
+        (["MODELS", "--method", "maen", "OUT"], "unknown merge method 'maen'"),
+        (["MODELS", "--method", "ties", "OUT"], "ties needs a base"),
+        (["MODELS", "--weights", "1,2,3", "OUT"], "mean takes no weights"),
+        (["MODELS", "--method", "power", "--weights", "1", "OUT"], "1 weights for 3 members"),
+        (["MODELS", "--param", "q=1", "OUT"], "unknown parameter 'q'"),
+        (["MODELS", "--select", "bakbone", "OUT"], "did you mean 'backbone'"),
+        (["MODELS", "OUT", "--haed", "1"], "haed"),
+        (["MODELS", "OUT", "--head", "one"], "head"),
+        (["MODELS", "OUT", "--head", "0"], "head"),
+        (["MODELS", "OUT", "--weights"], "weights"),
+        (["a=x", "a=y", "OUT"], "two models have the same name"),
+        (["a=", "MODELS", "OUT"], "write a model as PATH or NAME=PATH"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, members, tmp_path, arguments, words):
-    words_of = {"MODELS": members, "OUT": [tmp_path / "out"]}
+    words_of = {"MODELS": members, "OUT": ["--output", tmp_path / "out"]}
     error = refused(capsys, "merge", *(w for a in arguments for w in words_of.get(a, [a])))
     assert words in error
     assert not (tmp_path / "out").exists()

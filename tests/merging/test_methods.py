@@ -1,10 +1,8 @@
 """Merge methods against plain references, the original's results, and their properties."""
 
 import inspect
-import itertools
 import math
 import statistics
-import subprocess
 import sys
 
 import numpy as np
@@ -73,11 +71,6 @@ ELEMENTS = {
     "wise_ft": lambda xs, w, f, b: 0.5 * b + 0.5 * sum(a * x for a, x in zip(w, xs, strict=True)),
 }
 ELEMENT_METHODS = [name for name, method in METHODS.items() if method.scope == "element"]
-
-
-def test_every_elementwise_method_has_a_reference():
-    assert sorted(ELEMENTS) == sorted(ELEMENT_METHODS)
-    assert set(METHODS) - set(ELEMENTS) == {"slerp", "ties", "dare", "model_stock"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -187,27 +180,6 @@ def test_the_originals_results(file):
     assert merged_tensors >= 2
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mean_is_torchs_sequential_sum_bit_for_bit(dtype):
-    torch.manual_seed(0)
-    members = [torch.randn(1000, dtype=dtype) for _ in range(7)]
-    total = members[0].clone()
-    for member in members[1:]:
-        total += member
-    merged = apply("mean", [member.numpy() for member in members])
-    np.testing.assert_array_equal(merged, (total / 7).numpy())
-    np.testing.assert_array_equal(
-        apply("weighted_mean", [member.numpy() for member in members]), merged
-    )
-
-
-def test_power_mean_grows_with_its_exponent():
-    members = [np.abs(tensor) for tensor in random_members((50,), np.float64)[:3]]
-    means = [apply("power", members, exponent=p) for p in (0.1, 0.9, 1, 2, 3)]
-    np.testing.assert_allclose(means[2], np.mean(members, axis=0), rtol=1e-12)
-    assert all((low <= high).all() for low, high in itertools.pairwise(means))
-
-
 def test_harmonic_mean_of_zeros_and_of_opposites():
     members = [np.float32([0, 0, 2, 2, 1e-44]), np.float32([0, 1, -2, 6, -1e-44])]
     merged = apply("harmonic", members)
@@ -233,22 +205,11 @@ def test_slerp_walks_the_arc():
         merged = apply("slerp", [first, second], t=t)
         expected = [[3 * math.cos(t * math.pi / 2), 3 * math.sin(t * math.pi / 2)]]
         np.testing.assert_allclose(merged, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("first", "second"), [([1, 2], [2, 4]), ([1, 2], [-3, -6]), ([0, 0], [1, 5]), ([1, 5], [0, 0])]
-)
-def test_slerp_of_parallel_opposite_or_zero_tensors_is_linear(first, second):
-    first, second = np.float64(first), np.float64(second)
-    np.testing.assert_allclose(
-        apply("slerp", [first, second], t=0.25), 0.75 * first + 0.25 * second, rtol=1e-12
-    )
-
-
-def test_slerp_looks_at_the_whole_tensor():
-    first, second = random_members((40,), np.float64, 1)
-    parts = [apply("slerp", [first[half], second[half]]) for half in (slice(20), slice(20, None))]
-    assert not np.allclose(apply("slerp", [first, second]), np.concatenate(parts))
+    # Parallel, opposite and zero tensors are interpolated linearly.
+    for x, y in (([1, 2], [2, 4]), ([1, 2], [-3, -6]), ([0, 0], [1, 5]), ([1, 5], [0, 0])):
+        x, y = np.float64(x), np.float64(y)
+        merged = apply("slerp", [x, y], t=0.25)
+        np.testing.assert_allclose(merged, 0.75 * x + 0.25 * y, rtol=1e-12)
 
 
 def test_ties_by_hand():
@@ -303,18 +264,14 @@ def test_dare_depends_on_seed_and_name_alone():
     np.testing.assert_array_equal(first, dare(members, None, base, "a", seed=1))
     assert (first != dare(members, None, base, "a", seed=2)).any()
     assert (first != dare(members, None, base, "b", seed=1)).any()
+    kept, whole = (
+        apply(name, members, [1, 2], base, scale=0.7, **more)
+        for name, more in (("dare", {"drop": 0}), ("task_arithmetic", {}))
+    )
+    np.testing.assert_allclose(kept, whole, rtol=1e-5, atol=1e-6)
     # Written down: the same on every machine and with every numpy.
     pinned = dare([np.ones(16)], None, np.zeros(16), "tensor", drop=0.5, scale=1, seed=3)
     assert "".join(str(int(value)) for value in pinned) == "2002220020002002"
-
-
-def test_dare_without_dropping_is_task_arithmetic():
-    *members, base = random_members((30,), np.float64)
-    np.testing.assert_allclose(
-        apply("dare", members, [1, 2, 0.5], base, drop=0, scale=0.7),
-        apply("task_arithmetic", members, [1, 2, 0.5], base, scale=0.7),
-        rtol=1e-12,
-    )
 
 
 def test_model_stock_by_hand():
@@ -445,6 +402,7 @@ def test_finite_members_never_give_nan(name, dtype, data):
 def test_every_method_is_described(name):
     method = METHODS[name]
     assert method.name == name
+    assert (name in ELEMENTS) == (method.scope == "element")
     assert inspect.getdoc(method.function)
     assert any(year in method.reference for year in ("19", "20")) or "https" in method.reference
     least, most = method.members
@@ -454,14 +412,6 @@ def test_every_method_is_described(name):
     for parameter in method.parameters.values():
         assert parameter.low <= parameter.default <= parameter.high
         assert parameter.meaning
-
-
-def test_parameters_are_checked():
-    ties, dare = METHODS["ties"], METHODS["dare"]
-    assert checked_parameters(ties, {"density": "0.5"}) == {"density": 0.5, "scale": 1.0}
-    assert checked_parameters(ties, {"density": 0, "scale": 3}) == {"density": 0.0, "scale": 3.0}
-    seed = checked_parameters(dare, {"seed": "7"})["seed"]
-    assert (seed, type(seed)) == (7, int)
 
 
 @pytest.mark.parametrize(
@@ -479,9 +429,11 @@ def test_parameters_are_checked():
         ("mean", {"scale": 1}, "unknown parameter 'scale': mean has none"),
     ],
 )
-def test_parameters_out_of_range_and_unknown_ones(method, values, words):
+def test_parameters_are_checked(method, values, words):
     with pytest.raises(UserError, match=words):
         checked_parameters(METHODS[method], values)
+    assert checked_parameters(METHODS["ties"], {"density": "1"}) == {"density": 1.0, "scale": 1.0}
+    assert type(checked_parameters(METHODS["dare"], {"seed": "7"})["seed"]) is int
 
 
 PLUGIN = '''
@@ -533,14 +485,3 @@ def test_a_name_that_is_taken_is_refused():
     with pytest.raises(ValueError, match="the merge method 'mean' exists already"):
         register("mean", "somebody, 2026")(lambda tensors: tensors[0])
     assert METHODS["mean"].reference.startswith("Term")
-
-
-def test_the_modules_start_without_heavy_libraries():
-    code = (
-        "import sys, revt_hf.merging.registry, revt_hf.merging.selection\n"
-        "revt_hf.merging.registry.find_method('ties')\n"
-        "heavy = {'torch', 'scipy', 'pydantic', 'transformers', 'numpy.random'}\n"
-        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr

@@ -64,16 +64,9 @@ def test_presets_hold_as_many_tensors_as_the_architecture_has(preset):
 def test_combinations():
     assert select("backbone-norm", B5) == select("no_norm", B5)
     assert select("stage1 + stage2+stage3+stage4", B5) == select("backbone", B5)
-    assert select("backbone+head", B5) == select("all", B5) == B5
-    assert select("all-backbone", B5) == select("head", B5)
-    backwards = select("norm+head", B0[::-1])
-    assert backwards == select("norm+head", B0)[::-1]
+    assert select("norm+head", B0[::-1]) == select("norm+head", B0)[::-1]
     # From left to right: what is added last stays.
     assert select("backbone-stage1+stage1", B5) == select("backbone", B5)
-    assert set(select("stage3-blocks:1", B5)) == set(select("stage3", B5))
-    assert set(select("blocks:1-norm", B5)) == {
-        f"segformer.encoder.patch_embeddings.0.proj.{leaf}" for leaf in ("weight", "bias")
-    }
 
 
 # What the original's scripts pass as --weights-filter (facts: datasets.md, section 11).
@@ -96,27 +89,33 @@ def test_presets_are_the_originals_experiments(preset):
         assert select(regex, B5) == select(preset, B5)
 
 
-def test_no_norm_is_the_originals_long_alternation():
-    # The original lists every tensor without a norm, each dot escaped.
-    wanted = [name for name in B5 if name.startswith("segformer.") and "norm" not in name]
-    regex = "|".join(f"({re.escape(original_name(name))})" for name in wanted)
-    assert select("no_norm", B5) == select(regex, B5) == wanted
-
-
 @pytest.mark.parametrize(
     ("regex", "names"),
     [
-        (r"decode_head.*", B5[:16]),
+        (r"decode_head.*", B0[:16]),
         (r"decode_head\.linear_c2\.proj\.bias", ["decode_head.linear_c.1.proj.bias"]),
         (r"decode_head\.linear_fuse\.conv\.weight", ["decode_head.linear_fuse.weight"]),
         (r"decode_head\.linear_fuse\.bn\.weight", ["decode_head.batch_norm.weight"]),
         (r"decode_head\.linear_pred\.weight", ["decode_head.classifier.weight"]),
+        (r"segformer\.encoder\.layer_norm\.1\.", _original_regex(r"backbone\.norm2\.", B0)),
+        (r"backbone\.norm2\.", _original_regex(r"backbone\.norm2\.", B0)),
+        (
+            r"backbone\.block1\.0\.attn\.kv\.weight",
+            [f"segformer.encoder.block.0.0.attention.self.{n}.weight" for n in ("key", "value")],
+        ),
+        (
+            r"decode_head\.(linear_pred|batch_norm)",
+            [name for name in B0 if ".batch_norm." in name or ".classifier." in name],
+        ),
+        ("re:backbon", B0[16:]),
+        ("re:.*norm", [name for name in B0 if "norm" in name]),
+        ("original:.*norm.*", [n for n in B0 if "norm" in n and "batch_norm" not in n]),
+        ("(?!.*attn).*", B0),
+        ("original:(?!.*attn).*", [name for name in B0 if ".attention." not in name]),
     ],
 )
-def test_the_originals_experiments_on_parts_of_the_head(regex, names):
-    assert select(regex, B5) == names
-    with pytest.raises(UserError, match="no tensor"):
-        select(r"decode_head\.conv_seg\.weight", B5)
+def test_names_of_files_and_of_the_original_both_count(regex, names):
+    assert select(regex, B0) == names
 
 
 def _pyramid(depths):
@@ -137,47 +136,7 @@ def test_blocks_are_the_originals_pyramid(size, steps, stride):
     for count in range(1, steps + 1, stride):
         assert select(f"blocks:{count}", names) == select(regexes[count - 1], names), count
     assert select(f"blocks:{steps}", names) == select("backbone", names)
-
-
-def test_blocks_are_ordered_by_number_not_by_text():
-    # Stages 1 and 2 are 5 + 8 steps; then come patch_embed3, block3.0, block3.1, block3.2.
-    added = set(select("blocks:17", B5)) - set(select("blocks:16", B5))
-    assert added == {name for name in B5 if name.startswith("segformer.encoder.block.2.2.")}
-    assert len(added) == 22
-    assert select("blocks:" + "0" * 5000 + "7", B5) == select("blocks:7", B5)
-
-
-@pytest.mark.parametrize("count", ["0", "61", "", "x", "-1", "3.5", "9" * 5000, "٣"])
-def test_other_numbers_of_blocks_are_refused_with_the_greatest(count):
-    with pytest.raises(UserError, match="whole number from 1 to 60") as caught:
-        select(f"blocks:{count}", B5)
-    assert len(str(caught.value)) < 200
-
-
-def test_names_of_files_and_of_the_original_both_count():
-    assert select(r"segformer\.encoder\.layer_norm\.1\.", B0) == select(r"backbone\.norm2\.", B0)
-    kv = select(r"backbone\.block1\.0\.attn\.kv\.weight", B0)
-    assert kv == [
-        f"segformer.encoder.block.0.0.attention.self.{part}.weight" for part in ("key", "value")
-    ]
-    assert select("decode_head\\.(linear_pred|batch_norm)", B0) == [
-        name for name in B0 if ".batch_norm." in name or ".classifier." in name
-    ]
-
-
-def test_regular_expressions_match_from_the_start_and_may_be_forced():
-    for nothing in ("block1.*", "re:norm"):
-        with pytest.raises(UserError, match="selects no tensor"):
-            select(nothing, B0)
-    assert select("re:backbon", B0) == select("backbone", B0)
-    assert select("re:.*norm", B0) == [name for name in B0 if "norm" in name]
-
-
-def test_only_the_originals_names_keep_batch_norm_and_negations_apart():
-    batch_norm = {name for name in B0 if "batch_norm" in name}
-    assert set(select(".*norm.*", B0)) - set(select("original:.*norm.*", B0)) == batch_norm
-    assert select("(?!.*attn).*", B0) == B0
-    assert select("original:(?!.*attn).*", B0) == select("all-attention", B0)
+    assert select("blocks:" + "0" * 5000 + "7", names) == select("blocks:7", names)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +172,23 @@ def test_a_typo_is_answered_with_the_preset_meant(text, meant):
         ("re:x+blocks:3", "selects no tensor"),
         ("norm-backbone", "selects no tensor"),
         ("zzz", "no preset .*blocks:K.* and no regex for names like decode_head"),
+        ("block1.*", "selects no tensor"),
+        ("re:norm", "selects no tensor"),
+        (r"decode_head\.conv_seg\.weight", "no tensor"),
+        ("a" * 60_000, "longer than 50000"),
+        ("(?i:" * 400 + "x" + ")" * 400, "no"),
+        ("x" * 40_000, "selects no tensor"),
+        *(
+            (f"blocks:{count}", "whole number from 1 to 16")
+            for count in ("0", "17", "", "x", "-1", "3.5", "9" * 5000, "٣", "1..999999999")
+        ),
     ],
 )
 def test_what_selects_nothing_says_so(text, words):
     with pytest.raises(UserError, match=words) as caught:
         select(text, B0)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 400
 
 
 def test_a_model_without_these_tensors():
@@ -234,28 +203,20 @@ def test_a_model_without_these_tensors():
             select(text, [])
 
 
-@pytest.mark.parametrize("size", DEPTHS)
-def test_original_names_lead_back(size):
-    for name in NAMES[size]:
+def test_original_names_lead_back():
+    for name in (*B0, *B2, *B5):
         original = original_name(name)
         assert name in map(disk_name, memory_names(original)), name
-        fused = ".key." in name or ".value." in name
-        assert len(memory_names(original)) == 1 + fused
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
+        assert len(memory_names(original)) == 1 + (".key." in name or ".value." in name)
+    for foreign in (
         "weight",
         "backbone.norm1.weight",
         "segformer.encoder.block.0.0.attention.q_proj.weight",
         "segformer.encoder.block.0.weight",
         "segformer.stages.0.layer_norm.weight",
         "decode_head.conv_seg.weight",
-    ],
-)
-def test_foreign_names_have_no_original(name):
-    assert original_name(name) is None
+    ):
+        assert original_name(foreign) is None
 
 
 @pytest.mark.parametrize(
@@ -295,30 +256,9 @@ def test_combinations_are_set_arithmetic(first, others):
             select(text, B0)
 
 
-@given(st.text(max_size=20))
-@settings(max_examples=100, deadline=None, derandomize=True)
-def test_any_text_selects_something_or_is_refused(text):
-    try:
-        chosen = select(text, B0)
-    except UserError as error:
-        assert str(error)
-    else:
-        assert chosen
-        assert set(chosen) <= set(B0)
-
-
 def test_a_regex_that_backtracks_is_stopped():
     start = time.monotonic()
     with pytest.raises(UserError, match="takes more than 2 seconds") as caught:
         select(r"re:(?:.*?.*?){20}(.)\1{3}", B5)
     assert time.monotonic() - start < 30
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "text", ["a" * 60_000, "(?i:" * 400 + "x" + ")" * 400, "blocks:1..999999999", "x" * 40_000]
-)
-def test_what_is_too_large_is_one_short_sentence(text):
-    with pytest.raises(UserError) as caught:
-        select(text, B5)
-    assert len(str(caught.value)) < 400

@@ -65,46 +65,30 @@ def test_pieces_give_what_the_whole_gives(members, tmp_path, monkeypatch):
         assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_other_dtypes_are_summed_wide_and_stay(tmp_path, dtype):
-    members = [saved_state(tmp_path / f"m{seed}", random_state(seed, dtype)) for seed in range(3)]
-    merged = tensors_of(merge(members, tmp_path / "out"))
-    states = [tensors_of(member) for member in members]
-    for name in _backbone(merged):
-        wide = torch.float64 if dtype is torch.float64 else torch.float32
-        total = states[0][name].to(wide)
-        for state in states[1:]:
-            total = total + state[name].to(wide)
-        assert torch.equal(merged[name], (total / 3).to(dtype)), name
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 
-def test_bfloat16_is_rounded_to_nearest_even(tmp_path):
-    values = torch.tensor([1.0, 1.0078125, -3.14159, 1e-40, 65504.0, 1e38])
-    for number, part in enumerate((values, values * 1.01)):
-        state = random_state(0, torch.bfloat16)
-        state[NAMES[0]].flatten()[: len(part)] = part.to(torch.bfloat16)
-        saved_state(tmp_path / f"m{number}", state)
-    members = [tmp_path / "m0", tmp_path / "m1"]
-    merged = tensors_of(merge(members, tmp_path / "out"))[NAMES[0]]
-    loaded = [tensors_of(member)[NAMES[0]].float() for member in members]
-    assert torch.equal(merged, ((loaded[0] + loaded[1]) / 2).to(torch.bfloat16))
-
-
-@pytest.mark.parametrize("head", [1, 2, 3])
-def test_members_of_other_dtypes_take_the_heads_whose_bits_stay(tmp_path, head):
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+@pytest.mark.parametrize(
+    ("dtypes", "head"),
+    [
+        ((F64,) * 3, 1),
+        ((F16,) * 3, 1),
+        ((BF16,) * 3, 1),
+        *(((F32, F16, BF16), n) for n in (1, 2, 3)),
+    ],
+)
+def test_dtypes_are_summed_wide_and_the_heads_stays(tmp_path, dtypes, head):
     states = [random_state(at, dtype) for at, dtype in enumerate(dtypes)]
     members = [saved_state(tmp_path / f"m{at}", state) for at, state in enumerate(states)]
     out = merge(_spec(members, head=head), tmp_path / "out")
-    merged = tensors_of(out)
-    own = states[head - 1]
-    for name, tensor in merged.items():
+    wide = F64 if dtypes[0] is F64 else F32
+    for name, tensor in tensors_of(out).items():
+        expected = states[head - 1][name]
         if name.startswith("segformer."):
-            total = states[0][name] + states[1][name].float() + states[2][name].float()
-            assert torch.equal(tensor, (total / 3).to(dtypes[head - 1])), name
-        else:
-            assert torch.equal(tensor, own[name]), name
-            assert tensor.dtype == own[name].dtype
+            total = states[0][name].to(wide) + states[1][name] + states[2][name]
+            expected = (total / 3).to(dtypes[head - 1])
+        assert torch.equal(tensor, expected), name
+        assert tensor.dtype == expected.dtype
     config = json.loads((out / "config.json").read_text())
     assert f"torch.{config['dtype']}" == str(dtypes[head - 1])
 
@@ -183,15 +167,6 @@ def test_the_record_stands_in_the_file_and_beside_it(members, tmp_path):
         assert entry == MemberRecord(str(member), file_sha256(member / "model.safetensors"))
 
 
-def test_a_record_can_be_repeated_to_the_same_bytes(members, tmp_path):
-    rules = (Rule("backbone", "weighted_mean", (1.0, 2.0, 5.0)), Rule("norm", "median"))
-    out = merge(_spec(members, *rules, head=2), tmp_path / "out")
-    spec = read_merge_record(out / "merge.json").spec("merge.json")
-    again = merge(spec, tmp_path / "again")
-    for name in ("model.safetensors", "merge.json"):
-        assert (out / name).read_bytes() == (again / name).read_bytes()
-
-
 def test_changed_and_vanished_members_are_told(members, tmp_path):
     out = merge(members, tmp_path / "out")
     record = read_merge_record(out / "merge.json")
@@ -210,28 +185,6 @@ def test_nan_can_be_allowed(members, tmp_path):
         merge(_spec(members, Rule(method="min")), tmp_path / "out")
     out = merge(members, tmp_path / "out", options=MergeOptions(allow_nonfinite=True))
     assert not torch.isfinite(tensors_of(out)[NAMES[2]]).all()
-
-
-@pytest.mark.parametrize(
-    ("rule", "more", "words"),
-    [
-        (Rule(method="maen"), {}, "unknown merge method 'maen'"),
-        (Rule(method="slerp"), {}, "slerp takes 2 members, not 3"),
-        (Rule(method="ties"), {}, "ties needs a base"),
-        (Rule(weights=(1.0, 2.0, 3.0)), {}, "mean takes no weights"),
-        (Rule(method="weighted_mean", weights=(1.0,)), {}, "1 weights for 3 members"),
-        (Rule(method="power", parameters={"q": 1}), {}, "unknown parameter 'q'"),
-        (Rule(select="bakbone"), {}, "did you mean 'backbone'"),
-        (Rule(select="(["), {}, "no regex"),
-        (Rule(), {"head": 4}, "1 to 3"),
-    ],
-)
-def test_mistakes(members, tmp_path, rule, more, words):
-    with pytest.raises(UserError) as refusal:
-        merge(_spec(members, rule, **more), tmp_path / "out")
-    assert words in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_shrinks_is_told(members, tmp_path, monkeypatch):

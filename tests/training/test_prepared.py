@@ -14,7 +14,7 @@ from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data_tools.prepare import prepare
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
-BOUND = (160, 80)
+MAX_SIZE = (160, 80)
 SIZES = [(97, 203), (80, 160), (120, 90), (64, 128), (75, 161)]
 
 
@@ -44,7 +44,7 @@ def _source(root, prepared):
 
 @pytest.mark.parametrize("format", ["webp", "png", "raw"])
 def test_training_sees_the_same_bits(root, spec, tmp_path, format):
-    prepare(spec, "train", tmp_path / "small", BOUND, format, quiet=True)
+    prepare(spec, "train", tmp_path / "small", MAX_SIZE, format, quiet=True)
     source = {"domain": "folder", "data_dir": str(root), "options": {}}
     usual = run(tmp_path / "a", tiny_recipe(source=source))
     prepared = {**source, "prepared": str(tmp_path / "small")}
@@ -65,26 +65,32 @@ def test_labels_that_were_fitted_stay_the_same(tmp_path):
     source = {"domain": "gta5", "data_dir": str(root), "train": "full", "options": {}}
     spec = DomainSpec(domain="gta5", data_dir=str(root))
     with pytest.warns(UserWarning, match="3 images, officially 24966"):
-        prepare(spec, "full", tmp_path / "small", BOUND, "raw", quiet=True)
+        prepare(spec, "full", tmp_path / "small", MAX_SIZE, "raw", quiet=True)
         usual = run(tmp_path / "a", tiny_recipe(source=source))
     prepared = {**source, "prepared": str(tmp_path / "small")}
     assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
 
 
 def test_raw_images_are_not_read_whole(root, spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
-    row = load_prepared(_source(root, tmp_path / "small"), BOUND)[0]
+    prepare(spec, "train", tmp_path / "small", MAX_SIZE, "raw", quiet=True)
+    row = load_prepared(_source(root, tmp_path / "small"), MAX_SIZE)[0]
     base = row["image"]
     while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap) or "mmap" in type(base).__name__
 
 
-def test_the_record_says_what_was_done(spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
-    record = json.loads((tmp_path / "small" / "prepared.json").read_text())
+@pytest.fixture
+def small(spec, tmp_path):
+    """A prepared folder."""
+    prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
+    return tmp_path / "small"
+
+
+def test_the_record_says_what_was_done(small):
+    record = json.loads((small / "prepared.json").read_text())
     assert record["domain"] == "folder"
-    assert record["max_size"] == list(BOUND)
+    assert record["max_size"] == list(MAX_SIZE)
     assert record["images"] == len(SIZES)
     assert record["label_encoding"] == "train_ids"
 
@@ -103,14 +109,14 @@ def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_write", counting)
     with pytest.raises(KeyboardInterrupt):
-        prepare(spec, "train", tmp_path / "small", BOUND, workers=1, quiet=True)
+        prepare(spec, "train", tmp_path / "small", MAX_SIZE, workers=1, quiet=True)
     assert not (tmp_path / "small").exists()
     first = list(written)
     written.clear()
     monkeypatch.setattr(
         module, "_write", lambda path, image: (written.append(path.name), real(path, image))
     )
-    prepare(spec, "train", tmp_path / "small", BOUND, workers=1, quiet=True)
+    prepare(spec, "train", tmp_path / "small", MAX_SIZE, workers=1, quiet=True)
     assert not set(first[:4]) & set(written)
     assert len(list((tmp_path / "small" / "images").rglob("*.webp"))) == len(SIZES)
     assert not list(tmp_path.glob(".small*"))
@@ -120,51 +126,65 @@ def test_another_job_does_not_take_over_what_is_left(spec, tmp_path):
     left = tmp_path / ".small.revt-preparing" / "images" / "stray.webp"
     left.parent.mkdir(parents=True)
     left.write_text("left over")
-    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+    prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
     assert not (tmp_path / "small" / "images" / "stray.webp").exists()
 
 
-def test_changed_sources_are_noticed(root, spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+def test_changed_sources_are_noticed(root, small):
     image = root / "img_dir" / "train" / "town" / "0.png"
     cv2.imwrite(str(image), np.zeros((97, 203, 3), np.uint8))
     with pytest.raises(UserError, match="has changed since"):
-        load_prepared(_source(root, tmp_path / "small"), BOUND)
+        load_prepared(_source(root, small), MAX_SIZE)
 
 
-def test_what_does_not_fit_is_refused(root, spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
-    source = _source(root, tmp_path / "small")
-    load_prepared(source, BOUND[::-1])  # a max_size has no orientation
-    with pytest.raises(UserError, match=r"resized to \(160, 80\).*max_size is \(200, 80\)"):
-        load_prepared(source, (200, 80))
-    with pytest.raises(UserError, match="prepared with split train"):
-        load_prepared(source.model_copy(update={"train": "val"}), BOUND)
-    options = {"options": {"label_suffix": ".png", "encoding": "cityscapes_ids"}}
-    with pytest.raises(UserError, match="prepared with options"):
-        load_prepared(source.model_copy(update=options), BOUND)
-    with pytest.raises(UserError, match=r"not a prepared folder.*prepared\.json"):
-        load_prepared(source.model_copy(update={"prepared": str(root)}), BOUND)
-    (tmp_path / "small" / "images" / "town" / "0.webp").unlink()
-    with pytest.raises(UserError, match="4 of 5 images"):
-        load_prepared(source, BOUND)
-    (tmp_path / "small" / "prepared.json").write_text("{")
-    with pytest.raises(UserError, match="not a record"):
-        load_prepared(source, BOUND)
+def _delete_one(small):
+    (small / "images" / "town" / "0.webp").unlink()
 
 
-def test_an_output_that_exists_is_kept(spec, tmp_path):
+def _damage_the_record(small):
+    (small / "prepared.json").write_text("{")
+
+
+OTHER_OPTIONS = {"label_suffix": ".png", "encoding": "cityscapes_ids"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "damage", "max_size", "words"),
+    [
+        ({}, None, (200, 80), r"resized to \(160, 80\).*max_size is \(200, 80\)"),
+        ({"train": "val"}, None, MAX_SIZE, "prepared with split train"),
+        ({"options": OTHER_OPTIONS}, None, MAX_SIZE, "prepared with options"),
+        ({"prepared": "data"}, None, MAX_SIZE, r"not a prepared folder.*prepared\.json"),
+        ({}, _delete_one, MAX_SIZE, "4 of 5 images"),
+        ({}, _damage_the_record, MAX_SIZE, "not a record"),
+    ],
+)
+def test_what_does_not_fit_is_refused(root, small, changes, damage, max_size, words, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    source = _source(root, small)
+    load_prepared(source, MAX_SIZE[::-1])  # a max size has no orientation
+    if damage is not None:
+        damage(small)
+    with pytest.raises(UserError, match=words):
+        load_prepared(source.model_copy(update=changes), max_size)
+
+
+def test_what_is_there_is_kept(root, spec, tmp_path):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "precious").write_text("x")
     with pytest.raises(UserError, match="exists already"):
-        prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+        prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
     assert (tmp_path / "small" / "precious").exists()
-
-
-def test_the_source_is_never_replaced(root, spec):
     with pytest.raises(UserError, match="is or holds the input"):
-        prepare(spec, "train", root, BOUND, overwrite=True, quiet=True)
+        prepare(spec, "train", root, MAX_SIZE, overwrite=True, quiet=True)
     assert (root / "img_dir").is_dir()
+
+
+def test_only_what_was_prepared_is_replaced(spec, small):
+    prepare(spec, "train", small, MAX_SIZE, "png", overwrite=True, quiet=True)
+    (small / "images" / "mine.png").write_text("precious")
+    with pytest.raises(UserError, match=r"holds images/mine\.png"):
+        prepare(spec, "train", small, MAX_SIZE, overwrite=True, quiet=True)
 
 
 def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
@@ -173,14 +193,14 @@ def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
     with pytest.raises(UserError, match="GB left"):
-        prepare(spec, "train", tmp_path / "small", BOUND, "raw", quiet=True)
+        prepare(spec, "train", tmp_path / "small", MAX_SIZE, "raw", quiet=True)
     assert not (tmp_path / "small").exists()
 
 
 def test_two_jobs_do_not_share_an_output(spec, tmp_path):
     def other():
         with pytest.raises(UserError, match="being written by another process"):
-            prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
+            prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
         refused.append(True)
 
     refused = []
@@ -190,11 +210,3 @@ def test_two_jobs_do_not_share_an_output(spec, tmp_path):
         thread.join()
     assert refused
     assert not (tmp_path / "small").exists()
-
-
-def test_only_what_was_prepared_is_replaced(spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", BOUND, quiet=True)
-    prepare(spec, "train", tmp_path / "small", BOUND, "png", overwrite=True, quiet=True)
-    (tmp_path / "small" / "images" / "mine.png").write_text("precious")
-    with pytest.raises(UserError, match=r"holds images/mine\.png"):
-        prepare(spec, "train", tmp_path / "small", BOUND, overwrite=True, quiet=True)

@@ -1,18 +1,15 @@
 """A killed run goes on and ends with the same bits as one that was not killed."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
 
 from revt_hf.core.errors import UserError
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.tiny import run, same_weights, tiny_recipe
+from tests.helpers.waiting import until
 
 RECIPE = {
     "model": {"drop_path": 0.3},
@@ -28,57 +25,26 @@ RECIPE = {
 }
 
 
-def _kill_after_first_checkpoint(folder, recipe_file):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "revt_hf.cli.main",
-            "train",
-            str(recipe_file),
-            "--output",
-            str(folder),
-        ],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list((folder / "checkpoints").glob("step-*")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
-    recipe = tiny_recipe(**RECIPE)
-    recipe_file = tmp_path / "recipe.yaml"
-    recipe_file.write_text(recipe.to_yaml())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "revt_hf.cli.main", "train", "--quiet"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(tiny_recipe(**RECIPE).to_yaml())
+    command = [sys.executable, "-m", "revt_hf.cli.main", "train", str(recipe), "--quiet"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    _kill_after_first_checkpoint(killed, recipe_file)
-    assert not (killed / "model.safetensors").exists()
-    for folder, resume in ((killed, ["--resume"]), (whole, [])):
-        subprocess.run(
-            [*command, str(recipe_file), "--output", str(folder), *resume],
-            check=True,
-            env=environment,
-        )
+    process = subprocess.Popen([*command, "--output", str(killed)])
+    until(lambda: process.poll() is not None or list(killed.glob("checkpoints/step-*")))
+    process.kill()
+    process.wait()
+    assert list(killed.glob("checkpoints/step-*"))
+    assert not (killed / "model.safetensors").exists(), "the run ended before it could be killed"
+    subprocess.run([*command, "--output", str(killed), "--resume"], check=True)
+    subprocess.run([*command, "--output", str(whole)], check=True)
     kept = ("model.safetensors", "ema/model.safetensors", "swad/model.safetensors", "config.json")
     for part in kept:
         assert (killed / part).read_bytes() == (whole / part).read_bytes(), part
-
-    def without_speed(folder):
-        return [
-            {key: value for key, value in row.items() if key != "images_per_second"}
-            for row in read_metrics(folder)
-        ]
-
-    assert without_speed(killed) == without_speed(whole)
+    rows = [read_metrics(folder) for folder in (killed, whole)]
+    for row in (*rows[0], *rows[1]):
+        row.pop("images_per_second", None)
+    assert rows[0] == rows[1]
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
@@ -86,11 +52,8 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     run(tmp_path / "run", recipe)
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-00000005", "step-00000006"]
-
-
-def test_checkpoint_every_none_writes_none(tmp_path):
-    run(tmp_path / "run", tiny_recipe())
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    run(tmp_path / "none", tiny_recipe())
+    assert not (tmp_path / "none" / "checkpoints").exists()
 
 
 def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
@@ -105,12 +68,10 @@ def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
 
 def test_resume_needs_a_run_and_its_recipe(tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
-        train(tiny_recipe(), tmp_path / "none", TrainOptions(resume=True, quiet=True))
+        run(tmp_path / "none", tiny_recipe(), resume=True)
     run(tmp_path / "run", tiny_recipe())
     with pytest.raises(UserError, match="another recipe"):
-        train(
-            tiny_recipe(train={"seed": 5}), tmp_path / "run", TrainOptions(resume=True, quiet=True)
-        )
+        run(tmp_path / "run", tiny_recipe(train={"seed": 5}), resume=True)
 
 
 def test_overwrite_removes_what_the_old_run_left(tmp_path):

@@ -1,8 +1,7 @@
-"""Distortions: brightness, contrast, saturation and hue; and bilateral filtering.
+"""Photometric distortion as mmsegmentation 0.x has it (after SSD's), and bilateral filtering.
 
-Steps and ranges of the photometric distortion: ``PhotoMetricDistortion`` of mmsegmentation 0.x
-(after SSD's), as the original's training pipelines use it. Each step is a look-up table, so a whole
-distortion is one table, at most one trip to HSV and back, and one more table.
+Each photometric step is a look-up table, so a whole distortion is one table, at most one trip to
+HSV and back, and one more table.
 """
 
 import random
@@ -37,14 +36,9 @@ _VALUES = np.arange(256, dtype=np.float32)
 
 @dataclass(frozen=True)
 class PhotometricDraws:
-    """What one distortion does; ``None`` leaves a step out.
+    """One distortion: grey levels to add, factors, hues to turn; ``None`` leaves a step out.
 
-    Attributes:
-        brightness: grey levels to add, clipped to 0..255.
-        contrast: factor of all values, clipped to 0..255.
-        saturation: factor of the HSV saturation, clipped to 0..255.
-        hue: by how many of OpenCV's 180 hues to turn.
-        contrast_first: apply the contrast before saturation and hue, not after them.
+    ``contrast_first`` applies the contrast before saturation and hue instead of after them.
     """
 
     brightness: float | None = None
@@ -70,10 +64,7 @@ def draw_photometric(rng: random.Random) -> PhotometricDraws:
 
 
 def apply_photometric(image: Image, draws: PhotometricDraws) -> Image:
-    """Apply one distortion to an RGB image (H, W, 3), uint8; the result is uint8 as well.
-
-    The order is brightness, [contrast], saturation and hue in HSV, [contrast].
-    """
+    """Apply one distortion to an RGB image (H, W, 3), uint8; the result is uint8 as well."""
     before, in_hsv, after = _tables(draws)
     if before is not None:
         image = cv2.LUT(image, before)
@@ -90,9 +81,7 @@ def apply_photometric(image: Image, draws: PhotometricDraws) -> Image:
 
 # PixMix distorts an image strip by strip.
 @lru_cache(maxsize=64)
-def _tables(
-    draws: PhotometricDraws,
-) -> tuple[Image | None, list[tuple[int, Image]], Image | None]:
+def _tables(draws: PhotometricDraws) -> tuple[Image | None, list[tuple[int, Image]], Image | None]:
     """The tables before HSV, of single HSV channels, and after HSV."""
     channels = enumerate(_chain(draws, step) for step in ("hue", "saturation"))
     in_hsv = [(channel, table) for channel, table in channels if table is not None]
@@ -106,25 +95,22 @@ def _chain(draws: PhotometricDraws, *steps: str) -> Image | None:
     chained = None
     for step in steps:
         value = getattr(draws, step)
-        if value is not None:
-            table = _table(step, value)
-            chained = table if chained is None else table[chained]
+        if value is None:
+            continue
+        if step == "brightness":
+            values = _VALUES + value
+        elif step == "hue":
+            values = (_VALUES + int(value)) % HUES
+        else:
+            values = _VALUES * value
+        # Fractions are cut off, not rounded, as in the original.
+        table = np.clip(values, 0, 255).astype(np.uint8)
+        chained = table if chained is None else table[chained]
     return chained
 
 
-def _table(step: str, value: float) -> Image:
-    if step == "brightness":
-        values = _VALUES + value
-    elif step == "hue":
-        values = (_VALUES + int(value)) % HUES
-    else:
-        values = _VALUES * value
-    # Fractions are cut off, not rounded, as in the original.
-    return np.clip(values, 0, 255).astype(np.uint8)
-
-
 class PhotoMetricDistortion(A.ImageOnlyTransform):
-    """Distort an RGB image (H, W, 3), uint8, as :func:`draw_photometric` draws."""
+    """Randomly change brightness, contrast, saturation and hue of an RGB image (uint8)."""
 
     def __init__(self) -> None:
         super().__init__(p=1.0)
@@ -137,36 +123,22 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):
 
 
 class BilateralFilter(A.ImageOnlyTransform):
-    """Smooth an RGB image (H, W, 3), uint8, keeping its edges.
+    """Smooth an RGB image (H, W, 3), uint8, with probability ``p``, keeping its edges.
 
-    Args:
-        diameter: smallest and largest neighbourhood (pixels), drawn uniformly; ``None`` is 1..14.
-            0 means 225, derived by OpenCV from ``sigma``.
-        sigma: of colour (grey levels) and of space (pixels).
-        p: probability of filtering.
-        paper_code: with ``diameter`` ``None``, draw 0..14 as the paper's code does.
-
-    Raises:
-        UserError: a negative or empty range of diameters.
+    The diameter is drawn from 1..14 pixels, or 0..14 with ``paper_code``, unless it is given.
     """
 
     def __init__(
-        self,
-        diameter: tuple[int, int] | None = None,
-        sigma: float = SIGMA,
-        p: float = 0.5,
-        paper_code: bool = False,
+        self, diameter: tuple[int, int] | None = None, p: float = 0.5, paper_code: bool = False
     ) -> None:
         super().__init__(p=p)
         low, high = diameter or (PAPER_CODE_DIAMETERS if paper_code else DIAMETERS)
         if not 0 <= low <= high:
             raise UserError(f"bilateral diameter {low}..{high}: give 0 <= smallest <= largest")
         self.diameter = (low, high)
-        self.sigma = sigma
-        self.paper_code = paper_code
 
     def get_params(self) -> dict[str, Any]:
         return {"d": self.py_random.randint(*self.diameter)}
 
     def apply(self, img: Image, d: int, **params: Any) -> Image:
-        return np.asarray(cv2.bilateralFilter(img, d, self.sigma, self.sigma))
+        return np.asarray(cv2.bilateralFilter(img, d, SIGMA, SIGMA))

@@ -17,13 +17,9 @@ PAPER_CODE_TRIES = 11
 
 
 class BoundedResize(A.DualTransform):
-    """Resize an image to a max size, ratio kept, and its label to the same size.
+    """Resize an image (bilinear) to fit (width, height), and its label (nearest) to the same size.
 
-    Image (H, W, 3) bilinear, label (H, W) nearest; dtypes stay. A label whose size differs from
-    its image's (60 label maps of GTA) ends up aligned with it.
-
-    Args:
-        max_size: (width, height), see :func:`revt_hf.data.resize.fit_size`.
+    A label whose size differs from its image's (60 label maps of GTA) ends up aligned with it.
     """
 
     def __init__(self, max_size: tuple[int, int]) -> None:
@@ -38,10 +34,9 @@ class BoundedResize(A.DualTransform):
 
 
 def is_balanced(label: NDArray[np.uint8], cat_max_ratio: float) -> bool:
-    """Whether a label (H, W), uint8, has several classes and none that dominates.
+    """Whether a label (H, W), uint8, has several classes, the largest below this share.
 
-    True if there is more than one class and the largest one's share of the labelled (not ignored)
-    pixels is below ``cat_max_ratio``. Rule: mmsegmentation's ``RandomCrop``.
+    Ignored pixels do not count. Rule: mmsegmentation's ``RandomCrop``.
     """
     # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
     counts = cv2.calcHist([label], [0], None, [256], [0, 256]).reshape(-1)[:IGNORE_INDEX]
@@ -50,19 +45,9 @@ def is_balanced(label: NDArray[np.uint8], cat_max_ratio: float) -> bool:
 
 
 class RandomCropMaxRatio(A.DualTransform):
-    """Crop image (H, W, C) and label (H, W), uint8, to a random window with several classes.
+    """Crop image and label to the first of ``tries`` random windows that is balanced, or the last.
 
-    Up to ``tries`` windows are drawn until :func:`is_balanced` holds; the last one is kept in any
-    case. A side shorter than the crop stays whole.
-
-    Args:
-        size: side of a square crop, or (height, width).
-        cat_max_ratio: largest share of the labelled pixels for one class, 0..1; with 1, the first
-            window is kept.
-        tries: how many windows to draw at most.
-
-    Raises:
-        UserError: a side or the number of tries below 1.
+    ``size`` is a side or (height, width); a side shorter than the crop stays whole.
     """
 
     def __init__(

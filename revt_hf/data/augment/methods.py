@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import albumentations as A
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from revt_hf.config.recipe import Augmentation
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment.distortions import BilateralFilter, PhotoMetricDistortion
 from revt_hf.data.augment.geometry import (
@@ -20,7 +20,7 @@ from revt_hf.data.augment.geometry import (
     BoundedResize,
     RandomCropMaxRatio,
 )
-from revt_hf.data.augment.mixing import GENERATED, mixing_images
+from revt_hf.data.augment.mixing import mixing_images
 from revt_hf.data.augment.pixmix import PixMix
 from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
@@ -36,13 +36,10 @@ Steps: TypeAlias = Callable[[], Sequence[Step]]
 
 @dataclass(frozen=True)
 class Method:
-    """An augmentation method.
+    """An augmentation method; the paper's have a number, 1..6.
 
-    Attributes:
-        name: what recipes call it.
-        steps: makes the steps between crop and normalisation, in order: names of built-in ones
-            (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations transforms.
-        number: of the paper's methods, 1..6.
+    ``steps`` makes the steps between crop and normalisation, in order: names of built-in ones
+    (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations transforms.
     """
 
     name: str
@@ -51,10 +48,6 @@ class Method:
 
     def __str__(self) -> str:
         return f"{self.number} ({self.name})" if self.number else self.name
-
-    def is_called(self, number_or_name: int | str) -> bool:
-        """Whether that is its name or, as a number or text, its number."""
-        return str(number_or_name) in (self.name, str(self.number or self.name))
 
 
 METHODS: dict[str, Method] = {
@@ -85,14 +78,19 @@ def register_augmentation(name: str) -> Callable[[Steps], Steps]:
     """
 
     def register(steps: Steps) -> Steps:
-        for taken in METHODS.values():
-            # The same function may be defined again, as in a notebook.
-            if taken.is_called(name) and _origin(taken.steps) != _origin(steps):
-                raise UserError(f"the augmentation method '{name}' exists already: rename yours")
+        taken = _known().get(name)
+        # The same function may be defined again, as in a notebook.
+        if taken and _origin(taken.steps) != _origin(steps):
+            raise UserError(f"the augmentation method '{name}' exists already: rename yours")
         METHODS[name] = Method(name, steps)
         return steps
 
     return register
+
+
+def _known() -> dict[str, Method]:
+    """The methods by number and by name."""
+    return {str(known.number): known for known in METHODS.values() if known.number} | METHODS
 
 
 def _origin(steps: Steps) -> tuple[str, str]:
@@ -100,63 +98,33 @@ def _origin(steps: Steps) -> tuple[str, str]:
 
 
 def method(number_or_name: int | str) -> Method:
-    """A method by its number (``4``, ``"4"``) or name (``"pixmix"``).
+    """A method by its number (``4``, ``"4"``) or name (``"pixmix"``), from any installed package.
 
     Raises:
         UserError: no such method, or the package that offers it cannot be imported.
     """
-    if not any(candidate.is_called(number_or_name) for candidate in METHODS.values()):
-        for entry in entry_points(group=ENTRY_POINTS, name=str(number_or_name)):
-            try:
-                entry.load()
-            except Exception as error:
-                raise UserError(
-                    f"cannot load the augmentation method {entry.name} from {entry.value}: {error}"
-                ) from error
-    for candidate in METHODS.values():
-        if candidate.is_called(number_or_name):
-            return candidate
+    name = str(number_or_name)
+    for entry in () if name in _known() else entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            entry.load()
+        except Exception as error:
+            raise UserError(
+                f"cannot load the augmentation method {entry.name} from {entry.value}: {error}"
+            ) from error
+    if name in _known():
+        return _known()[name]
     known = ", ".join(map(str, METHODS.values()))
     raise UserError(f"unknown augmentation method '{number_or_name}': use one of {known}")
 
 
-@dataclass(frozen=True)
-class PipelineSpec:
-    """Settings of a training pipeline; the defaults are the original's.
+class PipelineSpec(Augmentation):
+    """The augmentation of a recipe (:class:`revt_hf.config.recipe.Augmentation`) and the
+    normalisation: mean and std per channel (RGB), on 0..255.
 
-    Attributes:
-        method: number or name, see ``METHODS``.
-        max_size: (width, height) to resize images to; ``None`` keeps their size.
-        crop: side of the crop or (height, width); ``None`` neither crops nor pads.
-        cat_max_ratio: see :class:`RandomCropMaxRatio`.
-        flip_probability: ``None`` is the method's default: 0.5, or 0 without a flip.
-        photometric: ``None`` is the method's default. ``True`` adds the distortion (before
-            PixMix, else last), ``False`` removes it; PixMix's own copies keep it.
-        pixmix_k: largest number of mixing rounds.
-        pixmix_beta: shape of the mixing weights.
-        mixing: ``generated``, or a folder of mixing images.
-        bilateral_diameter: smallest and largest; ``None`` is 1..14, or 0..14 if ``paper_code``.
-        bilateral_probability: probability of filtering.
-        paper_code: follow the paper's code where it differs from the papers, see
-            :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter`, ``PAPER_CODE_TRIES``.
-        flip_first: flip before the bilateral filter, not after it.
-        mean: per channel (RGB), on 0..255.
-        std: per channel (RGB), on 0..255.
+    ``paper_code`` follows the paper's code where it differs from the papers, see
+    :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter` and ``PAPER_CODE_TRIES``.
     """
 
-    method: int | str = 1
-    max_size: tuple[int, int] | None = (1280, 720)
-    crop: int | tuple[int, int] | None = 512
-    cat_max_ratio: float = 0.75
-    flip_probability: float | None = None
-    photometric: bool | None = None
-    pixmix_k: int = 4
-    pixmix_beta: float = 3.0
-    mixing: str | Path = GENERATED
-    bilateral_diameter: tuple[int, int] | None = None
-    bilateral_probability: float = 0.5
-    paper_code: bool = False
-    flip_first: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -169,7 +137,6 @@ class Pipeline(A.Compose):
     """
 
     def set_random_seed(self, seed: int | None) -> None:
-        """Restart the stream that all steps draw from."""
         self.seed = seed
         self.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
@@ -205,8 +172,8 @@ def _transform(step: Step, spec: PipelineSpec) -> A.BasicTransform:
                 spec.bilateral_diameter, p=spec.bilateral_probability, paper_code=spec.paper_code
             )
         case "pixmix":
-            mixing = mixing_images(spec.mixing)
-            return PixMix(mixing, spec.pixmix_k, spec.pixmix_beta, spec.paper_code)
+            source = mixing_images(spec.mixing)
+            return PixMix(source, spec.pixmix_k, spec.pixmix_beta, spec.paper_code)
     raise UserError(
         f"augmentation method '{spec.method}': '{step}' is neither a built-in step (flip, "
         "bilateral, photometric, pixmix) nor an albumentations transform"
@@ -223,28 +190,19 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
     Raises:
         UserError: an unknown method, a folder without mixing images, or a value out of range.
     """
-    transforms: list[A.BasicTransform] = []
+    before: list[A.BasicTransform] = []
+    after = [A.Normalize(mean=spec.mean, std=spec.std, max_pixel_value=1.0)]
     if spec.max_size is not None:
-        transforms.append(BoundedResize(spec.max_size))
+        before.append(BoundedResize(spec.max_size))
     if spec.crop is not None:
         tries = PAPER_CODE_TRIES if spec.paper_code else TRIES
-        transforms.append(RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries))
-    transforms += [_transform(step, spec) for step in _ordered_steps(spec)]
-    transforms.append(A.Normalize(mean=spec.mean, std=spec.std, max_pixel_value=1.0))
-    if spec.crop is not None:
-        height, width = (spec.crop, spec.crop) if isinstance(spec.crop, int) else spec.crop
-        transforms.append(
-            A.PadIfNeeded(
-                min_height=height,
-                min_width=width,
-                position="top_left",
-                border_mode=cv2.BORDER_CONSTANT,
-                fill=0,
-                fill_mask=IGNORE_INDEX,
-            )
-        )
+        crop = RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries)
+        pad = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE_INDEX}
+        before.append(crop)
+        after.append(A.PadIfNeeded(*crop.size, position="top_left", **pad))
+    steps = [_transform(step, spec) for step in _ordered_steps(spec)]
     # The resize brings a label of another size to its image's.
-    return Pipeline(transforms, is_check_shapes=spec.max_size is None)
+    return Pipeline([*before, *steps, *after], is_check_shapes=spec.max_size is None)
 
 
 def augment(

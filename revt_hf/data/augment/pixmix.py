@@ -36,17 +36,7 @@ _STRIP = 64
 
 
 def mix_add(x: Image, y: Image, a: float, b: float) -> FloatImage:
-    """The paper's sum: images moved to -1..1, ``a * x + b * y``, moved back and clipped.
-
-    Args:
-        x: (H, W, 3), uint8 or float32, 0..255.
-        y: as ``x``.
-        a: weight of ``x``.
-        b: weight of ``y``.
-
-    Returns:
-        (H, W, 3), float32, 0..255.
-    """
+    """The paper's sum: images moved to -1..1, ``a * x + b * y``, moved back and clipped."""
     mixed = cv2.addWeighted(_float(x), a, _float(y), b, (1 - a - b) * 127.5)
     return np.clip(mixed, 0, 255, out=mixed)
 
@@ -54,8 +44,7 @@ def mix_add(x: Image, y: Image, a: float, b: float) -> FloatImage:
 def mix_multiply(x: Image, y: Image, a: float, b: float) -> FloatImage:
     """The paper's product: images on 0..2, ``x ** a * y ** b / 2`` and clipped.
 
-    Arguments and result as in :func:`mix_add`. The power of a zero is 0 in ``x``, and that of
-    1e-37 in ``y``. Computed as the exponential of a sum of logarithms.
+    The power of a zero is 0 in ``x``, and that of 1e-37 in ``y``.
     """
     constant = np.log(127.5) + a * np.log(2 / 255)
 
@@ -118,11 +107,6 @@ class PixMixDraws:
     start: PhotometricDraws | None
     rounds: tuple[Round, ...]
 
-    @property
-    def uses_mixing_image(self) -> bool:
-        """Whether any round needs the mixing image."""
-        return any(step.operand is None for step in self.rounds)
-
 
 def draw_weights(rng: random.Random, beta: float) -> tuple[float, float]:
     """The weights a, b of one round (the paper's ``get_ab``)."""
@@ -133,61 +117,41 @@ def draw_weights(rng: random.Random, beta: float) -> tuple[float, float]:
 
 def draw_pixmix(rng: random.Random, k: int, beta: float) -> PixMixDraws:
     """Draw the start, 0..k rounds, and each round's operand, operation and weights."""
-
-    def round_() -> Round:
+    start = draw_photometric(rng) if rng.random() < 0.5 else None
+    rounds = []
+    for _ in range(rng.randint(0, k)):
         operand = draw_photometric(rng) if rng.random() < 0.5 else None
         operation: Operation = "add" if rng.random() < 0.5 else "multiply"
-        return Round(operand, operation, *draw_weights(rng, beta))
-
-    start = draw_photometric(rng) if rng.random() < 0.5 else None
-    return PixMixDraws(start, tuple(round_() for _ in range(rng.randint(0, k))))
+        rounds.append(Round(operand, operation, *draw_weights(rng, beta)))
+    return PixMixDraws(start, tuple(rounds))
 
 
 def apply_pixmix(
-    image: NDArray[np.uint8],
-    draws: PixMixDraws,
-    mixing: NDArray[np.uint8] | None,
-    paper_code: bool = False,
+    image: Image, draws: PixMixDraws, mixing: Image | None, paper_code: bool = False
 ) -> FloatImage:
     """Mix an RGB image (H, W, 3), uint8, into a float32 image of that shape, 0..255.
 
-    Args:
-        image: the original.
-        draws: from :func:`draw_pixmix`.
-        mixing: the mixing image, shape and dtype as ``image``; may be ``None`` if
-            ``draws.uses_mixing_image`` is false.
-        paper_code: use the arithmetic of the paper's code, see the module's docstring.
+    ``mixing`` has the image's shape and dtype; it may be ``None`` if no round needs it.
     """
     mixed = np.empty(image.shape, dtype=np.float32)
     # Every step works on single pixels, so any strips give the same result.
     for top in range(0, image.shape[0], _STRIP):
         rows = slice(top, top + _STRIP)
-        strip = None if mixing is None else mixing[rows]
-        mixed[rows] = _mix(image[rows], draws, strip, paper_code)
-    return mixed
-
-
-def _mix(image: Image, draws: PixMixDraws, mixing: Image | None, paper_code: bool) -> Image:
-    if paper_code and mixing is not None:
-        mixing = mixing[..., ::-1].astype(np.float32) / 255
-    mixed = image if draws.start is None else apply_photometric(image, draws.start)
-    for step in draws.rounds:
-        operand = mixing if step.operand is None else apply_photometric(image, step.operand)
-        mixed = _OPERATIONS[paper_code][step.operation](mixed, operand, step.a, step.b)
+        original, other = image[rows], None if mixing is None else mixing[rows]
+        if paper_code and other is not None:
+            other = other[..., ::-1].astype(np.float32) / 255
+        strip = original if draws.start is None else apply_photometric(original, draws.start)
+        for step in draws.rounds:
+            operand = other if step.operand is None else apply_photometric(original, step.operand)
+            strip = _OPERATIONS[paper_code][step.operation](strip, operand, step.a, step.b)
+        mixed[rows] = strip
     return mixed
 
 
 class PixMix(A.ImageOnlyTransform):
-    """Mix an RGB image (H, W, 3), uint8, into float32, 0..255; labels stay as they are.
+    """Mix an RGB image (H, W, 3), uint8, in up to ``k`` rounds into float32, 0..255.
 
-    Args:
-        mixing: source of the mixing images.
-        k: largest number of rounds.
-        beta: shape of the weights' Beta distributions; larger keeps more of the image.
-        paper_code: use the arithmetic of the paper's code, see the module's docstring.
-
-    Raises:
-        UserError: a negative ``k``, or a ``beta`` that is not positive.
+    ``beta`` shapes the weights' Beta distributions; a larger one keeps more of the image.
     """
 
     def __init__(
@@ -206,16 +170,12 @@ class PixMix(A.ImageOnlyTransform):
     ) -> dict[str, Any]:
         draws = draw_pixmix(self.py_random, self.k, self.beta)
         mixing = None
-        if draws.uses_mixing_image:
+        if any(step.operand is None for step in draws.rounds):
             height, width = params["shape"][:2]
             mixing = self.mixing.draw(height, width, self.py_random)
         return {"draws": draws, "mixing_image": mixing}
 
     def apply(
-        self,
-        img: NDArray[np.uint8],
-        draws: PixMixDraws,
-        mixing_image: NDArray[np.uint8] | None,
-        **params: Any,
+        self, img: Image, draws: PixMixDraws, mixing_image: Image | None, **params: Any
     ) -> FloatImage:
         return apply_pixmix(img, draws, mixing_image, self.paper_code)

@@ -2,17 +2,15 @@
 
 Labels, splits and names are the base domain's, and so is the table of paths: nothing is copied.
 
-There are eight kinds and five severities. Every kind is a chain of albumentations transforms with
-the parameters of :data:`PARAMETERS`, one value per severity; what stays random (where a drop falls,
-which way a camera shakes) is drawn from a seed, the kind and the image's name. The severity is no
-part of the draw: an image's drops stay where they are, and more of them come. The severities of
+What is random (where a drop falls, which way a camera shakes) is drawn from a seed, the kind and
+the image's name, not from the severity: an image's drops stay, and more of them come. Severities of
 noise, JPEG and contrast are ImageNet-C's (Hendrycks and Dietterich, 2019), the others are ours.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -71,108 +69,91 @@ _LABEL = re.compile(
 def corrupt(
     image: NDArray[np.uint8], name: str, kind: Kind, severity: int, seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Corrupt an image, always in the same way.
+    """Corrupt an RGB image (H, W, 3), uint8, always in the same way; no pixel moves.
 
     Args:
-        image: (H, W, 3), uint8, RGB.
+        image: stays as it is.
         name: of the image; with ``seed`` and ``kind`` it decides what is random.
         kind: see :data:`KINDS`.
         severity: 1 to 5.
         seed: for another draw.
-
-    Returns:
-        (H, W, 3), uint8, RGB; no pixel moves, so that labels stay right.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
     values = {key: column[severity - 1] for key, column in PARAMETERS[kind].items()}
-    pipeline = albumentations.Compose(_CHAINS[kind](albumentations, image.shape[0], **values))
+    pipeline = albumentations.Compose(_transforms(albumentations, kind, image.shape[0], **values))
     digest = hashlib.sha256(f"{seed}/{kind}/{name}".encode()).digest()
     pipeline.set_random_seed(int.from_bytes(digest[:4]))
     corrupted: NDArray[np.uint8] = pipeline(image=np.ascontiguousarray(image))["image"]
     return corrupted
 
 
-def _scaled(A: Any, factor: float, offset: float, relative_to_mean: bool = False) -> Any:
-    """``factor`` x image + ``offset`` (a share of white, or of the image's mean)."""
-    return A.RandomBrightnessContrast(
-        contrast_limit=(factor - 1, factor - 1),
-        brightness_limit=(offset, offset),
-        brightness_by_max=not relative_to_mean,
-        p=1,
-    )
+def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
+    """The transforms of a kind; ``A`` is albumentations, ``value`` a column of PARAMETERS."""
 
-
-def _fog(A: Any, height: int, transmission: float) -> list[Any]:
-    # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
-    return [_scaled(A, transmission, (1 - transmission) * _AIRLIGHT)]
-
-
-def _rain(A: Any, height: int, drops: str, length: float, brightness: float) -> list[Any]:
-    return [
-        A.RandomRain(
-            slant_range=(-10, 10),
-            drop_length=max(1, round(length * height)),
-            drop_width=max(1, round(0.003 * height)),
-            blur_value=3,
-            brightness_coefficient=brightness,
-            rain_type=drops,
+    def scaled(factor: float, offset: float, relative_to_mean: bool = False) -> Any:
+        # factor x image + offset (a share of white, or of the image's mean)
+        return A.RandomBrightnessContrast(
+            brightness_limit=(offset, offset),
+            contrast_limit=(factor - 1, factor - 1),
+            brightness_by_max=not relative_to_mean,
             p=1,
         )
-    ]
 
-
-def _snow(A: Any, height: int, flakes: str, snow_point: float, bleach: float) -> list[Any]:
-    size = max(1, round(0.006 * height))
-    return [
-        A.RandomSnow(
-            snow_point_range=(snow_point, snow_point), brightness_coeff=bleach, method="bleach", p=1
-        ),
-        A.RandomRain(
-            slant_range=(-2, 2),
-            drop_length=size,
-            drop_width=size,
-            drop_color=(255, 255, 255),
-            blur_value=3,
-            brightness_coefficient=1,
-            rain_type=flakes,
-            p=1,
-        ),
-    ]
-
-
-def _night(A: Any, height: int, gamma: float, exposure: float, noise: float) -> list[Any]:
-    return [
-        A.RandomGamma(gamma_limit=(100 * gamma, 100 * gamma), p=1),
-        _scaled(A, exposure, 0),
-        A.ISONoise(color_shift=(0.01, 0.01), intensity=(noise, noise), p=1),
-    ]
-
-
-def _motion_blur(A: Any, height: int, length: float) -> list[Any]:
-    size = max(3, round(length * height) | 1)
-    return [A.MotionBlur(blur_limit=(size, size), allow_shifted=False, p=1)]
-
-
-_CHAINS: Mapping[Kind, Callable[..., list[Any]]] = {
-    "fog": _fog,
-    "rain": _rain,
-    "snow": _snow,
-    "night": _night,
-    "motion_blur": _motion_blur,
-    "noise": lambda A, height, std: [A.GaussNoise(std_range=(std, std), p=1)],
-    "jpeg": lambda A, height, quality: [A.ImageCompression(quality_range=(quality, quality), p=1)],
-    "contrast": lambda A, height, factor: [_scaled(A, factor, 1 - factor, relative_to_mean=True)],
-}
+    match kind:
+        case "fog":
+            # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
+            return [scaled(value["transmission"], (1 - value["transmission"]) * _AIRLIGHT)]
+        case "rain":
+            drops = A.RandomRain(
+                slant_range=(-10, 10),
+                drop_length=max(1, round(value["length"] * height)),
+                drop_width=max(1, round(0.003 * height)),
+                blur_value=3,
+                brightness_coefficient=value["brightness"],
+                rain_type=value["drops"],
+                p=1,
+            )
+            return [drops]
+        case "snow":
+            size = max(1, round(0.006 * height))
+            points, bleach = (value["snow_point"], value["snow_point"]), value["bleach"]
+            cover = A.RandomSnow(brightness_coeff=bleach, snow_point_range=points, p=1)
+            flakes = A.RandomRain(
+                slant_range=(-2, 2),
+                drop_length=size,
+                drop_width=size,
+                drop_color=(255, 255, 255),
+                blur_value=3,
+                brightness_coefficient=1,
+                rain_type=value["flakes"],
+                p=1,
+            )
+            return [cover, flakes]
+        case "night":
+            gamma, noise = 100 * value["gamma"], value["noise"]
+            grain = A.ISONoise(color_shift=(0.01, 0.01), intensity=(noise, noise), p=1)
+            return [
+                A.RandomGamma(gamma_limit=(gamma, gamma), p=1),
+                scaled(value["exposure"], 0),
+                grain,
+            ]
+        case "motion_blur":
+            size = max(3, round(value["length"] * height) | 1)
+            return [A.MotionBlur(blur_limit=(size, size), allow_shifted=False, p=1)]
+        case "noise":
+            return [A.GaussNoise(std_range=(value["std"], value["std"]), p=1)]
+        case "jpeg":
+            return [A.ImageCompression(quality_range=(value["quality"], value["quality"]), p=1)]
+        case "contrast":
+            return [scaled(value["factor"], 1 - value["factor"], relative_to_mean=True)]
 
 
 class CorruptionsOptions(BaseModel):
-    """Options of the ``corruptions`` domain.
+    """Options of the ``corruptions`` domain: the domain to corrupt, and how.
 
-    ``base`` is the domain to corrupt, with ``base_config`` and ``base_options``; ``data_dir`` is
-    its folder. ``kind`` and ``severity`` (1 to 5) are those of ``docs/corruptions.md``; another
-    ``seed`` draws other rain.
+    ``data_dir`` is the base domain's folder; another ``seed`` draws other rain.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -195,7 +176,6 @@ class Corruption:
     of: str
 
     def __call__(self, image: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """The image (H, W, 3), uint8, corrupted; see :func:`corrupt`."""
         return corrupt(image, name, self.kind, self.severity, self.seed)
 
     @property
@@ -232,12 +212,12 @@ class CorruptionsDomain(Domain):
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
         base, *_ = self._base(options)
         opened = open_domain(base.name, split, data_dir, options.base_config, options.base_options)
-        drawn_by = [CORRUPTIONS_VERSION, version("albumentations")]
         drawn = [options.kind, options.severity, options.seed]
+        drawn += [CORRUPTIONS_VERSION, version("albumentations")]
         return replace(
             opened,
             change=self._corruption(split, data_dir, options),
-            content=fingerprint([opened.content, *drawn, *drawn_by]),
+            content=fingerprint([opened.content, *drawn]),
             found=f"{opened.found}; {options.kind} of severity {options.severity}",
         )
 

@@ -41,7 +41,7 @@ class _Registry(Mapping[str, Domain]):
                 if not isinstance(found, ModuleType):
                     register_domain(found)
             # A broken package must not keep the others from working.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 sentence = f"cannot load the domain {entry.name} from {entry.value}: {error}"
                 warnings.warn(sentence, DataWarning, stacklevel=2)
         return self.registered
@@ -188,7 +188,7 @@ def table_of(
     except UserError:
         raise
     # pyarrow, json and the file system raise anything for a damaged cache.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         reason = str(error).partition("\n")[0] or type(error).__name__
     problem = f"the datasets cache {cache} cannot be used ({reason})"
     try:

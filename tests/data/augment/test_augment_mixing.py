@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.generated import generate
-from revt_hf.data.augment.mixing import FractalFolder, GeneratedImages, mixing_images, random_crop
+from revt_hf.data.augment.mixing import (
+    FractalFolder,
+    GeneratedImages,
+    generate,
+    mixing_images,
+    random_crop,
+)
 
 
 def test_generated_images_are_complex_and_colourful():
@@ -31,7 +36,7 @@ def test_generated_images_are_complex_and_colourful():
 def test_generated_images_depend_on_seed_and_index_only():
     assert not np.array_equal(generate(0, 1, 64), generate(1, 1, 64))
     code = (
-        "import hashlib; from revt_hf.data.augment.generated import generate;"
+        "import hashlib; from revt_hf.data.augment.mixing import generate;"
         "print(hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

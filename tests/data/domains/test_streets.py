@@ -10,9 +10,9 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain, open_domain
-from revt_hf.data.domains.streets import STYLES, UNSEEN_STYLES, render
+from revt_hf.data.domains.streets.paint import render
 from revt_hf.data.domains.streets.street import build_street
-from revt_hf.data.domains.streets.styles import MATERIALS
+from revt_hf.data.domains.streets.styles import MATERIALS, STYLES, UNSEEN_STYLES
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, TRAIN_ID
 from tests.helpers import drawn
 
@@ -46,7 +46,7 @@ def test_a_small_change_of_a_style_is_seen(monkeypatch, style, change) -> None:
 
 def test_another_process_draws_the_same_image() -> None:
     code = (
-        "import zlib; from revt_hf.data.domains.streets import render;"
+        "import zlib; from revt_hf.data.domains.streets.paint import render;"
         "print(*[zlib.crc32(a.tobytes()) for a in render(7, 'pretext', 128, 256)])"
     )
     run = subprocess.run(
@@ -171,7 +171,7 @@ def test_the_cache_belongs_to_the_version(load, monkeypatch):
         return np.full((height, width, 3), 255, np.uint8), np.zeros((height, width), np.uint8)
 
     first, content = load()[1]["image"], open_domain("streets", "val", options=OPTIONS).content
-    builder = "revt_hf.data.domains.streets.builder"
+    builder = "revt_hf.data.domains.streets"
     monkeypatch.setattr(f"{builder}.render", white)
     np.testing.assert_array_equal(load()[1]["image"], first)
     monkeypatch.setattr(f"{builder}.STREETS_VERSION", drawn.VERSIONS["streets"] + 1)

@@ -28,12 +28,8 @@ def load(tmp_path):
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        ("*.arrow", lambda content: b""),
-        ("*.arrow", lambda content: bytes(range(256)) * 3),
-        ("*.arrow", lambda content: content[: len(content) // 2]),
-        ("*.arrow", None),
-        ("dataset_info.json", lambda content: b'{"a'),
-        ("dataset_info.json", lambda content: b'{"splits": 3}'),
+        *(("*.arrow", damage) for damage in (b"", bytes(range(256)) * 3, "half", None)),
+        *(("dataset_info.json", damage) for damage in (b'{"a', b'{"splits": 3}')),
     ],
 )
 def test_a_damaged_table_is_built_anew(load, tmp_path, file, damage):
@@ -42,7 +38,8 @@ def test_a_damaged_table_is_built_anew(load, tmp_path, file, damage):
     if damage is None:
         path.unlink()
     else:
-        path.write_bytes(damage(path.read_bytes()))
+        half = path.read_bytes()[: path.stat().st_size // 2]
+        path.write_bytes(half if damage == "half" else damage)
     with pytest.warns(DataWarning, match=r"cache.*HF_DATASETS_CACHE"):
         rows = load()
     assert [row["name"] for row in rows] == ["a", "b"]

@@ -29,21 +29,13 @@ def box(x0: float, x1: float, y0: float, y1: float) -> Floats:
 
 @dataclass(frozen=True)
 class Camera:
-    """Projects metres to (oversampled) pixels.
+    """Projects metres to (oversampled) pixels."""
 
-    Attributes:
-        focal: focal length in pixels.
-        centre: column of the vanishing point.
-        horizon: row of the horizon.
-        height: metres above the road.
-        bend: columns by which the street drifts to the right with every metre ahead.
-    """
-
-    focal: float
-    centre: float
-    horizon: float
-    height: float
-    bend: float
+    focal: float  # in pixels
+    centre: float  # column of the vanishing point
+    horizon: float  # row
+    height: float  # metres above the road
+    bend: float  # columns by which the street drifts to the right with every metre ahead
 
     def at(self, z: float) -> tuple[float, float, float]:
         """Pixels per metre at depth z, and the (column, row) of the point x = y = 0 there."""
@@ -69,26 +61,15 @@ class Camera:
 
 @dataclass(frozen=True)
 class Street:
-    """The layout of one street, free of any appearance.
+    """The layout of one street, free of any appearance; S surfaces."""
 
-    Attributes:
-        surface: (2H, 2W) uint16, index of the surface that each fine pixel shows.
-        shadow: (2H, 2W) uint8, 255 where something shades the ground.
-        material: (S,) index into ``MATERIALS`` per surface.
-        item: (S,) number of the object a surface belongs to.
-        shade: (S,) brightness factor per surface, from its orientation.
-        facet: (S,) FACING, SIDEWAYS or GROUND.
-        plane: (S, 3), 1/depth of a surface as a function of (column, row, 1).
-        camera: the camera it was drawn with.
-    """
-
-    surface: NDArray[np.uint16]
-    shadow: NDArray[np.uint8]
-    material: NDArray[np.intp]
-    item: NDArray[np.intp]
-    shade: NDArray[np.float32]
-    facet: NDArray[np.intp]
-    plane: NDArray[np.float32]
+    surface: NDArray[np.uint16]  # (2H, 2W), index of the surface that each fine pixel shows
+    shadow: NDArray[np.uint8]  # (2H, 2W), 255 where something shades the ground
+    material: NDArray[np.intp]  # (S,), index into MATERIALS
+    item: NDArray[np.intp]  # (S,), number of the object it belongs to
+    shade: NDArray[np.float32]  # (S,), brightness factor, from its orientation
+    facet: NDArray[np.intp]  # (S,), FACING, SIDEWAYS or GROUND
+    plane: NDArray[np.float32]  # (S, 3), 1/depth as a function of (column, row, 1)
     camera: Camera
 
     @property
@@ -128,27 +109,15 @@ class Canvas:
 
     def street(self) -> Street:
         """The layout drawn so far."""
-        material, item, shade, facet, plane = zip(*self._rows, strict=True)
-        return Street(
-            self.surface,
-            self.shadow,
-            np.array(material, dtype=np.intp),
-            np.array(item, dtype=np.intp),
-            np.array(shade, dtype=np.float32),
-            np.array(facet, dtype=np.intp),
-            np.array(plane, dtype=np.float32),
-            self.camera,
-        )
+        material, item, shade, facet, plane = map(np.array, zip(*self._rows, strict=True))
+        shade, plane = shade.astype(np.float32), plane.astype(np.float32)
+        return Street(self.surface, self.shadow, material, item, shade, facet, plane, self.camera)
 
 
 class Item:
-    """One object, drawn part by part in metres relative to where it stands.
+    """One object at (x, z), drawn part by part in metres relative to where it stands.
 
-    Args:
-        canvas: where to draw.
-        x, z: where it stands.
-        mirror: flip it left to right.
-        size: scales its outline (not its position).
+    ``mirror`` flips it left to right; ``size`` scales its outline, not its position.
     """
 
     def __init__(

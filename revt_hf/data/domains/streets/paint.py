@@ -35,31 +35,18 @@ _SMOOTH = np.array([name in ("air", "cloud") for name in MATERIALS])
 def render(
     seed: int, style: str, height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Paint one street.
+    """The image (H, W, 3), uint8, RGB, of a street in a style, and its label (H, W), uint8.
 
-    The same arguments give the same image on every run, and the label map depends on the seed
-    and the size only, never on the style.
-
-    Args:
-        seed: which street, an integer from 0.
-        style: a key of ``STYLES``.
-        height: rows of the image, at least 64.
-        width: its columns, at least 128.
-
-    Returns:
-        Image (height, width, 3), uint8, RGB; label (height, width), uint8, train ids or 255.
-
-    Raises:
-        UserError: an unknown style, a negative seed, too small a size.
+    The same arguments give the same image on every run; the label does not depend on the style.
     """
     if style not in STYLES:
         raise UserError(f"unknown street style '{style}': use one of {', '.join(STYLES)}")
     street = build_street(seed, height, width)
     rng = np.random.default_rng([_PAINT_STREAM, seed, zlib.crc32(style.encode())])
-    return _paint(street, STYLES[style], rng), street.label
+    return _painted(street, STYLES[style], rng), street.label
 
 
-def _paint(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
+def _painted(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
     geometry = _Geometry(street)
     image = _averaged(_base_colours(street, style, rng), street)
     image *= _surface_detail(street, geometry, style, rng)[..., None]
@@ -103,7 +90,7 @@ def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
     pick = rng.random((items, kinds))
     of_object = rng.normal(0.0, 1.0, (items, kinds, 4))
     of_scene = rng.normal(0.0, style.scene_jitter, (kinds, 3))
-    palettes = [np.array(style.palette[name]) for name in MATERIALS]
+    palettes = [style.palette[name] for name in MATERIALS]
     if style.recolour > 0:
         fresh = rng.random(kinds) < style.recolour
         count = rng.integers(1, 5, kinds)

@@ -1,41 +1,45 @@
 """The layout of a street: which objects there are and where, from a seed alone."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.streets import furniture, traffic
 from revt_hf.data.domains.streets.canvas import FACING, OVERSAMPLING, Camera, Canvas, Item, Street
+from revt_hf.data.domains.streets.objects import (
+    bicycle,
+    bus,
+    car,
+    crossing_car,
+    direction_board,
+    litter_bin,
+    person,
+    street_lamp,
+    traffic_light,
+    traffic_sign,
+)
 from revt_hf.data.domains.streets.surroundings import (
     SIDES,
     GroundPlan,
+    bush,
     frontage,
     ground,
     sky,
     skyline,
+    tree,
 )
 
 _LAYOUT_STREAM = 1
 _SMALLEST = (64, 128)
-
 # Depth, how to draw it, x, and further arguments.
-_Placed = tuple[float, Callable[..., None], float, tuple[object, ...]]
+_Placed = tuple[Any, ...]
 
 
 def build_street(seed: int, height: int, width: int) -> Street:
-    """Lay out one street.
-
-    Args:
-        seed: any integer from 0; another seed is another street.
-        height: rows of the image, at least 64.
-        width: its columns, at least 128.
-
-    Raises:
-        UserError: a negative seed or too small a size.
-    """
+    """Lay out the street of a seed (from 0) for an image of at least 64x128 pixels."""
     if seed < 0:
         raise UserError(f"street seed {seed} is negative: use an integer from 0 upwards")
     if height < _SMALLEST[0] or width < _SMALLEST[1]:
@@ -60,10 +64,10 @@ def build_street(seed: int, height: int, width: int) -> Street:
     ground(canvas, plan, rng)
     for side in (0, 1):
         frontage(canvas, plan, side, float(np.clip(city + rng.normal(0, 0.2), 0.05, 0.95)), rng)
-    placed: list[_Placed] = []
-    _roadside(placed, plan, rng)
-    _traffic(placed, plan, rng)
-    for z, draw, x, more in sorted(placed, key=lambda one: -one[0]):
+    near, far = plan.crossing or (0.0, 0.0)  # nothing stands nearer than 5 m
+    placed = [one for one in _roadside(plan, rng) if not near - 1 < one[0] < far + 1]
+    placed += _traffic(plan, rng)
+    for z, draw, x, *more in sorted(placed, key=lambda one: -one[0]):
         draw(canvas, rng, x, z, *more)
     _bonnet(canvas, rng)
     return canvas.street()
@@ -74,7 +78,7 @@ def _plan(rng: Generator) -> GroundPlan:
     left, right = int(rng.integers(1, 3)), int(rng.integers(1, 3))
     shoulder = rng.uniform(0.3, 2.4, 2)
     offset = lane * rng.uniform(0.4, 0.6)
-    # the camera drives in the lane next to the centre line
+    # The camera drives in the lane next to the centre line.
     road = (-offset - lane * left - shoulder[0], lane * right - offset + shoulder[1])
     lanes = tuple(-offset + lane * step for step in range(1 - left, right))
     verge = np.where(rng.random(2) < 0.4, rng.uniform(1.0, 3.0, 2), 0.0)
@@ -84,21 +88,16 @@ def _plan(rng: Generator) -> GroundPlan:
     outer = verge + paving + garden + 0.3
     return GroundPlan(
         road=road,
-        verge=(float(verge[0]), float(verge[1])),
-        paving=(float(paving[0]), float(paving[1])),
-        front=(road[0] - float(outer[0]), road[1] + float(outer[1])),
+        verge=(verge[0], verge[1]),
+        paving=(paving[0], paving[1]),
+        front=(road[0] - outer[0], road[1] + outer[1]),
         crossing=crossing,
         lanes=lanes,
     )
 
 
-def _roadside(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
-    """Place objects on the pavements and verges."""
-
-    def put(z: float, draw: Callable[..., None], x: float, *more: object) -> None:
-        if plan.crossing is None or not plan.crossing[0] - 1 < z < plan.crossing[1] + 1:
-            placed.append((z, draw, x, more))
-
+def _roadside(plan: GroundPlan, rng: Generator) -> Iterator[_Placed]:
+    """Objects on the pavements and verges."""
     red = bool(rng.random() < 0.5)
     for side, sign in enumerate(SIDES):
         kerb = plan.road[side]
@@ -106,39 +105,34 @@ def _roadside(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
         walk = (paved + sign * 0.5, paved + sign * (plan.paving[side] - 0.3))  # kerb, front
         if rng.random() < 0.75:
             for z in np.arange(rng.uniform(5, 14), 55, rng.uniform(12, 20)):
-                put(z, furniture.street_lamp, kerb + sign * 0.5)
+                yield z, street_lamp, kerb + sign * 0.5
         if rng.random() < 0.55 or plan.verge[side] > 0:
             green = kerb + sign * max(plan.verge[side] / 2, 0.7)
             for z in np.arange(rng.uniform(6, 18), 50, rng.uniform(8, 17)):
-                put(z, furniture.tree, green, 0.85)
+                yield z, tree, green, 0.85
         for _ in range(int(rng.integers(0, 3))):
-            z = rng.uniform(6, 20)
-            put(z, furniture.traffic_sign, kerb + sign * 0.6)
+            yield rng.uniform(6, 20), traffic_sign, kerb + sign * 0.6
         stop = plan.crossing[0] - 2.0 if plan.crossing else rng.uniform(9, 24)
         if rng.random() < (0.9 if plan.crossing else 0.3):
-            put(stop, furniture.traffic_light, kerb + sign * 0.45, red)
+            yield stop, traffic_light, kerb + sign * 0.45, red
         if rng.random() < 0.15:
-            put(rng.uniform(14, 32), furniture.direction_board, kerb + sign * 1.2)
+            yield rng.uniform(14, 32), direction_board, kerb + sign * 1.2
         for _ in range(int(rng.integers(0, 5))):
             z, x = rng.uniform(6, 26), rng.uniform(min(walk), max(walk))
-            put(z, traffic.person, x)
+            yield z, person, x
             if rng.random() < 0.35:
-                put(z + 0.2, traffic.person, x + 0.6)
+                yield z + 0.2, person, x + 0.6
         if rng.random() < 0.35:
             first = rng.uniform(6, 16)
             for step in range(int(rng.integers(1, 4))):
-                put(first + 0.9 * step, traffic.bicycle, kerb + sign * 0.8, False)
-        for draw, share in ((furniture.litter_bin, 0.3), (furniture.bush, 0.3)):
+                yield first + 0.9 * step, bicycle, kerb + sign * 0.8, False
+        for draw, share in ((litter_bin, 0.3), (bush, 0.3)):
             if rng.random() < share:
-                put(rng.uniform(6, 22), draw, walk[1])
+                yield rng.uniform(6, 22), draw, walk[1]
 
 
-def _traffic(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
-    """Place vehicles and people on the road."""
-
-    def put(z: float, draw: Callable[..., None], x: float, *more: object) -> None:
-        placed.append((z, draw, x, more))
-
+def _traffic(plan: GroundPlan, rng: Generator) -> Iterator[_Placed]:
+    """Vehicles and people on the road."""
     borders = [plan.road[0], *plan.lanes, plan.road[1]]
     centre = max(x for x in plan.lanes if x < 0)
     for left, right in pairwise(borders):
@@ -150,28 +144,28 @@ def _traffic(placed: list[_Placed], plan: GroundPlan, rng: Generator) -> None:
             kind = rng.choice(3, p=[0.55, 0.25, 0.2])
             drift = x + rng.normal(0, 0.2)
             if kind == 0:
-                put(z, traffic.car, drift, bool(oncoming))
+                yield z, car, drift, bool(oncoming)
             elif kind == 1:
-                put(z + 2.0, traffic.bus, drift, bool(oncoming))
+                yield z + 2.0, bus, drift, bool(oncoming)
                 z += 12.0
             else:
-                put(z, traffic.bicycle, drift, True)
+                yield z, bicycle, drift, True
             z += rng.uniform(6, 20)
     for sign, edge in zip(SIDES, plan.road, strict=True):
         if rng.random() < 0.4:  # a row of parked cars
             for z in np.arange(rng.uniform(4, 14), rng.uniform(14, 45), rng.uniform(5.4, 7.5)):
                 clear = plan.crossing is None or not plan.crossing[0] - 6 < z < plan.crossing[1]
                 if rng.random() < 0.8 and clear:
-                    put(z, traffic.car, edge - sign * 1.0, sign < 0)
+                    yield z, car, edge - sign * 1.0, sign < 0
         if rng.random() < 0.4:
-            put(rng.uniform(6, 15), traffic.bicycle, edge - sign * 0.9, True)
+            yield rng.uniform(6, 15), bicycle, edge - sign * 0.9, True
     if plan.crossing is not None:
         middle = sum(plan.crossing) / 2
         for z in (middle - 1.6, middle + 1.6):
             if rng.random() < 0.45:
-                put(z, traffic.crossing_car, rng.uniform(-12, 12))
+                yield z, crossing_car, rng.uniform(-12, 12)
         for _ in range(int(rng.integers(0, 4))):
-            put(plan.crossing[0] - rng.uniform(1, 2.8), traffic.person, rng.uniform(*plan.road))
+            yield plan.crossing[0] - rng.uniform(1, 2.8), person, rng.uniform(*plan.road)
 
 
 def _bonnet(canvas: Canvas, rng: Generator) -> None:

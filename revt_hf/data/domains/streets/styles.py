@@ -8,11 +8,14 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from revt_hf.data.labels import IGNORE_INDEX, TRAIN_ID
 
-RGB = tuple[int, int, int]
-Palette = tuple[RGB, ...]
+Colours = NDArray[Any]
 Span = tuple[float, float]
 
 # Size in metres of each one's smallest detail, 0 without any. The order counts: styles draw by it.
@@ -30,26 +33,20 @@ TEXTURES = {
 
 @dataclass(frozen=True)
 class Material:
-    """One kind of surface.
+    """One kind of surface, with the colours (N, 3) of objects by the name of the palette.
 
-    Attributes:
-        train_id: its class, 0..18, or 255.
-        texture: index into ``TEXTURES``.
-        amplitude: strength of the texture as a share of the brightness, 0..1.
-        lamp: colour of the light it emits after dark, black for none.
-        palettes: the colours that objects made of it take, by the name of the palette: ``game`` is
-            bright and clean, ``dull`` northern brick and slate, ``stone`` pale limestone and dust.
+    ``game`` is bright and clean, ``dull`` northern brick and slate, ``stone`` limestone and dust.
     """
 
     train_id: int
-    texture: int
-    amplitude: float
-    lamp: RGB
-    palettes: Mapping[str, Palette]
+    texture: int  # index into TEXTURES
+    amplitude: float  # strength of the texture as a share of the brightness
+    lamp: Colours  # of the light it emits after dark, black for none
+    palettes: Mapping[str, Colours]
 
 
-def _colours(codes: str) -> Palette:
-    return tuple((r, g, b) for r, g, b in map(bytes.fromhex, codes.split()))
+def _colours(codes: str) -> Colours:
+    return np.array([list(bytes.fromhex(code)) for code in codes.split()])
 
 
 def _read_materials() -> dict[str, Material]:
@@ -72,68 +69,41 @@ MATERIALS = _read_materials()
 MATERIAL_ID = {name: index for index, name in enumerate(MATERIALS)}
 
 
-def _mixed(palette: str, share: float) -> dict[str, Palette]:
+def _mixed(palette: str, share: float) -> dict[str, Colours]:
     """A palette's colours, of which ``share`` (0..1) replaces the game's."""
-    return {
-        name: tuple(
-            _blend(material.palettes["game"][index % len(material.palettes["game"])], colour, share)
-            for index, colour in enumerate(material.palettes[palette])
-        )
-        for name, material in MATERIALS.items()
-    }
-
-
-def _blend(first: RGB, second: RGB, share: float) -> RGB:
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    mixed = {}
+    for name, material in MATERIALS.items():
+        colours = material.palettes[palette]
+        # Repeats the game's colours where there are fewer.
+        game = np.resize(material.palettes["game"], colours.shape)
+        mixed[name] = np.rint(game + share * (colours - game))
+    return mixed
 
 
 @dataclass(frozen=True)
 class Style:
-    """One appearance. Spans are (low, high), drawn once per image.
+    """One appearance. Spans are (low, high), drawn once per image."""
 
-    Attributes:
-        palette: colours per material.
-        object_jitter: spread of an object's colours around the palette, in grey levels.
-        scene_jitter: the same, per material and image.
-        recolour: share of the materials that get any colour at all in an image; the objects
-            made of such a material then differ among themselves as well.
-        texture: strength of the surfaces' textures (1: as in the table of materials).
-        retexture: share of the materials that get another texture in an image.
-        weathering: strength of irregular stains and patches on everything.
-        shadow: darkness of the shadows on the ground, 0..1.
-        contrast, gain, saturation: tone of the whole image (1: unchanged).
-        tint: spread of the colour balance, as a share.
-        balance: colour balance of the image.
-        haze: density of the fog per metre.
-        haze_colour: colour that far objects fade to.
-        night: 0 is day, 1 a moonless night, where only lamps help.
-        vignette: darkening towards the corners, 0..1.
-        sensor_noise: standard deviation of the noise, in grey levels.
-        blur: standard deviation of the blur, in pixels at height 128.
-        jpeg: quality of a JPEG pass, 0 for none.
-    """
-
-    palette: Mapping[str, Palette]
-    object_jitter: float = 5.0
-    scene_jitter: float = 4.0
-    recolour: float = 0.0
-    texture: float = 1.0
-    retexture: float = 0.0
-    weathering: float = 0.0
-    shadow: float = 0.45
+    palette: Mapping[str, Colours]  # per material
+    object_jitter: float = 5.0  # spread of an object's colours around the palette, in grey levels
+    scene_jitter: float = 4.0  # the same, per material and image
+    recolour: float = 0.0  # share of the materials whose objects get any colours in an image
+    texture: float = 1.0  # strength of the surfaces' textures
+    retexture: float = 0.0  # share of the materials that get another texture in an image
+    weathering: float = 0.0  # strength of irregular stains and patches on everything
+    shadow: float = 0.45  # darkness of the shadows on the ground, 0..1
     contrast: Span = (1.0, 1.0)
     gain: Span = (1.0, 1.0)
     saturation: Span = (1.0, 1.0)
-    tint: float = 0.0
-    balance: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    haze: Span = (0.0, 0.0)
-    haze_colour: RGB = (190, 194, 198)
-    night: float = 0.0
-    vignette: float = 0.0
-    sensor_noise: Span = (0.0, 0.0)
-    blur: Span = (0.0, 0.0)
-    jpeg: int = 0
+    tint: float = 0.0  # spread of the colour balance, as a share
+    balance: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the image's channels
+    haze: Span = (0.0, 0.0)  # density of the fog per metre
+    haze_colour: tuple[int, int, int] = (190, 194, 198)
+    night: float = 0.0  # 0 is day, 1 a moonless night, where only lamps help
+    vignette: float = 0.0  # darkening towards the corners, 0..1
+    sensor_noise: Span = (0.0, 0.0)  # standard deviation, in grey levels
+    blur: Span = (0.0, 0.0)  # standard deviation, in pixels at height 128
+    jpeg: int = 0  # quality of a JPEG pass, 0 for none
 
 
 STYLES: dict[str, Style] = {

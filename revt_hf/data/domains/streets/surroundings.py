@@ -1,4 +1,4 @@
-"""Sky, ground, and what closes a street off at its sides: buildings, walls, fences, trees."""
+"""Sky, ground, plants, and the buildings, walls and fences at the sides of a street."""
 
 from dataclasses import dataclass
 
@@ -6,23 +6,15 @@ import numpy as np
 from numpy.random import Generator
 
 from revt_hf.data.domains.streets.canvas import FACING, GROUND, Canvas, Floats, Item, box
-from revt_hf.data.domains.streets.furniture import bush, tree
 
 SIDES = (-1, 1)
-_FAR = 100.0
 
 
 @dataclass(frozen=True)
 class GroundPlan:
-    """Lengths in metres, edges as x of the (left, right) side.
+    """Edges of the ground in metres: x of the (left, right) side, widths, z of a cross street.
 
-    Attributes:
-        road: edges of the road.
-        verge: width of the grass between road and pavement, 0 for none.
-        paving: width of the pavement.
-        front: x at which buildings, walls and fences stand.
-        crossing: z of the (near, far) edge of a cross street, or None.
-        lanes: x of the lines between lanes.
+    Buildings, walls and fences stand at ``front``; ``lanes`` are the lines between lanes.
     """
 
     road: tuple[float, float]
@@ -31,6 +23,44 @@ class GroundPlan:
     front: tuple[float, float]
     crossing: tuple[float, float] | None
     lanes: tuple[float, ...]
+
+
+def tree(canvas: Canvas, rng: Generator, x: float, z: float, size: float = 1.0) -> None:
+    """A broad-leaved tree or a conifer."""
+    size *= rng.uniform(0.75, 1.25)
+    item = Item(canvas, x, z, bool(rng.random() < 0.5), size)
+    if not item.in_view(4.0 * size):
+        return
+    item.face("trunk", [(-0.2, 0), (0.2, 0), (0.12, 2.8), (-0.12, 2.8)])
+    item.cast(-1.4, 2.2, -0.6, 1.6)
+    if rng.random() < 0.25:
+        for level, material in enumerate(("dark leaf", "leaf", "dark leaf", "leaf")):
+            y, half = 1.1 + 1.25 * level, 1.7 - 0.36 * level
+            item.face(material, [(-half, y), (half, y), (0.0, y + 2.3)])
+        return
+    full = z < 40  # far away three discs look like twelve
+    tall, wide = rng.uniform(3.6, 4.8), rng.uniform(1.2, 1.8)
+    for material, count, drop in (
+        ("dark leaf", 4, -0.35),
+        ("leaf", 5, 0.15),
+        ("light leaf", 3, 0.5),
+    ):
+        count = count if full else 1
+        spots = rng.normal(0.0, 1.0, (count, 2)) * (0.45 * wide, 0.45)
+        shrink, x0 = (0.7, -0.3 * wide) if material == "light leaf" else (1.0, 0.0)
+        for (dx, dy), radius in zip(spots, rng.uniform(0.55, 0.9, count) * wide, strict=True):
+            item.disc(material, x0 + dx, tall + drop + dy, radius * shrink, radius * 0.8 * shrink)
+
+
+def bush(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
+    """A low round bush."""
+    item = Item(canvas, x, z, size=rng.uniform(0.6, 1.3))
+    if not item.in_view(2.0):
+        return
+    for material, y in (("dark leaf", 0.4), ("leaf", 0.55), ("light leaf", 0.8)):
+        for dx in rng.uniform(-0.6, 0.6, 2):
+            item.disc(material, dx, y, 0.55 - 0.3 * (y - 0.4), 0.5 - 0.4 * (y - 0.4))
+    item.cast(-0.8, 1.1, -0.3, 0.6)
 
 
 def sky(canvas: Canvas, rng: Generator) -> None:
@@ -76,22 +106,22 @@ def ground(canvas: Canvas, plan: GroundPlan, rng: Generator) -> None:
         patch = np.array([(0, 0), (1.6, 0.4), (2.0, 1.6), (0.4, 1.4)]) * rng.uniform(0.6, 2.0)
         land.flat("tuft", patch + np.array([x, z]))
     street = Item(canvas, 0.0, 0.0)
+
+    def strip(material: str, x0: float, x1: float) -> None:
+        street.flat(material, [(x0, 0.8), (x0, 100.0), (x1, 100.0), (x1, 0.8)])
+
     for side, sign in enumerate(SIDES):
         edge = plan.road[side]
         inner = edge + sign * plan.verge[side]
-        _strip(street, "paving", inner, inner + sign * plan.paving[side])
-        _strip(street, "kerb", edge, edge + sign * 0.18)
-    _strip(street, "asphalt", *plan.road)
+        strip("paving", inner, inner + sign * plan.paving[side])
+        strip("kerb", edge, edge + sign * 0.18)
+    strip("asphalt", *plan.road)
     if plan.crossing is not None:
         near, far = plan.crossing
         for material, z0, z1 in (("paving", near - 2, far + 2), ("asphalt", near, far)):
             for sign, edge in zip(SIDES, plan.road, strict=True):
                 street.flat(material, box(edge, 70 * sign, z0, z1))
     _markings(street, plan, rng)
-
-
-def _strip(street: Item, material: str, x0: float, x1: float) -> None:
-    street.flat(material, [(x0, 0.8), (x0, _FAR), (x1, _FAR), (x1, 0.8)])
 
 
 def _markings(street: Item, plan: GroundPlan, rng: Generator) -> None:

@@ -1,21 +1,21 @@
-"""Scoring: batches, workers and shared decoding change nothing but the time."""
+"""The scoring loop: batches, workers and shared decoding change nothing but the time."""
 
 import weakref
 
-import evaluate
-import numpy as np
+import evaluate as evaluate_library
 import pytest
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation import evaluate as runner
+from revt_hf.evaluation import evaluate as loop
 from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.ensembles import ensemble_segmenter
-from revt_hf.evaluation.evaluate import EvaluateOptions, as_segmenter, score_images
+from revt_hf.evaluation.evaluate import EvaluateOptions, as_segmenter
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.metric import MeanIoU
 from revt_hf.evaluation.result import EnsembleInfo
+from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.models.load import network_sha256
 from tests.helpers.networks import row, tiny_model
@@ -28,7 +28,7 @@ PROTOCOL = Protocol(max_size=(96, 64))
 
 def evaluated(models, images=IMAGES, on_image=lambda: None, **options):
     options = EvaluateOptions(quiet=True, **options)
-    return runner.evaluate(models, [(SPLIT, images)], PROTOCOL, options, on_image)
+    return loop.evaluate(models, [(SPLIT, images)], PROTOCOL, options, on_image)
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +36,12 @@ def models():
     return {"first": tiny_model(0), "second": tiny_model(1)}
 
 
-@pytest.fixture
-def matrices(monkeypatch):
-    """The confusion matrices that come out, in the models' order."""
-    seen = []
-
-    def remembered(matrix):
-        seen.append(matrix.copy())
-        return scores_from(matrix)
-
-    monkeypatch.setattr(runner, "scores_from", remembered)
-    return seen
-
-
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (1, 2), (4, 2)])
-def test_batches_and_workers_give_identical_matrices(models, matrices, batch_size, workers):
-    evaluated(models, batch_size=batch_size, workers=workers)
+def test_batches_and_workers_give_identical_matrices(models, monkeypatch, batch_size, workers):
+    matrices, ticks = [], []
+    monkeypatch.setattr(loop, "scores_from", lambda m: matrices.append(m.copy()) or scores_from(m))
+    evaluated(models, on_image=lambda: ticks.append(1), batch_size=batch_size, workers=workers)
+    assert len(ticks) == len(IMAGES)
     assert len(matrices) == 2
     for matrix, model in zip(matrices, models.values(), strict=True):
         ((alone,),) = score_images([as_segmenter(model)], IMAGES, PROTOCOL)
@@ -62,13 +52,14 @@ def test_batches_and_workers_give_identical_matrices(models, matrices, batch_siz
 def test_scoring_needs_no_folder_that_can_be_written(models, monkeypatch, tmp_path):
     """``evaluate.Metric`` makes one below HF_HOME."""
     (tmp_path / "file").touch()
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
+    cache = tmp_path / "file" / "metrics"
+    monkeypatch.setattr(evaluate_library.config, "HF_METRICS_CACHE", cache)
     with pytest.raises(OSError, match="file"):
         MeanIoU()
     assert evaluated(models, IMAGES[:1])[0].scores[0].images == 1
 
 
-def test_images_of_one_network_size_go_together():
+def test_images_of_one_network_size_go_together(models):
     def groups(protocol, batch_size):
         batches = image_batches(IMAGES, range(len(IMAGES)), protocol, batch_size, 0)
         return [[int(one["name"]) for one in batch] for batch in batches]
@@ -77,21 +68,18 @@ def test_images_of_one_network_size_go_together():
     # 64x96 and 128x192 are the same once they are resized.
     assert groups(PROTOCOL, 4) == [[0, 1, 2], [3], [4, 5], [6]]
     assert groups(PROTOCOL, 1) == [[n] for n in range(7)]
-
-
-def test_the_networks_get_whole_batches(models):
-    shapes = []
+    # The networks get them whole.
+    sizes = []
     handle = models["first"].register_forward_pre_hook(
-        lambda module, args, kwargs: shapes.append(tuple(kwargs["pixel_values"].shape)),
-        with_kwargs=True,
+        lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     evaluated(models, batch_size=4)
     handle.remove()
-    assert [shape[0] for shape in shapes] == [3, 1, 2, 1]
+    assert sizes == [3, 1, 2, 1]
 
 
 class Counted:
-    """Images that are made when asked for; knows how often, and how many are alive."""
+    """Images that are made when asked for; counts reads, and images alive at once."""
 
     def __init__(self, number):
         self.number, self.reads, self.most, self.alive = number, 0, 0, []
@@ -130,9 +118,11 @@ def test_rows_of_ensembles_say_what_they_are(models):
     assert [one.model for one in results] == ["single", "mean", "features"]
     digests = tuple(network_sha256(member) for member in members)
     assert [one.network_sha256 for one in results] == [digests[:1], digests, digests]
-    assert results[0].ensemble is None
-    assert results[1].ensemble == EnsembleInfo(members=2, combine="logits")
-    assert results[2].ensemble == EnsembleInfo(members=2, combine="features", head=2)
+    assert [one.ensemble for one in results] == [
+        None,
+        EnsembleInfo(members=2, combine="logits"),
+        EnsembleInfo(members=2, combine="features", head=2),
+    ]
     assert {one.protocol for one in results} == {PROTOCOL}
 
 
@@ -147,10 +137,3 @@ def test_a_broken_image_is_one_sentence(models, workers):
     with pytest.raises(UserError) as caught:
         evaluated(models, Broken(4), workers=workers)
     assert str(caught.value) == "streets/2.png is truncated"
-
-
-def test_progress_counts_images(models):
-    ticks = []
-    evaluated(models, on_image=lambda: ticks.append(1), batch_size=3)
-    assert len(ticks) == len(IMAGES)
-    assert np.sum(ticks) == 7

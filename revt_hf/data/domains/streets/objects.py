@@ -1,4 +1,4 @@
-"""People, bicycles, cars and buses."""
+"""What stands on a street: lamps, signs, bins, people, bicycles, cars and buses."""
 
 import numpy as np
 from numpy.random import Generator
@@ -7,6 +7,92 @@ from revt_hf.data.domains.streets.canvas import Canvas, Item, box
 
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 12, endpoint=False)
 _WHEEL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
+
+def street_lamp(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
+    """A lamp post whose arm reaches over the road."""
+    item = Item(canvas, x, z, mirror=x > 0)
+    tall, reach = rng.uniform(5.0, 7.5), rng.uniform(0.9, 2.0)
+    item.stroke("mast", [(0, 0), (0, tall - 0.4), (0.3, tall), (reach, tall + 0.1)], 0.15, 1.6)
+    item.stroke("mast", [(0, 0), (0, 0.9)], 0.26, 1.6, 0.85)
+    lamp = np.array([(-0.1, -0.12), (0.75, -0.1), (0.65, 0.16), (-0.1, 0.18)])
+    item.face("lamp", lamp + np.array([reach, tall]))
+    item.cast(-0.1, 0.1, -0.1, 0.2)
+
+
+def _signal(item: Item, x: float, y: float, red: bool) -> None:
+    item.rect("signal box", x - 0.3, x + 0.3, y, y + 1.35)
+    lamps = ("dead lamp" if red else "green lamp", "dead lamp", "red lamp" if red else "dead lamp")
+    for index, lamp in enumerate(lamps):
+        item.disc(lamp, x, y + 0.26 + 0.42 * index, 0.17, 0.17)
+
+
+def traffic_light(canvas: Canvas, rng: Generator, x: float, z: float, red: bool) -> None:
+    """Signal heads on a post, sometimes with a second one on an arm over the road."""
+    item = Item(canvas, x, z, mirror=x > 0)
+    if rng.random() < 0.4:
+        reach = rng.uniform(1.8, 3.5)
+        item.stroke("mast", [(0, 0), (0, 5.4), (reach, 5.5)], 0.16, 1.6)
+        _signal(item, reach, 4.5, red)
+    else:
+        item.stroke("mast", [(0, 0), (0, 3.2)], 0.15, 1.6)
+    _signal(item, 0.0, 2.3, red)
+
+
+def traffic_sign(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
+    """One or two signs on a post."""
+    item = Item(canvas, x, z, size=rng.uniform(1.0, 1.35))
+    count = 1 + int(rng.random() < 0.35)
+    item.stroke("mast", [(0, 0), (0, 1.75 + 0.8 * count)], 0.1, 1.4)
+    for index in range(count):
+        _plate(item, int(rng.integers(6)), 2.2 + 0.85 * index)
+
+
+def _plate(item: Item, kind: int, y: float) -> None:
+    r = 0.42
+    if kind == 0:
+        item.disc("sign red", 0, y, r, r)
+        item.disc("sign white", 0, y, 0.6 * r, 0.6 * r)
+    elif kind == 1:
+        item.face("sign red", [(-0.5, y - 0.36), (0.5, y - 0.36), (0, y + 0.46)])
+        item.face("sign white", [(-0.26, y - 0.22), (0.26, y - 0.22), (0, y + 0.2)])
+    elif kind == 2:
+        item.rect("sign blue", -r, r, y - r, y + r)
+        item.face("sign white", [(-0.2, y - 0.25), (0.2, y - 0.25), (0, y + 0.28)])
+    elif kind == 3:
+        for material, half in (("sign white", 0.5), ("sign yellow", 0.34)):
+            item.face(material, [(-half, y), (0, y - half), (half, y), (0, y + half)])
+    elif kind == 4:
+        angles = np.pi / 8 + np.arange(8) * np.pi / 4
+        ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 0.45
+        item.face("sign red", ring + np.array([0, y]))
+        item.rect("sign white", -0.3, 0.3, y - 0.08, y + 0.08)
+    else:
+        item.disc("sign blue", 0, y, r, r)
+        item.rect("sign white", -0.08, 0.08, y - 0.26, y + 0.26)
+
+
+def direction_board(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
+    """A large board on two posts."""
+    item = Item(canvas, x, z)
+    half, low = rng.uniform(0.9, 1.5), rng.uniform(1.9, 2.6)
+    for post in (-0.7 * half, 0.7 * half):
+        item.stroke("mast", [(post, 0), (post, low)], 0.12, 1.4)
+    face = "sign blue" if rng.random() < 0.6 else "sign yellow"
+    item.rect("sign white", -half, half, low, low + 1.1)
+    item.rect(face, -half + 0.07, half - 0.07, low + 0.07, low + 1.03)
+    for y in (low + 0.3, low + 0.65):
+        end = half * rng.uniform(0.1, 0.7)
+        item.rect("sign white", -half * 0.75, end, y, y + 0.14)
+
+
+def litter_bin(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
+    """A litter bin, labelled 255 like every object outside the 19 classes."""
+    item = Item(canvas, x, z)
+    tall = rng.uniform(0.9, 1.2)
+    item.face("bin", [(-0.25, 0), (0.25, 0), (0.32, tall), (-0.32, tall)])
+    item.rect("bin", -0.36, 0.36, tall, tall + 0.12, 0.6)
+    item.cast(-0.3, 0.5, -0.1, 0.4)
 
 
 def person(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
@@ -39,18 +125,18 @@ def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) ->
         item.stroke("frame", [(-0.52, 0.35), (0.0, 0.32), (0.4, 0.82), (0.36, 1.0)], 0.08)
         item.stroke("frame", [(0.0, 0.32), (-0.18, 0.95)], 0.08)
         if ridden:
-            _seated(item, lean=0.28, seat=(-0.18, 0.95))
+            _seated(item)
     else:
         item.disc("rim", 0.0, 0.36, 0.09, 0.36)
         item.stroke("frame", [(0.0, 0.6), (0.0, 1.0)], 0.12)
         item.stroke("frame", [(-0.3, 1.02), (0.3, 1.02)], 0.08)
         if ridden:
-            _from_behind(item, 0.92)
+            _from_behind(item)
     item.cast(-0.7, 0.8, -0.1, 0.3)
 
 
-def _seated(item: Item, lean: float, seat: tuple[float, float]) -> None:
-    x, y = seat
+def _seated(item: Item) -> None:
+    x, y, lean = -0.18, 0.95, 0.28
     hip, neck = (x, y), (x + lean, y + 0.58)
     item.stroke("rider legs", [hip, (x + 0.38, y - 0.22), (x + 0.2, y - 0.62)], 0.17)
     item.stroke("jersey", [hip, neck], 0.32)
@@ -60,7 +146,8 @@ def _seated(item: Item, lean: float, seat: tuple[float, float]) -> None:
     item.disc("helmet", x + lean + 0.05, y + 0.83, 0.15, 0.11)
 
 
-def _from_behind(item: Item, seat: float) -> None:
+def _from_behind(item: Item) -> None:
+    seat = 0.92
     for sign in (-1, 1):
         item.stroke("rider legs", [(sign * 0.1, seat), (sign * 0.2, seat - 0.5)], 0.16, 0.5)
         arm = [(sign * 0.22, seat + 0.5), (sign * 0.36, seat + 0.14)]
@@ -94,9 +181,8 @@ def _side_wheels(item: Item, tyre: str, half: float, radius: float, at: list[flo
 
 
 def _rear_wheels(item: Item, tyre: str, half: float, top: float) -> None:
-    width = 0.22 * half
-    for x in (-half, half - width):
-        item.rect(tyre, x, x + width, 0.0, top)
+    for x in (-half, half - 0.22 * half):
+        item.rect(tyre, x, x + 0.22 * half, 0.0, top)
 
 
 def _lights(item: Item, material: str, x0: float, x1: float, y0: float, y1: float) -> None:
@@ -160,11 +246,11 @@ def crossing_car(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bus(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> None:
-    """A bus: rounded, with a band of windows all along and a lit destination board."""
+    """A bus along the street, sometimes a double-decker."""
     item = Item(canvas, x, z)
     half, top, length = rng.uniform(1.2, 1.3), rng.uniform(2.8, 3.2), rng.uniform(9.0, 12.0)
     if rng.random() < 0.2:
-        top += 1.2  # a double-decker
+        top += 1.2
     _rear_wheels(item, "bus tyre", half, 0.6)
     _box(item, "bus body", half, 0.35, top, length)
     _side_wheels(item, "bus tyre", half, 0.45, [2.2, length - 2.4])
