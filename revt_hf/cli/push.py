@@ -1,15 +1,16 @@
-"""``revt push`` and ``revt merge-and-push``: parse, validate, call."""
+"""``revt push`` and ``revt merge-and-push``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from revt_hf.cli.naming import split_name
-from revt_hf.cli.options import Json, Overwrite, Quiet, with_options
+from revt_hf.cli.options import OverwritingReport, Quiet, Report, with_options
 from revt_hf.core.errors import UserError, say
+from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
 if TYPE_CHECKING:
     from revt_hf.hub.push import PushOptions
@@ -46,23 +47,15 @@ class Publication:
     ] = None
 
     def options(
-        self, overwrite: bool, quiet: bool, members: "list[Path] | None" = None
+        self, overwrite: bool, quiet: bool, members: Sequence[Path] | None = None
     ) -> "PushOptions":
         """The options of a push."""
         from revt_hf.hub.push import PushOptions
 
-        return PushOptions(
-            private=self.private,
-            create_pr=self.create_pr,
-            revision=self.revision,
-            dry_run=self.dry_run,
-            overwrite=overwrite,
-            with_members=tuple(members or ()),
-            license=self.license,
-            base_models=tuple(self.base_models or ()),
-            datasets=tuple(self.datasets or ()),
-            quiet=quiet,
-        )
+        lists = {"base_models": self.base_models, "datasets": self.datasets}
+        given = asdict(self) | {name: tuple(ids or ()) for name, ids in lists.items()}
+        members = tuple(members or ())
+        return PushOptions(**given, overwrite=overwrite, with_members=members, quiet=quiet)
 
 
 @with_options
@@ -98,13 +91,11 @@ def merge_and_push(
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the merged model.")],
     publication: Publication,
+    report: OverwritingReport,
     recipe: Annotated[
         Path | None,
         typer.Option(help="Score on the source-val and target splits of this recipe."),
     ] = None,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""
     from revt_hf.config.recipe import load_recipe
@@ -125,7 +116,7 @@ def merge_and_push(
     _check_no_member(repo_id, paths)
     # Refuse now whatever the push would refuse after all the work.
     check_repo_id(repo_id, "model")
-    if json_file is not None and recipe is None:
+    if report.json_file is not None and recipe is None:
         raise UserError("--json writes scores: name a recipe to score on with --recipe FILE")
     if not publication.license:
         raise UserError(
@@ -140,16 +131,21 @@ def merge_and_push(
     inputs: list[str | Path | None] = [*paths, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"
-    _check_outputs(output, results, json_file, publication.dry_run, overwrite, inputs)
+    overwrite, quiet, dry_run = report.overwrite, report.quiet, publication.dry_run
+    check_output(output, overwrite, inputs)
+    check_output_file(results, overwrite, inputs)
+    report.check(inputs, [output, results])
+    if dry_run is not None:
+        check_output(dry_run, overwrite, inputs)
+        check_beside(dry_run, [output, results, report.json_file])
     spec = MergeSpec(members=paths, names=names)
     done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate(
             {str(done): done}, splits, recorded_protocol([done]), EvaluateOptions(quiet=quiet)
         )
-        for file in (results, json_file):
-            if file is not None:
-                write_results(file, scores)
+        for target in (Report(results), report):
+            target.finish(scores, write=write_results)
         print_scores(scores)
     _push(done, repo_id, publication.options(overwrite, quiet), results)
 
@@ -170,28 +166,3 @@ def _check_no_member(repo_id: str, members: Sequence[str]) -> None:
             f"{repo_id} lies beside the members and is not a repository on the Hub: give the "
             "members, then OWNER/NAME"
         )
-
-
-def _check_outputs(
-    output: Path,
-    results: Path | None,
-    json_file: Path | None,
-    dry_run: Path | None,
-    overwrite: bool,
-    inputs: list[str | Path | None],
-) -> None:
-    """Refuse outputs that exist or overlap, before any work."""
-    from revt_hf.core.outputs import check_beside, check_output, check_output_file
-
-    check_output(output, overwrite, inputs)
-    check_output_file(results, overwrite, inputs)
-    check_output_file(json_file, inputs=inputs, outputs=[output, results])
-    if dry_run is not None:
-        check_output(dry_run, overwrite, inputs)
-        check_beside(dry_run, [output, results, json_file])
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    app.command(rich_help_panel=panel)(push)
-    app.command("merge-and-push", rich_help_panel=panel)(merge_and_push)
