@@ -50,19 +50,10 @@ class Blend:
 
 
 class Blender:
-    """A model that takes on any blend of its members' weights; a context manager.
+    """A model that takes on any blend of its members' weights, with the bits of ``revt merge``.
 
-    Every blend is read from the members' files: memory holds the model, further heads, and one
-    tensor of each member. A blend has the same bits as the model that ``revt merge`` would write.
-
-    Args:
-        members: at least two of one architecture; the first is a folder or Hub ID.
-        init: the members' initial weights, to blend with them as well.
-        init_head: whether the decode head of ``init`` is blended, too.
-        quiet: hide progress bars while the Hub is read.
-
-    Raises:
-        UserError: a member cannot be read or does not match the first one.
+    Blends are read from the members' files: memory holds the model, heads, and one tensor of each
+    member. ``init`` (with ``init_head``, its head) can be blended, too.
     """
 
     def __init__(
@@ -159,10 +150,9 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 class HeadScore(BaseModel):
-    """Loss and mIoU of an encoder with one decode head; of several splits, the mean over them.
+    """Loss and mIoU with one decode head; of several splits, the mean over them.
 
-    ``loss`` is the training loss: cross-entropy in nats, mean over all labelled pixels of a split.
-    ``miou`` is in percent, from the confusion matrix of a split.
+    The loss is in nats, the mean over all labelled pixels of a split; mIoU is in percent.
     """
 
     # A network that diverged has a loss of NaN.
@@ -232,9 +222,9 @@ def score_heads(
     data: ScoringData,
     on_image: OnImage = lambda: None,
 ) -> dict[str, HeadScore]:
-    """Score a model's encoder with each of several decode heads; it runs once for each image.
+    """Score a model's encoder with each of several decode heads, all in eval mode.
 
-    Model and heads are in eval mode; the model's own head is scored only if it is among ``heads``.
+    The encoder runs once for each image; the model's own head is scored only if among ``heads``.
     """
     modules = list(heads.values())
     sums = [

@@ -42,7 +42,6 @@ class Candidate:
         return self.scores[self.head].miou
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
         return {
             "members": list(self.members),
             "weights": list(self.weights) if self.weights is not None else None,

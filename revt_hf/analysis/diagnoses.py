@@ -50,11 +50,9 @@ class DiagnoseOptions:
         return [*models, *(path for split in self.splits for path in split.spec.inputs)]
 
     def data(self) -> ScoringData:
-        """Open the images."""
         return load_data(self.splits, self.protocol, self.images, self.workers)
 
     def progress(self, total: int, name: str) -> "tqdm[Any]":
-        """A progress bar of images."""
         return tqdm(total=total, desc=name, unit="image", disable=self.quiet)
 
 
@@ -65,20 +63,9 @@ def diagnose_path(
     points: int = 11,
     interpolate_head: bool = False,
 ) -> dict[str, Any]:
-    """Write ``path.png`` and ``path.json``: scores on the line between two members.
+    """Write ``path.png`` and ``path.json`` (returned): scores on the line between two members.
 
-    Args:
-        members: two folders or Hub IDs by name.
-        options: what to measure on.
-        init: their initial weights, to score the lines from there to each member as well.
-        points: number of points on each line, both ends included.
-        interpolate_head: also score lines whose decode head is interpolated, too.
-
-    Returns:
-        The content of ``path.json``.
-
-    Raises:
-        UserError: bad members, data or numbers, or an output that exists.
+    With ``init`` also on the lines from there to each; see :func:`revt_hf.analysis.path.paths`.
     """
     folders = list(members.values())
     inputs = options.inputs(*folders, init)
@@ -99,21 +86,10 @@ def diagnose_path(
 def diagnose_plane(
     members: Mapping[str, str], levels: Sequence[int], options: DiagnoseOptions
 ) -> dict[str, Any]:
-    """Write ``plane.json`` and a ternary plot for each head.
+    """Write ``plane.json`` (returned) and a ternary plot for each head of three members.
 
     Finished points stay in the output folder: the same call resumes where one was interrupted, and
-    finer levels start from coarser ones. Plots are redrawn after each level.
-
-    Args:
-        members: three folders or Hub IDs by name.
-        levels: steps of each grid, coarse to fine.
-        options: what to measure on; the output is never replaced.
-
-    Returns:
-        The content of ``plane.json``.
-
-    Raises:
-        UserError: bad members, data or levels.
+    finer levels (numbers of steps) start from coarser ones. Plots are redrawn after each level.
     """
     folders, names = list(members.values()), short_names(list(members))
     if len(folders) != 3:
@@ -143,19 +119,10 @@ def diagnose_plane(
 def diagnose_norm(
     models: Mapping[str, str], sources: Sequence[Source], images: int, options: DiagnoseOptions
 ) -> dict[str, Any]:
-    """Write ``norm.png`` and ``norm.json``: shifts of the decode head's BatchNorm statistics.
+    """Write ``norm.png`` and ``norm.json`` (returned): shifts of the head's BatchNorm statistics.
 
-    Args:
-        models: a merge, then its members: folders or Hub IDs by name.
-        sources: domains whose training images the merge is recalibrated on.
-        images: approximate number of these images.
-        options: what to measure on.
-
-    Returns:
-        The content of ``norm.json``.
-
-    Raises:
-        UserError: a model or data that cannot be used, or an output that exists.
+    ``models`` are a merge, then its members; the merge is also recalibrated on about so many images
+    of ``sources``.
     """
     (merge, *members), names = models.values(), short_names(list(models))
     inputs = options.inputs(merge, *members)
@@ -177,19 +144,9 @@ def diagnose_norm(
 def diagnose_disagreement(
     members: Mapping[str, str], merge: str, shown: int, options: DiagnoseOptions
 ) -> dict[str, Any]:
-    """Write ``disagreement.png`` and ``disagreement.json``: where members differ on images.
+    """Write ``disagreement.png`` and ``disagreement.json`` (returned): where members differ.
 
-    Args:
-        members: at least two folders or Hub IDs by name.
-        merge: their merge, a folder or Hub ID.
-        shown: number of the most disputed images to draw.
-        options: what to measure on.
-
-    Returns:
-        The content of ``disagreement.json``.
-
-    Raises:
-        UserError: a model or data that cannot be used, or an output that exists.
+    The ``shown`` most disputed images are drawn.
     """
     folders = list(members.values())
     inputs = options.inputs(*folders, merge)

@@ -21,7 +21,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import check_output_file, write_text
-from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.evaluation.splits import splits_of
 from revt_hf.results.figures import aligned
 
 
@@ -51,26 +51,20 @@ METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[in
 def choose_merge(
     method: str, members: Mapping[str, str], recipe: Path, output: Path, options: ChooseOptions
 ) -> dict[str, Any]:
-    """Choose a merge of members and write its recipe (YAML).
+    """Choose a merge of members on source-val of a training recipe, and write its merge recipe.
 
-    Args:
-        method: a key of ``METHODS``.
-        members: at least two folders or Hub IDs by name.
-        recipe: the training recipe whose source-val is scored on.
-        output: the merge recipe.
-        options: see :class:`ChooseOptions`.
-
-    Returns:
-        JSON values: the choice, and every merge that was tried.
-
-    Raises:
-        UserError: a member or the data cannot be used, ``on`` names a target, or the output exists.
+    Returns JSON values: the choice, every merge that was tried, and a report in lines of text.
     """
     title, choose, most_merges = METHODS[method]
     paths = list(members.values())
     loaded = load_recipe(recipe)
     check_output_file(output, options.overwrite, [*paths, recipe, *loaded.inputs])
-    splits = _source_splits(splits_of(loaded), options.on, recipe)
+    known = {split.label: split for split in splits_of(loaded)}
+    sources = [label for label, split in known.items() if split.is_source]
+    for label in options.on:
+        if label not in known:
+            raise UserError(f"--on {label}: the recipe's sources are {', '.join(sources)}")
+    splits = [known[label] for label in options.on or sources]
     data = load_data(splits, options.protocol, options.images, options.workers)
     total = most_merges(len(paths), options.evaluations) * data.images
     with (
@@ -94,38 +88,13 @@ def choose_merge(
     }
 
 
-def _source_splits(
-    splits: Sequence[SplitSpec], on: Sequence[str], recipe: Path
-) -> Sequence[SplitSpec]:
-    sources = [split for split in splits if split.is_source]
-    labels = ", ".join(split.label for split in sources)
-    known = {split.label: split for split in splits}
-    for label in on:
-        if label not in known:
-            raise UserError(f"--on {label}: the recipe's sources are {labels}")
-        if not known[label].is_source:
-            raise UserError(
-                f"--on {label}: that is a target of {recipe}; members and weights are chosen on "
-                f"source-val only ({labels})"
-            )
-    return [known[label] for label in on] or sources
-
-
 def _report(choice: Choice, members: Sequence[str]) -> list[str]:
     rows = [["members", "weights", "head", "mIoU", "loss"]]
-    for candidate in choice.tried:
-        score = candidate.scores[candidate.head]
-        weights = candidate.weights
-        rows.append(
-            [
-                "+".join(map(str, candidate.members))
-                + ("  *" if candidate is choice.chosen else ""),
-                "-" if weights is None else ", ".join(f"{weight:.3f}" for weight in weights),
-                str(candidate.head),
-                f"{score.miou:.2f}",
-                f"{score.loss:.4f}",
-            ]
-        )
+    for one in choice.tried:
+        names = "+".join(map(str, one.members)) + ("  *" if one is choice.chosen else "")
+        weights = ", ".join(f"{weight:.3f}" for weight in one.weights or ()) or "-"
+        loss = one.scores[one.head].loss
+        rows.append([names, weights, str(one.head), f"{one.miou:.2f}", f"{loss:.4f}"])
     return [
         *(f"{number}: {member}" for number, member in enumerate(members, 1)),
         *aligned(rows).splitlines(),

@@ -52,19 +52,8 @@ def paths(
 ) -> list[dict[str, Any]]:
     """Score the line between two members, and those from the initial weights, if any, to each.
 
-    Args:
-        blender: of two members, with or without initial weights.
-        data: the images.
-        points: number of points on each line, both ends included.
-        interpolate_head: also score lines whose decode head is interpolated, too.
-        on_image: called after each image of each point, for a progress bar.
-
-    Returns:
-        The ends ``from`` and ``to`` and the ``head`` of each line (numbers of members, ``init``,
-        or ``INTERPOLATED``), its ``points`` (``at`` 0 to 1, ``loss``, ``mIoU``) and ``barrier``.
-
-    Raises:
-        UserError: fewer than two points, or an image cannot be read.
+    A line goes ``from`` ``to`` (numbers of members, or init) with a ``head``, ``at`` 0 to 1;
+    ``interpolate_head`` adds lines whose head is interpolated, too.
     """
     if points < 2:
         raise UserError(f"--points {points}: a line has at least two, its ends")

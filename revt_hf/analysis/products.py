@@ -35,9 +35,8 @@ _DOT = 8192
 class Products:
     """Scalar products of every floating-point tensor of a merge plan.
 
-    The vectors are a reference (the base, else the first member) and the differences of the
-    members from it. Differences are exact in float64, so nothing cancels between members that are
-    close to each other.
+    The vectors are a reference (the base, else the first member) and the differences of the members
+    from it: exact in float64, so nothing cancels between members that are close to each other.
     """
 
     def __init__(
@@ -59,10 +58,9 @@ class Products:
         self._check_finite()
 
     def norms(self, group: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Squared norms and products over the tensors of a group (indices) together.
+        """|x_i|^2 of each member, and the products of the members' differences from the reference.
 
-        |x_i|^2 of each member (members), and the products of the differences of members i and j
-        from the reference (members, members).
+        Over the tensors of a group (indices) together: (members,) and (members, members).
         """
         products = self._products[group].sum(0)
         between = products[1:, 1:]

@@ -33,26 +33,10 @@ def similarity(
     on_total: Callable[[int], object] = lambda _: None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Compare members tensor by tensor, and their displacements from ``base``.
+    """Compare members (and their displacements from ``base``); the content of ``similarity.json``.
 
-    Every part (a block, a layer type, a module of the head, the whole) has one number for each of
-    ``pairs``: cosine, l2 and mean squared displacement (msd). ``original`` is what the original's
-    ``model_cosine_similarity.py`` prints: from the input up to and including each block, the mean
-    over all pairs; its "msd" is |x - y| / n.
-
-    Args:
-        members: at least two folders, files or Hub IDs of one architecture.
-        base: their initial weights, whose encoder is compared.
-        on_bytes: called with the number of bytes read, for a progress bar.
-        on_total: called first, with the number of bytes to read.
-        quiet: hide progress bars while the Hub is read.
-
-    Returns:
-        The content of ``similarity.json``.
-
-    Raises:
-        UserError: fewer than two members; one that cannot be read, does not match the first, or
-            holds NaN or infinity.
+    Every part has a cosine, l2 and mean squared displacement (msd) for each of ``pairs``. As in the
+    original's ``model_cosine_similarity.py``, ``original`` goes up to a block; msd is |x - y| / n.
     """
     # The rule decides which tensors of the base are needed; its method is never called.
     rule = Rule("backbone", "mean" if base is None else "task_arithmetic")

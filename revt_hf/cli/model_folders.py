@@ -78,13 +78,14 @@ def recalibrate(
     images: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source images."""
-    from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
+    from revt_hf.merging.recalibration import RecalibrateOptions
+    from revt_hf.merging.recalibration import recalibrate as recalibrate_model
 
     sources = data.sources(data.split, data.val)
     read = [model, data.recipe, *(path for source in sources for path in source.inputs)]
     report.check(read, [output])
     options = RecalibrateOptions(images, not skip_val, report.overwrite, report.quiet)
-    scores = recalibrate_on_sources(model, output, sources, protocol.resolve([model]), options)
+    scores = recalibrate_model(model, output, sources, protocol.resolve([model]), options)
     lines = [f"{s.label}: mIoU {s.before:.2f} before, {s.after:.2f} after" for s in scores]
     result = {"output": str(output), "val": [asdict(score) for score in scores]}
     report.finish(result, lines, f"recalibrated: {output}")

@@ -82,15 +82,8 @@ class Reading(Enum):
 class LabelTable:
     """A look-up table from the raw values of one label encoding to train ids.
 
-    Args:
-        mapping: raw value (0..65535, or 0xRRGGBB for colours) -> train id (0..18) or 255
-            (ignored). A label file with any other value is refused.
-        name: the encoding's name in error messages and results.
-        reading: where the raw value is stored.
-        polygons: class name -> raw value, for encodings whose labels come as polygons.
-
-    Raises:
-        UserError: a raw value or train id is out of range.
+    ``mapping`` is raw value (0..65535, or 0xRRGGBB for colours) -> train id (0..18) or 255
+    (ignored); any other value is refused. ``polygons`` is class name -> raw value.
     """
 
     def __init__(
@@ -120,11 +113,7 @@ class LabelTable:
         return LabelTable, (self.mapping, self.name, self.reading, self.polygons)
 
     def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        """Map raw labels (H, W), uint8, uint16 or uint32, to train ids (H, W), uint8.
-
-        Raises:
-            UserError: a value is not in the encoding.
-        """
+        """Map raw labels (H, W), uint8, uint16 or uint32, to train ids (H, W), uint8."""
         labels, unknown = self.lenient(raw)
         for value, count in unknown.items():
             raise UserError(self.problem({value: count}))
@@ -215,6 +204,9 @@ ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
 
 def label_table(encoding: str | Mapping[int, int]) -> LabelTable:
     """The look-up table of a named encoding, or of a user's own mapping.
+
+    Args:
+        encoding: a name, or raw value -> train id (0..18) or 255 (ignored).
 
     Raises:
         UserError: the name is unknown, or the mapping has values out of range.

@@ -15,15 +15,9 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of an image scaled to fit a max size; small images are enlarged.
+    """The (height, width) of an image scaled to fit a max size (width, height).
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        max_size: (width, height), in either order: the long side limits the image's long side.
-
-    Raises:
-        UserError: a side of the max size is not positive.
+    The long side of the max size limits the image's long side; small images are enlarged.
     """
     if min(max_size) < 1:
         shown = f"max size {max_size[0]}x{max_size[1]}"
@@ -35,12 +29,9 @@ def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, i
 def resize_label_to_fit(
     label: NDArray[np.uint8], image_size: tuple[int, int], max_size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Resize a label (H, W), nearest, to the size that ``resize_to_fit`` gives its image.
+    """Resize train ids (H, W), nearest, to the size that ``resize_to_fit`` gives their image.
 
-    Args:
-        label: train ids; its size may differ from its image's (60 label maps of GTA5).
-        image_size: (height, width) of the image.
-        max_size: (width, height), see ``fit_size``.
+    ``image_size`` is (height, width): 60 label maps of GTA5 do not have their image's size.
     """
     return _resized(label, fit_size(*image_size, max_size), cv2.INTER_NEAREST)
 
@@ -48,13 +39,7 @@ def resize_label_to_fit(
 def resize_to_fit(
     image: NDArray[Pixel], max_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
 ) -> NDArray[Pixel]:
-    """Resize an image (H, W, C) or a label (H, W) to ``fit_size``; the dtype stays.
-
-    Args:
-        image: any dtype that OpenCV resizes (uint8, float32).
-        max_size: (width, height), see ``fit_size``.
-        interpolation: an OpenCV flag; ``cv2.INTER_NEAREST`` for labels.
-    """
+    """Resize an image (H, W, C) or a label (H, W) to ``fit_size``; the dtype stays."""
     return _resized(image, fit_size(image.shape[0], image.shape[1], max_size), interpolation)
 
 

@@ -24,9 +24,8 @@ from revt_hf.data_tools.dataset_card import Contents, card_text, check_sharing
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub.commit import (
     CARD_FILE,
-    check_ours,
     check_repo_id,
-    make_repository,
+    open_repository,
     pushing,
     require_token,
 )
@@ -188,10 +187,7 @@ def _push(folder: Path, repository: str, options: ExportOptions) -> None:
         later += " --private"
     hint = f"{folder} is complete: push it later with '{later}'"
     with pushing(repository, hub, options.quiet, hint):
-        make_repository(hub, repository, "dataset", options.private)
-        head = hub.dataset_info(repository)
-        there = [sibling.rfilename for sibling in head.siblings or ()]
-        check_ours(hub, repository, "dataset", str(head.sha), there)
+        head, _ = open_repository(hub, repository, "dataset", options.private)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",
@@ -201,5 +197,5 @@ def _push(folder: Path, repository: str, options: ExportOptions) -> None:
             # Shards of an earlier export would be read along with the new ones.
             delete_patterns=f"{_DATA}/*",
             # Refused if somebody else committed in the meantime.
-            parent_commit=head.sha,
+            parent_commit=head,
         )

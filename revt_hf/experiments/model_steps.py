@@ -165,16 +165,13 @@ class Recalibrate(Step):
     stage = "merge"
 
     def run(self, folder: ExperimentFolder) -> None:
-        from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate_on_sources
-        from revt_hf.models.recorded import recorded_protocol
+        from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate
 
-        model = Path(folder.model_of(self.inputs[0]))
-        recalibrate_on_sources(
-            model,
-            Path(self.model(folder)),
+        recalibrate(
+            folder.model_of(self.inputs[0]),
+            self.model(folder),
             self.sources,
-            recorded_protocol([model]),
-            RecalibrateOptions(self.count, score_val=False, overwrite=True),
+            options=RecalibrateOptions(self.count, score_val=False, overwrite=True),
         )
 
     def settings(self) -> dict[str, Any]:

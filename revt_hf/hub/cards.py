@@ -38,12 +38,7 @@ class Markdown(str):
 
 
 def render_card(template: str, **values: Any) -> str:
-    """Render a template of this folder; names in ``values`` cannot become markup.
-
-    Args:
-        template: its file name.
-        values: for the template; a :class:`Markdown` is inserted as it is.
-    """
+    """Render a template; no value becomes markup unless it is a :class:`Markdown`."""
     return _environment().get_template(template).render(**values)
 
 
@@ -63,14 +58,10 @@ def _environment() -> jinja2.Environment:
 
 
 def license_metadata(license: str) -> dict[str, Any]:
-    """The card's metadata for a license.
+    """The card's metadata for a license such as ``CC BY 4.0``, or for any terms in words.
 
-    Args:
-        license: such as ``CC BY 4.0`` or ``apache-2.0``; or any terms in words.
-
-    Returns:
-        ``license``, and for a license that the Hub does not list ``license_name``, which is lower
-        case without spaces: the terms themselves belong in the text of the card.
+    A license that the Hub does not list gets a ``license_name`` in lower case without spaces: the
+    terms themselves belong in the text of the card.
     """
     name = re.sub(r"[^a-z0-9.+]+", "-", license.lower()).strip("-")
     if name in HUB_LICENSES:
@@ -142,12 +133,7 @@ class _Card(_Part):
 
 
 def check_card(text: str) -> None:
-    """Refuse a model card that the Hub would reject or that is not filled in.
-
-    Raises:
-        UserError: there is no metadata; a field is missing or wrong (it is named); or the text is
-            a placeholder.
-    """
+    """Refuse a model card that the Hub would reject or that is not filled in."""
     found = _FRONT.match(text)
     if not found:
         raise UserError("the model card does not start with metadata between two lines of ---")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import HfApi
@@ -38,11 +38,7 @@ def is_repo_id(text: str) -> bool:
 
 
 def check_repo_id(repo_id: str, kind: Kind) -> None:
-    """Refuse an invalid Hub ID.
-
-    Raises:
-        UserError: it is not ``owner/name``.
-    """
+    """Refuse an invalid Hub ID."""
     if not is_repo_id(repo_id):
         raise UserError(
             f"'{repo_id}' is not the ID of a Hub {kind}: write it as owner/name, of "
@@ -51,50 +47,40 @@ def check_repo_id(repo_id: str, kind: Kind) -> None:
 
 
 def require_token() -> None:
-    """Refuse to push without a token.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Refuse to push without a token."""
     if huggingface_hub.get_token() is None:
         raise UserError("pushing needs a Hub token: run 'hf auth login' or set HF_TOKEN")
 
 
-def make_repository(hub: HfApi, repo_id: str, kind: Kind, private: bool) -> None:
-    """Create a repository unless it exists.
+def open_repository(
+    hub: HfApi,
+    repo_id: str,
+    kind: Kind,
+    private: bool,
+    branch: str | None = None,
+    make_branch: bool = False,
+) -> tuple[str, list[str]]:
+    """Create a repository unless it exists; the last commit and the files of its branch.
 
-    Args:
-        hub: the Hub's client.
-        repo_id: ``owner/name``.
-        kind: of the repository.
-        private: make it private; otherwise the owner's account decides.
-
-    Raises:
-        UserError: it should be private, but exists and is public.
-        Exception: from the Hub's client; see :func:`pushing`.
+    Refuses a repository that should be private but is public, or holds content from elsewhere.
     """
+    # Where nothing is asked for, the owner's account decides.
     hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
         raise UserError(
             f"the Hub {kind} {repo_id} exists already and is public: make it private "
             "first, or choose another id"
         )
+    if branch and make_branch:
+        hub.create_branch(repo_id, branch=branch, exist_ok=True)
+    head: Any = hub.repo_info(repo_id, repo_type=kind, revision=branch)
+    there = [sibling.rfilename for sibling in head.siblings or ()]
+    check_ours(hub, repo_id, kind, str(head.sha), there)
+    return str(head.sha), there
 
 
 def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequence[str]) -> None:
-    """Refuse a repository with content that was not pushed from here.
-
-    Args:
-        hub: the Hub's client.
-        repo_id: ``owner/name``.
-        kind: of the repository.
-        commit: head of the branch to push to.
-        there: the names of its files.
-
-    Raises:
-        UserError: it holds files, but no card with our marker.
-        Exception: from the Hub's client; see :func:`pushing`.
-    """
+    """Refuse a repository with files, but without our marker in the card of this commit."""
     foreign = [name for name in there if name != _GIVEN]
     if not foreign:
         return
@@ -114,17 +100,7 @@ def check_ours(hub: HfApi, repo_id: str, kind: Kind, commit: str, there: Sequenc
 
 @contextmanager
 def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None]:
-    """Turn every failure of the block into one sentence that contains no token.
-
-    Args:
-        repo_id: the repository that is pushed to.
-        hub: the Hub's client.
-        quiet: hide progress bars.
-        advice: what to do after a failure; the end of the sentence.
-
-    Raises:
-        UserError: the Hub cannot be reached or refuses.
-    """
+    """Turn every failure of the block into one sentence without a token; it ends in ``advice``."""
     try:
         # The Hub needs time for a commit of many files.
         with _bars(not quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
@@ -151,12 +127,7 @@ def _bars(shown: bool) -> Iterator[None]:
 
 
 def failure(error: BaseException, endpoint: str) -> str:
-    """Why a request failed, without the message of the error.
-
-    Args:
-        error: from the Hub's client.
-        endpoint: the address of the Hub.
-    """
+    """Why a request of the Hub's client failed, without the message of the error."""
     for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:

@@ -28,19 +28,8 @@ _ENCODER = ("backbone", "segformer.*")
 class ModelCardFacts:
     """Everything in a model card; nothing of it is typed in by hand.
 
-    Attributes:
-        repo_id: ``owner/name`` on the Hub.
-        license: of the weights, in words or as the Hub's identifier.
-        architecture: such as ``SegFormer-B2``.
-        evaluation: the test protocol that the model is made for.
-        processor_size: (width, height) to which the image processor resizes; None if it does not.
-        recipe: the training recipe.
-        recipe_text: the recipe as it is published, YAML.
-        merge: how the model was merged.
-        changes: what was done to the weights after merging or training.
-        base_models: Hub IDs of the members or of the initial weights.
-        datasets: Hub IDs of the training datasets.
-        results: measured results of this model.
+    ``evaluation`` is the model's protocol, ``processor_size`` the (width, height) that its image
+    processor resizes to, and ``changes`` is what followed merging or training.
     """
 
     repo_id: str
@@ -67,21 +56,10 @@ class ModelCardFacts:
         datasets: Sequence[str] = (),
         members: Sequence[Path] = (),
     ) -> "ModelCardFacts":
-        """Collect the facts of a model folder.
+        """Collect the facts of a model folder; results of other models are ignored.
 
-        Args:
-            folder: with ``config.json``; ``recipe.yaml`` and ``merge.json`` are read if present.
-            repo_id: ``owner/name`` on the Hub.
-            license: of the weights; required.
-            results: measured results; those of other models are ignored.
-            base_models: Hub IDs of the members or of the initial weights. Only these, and initial
-                weights from NVIDIA, count as Hub IDs: ``runs/init`` looks like one, too.
-            datasets: Hub IDs of the training datasets.
-            members: folders of a merge's members, to read their recipes.
-
-        Raises:
-            UserError: no license; an invalid ID; a record that cannot be read; or results, but
-                none of this model.
+        Only ``base_models``, and initial weights from NVIDIA, count as Hub IDs: ``runs/init`` looks
+        like one, too. Recipes of a merge's members are also read in the folders ``members``.
         """
         path = Path(folder)
         check_repo_id(repo_id, "model")
@@ -93,9 +71,12 @@ class ModelCardFacts:
                 "name the license of the weights with --license, such as apache-2.0; the training "
                 "data and the initial weights decide which licenses are possible"
             )
-        recipe = recorded_recipe(path)
+        recipe, record = recorded_recipe(path), read_record(path)
         hub_ids = known_hub_ids(base_models, recipe)
-        record = read_record(path)
+        measured = results_of(path, results or (), [repo_id])
+        if results is not None and not measured:
+            names = ", ".join(dict.fromkeys(result.model for result in results))
+            raise UserError(f"there are results, but none of {path}: they are of {names}")
         return cls(
             repo_id=repo_id,
             license=license,
@@ -108,8 +89,13 @@ class ModelCardFacts:
             changes=record.changes if record else (),
             base_models=hub_ids,
             datasets=tuple(datasets),
-            results=_own_results(path, results, repo_id),
+            results=tuple(measured),
         )
+
+    @property
+    def name(self) -> str:
+        """The name of the repository without its owner."""
+        return self.repo_id.partition("/")[2]
 
     @property
     def is_revt(self) -> bool:
@@ -153,29 +139,29 @@ class ModelCardFacts:
 
 
 def results_of(folder: Path, results: Sequence[Result], also: Sequence[str] = ()) -> list[Result]:
-    """The results of one model among those of several.
+    """The results of one model (or of its Hub IDs ``also``) among those of several.
 
-    Args:
-        folder: of the model. A result belongs to it if ``model`` is this folder or, where no
-            result's is, if it was measured on these weights.
-        results: of :func:`revt_hf.evaluation.result.read_results`.
-        also: Hub IDs of the model, which results may have as ``model``.
-
-    Raises:
-        UserError: a split is scored twice; a result was measured on other weights than those in
-            the folder, or does not tell on which.
+    A result belongs to the folder if ``model`` is it or, where no result's is, if it was measured
+    on these weights. Results of weights that the folder no longer has are refused.
     """
-    own = [(number, one) for number, one in enumerate(results) if _is(one.model, folder, also)]
-    digest = network_sha256(load_model(folder)) if own or results else None
+
+    def is_named(model: str) -> bool:
+        if Path(model).exists():
+            return Path(model).resolve() == folder.resolve()
+        return model.partition("@")[0] in also
+
+    digest = network_sha256(load_model(folder)) if results else None
+    own = [(number, one) for number, one in enumerate(results) if is_named(one.model)]
     own = own or [(n, one) for n, one in enumerate(results) if one.network_sha256 == (digest,)]
     labels: set[str] = set()
     for number, result in own:
         if result.network_sha256 != (digest,):
             known = f"was measured on other weights, classes or normalisation than {folder} has"
-            unknown = "does not tell which weights it was measured on"
+            problem = (
+                known if result.network_sha256 else "does not tell which weights it was measured on"
+            )
             raise UserError(
-                f"results[{number}] ({result.model}) "
-                f"{known if result.network_sha256 else unknown}: evaluate {folder} again"
+                f"results[{number}] ({result.model}) {problem}: evaluate {folder} again"
             )
         for score in result.scores:
             if score.label in labels:
@@ -188,24 +174,6 @@ def published_result(result: Result, name: str) -> Result:
     """A result under the published name of the model, without local paths."""
     values = without_local_paths(result.model_dump(mode="json"))
     return Result.model_validate({**values, "model": name})
-
-
-def _is(model: str, folder: Path, also: Sequence[str]) -> bool:
-    if Path(model).exists():
-        return Path(model).resolve() == folder.resolve()
-    return model.partition("@")[0] in also
-
-
-def _own_results(
-    folder: Path, results: Sequence[Result] | None, repo_id: str
-) -> tuple[Result, ...]:
-    if results is None:
-        return ()
-    found = results_of(folder, results, [repo_id])
-    if not found:
-        names = dict.fromkeys(result.model for result in results)
-        raise UserError(f"there are results, but none of {folder}: they are of {', '.join(names)}")
-    return tuple(found)
 
 
 def _same_domain(score: DomainScore, source: Source) -> bool:

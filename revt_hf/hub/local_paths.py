@@ -25,10 +25,7 @@ def last_part(path: str) -> str:
 def without_local_paths(value: Any, hub_ids: Collection[str] = (), key: str = "") -> Any:
     """A JSON value in which local paths are reduced to their last part and tokens are removed.
 
-    Args:
-        value: mappings, lists and plain values.
-        hub_ids: Hub IDs, which look like paths but stay.
-        key: the key of the value.
+    Hub IDs look like paths but stay; ``key`` is the key of the value.
     """
     if isinstance(value, Mapping):
         return {

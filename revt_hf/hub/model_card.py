@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -41,7 +40,7 @@ def card_text(facts: ModelCardFacts) -> str:
         "model_card.md.jinja",
         facts=facts,
         metadata=yaml_text(_metadata(facts).to_dict()),
-        name=_name(facts),
+        name=facts.name,
         marker=MARKER,
         task=TASK,
         classes=len(CLASSES),
@@ -66,7 +65,7 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
         base_model=list(facts.base_models) or None,
         base_model_relation=relation if facts.base_models else None,
         datasets=list(facts.datasets) or None,
-        model_name=_name(facts) if facts.results else None,
+        model_name=facts.name if facts.results else None,
         eval_results=[_eval_result(score) for score, _ in facts.scores] or None,
     )
 
@@ -74,10 +73,11 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
 def _eval_result(score: DomainScore) -> EvalResult:
     # The Hub distinguishes results by type, config and split: a user's own folder needs a name.
     known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
+    slug = re.sub(r"[^a-z0-9]+", "-", score.label.rpartition("/")[0].lower()).strip("-")
     return EvalResult(
         task_type=TASK,
         task_name="Semantic segmentation",
-        dataset_type=score.domain if known else _slug(score.label.rpartition("/")[0]),
+        dataset_type=score.domain if known else slug or "folder",
         dataset_name=score.label,
         dataset_config=score.config,
         dataset_split=score.split,
@@ -85,14 +85,6 @@ def _eval_result(score: DomainScore) -> EvalResult:
         metric_name="mIoU (%)",
         metric_value=round(score.miou, 2),
     )
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "folder"
-
-
-def _name(facts: ModelCardFacts) -> str:
-    return facts.repo_id.partition("/")[2]
 
 
 def _summary(facts: ModelCardFacts) -> str:
@@ -122,7 +114,12 @@ def _summary(facts: ModelCardFacts) -> str:
 
 
 def _settings(rule: Rule) -> Markdown:
-    return Markdown("".join(f", {text(k)} {_plain(value)}" for k, value in rule.settings.items()))
+    shown = ""
+    for key, value in rule.settings.items():
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        plain = not isinstance(value, str) and _NUMBERS.fullmatch(written)
+        shown += f", {text(key)} {written if plain else text(written)}"
+    return Markdown(shown)
 
 
 def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:
@@ -135,13 +132,6 @@ def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[st
         "encoding": encoding if encoding in ENCODINGS else text(encoding),
         "protocol": protocol.text,
     }
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return text(value)
-    written = json.dumps(value, ensure_ascii=False)
-    return written if _NUMBERS.fullmatch(written) else text(written)
 
 
 def _command(facts: ModelCardFacts) -> str:
@@ -165,25 +155,20 @@ def _command(facts: ModelCardFacts) -> str:
 
 
 def _first_unseen(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
-    targets = [target for recipe in facts.recipes for target in recipe.targets]
-    specs = [(DomainSpec(**_spec(target)), target.split) for target in targets]
+    specs: list[tuple[DomainSpec, str]] = [
+        (target, target.split) for recipe in facts.recipes for target in recipe.targets
+    ]
     rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
     if not rows:
         return specs[0] if specs else (DomainSpec(domain=_DEFAULT_DOMAIN), "val")
-    sources = [source for recipe in facts.recipes for source in recipe.sources]
-    specs += [(DomainSpec(**_spec(source)), source.val) for source in sources]
+    specs += [(source, source.val) for recipe in facts.recipes for source in recipe.sources]
     first = rows[0]
-    wanted = (first.domain, first.config, first.split)
     for spec, split in specs:
-        if (spec.domain, spec.config, split) == wanted:
+        if (spec.domain, spec.config, split) == (first.domain, first.config, first.split):
             return spec, split
     own = first.domain == "folder" and first.label_encoding in ENCODINGS
     options = {"encoding": first.label_encoding} if own else {}
     return DomainSpec(domain=first.domain, config=first.config, options=options), first.split
-
-
-def _spec(spec: DomainSpec) -> dict[str, Any]:
-    return {"domain": spec.domain, "config": spec.config, "options": spec.options}
 
 
 def _data_licenses(facts: ModelCardFacts) -> Mapping[str, str]:

@@ -23,16 +23,9 @@ _KNOWN_OWNER = "nvidia/"
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a merge.
+    """A member of a merge; its ``recipe`` is known if a folder with these weights is found.
 
-    Attributes:
-        name: of its folder, unique among the members.
-        sha256: of its weights; None if it was not taken.
-        hub_id: ``owner/name@revision``, if it came from the Hub.
-        recipe: its training recipe, if a folder with these weights is found.
-        is_merge: whether it was merged itself.
-        changes: what was done to its weights after merging or training.
-        history: how it was made, in words, as far as it is recorded.
+    ``hub_id`` is ``owner/name@revision``; ``history`` is how it was made, in words, if recorded.
     """
 
     name: str
@@ -45,20 +38,13 @@ class Member:
 
     @property
     def called(self) -> str:
-        """The Hub ID or the name."""
+        """The Hub ID or the name, which is unique among the members."""
         return self.hub_id or self.name
 
 
 @dataclass(frozen=True)
 class Merge:
-    """How a model was merged.
-
-    Attributes:
-        rules: the last one that selects a tensor counts.
-        head: name of the member that all other tensors come from.
-        members: in the order of the merge.
-        record: ``merge.json`` without local paths.
-    """
+    """How a model was merged; ``record`` is ``merge.json`` without local paths."""
 
     rules: tuple[Rule, ...]
     head: str
@@ -67,11 +53,7 @@ class Merge:
 
 
 def known_hub_ids(base_models: Sequence[str], recipe: Recipe | None) -> tuple[str, ...]:
-    """The known Hub IDs: ``base_models``, and the recipe's initial weights if from NVIDIA.
-
-    Raises:
-        UserError: one of ``base_models`` is not the ID of a Hub model, or is a folder here.
-    """
+    """The known Hub IDs: ``base_models``, and the recipe's initial weights if from NVIDIA."""
     for name in base_models:
         if not is_repo_id(name) or Path(name).exists():
             raise UserError(
@@ -95,15 +77,9 @@ def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
 
 
 def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()) -> Merge | None:
-    """Read ``merge.json``, if the folder has one.
+    """Read ``merge.json``, if the folder has one; members not among ``hub_ids`` are folders.
 
-    Args:
-        folder: of the model.
-        hub_ids: the known Hub IDs; all other members are folders.
-        near: further folders in which a member may be.
-
-    Raises:
-        UserError: it is not a merge record of this package.
+    Their recipes are also looked for in the folders ``near``.
     """
     file = folder / MERGE_FILE
     if not file.is_file():
@@ -132,12 +108,7 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
 
 
 def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dict[str, Any]:
-    """A merge record without local paths: members have their names as paths.
-
-    Args:
-        record: from ``merge.json`` or the metadata of merged weights.
-        hub_ids: the known Hub IDs, which stay.
-    """
+    """A merge record without local paths: members that are folders have their names as paths."""
     entries = record["members"]
     names = _names([str(entry.get("name") or entry["path"]) for entry in entries])
     members = []

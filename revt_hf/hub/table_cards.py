@@ -23,7 +23,6 @@ _TARGETS = ("cityscapes", "bdd100k")
 
 
 def file_name(row: PaperRow) -> str:
-    """The file name of a row's card."""
     name = "-".join(["revt", *map(str, row.methods)]) if row.is_merge else "baseline"
     return f"{row.source}-{row.size}-{name}.md"
 
@@ -72,11 +71,6 @@ def table_cards() -> dict[str, str]:
 
 
 def write_table_cards(folder: Path) -> None:
-    """Write every card.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
     for name, card in table_cards().items():
         write_text(folder / name, card)
 

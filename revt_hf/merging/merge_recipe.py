@@ -18,10 +18,6 @@ class RuleRecipe(Section):
     weights: tuple[Number, ...] | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
 
-    def rule(self) -> Rule:
-        """The rule without pydantic."""
-        return Rule(self.select, self.method, self.weights, self.parameters)
-
 
 class MergeRecipe(Section):
     """A merge recipe; see ``revt_hf.merging.merge_spec.MergeSpec``."""
@@ -33,11 +29,7 @@ class MergeRecipe(Section):
 
 
 def load_merge_recipe(path: Path) -> MergeSpec:
-    """Read a merge recipe.
-
-    Raises:
-        UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
-    """
+    """Read a merge recipe."""
     recipe = validated(MergeRecipe, read_with_parents(path), path)
-    rules = tuple(rule.rule() for rule in recipe.rules)
+    rules = tuple(Rule(**dict(rule)) for rule in recipe.rules)
     return MergeSpec(recipe.members, rules, recipe.head, recipe.base)

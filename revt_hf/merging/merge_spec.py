@@ -11,10 +11,10 @@ from revt_hf.merging.registry import all_methods, find_method
 
 
 class Entry:
-    """A dataclass as JSON values, the format first; optional fields that are empty are left out."""
+    """A dataclass that is written as JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values, the format first; optional fields that are empty are left out."""
         values: dict[str, Any] = _json(self)
         return values
 

@@ -27,6 +27,7 @@ from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, 
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -40,7 +41,7 @@ from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
-from revt_hf.models.recorded import recorded_recipe
+from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 _MEAN = VARIANCE.replace("var", "mean")
 
@@ -58,13 +59,9 @@ class ValScore:
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """Options of :func:`recalibrate_on_sources`.
+    """Options of :func:`recalibrate`; ``images`` is approximate.
 
-    Attributes:
-        images: approximate number of images; of a mixture, by the sources' weights.
-        score_val: also score the model before and after on each source's val.
-        overwrite: replace the output if it exists.
-        quiet: no progress bars.
+    ``score_val`` also scores the model before and after on each source's val.
     """
 
     images: int = 100
@@ -73,28 +70,34 @@ class RecalibrateOptions:
     quiet: bool = True
 
 
-def recalibrate_on_sources(
-    model: Path,
-    output: Path,
-    sources: Sequence[Source],
-    protocol: Protocol,
+def recalibrate(
+    model: str | Path,
+    output: str | Path,
+    sources: Recipe | Sequence[Source],
+    protocol: Protocol | None = None,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Write a model folder recalibrated on images spread over the sources' training splits.
+    """Re-estimate the decode head's BatchNorm statistics on training images of the source domains.
+
+    All other tensors keep their bits; the record beside the weights gets another change.
 
     Args:
-        model: the folder.
+        model: a SegFormer folder, such as a merge.
         output: the new folder.
-        sources: training domains, never targets.
-        protocol: how images reach the network.
-        options: how many images, and the like.
+        sources: a recipe or its sources: training domains, never targets. Images are spread over
+            their training splits.
+        protocol: how images reach the network; None for the one the folder records.
+        options: see :class:`RecalibrateOptions`.
 
     Returns:
-        The score of each source's val; none without ``score_val``.
+        mIoU (percent) on each source's val before and after.
 
     Raises:
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
+    model, output = Path(model), Path(output)
+    sources = sources.sources if isinstance(sources, Recipe) else sources
+    protocol = protocol or recorded_protocol([model])
     options = options or RecalibrateOptions()
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, options.overwrite, inputs)
@@ -107,7 +110,9 @@ def recalibrate_on_sources(
     used = [records.ChangeSource(**fields) for fields in values]
     bar = tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet)
     with bar as progress:
-        recalibrate(model, output, rows, protocol, options.overwrite, progress.update, used)
+        recalibrate_on_images(
+            model, output, rows, protocol, options.overwrite, progress.update, used
+        )
     after = _scores(output, held_out, protocol, options.quiet)
     return tuple(map(ValScore, labels, before, after))
 
@@ -134,7 +139,7 @@ def spread_images(sources: Sequence[Source], images: int) -> Any:
     return ConcatDataset(parts)
 
 
-def recalibrate(
+def recalibrate_on_images(
     source: str | Path,
     output: str | Path,
     images: Sequence[dict[str, Any]],
@@ -205,10 +210,7 @@ def recalibrate_model(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> None:
-    """Set the head's BatchNorm statistics to those of ``images``, in place; nothing else changes.
-
-    Arguments as in :func:`measured_statistics`.
-    """
+    """Set the head's BatchNorm statistics to :func:`measured_statistics`, in place."""
     layer = model.decode_head.batch_norm
     mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
@@ -222,16 +224,10 @@ def measured_statistics(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each channel of the input of the head's BatchNorm.
+    """Mean and variance, each (channels,), float64, of the input of the head's BatchNorm.
 
-    Args:
-        model: in eval mode.
-        images: rows with ``image`` (H, W, 3), uint8, RGB.
-        protocol: how images reach the network.
-        on_image: called after each image, for a progress bar.
-
-    Returns:
-        Mean and variance over all pixels of all images, each (channels,), float64.
+    They are over all pixels of all images: rows with ``image`` (H, W, 3), uint8, RGB. The model is
+    in eval mode; ``on_image`` is called after each image.
     """
     layer = model.decode_head.batch_norm
     moments = _Moments(layer.num_features)

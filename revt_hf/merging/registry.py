@@ -134,11 +134,7 @@ def register(
 
 
 def find_method(name: str) -> MergeMethod:
-    """The method of that name, built in or registered elsewhere.
-
-    Raises:
-        UserError: there is none, or a package's methods cannot be loaded.
-    """
+    """The method of that name, built in or registered elsewhere."""
     # It imports this module.
     import revt_hf.merging.methods  # noqa: F401
 
@@ -149,11 +145,7 @@ def find_method(name: str) -> MergeMethod:
 
 
 def all_methods() -> Mapping[str, MergeMethod]:
-    """Every method by name, with those that installed packages name as entry points.
-
-    Raises:
-        UserError: a package's methods cannot be loaded.
-    """
+    """Every method by name, with those that installed packages name as entry points."""
     from importlib.metadata import entry_points
 
     import revt_hf.merging.methods  # noqa: F401
@@ -169,11 +161,7 @@ def all_methods() -> Mapping[str, MergeMethod]:
 
 
 def checked_parameters(method: MergeMethod, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a method: the given values (numbers, or their text), else the defaults.
-
-    Raises:
-        UserError: an unknown parameter, or a value out of range.
-    """
+    """All parameters of a method: the given values (numbers, or their text), else the defaults."""
     known = method.parameters
     for name in values:
         if name not in known:

@@ -52,17 +52,7 @@ _STEP = re.compile(rf"{_BACKBONE}encoder\.({'|'.join(_PARTS)})\.(\d+)\.(?:(\d+)\
 
 
 def select(text: str, names: Sequence[str]) -> list[str]:
-    """The selected names, in their order.
-
-    Args:
-        text: the selection, see the module's docstring.
-        names: on-disk names of all tensors of the model.
-
-    Raises:
-        UserError: no selection, an invalid regular expression (with the position), a K beyond
-            the steps of this model, or a selection without tensors (with the preset that
-            was probably meant).
-    """
+    """The selected ones of a model's on-disk names, in their order."""
     expression = text.strip()
     terms = _terms(expression)
     chosen = set() if terms else set(filter(_pattern(expression), names))

@@ -222,7 +222,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         (
             f"recalibrate MODEL {DATA} --val held-out --images 7 --skip-val --overwrite --quiet "
             "--output OUT",
-            "merging.recalibration.recalibrate_on_sources",
+            "merging.recalibration.recalibrate",
             {**SPEC, "train": "test", "val": "held-out", "images": 7, "score_val": False},
         ),
         (

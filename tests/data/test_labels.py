@@ -9,6 +9,14 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES, ENCODINGS, PALETTE, SUBSETS, colourise, label_table
 from tests.helpers.golden import golden_file
 
+MAPS = {
+    "dg_standard": "id_to_trainid_dg_standard",
+    "segformer_as_run": "id_to_trainid_segformer_MaillaryHack_effective",
+    "rein": "id_to_trainid_rein",
+    "ifn": "id_to_trainid_ifn_def_by_name",
+    "ifn_as_run": "id_to_trainid_ifn_def_effective_color_script",
+}
+
 
 @pytest.fixture(scope="module")
 def facts():
@@ -28,7 +36,7 @@ def facts():
         ("train_ids", "acdc", "labelTrainIds"),
         ("camvid_11", "camvid11_segnet", "id_to_cityscapes_trainid_suggested"),
         ("idd_ids", "idd40", "id_to_trainid_by_equal_name"),
-        ("mapillary_v1.2/dg_standard@1", "mapillary_v1_2", "id_to_trainid_dg_standard"),
+        *((f"mapillary_v1.2/{name}@1", "mapillary_v1_2", key) for name, key in MAPS.items()),
         ("mapillary_v2.0/rein@1", "mapillary_v2_0", "id_to_trainid_rein_rules"),
     ],
 )
@@ -36,6 +44,22 @@ def test_encodings_agree_with_the_collected_facts(ours, theirs, key, facts):
     mapping = {int(raw): wanted for raw, wanted in facts[theirs][key].items() if int(raw) >= 0}
     raw = np.array([list(mapping)], dtype=np.uint8)
     assert label_table(ours)(raw)[0].tolist() == list(mapping.values())
+
+
+@pytest.mark.parametrize("chosen", [name for name in MAPS if name != "rein"])
+def test_mapillary_v2_0_follows_the_class_it_was_split_from(chosen, facts):
+    """By equal name; what became of lights, signs and lane markings is given by hand."""
+    v1_2, new = facts["mapillary_v1_2"], facts["mapillary_v2_0"]["names"]
+    old = dict(zip(v1_2["names"], v1_2[MAPS[chosen]].values(), strict=True))
+    wanted = {name: old[name] for name in new if name in old} | {
+        "Traffic Light - General (Upright)": old["Traffic Light"],
+        "Lane Marking - Dashed Line": old["Lane Marking - General"],
+        "Traffic Sign - Direction (Front)": old["Traffic Sign (Front)"],
+        "Unlabeled": 255,
+    }
+    assert len(wanted) > 60
+    mapping = label_table(f"mapillary_v2.0/{chosen}@1").mapping
+    assert {name: mapping[new.index(name)] for name in wanted} == wanted
 
 
 def test_no_encoding_knows_more_than_the_facts(facts):

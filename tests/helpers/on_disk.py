@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -48,8 +48,7 @@ class Encoding:
         return grid.repeat(self.cell, axis=0).repeat(self.cell, axis=1)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """An image (H, W, 3) RGB and the raw values (H, W) of its label, as they were written."""
 
     image: np.ndarray
@@ -189,41 +188,34 @@ def _obvious_classes(names: list[str]) -> dict[int, int | None]:
     return {i: same.get(name.lower()) for i, name in enumerate(names)}
 
 
-def _cityscapes(ids: Mapping[str, int]) -> Encoding:
-    return Encoding("cityscapes_ids", by_raw_id(ids), _grey, 100)
-
-
 _V1_2, _V2_0, _CAMVID = (FACTS[key] for key in ("mapillary_v1_2", "mapillary_v2_0", "camvid32"))
 _GTA5_COLOURS = [row["color"] for row in FACTS["cityscapes"]["labels"] if row["id"] >= 0]
 _CAMVID_VALUES = [red << 16 | green << 8 | blue for red, green, blue in _CAMVID["colors"]]
 _IDD = by_raw_id(FACTS["idd40"]["id_to_trainid_by_equal_name"])
 
-ENCODINGS = {
-    "TRAIN_IDS": Encoding(
-        "train_ids", {**{i: i for i in range(len(CLASSES))}, IGNORED: IGNORED}, _grey, 19
-    ),
-    "CITYSCAPES": _cityscapes(FACTS["cityscapes"]["id_to_trainid"]),
-    "ACDC": _cityscapes(FACTS["acdc"]["labelIds_to_trainid"]),
-    "WILDDASH": _cityscapes(FACTS["wilddash1"]["id_to_trainid"]),
+_TRAIN_IDS: dict[int, int | None] = {**{i: i for i in range(len(CLASSES))}, IGNORED: IGNORED}
+_GTA5 = {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED}
+_SYNTHIA = by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"])
+_V1_2_IDS = by_raw_id(_V1_2["id_to_trainid_dg_standard"])
+_CAMVID_11 = by_raw_id(FACTS["camvid11_segnet"]["id_to_cityscapes_trainid_suggested"])
+_CAMVID_32 = dict(zip(_CAMVID_VALUES, _obvious_classes(_CAMVID["names"]).values(), strict=True))
+_CITYSCAPES = {
+    "CITYSCAPES": FACTS["cityscapes"]["id_to_trainid"],
+    "ACDC": FACTS["acdc"]["labelIds_to_trainid"],
+    "WILDDASH": FACTS["wilddash1"]["id_to_trainid"],
     # The id -1 comes as 255.
-    "KITTI": _cityscapes({**FACTS["kitti2015_semantic"]["id_to_trainid"], "255": IGNORED}),
-    "GTA5": Encoding(
-        "gta5_ids",
-        {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED},
-        _palette([*_GTA5_COLOURS, [0, 0, 142]]),
-        77,
-    ),
-    "SYNTHIA": Encoding(
-        "synthia_ids",
-        by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"]),
-        _sixteen_bits,
-        259,
-    ),
+    "KITTI": {**FACTS["kitti2015_semantic"]["id_to_trainid"], "255": IGNORED},
+}
+ENCODINGS = {
+    **{
+        name: Encoding("cityscapes_ids", by_raw_id(ids), _grey, 100)
+        for name, ids in _CITYSCAPES.items()
+    },
+    "TRAIN_IDS": Encoding("train_ids", _TRAIN_IDS, _grey, 19),
+    "GTA5": Encoding("gta5_ids", _GTA5, _palette([*_GTA5_COLOURS, [0, 0, 142]]), 77),
+    "SYNTHIA": Encoding("synthia_ids", _SYNTHIA, _sixteen_bits, 259),
     "MAPILLARY_V1_2": Encoding(
-        "mapillary_v1.2/dg_standard@1",
-        by_raw_id(_V1_2["id_to_trainid_dg_standard"]),
-        _palette(_V1_2["palette"]),
-        66,
+        "mapillary_v1.2/dg_standard@1", _V1_2_IDS, _palette(_V1_2["palette"]), 66
     ),
     "MAPILLARY_V2_0": Encoding(
         "mapillary_v2.0/dg_standard@1",
@@ -231,19 +223,8 @@ ENCODINGS = {
         _palette(_V2_0["palette"]),
         124,
     ),
-    "CAMVID_11": Encoding(
-        "camvid_11",
-        by_raw_id(FACTS["camvid11_segnet"]["id_to_cityscapes_trainid_suggested"]),
-        _grey,
-        12,
-    ),
-    "CAMVID_32": Encoding(
-        "camvid_32",
-        dict(zip(_CAMVID_VALUES, _obvious_classes(_CAMVID["names"]).values(), strict=True)),
-        _colours,
-        0x010203,
-        "(1, 2, 3)",
-    ),
+    "CAMVID_11": Encoding("camvid_11", _CAMVID_11, _grey, 12),
+    "CAMVID_32": Encoding("camvid_32", _CAMVID_32, _colours, 0x010203, "(1, 2, 3)"),
     "IDD_POLYGONS": Encoding("idd_ids", _IDD, _polygons, 40, "'spaceship'", _POLYGON_CELL),
     "IDD_IDS": Encoding("idd_ids", _IDD, _grey, 40),
 }

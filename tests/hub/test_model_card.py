@@ -1,4 +1,4 @@
-"""What stands in a model card, and what does not."""
+"""What a model card contains, and what it does not."""
 
 import json
 import re
@@ -22,51 +22,66 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.result import write_results
-from revt_hf.hub.bundle import check_model
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import PushOptions, push
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate
+from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
 from tests.helpers.pushed import changed, results_of
 
 
-def card(folder, results=None, base_models=(), license="apache-2.0", repo_id="me/roads", **more):
+def card(folder, results=None, base_models=(), license="apache-2.0", **more):
     """The checked text of a folder's card."""
-    facts = ModelCardFacts.from_folder(folder, repo_id, license, results, base_models, **more)
+    facts = ModelCardFacts.from_folder(folder, "me/roads", license, results, base_models, **more)
     text = card_text(facts)
     check_card(text)
     return text
-
-
-def section(text, title):
-    """The lines under a heading."""
-    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
 def metadata(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_a_merges_card(models):
+def _results_section(text):
+    return text.partition("## Results\n")[2].partition("\n## ")[0]
+
+
+def _command(text):
+    return shlex.split(re.search(r"```bash\n(revt evaluate .*)\n```", text)[1])
+
+
+def _with(folder, target, **changes):
+    """A copy of a folder whose recipe has another model section, and other changes."""
+    target.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (target / name).symlink_to(folder / name)
+    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
+    sizes = dict.fromkeys(("size", "depths", "hidden_sizes", "decoder_hidden_size"))
+    recipe["model"] |= sizes | changes.pop("model", {"init": "/x"})
+    write_text(target / "recipe.yaml", yaml.safe_dump({**recipe, **changes}))
+    return target
+
+
+def test_a_merges_card_without_results(models):
     text = card(models.revt)
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
-    assert data.license == "apache-2.0"
     assert {"revt", "segformer", "domain-generalization", "model-merging"} <= set(data.tags)
-    assert data.base_model is None
-    assert data.eval_results is None
-    record = json.loads((models.revt / "merge.json").read_text())
-    for member, name, number in zip(
-        record["members"], ("base", "pixmix"), ("1 (base)", "4 (pixmix)"), strict=True
-    ):
+    assert (data.license, data.base_model, data.eval_results) == ("apache-2.0", None, None)
+    record = read_json_object(models.revt / "merge.json")
+    names = (("base", "1 (base)"), ("pixmix", "4 (pixmix)"))
+    for member, (name, number) in zip(record["members"], names, strict=True):
         assert f"| `{name}` | {number} | `{member['sha256']}` |" in text
     assert "every other tensor: that of `base`" in text
     assert MARKER in text
+    assert "Not evaluated." in _results_section(text)
+    assert "mIoU" not in text and "model-index" not in text
+    # Versions are all that is left; 2308.13331 is the paper.
+    told = re.findall(r"\d+\.[\d.]*\d", text.replace("apache-2.0", ""))
+    assert set(told) == {"2308.13331", __version__, version("numpy")}
 
 
 def test_a_members_card_holds_its_recipe(models, tmp_path):
@@ -78,16 +93,6 @@ def test_a_members_card_holds_its_recipe(models, tmp_path):
     )
     write_text(tmp_path / "recipe.yaml", folded[1])
     assert load_recipe(tmp_path / "recipe.yaml") == load_recipe(models.pixmix / "recipe.yaml")
-
-
-def test_without_results_no_number_is_told(models):
-    text = card(models.revt)
-    assert "Not evaluated." in section(text, "Results")
-    assert "mIoU" not in text
-    assert "model-index" not in text
-    # Versions are all that is left; 2308.13331 is the paper.
-    told = re.findall(r"\d+\.[\d.]*\d", text.replace("apache-2.0", ""))
-    assert set(told) == {"2308.13331", __version__, version("numpy")}
 
 
 def test_the_results_are_the_measured_ones(models):
@@ -103,13 +108,13 @@ def test_the_results_are_the_measured_ones(models):
         assert (result.dataset_split, result.metric_type) == ("val", "mean_iou")
         assert result.metric_value == round(score.miou, 2)
         kind = "unseen" if score.config == "night" else "source"
-        assert (
-            f"| {score.label} | {kind} | {score.images} | {score.miou:.2f} | train_ids | "
-            "native size |"
-        ) in text
+        numbers = f"{score.images} | {score.miou:.2f} | train_ids | native size |"
+        assert f"| {score.label} | {kind} | {numbers}" in text
     measured = {f"{score.miou:.2f}" for score in scores}
-    assert set(re.findall(r"\d+\.\d+", section(text, "Results"))) == measured
+    assert set(re.findall(r"\d+\.\d+", _results_section(text))) == measured
     assert len(told) == len(scores) == 2
+    for words in ("[More", "None", str(models.revt.parent), "/tmp", "/root", "/home"):
+        assert words not in text + card(models.base, results_of(models))
 
 
 def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
@@ -121,6 +126,10 @@ def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
     for name in ("you/roads", str(models.base), "revt"):
         with pytest.raises(UserError, match=f"results, but none of .*revt: they are of {name}"):
             card(models.revt, [changed(other, model=name)])
+    with pytest.raises(UserError, match="does not tell which weights it was measured on"):
+        card(models.revt, [changed(own, network_sha256=())])
+    with pytest.raises(UserError, match="twice on night/val"):
+        card(models.revt, [own, own])
 
 
 def _scaled(folder):
@@ -131,21 +140,19 @@ def _scaled(folder):
 
 def _normalised(folder):
     path = folder / "preprocessor_config.json"
-    write_json(path, {**json.loads(path.read_text()), "image_mean": [0.1, 0.2, 0.3]})
+    write_json(path, {**read_json_object(path), "image_mean": [0.1, 0.2, 0.3]})
 
 
 def _renamed(folder):
-    config = json.loads((folder / "config.json").read_text())
-    names = [*config["id2label"].values()]
-    config["id2label"] = dict(enumerate(names[::-1]))
-    config["label2id"] = {name: number for number, name in enumerate(names[::-1])}
-    write_json(folder / "config.json", config)
+    config = read_json_object(folder / "config.json")
+    names = [*config["id2label"].values()][::-1]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    write_json(folder / "config.json", {**config, **labels})
 
 
 @pytest.mark.parametrize("change", [_scaled, _normalised, _renamed])
 def test_results_of_what_the_folder_held_before_are_refused(models, tmp_path, change):
-    folder = tmp_path / "base"
-    shutil.copytree(models.base, folder)
+    folder = shutil.copytree(models.base, tmp_path / "base")
     rows = [changed(results_of(models)[1], model=str(folder))]
     before = card(folder, rows)
     write_json(folder / "config.json", {**read_json_object(folder / "config.json"), "note": "x"})
@@ -156,45 +163,20 @@ def test_results_of_what_the_folder_held_before_are_refused(models, tmp_path, ch
         card(folder, rows)
 
 
-def test_results_of_members_that_go_along_are_checked_too(models, tmp_path):
-    own, other = results_of(models)
-    write_results(
-        tmp_path / "results.json", [own, changed(other, network_sha256=own.network_sha256)]
-    )
-    options = PushOptions(license="mit", dry_run=tmp_path / "dry", with_members=(models.base,))
-    with pytest.raises(UserError, match=rf"results\[1\] \({models.base}\) .*on other weights"):
-        push(models.revt, "me/roads", options, tmp_path / "results.json")
-    assert not (tmp_path / "dry").exists()
-
-
-def test_results_without_weights_and_splits_scored_twice_are_refused(models):
-    own = results_of(models)[0]
-    with pytest.raises(UserError, match="does not tell which weights it was measured on"):
-        card(models.revt, [changed(own, network_sha256=())])
-    with pytest.raises(UserError, match="twice on night/val"):
-        card(models.revt, [own, own])
-
-
-def test_folders_of_ones_own_are_told_apart_in_the_metadata(models):
-    labels = [f"My {name}|x/val" for name in ("day", "dusk")]
-    own = [{"domain": "folder", "config": None, "label": label} for label in labels]
-    text = card(models.revt, [changed(results_of(models)[0], *own)])
-    types = [result.dataset_type for result in ModelCard(text).data.eval_results]
-    assert types == ["my-day-x", "my-dusk-x"]
-    assert "| My day\\|x/val | unseen |" in text
-
-
-def test_what_was_trained_on_is_not_called_unseen(models, tmp_path):
+def test_ones_own_folders_are_told_apart_and_what_was_trained_on_is_not_unseen(models, tmp_path):
     source = {"domain": "folder", "data_dir": "/data/camvid", "options": {}}
-    trained = _with(models.base, tmp_path / "a", model={"init": "/x"}, source=source, targets=[])
+    trained = _with(models.base, tmp_path / "a", source=source, targets=[])
     own = [
-        {"domain": "folder", "config": None, "label": f"camvid/{split}", "split": split}
-        for split in ("val", "dusk")
+        {"domain": "folder", "config": None, "label": f"{name}/{split}", "split": split}
+        for name, split in (("camvid", "val"), ("camvid", "dusk"), ("My dusk|x", "val"))
     ]
     measured = changed(results_of(models)[1], *own, model=str(trained))
     text = card(trained, [measured])
+    types = [result.dataset_type for result in ModelCard(text).data.eval_results]
+    assert types == ["camvid", "camvid", "my-dusk-x"]
     assert "| camvid/val | source |" in text
     assert "| camvid/dusk | unseen |" in text
+    assert "| My dusk\\|x/val | unseen |" in text
     (trained / "recipe.yaml").unlink()
     text = card(trained, [changed(measured, {**own[0], "is_source": True}, own[1])])
     assert "| camvid/val | source |" in text
@@ -202,73 +184,43 @@ def test_what_was_trained_on_is_not_called_unseen(models, tmp_path):
     assert "holds no record of how the model was made" in text
 
 
-def _command(text):
-    return shlex.split(re.search(r"```bash\n(revt evaluate .*)\n```", text)[1])
-
-
 def test_the_line_that_measures_it_again(models):
     words = _command(card(models.revt, results_of(models)))
     assert words[:3] == ["revt", "evaluate", "me/roads"]
     values = dict(zip(words[3::2], words[4::2], strict=True))
     assert (values["--domain"], values["--config"]) == ("streets", "night")
-    assert values["--max-size"] == "native"
-    assert values["--option"] == "val_images=2"
+    assert (values["--max-size"], values["--option"]) == ("native", "val_images=2")
     # The member's recipe knows the options, which results do not hold.
     options = key_values([values["--option"]])
     assert len(load_spec(DomainSpec(domain="streets", config="night", options=options), "val")) == 2
     assert _command(card(models.base)) == words
-
-
-def test_the_line_names_no_option_that_the_command_lacks(models):
+    other = {"domain": "cityscapes", "config": None, "label": "c/val"}
+    given = _command(card(models.revt, [changed(results_of(models)[0], other)]))
+    assert given[given.index("--data-dir") + 1] == "data/cityscapes"
     known = typer.main.get_command(app).commands["evaluate"].params
     flags = {flag for parameter in known for flag in parameter.opts}
-    other = {"domain": "cityscapes", "config": None, "label": "c/val"}
-    rows = [changed(results_of(models)[0], other)]
-    for text in (card(models.revt), card(models.revt, rows), card(models.revt, results_of(models))):
-        assert {word for word in _command(text) if word.startswith("--")} <= flags
-    assert "--data-dir data/cityscapes" in card(models.revt, rows)
-
-
-def test_nothing_is_left_open_and_no_place_is_told(models):
-    for folder in (models.revt, models.base):
-        text = card(folder, results_of(models))
-        for words in ("[More", "None", str(folder.parent), "/tmp", "/root", "/home"):
-            assert words not in text
-
-
-def _with(folder, target, **changes):
-    """A copy of a folder's records, with changes to its recipe's model section."""
-    target.mkdir()
-    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        (target / name).symlink_to(folder / name)
-    recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
-    recipe["model"] |= {"size": None, "depths": None, "hidden_sizes": None}
-    recipe["model"] |= {"decoder_hidden_size": None, **changes.pop("model", {})}
-    write_text(target / "recipe.yaml", yaml.safe_dump({**recipe, **changes}))
-    return target
+    assert {word for word in (*words, *given) if word.startswith("--")} <= flags
 
 
 def test_hub_models_are_named_and_folders_are_not(models, tmp_path):
-    started = _with(models.base, tmp_path / "a", model={"init": "nvidia/mit-b2@main"})
-    text = card(started)
+    text = card(_with(models.base, tmp_path / "a", model={"init": "nvidia/mit-b2@main"}))
     assert metadata(text)["base_model"] == ["nvidia/mit-b2"]
     assert metadata(text)["base_model_relation"] == "finetune"
     assert "Training started from `nvidia/mit-b2@main`, whose license applies, too." in text
-    for number, start in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
-        text = card(_with(models.base, tmp_path / f"b{number}", model={"init": start}))
+    for number, init in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
+        text = card(_with(models.base, tmp_path / f"b{number}", model={"init": init}))
         assert "base_model" not in metadata(text)
         assert "init: start\n" in text
-        assert start not in text
-    text = card(
-        _with(models.base, tmp_path / "c", model={"init": "me/start"}), base_models=["me/start"]
-    )
+        assert init not in text
+    folder = _with(models.base, tmp_path / "c", model={"init": "me/start"})
+    text = card(folder, base_models=["me/start"])
     assert metadata(text)["base_model"] == ["me/start"]
     assert "init: me/start\n" in text
 
 
 def test_data_are_named_with_their_license(models, tmp_path):
     source = {"domain": "gta5", "data_dir": "/data/gta5", "options": {"split_files": {"a": "/b/c"}}}
-    text = card(_with(models.base, tmp_path / "a", model={"init": "/x"}, source=source))
+    text = card(_with(models.base, tmp_path / "a", source=source))
     assert "Training data `gta5`: for research and educational use only." in text
     assert "data_dir: gta5" in text
     assert "a: c\n" in text
@@ -276,27 +228,27 @@ def test_data_are_named_with_their_license(models, tmp_path):
 
 
 def test_members_of_the_hub(models, tmp_path):
-    record = json.loads((models.revt / "merge.json").read_text())
+    record = read_json_object(models.revt / "merge.json")
     record["members"][0]["path"] = "me/base@v1"
     record["members"][1]["sha256"] = None
     rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
     base = {"path": "/data/init", "sha256": None}
-    record |= {"rules": [*record["rules"], rule], "base": base}
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(models.revt / name)
-    write_json(tmp_path / "merge.json", record)
+    write_json(tmp_path / "merge.json", {**record, "rules": [*record["rules"], rule], "base": base})
     text = card(tmp_path, base_models=["me/base"])
     assert metadata(text)["base_model"] == ["me/base"]
     assert metadata(text)["base_model_relation"] == "merge"
     assert "revt" not in metadata(text)["tags"]
-    assert "| `me/base@v1` | not recorded |" in text
-    assert "| `pixmix` | not recorded | not recorded |" in text
-    assert (
-        '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}'
-        in text
-    )
-    assert "every other tensor: that of `me/base@v1`" in text
-    assert '"path": "init"' in text
+    settings = 'weights [0.25, 0.75], parameters {"t": 0.5}'
+    for words in (
+        "| `me/base@v1` | not recorded |",
+        "| `pixmix` | not recorded | not recorded |",
+        f"- the members' tensors `all`: `slerp`, {settings}",
+        "every other tensor: that of `me/base@v1`",
+        '"path": "init"',
+    ):
+        assert words in text
     without = card(tmp_path)
     assert "me/base" not in without
     assert "| `base` | not recorded |" in without
@@ -310,7 +262,7 @@ def recalibrated(models, tmp_path_factory):
     sources = (ChangeSource("streets", "train", "/data/streets"),)
     for name in ("revt", "base"):
         source = getattr(models, name)
-        recalibrate(source, root / name, images, Protocol(max_size=None), sources=sources)
+        recalibrate_on_images(source, root / name, images, Protocol(max_size=None), sources=sources)
     return {name: root / name for name in ("revt", "base")}
 
 
@@ -340,19 +292,9 @@ def test_a_merge_of_merges_is_told_as_such(models, recalibrated, tmp_path):
     entries = json.loads((sent / "merge.json").read_text())["members"]
     assert [member["path"] for member in entries[0]["merge"]["members"]] == ["base", "pixmix"]
     assert entries[1]["changes"][0]["images"] == 3
-    for file in sent.iterdir():
-        content = file.read_bytes()
-        assert str(recalibrated["base"].parent).encode() not in content
-        assert b"/data/streets" not in content
-
-
-def test_weights_that_the_record_does_not_describe_are_not_pushed(models, tmp_path):
-    shutil.copytree(models.revt, tmp_path / "x")
-    state = load_file(tmp_path / "x" / "model.safetensors")
-    state["decode_head.classifier.bias"] += 1
-    save_file(state, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"merge\.json does not describe the weights"):
-        check_model(tmp_path / "x")
+    content = b"".join(file.read_bytes() for file in sent.iterdir())
+    assert str(recalibrated["base"].parent).encode() not in content
+    assert b"/data/streets" not in content
 
 
 def test_members_that_are_called_by_numbers(models, tmp_path, monkeypatch):
@@ -376,5 +318,5 @@ def test_members_that_are_called_by_numbers(models, tmp_path, monkeypatch):
 )
 def test_the_license_in_words(models, license, wanted):
     text = card(models.revt, license=license)
-    assert {key: metadata(text).get(key) for key in wanted} == wanted
+    assert metadata(text).items() >= wanted.items()
     assert f"License of the weights: {' '.join(license.split())}." in text

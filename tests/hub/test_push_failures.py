@@ -1,6 +1,5 @@
 """Everything that can go wrong with a push: one sentence, nothing published by halves."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,18 +14,21 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import write_json
+from revt_hf.core.outputs import read_json_object, write_json
+from revt_hf.evaluation.result import write_results
+from revt_hf.hub import commit
 from revt_hf.hub import push as push_module
 from revt_hf.hub.push import push
 from tests.helpers.hub_repository import Failure
 from tests.helpers.hub_server import TOKEN
-from tests.helpers.pushed import LICENSE
+from tests.helpers.pushed import LICENSE, changed, results_of
 
 PUSH = """
 import sys
 from revt_hf.hub.push import PushOptions, push
 push(sys.argv[1], "me/revt", PushOptions(license="apache-2.0"))
 """
+STEPS = ["/api/repos/create", "/preupload/", "PUT", "/commit/"]
 
 
 @pytest.fixture
@@ -62,6 +64,10 @@ def _refused(folder, sentence, options=LICENSE, results=None, name="me/revt"):
         (Failure("/commit/", 500), "answered with status 500"),
         (Failure("/commit/", 403), r"refused the token \(status 403\)"),
         (Failure("/commit/", "cut"), "the connection to http.* was lost"),
+        *(
+            (Failure(where, 429, headers={"Retry-After": "100000"}), "asks to wait 100000 seconds")
+            for where in STEPS
+        ),
     ],
 )
 def test_what_the_hub_fails_at_is_one_sentence_and_no_commit(models, hub, failure, sentence):
@@ -80,9 +86,6 @@ def test_a_passing_trouble_is_not_one(models, hub, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-STEPS = ["/api/repos/create", "/preupload/", "PUT", "/commit/"]
-
-
 @pytest.mark.parametrize("where", STEPS)
 def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch, where):
     monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
@@ -94,32 +97,22 @@ def test_a_silent_hub_is_not_waited_for(models, hub, monkeypatch, where):
     assert huggingface_hub.get_session().timeout.read is None
 
 
-@pytest.mark.parametrize("where", STEPS)
-def test_a_hub_that_asks_for_a_day_is_not_waited_for(models, hub, where):
-    hub.failures.append(Failure(where, 429, headers={"Retry-After": "100000"}))
-    _refused(models.revt, r"asks to wait 100000 seconds \(status 429\)")
-    assert all(len(made.commits) == 1 for made in hub.repositories.values())
-
-
-def test_an_answer_that_is_lost_on_its_way(models, hub):
+def test_an_answer_that_is_lost_on_its_way_and_a_later_failure(models, hub):
     hub.failures.append(Failure("/commit/", "forget"))
-    _refused(models.revt, "the connection to http.* was lost")
-    push(models.revt, "me/revt", LICENSE)
-    assert len(hub.model("me/revt").commits) == 2
-
-
-def test_the_second_push_fails_and_the_first_one_stays(models, hub):
+    _refused(models.base, "the connection to http.* was lost")
     push(models.base, "me/revt", LICENSE)
-    before = hub.model("me/revt").files()
-    hub.failures.append(Failure("/commit/", 500))
+    repository = hub.model("me/revt")
+    before = repository.files()
+    assert len(repository.commits) == 2
+    hub.failures[:] = [Failure("/commit/", 500)]
     _refused(models.revt, "answered with status 500")
-    assert hub.model("me/revt").files() == before
+    assert repository.files() == before
 
 
 def test_whoever_was_faster_is_not_overwritten(models, hub, monkeypatch):
     theirs = {"README.md": b"theirs"}
     monkeypatch.setattr(
-        push_module, "check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
+        commit, "check_ours", lambda *_: hub.model("me/revt").commit("main", theirs)
     )
     _refused(models.revt, r"changed at the same time \(status 412\)")
     assert hub.model("me/revt").files() == theirs
@@ -153,20 +146,15 @@ def test_a_killed_push_leaves_no_commit(models, hub, tmp_path):
     assert len(hub.model("me/revt").commits) == 2
 
 
-def test_no_connection(models, hub, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    _refused(models.revt, r"me/revt: no connection to http://127\.0\.0\.1:9;")
-
-
-def test_a_wrong_token(models, hub, monkeypatch):
+def test_a_wrong_token_none_and_no_connection(models, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrongsecret")
     _refused(models.revt, r"refused the token \(status 401\)")
     assert not hub.repositories
-
-
-def test_no_token_is_told_before_any_work(models, hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    _refused(models.revt, r"me/revt: no connection to http://127\.0\.0\.1:9;")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    monkeypatch.setattr(push_module, "_bundle", None)
+    # Before any work.
+    monkeypatch.setattr(push_module, "_assemble", None)
     _refused(models.revt, "HF_TOKEN")
 
 
@@ -176,20 +164,14 @@ def test_a_bad_id(models, hub, name):
     assert hub.requests == []
 
 
-def _missing(name):
-    return lambda folder: (folder / name).unlink()
-
-
 def _written(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
 def _configured(**fields):
-    def change(folder):
-        values = json.loads((folder / "config.json").read_text())
-        write_json(folder / "config.json", {**values, **fields})
-
-    return change
+    return lambda folder: write_json(
+        folder / "config.json", {**read_json_object(folder / "config.json"), **fields}
+    )
 
 
 def _tensors(change):
@@ -208,9 +190,12 @@ CLASSES = {number: f"c{number}" for number in range(19)}
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (_missing("model.safetensors"), "model.safetensors is missing"),
-        (_missing("config.json"), "config.json is missing"),
-        (_missing("preprocessor_config.json"), "preprocessor_config.json is missing"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (
+            lambda f: (f / "preprocessor_config.json").unlink(),
+            "preprocessor_config.json is missing",
+        ),
         (_written("preprocessor_config.json", "[]"), "_config.json is not a JSON object"),
         (lambda f: os.truncate(f / "model.safetensors", 5000), "not a readable safetensors file"),
         (_tensors(lambda t: t.pop(BIAS)), BIAS),
@@ -219,6 +204,7 @@ CLASSES = {number: f"c{number}" for number in range(19)}
         (_written("config.json", '{"model_type": "bert"}'), "model_type is .bert."),
         (_configured(dtype="bfloat16"), "says bfloat16, the weights are float32: correct its"),
         (_configured(id2label=CLASSES), "names 'c0', which the domains do not have"),
+        (_tensors(lambda t: t[BIAS].add_(1)), r"merge\.json does not describe the weights"),
         (_written("merge.json", "{}"), "is not a merge record"),
         (_written("recipe.yaml", "model: {}\nsource: {}\nmodle: 1"), "recipe.yaml: modle"),
     ],
@@ -229,7 +215,7 @@ def test_a_broken_folder_is_refused_before_any_request(hub, copy, spoil, sentenc
     assert hub.requests == []
 
 
-def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_path):
+def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_path, monkeypatch):
     _refused(models.revt, "name the license of the weights", replace(LICENSE, license=" "))
     _refused(models.revt, "'base' is not the ID", replace(LICENSE, base_models=("base",)))
     _refused(models.revt, "'x y' is not the ID", replace(LICENSE, datasets=("x y",)))
@@ -238,12 +224,16 @@ def test_what_the_card_needs_is_asked_for_before_any_request(models, hub, tmp_pa
     _refused(models.base, "is not a member", replace(LICENSE, with_members=(models.base,)))
     _refused(models.pixmix, "results, but none of .*pixmix: they are of", results=models.results)
     _refused(models.revt, "cannot read", results=tmp_path / "absent.json")
-    write_json(tmp_path / "results.json", {"mIoU": 3})
-    _refused(models.revt, "is not a result file", results=tmp_path / "results.json")
-    assert hub.requests == []
-
-
-def test_a_local_folder_is_not_a_base_model(models, hub, tmp_path, monkeypatch):
+    file = tmp_path / "results.json"
+    write_json(file, {"mIoU": 3})
+    _refused(models.revt, "is not a result file", results=file)
+    # Results of members that go along are checked, too.
+    own, other = results_of(models)
+    write_results(file, [own, changed(other, network_sha256=own.network_sha256)])
+    words, along = rf"results\[1\] \({models.base}\) .*on other weights", (models.base,)
+    _refused(models.revt, words, replace(LICENSE, with_members=along), file)
+    # A local folder is not a base model.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "start").mkdir(parents=True)
     _refused(models.revt, "'runs/start' is not", replace(LICENSE, base_models=("runs/start",)))
+    assert hub.requests == []

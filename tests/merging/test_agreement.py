@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
-from revt_hf.hub.bundle import check_model
+from revt_hf.hub.push import check_model
 from revt_hf.merging.average import merge
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.record import ImageSize, read_merge_record

@@ -14,7 +14,7 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate, recalibrate_model
+from revt_hf.merging.recalibration import recalibrate_model, recalibrate_on_images
 from revt_hf.merging.record import (
     ChangeSource,
     MemberRecord,
@@ -77,7 +77,7 @@ def test_statistics_are_those_of_the_layers_input(model, images):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_the_statistics_change(model, images, tmp_path, dtype):
     folder = saved(model, tmp_path / "model", dtype)
-    out = recalibrate(folder, tmp_path / "out", images, NATIVE)
+    out = recalibrate_on_images(folder, tmp_path / "out", images, NATIVE)
     before, after = tensors_of(folder), tensors_of(out)
     assert {name for name in before if not before[name].equal(after[name])} == STATISTICS
     assert {tensor.dtype for tensor in after.values()} == {dtype, torch.int64}
@@ -89,8 +89,8 @@ def test_only_the_statistics_change(model, images, tmp_path, dtype):
 
 
 def test_the_record_says_what_was_done(merged, images, tmp_path):
-    once = recalibrate(merged, tmp_path / "once", images, NATIVE, sources=SOURCES)
-    twice = recalibrate(once, tmp_path / "twice", images[:1], NATIVE, sources=SOURCES)
+    once = recalibrate_on_images(merged, tmp_path / "once", images, NATIVE, sources=SOURCES)
+    twice = recalibrate_on_images(once, tmp_path / "twice", images[:1], NATIVE, sources=SOURCES)
     record = read_merge_record(twice / "merge.json")
     first, second = record.changes
     assert (first.kind, first.images, second.images) == ("recalibrated", 4, 1)
@@ -104,8 +104,8 @@ def test_the_record_says_what_was_done(merged, images, tmp_path):
 
 def test_a_merge_of_merges_keeps_what_its_members_are(merged, images, tmp_path, capsys):
     a, b = tmp_path / "a", tmp_path / "b"
-    again = recalibrate(merged, tmp_path / "again", images, NATIVE, sources=SOURCES)
-    new = recalibrate(a, tmp_path / "new-a", images[:2], NATIVE, sources=SOURCES)
+    again = recalibrate_on_images(merged, tmp_path / "again", images, NATIVE, sources=SOURCES)
+    new = recalibrate_on_images(a, tmp_path / "new-a", images[:2], NATIVE, sources=SOURCES)
     nested = merge([again, new, b], tmp_path / "nested")
     over = merge([nested / "model.safetensors", b], tmp_path / "over")
     entries = read_merge_record(nested / "merge.json").members
@@ -131,7 +131,7 @@ def test_weights_that_their_record_does_not_describe_are_refused(merged, images,
     with pytest.raises(UserError, match=sentence):
         merge([tmp_path / "a", merged], tmp_path / "out")
     with pytest.raises(UserError, match=sentence):
-        recalibrate(merged, tmp_path / "out", images, NATIVE)
+        recalibrate_on_images(merged, tmp_path / "out", images, NATIVE)
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):
     saved(model, tmp_path / "m")
     (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
     with pytest.warns(DataWarning, match="not a revt recipe"):
-        recalibrate(tmp_path / "m", tmp_path / "out", images[:1], NATIVE)
+        recalibrate_on_images(tmp_path / "m", tmp_path / "out", images[:1], NATIVE)
     assert not (tmp_path / "out" / "recipe.yaml").exists()
 
 
@@ -149,13 +149,13 @@ def test_a_model_that_changes_meanwhile_is_refused(merged, images, tmp_path, nam
         (merged / name).write_bytes((merged / name).read_bytes())
 
     with pytest.raises(UserError, match=rf"{name} changed while it was read"):
-        recalibrate(merged, tmp_path / "out", images, NATIVE, on_image=change)
+        recalibrate_on_images(merged, tmp_path / "out", images, NATIVE, on_image=change)
     assert not (tmp_path / "out").exists()
 
 
 def test_single_files_and_outputs_in_the_way_are_refused(merged, images, tmp_path):
     with pytest.raises(UserError, match="single file: give a folder"):
-        recalibrate(merged / "model.safetensors", tmp_path / "out", images, NATIVE)
+        recalibrate_on_images(merged / "model.safetensors", tmp_path / "out", images, NATIVE)
     for overwrite in (False, True):
         with pytest.raises(UserError, match="is or holds the input"):
-            recalibrate(merged, merged, images, NATIVE, overwrite)
+            recalibrate_on_images(merged, merged, images, NATIVE, overwrite)

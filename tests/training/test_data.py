@@ -15,7 +15,7 @@ from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.merging.recalibration import (
     RecalibrateOptions,
-    recalibrate_on_sources,
+    recalibrate,
     spread_images,
 )
 from revt_hf.models.recorded import read_metrics
@@ -182,9 +182,7 @@ def test_recalibration_uses_all_sources(tmp_path):
         recipe = tiny_recipe(more_sources=sources)
         output = tmp_path / f"r{number}"
         options = RecalibrateOptions(images=4)
-        scores = recalibrate_on_sources(
-            tmp_path / "run", output, recipe.sources, recipe.evaluation, options
-        )
+        scores = recalibrate(tmp_path / "run", output, recipe.sources, recipe.evaluation, options)
         assert [score.label for score in scores] == ["source/val", "night/val"][: number + 1]
         files.append((output / "model.safetensors").read_bytes())
     assert files[0] != files[1]

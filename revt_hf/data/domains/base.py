@@ -42,8 +42,8 @@ class Sharing:
     """Whether a dataset's images may be passed on.
 
     Attributes:
-        allowed: ``yes``; ``no``; or ``confirm``: the license is known to allow it, but only at
-            second hand, so the user has to name it.
+        allowed: ``confirm`` if the license is known to allow it, but only at second hand, so that
+            the user has to name it.
         reason: a sentence for those who are refused or asked.
         license_id: the Hub's identifier of the license (``cc-by-nc-sa-4.0``, ``other``).
     """
@@ -58,20 +58,20 @@ class Facts:
     """A dataset at a glance.
 
     Attributes:
-        kind: origin of the images.
         license: its name, or its gist.
         download: where to get the data.
         sharing: whether it may be passed on.
-        images: the official number of labelled images of each split of the default config.
+        images: official number of labelled images of each split of the default config.
         images_of: the same for other configs.
+        kind: origin of the images.
     """
 
-    kind: Literal["synthetic", "real", "any"]
     license: str
     download: str
     sharing: Sharing
     images: Mapping[str, int] = field(default_factory=dict)
     images_of: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
+    kind: Literal["synthetic", "real", "any"] = "real"
 
 
 class SourceFile(NamedTuple):
@@ -92,35 +92,20 @@ def fingerprint(parts: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class Opened:
-    """One split of a domain, found on disk and ready to be read.
+    """One split of a domain, found on disk and ready to be read."""
 
-    Attributes:
-        builder: makes the ``datasets`` builder; takes ``cache_dir``.
-        table: maps the label files' values to train ids.
-        layout: of the files: ``official``, ``converted``, or ``built-in``.
-        found: a sentence on where they were found.
-        images: how many images the split has here.
-        content: a hash that changes when an image comes, goes or changes.
-        expected: the official number of images, if known.
-        missing: files that should be there, each with the problem.
-        broken: images or labels that cannot be opened, each with the reason.
-        unused: files that may have been meant but are left out, each with the reason.
-        left_out: images known to be defective and therefore left out.
-        fit_labels: see :class:`revt_hf.data.reading.Decode`, also for the other two.
-    """
-
-    builder: Callable[..., datasets.DatasetBuilder]
+    builder: Callable[..., datasets.DatasetBuilder]  # takes ``cache_dir``
     table: LabelTable
-    layout: str
-    found: str
+    layout: str  # "official", "converted" or "built-in"
+    found: str  # a sentence on where the files were found
     images: int
-    content: str
-    expected: int | None = None
-    missing: tuple[tuple[str, str], ...] = ()
-    broken: tuple[tuple[str, str], ...] = ()
-    unused: tuple[tuple[str, str], ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    fit_labels: bool = False
+    content: str  # a hash that changes when an image comes, goes or changes
+    expected: int | None = None  # the official number of images, if known
+    missing: tuple[tuple[str, str], ...] = ()  # files that should be there, each with the problem
+    broken: tuple[tuple[str, str], ...] = ()  # files that cannot be opened, each with the reason
+    unused: tuple[tuple[str, str], ...] = ()  # files that may have been meant, each with the reason
+    left_out: Mapping[str, str] = field(default_factory=dict)  # images known to be defective
+    fit_labels: bool = False  # see ``Decode``, also for the other two
     change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
     follow_exif: bool | None = None
 
@@ -139,11 +124,7 @@ class Opened:
         return f"{counted(self.images, 'image')}, officially {self.expected} ({away} {word})"
 
     def check(self, name: str) -> None:
-        """Log what was found; warn of files left out and of an unofficial number of images.
-
-        Raises:
-            UserError: a file is missing.
-        """
+        """Log what was found; warn of files left out and of an unofficial number of images."""
         if self.missing:
             more = f" (and {len(self.missing) - 1} more like it)" if len(self.missing) > 1 else ""
             raise UserError(f"{self.missing[0][1]}{more}")
@@ -192,11 +173,7 @@ class Domain(ABC):
 
     @abstractmethod
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
-        """Find one split; ``config`` and ``options`` have been validated.
-
-        Raises:
-            UserError: the data are not there, or the split is unknown.
-        """
+        """Find one split; ``config`` and ``options`` have been validated."""
 
     @abstractmethod
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
@@ -236,10 +213,6 @@ class Domain(ABC):
 
 
 def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
-    """A domain's options, validated.
-
-    Raises:
-        UserError: an option is unknown or has an invalid value.
-    """
+    """A domain's options, validated."""
     name = f"options of the domain '{domain.name}'"
     return validated(domain.options_model, dict(options), name, "options")

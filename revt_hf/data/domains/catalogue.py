@@ -28,7 +28,6 @@ class Cityscapes(PairedDomain):
 
     name = "cityscapes"
     facts = Facts(
-        kind="real",
         license="Cityscapes terms: non-commercial, no redistribution",
         download=(
             "the Cityscapes site (registration): leftImg8bit_trainvaltest and gtFine_trainvaltest"
@@ -64,7 +63,6 @@ class Bdd100k(PairedDomain):
 
     name = "bdd100k"
     facts = Facts(
-        kind="real",
         license="BDD100K license (educational, research and not-for-profit use)",
         download="the BDD100K portal (registration): 10K Images and Segmentation",
         sharing=Sharing(
@@ -109,7 +107,6 @@ class Mapillary(PairedDomain):
 
     name = "mapillary"
     facts = Facts(
-        kind="real",
         license="CC BY-NC-SA 4.0 (research edition)",
         download="the Mapillary Vistas page (registration): version 1.2 or 2.0",
         sharing=Sharing(
@@ -187,7 +184,6 @@ class Acdc(PairedDomain):
 
     name = "acdc"
     facts = Facts(
-        kind="real",
         license="ACDC license: non-commercial research",
         download="the ACDC site of ETH Zurich (registration): rgb_anon and gt archives",
         sharing=Sharing("no", "its license is for its users' own non-commercial research"),
@@ -216,7 +212,6 @@ class Kitti2015(PairedDomain):
 
     name = "kitti2015"
     facts = Facts(
-        kind="real",
         license="CC BY-NC-SA 3.0",
         download="the KITTI site, semantics benchmark: data_semantics (the version of April 2018)",
         sharing=Sharing(
@@ -245,7 +240,6 @@ class Wilddash(PairedDomain):
 
     name = "wilddash"
     facts = Facts(
-        kind="real",
         license="CC BY-NC at second hand, version not known",
         download="the WildDash site (registration): wd_val_01",
         sharing=Sharing("no", "its license was not read at first hand"),
@@ -272,7 +266,6 @@ class Idd(PairedDomain):
 
     name = "idd"
     facts = Facts(
-        kind="real",
         license="IDD terms of use (registration)",
         download="the IDD site of IIIT Hyderabad (registration): IDD Segmentation, part I",
         sharing=Sharing("no", "its terms of use were not read at first hand"),

@@ -19,14 +19,13 @@ class Layout:
     """Where images and labels lie below ``data_dir``; apart from these parts their names agree.
 
     In folders, ``{split}`` stands for the split's folder, ``{name}`` for its name, and ``{part}``
-    for each of its parts.
+    for each of its parts. Upper and lower case of suffixes do not matter.
 
     Attributes:
         kind: as downloaded, or converted for mmsegmentation or the original implementation.
         images: folder of the images.
         labels: folder of the labels.
-        image_suffix: end of an image's name that its label does not share, or several; upper and
-            lower case do not matter, nor does ``.jpg`` for ``.jpeg``.
+        image_suffix: end of an image's name that its label does not share, or several.
         label_suffix: end of a label's name, or several.
         table: maps label values to train ids.
         folders: folders of splits, where they are not the splits' names.

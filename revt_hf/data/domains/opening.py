@@ -76,11 +76,7 @@ def register_domain(domain: DomainClass) -> DomainClass:
 
 
 def get_domain(name: str) -> Domain:
-    """A registered domain.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """A registered domain; an unknown name is refused with the known ones."""
     if name not in DOMAINS:
         raise UserError(f"unknown domain '{name}': use one of {', '.join(DOMAINS)}")
     return DOMAINS[name]
@@ -93,11 +89,7 @@ def open_domain(
     config: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Opened:
-    """Find one split of a domain, without reading an image; arguments as for :func:`load_domain`.
-
-    Raises:
-        UserError: unknown domain, config, option or split; data that are not there.
-    """
+    """Find one split without reading an image; arguments as for :func:`load_domain`."""
     domain, folder, chosen, settings = checked_domain(name, data_dir, config, options)
     return domain.open(split, folder, chosen, settings)
 

@@ -54,16 +54,14 @@ every_case = by_case(CASES)
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.id)
 def there(request, tmp_path_factory):
-    """A case on disk that no test changes: (case, folder, what was written)."""
-    root = tmp_path_factory.mktemp(request.param.domain) / "data"
-    return request.param, root, request.param.write(root)
-
-
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
+    """A case on disk that no test changes, among other files: (case, folder, what was written)."""
+    case, root = request.param, tmp_path_factory.mktemp(request.param.domain) / "data"
+    written = case.write(root)
+    for path in (path for name in case.names for path in case.paths(root, name)):
+        path.with_name(f"._{path.name}").write_bytes(b"of a Mac")
+        path.with_name("Thumbs.db").write_bytes(b"of Windows")
+        path.with_name("readme.txt").write_text("hello")
+    return case, root, written
 
 
 def load(case, root, **how):
@@ -151,13 +149,12 @@ def test_a_bad_file_is_named(case, root):
             images[1]
         return str(refused.value)
 
-    raw, cell = written[second].raw.copy(), case.encoding.cell
-    raw[cell : 2 * cell, cell : 2 * cell] = case.encoding.unknown
-    case.encoding.write(label, raw)
-    sentence = refusal()
-    shown = case.encoding.shown or str(case.encoding.unknown)
-    assert all(words in sentence for words in (str(label), shown, f"'{case.encoding.table}'"))
-    case.encoding.write(label, case.encoding.raw(20))
+    encoding, raw = case.encoding, written[second].raw.copy()
+    raw[encoding.cell : 2 * encoding.cell, encoding.cell : 2 * encoding.cell] = encoding.unknown
+    encoding.write(label, raw)
+    shown = encoding.shown or str(encoding.unknown)
+    assert all(words in refusal() for words in (str(label), shown, f"'{encoding.table}'"))
+    encoding.write(label, encoding.raw(20))
     if case.domain == "gta5":  # the only dataset that is known for it
         assert images[1]["label"].shape == images[1]["image"].shape[:2]
     else:
@@ -223,17 +220,6 @@ def test_what_comes_goes_and_changes_is_seen(case, root):
 
     assert len(set(contents)) == len(contents)
     assert open_case(case, root).content == contents[-1]
-
-
-@every_case
-def test_other_files_do_not_matter(case, root):
-    case.touch(root)
-    for name in case.names:
-        for path in case.paths(root, name):
-            path.with_name(f"._{path.name}").write_bytes(b"of a Mac")
-            path.with_name("Thumbs.db").write_bytes(b"of Windows")
-            path.with_name("readme.txt").write_text("hello")
-    assert load(case, root).with_format(None)["name"][:] == sorted(case.names)
 
 
 def converted_beside(case):
@@ -326,14 +312,6 @@ def test_wrong_arguments_are_named(name, root):
     refused(configs, config="sleet")
     refused(f"'{name}' needs data_dir", data_dir=None)
     refused("nowhere is not a folder", data_dir=root / "nowhere")
-
-
-@pytest.mark.parametrize("case_id", ["camvid-full", "folder-default"])
-def test_an_unknown_split_of_free_splits(case_id, root):
-    case = CASE[case_id]
-    case.touch(root)
-    with pytest.raises(UserError, match=rf"split 'trian' of {case.domain}"):
-        open_domain(case.domain, "trian", root, case.config)
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "palette"])

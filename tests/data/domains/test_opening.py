@@ -1,9 +1,11 @@
-"""Domains from outside: registered by a decorator, or by the entry points of another package."""
+"""The registry, and tables whose cache cannot be used: they are built in memory."""
 
 import sys
+import warnings
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,11 +20,12 @@ from revt_hf.data.domains import (
     load_domain,
     opening,
 )
+from tests.helpers.on_disk import CASE
 
 
 class Town(PairedDomain):
     name = "town"
-    facts = Facts("real", "CC0-1.0", "nowhere", Sharing("yes", "it is free", "cc0-1.0"))
+    facts = Facts("CC0-1.0", "nowhere", Sharing("yes", "it is free", "cc0-1.0"))
     more_splits = ("val",)
     layouts = (Layout("official", "photos/{split}", "masks/{split}", ".png", ".png"),)
 
@@ -45,6 +48,7 @@ def entry_points(registry, monkeypatch):
     asked = []
 
     def install(*values):
+        monkeypatch.setitem(sys.modules, "town_package", SimpleNamespace(Town=Town))
         found = [EntryPoint(value.rpartition(":")[2], value, "revt_hf.domains") for value in values]
         monkeypatch.setattr(opening, "entry_points", lambda group: asked.append(group) or found)
         return asked
@@ -72,8 +76,7 @@ def test_a_registered_domain_can_be_loaded(registry, town, tmp_path):
         opening.register_domain(Other)
 
 
-def test_a_domain_of_another_package_is_found_by_name(entry_points, monkeypatch, town, tmp_path):
-    monkeypatch.setitem(sys.modules, "town_package", SimpleNamespace(Town=Town))
+def test_a_domain_of_another_package_is_found_by_name(entry_points, town, tmp_path):
     asked = entry_points("town_package:Town")
     assert opening.get_domain("gta5").name == "gta5"
     assert asked == []  # nothing of other packages is imported before it is needed
@@ -83,11 +86,66 @@ def test_a_domain_of_another_package_is_found_by_name(entry_points, monkeypatch,
     assert asked == ["revt_hf.domains"]
 
 
-def test_a_package_that_is_broken_does_not_stop_the_others(entry_points, monkeypatch):
-    monkeypatch.setitem(sys.modules, "town_package", SimpleNamespace(Town=Town))
+def test_a_package_that_is_broken_does_not_stop_the_others(entry_points):
     entry_points("no_such_package:Village", "town_package:Town")
     with pytest.warns(DataWarning, match=r"cannot load the domain Village from no_such_package"):
         names = list(opening.DOMAINS)
     assert "town" in names
     with pytest.raises(UserError, match=r"unknown domain 'village': use one of .*gta5.*town"):
         opening.get_domain("village")
+
+
+@pytest.fixture
+def load(tmp_path):
+    case = CASE["folder-default"]
+    written = case.write(tmp_path / "data")
+
+    def run(cache=tmp_path / "cache", **more):
+        rows = load_domain("folder", "train", tmp_path / "data", cache_dir=cache, **more)
+        assert [row["name"] for row in rows] == sorted(written)
+        return rows
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        *(("*.arrow", damage) for damage in (b"", bytes(range(256)) * 3, "half", None)),
+        *(("dataset_info.json", damage) for damage in (b'{"a', b'{"splits": 3}')),
+    ],
+)
+def test_a_damaged_table_is_built_anew(load, tmp_path, file, damage):
+    load()
+    (path,) = (tmp_path / "cache").rglob(file)
+    if damage is None:
+        path.unlink()
+    else:
+        half = path.read_bytes()[: path.stat().st_size // 2]
+        path.write_bytes(half if damage == "half" else damage)
+    with pytest.warns(DataWarning, match=r"cache.*HF_DATASETS_CACHE"):
+        load()
+
+
+def test_a_cache_that_cannot_be_written(load, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.warns(DataWarning, match=r"file/x cannot be used"):
+        load(tmp_path / "file" / "x")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"HF_DATASETS_CACHE or TMPDIR"):
+        load(tmp_path / "file" / "x")
+    with pytest.raises(UserError, match=r"HF_DATASETS_CACHE"):
+        load(tmp_path / "file" / "x", streaming=True)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bars_stay_as_the_caller_has_them(load, shown):
+    before = datasets.are_progress_bars_disabled()
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load()
+        assert datasets.are_progress_bars_disabled() is not shown
+    finally:
+        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
