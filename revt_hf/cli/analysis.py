@@ -35,9 +35,7 @@ Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for plot and J
 class Diagnosis(DataSelection, ProtocolChoice, Report):
     """What a diagnosis is measured on: source-val of a recipe, or any split of a domain."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the source-val splits of this recipe.")
-    ] = None
+    recipe: Annotated[Path | None, "Use the source-val splits of this recipe."] = None
     images: Images = None
 
     def checked(
@@ -63,10 +61,8 @@ def similarity_command(
     models: Models,
     output: Output,
     report: OverwritingReport,
-    base: Annotated[
-        str | None, typer.Option(help="Initial weights: also compare displacements from them.")
-    ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Write only the JSON.")] = False,
+    base: Annotated[str | None, "Initial weights: also compare displacements from them."] = None,
+    no_plot: Annotated[bool, "Write only the JSON."] = False,
 ) -> None:
     """Compare weights by block and layer type: cosine, L2 and mean squared displacement."""
     from revt_hf.analysis.similarity import diagnose_similarity, mean_of
@@ -90,12 +86,10 @@ def path_command(
     models: Models,
     output: Output,
     data: Diagnosis,
-    init: Annotated[
-        str | None, typer.Option(help="Initial weights: also score the lines from them.")
-    ] = None,
+    init: Annotated[str | None, "Initial weights: also score the lines from them."] = None,
     points: Annotated[int, typer.Option(min=2, help="Points on each line, ends included.")] = 11,
     interpolate: Annotated[
-        str, typer.Option(help="Interpolate the encoder only, or all: the decode head as well.")
+        str, "Interpolate the encoder only, or all: the decode head as well."
     ] = "encoder",
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -127,7 +121,7 @@ def plane_command(
     models: Models,
     output: Output,
     data: Diagnosis,
-    steps: Annotated[str, typer.Option(help="Steps of the grids, coarse to fine.")] = "3,6",
+    steps: Annotated[str, "Steps of the grids, coarse to fine."] = "3,6",
     workers: Workers = 0,
 ) -> None:
     """Score all weighted means of three members on a grid; the same command resumes."""
@@ -155,7 +149,7 @@ def norm_command(
     output: Output,
     data: Diagnosis,
     train: Annotated[
-        str, typer.Option(help="With --domain: split to recalibrate on. A recipe names its own.")
+        str, "With --domain: split to recalibrate on. A recipe names its own."
     ] = "train",
     recalibrate_on: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
     overwrite: Overwrite = False,
@@ -180,7 +174,7 @@ def norm_command(
 @with_options
 def disagreement_command(
     models: Models,
-    merge: Annotated[str, typer.Option(help="The merge of these members.")],
+    merge: Annotated[str, "The merge of these members."],
     output: Output,
     data: Diagnosis,
     show: Annotated[int, typer.Option(min=1, help="Draw this many disputed images.")] = 4,
@@ -206,13 +200,11 @@ def disagreement_command(
 def choose(
     method: Annotated[str, typer.Argument(help="soup, weights or leave-one-out.")],
     models: Models,
-    recipe: Annotated[
-        Path, typer.Option(help="Score on source-val of this recipe, never on its targets.")
-    ],
+    recipe: Annotated[Path, "Score on source-val of this recipe, never on its targets."],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Merge recipe to write (YAML).")],
     protocol: ProtocolChoice,
     report: OverwritingReport,
-    on: Annotated[list[str] | None, typer.Option(help="Score on this source alone.")] = None,
+    on: Annotated[list[str] | None, "Score on this source alone."] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Use this member's head.")] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=2, help="With weights: score at most this many merges (40).")

@@ -40,10 +40,7 @@ class Shared:
             min=0, help="Images or steps before the timed ones. Default: 5 images, 3 steps."
         ),
     ] = None
-    device: Annotated[
-        str | None,
-        typer.Option(help="Use cpu, cuda or cuda:N. Default: a GPU if there is one."),
-    ] = None
+    device: Annotated[str | None, "Use cpu, cuda or cuda:N. Default: a GPU if there is one."] = None
 
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
@@ -57,8 +54,7 @@ class Inference:
     """Options without --train."""
 
     variant: Annotated[
-        list[str] | None,
-        typer.Option(help="Run eager, sdpa, folded, bf16 or compiled. Default: all of them."),
+        list[str] | None, "Run eager, sdpa, folded, bf16 or compiled. Default: all of them."
     ] = None
     image: Annotated[
         str | None,
@@ -114,10 +110,8 @@ class Training:
 
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            help="With --train: take model, crop and batch size from this recipe and also time "
-            "data loading."
-        ),
+        "With --train: take model, crop and batch size from this recipe and also time "
+        "data loading.",
     ] = None
     crop: Annotated[
         int | None,
@@ -169,9 +163,7 @@ def benchmark(
     training: Training,
     report: OverwritingReport,
     models: OptionalModels = None,
-    train: Annotated[
-        bool, typer.Option("--train", help="Measure training steps instead of predictions.")
-    ] = False,
+    train: Annotated[bool, "Measure training steps instead of predictions."] = False,
     markdown: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the tables to this file as Markdown."),

@@ -60,9 +60,7 @@ def verify_command(
     name: Domain,
     settings: DomainSettings,
     report: Report,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail if a split is not of its official size.")
-    ] = False,
+    strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
     workers: Threads = None,
 ) -> None:
     """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
@@ -81,7 +79,7 @@ def verify_command(
 def show_command(
     name: Domain,
     settings: DomainSettings,
-    output: Annotated[Path, typer.Option(help="Contact sheet (PNG) to write.")],
+    output: Annotated[Path, "Contact sheet (PNG) to write."],
     split: Split = "val",
     images: Annotated[int, typer.Option(min=1, help="Show at most this many images.")] = 6,
     overwrite: Overwrite = False,
@@ -99,10 +97,9 @@ def show_command(
 def prepare_command(
     name: Domain,
     settings: DomainSettings,
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    output: Annotated[Path, "Folder to write."],
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="Split to prepare, default train; parquet takes several."),
+        list[str] | None, "Split to prepare, default train; parquet takes several."
     ] = None,
     resize: Annotated[
         str | None,
@@ -113,19 +110,13 @@ def prepare_command(
     ] = None,
     format: Annotated[
         OutputFormat | None,
-        typer.Option(
-            help="webp (default), png and raw are for training; parquet is a Hub dataset."
-        ),
+        "webp (default), png and raw are for training; parquet is a Hub dataset.",
     ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="REPO_ID", help="Push the parquet files to the Hub.")
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make that repository private.")
-    ] = False,
-    license: Annotated[
-        str | None, typer.Option(help="Confirm the license under which images are passed on.")
-    ] = None,
+    private: Annotated[bool, "Make that repository private."] = False,
+    license: Annotated[str | None, "Confirm the license under which images are passed on."] = None,
     workers: Threads = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

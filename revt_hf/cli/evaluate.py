@@ -46,15 +46,11 @@ def evaluate(
     head: Annotated[
         int, typer.Option(min=1, help="Model whose decode head an ensemble of features uses.")
     ] = 1,
-    cost: Annotated[
-        bool,
-        typer.Option("--cost", help="Also measure parameters, FLOPs, images/s and GPU memory."),
-    ] = False,
+    cost: Annotated[bool, "Also measure parameters, FLOPs, images/s and GPU memory."] = False,
     batch_size: BatchSize = 1,
     workers: Workers = 0,
     classes: Annotated[
-        str | None,
-        typer.Option(help="Print the mean over synthia16 or synthia13 instead of all 19 classes."),
+        str | None, "Print the mean over synthia16 or synthia13 instead of all 19 classes."
     ] = None,
 ) -> None:
     """Score models on domains, by the paper's test protocol or another one."""
@@ -99,7 +95,7 @@ def predict(
         ),
     ] = None,
     ids: Annotated[
-        ClassIds, typer.Option(help="Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...).")
+        ClassIds, "Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...)."
     ] = ClassIds.train,
     batch_size: BatchSize = 1,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,

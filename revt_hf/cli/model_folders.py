@@ -27,11 +27,9 @@ EXIT_CHANGED = 2
 class SourceData(DataSelection):
     """Training images: of the sources of a recipe, or of one domain."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the training images of this recipe's sources.")
-    ] = None
-    split: Annotated[str, typer.Option(help="Training split of the domain.")] = "train"
-    val: Annotated[str, typer.Option(help="Held-out split of the domain.")] = "val"
+    recipe: Annotated[Path | None, "Use the training images of this recipe's sources."] = None
+    split: Annotated[str, "Training split of the domain."] = "train"
+    val: Annotated[str, "Held-out split of the domain."] = "val"
 
 
 def merge(context: typer.Context) -> None:
@@ -68,13 +66,11 @@ def inspect(
 @with_options
 def recalibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
-    output: Annotated[Path, typer.Option(help="Folder of the recalibrated SegFormer.")],
+    output: Annotated[Path, "Folder of the recalibrated SegFormer."],
     data: SourceData,
     protocol: ProtocolChoice,
     report: OverwritingReport,
-    skip_val: Annotated[
-        bool, typer.Option("--skip-val", help="Do not score on source-val.")
-    ] = False,
+    skip_val: Annotated[bool, "Do not score on source-val."] = False,
     images: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source images."""
@@ -91,12 +87,11 @@ def recalibrate(
     report.finish(result, lines, f"recalibrated: {output}")
 
 
+@with_options
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
-    output: Annotated[Path, typer.Option(help="Folder, or with --to mmseg file, to write.")],
-    to: Annotated[
-        str | None, typer.Option(help="Format: transformers (default) or mmseg, the original's.")
-    ] = None,
+    output: Annotated[Path, "Folder, or with --to mmseg file, to write."],
+    to: Annotated[str | None, "Format: transformers (default) or mmseg, the original's."] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -127,10 +127,8 @@ class DomainSettings:
 class DataSelection(DomainSettings):
     """The images of a command: the splits of a recipe, or one split of a domain."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the source-val and target splits of this recipe.")
-    ] = None
-    domain: Annotated[str | None, typer.Option(help="Use this domain instead of a recipe.")] = None
+    recipe: Annotated[Path | None, "Use the source-val and target splits of this recipe."] = None
+    domain: Annotated[str | None, "Use this domain instead of a recipe."] = None
     split: Split = "val"
 
     def splits(self) -> "list[SplitSpec]":
@@ -162,10 +160,8 @@ class ProtocolChoice:
 
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="Test protocol: paper, native, slide or multi-scale. "
-            "Default: the one the models were made for."
-        ),
+        "Test protocol: paper, native, slide or multi-scale. "
+        "Default: the one the models were made for.",
     ] = None
     max_size: Annotated[
         str | None,
@@ -189,18 +185,21 @@ class ProtocolChoice:
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses: their fields become its options."""
+    """Let a command declare options briefly.
+
+    Fields of a dataclass become options, and in ``Annotated[int, "Help text."]`` the text is the
+    help of an option.
+    """
     hints = get_type_hints(function, include_extras=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = []
+    parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
         if dataclasses.is_dataclass(kind):
             own = get_type_hints(kind, include_extras=True)
             given = inspect.signature(kind).parameters.values()  # type: ignore[arg-type]
-            parameters += [one.replace(kind=keyword, annotation=own[one.name]) for one in given]
+            parameters += [_parameter(one, own[one.name]) for one in given]
         else:
-            parameters.append(parameter.replace(kind=keyword, annotation=kind))
+            parameters.append(_parameter(parameter, kind))
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -213,6 +212,15 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
+
+
+def _parameter(parameter: inspect.Parameter, annotation: Any) -> inspect.Parameter:
+    """The parameter as typer wants it; a flag has no opposite."""
+    kind, *details = get_args(annotation)
+    if isinstance(details[0], str):
+        names = [f"--{parameter.name.replace('_', '-')}"] if kind is bool else []
+        annotation = Annotated[kind, typer.Option(*names, help=details[0])]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:

@@ -21,10 +21,7 @@ class Publication:
     """Where and how a model is published."""
 
     license: Annotated[
-        str | None,
-        typer.Option(
-            help="License of the weights, or the base model's license, whichever is stricter."
-        ),
+        str | None, "License of the weights, or the base model's license, whichever is stricter."
     ] = None
     base_models: Annotated[
         list[str] | None,
@@ -36,11 +33,9 @@ class Publication:
         list[str] | None,
         typer.Option("--dataset", metavar="REPO_ID", help="Hub ID of a training dataset."),
     ] = None
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request instead of pushing.")
-    ] = False
-    revision: Annotated[str | None, typer.Option(help="Push to this branch, not to main.")] = None
+    private: Annotated[bool, "Make the repository private."] = False
+    create_pr: Annotated[bool, "Open a pull request instead of pushing."] = False
+    revision: Annotated[str | None, "Push to this branch, not to main."] = None
     dry_run: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write what would be sent to this folder; send nothing."),
@@ -63,16 +58,12 @@ def push(
     folder: Annotated[Path, typer.Argument(help="Model folder, such as a merge.")],
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
     publication: Publication,
-    results: Annotated[
-        Path | None, typer.Option(help="Scores for the card, from revt evaluate --json.")
-    ] = None,
+    results: Annotated[Path | None, "Scores for the card, from revt evaluate --json."] = None,
     members: Annotated[
         list[Path] | None,
         typer.Option("--with-members", metavar="DIR", help="Also publish this member."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder of an earlier --dry-run.")
-    ] = False,
+    overwrite: Annotated[bool, "Replace the folder of an earlier --dry-run."] = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a model in one commit, with a card of measured scores."""
@@ -93,8 +84,7 @@ def merge_and_push(
     publication: Publication,
     report: OverwritingReport,
     recipe: Annotated[
-        Path | None,
-        typer.Option(help="Score on the source-val and target splits of this recipe."),
+        Path | None, "Score on the source-val and target splits of this recipe."
     ] = None,
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""

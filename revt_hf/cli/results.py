@@ -46,16 +46,11 @@ class Shown:
 
     classes: Classes = None
     protocol: ResultProtocol = None
-    per_model: Annotated[bool, typer.Option("--per-model", help="Show a row for each network.")] = (
-        False
-    )
+    per_model: Annotated[bool, "Show a row for each network."] = False
     paper: Annotated[
-        str | None,
-        typer.Option(help="Add the paper's rows that nobody measured: gta5, synthia or all."),
+        str | None, "Add the paper's rows that nobody measured: gta5, synthia or all."
     ] = None
-    cost: Annotated[
-        bool, typer.Option("--cost", help="Show parameters, FLOPs, speed and memory.")
-    ] = False
+    cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
 
     def options(self) -> "TableOptions":
         """The same for the table."""
@@ -80,9 +75,7 @@ def table(
     *,
     shown: Shown,
     to: OverwritingReport,
-    format: Annotated[
-        str, typer.Option(help="Write terminal, markdown, latex, csv or html.")
-    ] = "terminal",
+    format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
     ] = None,
@@ -193,9 +186,7 @@ def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> No
 def report(
     models: Models,
     output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
-    recipe: Annotated[
-        Path, typer.Option(help="Use the source-val and target splits of this recipe.")
-    ],
+    recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
     choice: ProtocolChoice,
     to: OverwritingReport,
     init: Annotated[

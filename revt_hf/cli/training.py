@@ -21,13 +21,12 @@ Launcher = Annotated[
 ]
 
 
+@with_options
 def train(
     recipe: Recipe,
-    output: Annotated[Path, typer.Option(help="Folder of the trained SegFormer.")],
+    output: Annotated[Path, "Folder of the trained SegFormer."],
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume from the latest checkpoint.")
-    ] = False,
+    resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,16 +74,9 @@ def run(
             help="Run only these steps and what they need, such as 'members/*' or merges/revt.",
         ),
     ] = None,
-    no_needs: Annotated[
-        bool, typer.Option("--no-needs", help="With --only: do not run what the steps need.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the steps and their states; run nothing.")
-    ] = False,
-    report_only: Annotated[
-        bool,
-        typer.Option("--report-only", help="Write tables and report of finished steps only."),
-    ] = False,
+    no_needs: Annotated[bool, "With --only: do not run what the steps need."] = False,
+    dry_run: Annotated[bool, "Show the steps and their states; run nothing."] = False,
+    report_only: Annotated[bool, "Write tables and report of finished steps only."] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -126,14 +118,12 @@ def submit(
     slurm: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings of the jobs (YAML).")
     ] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
-    account: Annotated[str | None, typer.Option(help="Slurm account to charge.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit of a task, such as 12:00:00.")
-    ] = None,
-    gpus: Annotated[str | None, typer.Option(help="GPUs of a task, such as 1 or a100:2.")] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of a task.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory of a task, such as 32G.")] = None,
+    partition: Annotated[str | None, "Slurm partition."] = None,
+    account: Annotated[str | None, "Slurm account to charge."] = None,
+    time: Annotated[str | None, "Time limit of a task, such as 12:00:00."] = None,
+    gpus: Annotated[str | None, "GPUs of a task, such as 1 or a100:2."] = None,
+    cpus: Annotated[int | None, "Cores of a task."] = None,
+    memory: Annotated[str | None, "Memory of a task, such as 32G."] = None,
     launcher: Launcher = None,
     only_print: Annotated[
         bool, typer.Option("--print", help="Show scripts and commands; submit nothing.")
@@ -171,11 +161,10 @@ def _check_json(report: Report, output: Path, inputs: list[Path | None], writes:
     report.check(inputs, [] if begun else [output])
 
 
+@with_options
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Take one minute, just to see that everything runs.")
-    ] = False,
+    output: Annotated[Path, "Folder to write."] = Path("demo"),
+    quick: Annotated[bool, "Take one minute, just to see that everything runs."] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
