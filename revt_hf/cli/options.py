@@ -14,8 +14,7 @@ import typer
 
 from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError, say
-from revt_hf.core.output_rules import InputPath, check_output_file
-from revt_hf.core.outputs import write_json
+from revt_hf.core.outputs import InputPath, check_output_file, write_json
 
 if TYPE_CHECKING:
     from revt_hf.config.domain_spec import DomainSpec, Source
