@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.benchmark import Timer
 
 from revt_hf.checkpoints.architecture import SIZES
@@ -51,7 +52,8 @@ class Variant:
 
     def segmenter(self, model: Model, device: torch.device) -> Segmenter:
         """A copy of a model that runs this way; it is compiled for each input size anew."""
-        copied = copy.deepcopy(model).to(device).eval()
+        copied = copy.deepcopy(model).eval()
+        nn.Module.to(copied, device)
         copied.set_attn_implementation(self.attention)
         if self.for_inference:
             for_inference_(copied)

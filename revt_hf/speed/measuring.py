@@ -88,14 +88,14 @@ def chosen_device(name: str | None) -> torch.device:
 
 def model_makers(
     models: Mapping[str, str], sizes: Sequence[str], random: Callable[[str], Model]
-) -> dict[str, Callable[[], Any]]:
+) -> dict[str, Callable[[], Model]]:
     """What makes each model, by name; saved models are loaded now, to fail early."""
     for size in sizes:
         if size not in SIZES:
             raise UserError(f"--size {size}: use {', '.join(SIZES)}")
     loaded = {name: load_model(path) for name, path in models.items()}
     makers = {size: partial(random, size) for size in sizes}
-    return {**makers, **{name: partial(loaded.get, name) for name in loaded}}
+    return {**makers, **{name: partial(loaded.__getitem__, name) for name in loaded}}
 
 
 def progress_bar(total: int, unit: str, quiet: bool) -> Any:

@@ -217,7 +217,9 @@ def measure_steps(
     pixels, labels = (tensor.to(device) for tensor in batch)
 
     def measure(row: StepRow, kind: StepKind) -> None:
-        step = TrainingStep(copy.deepcopy(model).to(device), kind, pixels, labels)
+        copied = copy.deepcopy(model)
+        nn.Module.to(copied, device)
+        step = TrainingStep(copied, kind, pixels, labels)
         seconds = measuring.run_seconds(step, max(1, options.warm_up), options.steps)
         row.steps, row.steps_per_second = options.steps, 1 / statistics.median(seconds)
         # Parameters and AdamW's two moments stay between steps.
