@@ -16,7 +16,7 @@ from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain, table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data_tools.parallel import JpegDamage, in_threads
+from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
 
 # Names in a note, and problems in the text.
 _SHOWN = 20
@@ -161,14 +161,14 @@ def _read_all(
     total = sum(found.images for found in opened.values())
     with (
         tqdm(total=total, unit="image", desc="verify", disable=quiet) as progress,
-        JpegDamage() as damage,
+        jpeg_damage() as find_damage,
     ):
         for split, found in opened.items():
             keys: list[str] = []
             rows = _unseen(found, split, seen, keys)
             before = progress.n
             for key, pixels, problems, fitted in in_threads(
-                partial(_check, found, damage), rows, workers
+                partial(_check, found, find_damage), rows, workers
             ):
                 if pixels is not None:
                     result.pixels += pixels
@@ -199,7 +199,7 @@ def _unseen(
 
 
 def _check(
-    found: Opened, damage: JpegDamage, row: dict[str, Any]
+    found: Opened, find_damage: FindDamage, row: dict[str, Any]
 ) -> tuple[str, NDArray[np.int64] | None, list[Problem], bool]:
     """A row's key, pixels per train id, problems, and whether its label was resized."""
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
@@ -210,7 +210,7 @@ def _check(
         image = open_image(row["image"])
         pixels = decode_image(image)
         if image.header.kind == "jpeg":
-            found_here.append(("image", damage.find(files["image"]) or ""))
+            found_here.append(("image", find_damage(files["image"]) or ""))
     except UserError as error:
         found_here.append(("image", error))
     try:
