@@ -1,26 +1,23 @@
 """SegFormer's sizes, and which tensors a SegFormer of a given architecture has. No torch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from revt_hf.checkpoints.headers import FLOATS, TensorInfo
+from revt_hf.checkpoints.headers import FLOATS, INTEGERS, TensorInfo
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, HEAD_PREFIX, original_name
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 
 CLASSIFIER = "decode_head.classifier"
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
+_ENCODER = f"{BACKBONE_PREFIX}encoder."
 _RGB = 3
-_INTEGERS = {"I64", "I32", "I16", "I8", "U8"}
-_LONGEST = 120
+_LISTED, _LONGEST = 3, 120
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The fields of a SegFormer's ``config.json`` that define the network.
-
-    Tuples have one number per stage. The defaults are those of transformers.
-    """
+    """The fields of a ``config.json`` that define the network, with transformers' defaults."""
 
     depths: tuple[int, ...] = (2, 2, 2, 2)
     hidden_sizes: tuple[int, ...] = (32, 64, 160, 256)
@@ -38,33 +35,22 @@ class Architecture:
         return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
 
 
-@dataclass(frozen=True)
-class Size:
-    """Blocks and widths of the four encoder stages, and the decode head's width."""
-
-    depths: tuple[int, int, int, int]
-    hidden_sizes: tuple[int, int, int, int]
-    decoder_hidden_size: int
-
-
 _WIDE = (64, 128, 320, 512)
 # SegFormer (Xie et al., 2021), tables 1 and 6; the original's local_configs/segformer.
 SIZES = {
-    "b0": Size((2, 2, 2, 2), (32, 64, 160, 256), 256),
-    "b1": Size((2, 2, 2, 2), _WIDE, 256),
-    "b2": Size((3, 4, 6, 3), _WIDE, 768),
-    "b3": Size((3, 4, 18, 3), _WIDE, 768),
-    "b4": Size((3, 8, 27, 3), _WIDE, 768),
-    "b5": Size((3, 6, 40, 3), _WIDE, 768),
+    "b0": Architecture((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b1": Architecture((2, 2, 2, 2), _WIDE, 256),
+    "b2": Architecture((3, 4, 6, 3), _WIDE, 768),
+    "b3": Architecture((3, 4, 18, 3), _WIDE, 768),
+    "b4": Architecture((3, 8, 27, 3), _WIDE, 768),
+    "b5": Architecture((3, 6, 40, 3), _WIDE, 768),
 }
 
 
 def size_name(network: Any, with_head: bool = False) -> str | None:
-    """``b0`` .. ``b5``; None for another network.
+    """``b0`` .. ``b5`` for an Architecture or a ``SegformerConfig``; None for another network.
 
-    Args:
-        network: an :class:`Architecture` or a ``SegformerConfig``.
-        with_head: the decode head's width has to be that of the size, too.
+    The decode head's width counts only ``with_head``.
     """
     for name, size in SIZES.items():
         if (
@@ -79,20 +65,10 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
 def infer_architecture(
     label: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Architecture, int | None]:
-    """One of the original's networks and its number of classes, from its tensors' shapes.
+    """One of the original's networks, and its number of classes (None for an encoder alone).
 
-    Depths may be any. Widths must be those of B0 or of B1..B5: the number of attention heads
-    cannot be seen in any shape, and is known for these alone.
-
-    Args:
-        label: the source's name in messages.
-        shapes: on-disk name -> shape.
-
-    Returns:
-        The architecture, and the number of classes; None for an encoder alone.
-
-    Raises:
-        UserError: a required tensor is missing, or the widths belong to no SegFormer.
+    ``shapes`` are those of its tensors by on-disk name. Widths must be those of B0 or of B1..B5: no
+    shape shows the number of attention heads.
     """
 
     def rows(name: str) -> int:
@@ -106,16 +82,15 @@ def infer_architecture(
             )
         return shapes[name][0]
 
-    encoder = f"{BACKBONE_PREFIX}encoder."
-    widths = tuple(rows(f"{encoder}patch_embeddings.{stage}.proj.weight") for stage in range(4))
-    if all(size.hidden_sizes != widths for size in SIZES.values()):
+    widths = tuple(rows(f"{_ENCODER}patch_embeddings.{stage}.proj.weight") for stage in range(4))
+    if widths not in [size.hidden_sizes for size in SIZES.values()]:
         raise UserError(
             f"{label} has widths {list(widths)}, which no SegFormer B0..B5 has: its number of "
             "attention heads is not known"
         )
     depths = []
     for stage in range(4):
-        prefix = f"{encoder}block.{stage}."
+        prefix = f"{_ENCODER}block.{stage}."
         rows(f"{prefix}0.layer_norm_1.weight")
         blocks = {name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)}
         depths.append(len(blocks))
@@ -132,16 +107,43 @@ def has_head(names: Iterable[str]) -> bool:
 
 
 def tensor_shapes(architecture: Architecture, classes: int | None) -> dict[str, tuple[int, ...]]:
-    """All tensors of a SegFormer: on-disk name -> shape.
+    """On-disk name -> shape of all tensors; without ``classes`` those of the encoder alone."""
+    of = architecture
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    Args:
-        architecture: its encoder, and its head's width.
-        classes: of the decode head; None for the encoder alone, a ``SegformerModel`` (names as
-            within a whole SegFormer).
-    """
-    shapes = dict(_encoder(architecture))
+    def layer(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = shape[:1]
+
+    before = _RGB
+    for stage, width in enumerate(of.hidden_sizes):
+        side, ratio = of.patch_sizes[stage], of.sr_ratios[stage]
+        inner = width * of.mlp_ratios[stage]
+        layer(f"{_ENCODER}patch_embeddings.{stage}.proj", width, before, side, side)
+        layer(f"{_ENCODER}patch_embeddings.{stage}.layer_norm", width)
+        layer(f"{_ENCODER}layer_norm.{stage}", width)
+        for number in range(of.depths[stage]):
+            block = f"{_ENCODER}block.{stage}.{number}"
+            for part in ("self.query", "self.key", "self.value", "output.dense"):
+                layer(f"{block}.attention.{part}", width, width)
+            if ratio > 1:
+                layer(f"{block}.attention.self.sr", width, width, ratio, ratio)
+                layer(f"{block}.attention.self.layer_norm", width)
+            layer(f"{block}.layer_norm_1", width)
+            layer(f"{block}.layer_norm_2", width)
+            layer(f"{block}.mlp.dense1", inner, width)
+            layer(f"{block}.mlp.dwconv.dwconv", inner, 1, 3, 3)
+            layer(f"{block}.mlp.dense2", width, inner)
+        before = width
     if classes is not None:
-        shapes.update(_head(architecture, classes))
+        width = of.decoder_hidden_size
+        for stage, before in enumerate(of.hidden_sizes):
+            layer(f"{HEAD_PREFIX}linear_c.{stage}.proj", width, before)
+        shapes[f"{HEAD_PREFIX}linear_fuse.weight"] = (width, width * len(of.hidden_sizes), 1, 1)
+        layer(f"{HEAD_PREFIX}batch_norm", width)
+        shapes[f"{HEAD_PREFIX}batch_norm.running_mean"] = shapes[VARIANCE] = (width,)
+        shapes[COUNTER] = ()
+        layer(CLASSIFIER, classes, width, 1, 1)
     return shapes
 
 
@@ -149,68 +151,21 @@ def tensor_problems(
     held: Mapping[str, TensorInfo],
     shapes: Mapping[str, tuple[int, ...]],
     shown: Callable[[str], str] = str,
-) -> list[str]:
-    """Tensors that are left over, missing, of another shape or of another kind, one phrase each.
+) -> str:
+    """The first few tensors that are left over, missing, of another shape or kind; "" without.
 
-    Args:
-        held: tensors by on-disk name.
-        shapes: as :func:`tensor_shapes` returns them. BatchNorm's count of batches, which nothing
-            reads, may be missing.
-        shown: a missing tensor's name in messages, from its on-disk name.
+    Both mappings have on-disk names; ``shown`` turns a missing tensor's into the one in messages.
     """
     problems = []
     for name, info in held.items():
-        label = ascii(info.name)
-        label = label if len(label) <= _LONGEST else f"{label[:_LONGEST]}..."
+        label = shortened(ascii(info.name), _LONGEST)
         if name not in shapes:
             problems.append(f"{label} has no place in the network")
         elif info.shape != shapes[name]:
             problems.append(f"{label} is {list(info.shape)}, not {list(shapes[name])}")
-        elif info.dtype not in (_INTEGERS if name == COUNTER else FLOATS):
+        elif info.dtype not in (INTEGERS if name == COUNTER else FLOATS):
             problems.append(f"{label} is of dtype {info.dtype}")
     missing = [name for name in shapes if name not in held and name != COUNTER]
-    return problems + [f"{shown(name)} is missing" for name in missing]
-
-
-def _encoder(of: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    before = _RGB
-    for stage, width in enumerate(of.hidden_sizes):
-        patches = f"segformer.encoder.patch_embeddings.{stage}"
-        yield from _layer(f"{patches}.proj", width, before, *(2 * [of.patch_sizes[stage]]))
-        yield from _layer(f"{patches}.layer_norm", width)
-        yield from _layer(f"segformer.encoder.layer_norm.{stage}", width)
-        for block in range(of.depths[stage]):
-            yield from _block(of, stage, f"segformer.encoder.block.{stage}.{block}")
-        before = width
-
-
-def _block(of: Architecture, stage: int, block: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, ratio = of.hidden_sizes[stage], of.sr_ratios[stage]
-    inner = width * of.mlp_ratios[stage]
-    for part in ("self.query", "self.key", "self.value", "output.dense"):
-        yield from _layer(f"{block}.attention.{part}", width, width)
-    if ratio > 1:
-        yield from _layer(f"{block}.attention.self.sr", width, width, ratio, ratio)
-        yield from _layer(f"{block}.attention.self.layer_norm", width)
-    for part in ("layer_norm_1", "layer_norm_2"):
-        yield from _layer(f"{block}.{part}", width)
-    yield from _layer(f"{block}.mlp.dense1", inner, width)
-    yield from _layer(f"{block}.mlp.dwconv.dwconv", inner, 1, 3, 3)
-    yield from _layer(f"{block}.mlp.dense2", width, inner)
-
-
-def _head(of: Architecture, classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width = of.decoder_hidden_size
-    for stage, before in enumerate(of.hidden_sizes):
-        yield from _layer(f"decode_head.linear_c.{stage}.proj", width, before)
-    yield "decode_head.linear_fuse.weight", (width, width * len(of.hidden_sizes), 1, 1)
-    yield from _layer("decode_head.batch_norm", width)
-    for statistic in ("running_mean", "running_var"):
-        yield f"decode_head.batch_norm.{statistic}", (width,)
-    yield COUNTER, ()
-    yield from _layer(CLASSIFIER, classes, width, 1, 1)
-
-
-def _layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", shape
-    yield f"{name}.bias", shape[:1]
+    problems += [f"{shown(name)} is missing" for name in missing]
+    more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    return "; ".join(problems[:_LISTED]) + more

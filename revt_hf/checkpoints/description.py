@@ -1,7 +1,6 @@
-"""``config.json``: which network a model folder describes, and how one is described.
+"""``config.json``: read and written without torch, and only what a SegFormer consists of.
 
-Read without torch or transformers, and only what a SegFormer consists of: code that a file names
-(``auto_map``) and unknown fields are neither looked at nor carried along.
+Code that a file names (``auto_map``) and unknown fields are neither used nor carried along.
 """
 
 import re
@@ -26,7 +25,6 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 
 _NUMBERED = re.compile(r"label\d+")
-_LISTED = 3
 # Limits far beyond every SegFormer, small enough that everything within them can be tried.
 _MOST_STAGES, _MOST_CLASSES, _WIDEST = 9, 65_536, 65_536
 _LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WIDEST}
@@ -49,14 +47,8 @@ _IGNORED = "semantic_loss_ignore_index"
 class Description:
     """The network that a model folder describes.
 
-    Attributes:
-        label: the model's name in messages.
-        file: the ``config.json``.
-        architecture: the network.
-        classes: names by row of the decode head; ``LABEL_0``, ... where the file has none.
-        dtype: ``float32``, ``bfloat16``, ...; None where the file has none.
-        numbers: the config's other numbers (dropout and the like), by key.
-        normalisation: of the folder's ``preprocessor_config.json``, ImageNet's without one.
+    ``classes`` are names by row of the decode head, ``numbers`` the config's other numbers (dropout
+    and the like) by key. ``dtype`` is None where the file has none.
     """
 
     label: str
@@ -79,15 +71,9 @@ class Description:
 
 
 def read_description(folder: Path, label: str | None = None) -> Description:
-    """Read and check which network a SegFormer folder describes.
+    """Read and check ``config.json`` and, if there is one, ``preprocessor_config.json``.
 
-    Args:
-        folder: contains ``config.json``, and perhaps ``preprocessor_config.json``.
-        label: the model's name in messages; the folder by default.
-
-    Raises:
-        UserError: a file cannot be read, is not a JSON object, or contains a value that no
-            SegFormer of this package has; file and key are named.
+    Only values that a SegFormer of this package has are accepted.
     """
     fields = JsonFields(folder / CONFIG_FILE)
     if fields.values.get("model_type") != "segformer":
@@ -115,15 +101,12 @@ def _architecture(fields: JsonFields) -> Architecture:
         if not isinstance(value, tuple):
             continue
         most = _LARGEST.get(key, 64)
-        found[key] = fields.get(
-            key,
-            value,
-            lambda given, most=most: (  # type: ignore[misc]
-                isinstance(given, list) and all(is_whole(one, 1, most) for one in given)
-            ),
-            f"it has to be a list of whole numbers from 1 to {most}",
-        )
-        if len(found[key]) != stages:
+        given = fields.values.get(key)
+        given = list(value) if given is None else given
+        if not isinstance(given, list) or not all(is_whole(one, 1, most) for one in given):
+            raise fields.wrong(key, f"it has to be a list of whole numbers from 1 to {most}")
+        found[key] = tuple(given)
+        if len(given) != stages:
             raise fields.wrong(key, f"it has to have one number for each of the {stages} stages")
     for width, heads in zip(found["hidden_sizes"], found["num_attention_heads"], strict=True):
         if width % heads:
@@ -146,7 +129,10 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
     numbers = [str(number) for number in range(len(names))]
     if set(names) != set(numbers):
         raise fields.wrong("id2label", f"its keys have to be the numbers 0 to {len(names) - 1}")
-    if not all(map(_is_name, names.values())):
+    if not all(
+        isinstance(name, str) and name.strip() and len(name) <= _LONGEST_NAME and is_storable(name)
+        for name in names.values()
+    ):
         raise fields.wrong("id2label", f"names have 1 to {_LONGEST_NAME} characters")
     if fields.values.get("num_labels") not in (None, len(names)):
         raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
@@ -163,25 +149,13 @@ def _dtype(fields: JsonFields) -> str | None:
     return found.pop() if found else None
 
 
-def _is_name(name: Any) -> bool:
-    if not isinstance(name, str):
-        return False
-    return bool(name.strip()) and len(name) <= _LONGEST_NAME and is_storable(name)
-
-
 def infer_description(
     label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
 ) -> Description:
-    """Describe one of the original's networks by its tensors' shapes.
+    """Describe one of the original's networks by its tensors' shapes (by on-disk name).
 
-    Args:
-        label: the source's name in messages.
-        shapes: on-disk name -> shape.
-        classes: their names; used if there is one for each row of the head. By default 19 classes
-            are Cityscapes', and others are numbered.
-
-    Raises:
-        UserError: see :func:`revt_hf.checkpoints.architecture.infer_architecture`.
+    ``classes`` are used if there is one for each row of the head. By default 19 classes are
+    Cityscapes', and others are numbered.
     """
     from revt_hf.data.labels import CLASSES
 
@@ -195,13 +169,7 @@ def infer_description(
 
 
 def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
-    """The content of a ``config.json``: the described network, and nothing else.
-
-    Args:
-        description: the network.
-        dtype: of its tensors: ``float32``, ...
-        with_head: whether the tensors are a whole SegFormer, or its encoder alone.
-    """
+    """The content of a ``config.json``: the described network, or its encoder, and nothing else."""
     config = description.config()
     return {
         "architectures": ["SegformerForSemanticSegmentation" if with_head else "SegformerModel"],
@@ -217,20 +185,9 @@ def model_config(description: Description, dtype: str, with_head: bool = True) -
 def fitting_tensors(
     description: Description, tensors: Mapping[str, TensorInfo], with_head: bool = True
 ) -> dict[str, TensorInfo]:
-    """The described network's tensors: all of them, and nothing is left over.
+    """The described network's tensors by on-disk name; the first few that do not fit are named.
 
-    Args:
-        description: the network.
-        tensors: of its checkpoint, by on-disk name.
-        with_head: False for the encoder alone: a decode head or ImageNet's classifier may be
-            there and may be any.
-
-    Returns:
-        By on-disk name; BatchNorm's count of batches, which nothing reads, may be missing.
-
-    Raises:
-        UserError: tensors are missing, left over, of another shape, or no floats; the first few
-            are named.
+    Without ``with_head`` the encoder's: a decode head or ImageNet's classifier may be any.
     """
     held = dict(tensors)
     if not with_head:
@@ -242,22 +199,14 @@ def fitting_tensors(
     shapes = tensor_shapes(description.architecture, classes)
     problems = tensor_problems(held, shapes)
     if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise UserError(
-            f"{description.label}: its tensors are not those of {description.file}: "
-            f"{'; '.join(problems[:_LISTED])}{more}"
+            f"{description.label}: its tensors are not those of {description.file}: {problems}"
         )
     return {name: held[name] for name in shapes if name in held}
 
 
 def rows_by_train_id(description: Description) -> tuple[int, ...]:
-    """The row of the decode head's classifier for each train id, found by class name.
-
-    Names are compared ignoring case, spaces, hyphens and underscores.
-
-    Raises:
-        UserError: the classes are not Cityscapes' 19, or have no names.
-    """
+    """The row of the decode head's classifier for each train id, found by class name."""
     # Here, since the tables of classes take longer to import than most merges' comparisons.
     from revt_hf.data.labels import CLASSES
 

@@ -30,23 +30,10 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(source: str, quiet: bool = False) -> Path:
-    """Download a model from the Hub, or take it from the cache.
+    """Download a model from the Hub, or take it from the cache; returns the snapshot's folder.
 
-    Every file is compared with the hash that the Hub names for it (sha256 of large files, git's
-    sha1 of small ones), cached files too. A Hub that does not answer, or asks to wait, is given up
-    after a minute; see :func:`bounded_requests`.
-
-    Args:
-        source: ``owner/name`` or ``owner/name@revision``.
-        quiet: no progress bars.
-
-    Returns:
-        The snapshot's folder in the Hub's cache, named by the commit. It contains only what a
-        SegFormer consists of; torch's own files only where there is no safetensors file.
-
-    Raises:
-        UserError: no such model, revision or file, no access, no network, bytes that do not match
-            the Hub's hash, or a cache that cannot be written.
+    Every file, cached ones too, is compared with the hash that the Hub names for it. Torch's own
+    files are taken only where there is no safetensors file.
     """
     from huggingface_hub import constants
 
@@ -183,21 +170,43 @@ def _matches(path: Path, wanted: str) -> bool:
     return not digests or wanted in [digest.hexdigest() for digest in digests]
 
 
+_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
+
+
 def _reason(error: BaseException, repository: str, revision: str) -> str:
     """Why a download failed and what to do, without any of the error's own message."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants, errors, get_token
 
+    hub = constants.ENDPOINT
+    page = f"{hub}/{repository}"
+    offline = "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it"
+    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
+    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
+    known = "refuses your token" if get_token() else "asks for a token"
+    by_kind = (
+        (errors.OfflineModeIsEnabled, offline),
+        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
+        (errors.GatedRepoError, gated),
+        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
+        (errors.RepositoryNotFoundError, absent),
+        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
+    )
+    by_status = {
+        401: f"{hub} {known} (status 401): {_LOGIN}",
+        403: f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}",
+    }
     for cause in causes(error):
         # That a file is not in the cache is not the reason: why was it looked up there?
         if isinstance(cause, errors.LocalEntryNotFoundError):
             continue
-        for kind, sentence in _refusals(repository, revision):
+        for kind, sentence in by_kind:
             if isinstance(cause, kind):
                 return sentence
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
-            return _status(status, repository)
-        lost = failed_transport(cause, constants.ENDPOINT)
+            other = f"{hub} answered with status {status}: try again later"
+            return by_status.get(status, other)
+        lost = failed_transport(cause, hub)
         if lost is not None:
             return f"{lost}: check the network, or try again later"
         if isinstance(cause, OSError) and cause.errno:
@@ -206,35 +215,3 @@ def _reason(error: BaseException, repository: str, revision: str) -> str:
                 f"({os.strerror(cause.errno)}): set HF_HOME to a folder with space"
             )
     return f"the download broke off ({type(error).__name__}): try again"
-
-
-_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
-
-
-def _refusals(repository: str, revision: str) -> list[tuple[type[BaseException], str]]:
-    from huggingface_hub import constants, errors
-
-    page = f"{constants.ENDPOINT}/{repository}"
-    offline = "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it"
-    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
-    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
-    return [
-        (errors.OfflineModeIsEnabled, offline),
-        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
-        (errors.GatedRepoError, gated),
-        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
-        (errors.RepositoryNotFoundError, absent),
-        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
-    ]
-
-
-def _status(status: int, repository: str) -> str:
-    from huggingface_hub import constants, get_token
-
-    if status == 401:
-        known = "refuses your token" if get_token() else "asks for a token"
-        return f"{constants.ENDPOINT} {known} (status 401): {_LOGIN}"
-    if status == 403:
-        page = f"{constants.ENDPOINT}/{repository}"
-        return f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}"
-    return f"{constants.ENDPOINT} answered with status {status}: try again later"

@@ -1,8 +1,6 @@
 """Headers of safetensors files: where the tensors lie. No torch, nothing is loaded.
 
-Format: 8 bytes, the header's length (unsigned, little-endian); the header, a JSON object of name
-to ``dtype``, ``shape`` and ``data_offsets``; then the tensors without gaps
-(https://github.com/huggingface/safetensors, "Format").
+Format: https://github.com/huggingface/safetensors#format
 """
 
 import hashlib
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 
 SAFETENSORS = ".safetensors"
 ITEM_SIZES = {
@@ -23,6 +21,7 @@ ITEM_SIZES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+INTEGERS = {"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
@@ -34,15 +33,9 @@ METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor's bytes lie in a file.
+    """Where a tensor's bytes lie in a safetensors file: little-endian, row-major.
 
-    Attributes:
-        file: the safetensors file.
-        name: the tensor's name in it.
-        dtype: safetensors' name: ``F32``, ``F16``, ``BF16``, ``F64``, ``I64``, ...
-        shape: its dimensions.
-        offset: of the first byte, from the start of the file.
-        nbytes: number of bytes; little-endian, row-major.
+    ``dtype`` is safetensors' name (``F32``, ``BF16``, ...), ``offset`` is from the file's start.
     """
 
     file: Path
@@ -57,20 +50,14 @@ def read_header(path: Path) -> list[TensorInfo]:
     """The tensors of a safetensors file in the order of their bytes.
 
     As strict as safetensors itself: every accepted file can be loaded.
-
-    Raises:
-        UserError: the file cannot be read, or it is truncated or broken.
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            start = _LENGTH_BYTES + length
-            if size < _LENGTH_BYTES or length > _LONGEST_HEADER or start > size:
-                raise _broken(path, f"{size} bytes do not hold the header that it announces")
-            raw = file.read(length)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    with readable(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        start = _LENGTH_BYTES + length
+        if size < _LENGTH_BYTES or length > _LONGEST_HEADER or start > size:
+            raise _broken(path, f"{size} bytes do not hold the header that it announces")
+        raw = file.read(length)
     try:
         header = json.loads(raw.decode("utf-8"))
     # The decoder limits its own depth, and refuses numbers of thousands of digits.
@@ -88,56 +75,33 @@ def read_header(path: Path) -> list[TensorInfo]:
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:
-    """The first bytes of a safetensors file: length, then JSON padded to align the data.
-
-    Args:
-        entries: name -> ``dtype``, ``shape``, ``data_offsets``; and ``__metadata__``.
-    """
+    """A file's first bytes; ``entries`` are those of its JSON header, with ``__metadata__``."""
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def tensors_hash(entries: Iterable[tuple[str, str, tuple[int, ...]]]) -> "hashlib._Hash":
-    """Start a sha256 of tensors; update it with their bytes in the same order.
-
-    It does not depend on the file's metadata.
-
-    Args:
-        entries: name, dtype (safetensors' name) and shape, in the order of the bytes.
-    """
+    """Start a sha256 of tensors (name, dtype, shape); their bytes follow in the same order."""
     listed = [[name, dtype, list(shape)] for name, dtype, shape in entries]
     return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode())
 
 
 def tensors_sha256(path: Path) -> str:
-    """sha256 of a safetensors file's tensors: names, dtypes, shapes and bytes.
-
-    Raises:
-        UserError: the file cannot be read, or it is broken.
-    """
+    """sha256 of a safetensors file's tensors: names, dtypes, shapes and bytes."""
     infos = read_header(path)
     digest = tensors_hash((info.name, info.dtype, info.shape) for info in infos)
-    try:
-        with path.open("rb") as file:
-            file.seek(infos[0].offset if infos else 0)
-            while piece := file.read(_PIECE_BYTES):
-                digest.update(piece)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    with readable(path), path.open("rb") as file:
+        file.seek(infos[0].offset if infos else 0)
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
     return digest.hexdigest()
 
 
 def common_dtype(dtypes: Iterable[str]) -> str:
-    """The dtype for ``config.json``: it represents every tensor exactly.
-
-    Args:
-        dtypes: of a model's tensors, safetensors' names; integers are ignored.
-    """
+    """The dtype for ``config.json`` that represents every float tensor exactly."""
     found = {FLOATS[dtype] for dtype in dtypes if dtype in FLOATS}
-    if len(found) == 1:
-        return found.pop()
-    return "float64" if "float64" in found else "float32"
+    return found.pop() if len(found) == 1 else "float64" if "float64" in found else "float32"
 
 
 def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:

@@ -37,15 +37,8 @@ class HubError(Exception):
 def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
     """Bound every request that ``huggingface_hub`` makes within this block.
 
-    A request fails after ``PATIENCE_SECONDS`` without progress, or after ``HF_HUB_ETAG_TIMEOUT`` or
-    ``HF_HUB_DOWNLOAD_TIMEOUT`` if one of them is longer. The caller's own client and client
-    factory are left alone.
-
-    Args:
-        answer_seconds: how long one attempt may wait where the library sets no limit.
-
-    Raises:
-        HubError: the Hub does not answer, asks to wait for too long, or names a path.
+    A request fails after ``PATIENCE_SECONDS`` without progress, or the longer one of the library's
+    own timeouts. One attempt may wait ``answer_seconds`` where the library sets no limit.
     """
     from huggingface_hub.utils import _http as http
     from huggingface_hub.utils import logging as hub_logging
@@ -175,21 +168,17 @@ class Limits:
         status = response.status_code
         self._redirected = response.has_redirect_location
         if status == _BUSY or status >= _BROKEN:
-            seconds = _asked_to_wait(response)
+            told = response.headers.get("Retry-After", "").strip()
+            limit = _LIMIT.search(response.headers.get("ratelimit", ""))
+            waits = [told if told.isdecimal() else "0", limit[1] if limit else "0"]
+            # Python refuses to parse thousands of digits.
+            seconds = max(int(text[:9]) for text in waits)
             if seconds > self._left():
                 raise HubError(f"the Hub asks to wait {seconds} seconds (status {status})")
             return lambda: None
         self._answered |= status < _REFUSED
         address = f"{response.request.method} {response.request.url}"
         return lambda: self._open.discard(address)
-
-
-def _asked_to_wait(response: Any) -> int:
-    told = response.headers.get("Retry-After", "").strip()
-    found = _LIMIT.search(response.headers.get("ratelimit", ""))
-    waits = [told if told.isdecimal() else "0", found[1] if found else "0"]
-    # Python refuses to parse thousands of digits.
-    return max(int(text[:9]) for text in waits)
 
 
 def _check_commit(response: Any) -> None:

@@ -20,22 +20,14 @@ _SIDES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edg
 def read_normalisation(folder: Path) -> Normalisation:
     """How a model folder's images are normalised; ImageNet's constants without the file.
 
-    Size, resampling, cropping and padding are ignored: the test protocol or the recipe decides
-    them. So is ``do_reduce_labels``: labels come as train ids.
-
-    Raises:
-        UserError: ``preprocessor_config.json`` cannot be read, or is not for RGB images.
+    Everything else is ignored: the test protocol or the recipe decides it.
     """
     fields = _fields(folder)
     return IMAGENET if fields is None else _normalisation(fields)
 
 
 def read_processor(folder: Path) -> dict[str, Any] | None:
-    """The fields of a folder's image processor, with transformers' defaults; None without one.
-
-    Raises:
-        UserError: the file cannot be read, or contains a value that no SegFormer's processor has.
-    """
+    """The fields of a folder's image processor, with transformers' defaults; None without one."""
     fields = _fields(folder)
     if fields is None:
         return None
@@ -68,12 +60,9 @@ def _fields(folder: Path) -> JsonFields | None:
 
 def _normalisation(fields: JsonFields) -> Normalisation:
     for key in ("image_processor_type", "feature_extractor_type"):
-        fields.get(
-            key,
-            _KIND,
-            lambda kind: isinstance(kind, str) and kind.startswith("Segformer"),
-            "only SegFormer's image processor is known here",
-        )
+        kind = fields.values.get(key, _KIND)
+        if kind is not None and not (isinstance(kind, str) and kind.startswith("Segformer")):
+            raise fields.wrong(key, "only SegFormer's image processor is known here")
     for key in ("do_flip_channel_order", "do_grayscale"):
         fields.equal(key, False)
     return Normalisation(
@@ -87,23 +76,13 @@ def _normalisation(fields: JsonFields) -> Normalisation:
 
 def _channels(fields: JsonFields, key: str, default: Channels, above: float) -> Channels:
     """Three numbers; one stands for all channels."""
-
-    def listed(value: Any) -> list[Any]:
-        return value if isinstance(value, list) else [value]
-
-    found = fields.get(
-        key,
-        None,
-        lambda value: (
-            len(listed(value)) in (1, 3)
-            and all(is_number(one) and above < one < 1e9 for one in listed(value))
-        ),
-        f"it has to be three numbers, or one, above {above:g}",
-    )
-    if found is None:
+    value = fields.values.get(key)
+    if value is None:
         return default
-    values = listed(found)
-    red, green, blue = map(float, values if len(values) == 3 else values * 3)
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) not in (1, 3) or not all(is_number(n) and above < n < 1e9 for n in numbers):
+        raise fields.wrong(key, f"it has to be three numbers, or one, above {above:g}")
+    red, green, blue = map(float, numbers * (3 // len(numbers)))
     return red, green, blue
 
 

@@ -1,7 +1,4 @@
-"""JSON files that anyone may have written: a wrong value is one sentence with file and key.
-
-By hand and not by pydantic, whose import takes longer than a small merge.
-"""
+"""Checked fields of JSON files. By hand: importing pydantic takes longer than a small merge."""
 
 import json
 import math
@@ -10,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 from revt_hf.core.outputs import read_json_object
 
 _SHOWN = 60
@@ -25,8 +22,7 @@ class JsonFields:
         self.values = read_json_object(path)
 
     def wrong(self, key: str, why: str) -> UserError:
-        shown = ascii(self.values.get(key))
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        shown = shortened(ascii(self.values.get(key)), _SHOWN)
         return UserError(f"{self.path}: {key} is {shown}, and {why}")
 
     def get(self, key: str, default: T, valid: Callable[[Any], bool], why: str) -> T:
@@ -36,38 +32,26 @@ class JsonFields:
             return default
         if not valid(value):
             raise self.wrong(key, why)
-        return type(default)(value) if default is not None else value  # type: ignore[call-arg]
+        return type(default)(value)  # type: ignore[call-arg]
 
     def equal(self, key: str, needed: Any) -> None:
-        self.get(
-            key,
-            needed,
-            lambda value: type(value) is type(needed) and value == needed,
-            f"only {json.dumps(needed)} is known here",
-        )
+        why = f"only {json.dumps(needed)} is known here"
+        self.get(key, needed, lambda v: type(v) is type(needed) and v == needed, why)
 
     def flag(self, key: str, default: bool) -> bool:
         return self.get(key, default, lambda value: isinstance(value, bool), "it has to be a bool")
 
     def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
-        known_text = f"known are {', '.join(known)}"
-        return self.get(key, default, lambda v: isinstance(v, str) and v in known, known_text)
+        why = f"known are {', '.join(known)}"
+        return self.get(key, default, lambda v: isinstance(v, str) and v in known, why)
 
     def whole(self, key: str, default: int, least: int, most: int) -> int:
-        return self.get(
-            key,
-            default,
-            lambda value: is_whole(value, least, most),
-            f"it has to be a whole number from {least} to {most}",
-        )
+        why = f"it has to be a whole number from {least} to {most}"
+        return self.get(key, default, lambda value: is_whole(value, least, most), why)
 
     def number(self, key: str, default: float, least: float, most: float) -> float:
-        return self.get(
-            key,
-            default,
-            lambda value: is_number(value) and least <= value <= most,
-            f"it has to be a number from {least:g} to {most:g}",
-        )
+        why = f"it has to be a number from {least:g} to {most:g}"
+        return self.get(key, default, lambda v: is_number(v) and least <= v <= most, why)
 
 
 def json_values(instance: Any) -> dict[str, Any]:

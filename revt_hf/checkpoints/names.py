@@ -1,13 +1,11 @@
 """Tensor names: original (mmsegmentation) <-> transformers in memory <-> transformers on disk.
 
 ``save_pretrained`` writes other names than ``state_dict()`` shows. Wherever tensors of several
-models meet, the names on disk are used. Names as trainers wrap them (``module.``, ``model.``) are
-unwrapped by :func:`unwrap`. No torch is imported.
+models meet, the names on disk are used. No torch is imported.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,8 +16,6 @@ HEAD_PREFIX = "decode_head."
 COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
 CLASS_ROWS = f"{HEAD_PREFIX}classifier."
 IMAGENET_CLASSIFIER = "classifier."
-
-
 _UNUSED = "decode_head.conv_seg."
 _BLOCK = "segformer.encoder.block.#.*"
 _BLOCKS = (
@@ -42,15 +38,13 @@ _MODULES = (
         (f"backbone.block#.*.{ours}", f"segformer.stages.#.blocks.*.{memory}", f"{_BLOCK}.{disk}")
         for ours, memory, disk in _BLOCKS
     ),
-    (
-        "backbone.patch_embed#.proj",
-        "segformer.stages.#.patch_embeddings.proj",
-        "segformer.encoder.patch_embeddings.#.proj",
-    ),
-    (
-        "backbone.patch_embed#.norm",
-        "segformer.stages.#.patch_embeddings.layer_norm",
-        "segformer.encoder.patch_embeddings.#.layer_norm",
+    *(
+        (
+            f"backbone.patch_embed#.{ours}",
+            f"segformer.stages.#.patch_embeddings.{theirs}",
+            f"segformer.encoder.patch_embeddings.#.{theirs}",
+        )
+        for ours, theirs in (("proj", "proj"), ("norm", "layer_norm"))
     ),
     ("backbone.norm#", "segformer.stages.#.layer_norm", "segformer.encoder.layer_norm.#"),
     ("decode_head.linear_c#", "decode_head.linear_projections.#", "decode_head.linear_c.#"),
@@ -63,11 +57,12 @@ _MODULES = (
 def _renaming(source: int, target: int) -> tuple[tuple[re.Pattern[str], str, int], ...]:
     """Pattern, template and shift of the stage, for renaming one column of modules to another."""
     shift = (target == 0) - (source == 0)
-    rules = []
-    for row in _MODULES:
-        pattern = re.escape(row[source]).replace(r"\#", r"(?P<s>\d)").replace(r"\*", r"(?P<b>\d+)")
-        rules.append((re.compile(rf"{pattern}\."), row[target], shift))
-    return tuple(rules)
+    escaped = (re.escape(row[source]) for row in _MODULES)
+    patterns = (
+        re.compile(text.replace(r"\#", r"(?P<s>\d)").replace(r"\*", r"(?P<b>\d+)") + r"\.")
+        for text in escaped
+    )
+    return tuple((found, row[target], shift) for found, row in zip(patterns, _MODULES, strict=True))
 
 
 _TO_DISK, _TO_MEMORY, _TO_ORIGINAL = _renaming(1, 2), _renaming(0, 1), _renaming(2, 0)
@@ -107,7 +102,7 @@ def standard_name(name: str) -> str:
 
 
 def memory_names(original: str) -> tuple[str, ...]:
-    """In-memory names of a tensor of the original implementation (mmsegmentation naming).
+    """In-memory names of a tensor of the original implementation.
 
     Two names (key, then value) for a fused ``attn.kv`` tensor, none for the unused ``conv_seg``.
     """
@@ -117,10 +112,7 @@ def memory_names(original: str) -> tuple[str, ...]:
 
 
 def original_name(on_disk: str) -> str:
-    """The original's name of a tensor named as on disk.
-
-    Key and value share one name: the original fuses them, key first.
-    """
+    """The original's name of a tensor named as on disk; key and value share one name."""
     return next(_renamed(on_disk, _TO_ORIGINAL), on_disk)
 
 
@@ -134,37 +126,16 @@ def _renamed(name: str, rules: Iterable[tuple[re.Pattern[str], str, int]]) -> It
             yield f"{module}.{name[found.end() :]}"
 
 
-@dataclass(frozen=True)
-class Unwrapped:
-    """The model's tensors among those of a file.
-
-    Attributes:
-        names: name in the file -> name within a whole SegFormer (transformers' or the original's).
-        dropped: names in the file that belong to no SegFormer.
-    """
-
-    names: dict[str, str]
-    dropped: tuple[str, ...]
-
-
 def is_model_name(name: str) -> bool:
     """Whether a tensor's name is one of a SegFormer, possibly wrapped."""
     return _prefix(_bare(name)) is not None
 
 
-def unwrap(label: str, names: Sequence[str]) -> Unwrapped:
-    """Find the SegFormer among a file's tensors and strip the prefixes of wrappers.
+def unwrap(label: str, names: Sequence[str]) -> dict[str, str]:
+    """Name in the file -> name within a whole SegFormer, without the prefixes of wrappers.
 
     ``module.`` and ``_orig_mod.`` are removed anywhere in a name; any other prefix is removed if it
-    is the only one. Tensors outside it, averages (``ema.``), ``data_preprocessor.`` and
-    ``auxiliary_head.`` are dropped.
-
-    Args:
-        label: the file's name in messages.
-        names: of all its tensors.
-
-    Raises:
-        UserError: the names belong to several models or to none; they are listed.
+    is the only one. Tensors outside it, averages and auxiliary heads are left out.
     """
     bare = {name: _bare(name) for name in names}
     prefix_of = {name: _prefix(short) for name, short in bare.items()}
@@ -192,7 +163,7 @@ def unwrap(label: str, names: Sequence[str]) -> Unwrapped:
     }
     if any(_ORIGINAL_ENCODER.match(short) for short in kept.values()):
         kept = {name: _in_whole_model(short) for name, short in kept.items()}
-    return Unwrapped(kept, tuple(name for name in names if name not in kept))
+    return kept
 
 
 class Part(NamedTuple):
@@ -206,22 +177,13 @@ class Part(NamedTuple):
 def standard_parts(
     label: str, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """The parts of a file's tensors by on-disk name, and the names that belong to no SegFormer.
-
-    Args:
-        label: the file's name in messages.
-        shapes: of all its tensors, by name.
-
-    Raises:
-        UserError: there is no SegFormer, or several; a tensor appears under two names; or a fused
-            key-value tensor cannot be halved.
-    """
+    """The parts of a file's tensors by on-disk name, and the names that belong to no SegFormer."""
     if not shapes:
         raise UserError(f"{label} holds no tensors")
     unwrapped = unwrap(label, list(shapes))
-    dropped = [*unwrapped.dropped]
+    dropped = [name for name in shapes if name not in unwrapped]
     parts: dict[str, Part] = {}
-    for name, full_name in unwrapped.names.items():
+    for name, full_name in unwrapped.items():
         targets, shape = memory_names(full_name), shapes[name]
         if not targets:
             dropped.append(name)
@@ -261,7 +223,6 @@ def _prefix(name: str) -> str | None:
 
 
 def _in_whole_model(name: str) -> str:
-    """Prefix the name of a tensor of the original's encoder by itself."""
     if name.startswith(_IMAGENET_HEAD):
         return f"{IMAGENET_CLASSIFIER}{name.removeprefix(_IMAGENET_HEAD)}"
     return f"backbone.{name}"

@@ -1,8 +1,7 @@
 """The one door for checkpoints: which tensors they have and where their bytes lie.
 
-Nothing is loaded and torch is not imported, except for torch's own files (``.pth``, ``.bin``) and
-safetensors files that have to be changed: their tensors are written to a temporary safetensors
-file, so that readers see one format only.
+Torch's own files are rewritten as a temporary safetensors file, so that readers see one format;
+only that imports torch.
 """
 
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 from revt_hf.checkpoints.download import fetch, is_hub_id
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import read_json_object
 
 CONFIG_FILE = "config.json"
@@ -30,10 +29,7 @@ _FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
 
 
 class Stamps:
-    """Detects files that change while they are read, some of it much later than they were opened.
-
-    A file that does not exist must not appear either.
-    """
+    """Detects files that change, or appear, while they are read."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._stamps: dict[Path, tuple[int, ...] | None] = {}
@@ -46,11 +42,7 @@ class Stamps:
                 self._stamps[path] = _stamp(path)
 
     def check(self) -> None:
-        """Refuse what was read if a file has changed.
-
-        Raises:
-            UserError: a file was written, replaced, removed or created since.
-        """
+        """Refuse what was read if a file was written, replaced, removed or created since."""
         for path, stamp in self._stamps.items():
             if _stamp(path) != stamp:
                 raise UserError(
@@ -72,17 +64,8 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 class Checkpoint:
     """An open checkpoint; a context manager that removes its temporary files.
 
-    Attributes:
-        label: as the user named it.
-        folder: the folder of ``config.json`` (also for the weights file of such a folder), None
-            for a single file.
-        files: the safetensors files that ``tensors`` point into.
-        tensors: by on-disk name, in the order of the files and of their bytes.
-        originals: the given files; they differ from ``files`` where those are temporary.
-        dropped: names in the files that no SegFormer has: the original's unused ``conv_seg``,
-            averages beside the model.
-        classes: the class names that the original stores in its file, if any.
-        stamps: the state of every file before it was opened.
+    ``folder`` is that of ``config.json``. ``tensors`` (by on-disk name, in order of their bytes)
+    point into ``files``, which differ from ``originals`` where they are temporary.
     """
 
     label: str
@@ -112,20 +95,9 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
-    """Open a checkpoint for reading.
+    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision`` for reading.
 
-    Args:
-        source: a SegFormer folder (``model.safetensors`` or ``pytorch_model.bin``, or shards of
-            either with their index); a ``.safetensors`` file; a torch file of the original
-            (``.pth``) or of transformers; a Hub id ``owner/name`` or ``owner/name@revision``.
-        quiet: no progress bars during downloads.
-
-    Returns:
-        The checkpoint, to be used in a ``with`` statement.
-
-    Raises:
-        UserError: it does not exist or is broken, it contains no tensors or one twice under
-            different names, or a torch file asks for more than tensors and plain values.
+    Weights are safetensors, whole or in shards, or torch's, of transformers or of the original.
     """
     path, label = Path(source), str(source)
     if path.is_dir():
@@ -194,15 +166,19 @@ def _open_files(
         # Averaging scripts turn the count of batches into a float: it is rewritten as an integer.
         if COUNTER not in tensors or tensors[COUNTER].dtype not in FLOATS:
             return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps)
-    from revt_hf.checkpoints.torch_files import rewrite
+    from safetensors.torch import save_file
 
+    from revt_hf.checkpoints.torch_files import read_torch_file
+
+    read = read_torch_file(*paths)
     try:
         scratch = TemporaryDirectory(prefix="revt-")
     except OSError as error:
         raise UserError(f"no temporary folder for {paths[0]} ({error}): set TMPDIR") from error
     try:
         copy = Path(scratch.name) / WEIGHTS_FILE
-        read = rewrite(paths, copy)
+        with readable_os_errors(copy):
+            save_file(read.tensors, copy, metadata={"format": "pt"})
         tensors = {info.name: info for info in read_header(copy)}
     except BaseException:
         scratch.cleanup()

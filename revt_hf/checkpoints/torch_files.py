@@ -4,7 +4,7 @@ import re
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from revt_hf.checkpoints.headers import SAFETENSORS, TensorInfo, read_header
+from revt_hf.checkpoints.headers import FLOATS, INTEGERS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, is_model_name, listed, standard_parts
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "F64": torch.float64,
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, dtype) for name, dtype in ({"BOOL": "bool"} | INTEGERS | FLOATS).items()
 }
 # An optimizer's averages may have the names of the tensors they belong to.
 _OPTIMIZER = "optim"
@@ -50,12 +39,8 @@ _NUMPY_NUMBERS: list[Any] = [
 class TorchFile:
     """The model in a torch file.
 
-    Attributes:
-        tensors: on-disk name -> tensor on the CPU, contiguous, no two sharing memory; memory-mapped
-            from the file where its format allows it.
-        names: on-disk name -> name in the file.
-        dropped: names in the file that no SegFormer has: the unused ``conv_seg``, averages.
-        classes: the class names that the original stores in ``meta``, if any.
+    ``tensors`` are by on-disk name, on the CPU, contiguous, no two sharing memory, memory-mapped
+    where possible; ``names`` are their names in the file, ``classes`` those that ``meta`` holds.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -64,39 +49,11 @@ class TorchFile:
     classes: tuple[str, ...] | None
 
 
-def rewrite(paths: Sequence[Path], target: Path) -> TorchFile:
-    """Write the model of a torch file, or of its shards, as safetensors with on-disk names.
-
-    Raises:
-        UserError: as :func:`read_torch_file`; or ``target`` cannot be written.
-    """
-    read = read_torch_file(*paths)
-    try:
-        save_file(read.tensors, target, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write the tensors of {paths[0]} to the temporary folder {target.parent}: "
-            f"{error}"
-        ) from error
-    return read
-
-
 def read_torch_file(path: Path, *shards: Path) -> TorchFile:
-    """Read the model of a file that ``torch.save`` wrote.
+    """Read the model of a file that ``torch.save`` wrote, and of its shards; nothing in it is run.
 
-    The tensors may lie at the top or under any keys (``state_dict``, ``model_state_dict``,
-    ``net``) at any depth. Their names may be prefixed (:func:`revt_hf.checkpoints.names.unwrap`)
-    and be the original's (with or without ``backbone.``) or transformers'. Anything beside them
-    (an optimizer) is ignored. The classifier of an ImageNet encoder gets transformers' name, too.
-
-    Args:
-        path: the file.
-        shards: further files of the same model.
-
-    Raises:
-        UserError: the file cannot be read, asks for more than tensors and plain values (which
-            one is named), or contains no model, several, one tensor twice, or one that is not
-            dense.
+    The tensors may lie under any keys at any depth, with wrappers' prefixes and the original's or
+    transformers' names. Anything beside them (an optimizer) is ignored.
     """
     state, meta = _state_dict(path, _load(path))
     for shard in shards:
@@ -121,24 +78,17 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:
-    """Read a tensor of a safetensors file to the CPU, into memory of its own.
-
-    Raises:
-        UserError: the file cannot be read, or the dtype is not one of torch's usual ones.
-    """
+    """Read a tensor of a safetensors file to the CPU, into memory of its own."""
     dtype = DTYPES.get(info.dtype)
     if dtype is None:
         raise UserError(f"{info.file}: {info.name} is of dtype {info.dtype}: convert it first")
     if not info.nbytes:
         return torch.empty(info.shape, dtype=dtype)
     data = bytearray(info.nbytes)
-    try:
-        with info.file.open("rb") as file:
-            file.seek(info.offset)
-            whole = file.readinto(data) == info.nbytes
-    except OSError as error:
-        raise UserError(f"cannot read {info.file}: {error.strerror or error}") from error
-    if not whole:
+    with readable(info.file), info.file.open("rb") as file:
+        file.seek(info.offset)
+        count = file.readinto(data)
+    if count != info.nbytes:
         raise UserError(f"{info.file} ended while it was read: copy it again")
     return torch.frombuffer(data, dtype=dtype).reshape(info.shape)
 
@@ -202,10 +152,7 @@ def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict
 def _dicts(
     content: Any,
 ) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor], dict[Any, Any]]]:
-    """The keys, named tensors and nearest ``meta`` of every dict, each once.
-
-    One object may lie under many keys, even under itself; items of lists have numbers for keys.
-    """
+    """The keys, named tensors and nearest ``meta`` of every dict, each once, even in a circle."""
     waiting: deque[tuple[tuple[str, ...], Any, dict[Any, Any]]] = deque([((), content, {})])
     seen = set()
     while waiting:

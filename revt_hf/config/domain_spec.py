@@ -36,8 +36,8 @@ class DomainSpec(Section):
 class Source(DomainSpec):
     """A training domain; validation always uses its own held-out split.
 
-    ``weight`` is its share of a mixture, relative to the other sources. ``prepared`` is a folder
-    written by ``revt data prepare``, from which training images are read.
+    ``weight`` is its share of a mixture. Training images are read from ``prepared``, a folder
+    written by ``revt data prepare``, if given.
     """
 
     train: str = "train"
@@ -47,7 +47,6 @@ class Source(DomainSpec):
 
     @property
     def inputs(self) -> list[str | None]:
-        """Local paths that are read, where no output may be written."""
         return [*super().inputs, self.prepared]
 
 

@@ -4,10 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from revt_hf.config.sections import Pixels, Section
-
-_SMALLEST_WINDOW = 32
-_SMALLEST_SCALE = 0.01
+from revt_hf.config.sections import CropSide, Pixels, Section
 
 
 class Protocol(Section):
@@ -20,10 +17,10 @@ class Protocol(Section):
     """
 
     max_size: tuple[Pixels, Pixels] | None = (1024, 512)
-    window: Pixels | None = None
+    window: CropSide | None = None
     stride: Pixels | None = None
     scales: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1, max_length=100)
+        tuple[Annotated[float, Field(ge=0.01, le=100)], ...], Field(min_length=1, max_length=100)
     ] = (1.0,)
     flip: bool = False
 
@@ -56,12 +53,6 @@ class Protocol(Section):
                 f"stride {self.stride} is larger than window {self.window}: pixels between the "
                 "windows would be left out"
             )
-        if self.window is not None and self.window < _SMALLEST_WINDOW:
-            raise ValueError(
-                f"a window has at least {_SMALLEST_WINDOW} pixels a side, not {self.window}"
-            )
-        if min(self.scales) < _SMALLEST_SCALE:
-            raise ValueError(f"scales are at least {_SMALLEST_SCALE}, not {min(self.scales)}")
         return self
 
 
@@ -76,11 +67,7 @@ PROTOCOLS = {
 
 
 def named_protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The protocol of that name."""
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol '{name}': use one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

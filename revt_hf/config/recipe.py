@@ -1,9 +1,4 @@
-"""Training recipes: typed, validated YAML files.
-
-``extends:`` names one or several files (relative to the recipe) whose values are inherited; nested
-keys are merged, everything else is replaced. ``--set a.b=c`` overrides come last. Unknown keys and
-wrong types are refused with their YAML path.
-"""
+"""Training recipes: typed, validated YAML files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,17 +122,12 @@ class Swad(Section):
 class Training(Section):
     """Length, batch size and bookkeeping.
 
-    ``batch_size`` is per process; steps are optimizer steps. ``effective_batch`` is the expected
-    product of ``batch_size``, ``gradient_accumulation`` and the number of processes: a run with
-    another product is refused.
-
-    Next to the final weights, ``ema`` (a decay) saves a moving average in the folder ``ema/``, and
-    ``swad`` saves the mean over a window of steps, chosen by the source validation loss, in
-    ``swad/``.
-
-    Speed and memory options, which change results only by rounding: ``folded_head`` computes the
-    decode head at each stage's own resolution, ``loss_rows`` is the number of label rows for which
-    the loss upsamples logits at a time (null: all), ``compile`` uses ``torch.compile``.
+    ``batch_size`` is per process; steps are optimizer steps. A run is refused unless ``batch_size``
+    times ``gradient_accumulation`` times the number of processes is ``effective_batch``.
+    ``ema`` (a decay) and ``swad`` save averages of the weights in folders of these names.
+    These change results only by rounding: ``folded_head`` computes the decode head at each stage's
+    own resolution, ``loss_rows`` is the number of label rows for which the loss upsamples logits at
+    a time (null: all), ``compile`` uses ``torch.compile``.
     """
 
     steps: Annotated[int, Field(gt=0, le=10**7)] = 40_000
@@ -232,9 +222,12 @@ class Recipe(Section):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge and validate a recipe.
 
+    ``extends:`` names one or several files, relative to the recipe, whose values are inherited:
+    nested keys are merged, everything else is replaced.
+
     Args:
         path: a YAML file.
-        overrides: ``a.b=c`` strings; the value is read as YAML.
+        overrides: ``a.b=c`` strings, applied last; the value is read as YAML.
 
     Raises:
         UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
@@ -246,11 +239,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
-    """Validate the values of a recipe; ``name`` is what messages call their origin.
-
-    Raises:
-        UserError: an unknown key, a wrong type or value.
-    """
+    """Validate the values of a recipe; ``name`` is what messages call their origin."""
     if "members" in values:
         raise UserError(f"{name} is an experiment, not a training recipe: use revt run")
     return validated(Recipe, values, name)

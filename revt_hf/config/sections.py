@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 
 Validated = TypeVar("Validated", bound=BaseModel)
 _SHOWN = 200
@@ -49,11 +49,7 @@ class Section(BaseModel):
 
 
 def validated(model: type[Validated], values: Any, name: str | Path, prefix: str = "") -> Validated:
-    """Validate values; ``name`` is what messages call their origin, ``prefix`` leads their paths.
-
-    Raises:
-        UserError: an unknown key, a wrong type or value; the first one is named.
-    """
+    """Validate values; a UserError starts with ``name``, ``prefix`` leads the path in it."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -75,12 +71,8 @@ def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: 
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{path}: {message}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {_short(problem['input'])}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    given = shortened(repr(problem["input"]), _SHOWN)
+    return f"{path}: {message[0].lower()}{message[1:]}, not {given}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, shortened
 
 # Recipes have some hundred values. An alias counts as everything it stands for.
 _BYTES, _NODES, _DEPTH, _FILES, _DIGITS = 1 << 18, 10_000, 40, 32, 400
@@ -86,11 +86,7 @@ def _check_growth(count: int, depth: int) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse a YAML document of mappings, lists, strings and numbers.
-
-    Raises:
-        UserError: it is not YAML, or too large; the message names no file.
-    """
+    """Parse a YAML document of mappings, lists, strings and numbers; errors name no file."""
     if len(text) > _BYTES:
         raise UserError(f"more than {_BYTES >> 10} KiB of YAML")
     try:
@@ -132,20 +128,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-Localise = Callable[[dict[str, Any], Path], None]
+def read_with_parents(
+    path: Path, localise: Callable[[dict[str, Any], Path], None] | None = None
+) -> dict[str, Any]:
+    """Read a mapping and merge it over the files that it extends; only nested mappings are merged.
 
-
-def read_with_parents(path: Path, localise: Localise | None = None) -> dict[str, Any]:
-    """Read a mapping and merge it over the files that it extends.
-
-    Nested mappings are merged, everything else is replaced.
-
-    Args:
-        path: the file.
-        localise: called with each file's own values and its folder, to change paths in place.
-
-    Raises:
-        UserError: a missing file, broken YAML, a duplicate key, a circle, too many files.
+    ``localise`` is called with each file's own values and its folder, to change paths in place.
     """
     merged_by_path: dict[Path, dict[str, Any]] = {}
 
@@ -191,27 +179,17 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set ``a.b=c`` in nested mappings, in place; the value is read as YAML.
-
-    Raises:
-        UserError: not of that form, or a path through a value.
-    """
+    """Set ``a.b=c`` in nested mappings, in place; the value is read as YAML."""
     path, equals, text = override.partition("=")
-    keys = path.split(".")
+    keys, name = path.split("."), f"--set {shortened(override)}"
     if not equals or not all(keys) or len(keys) > _DEPTH:
-        raise UserError(f"--set {_short(override)}: write it as key.subkey=value")
+        raise UserError(f"{name}: write it as key.subkey=value")
     try:
         value = parse_yaml(text)
     except UserError as error:
-        raise UserError(f"--set {_short(override)}: the value is not YAML ({error})") from error
+        raise UserError(f"{name}: the value is not YAML ({error})") from error
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise UserError(
-                f"--set {_short(override)}: '{key}' is a value, it has no keys of its own"
-            )
+            raise UserError(f"{name}: '{key}' is a value, it has no keys of its own")
     values[keys[-1]] = value
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -21,16 +21,10 @@ _LINE_BYTES = 1 << 16
 
 
 class Child:
-    """A command in a process group of its own that ends with this process.
+    """A command in its own process group that ends with this process; ``log`` gets its output.
 
-    A watcher process runs the command and waits for it or for the end of its own standard input.
-    Only this process holds the other end, which the system closes even after a kill. The watcher
-    then ends the whole group: launchers and everything they have started.
-
-    Args:
-        command: the program and its arguments.
-        log: receives the command's output, as far as it can be written.
-        environment: of the command.
+    A watcher process runs the command until its own standard input ends. The system closes that
+    even after a kill of this process. The watcher then ends the whole group.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:

@@ -20,11 +20,10 @@ _IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
 def printable(text: str, lines: bool = False) -> str:
     """Escape characters that would move the cursor, or colour or reorder the text.
 
-    Args:
-        text: such as a sentence with names from files.
-        lines: keep line breaks and tabs; otherwise a name cannot forge a second line.
+    With ``lines``, line breaks and tabs stay; otherwise a name cannot forge a second line.
     """
-    return (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
+    pattern = _IN_LINES if lines else _IN_A_LINE
+    return pattern.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def say(line: str) -> None:
@@ -32,22 +31,18 @@ def say(line: str) -> None:
     print(printable(line))
 
 
+def shortened(text: str, longest: int = 100) -> str:
+    """The first characters of a long text, then ``...``."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def counted(number: int, noun: str) -> str:
     """``1 image``, ``2,000 images``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
-
-
 # Messages of torch and safetensors, instead of an OSError, when a file cannot be written.
-_WRITE_ERRORS = (
-    "PytorchStreamWriter failed",
-    "inline_container",
-    "unexpected pos",
-    "I/O error",
-)
+_WRITE_ERRORS = ("PytorchStreamWriter failed", "inline_container", "unexpected pos", "I/O error")
 # Errors of a file system in the middle of a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _QUOTED = re.compile(r"\(os error (\d{1,4})\)")

@@ -1,96 +1,165 @@
-"""The one door for outputs: each is either complete or absent, and has one writer at a time."""
+"""The one door for outputs: which may be written, and how they are either complete or absent."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.markers import (
-    MARKER_FILE,
-    SCRATCH_PREFIX,
-    folder_state,
-    is_listed,
-    is_marked,
-    mark_output,
-)
-from revt_hf.core.output_rules import (
-    InputPath,
-    check_apart,
-    check_beside,
-    check_output,
-    check_output_file,
-    check_suffix,
-    real_path,
-)
-from revt_hf.core.replacing import (
+from revt_hf.core.errors import UserError, readable, readable_os_errors
+from revt_hf.core.output_folders import (
     beside,
     clear_files,
-    lock_file,
+    foreign_file,
+    is_marked,
+    locked,
+    mark_output,
     open_up,
-    recover,
+    owner,
+    real_path,
     remove_replaced,
     replace_folder,
     scratch_file,
 )
 
-__all__ = [
-    "MARKER_FILE",
-    "SCRATCH_PREFIX",
-    "atomic_file",
-    "atomic_folder",
-    "beside",
-    "check_apart",
-    "check_beside",
-    "check_output",
-    "check_output_file",
-    "check_suffix",
-    "clear_files",
-    "file_sha256",
-    "folder_in_place",
-    "folder_state",
-    "growing_folder",
-    "is_listed",
-    "is_marked",
-    "locked",
-    "mark_output",
-    "open_up",
-    "read_json_object",
-    "readable_os_errors",
-    "real_path",
-    "replace_folder",
-    "scratch_file",
-    "write_json",
-    "write_text",
-]
-
+InputPath = str | Path | None
+_ELSEWHERE = "choose another output"
+_JSON_START = 64
 _LARGEST_JSON = 16 * 2**20
 
 
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Be the only writer of an output folder while the block runs.
+def check_output(
+    path: Path,
+    overwrite: bool,
+    inputs: Iterable[InputPath] = (),
+    patterns: Collection[str] | None = None,
+    inside: bool = False,
+) -> None:
+    """Refuse an output folder that overlaps an input, or holds what may not be overwritten.
 
-    Leftovers of killed processes beside it are removed first.
-
-    Raises:
-        UserError: another process is writing it, or nothing can be written there.
+    ``patterns`` (``fnmatch``) are files that may be added, all others stay; None replaces the
+    folder. ``inside`` allows it to lie in an input. Hub ids and None are ignored as inputs.
     """
-    target = real_path(output)
-    with ExitStack() as stack:
-        with readable_os_errors(output):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not stack.enter_context(lock_file(beside(target, "lock"))):
-                raise UserError(
-                    f"{output} is being written by another process: choose another output, or "
-                    "wait for it"
-                )
-            recover(target)
-        yield
+    check_apart(path, inputs, inside)
+    with readable_os_errors(path):
+        target = real_path(path)
+        if os.path.lexists(target) and not target.is_dir():
+            raise UserError(f"{path} is not a folder: {_ELSEWHERE}")
+        _check_writable(path, target)
+        if not (target.is_dir() and any(target.iterdir())):
+            return
+    if not overwrite:
+        raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+    if patterns is None and not is_marked(target):
+        raise UserError(
+            f"{path} was not written by revt, so it is not overwritten: {_ELSEWHERE}, or delete it "
+            "yourself"
+        )
+    foreign = foreign_file(target, ("*",) if patterns is None else patterns)
+    if foreign is not None:
+        raise UserError(
+            f"{path} holds {foreign}, which revt did not write: move it away, or {_ELSEWHERE}"
+        )
+
+
+def check_apart(path: Path, inputs: Iterable[InputPath] = (), inside: bool = False) -> None:
+    """Refuse an output that overlaps an input, the working directory or the home directory."""
+    with readable_os_errors(path):
+        target = real_path(path)
+        for name, find in (("working directory", Path.cwd), ("home directory", Path.home)):
+            try:
+                protected = real_path(find())
+            except (OSError, RuntimeError):
+                continue
+            if target in (protected, *protected.parents):
+                raise UserError(f"{path} is or holds the {name}: {_ELSEWHERE}")
+        for given, place in _input_paths(inputs):
+            if target in (place, *place.parents):
+                raise UserError(f"{path} is or holds the input {given}: {_ELSEWHERE}")
+            if place in target.parents and not inside:
+                raise UserError(f"{path} lies in the input {given}: {_ELSEWHERE}")
+
+
+def check_beside(path: Path, others: Iterable[Path | None]) -> None:
+    """Refuse an output folder that overlaps another output, which need not exist yet."""
+    with readable_os_errors(path):
+        target = real_path(path)
+        for other in others:
+            place = None if other is None else real_path(other)
+            if place and (target in (place, *place.parents) or place in target.parents):
+                raise UserError(f"{path} and {other} are both written to: {_ELSEWHERE}")
+
+
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Refuse an output file without one of these suffixes (lower case, the usual one first)."""
+    if path.suffix.lower() not in suffixes:
+        kind = suffixes[0][1:]
+        raise UserError(f"{path}: {kind.upper()} is written, so its name has to end in .{kind}")
+
+
+def check_output_file(
+    path: Path | None,
+    overwrite: bool | None = None,
+    inputs: Iterable[InputPath] = (),
+    outputs: Iterable[InputPath] = (),
+) -> None:
+    """Refuse, before the work starts, an output file that cannot be written safely.
+
+    ``overwrite=None`` is for ``--json``: results replace older JSON files and nothing else. Folders
+    that results may lie in are no ``inputs``; ``outputs`` are everything else the command writes.
+    """
+    if path is None:
+        return
+    if str(path) == "-":
+        raise UserError("- is not a file: name one, standard output shows the results as text")
+    with readable_os_errors(path):
+        target = real_path(path)
+        if target.is_dir():
+            raise UserError(f"{path} is a folder: name a file")
+        exists = os.path.lexists(target)
+        if exists and not target.is_file():
+            raise UserError(f"{path} is not a regular file: name another one")
+        places = [("input", given, place) for given, place in _input_paths(inputs)]
+        # An output need not exist yet; an input that does not exist is a Hub id.
+        places += [("output", given, real_path(given)) for given in outputs if given is not None]
+        for kind, given, place in places:
+            if place == target:
+                raise UserError(f"{path} is the {kind} {given}: {_ELSEWHERE}")
+            if place in target.parents:
+                raise UserError(f"{path} lies in the {kind} {given}: {_ELSEWHERE}")
+        if not exists:
+            _check_writable(path, target)
+            return
+        folder = owner(target) or owner(real_path(path.parent) / path.name)
+        if folder is not None:
+            raise UserError(f"{path} is a file of {folder}: {_ELSEWHERE}")
+        if not os.access(target.parent, os.W_OK):
+            raise UserError(f"cannot write {path}: {target.parent} may not be written to")
+        if overwrite is None:
+            with target.open("rb") as file:
+                if file.read(_JSON_START).lstrip()[:1] not in (b"{", b"[", b""):
+                    raise UserError(f"{path} exists already and is not JSON: {_ELSEWHERE}")
+        elif not overwrite:
+            raise UserError(f"{path} exists already: {_ELSEWHERE} or pass --overwrite")
+
+
+def _check_writable(path: Path, target: Path) -> None:
+    above = next(parent for parent in target.parents if os.path.lexists(parent))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"cannot write {path}: {above} is not a folder that may be written to")
+
+
+def _input_paths(inputs: Iterable[InputPath]) -> Iterator[tuple[InputPath, Path]]:
+    """Existing inputs with their real paths, and those of links directly inside them."""
+    for given in inputs:
+        if given is not None and os.path.lexists(given):
+            place = real_path(given)
+            entries = place.iterdir() if place.is_dir() else ()
+            yield given, place
+            yield from [(given, real_path(entry)) for entry in entries if entry.is_symlink()]
 
 
 @contextmanager
@@ -99,13 +168,7 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
 
-    Args:
-        target: the output.
-        overwrite: as in :func:`check_output`.
-        inputs: as in :func:`check_output`.
-
-    Raises:
-        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    ``overwrite`` and ``inputs`` are those of :func:`check_output`.
     """
     check_output(target, overwrite, inputs)
     place = real_path(target)
@@ -136,15 +199,8 @@ def growing_folder(
 ) -> Iterator[None]:
     """Write into a folder file by file; files that are not written again stay.
 
-    Args:
-        target: the output.
-        overwrite: continue where files exist already; those that match must be ours.
-        patterns: files that may be written, as in :func:`mark_output`.
-        inputs: as in :func:`check_output`.
-        inside: allow the output to lie in an input.
-
-    Raises:
-        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    With ``overwrite``, existing files that match ``patterns`` must be ours; see
+    :func:`check_output`.
     """
     place = real_path(target)
     with locked(target):
@@ -159,17 +215,9 @@ def growing_folder(
 
 @contextmanager
 def folder_in_place(target: Path, overwrite: bool, patterns: Iterable[str]) -> Iterator[None]:
-    """Write a folder at its final path; the old one comes back if the block fails.
+    """Write a folder at its final path, for work that records its own path.
 
-    For work that records its own path. After a kill the next call brings the old folder back.
-
-    Args:
-        target: the output.
-        overwrite: as in :func:`check_output`.
-        patterns: files that may be written, as in :func:`mark_output`.
-
-    Raises:
-        UserError: see :func:`check_output`; or it is being written or cannot be written.
+    The old folder comes back if the block fails; after a kill, with the next call.
     """
     check_output(target, overwrite)
     place = real_path(target)
@@ -195,11 +243,7 @@ def folder_in_place(target: Path, overwrite: bool, patterns: Iterable[str]) -> I
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target`` that replaces ``target`` when the block succeeds.
-
-    Raises:
-        UserError: ``target`` cannot be written, or is not a regular file.
-    """
+    """Yield a temporary path beside ``target`` that replaces ``target`` when the block succeeds."""
     with readable_os_errors(target):
         place = real_path(target)
         if os.path.lexists(place) and not place.is_file():
@@ -227,19 +271,15 @@ def write_text(target: Path, text: str) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        UserError: it is missing, too large, or not a JSON object.
-    """
-    try:
+    """Read a JSON file that holds an object and is not too large."""
+    with readable(path):
         if not path.is_file():
             raise UserError(f"{path} is missing, or is not a file")
         if path.stat().st_size > _LARGEST_JSON:
             raise UserError(f"{path} is larger than {_LARGEST_JSON} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        data = path.read_bytes()
+    try:
+        values = json.loads(data.decode())
     # The decoder limits its own depth, and refuses numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON, or it is damaged") from error
@@ -249,13 +289,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    """sha256 of a file, in hexadecimal."""
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,10 +27,7 @@ def process_state() -> PartialState:
 
 @contextmanager
 def separate_accelerator() -> Iterator[None]:
-    """Isolate an Accelerator created inside the block; the caller's settings are restored.
-
-    All Accelerators of a process share the settings of the first one (precision, accumulation).
-    """
+    """Isolate an Accelerator created inside the block; the caller's settings are restored."""
     shared = [kind._shared_state for kind in (AcceleratorState, GradientState)]
     callers = [dict(state) for state in shared]
     for state in shared:
@@ -45,13 +42,9 @@ def separate_accelerator() -> Iterator[None]:
 
 @contextmanager
 def failing_together(processes: Processes) -> Iterator[None]:
-    """End all processes when one of them meets bad input; the main one reports it.
+    """End all processes when one of them meets bad input; the main one raises the UserError.
 
     No process may wait for another one inside the block.
-
-    Raises:
-        UserError: on the main process, with the first process's problem.
-        SystemExit: on the other processes, which stay silent.
     """
     problem: UserError | None = None
     try:
@@ -67,11 +60,7 @@ def failing_together(processes: Processes) -> Iterator[None]:
 
 
 def local_main_first(processes: Processes, load: Callable[[], T]) -> T:
-    """Call ``load`` on one process of each machine, then on the others, which find files cached.
-
-    Raises:
-        UserError: see :func:`failing_together`.
-    """
+    """Call ``load`` on one process of each machine, then on the others, which find files cached."""
     loaded: list[T] = []
     for first in (True, False):
         with failing_together(processes), warnings.catch_warnings():

@@ -4,7 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 _MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -14,19 +14,10 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
-class _Version(NamedTuple):
-    """Files and keys of one version of control groups."""
-
-    root: str
-    limit: str
-    used: str
-    page_cache: tuple[str, str]
-
-
+# By controller, the files and the keys of page cache of each version of control groups.
 _VERSIONS = {
-    "": _Version("", "memory.max", "memory.current", ("inactive_file", "active_file")),
-    "memory": _Version(
-        "memory",
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": (
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
         ("total_inactive_file", "total_active_file"),
@@ -45,19 +36,12 @@ def core_count() -> int:
 
 
 def worker_count(requested: int, items: int) -> int:
-    """Number of loader processes for ``items`` images: no more than requested, items or cores.
-
-    More would only take memory and start-up time, and torch warns about them.
-    """
+    """Number of loader processes: no more than requested, images or cores."""
     return min(requested, items, core_count())
 
 
 def one_thread(_: int = 0) -> None:
-    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader.
-
-    torch does so for itself. Otherwise every worker would start a thread per core, and threads
-    that exist when a process forks are missing in the child.
-    """
+    """Limit OpenCV to one thread in this process; a ``worker_init_fn`` for a DataLoader."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -74,10 +58,7 @@ def peak_mib() -> float:
 
 
 def growth_mib(work: Callable[[], Any]) -> float:
-    """How far resident memory rises above its current level while ``work`` runs, in MiB.
-
-    Where the peak cannot be reset (outside Linux), how far ``work`` raises the peak.
-    """
+    """How far resident memory (outside Linux, its peak) rises while ``work`` runs, in MiB."""
     if _RESET_PEAK.exists():
         _RESET_PEAK.write_text("5")
     before = peak_mib()
@@ -86,10 +67,7 @@ def growth_mib(work: Callable[[], Any]) -> float:
 
 
 def available_mib() -> float:
-    """Memory that this process may still allocate, in MiB, within the machine and its container.
-
-    Page cache counts as free: the system gives it up on demand.
-    """
+    """Memory that this process may still allocate, in MiB, within the machine and its container."""
     if _MEMORY.exists():
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) / 1024
@@ -104,24 +82,18 @@ def _left_in_groups() -> Iterator[float]:
         for line in _OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             own.update({name: path for name in controllers.split(",") if name in own})
-    for name, version in _VERSIONS.items():
+    for name, (limit, used, page_cache) in _VERSIONS.items():
         # Outer groups limit as well. In a container the path may not exist, but the root is the
         # container's.
         inner = PurePosixPath(own[name].strip("/"))
         for group in (inner, *inner.parents):
-            left = _left(_CONTROL_GROUPS / version.root / group, version)
-            if left is not None:
-                yield left
-
-
-def _left(folder: Path, version: _Version) -> float | None:
-    try:
-        limit = (folder / version.limit).read_text().strip()
-        if limit == "max":
-            return None
-        used = int((folder / version.used).read_text())
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return None
-    cached = sum(int(line.split()[1]) for line in lines if line.split()[0] in version.page_cache)
-    return (int(limit) - used + cached) / _MIB
+            folder = _CONTROL_GROUPS / name / group
+            try:
+                most = (folder / limit).read_text().strip()
+                taken = int((folder / used).read_text())
+                lines = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+            except OSError:
+                continue
+            if most != "max":
+                cached = sum(int(count) for key, count in lines if key in page_cache)
+                yield (int(most) - taken + cached) / _MIB

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import MARKER_FILE, atomic_folder, check_output, write_text
+from revt_hf.core.output_folders import MARKER_FILE
+from revt_hf.core.outputs import atomic_folder, check_output, write_text
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
 from revt_hf.data.domains import checked_options, dataset_of, get_domain, open_domain
 from revt_hf.data.reading import Decode

@@ -14,18 +14,9 @@ from tqdm import tqdm
 
 from revt_hf import __version__
 from revt_hf.config.domain_spec import DomainSpec
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import (
-    beside,
-    check_output,
-    locked,
-    mark_output,
-    read_json_object,
-    readable_os_errors,
-    real_path,
-    replace_folder,
-    write_json,
-)
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.output_folders import beside, locked, mark_output, real_path, replace_folder
+from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains import dataset_of, open_domain
 from revt_hf.data.domains.prepared import (

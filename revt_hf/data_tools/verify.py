@@ -215,7 +215,7 @@ def _check(
         found_here.append(("image", error))
     try:
         label = found.decode.lenient(open_image(row["label"]), image, pixels)
-        fitted = bool(label.size) and found.fit_labels
+        fitted = bool(label.size) and found.decode.fit_labels
         unknown = found.table.problem(label.unknown) if label.unknown else ""
         what = (unknown, label.turned, "" if fitted else label.size)
         found_here += [("label", one or "") for one in what]

@@ -17,7 +17,8 @@ from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.sections import Section
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import check_apart, read_json_object, real_path, write_json
+from revt_hf.core.output_folders import real_path
+from revt_hf.core.outputs import check_apart, read_json_object, write_json
 from revt_hf.data.domains import open_domain
 from revt_hf.data.domains.base import Opened
 from revt_hf.experiments.fingerprints import FileHashes, Stamp

@@ -1,6 +1,6 @@
 """The original's checkpoints (mmsegmentation 0.x naming) to SegFormer folders, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,19 +47,13 @@ _UNUSED_WIDTH = 128
 _ENCODER = "backbone."
 _KEY, _VALUE = ".self.key.", ".self.value."
 _EPSILON = "layer_norm_eps"
-_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The result of a conversion.
+    """The result of a conversion: ``size`` is ``b0`` .. ``b5`` or None, ``labels`` the class names.
 
-    Attributes:
-        output: the folder or file.
-        size: ``b0`` .. ``b5``, None if the depths or the head belong to none of them.
-        labels: the class names, none for an encoder alone.
-        dropped: tensors of the source that are not in ``output``, by their names in the source.
-        added: counters of ``output`` that the source lacks; they are 0.
+    ``dropped`` are tensors of the source that were left out, ``added`` counters that it lacks.
     """
 
     output: Path
@@ -72,11 +66,9 @@ class Converted:
 def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
     """Convert a checkpoint of the original to a SegFormer folder, bit for bit.
 
-    The folder is an ordinary one for transformers. Size and number of classes come from the
-    tensors' shapes, class names from ``meta``, or from the ``config.json`` beside transformers' own
-    weights (19 classes without names are Cityscapes'). Tensors of the encoder alone, as in ImageNet
-    checkpoints (``mit_b*.pth``), become a ``SegformerModel``: a recipe's ``model.init``. Their
-    classifier and the original's unused ``conv_seg`` are dropped.
+    Size and number of classes come from the tensors' shapes, class names from ``meta``, or from the
+    ``config.json`` beside transformers' own weights (19 classes without names are Cityscapes'). An
+    encoder alone (``mit_b*.pth``) becomes a ``SegformerModel`` without its classifier.
 
     Args:
         source: a file of the original, or a torch or safetensors file of a SegFormer.
@@ -84,9 +76,8 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
         overwrite: replace ``output`` if it exists.
 
     Raises:
-        UserError: the file cannot be read, asks for more than tensors and plain values, is not a
-            SegFormer B0..B5 by its widths, or has tensors missing or left over (they are named);
-            or ``output`` exists. Nothing is written then.
+        UserError: the file is no SegFormer B0..B5 by its widths, or has tensors missing or left
+            over (they are named); or ``output`` exists. Nothing is written then.
     """
     check_output(output, overwrite, [source])
     label = str(source)
@@ -96,12 +87,11 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
     read = read_torch_file(source)
     tensors, dropped, added = _network_tensors(read.tensors)
     whole = has_head(tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     beside = _description_beside(source) if whole else None
-    description = infer_description(label, shapes, beside.classes if beside else read.classes)
+    classes = beside.classes if beside else read.classes
+    description, infos = _inferred(label, tensors, read.names, original_name, classes)
     if beside is not None:
         _check_same(str(source.parent), description.architecture, beside)
-    infos = _check_tensors(label, description, tensors, read.names, original_name)
     prefix = "" if whole else BACKBONE_PREFIX
     dtype = common_dtype(info.dtype for info in infos.values())
     with atomic_folder(output, overwrite, [source]) as scratch:
@@ -128,19 +118,14 @@ def convert_to_mmseg(
 ) -> Converted:
     """Convert a SegFormer folder to a checkpoint that the original loads, bit for bit.
 
-    ``{'meta': {'CLASSES', 'PALETTE'}, 'state_dict': {...}}``; key and value are fused again, and
-    the unused ``conv_seg`` is filled with zeros. An encoder alone has no ``backbone.`` in its
-    names, like the original's ``pretrained`` files.
+    Key and value are fused again, and the unused ``conv_seg`` is filled with zeros. An encoder
+    alone has no ``backbone.`` in its names, like the original's ``pretrained`` files.
 
     Args:
         folder: a folder with ``config.json``, or a Hub id.
         output_file: the new file.
         overwrite: replace ``output_file`` if it exists.
         quiet: no progress bars during downloads.
-
-    Raises:
-        UserError: the folder cannot be read, is not a network that the original can build, or has
-            tensors missing or left over (they are named); or the file exists.
     """
     label = str(folder)
     check_output_file(output_file, overwrite, [folder])
@@ -154,10 +139,8 @@ def convert_to_mmseg(
         checkpoint.stamps.check()
     tensors, dropped, added = _network_tensors(everything)
     whole = has_head(tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    inferred = infer_description(label, shapes)
+    inferred, _ = _inferred(label, tensors, names, str)
     _check_same(label, inferred.architecture, described)
-    _check_tensors(label, inferred, tensors, names, str)
     labels = described.classes if whole else ()
     state = _original_state(tensors, whole)
     if whole:
@@ -209,50 +192,42 @@ def _check_same(label: str, inferred: Architecture, described: Description) -> N
     differences.pop("decoder_hidden_size", None)
     if described.numbers[_EPSILON] != 1e-6:
         differences[_EPSILON] = (1e-6, described.numbers[_EPSILON])
-    for field, (needed, given) in differences.items():
+    for field, values in differences.items():
+        needed, given = (list(at) if isinstance(at, tuple) else at for at in values)
         raise UserError(
-            f"{label}: {field} is {_shown(given)} in its config.json, the original has "
-            f"{_shown(needed)}"
+            f"{label}: {field} is {given} in its config.json, the original has {needed}"
         )
 
 
-def _shown(value: object) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
-def _check_tensors(
+def _inferred(
     label: str,
-    description: Description,
     tensors: Mapping[str, torch.Tensor],
     names: Mapping[str, str],
     shown: Callable[[str], str],
-) -> dict[str, TensorInfo]:
-    """Refuse tensors that are missing, left over or misshapen; ``names`` are the source's."""
+    classes: Sequence[str] | None = None,
+) -> tuple[Description, dict[str, TensorInfo]]:
+    """The original's network with these tensors, none missing; ``names`` are the source's."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    description = infer_description(label, shapes, classes)
     dtypes = {dtype: name for name, dtype in DTYPES.items()}
     infos = {
         name: TensorInfo(
-            Path(label), names.get(name, name), dtypes[tensor.dtype], tuple(tensor.shape), 0, 0
+            Path(label), names.get(name, name), dtypes[tensor.dtype], shapes[name], 0, 0
         )
         for name, tensor in tensors.items()
     }
-    classes = len(description.classes) if has_head(tensors) else None
-    problems = tensor_problems(infos, tensor_shapes(description.architecture, classes), shown)
+    count = len(description.classes) if has_head(tensors) else None
+    problems = tensor_problems(infos, tensor_shapes(description.architecture, count), shown)
     if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise UserError(
-            f"{label} is not a SegFormer as the original builds it: "
-            f"{'; '.join(problems[:_LISTED])}{more}"
-        )
-    return infos
+        raise UserError(f"{label} is not a SegFormer as the original builds it: {problems}")
+    return description, infos
 
 
 def _original_state(tensors: Mapping[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:
     state = {}
     for name, tensor in tensors.items():
-        if _VALUE in name:
-            continue
-        original = original_name(name)
-        if _KEY in name:
-            tensor = torch.cat([tensor, tensors[name.replace(_KEY, _VALUE)]])
-        state[original if whole else original.removeprefix(_ENCODER)] = tensor
+        if _VALUE not in name:
+            if _KEY in name:
+                tensor = torch.cat([tensor, tensors[name.replace(_KEY, _VALUE)]])
+            state[original_name(name).removeprefix("" if whole else _ENCODER)] = tensor
     return state

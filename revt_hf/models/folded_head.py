@@ -1,20 +1,12 @@
 """SegFormer's decode head, computed at each stage's own resolution with unchanged parameters.
 
-The ordinary head projects every stage to one width, upsamples all of them to the first stage's
-size and fuses 4 x width channels there. All of this is linear, and a 1x1 convolution commutes with
-bilinear upsampling (whose weights sum to 1, so that biases commute as well). Projection and fusion
-of a stage are therefore one small matrix, applied before upsampling, and the upsampled stages are
-added:
+Projection and fusion are linear, and a 1x1 convolution commutes with bilinear upsampling, whose
+weights sum to 1. For each stage they are one small matrix, applied before upsampling:
 
     fuse(cat(up(proj_4(x_4)), ..., up(proj_1(x_1)))) = sum_i up(fuse_i proj_i x_i) + fuse(biases)
 
-BatchNorm with running statistics is linear, too, and is folded in; with batch statistics it sees
-the same sum as in the ordinary head. The matrices are recomputed in every forward pass (a percent
-of its time), so weights may change at any time and gradients reach every parameter.
-
-    fold_(model)            # from now on, until unfold_(model)
-    with folded(model):     # inside only
-        ...
+BatchNorm with running statistics is folded in, too. The matrices are recomputed in every forward
+pass (a percent of its time), so weights may change and gradients reach every parameter.
 """
 
 import math
@@ -39,15 +31,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
     """
 
     def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any) -> torch.Tensor:
-        """Compute logits from the encoder's stages.
-
-        Args:
-            encoder_hidden_states: each stage (N, channels, h, w), float.
-            **kwargs: ignored, as in the ordinary head.
-
-        Returns:
-            (N, classes, h, w) at the first stage's size.
-        """
+        """Logits (N, classes, h, w) at the first stage's size, from stages (N, channels, h, w)."""
         # The fastest layout, and that of the ordinary head: dropout draws by position in memory, so
         # both heads drop the same values.
         stages = [
@@ -77,8 +61,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
     def _matrices(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """A 1x1 kernel (width, channels, 1, 1) for each stage, and the bias (width) of their sum.
 
-        They are computed in the parameters' precision: under autocast they are rounded once, not
-        after each layer.
+        Under autocast they are rounded once, not after each layer.
         """
         with full_precision(self.linear_fuse.weight):
             # The stages are concatenated last first.
@@ -98,16 +81,9 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
 
 def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Fold a model's decode head in place; parameter names and saved files stay the same.
+    """Fold a model's decode head in place, which must be SegFormer's own; returns the model.
 
-    Args:
-        model: on any device, in any mode; it can be trained, saved and copied as before.
-
-    Returns:
-        The same model.
-
-    Raises:
-        UserError: the decode head is custom.
+    Parameter names and saved files stay the same; it can be trained, saved and copied as before.
     """
     head = model.decode_head
     if type(head) not in (SegformerDecodeHead, FoldedDecodeHead):

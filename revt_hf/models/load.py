@@ -1,7 +1,4 @@
-"""The one door for models: load a SegFormer, or build one for training.
-
-Plain transformers classes throughout: what is saved here loads anywhere.
-"""
+"""The one door for models: load a SegFormer, or build one for training. Both are transformers'."""
 
 import dataclasses
 import json
@@ -38,18 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
-    """Build the network of a recipe, in float32 on the CPU, with the 19 classes.
+    """Build the network of a recipe's ``model`` section: float32, on the CPU, 19 classes.
 
-    With ``init``, :func:`revt_hf.data.normalisation.normalisation_of` returns the normalisation of
-    the initial weights.
-
-    Args:
-        spec: the recipe's ``model`` section.
-        seed: determines every randomly initialised weight.
-
-    Raises:
-        UserError: the initial weights cannot be used (see :func:`load_model`; with ``head: fresh``
-            their head and classes may be any), or the sizes do not fit together.
+    ``seed`` determines every randomly initialised weight. With ``init``, the model keeps the
+    normalisation of the initial weights (:func:`revt_hf.data.normalisation.normalisation_of`).
     """
     torch.manual_seed(seed)
     if spec.init is None:
@@ -75,7 +64,8 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     model.segformer.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.segformer.state_dict()}
     )
-    return _normalised_by(model, description)
+    model.normalisation = description.normalisation
+    return model
 
 
 def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
@@ -91,8 +81,7 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
 
     Raises:
         UserError: it cannot be read, changes meanwhile, its tensors do not match its
-            ``config.json``, one is not finite, or its classes are not the domains' 19; file, key
-            or tensor is named.
+            ``config.json``, or its classes are not the domains' 19; file, key or tensor is named.
     """
     with _opened(source) as (checkpoint, description):
         return _whole(checkpoint, description, SegformerConfig(**description.config()))
@@ -101,15 +90,8 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
     """Speed up a model's predictions in place; logits, names and saved files stay the same.
 
-    The decode head is folded (:func:`revt_hf.models.folded_head.fold_`). On a CPU, convolution
-    weights are stored channels last as well, so that the encoder's depth-wise convolutions need
-    not copy their inputs.
-
-    Args:
-        model: on the device where it will run.
-
-    Returns:
-        The same model.
+    The decode head is folded. On a CPU, convolution weights are stored channels last as well, so
+    that depth-wise convolutions need not copy their inputs. Call it on the final device.
     """
     fold_(model)
     if model.device.type == "cpu":
@@ -120,11 +102,7 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
 def network_sha256(model: SegformerForSemanticSegmentation) -> str:
     """sha256 of everything that determines predictions: tensors, architecture, normalisation.
 
-    It does not depend on the file format that :func:`load_model` read, on the device, or on
-    :func:`for_inference_`; dropout and metadata are left out.
-
-    Args:
-        model: as :func:`load_model` returns it, its classes in the order of the train ids.
+    It depends neither on the file format nor on the device nor on :func:`for_inference_`.
     """
     config = model.config
     fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
@@ -167,8 +145,8 @@ def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
 def _initialise_convolutions(model: nn.Module) -> None:
     """He initialisation by fan-out, as in the original's encoder and head.
 
-    Transformers draws every weight with a standard deviation of 0.02. That all but silences the
-    depth-wise convolutions (fan-out 9) and with them every MLP, and training from scratch stalls.
+    Transformers' standard deviation of 0.02 all but silences the depth-wise convolutions (fan-out
+    9) and with them every MLP, and training from scratch stalls.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -205,7 +183,8 @@ def _whole(
     model.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
     )
-    return _normalised_by(model.eval(), description)
+    model.normalisation = description.normalisation
+    return model.eval()
 
 
 def _tensors(
@@ -240,13 +219,6 @@ def _tensors(
         file = checkpoint.original(info)
         raise UserError(f"{file}: {info.name} {why}: train or export the model again")
     return tensors
-
-
-def _normalised_by(
-    model: SegformerForSemanticSegmentation, description: Description
-) -> SegformerForSemanticSegmentation:
-    model.normalisation = description.normalisation
-    return model
 
 
 @contextmanager

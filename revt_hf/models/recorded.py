@@ -11,16 +11,8 @@ from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, open_checkpoint
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.core.outputs import is_listed, read_json_object
-
-__all__ = [
-    "MERGE_FILE",
-    "METRICS_FILE",
-    "RECIPE_FILE",
-    "read_metrics",
-    "recorded_protocol",
-    "recorded_recipe",
-]
+from revt_hf.core.output_folders import is_listed
+from revt_hf.core.outputs import read_json_object
 
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
@@ -30,12 +22,9 @@ _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
 
 
 def recorded_recipe(folder: str | Path) -> Recipe | None:
-    """The resolved recipe in a model folder, if there is one.
+    """The resolved recipe in a model folder, if there is one; a damaged one is a UserError.
 
     A ``recipe.yaml`` of another program is ignored with a :class:`DataWarning`.
-
-    Raises:
-        UserError: it exists but is not valid.
     """
     path = Path(folder) / RECIPE_FILE
     if not path.is_file():
@@ -50,10 +39,7 @@ def recorded_recipe(folder: str | Path) -> Recipe | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether an invalid recipe is a damaged one of ours.
-
-    Folders from the Hub have no marker; but damage leaves recognisable lines.
-    """
+    """Whether an invalid recipe is a damaged one of ours; folders from the Hub have no marker."""
     if is_listed(path.parent, path.name):
         return True
     try:
@@ -63,16 +49,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
-    """The test protocol that the model folders record, by default the original's (1024x512).
+    """The test protocol that model folders or Hub ids record, by default the original's (1024x512).
 
-    Trained models record it in ``recipe.yaml``, merged ones in ``merge.json``.
-
-    Args:
-        models: folders or Hub ids.
-        changes: fields of the protocol to override, such as ``max_size``.
-
-    Raises:
-        UserError: the models record different protocols, or one does not exist.
+    ``changes`` override its fields, such as ``max_size``. Models that record different protocols,
+    or do not exist, are a UserError.
     """
     recorded = {
         str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
@@ -112,10 +92,9 @@ def _evaluation_of(folder: Path) -> Protocol:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``metrics.jsonl``: numbers by name, including ``step``.
+    """The rows of a run's ``metrics.jsonl``, if any: numbers by name, including ``step``.
 
-    Empty if there is no such file. Incomplete lines, as a killed process or a full disk leaves
-    them, are skipped.
+    Incomplete lines, as a killed process or a full disk leaves them, are skipped.
     """
     try:
         lines = (folder / METRICS_FILE).read_bytes().splitlines()

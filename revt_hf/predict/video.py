@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import clear_files, readable_os_errors, scratch_file
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.output_folders import clear_files, scratch_file
 
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 # Containers without an index only estimate their number of frames.

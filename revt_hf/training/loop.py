@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import printable
-from revt_hf.core.outputs import locked, write_json
+from revt_hf.core.output_folders import locked
+from revt_hf.core.outputs import write_json
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.models.folded_head import fold_

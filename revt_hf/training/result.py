@@ -14,7 +14,9 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 
 from revt_hf.checkpoints.tensors import RECIPE_FILE
 from revt_hf.config.recipe import Augmentation, Recipe
-from revt_hf.core.outputs import SCRATCH_PREFIX, open_up, readable_os_errors, write_text
+from revt_hf.core.errors import readable_os_errors
+from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
+from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import PipelineSpec
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.resize import fit_size

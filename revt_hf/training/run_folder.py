@@ -8,18 +8,16 @@ from pathlib import Path
 
 from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import (
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.output_folders import (
     SCRATCH_PREFIX,
     beside,
-    check_apart,
-    check_output,
     folder_state,
     mark_output,
-    readable_os_errors,
     real_path,
     replace_folder,
 )
+from revt_hf.core.outputs import check_apart, check_output
 from revt_hf.models.recorded import METRICS_FILE, recorded_recipe
 from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
 from revt_hf.training.tracking import TRACKER_PROJECT

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import readable_os_errors, write_text
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.outputs import write_text
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:

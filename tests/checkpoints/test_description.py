@@ -1,4 +1,4 @@
-"""What a model folder says of its network, read without torch."""
+"""What a model folder's JSON files describe, read without torch."""
 
 import json
 
@@ -25,12 +25,39 @@ ODD = {
     "num_labels": 7,
     "hidden_act": "relu",
 }
+WRONG = {
+    "model_type": ["bert", None],
+    "depths": [[2, 2, 10**9, 2], [2, 2, 2], [2, 2, True, 2], "2222", {"0": 2}],
+    "hidden_sizes": [[32, 64, 161, 256], [32, 64, 160, 2**40], [32, 64, 160, -1]],
+    "num_attention_heads": [[0, 2, 5, 8]],
+    "num_encoder_blocks": [10**9],
+    "decoder_hidden_size": [256.5, 0],
+    "num_channels": [4],
+    "hidden_act": ["os.system"],
+    "reshape_last_stage": [False],
+    "drop_path_rate": [float("nan"), "0.1"],
+    "classifier_dropout_prob": [2],
+    "dtype": ["int8"],
+    "id2label": [["road"], {}, {"1": "road", "2": "car"}, {"0": 5}, {"0": "\ud800"}],
+    "num_labels": [3, 10**12],
+}
+WRONG_PROCESSOR = {
+    "image_mean": [[0.5, 0.5], ["a", "b", "c"], [float("nan")] * 3],
+    "image_std": [[0.2, 0.0, 0.2], 10**400],
+    "do_rescale": ["yes"],
+    "do_normalize": [1],
+    "rescale_factor": [0],
+    "image_processor_type": ["CLIPImageProcessor"],
+    "do_flip_channel_order": [True],
+}
 
 
-def _folder(tmp_path, **changes):
+def _described(folder, processor=None, **changes):
     config = SegformerConfig().to_dict() | {"num_labels": None} | changes
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return tmp_path
+    (folder / "config.json").write_text(json.dumps(config))
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return read_description(folder)
 
 
 @pytest.mark.parametrize("fields", [{}, ODD], ids=["b0", "odd"])
@@ -49,44 +76,14 @@ def test_the_tensors_are_those_of_transformers(tmp_path, fields, kind):
     assert again.to_diff_dict() == SegformerConfig.from_pretrained(tmp_path).to_diff_dict()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model_type", "bert"),
-        ("model_type", None),
-        ("depths", [2, 2, 10**9, 2]),
-        ("depths", [2, 2, 2]),
-        ("depths", [2, 2, True, 2]),
-        ("depths", "2222"),
-        ("depths", {"0": 2}),
-        ("hidden_sizes", [32, 64, 161, 256]),
-        ("hidden_sizes", [32, 64, 160, 2**40]),
-        ("hidden_sizes", [32, 64, 160, -1]),
-        ("num_attention_heads", [0, 2, 5, 8]),
-        ("num_encoder_blocks", 10**9),
-        ("decoder_hidden_size", 256.5),
-        ("decoder_hidden_size", 0),
-        ("num_channels", 4),
-        ("hidden_act", "os.system"),
-        ("reshape_last_stage", False),
-        ("drop_path_rate", float("nan")),
-        ("drop_path_rate", "0.1"),
-        ("classifier_dropout_prob", 2),
-        ("dtype", "int8"),
-        ("id2label", ["road"]),
-        ("id2label", {}),
-        ("id2label", {"1": "road", "2": "car"}),
-        ("id2label", {"0": 5}),
-        ("id2label", {"0": "\ud800"}),
-        ("num_labels", 3),
-        ("num_labels", 10**12),
-    ],
-)
-def test_a_wrong_value_is_one_sentence_with_file_and_key(tmp_path, key, value):
-    folder = _folder(tmp_path, **{key: value})
-    with pytest.raises(UserError, match=rf"config\.json: {key} is ") as refused:
-        read_description(folder)
-    assert "\n" not in str(refused.value)
+@pytest.mark.parametrize("key", [*WRONG, *WRONG_PROCESSOR])
+def test_a_wrong_value_is_one_sentence_with_file_and_key(tmp_path, key):
+    file = "config" if key in WRONG else "preprocessor_config"
+    for value in (WRONG | WRONG_PROCESSOR)[key]:
+        changes = {key: value} if key in WRONG else {"processor": {key: value}}
+        with pytest.raises(UserError, match=rf"/{file}\.json: {key} is ") as refused:
+            _described(tmp_path, **changes)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +91,7 @@ def test_a_wrong_value_is_one_sentence_with_file_and_key(tmp_path, key, value):
 )
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 def test_what_is_no_json_object_is_named(tmp_path, name, content):
-    _folder(tmp_path)
+    _described(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is not") as refused:
         read_description(tmp_path)
@@ -111,61 +108,27 @@ def test_a_missing_or_very_large_config_is_named(tmp_path):
 
 
 def test_code_and_unknown_fields_are_not_carried_along(tmp_path):
-    folder = _folder(tmp_path, auto_map={"AutoModel": "evil.Model"}, trust_remote_code=True, x=1)
-    assert not {"auto_map", "trust_remote_code", "x"} & read_description(folder).config().keys()
+    code = {"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True, "x": 1}
+    assert not code.keys() & _described(tmp_path, **code).config().keys()
 
 
-@pytest.mark.parametrize("dtype", ["dtype", "torch_dtype"])
-def test_dtype_has_two_names(tmp_path, dtype):
-    described = read_description(_folder(tmp_path, **{"dtype": None, dtype: "bfloat16"}))
-    assert described.dtype == "bfloat16"
-
-
-def test_two_dtypes_are_refused(tmp_path):
+def test_dtypes_and_classes(tmp_path):
+    assert _described(tmp_path, dtype="bfloat16").dtype == "bfloat16"
+    assert _described(tmp_path, dtype=None, torch_dtype="bfloat16").dtype == "bfloat16"
     with pytest.raises(UserError, match="torch_dtype is another one"):
-        read_description(_folder(tmp_path, dtype="float32", torch_dtype="float16"))
+        _described(tmp_path, dtype="float32", torch_dtype="float16")
+    numbered = _described(tmp_path, id2label=None, num_labels=3)
+    assert numbered.classes == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-def test_without_names_the_classes_are_numbered(tmp_path):
-    described = read_description(_folder(tmp_path, id2label=None, num_labels=3))
-    assert described.classes == ("LABEL_0", "LABEL_1", "LABEL_2")
-
-
-def test_without_a_processor_imagenets_constants_hold(tmp_path):
-    normalisation = read_description(_folder(tmp_path)).normalisation
-    assert (normalisation, normalisation.mean, normalisation.std) == (IMAGENET, MEAN, STD)
-
-
-def _processor(folder, **fields):
-    (folder / "preprocessor_config.json").write_text(json.dumps(fields))
-    return read_description(_folder(folder)).normalisation
-
-
-def test_a_processors_own_constants_are_read(tmp_path):
-    halves = _processor(tmp_path, image_mean=[0.5] * 3, image_std=0.25, rescale_factor=1 / 255)
+def test_a_processors_constants_are_read_and_imagenets_are_the_default(tmp_path):
+    default = _described(tmp_path).normalisation
+    assert (default, default.mean, default.std) == (IMAGENET, MEAN, STD)
+    own = {"image_mean": [0.5] * 3, "image_std": 0.25, "rescale_factor": 1 / 255}
+    halves = _described(tmp_path, own).normalisation
     assert halves.mean == pytest.approx((127.5,) * 3)
     assert halves.std == pytest.approx((63.75,) * 3)
-    plain = _processor(tmp_path, do_rescale=False, do_normalize=False, auto_map={"a": "b.C"})
+    nothing = {"do_rescale": False, "do_normalize": False, "auto_map": {"a": "b.C"}}
+    plain = _described(tmp_path, nothing).normalisation
     assert (plain.mean, plain.std) == ((0,) * 3, (1,) * 3)
     assert plain == Normalisation(do_rescale=False, do_normalize=False)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("image_mean", [0.5, 0.5]),
-        ("image_mean", ["a", "b", "c"]),
-        ("image_mean", [float("nan")] * 3),
-        ("image_std", [0.2, 0.0, 0.2]),
-        ("image_std", 10**400),
-        ("do_rescale", "yes"),
-        ("do_normalize", 1),
-        ("rescale_factor", 0),
-        ("image_processor_type", "CLIPImageProcessor"),
-        ("do_flip_channel_order", True),
-    ],
-)
-def test_a_wrong_processor_is_one_sentence_with_file_and_key(tmp_path, key, value):
-    with pytest.raises(UserError, match=rf"preprocessor_config\.json: {key} is ") as refused:
-        _processor(tmp_path, **{key: value})
-    assert "\n" not in str(refused.value)

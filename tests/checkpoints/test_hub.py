@@ -18,10 +18,6 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
-def _model(hub):
-    return hub.model("someone/tiny")
-
-
 def _cached():
     """Every file of the cache that is not the library's bookkeeping."""
     found = map(str, Path(constants.HF_HUB_CACHE).rglob("*"))
@@ -61,14 +57,10 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(hub, monkeypatch, file, pl
     path.write_bytes(damaged)
     fetch("someone/tiny", quiet=True)
     assert path.read_bytes() == FILES[file]
-
-
-def test_a_damaged_file_in_the_cache_is_refused_without_a_network(hub, monkeypatch):
-    path = fetch("someone/tiny", quiet=True) / "model.safetensors"
-    path.resolve().write_bytes(WEIGHTS[::-1])
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = not_fetched("is damaged, its bytes are not those of the Hub's hash")
-    assert str(path) in said
+    if not plain:
+        path.resolve().write_bytes(damaged)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert str(path) in not_fetched("is damaged, its bytes are not those of the Hub's hash")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +95,11 @@ def test_half_a_snapshot_is_not_used(hub, monkeypatch):
 def test_what_is_not_there_is_told_apart(hub, monkeypatch, tmp_path):
     not_fetched("no model http.*/someone/absent .*: check the name", "someone/absent")
     not_fetched("has no branch, tag or commit 'nowhere'", "someone/tiny@nowhere")
-    _model(hub).commit("empty", {"README.md": b""})
+    hub.model("someone/tiny").commit("empty", {"README.md": b""})
     not_fetched("'someone/tiny' has no config.json", "someone/tiny@empty")
-    _model(hub).commit("weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS})
+    hub.model("someone/tiny").commit(
+        "weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS}
+    )
     not_fetched("has no weights: neither model.safetensors nor", "someone/tiny@weightless")
     not_fetched("is not the id of a Hub model", "some--one/ti..ny")
     monkeypatch.delenv("HF_TOKEN")
@@ -126,17 +120,13 @@ def test_a_cache_that_cannot_be_written(hub, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../evil.safetensors", "/evil.safetensors", "a/../../evil.bin"])
 def test_a_listed_path_is_not_followed(hub, tmp_path, name):
-    _model(hub).commit("main", {**FILES, name: b"evil"})
+    assert is_hub_id("a/b@refs/pr/1")
+    assert not is_hub_id(f"a/b@{name}")
+    hub.model("someone/tiny").commit("main", {**FILES, name: b"evil"})
     folder = fetch("someone/tiny", quiet=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert not any(b"evil" in path.encode() for path in _cached())
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
-
-
-def test_a_revision_is_not_a_path():
-    assert is_hub_id("a/b@refs/pr/1")
-    assert not is_hub_id("a/b@../../c")
-    assert not is_hub_id("a/b@/c")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +140,7 @@ def test_a_revision_is_not_a_path():
 )
 def test_only_what_transformers_would_read_is_fetched(hub, extra, taken):
     files = {name: name.encode() for name in ["config.json", *extra, "code.py", "a/model.bin"]}
-    _model(hub).commit("main", files)
+    hub.model("someone/tiny").commit("main", files)
     folder = fetch("someone/tiny", quiet=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(["config.json", *extra[:taken]])
 
@@ -159,14 +149,14 @@ def test_a_push_in_between_does_not_mix(hub, monkeypatch):
     """The listing and every file are of one commit."""
     newer = {**FILES, "model.safetensors": b"newer"}
     first = {"config.json": b"{}", "pytorch_model.bin": b"first"}
-    old = _model(hub).commit("main", first)
+    old = hub.model("someone/tiny").commit("main", first)
     requests = hub.requests
 
     class Pushing(list):
         def append(self, request):
             requests.append(request)
             if "/tree/" in request:
-                _model(hub).commit("main", newer)
+                hub.model("someone/tiny").commit("main", newer)
 
     monkeypatch.setattr(hub, "requests", Pushing())
     folder = fetch("someone/tiny", quiet=True)

@@ -121,9 +121,7 @@ def test_a_float_count_of_batches_is_a_whole_number(plain, tmp_path):
         save_file(state, tmp_path / "x.safetensors")
         torch.save(state, tmp_path / "x.pth")
         for name in ("x.safetensors", "x.pth"):
-            with pytest.raises(
-                UserError, match="num_batches_tracked counts batches and is no whole"
-            ):
+            with pytest.raises(UserError, match="_tracked counts batches and is no whole number"):
                 open_checkpoint(tmp_path / name)
 
 
@@ -132,8 +130,6 @@ def test_class_names_are_found_beside_the_model(tmp_path):
     inner = {"meta": {"CLASSES": names}, "state_dict": STATE}
     for number, content in enumerate(([inner], {"checkpoint": inner}, (1, {"a": [inner]}))):
         torch.save(content, tmp_path / "x.pth")
-        with open_checkpoint(tmp_path / "x.pth") as checkpoint:
-            assert checkpoint.classes == names
         done = convert(tmp_path / "x.pth", tmp_path / f"{number}")
         assert done.labels == names
 

@@ -80,11 +80,14 @@ def test_an_override_changes_no_alias():
 
 @pytest.mark.parametrize(
     "override",
-    ["a=2001-99-99", "a=" + "[" * 3000, "a=!!int x", ".".join("a" * 5000) + "=1", "a=\0", "a"],
+    [
+        *("a=2001-99-99", "a=" + "[" * 3000, "a=!!int x", ".".join("a" * 5000) + "=1", "a=\0"),
+        *("a", "=3", "a..b=3", "x.y=3"),
+    ],
 )
 def test_overrides_that_are_refused(override):
     with pytest.raises(UserError, match="--set") as caught:
-        apply_override({}, override)
+        apply_override({"x": 1}, override)
     assert len(str(caught.value)) < 400
 
 

@@ -22,7 +22,6 @@ child = Child(sys.argv[2:], Path(sys.argv[1]), os.environ)
 time.sleep(600)
 """
 
-
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
@@ -54,14 +53,10 @@ def test_stop_ends_what_a_launcher_has_started(tmp_path):
 
 def test_a_child_says_how_it_ended_even_where_its_log_cannot_be_written(tmp_path):
     code = "print('first'); print('error: the disk is full'); raise SystemExit(2)"
-    child = Child([sys.executable, "-c", code], tmp_path / "nowhere" / "log", os.environ)
-    child.wait()
-    assert child.poll() == 2
-    assert child.said() == ["first", "error: the disk is full"]
-
-
-def test_a_program_that_is_not_there_is_named(tmp_path):
-    child = Child([str(tmp_path / "nowhere")], tmp_path / "log", os.environ)
-    child.wait()
-    assert child.poll() == 2
-    assert "nowhere: No such file" in child.said()[-1]
+    for command, said in (
+        ([sys.executable, "-c", code], ["first", "error: the disk is full"]),
+        (["/nowhere/x"], ["error: cannot start /nowhere/x: No such file or directory"]),
+    ):
+        child = Child(command, tmp_path / "nowhere" / "log", os.environ)
+        child.wait()
+        assert (child.poll(), child.said()) == (2, said)

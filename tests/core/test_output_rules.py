@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import (
-    MARKER_FILE,
-    atomic_folder,
-    check_output,
-    check_output_file,
-    check_suffix,
-    mark_output,
-)
+from revt_hf.core.output_folders import MARKER_FILE, mark_output
+from revt_hf.core.outputs import atomic_folder, check_output, check_output_file, check_suffix
 
 
 @pytest.fixture(autouse=True)
@@ -100,25 +94,20 @@ def test_a_marker_that_cannot_be_read_is_none(ours, marker):
     assert "was not written by revt" in _refused(ours)
 
 
-def test_what_is_no_folder_is_refused(tmp_path):
+def test_new_and_empty_folders_are_fine_links_stay_links_and_files_are_refused(tmp_path, ours):
     (tmp_path / "file").write_text("precious")
     assert "not a folder" in _refused(tmp_path / "file")
     assert "cannot write" in _refused(tmp_path / "file" / "below")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert "not a folder" in _refused(tmp_path / "circle")
-
-
-def test_new_and_empty_folders_are_fine_and_links_stay_links(tmp_path, ours):
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "new" / "deeper", False)
-    with atomic_folder(tmp_path / "empty") as scratch:
-        (scratch / "a.txt").write_text("new")
-    assert (tmp_path / "empty" / "a.txt").read_text() == "new"
     (tmp_path / "link").symlink_to(ours)
-    with atomic_folder(tmp_path / "link", overwrite=True) as scratch:
-        (scratch / "a.txt").write_text("new")
+    for folder, overwrite in (("empty", False), ("link", True)):
+        with atomic_folder(tmp_path / folder, overwrite) as scratch:
+            (scratch / "a.txt").write_text("new")
+        assert (tmp_path / folder / "a.txt").read_text() == "new"
     assert (tmp_path / "link").is_symlink()
-    assert (ours / "a.txt").read_text() == "new"
 
 
 def test_a_folder_that_grows_keeps_what_others_put_there(tmp_path):
@@ -155,9 +144,6 @@ def test_output_files(tmp_path, ours):
     (tmp_path / "link.json").symlink_to(tmp_path / "old.json")
     with pytest.raises(UserError, match="is the input"):
         check_output_file(tmp_path / "link.json", inputs=[tmp_path / "old.json"])
-
-
-def test_an_output_file_lies_not_in_another_output(tmp_path):
     for path in (tmp_path / "out" / "new.json", tmp_path / "out"):
         with pytest.raises(UserError, match=r"(lies in|is) the output .*out: choose another"):
             check_output_file(path, outputs=[None, tmp_path / "out"])

@@ -29,24 +29,24 @@ MIB = 2**20
         ({0, 1}, "", 2),
         ({0, 1}, "0", 2),
         ({0, 1}, "2(x3)", 2),
+        (None, None, 1),
     ],
 )
 def test_affinity_and_slurm_limit_the_cores(monkeypatch, affinity, slurm, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: affinity)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    if affinity is None:
+        monkeypatch.delattr(os, "sched_getaffinity")
+        monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     if slurm is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
     assert core_count() == expected
 
 
-@pytest.mark.parametrize(("asked", "items", "expected"), [(0, 9, 0), (2, 9, 2), (2, 1, 1)])
-def test_no_more_workers_than_images(monkeypatch, asked, items, expected):
+def test_no_more_workers_than_cores_or_images_whatever_is_asked_for(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
-    assert worker_count(asked, items) == expected
-
-
-def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
+    assert [worker_count(*asked) for asked in ((0, 9), (2, 9), (2, 1), (9, 9))] == [0, 2, 1, 3]
     monkeypatch.setattr(resources, "core_count", lambda: 1)
     started = []
     monkeypatch.setattr(DataLoader, "__iter__", lambda self: iter(started.append(self) or ()))
@@ -58,13 +58,6 @@ def test_no_more_workers_than_cores_whatever_is_asked_for(monkeypatch):
     monkeypatch.setattr(parallel, "core_count", lambda: 1)
     alive = in_threads(lambda _: threading.active_count(), range(1000), workers=100_000)
     assert max(alive) <= threading.active_count() + 2
-
-
-def test_without_affinity_all_cores_count(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert core_count() == 1
 
 
 class _Threads:
@@ -86,14 +79,11 @@ def four_threads():
     cv2.setNumThreads(before)
 
 
-def test_workers_use_one_opencv_thread(four_threads):
+def test_workers_and_threads_use_one_opencv_thread_each(four_threads):
     batches = image_batches(_Threads(), range(2), Protocol(max_size=None), 1, workers=1)
     assert {int(row["image"].max()) for batch in batches for row in batch} == {1}
     loaded = training_loader(_Threads(), 1, workers=1, first_position=0)
     assert {int(batch["image"].max()) for batch in loaded} == {1}
-
-
-def test_threads_of_ours_use_one_opencv_thread_each(four_threads):
     assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=2)) == {1}
     # A single one may use them all.
     assert set(in_threads(lambda _: cv2.getNumThreads(), range(3), workers=1)) == {4}

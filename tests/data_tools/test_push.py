@@ -9,7 +9,7 @@ import pytest
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import MARKER_FILE
+from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.data_tools import export as module
 from tests.helpers.exported import export, load, tables
 from tests.helpers.hub_repository import Failure

@@ -9,7 +9,7 @@ from PIL import Image
 from revt_hf.cli.options import ProtocolChoice
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.core.outputs import mark_output
+from revt_hf.core.output_folders import mark_output
 from revt_hf.evaluation.result import EnsembleInfo, read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model

@@ -470,7 +470,8 @@ def test_a_training_that_goes_on_elsewhere_is_left_alone(copied):
     shutil.rmtree(folder)
     log = folder.with_name("0.log")
     log.write_text("of the other one")
-    code = "import sys, time; from pathlib import Path; from revt_hf.core.outputs import locked\n"
+    code = "import sys, time; from pathlib import Path; "
+    code += "from revt_hf.core.output_folders import locked\n"
     code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
     other.stdout.readline()

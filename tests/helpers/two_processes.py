@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import mark_output
+from revt_hf.core.output_folders import mark_output
 from revt_hf.core.processes import failing_together
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.tiny import in_float64, tiny_recipe

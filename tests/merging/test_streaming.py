@@ -255,7 +255,7 @@ def _whole(folder):
 
 CRASH = """
 import os, pathlib, shutil, sys
-from revt_hf.core import replacing
+from revt_hf.core import output_folders
 from revt_hf.merging.average import merge
 
 left = int(sys.argv[1])
@@ -272,7 +272,7 @@ def counted(real):
 pathlib.Path.rename = counted(pathlib.Path.rename)
 pathlib.Path.replace = counted(pathlib.Path.replace)
 shutil.rmtree = counted(shutil.rmtree)
-replacing._swap = counted(replacing._swap)
+output_folders._swap = counted(output_folders._swap)
 merge(sys.argv[3:], sys.argv[2], overwrite=True)
 """
 

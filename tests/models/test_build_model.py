@@ -17,6 +17,10 @@ from revt_hf.models.load import build_model
 # Parameters in millions: SegFormer's table 1 (encoder); ours counted without the head.
 ENCODER_MILLIONS = {"b0": 3.3, "b1": 13.2, "b2": 24.2, "b3": 44.1, "b4": 60.8, "b5": 81.4}
 SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
+KINDS = {
+    "classifier": SegformerForImageClassification,
+    "segmenter": SegformerForSemanticSegmentation,
+}
 NAMES = {"id2label": dict(enumerate(CLASSES)), "label2id": {n: i for i, n in enumerate(CLASSES)}}
 
 
@@ -44,21 +48,12 @@ def starts(tmp_path_factory):
     """An image classifier as ImageNet checkpoints are, and a segmentation model."""
     root = tmp_path_factory.mktemp("starts")
     torch.manual_seed(3)
-    for name, kind in (
-        ("classifier", SegformerForImageClassification),
-        ("segmenter", SegformerForSemanticSegmentation),
-    ):
+    for name, kind in KINDS.items():
         kind(SegformerConfig(**SMALL, **NAMES)).save_pretrained(root / name)
     return root
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("classifier", SegformerForImageClassification),
-        ("segmenter", SegformerForSemanticSegmentation),
-    ],
-)
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_a_start_gives_its_encoder_and_a_fresh_head(starts, name, kind):
     theirs = kind.from_pretrained(starts / name).segformer.state_dict()
     models = [build_model(Model(init=str(starts / name)), seed) for seed in (0, 1)]
@@ -74,6 +69,8 @@ def test_head_start_keeps_the_head_and_its_width_can_be_chosen(starts):
     theirs = SegformerForSemanticSegmentation.from_pretrained(path).decode_head.state_dict()
     ours = build_model(Model(init=path, head="init"), 0).decode_head.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    with pytest.raises(UserError, match="is an encoder: it has no decode head"):
+        build_model(Model(init=str(starts / "classifier"), head="init"), 0)
     wide = build_model(Model(init=path, decoder_hidden_size=24), 0)
     assert wide.decode_head.classifier.in_channels == 24
 
@@ -83,13 +80,3 @@ def test_rates_reach_the_network(starts):
     model = build_model(spec, 0)
     assert model.config.drop_path_rate == 0.3
     assert model.decode_head.dropout.p == 0.4
-
-
-def test_widths_that_no_stage_can_share_out_among_its_heads():
-    with pytest.raises(ValueError, match="hidden_sizes are multiples of"):
-        Model(size="b0", hidden_sizes=(8, 16, 41, 64))
-
-
-def test_a_start_without_a_head_cannot_keep_it(starts):
-    with pytest.raises(UserError, match="is an encoder: it has no decode head"):
-        build_model(Model(init=str(starts / "classifier"), head="init"), 0)

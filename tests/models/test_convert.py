@@ -22,6 +22,7 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg
 from revt_hf.models.load import build_model
 from tests.helpers.original_files import WIDTHS, check_same_state, original_shapes, original_state
+from tests.helpers.segformers import rewrite
 
 NARROW = WIDTHS["narrow"]
 ONE = (1, 1, 1, 1)
@@ -62,8 +63,7 @@ def test_every_size_there_and_back_and_there(tmp_path, size):
     model, report = SegformerForSemanticSegmentation.from_pretrained(
         first, output_loading_info=True
     )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
+    assert not report["missing_keys"] and not report["unexpected_keys"]
     assert tuple(model.config.depths) == depths
     assert (model.config.num_labels, model.config.decoder_hidden_size) == (7, decoder)
     fused = state["backbone.block2.0.attn.kv.weight"]
@@ -94,17 +94,11 @@ def test_an_imagenet_encoder_is_a_start(tmp_path):
     done = convert(tmp_path / "mit_b0.pth", tmp_path / "mit")
     assert done.dropped == ("head.weight", "head.bias")
     assert (done.size, done.labels) == (None, ())
-    assert SegformerModel.from_pretrained(tmp_path / "mit").config.architectures == [
-        "SegformerModel"
-    ]
-    models = [build_model(Model(init=str(tmp_path / "mit")), seed) for seed in (0, 1)]
-    for model in models:
-        norm = model.segformer.stages[3].layer_norm.weight
-        assert torch.equal(norm, state["norm4.weight"])
-        assert model.config.num_labels == 19
-        assert model.config.decoder_hidden_size == 256
-    heads = [model.decode_head.classifier.weight for model in models]
-    assert not torch.equal(*heads)
+    encoder = SegformerModel.from_pretrained(tmp_path / "mit")
+    assert encoder.config.architectures == ["SegformerModel"]
+    model = build_model(Model(init=str(tmp_path / "mit")), 0)
+    assert torch.equal(model.segformer.stages[3].layer_norm.weight, state["norm4.weight"])
+    assert (model.config.num_labels, model.config.decoder_hidden_size) == (19, 256)
     convert_to_mmseg(tmp_path / "mit", tmp_path / "back.pth")
     check_same_state(
         read(tmp_path / "back.pth")["state_dict"],
@@ -156,11 +150,8 @@ def test_the_folder_is_an_ordinary_one(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["SegformerForSemanticSegmentation"]
     assert config["id2label"]["18"] == "bicycle"
-    assert sorted(path.name for path in folder.glob("[!.]*")) == [
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    ]
+    files = {path.name for path in folder.glob("[!.]*")}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -175,31 +166,27 @@ def test_half_precision_stays(tmp_path, dtype):
     check_same_state(back, state)
 
 
-def _changed(name, change):
+def _changed(name, change=None, new=None):
+    """The original's tensors without ``name``, or with it changed, renamed or added."""
     state = original_state(0, NARROW, ONE, 16)
     tensor = state.pop(name, torch.ones(2))
-    if change is not None:
-        state.update(change(name, tensor))
-    return state
+    return {**state, **({new or name: change(tensor)} if change else {})}
 
 
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (_changed("second_head.conv_seg.weight", lambda n, t: {n: t}), "second_head.conv_seg"),
-        (_changed("backbone.block1.0.attn.q.weight", None), r"block1\.0\.attn\.q\.weight is miss"),
-        (_changed("backbone.block2.0.attn.kv.bias", None), r"block2\.0\.attn\.kv\.bias is missing"),
-        (_changed("backbone.patch_embed3.proj.weight", None), r"patch_embed3\.proj\.weight .*miss"),
+        (_changed("second_head.conv_seg.weight", torch.clone), "second_head.conv_seg"),
+        (_changed("backbone.block1.0.attn.q.weight"), r"block1\.0\.attn\.q\.weight is missing"),
+        (_changed("backbone.block2.0.attn.kv.bias"), r"block2\.0\.attn\.kv\.bias is missing"),
+        (_changed("backbone.patch_embed3.proj.weight"), r"patch_embed3\.proj\.weight .*missing"),
+        (_changed("backbone.norm1.weight", lambda t: t[1:]), r"norm1\.weight' is \[31\], not \[32"),
+        (_changed("backbone.norm1.weight", torch.Tensor.long), r"norm1\.weight' is of dtype I64"),
         (
-            _changed("backbone.norm1.weight", lambda n, t: {n: t[1:]}),
-            r"norm1\.weight' is \[31\], not \[32\]",
+            _changed("backbone.block1.0.norm1.bias", torch.clone, "backbone.block1.4.norm1.bias"),
+            "is missing",
         ),
-        (
-            _changed("backbone.norm1.weight", lambda n, t: {n: t.long()}),
-            r"norm1\.weight' is of dtype I64",
-        ),
-        (_changed("backbone.block1.0.norm1.bias", lambda n, t: {n.replace("0", "4"): t}), "missin"),
-        (_changed("classifier.bias", lambda n, t: {n: t}), r"classifier\.bias' has no place"),
+        (_changed("classifier.bias", torch.clone), r"classifier\.bias' has no place"),
         (original_state(0, (8, 16, 40, 64), ONE, 16), r"widths \[8, 16, 40, 64\]"),
         (original_state(0, NARROW, (1, 0, 1, 1), 16), "block2"),
         ({"backbone.layers.0.0.projection.weight": torch.ones(2)}, "mmsegmentation's own SegForm"),
@@ -224,11 +211,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, state, word
     ],
 )
 def test_a_config_the_original_cannot_build(tmp_path, folder, change, words):
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    (changed / "model.safetensors").symlink_to(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    (changed / "config.json").write_text(json.dumps({**config, **change}))
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    rewrite(changed / "config.json", **change)
     with pytest.raises(UserError, match=words):
         convert_to_mmseg(changed, tmp_path / "x.pth")
     assert not (tmp_path / "x.pth").exists()
@@ -255,16 +239,12 @@ def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
 
 
 @pytest.mark.parametrize("original", [True, False])
-def test_a_lone_safetensors_file(tmp_path, folder, original):
-    state = load_file(folder / "model.safetensors")
+def test_a_lone_file_may_have_any_name(tmp_path, folder, original):
+    state = held = load_file(folder / "model.safetensors")
     if original:
-        back = convert_to_mmseg(folder, tmp_path / "x.pth").output
-        held = torch.load(back, weights_only=True)["state_dict"]
-        save_file(
-            {f"module.{name}": tensor for name, tensor in held.items()}, tmp_path / "x.safetensors"
-        )
-    else:
-        save_file(state, tmp_path / "x.safetensors")
+        back = read(convert_to_mmseg(folder, tmp_path / "plain").output)["state_dict"]
+        held = {f"module.{name}": tensor for name, tensor in back.items()}
+    save_file(held, tmp_path / "x.safetensors")
     out = convert(tmp_path / "x.safetensors", tmp_path / "out").output
     check_same_state(load_file(out / "model.safetensors"), state)
     assert (out / "config.json").read_text() == (folder / "config.json").read_text()
@@ -272,29 +252,19 @@ def test_a_lone_safetensors_file(tmp_path, folder, original):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_folders_own_weights_keep_their_classes(tmp_path, folder, name):
-    shutil.copytree(folder, tmp_path / "odd")
-    odd = tmp_path / "odd"
+    odd = shutil.copytree(folder, tmp_path / "odd")
     if name.endswith(".bin"):
         torch.save(load_file(odd / "model.safetensors"), odd / name)
         (odd / "model.safetensors").unlink()
-    config = json.loads((odd / "config.json").read_text())
-    names = list(reversed(config["id2label"].values()))
-    config["id2label"] = {str(number): label for number, label in enumerate(names)}
-    del config["label2id"]
-    (odd / "config.json").write_text(json.dumps(config))
-    assert convert(odd / name, tmp_path / "out").labels == tuple(names)
-    (odd / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    names = CLASSES[::-1]
+    rewrite(odd / "config.json", id2label=dict(enumerate(names)), label2id=None)
+    assert convert(odd / name, tmp_path / "out").labels == names
+    rewrite(odd / "config.json", layer_norm_eps=1e-3)
     with pytest.raises(UserError, match=r"layer_norm_eps is 0\.001 in its config"):
         convert(odd / name, tmp_path / "no")
-    (odd / "config.json").write_text(json.dumps(config))
-    (odd / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3}))
+    rewrite(odd / "preprocessor_config.json", image_mean=[0.5] * 3)
     with pytest.raises(UserError, match="normalises images in another way"):
         convert(odd / name, tmp_path / "no")
-
-
-def test_the_originals_file_may_have_any_name(tmp_path, folder):
-    back = convert_to_mmseg(folder, tmp_path / "plain").output
-    assert torch.load(back, weights_only=True)["meta"]["CLASSES"]
 
 
 def test_wrong_uses_are_explained(tmp_path, folder):

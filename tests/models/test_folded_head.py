@@ -10,25 +10,16 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import flops_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfold_
-from revt_hf.models.load import build_model, for_inference_, load_model
-from tests.helpers.tiny import TINY
+from revt_hf.models.load import for_inference_, load_model
+from tests.helpers.networks import tiny_model
 
 pytestmark = pytest.mark.numeric
-
-
-def tiny_model(seed):
-    """A tiny SegFormer in eval mode whose class maps hold many classes."""
-    model = build_model(Model.model_validate(TINY["model"]), seed).eval()
-    with torch.no_grad():
-        model.decode_head.classifier.weight.mul_(30)
-    return model
 
 
 def _head(size="b0", dtype=torch.float64, **changes):
@@ -83,9 +74,11 @@ def test_logits_are_the_ordinary_heads(size, dtype, tolerance):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (128, 128)])
-def test_any_size(size):
-    head = _head()
+def test_any_size_and_a_last_stage_that_is_not_a_map(size):
+    head = _head(reshape_last_stage=size != (128, 128))
     stages = _stages(head, *size)
+    if size == (128, 128):
+        stages[-1] = stages[-1].flatten(2).transpose(1, 2)
     with torch.inference_mode():
         assert torch.allclose(head(stages), _folded_copy(head)(stages), rtol=0, atol=1e-12)
 
@@ -115,14 +108,6 @@ def test_training_is_the_ordinary_heads(batch_norm):
         torch.testing.assert_close(results[1][2][name], buffer, rtol=1e-12, atol=1e-12)
     before = _head().batch_norm.running_mean
     assert ours.batch_norm.running_mean.equal(before) == (batch_norm == "frozen")
-
-
-def test_a_last_stage_that_is_not_a_map():
-    head = _head(reshape_last_stage=False)
-    stages = _stages(head, 128, 128)
-    stages[-1] = stages[-1].flatten(2).transpose(1, 2)
-    with torch.inference_mode():
-        torch.testing.assert_close(_folded_copy(head)(stages), head(stages), rtol=0, atol=1e-12)
 
 
 def test_class_maps_are_the_same():
@@ -201,54 +186,39 @@ def test_files_are_byte_identical(tmp_path):
     with folded(model):
         assert list(model.state_dict()) == names
         model.save_pretrained(tmp_path / "folded")
-    files = sorted(path.name for path in (tmp_path / "ordinary").iterdir())
-    assert "model.safetensors" in files
-    assert files == sorted(path.name for path in (tmp_path / "folded").iterdir())
-    for name in files:
-        contents = [(tmp_path / kind / name).read_bytes() for kind in ("ordinary", "folded")]
-        assert contents[0] == contents[1], name
+    kinds = [
+        {path.name: path.read_bytes() for path in (tmp_path / kind).iterdir()}
+        for kind in ("ordinary", "folded")
+    ]
+    assert "model.safetensors" in kinds[0] and kinds[0] == kinds[1]
 
 
-def test_parameters_stay_the_same_objects():
+def test_a_model_comes_back_as_it_was():
     model = tiny_model(0)
     before = {name: id(weight) for name, weight in model.named_parameters()}
     head = model.decode_head
+    with pytest.raises(KeyError), folded(model):
+        assert is_folded(model)
+        raise KeyError
+    assert not is_folded(model)
     assert fold_(model) is model
-    assert is_folded(model)
-    assert model.decode_head is head
+    with folded(model):
+        pass
+    assert is_folded(model) and model.decode_head is head
     assert {name: id(weight) for name, weight in model.named_parameters()} == before
     assert is_folded(copy.deepcopy(model))
     assert unfold_(model) is model
     assert type(model.decode_head) is SegformerDecodeHead
 
 
-def test_a_model_comes_back_as_it_was():
-    model = tiny_model(0)
-    with pytest.raises(KeyError), folded(model):
-        assert is_folded(model)
-        raise KeyError
-    assert not is_folded(model)
-    fold_(model)
-    with folded(model):
-        pass
-    assert is_folded(model)
-
-
 def test_only_evaluation_gets_a_folded_head(tmp_path):
-    tiny_model(0).save_pretrained(tmp_path / "saved")
-    assert not is_folded(load_model(tmp_path / "saved"))
-    model = load_for_evaluation(tmp_path / "saved")
-    assert is_folded(model)
-    model.save_pretrained(tmp_path / "again")
-    contents = [(tmp_path / kind / "model.safetensors").read_bytes() for kind in ("saved", "again")]
-    assert contents[0] == contents[1]
+    tiny_model(0).save_pretrained(tmp_path)
+    assert not is_folded(load_model(tmp_path))
+    assert is_folded(load_for_evaluation(tmp_path))
 
 
-def test_a_head_of_ones_own_is_refused():
-    class Own(SegformerDecodeHead):
-        pass
-
+def test_a_custom_head_is_refused():
     model = tiny_model(0)
-    model.decode_head = Own(model.config)
+    model.decode_head = type("Own", (SegformerDecodeHead,), {})(model.config)
     with pytest.raises(UserError, match="not Own"):
         fold_(model)

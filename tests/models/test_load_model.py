@@ -1,15 +1,11 @@
 """The one door for models: everything a folder holds is used, and nothing else is taken."""
 
-import json
 import logging
-import os
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
@@ -28,6 +24,7 @@ from revt_hf.models import load as modeling
 from revt_hf.models.load import build_model, for_inference_, load_model, network_sha256
 from revt_hf.training.result import image_processor, pipeline_spec
 from tests.helpers.networks import random_image, tiny_model
+from tests.helpers.segformers import change_tensors, rewrite
 from tests.helpers.tiny import tiny_recipe
 
 NATIVE = Protocol(max_size=None)
@@ -42,23 +39,12 @@ def folder(tmp_path):
 
 
 def _rename(folder, names):
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["id2label"] = dict(enumerate(names))
-    config["label2id"] = {name: number for number, name in enumerate(names)}
-    path.write_text(json.dumps(config))
+    labels = {name: number for number, name in enumerate(names)}
+    rewrite(folder / "config.json", id2label=dict(enumerate(names)), label2id=labels)
 
 
-def _change(folder, change):
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _set_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+def _build(folder, head="init"):
+    return build_model(Model(init=str(folder), head=head), 0)
 
 
 def test_weights_and_logits_are_those_of_transformers(folder):
@@ -74,23 +60,15 @@ def test_weights_and_logits_are_those_of_transformers(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_dtypes_become_float32(folder, dtype):
+def test_other_dtypes_become_float32(folder, dtype, caplog):
     model = tiny_model(0).to(dtype)
     model.save_pretrained(folder)
-    loaded = load_model(folder)
-    assert loaded.dtype == torch.float32
-    assert torch.equal(
-        loaded.decode_head.classifier.weight, model.decode_head.classifier.weight.float()
-    )
-
-
-def test_a_dtype_that_the_tensors_do_not_have_is_said(folder, caplog):
-    _set_config(folder, dtype="bfloat16")
+    rewrite(folder / "config.json", dtype="float32")
     with caplog.at_level(logging.WARNING, "revt_hf"):
-        model = load_model(folder)
-    assert "config.json says bfloat16, but the tensors are float32" in caplog.text
-    model.save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+        loaded = load_model(folder)
+    assert f"config.json says float32, but the tensors are {str(dtype)[6:]}" in caplog.text
+    assert loaded.dtype == torch.float32
+    assert all(torch.equal(t, model.state_dict()[n].to(t)) for n, t in loaded.state_dict().items())
 
 
 def _permuted(folder, names):
@@ -101,7 +79,7 @@ def _permuted(folder, names):
         for part in ("weight", "bias"):
             tensors[f"{CLASSIFIER}.{part}"] = tensors[f"{CLASSIFIER}.{part}"][rows].contiguous()
 
-    _change(folder, permute)
+    change_tensors(folder, permute)
     _rename(folder, names)
 
 
@@ -111,7 +89,7 @@ def test_classes_in_another_order_are_brought_into_the_train_ids(folder):
     wanted = load_model(folder).state_dict()
     names = list(np.random.default_rng(0).permutation(CLASSES))
     _permuted(folder, names)
-    for model in (load_model(folder), build_model(Model(init=str(folder), head="init"), 0)):
+    for model in (load_model(folder), _build(folder)):
         assert all(torch.equal(model.state_dict()[name], wanted[name]) for name in wanted)
         assert tuple(model.config.id2label.values()) == CLASSES
         assert model.config.label2id["road"] == 0
@@ -123,14 +101,9 @@ def test_classes_in_another_order_are_brought_into_the_train_ids(folder):
         ours = load_model(folder)(prepare(image, NATIVE)).logits.argmax(1)
     by_name = [theirs.config.id2label[int(row)] for row in chosen.flatten()]
     assert by_name == [CLASSES[int(train_id)] for train_id in ours.flatten()]
-
-
-def test_names_are_compared_without_case_and_spaces(folder):
-    wanted = load_model(folder).state_dict()
-    _rename(folder, [name.title().replace(" ", "_") for name in CLASSES])
-    assert torch.equal(
-        load_model(folder).decode_head.classifier.weight, wanted[f"{CLASSIFIER}.weight"]
-    )
+    _rename(folder, [name.title().replace(" ", "_") for name in names])
+    weight = load_model(folder).decode_head.classifier.weight
+    assert torch.equal(weight, wanted[f"{CLASSIFIER}.weight"])
 
 
 @pytest.mark.parametrize(
@@ -142,26 +115,20 @@ def test_names_are_compared_without_case_and_spaces(folder):
             "'background', which the domains do not have, and no 'road'",
         ),
         (["sidewalk", *CLASSES[1:]], "no 'road'"),
+        ([f"c{n}" for n in range(20)], "names 20 classes, the domains have 19"),
+        ([f"c{n}" for n in range(150)], "names 150 classes, the domains have 19"),
     ],
 )
-def test_other_classes_are_refused(folder, names, words):
-    _rename(folder, names)
-    for load in (load_model, lambda path: build_model(Model(init=str(path), head="init"), 0)):
+def test_other_classes_are_refused_before_the_first_step(folder, names, words):
+    model = tiny_model(0)
+    model.config.id2label = dict(enumerate(names))
+    SegformerForSemanticSegmentation(model.config).save_pretrained(folder)
+    for load in (load_model, _build):
         with pytest.raises(UserError, match=words):
             load(folder)
     # A fresh head does not care.
-    assert build_model(Model(init=str(folder)), 0).config.id2label[0] == "road"
-
-
-@pytest.mark.parametrize("count", [20, 150])
-def test_another_number_of_classes_is_refused_before_the_first_step(tmp_path, count):
-    model = tiny_model(0)
-    model.config.id2label = {n: f"c{n}" for n in range(count)}
-    SegformerForSemanticSegmentation(model.config).save_pretrained(tmp_path)
-    for load in (load_model, lambda path: build_model(Model(init=str(path), head="init"), 0)):
-        with pytest.raises(UserError, match=rf"names {count} classes, the domains have 19"):
-            load(tmp_path)
-    assert build_model(Model(init=str(tmp_path)), 0).config.num_labels == 19
+    fresh = _build(folder, "fresh").config
+    assert (fresh.num_labels, fresh.id2label[0]) == (19, "road")
 
 
 def _drop(name):
@@ -176,28 +143,26 @@ def _put(name, tensor):
     return lambda tensors: tensors.update({name: tensor})
 
 
-@pytest.mark.parametrize("head", ["fresh", "init"])
+NORM = "segformer.encoder.layer_norm.2.bias"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_drop("segformer.encoder.layer_norm.2.bias"), r"layer_norm\.2\.bias is missing"),
+        (_drop(NORM), r"layer_norm\.2\.bias is missing"),
         (_put("segformer.extra", torch.zeros(2)), r"'segformer\.extra' has no place"),
         (_put("optimizer", torch.zeros(2)), "'optimizer' has no place in the network"),
-        (_put("segformer.encoder.layer_norm.2.bias", torch.zeros(3)), r"is \[3\], not \[40\]"),
-        (
-            _put("segformer.encoder.layer_norm.2.bias", torch.zeros(40, dtype=torch.int64)),
-            "is of dtype I64",
-        ),
-        (_fill("segformer.encoder.layer_norm.2.bias", float("nan")), "bias holds NaN or infinity"),
-        (_fill("segformer.encoder.layer_norm.2.bias", float("-inf")), "holds NaN or infinity"),
+        (_put(NORM, torch.zeros(3)), r"is \[3\], not \[40\]"),
+        (_put(NORM, torch.zeros(40, dtype=torch.int64)), "is of dtype I64"),
+        (_fill(NORM, float("nan")), "bias holds NaN or infinity"),
+        (_fill(NORM, float("-inf")), "holds NaN or infinity"),
     ],
 )
-def test_every_tensor_is_used_filled_and_finite(folder, head, change, words):
-    _change(folder, change)
-    with pytest.raises(UserError, match=words):
-        build_model(Model(init=str(folder), head=head), 0)
-    with pytest.raises(UserError, match=words):
-        load_model(folder)
+def test_every_tensor_is_used_filled_and_finite(folder, change, words):
+    change_tensors(folder, change)
+    for load in (load_model, _build, lambda path: _build(path, "fresh")):
+        with pytest.raises(UserError, match=words):
+            load(folder)
 
 
 def test_a_head_is_whole_and_finite_where_it_is_used(folder):
@@ -207,12 +172,16 @@ def test_a_head_is_whole_and_finite_where_it_is_used(folder):
         (_drop(f"{CLASSIFIER}.bias"), "bias is missing"),
         (_put("classifier.weight", torch.zeros(2)), "'classifier.weight' has no place"),
     ):
-        broken = folder.with_name("broken")
-        shutil.copytree(folder, broken, dirs_exist_ok=True)
-        _change(broken, change)
+        broken = shutil.copytree(folder, folder.with_name("broken"), dirs_exist_ok=True)
+        change_tensors(broken, change)
         with pytest.raises(UserError, match=words):
             load_model(broken)
-        assert build_model(Model(init=str(broken)), 0)
+        assert _build(broken, "fresh")
+    wanted = load_model(folder).state_dict()
+    with pytest.raises(UserError, match="is a single file: give a folder"):
+        load_model(folder / "model.safetensors")
+    change_tensors(folder, _drop("decode_head.batch_norm.num_batches_tracked"))
+    assert load_model(folder).state_dict().keys() == wanted.keys()
 
 
 def test_weights_deeper_than_the_config_are_refused(folder):
@@ -220,46 +189,20 @@ def test_weights_deeper_than_the_config_are_refused(folder):
     shutil.copy(folder / "config.json", folder.with_name("deep"))
     for head in ("fresh", "init"):
         with pytest.raises(UserError, match=r"block\.0\.1.* has no place.* more"):
-            build_model(Model(init=str(folder.with_name("deep")), head=head), 0)
-
-
-def test_only_the_count_of_batches_may_lack(folder):
-    wanted = load_model(folder).state_dict()
-    _change(folder, _drop("decode_head.batch_norm.num_batches_tracked"))
-    assert load_model(folder).state_dict().keys() == wanted.keys()
-
-
-class _Hostile:
-    def __reduce__(self):
-        return os.mkdir, ("run-by-a-pickle",)
-
-
-def test_a_hostile_torch_file_is_refused_and_nothing_runs(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    (folder / "model.safetensors").unlink()
-    for content in (pickle.dumps(_Hostile()), b"x"):
-        (folder / "pytorch_model.bin").write_bytes(content)
-        for head in ("fresh", "init"):
-            with pytest.raises(UserError, match=r"pytorch_model\.bin") as refused:
-                build_model(Model(init=str(folder), head=head), 0)
-            assert "\n" not in str(refused.value)
-    torch.save({"state_dict": _Hostile()}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="nothing in it was run"):
-        load_model(folder)
-    assert not (folder / "run-by-a-pickle").exists()
+            _build(folder.with_name("deep"), head)
 
 
 def test_remote_code_is_neither_run_nor_carried_along(folder, tmp_path):
     code = {"AutoModelForSemanticSegmentation": "evil.Model", "AutoConfig": "evil.Config"}
-    _set_config(folder, auto_map=code, custom_pipelines={"x": {}}, trust_remote_code=True)
+    hostile = {"auto_map": code, "custom_pipelines": {"x": {}}, "trust_remote_code": True}
+    rewrite(folder / "config.json", **hostile)
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     load_model(folder).save_pretrained(tmp_path / "out")
     assert "evil" not in (tmp_path / "out" / "config.json").read_text()
 
 
 def _normalised(folder, **fields):
-    processor = SegformerImageProcessorPil(**fields)
-    processor.save_pretrained(folder)
+    SegformerImageProcessorPil(**fields).save_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder)
 
 
@@ -290,7 +233,7 @@ def test_pixels_are_those_of_the_models_own_image_processor(folder, fields):
     differing = predict(model, image, NATIVE) != full.argmax(1)[0].numpy()
     assert differing.mean() < 0.01
     # Training and what it saves do as the start did.
-    start = build_model(Model(init=str(folder)), 0)
+    start = _build(folder, "fresh")
     recipe = tiny_recipe(augmentation={"method": 3, "max_size": None, "crop": None})
     spec = pipeline_spec(recipe.augmentation, normalisation_of(start))
     trained = augment(build_pipeline(spec), image, np.zeros((48, 64), np.uint8), 0)["image"]
@@ -331,7 +274,7 @@ def test_members_of_an_ensemble_each_see_their_own_pixels(folder, tmp_path, comb
     # Pixels of twice the size, and a first layer of half the weights.
     _normalised(other, do_normalize=False, rescale_factor=2 / 255)
     name = "segformer.encoder.patch_embeddings.0.proj.weight"
-    _change(other, lambda tensors: tensors[name].div_(2))
+    change_tensors(other, lambda tensors: tensors[name].div_(2))
     models = [load_model(folder), load_model(other)]
     assert normalisation_of(models[0]) != normalisation_of(models[1])
     image = random_image(64, 96)
@@ -339,23 +282,6 @@ def test_members_of_an_ensemble_each_see_their_own_pixels(folder, tmp_path, comb
     together = ensemble_segmenter(models, combine).class_map(image, NATIVE)
     assert len(np.unique(alone)) > 3
     assert (alone != together).mean() < 0.01
-
-
-def test_a_single_file_is_no_model(folder):
-    with pytest.raises(UserError, match="is a single file: give a folder"):
-        load_model(folder / "model.safetensors")
-
-
-def test_shards_and_torch_files_are_the_same_model(folder, tmp_path):
-    wanted = load_model(folder)
-    wanted.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
-    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
-    shutil.copytree(folder, tmp_path / "torch")
-    torch.save(wanted.state_dict(), tmp_path / "torch" / "pytorch_model.bin")
-    (tmp_path / "torch" / "model.safetensors").unlink()
-    for kind in ("shards", "torch"):
-        found = load_model(tmp_path / kind).state_dict()
-        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
@@ -372,10 +298,7 @@ def test_a_model_that_changes_while_it_is_loaded(folder, monkeypatch, name, head
 
     monkeypatch.setattr(modeling, "read_tensor", changed)
     with pytest.raises(UserError, match=rf"model/{name} changed while it was read"):
-        if head is None:
-            load_model(folder)
-        else:
-            build_model(Model(init=str(folder), head=head), 0)
+        _build(folder, head) if head else load_model(folder)
 
 
 def test_a_digest_is_of_the_network_and_not_of_its_files(folder, tmp_path):
@@ -383,7 +306,12 @@ def test_a_digest_is_of_the_network_and_not_of_its_files(folder, tmp_path):
     digest = network_sha256(model)
     assert network_sha256(for_inference_(load_model(folder))) == digest
     model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
-    _set_config(folder, drop_path_rate=0.3, _name_or_path="elsewhere")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    shutil.copytree(folder, tmp_path / "torch")
+    torch.save(model.state_dict(), tmp_path / "torch" / "pytorch_model.bin")
+    (tmp_path / "torch" / "model.safetensors").unlink()
+    assert network_sha256(load_model(tmp_path / "torch")) == digest
+    rewrite(folder / "config.json", drop_path_rate=0.3, _name_or_path="elsewhere")
     _permuted(folder, CLASSES[::-1])
     for place in (folder, tmp_path / "shards"):
         assert network_sha256(load_model(place)) == digest
@@ -397,7 +325,7 @@ def test_a_digest_is_of_the_network_and_not_of_its_files(folder, tmp_path):
 def test_a_digest_counts_every_weight_and_what_the_configuration_decides(folder, field):
     before = network_sha256(load_model(folder))
     if field is None:
-        _change(folder, lambda tensors: tensors[f"{CLASSIFIER}.bias"][-1:].add_(1e-3))
+        change_tensors(folder, lambda tensors: tensors[f"{CLASSIFIER}.bias"][-1:].add_(1e-3))
     else:
-        _set_config(folder, **field)
+        rewrite(folder / "config.json", **field)
     assert network_sha256(load_model(folder)) != before

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import atomic_folder, beside, locked
+from revt_hf.core.output_folders import beside, locked
+from revt_hf.core.outputs import atomic_folder
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loop, result
 from revt_hf.training import run_checkpoints as checkpoints
