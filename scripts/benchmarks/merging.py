@@ -89,7 +89,7 @@ def _tensor_by_tensor() -> Path:
 
 
 def _ours() -> Path:
-    return merge(b5_members(), _output(), overwrite=True) / "model.safetensors"
+    return merge(b5_members(), _output(), MergeOptions(overwrite=True)) / "model.safetensors"
 
 
 def _difference(first: Path, second: Path) -> float:
