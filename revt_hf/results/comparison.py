@@ -23,15 +23,7 @@ _CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
 
 
 def report_models(named: Mapping[str, str], init: Path | None = None) -> list[ReportModel]:
-    """The models of a report: initial weights, members, merges.
-
-    Args:
-        named: folders or Hub ids by their names; a folder with ``merge.json`` is a merge.
-        init: folder of the members' initial weights.
-
-    Raises:
-        UserError: there is no member or no merge.
-    """
+    """The models of a report: initial weights, members, merges."""
     initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]
     members, merges = [], []
     for label, path in named.items():
@@ -57,20 +49,7 @@ def compare(
     details: Mapping[str, str],
     quiet: bool = False,
 ) -> Report:
-    """Score all models on all splits and draw one image of every unseen one.
-
-    Args:
-        title: of the page.
-        intro: one paragraph.
-        models: with their folders; the headline is about the first merge.
-        splits: source-val and unseen ones.
-        protocol: how images reach the networks.
-        details: headings and texts on how the models were made.
-        quiet: hide the progress bar.
-
-    Raises:
-        UserError: a model, a domain or an image cannot be used.
-    """
+    """Score all models on all splits and draw one image of every unseen one."""
     networks = {model.name: load_for_evaluation(model.folder) for model in models}
     loaded = [(split, load_labelled(split.spec, split.split)) for split in splits]
     results = evaluate(networks, loaded, protocol, EvaluateOptions(quiet=quiet))
@@ -87,11 +66,7 @@ def build_report(
     details: Mapping[str, str],
     networks: Mapping[str, SegformerForSemanticSegmentation] | None = None,
 ) -> Report:
-    """A report of models that have been scored.
-
-    Args as those of :func:`compare`, with the images of the splits; ``results`` have the models'
-    names, ``networks`` are the models if they are loaded already.
-    """
+    """A report of models that have been scored."""
     # One head is enough to look at.
     merges = [model for model in models if model.kind == "merge"][:1]
     drawn = [model for model in models if model.kind == "member" or model in merges]

@@ -28,15 +28,7 @@ _LEGEND = 0.9
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean of some networks over the severity of one corruption.
-
-    Attributes:
-        networks: ``members``, or the group's title.
-        kind: of the networks, if it is known.
-        of: label of the corrupted split.
-        corruption: its kind, or ``mean of all``.
-        points: mIoU by severity; severity 0 is the split without corruption, if it was scored.
-    """
+    """The mean of some networks over the severity of one corruption."""
 
     networks: str
     kind: str | None
@@ -88,15 +80,6 @@ def build_curves(
     All members together form one line, and so does every other group, with mean and spread over
     its networks, seeds and heads. ``mean of all`` averages the kinds of corruption, if a network
     was scored on several.
-
-    Args:
-        results: of :func:`revt_hf.evaluation.result.read_results`.
-        protocol: use only results by this protocol.
-        classes: a class subset to average over.
-
-    Raises:
-        UserError: no result is on a corrupted split or by that protocol; results are by several
-            protocols; networks were scored on different images.
     """
     check_subset(classes)
     entries = [e for e in entries_of(by_protocol(results, protocol)) if any(_corruptions(e))]
@@ -193,15 +176,7 @@ def _check_images(group: Sequence[Entry]) -> None:
 
 
 def draw_curves(curves: Curves, path: Path) -> None:
-    """Draw mean (line) and population standard deviation (band) of mIoU over severity.
-
-    Args:
-        curves: of :func:`build_curves`.
-        path: the PNG.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Draw mean (line) and population standard deviation (band) of mIoU over severity."""
     panels = list(dict.fromkeys((curve.of, curve.corruption) for curve in curves.curves))
     lines = list(dict.fromkeys((curve.networks, curve.kind) for curve in curves.curves))
     inks = _inks(lines)

@@ -24,13 +24,7 @@ _SHELL_MARKUP = re.compile(r"[<`]|\]\(")
 
 
 def text(value: str, begins_line: bool = False) -> str:
-    """Plain text within a line or a cell of a table: no markup, no HTML, no link.
-
-    Args:
-        value: any string; white space becomes a single space, unprintable characters become escape
-            sequences.
-        begins_line: it begins a line, where numbers and dashes are markup, too.
-    """
+    """Plain text within a line or a cell of a table: no markup, no HTML, no link."""
     shown = _ENTITY.sub("&amp;", _one_line(value)).translate(_MARKUP)
     shown = _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", shown)
     begin = _BLOCK.match(shown) if begins_line else None

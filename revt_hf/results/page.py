@@ -29,15 +29,7 @@ _MAX_IMAGE_WIDTH = 960
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write a report as one HTML file without scripts or outside resources, atomically.
-
-    Args:
-        report: the content.
-        path: the file to write; an older one is replaced.
-
-    Raises:
-        UserError: the path cannot be written.
-    """
+    """Write a report as one HTML file without scripts or outside resources, atomically."""
     result = headline(report)
     page = render(
         "report.html.jinja",

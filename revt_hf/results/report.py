@@ -17,18 +17,7 @@ ModelKind = Literal["init", "member", "merge"]
 
 @dataclass(frozen=True)
 class ReportModel:
-    """A row of the report.
-
-    Args:
-        name: as in the results.
-        kind: ``init`` (the initial weights of the members), ``member`` (a fine-tuned model whose
-            encoder is averaged) or ``merge`` (an averaged encoder with one decode head).
-        folder: of the model, or its Hub id.
-        note: a few words on it, such as its augmentations or whose head it has; may be empty.
-
-    Raises:
-        UserError: another kind.
-    """
+    """A row of the report."""
 
     name: str
     kind: ModelKind
@@ -54,13 +43,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """A value over training steps.
-
-    Args:
-        model: name of the model that was trained.
-        name: of the value, such as ``training loss``; curves of one name share a chart.
-        points: (step, value) in order of the steps; values that are not finite are not drawn.
-    """
+    """A value over training steps."""
 
     model: str
     name: str
@@ -69,24 +52,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report page.
-
-    Args:
-        title: of the page.
-        intro: one paragraph on what this is.
-        models: the rows in their order; the headline is about the first merge.
-        sources: labels of the domains trained on, at least one.
-        targets: labels of the unseen domains, at least one.
-        results: of these models on these domains; combinations may be missing.
-        examples: images of the domains.
-        curves: training curves.
-        details: heading -> text on how this was made (commands, seeds, versions, protocol,
-            durations); line breaks are kept.
-
-    Raises:
-        UserError: no target, a name that occurs twice, or a score of an unknown model or domain,
-            or that is there twice.
-    """
+    """The content of a report page."""
 
     title: str
     intro: str

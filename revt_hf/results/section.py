@@ -19,13 +19,7 @@ _END = re.compile(r"<!--\s*results:end\s*-->\s*")
 
 @dataclass(frozen=True)
 class Section:
-    """Lines of a Markdown file that a command makes.
-
-    Attributes:
-        begin: index of the line with the first comment.
-        end: index of the line with the second one.
-        words: the command.
-    """
+    """Lines of a Markdown file that a command makes."""
 
     begin: int
     end: int
@@ -33,15 +27,7 @@ class Section:
 
 
 def sections_of(text: str, path: Path) -> list[Section]:
-    """The parts of a Markdown text that are made by ``revt table``.
-
-    Args:
-        text: of the file.
-        path: of the file, for messages.
-
-    Raises:
-        UserError: a part does not end.
-    """
+    """The parts of a Markdown text that are made by ``revt table``."""
     found = []
     begin: tuple[int, str] | None = None
     fenced = False
@@ -67,18 +53,7 @@ def renewed(
     table: Callable[[Sequence[str], str], str],
     words: Sequence[str] | None = None,
 ) -> tuple[str, str]:
-    """A Markdown file as it is, and as it is with its tables made anew.
-
-    Args:
-        path: of the file.
-        table: makes a table in Markdown of a command; the second argument is the place of the
-            command, for messages.
-        words: the command of the file's only table from now on, instead of the one it holds.
-
-    Raises:
-        UserError: the file cannot be read or has no such part; or has several, and ``words`` are
-            given.
-    """
+    """A Markdown file as it is, and as it is with its tables made anew."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

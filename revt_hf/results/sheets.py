@@ -25,15 +25,7 @@ _TEXT_GAP = 8
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One image with its title.
-
-    Args:
-        title: such as ``ground truth`` or a model's name.
-        image: RGB, (H, W, 3), uint8.
-
-    Raises:
-        UserError: ``image`` has another shape or type, or no pixel.
-    """
+    """One image with its title."""
 
     title: str
     image: NDArray[np.uint8]
@@ -45,20 +37,7 @@ class Panel:
 def overlay(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], opacity: float = 0.6
 ) -> NDArray[np.uint8]:
-    """Lay the Cityscapes colours of a label map over an image.
-
-    Args:
-        image: RGB, (H, W, 3), uint8.
-        labels: train ids (0..18) or 255 (ignored), (H, W), uint8.
-        opacity: share of the label's colour, 0..1; ignored pixels keep the image.
-
-    Returns:
-        RGB, (H, W, 3), uint8.
-
-    Raises:
-        UserError: shapes or types that do not fit, a label that is neither a train id nor 255,
-            or an opacity out of range.
-    """
+    """Lay the Cityscapes colours of a label map over an image."""
     _check_image(image, "image")
     if labels.shape != image.shape[:2] or labels.dtype != np.uint8:
         raise UserError(
@@ -88,18 +67,6 @@ def contact_sheet(
 
     Every image is scaled to ``panel_width``; a row is as high as its highest image. A panel's
     own title is below it unless it is empty or the column's title.
-
-    Args:
-        rows: panels from top to bottom and left to right; a row may be shorter than others.
-        column_titles: one per column, at least as many as the longest row has panels.
-        row_titles: one per row, written upwards on the left; empty strings for none.
-        legend_classes: names of Cityscapes classes for the legend; may be empty.
-        path: the PNG to write.
-        panel_width: width of an image in pixels, at least 64.
-
-    Raises:
-        UserError: no panel, titles that do not fit the rows, an unknown class, a width that is
-            too small, or a path that cannot be written.
     """
     _check_sheet(rows, column_titles, row_titles, legend_classes, panel_width)
     font = _font("DejaVuSans.ttf", max(13, panel_width // 22))
@@ -152,15 +119,7 @@ class _Band:
 
 
 def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """The colours of classes with their names, to go below an image.
-
-    Args:
-        classes: names of Cityscapes classes, at least one.
-        width: of the strip in pixels; names that need more are cut off.
-
-    Returns:
-        RGB, (H, width, 3), uint8, on white.
-    """
+    """The colours of classes with their names, to go below an image."""
     legend = _legend(classes, _strip_font(width), width)
     assert legend is not None  # noqa: S101
     strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
@@ -169,15 +128,7 @@ def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
 
 
 def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Titles to go above images that are side by side.
-
-    Args:
-        titles: one for each image.
-        width: of each image in pixels; titles that need more are cut off.
-
-    Returns:
-        RGB, (H, width x titles, 3), uint8, on white; H is even.
-    """
+    """Titles to go above images that are side by side."""
     font = _strip_font(width)
     height = 2 * ((_line_height(font) + _TEXT_GAP) // 2)
     strip = Image.new("RGB", (width * len(titles), height), "white")
