@@ -160,7 +160,7 @@ def renewed_document(document: Path, words: Sequence[str] | None = None) -> tupl
     """A Markdown file as it is, and as it is with its tables made anew.
 
     Args:
-        document: with comments as :mod:`revt_hf.results.section` describes them.
+        document: with comments as :mod:`revt_hf.results.markdown` describes them.
         words: the command of its only table from now on.
 
     Raises:
@@ -168,7 +168,7 @@ def renewed_document(document: Path, words: Sequence[str] | None = None) -> tupl
     """
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.formats import TableFormat, formatted
-    from revt_hf.results.section import renewed
+    from revt_hf.results.markdown import renewed
     from revt_hf.results.tables import build_tables
 
     def made(command: Sequence[str], place: str) -> str:
@@ -224,8 +224,8 @@ def report(
     from revt_hf.core.outputs import check_output_file, check_suffix
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
-    from revt_hf.results.comparison import compare, report_models
     from revt_hf.results.page import write_page
+    from revt_hf.results.report import compare, report_models
 
     named = named_models(models)
     loaded = load_recipe(recipe)

@@ -36,24 +36,6 @@ class Curve:
     corruption: str
     points: Mapping[int, Spread]
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``revt curves --json`` writes."""
-        return {
-            "networks": self.networks,
-            "kind": self.kind,
-            "of": self.of,
-            "corruption": self.corruption,
-            "points": [
-                {
-                    "severity": severity,
-                    "mIoU": spread.mean,
-                    "std": spread.std,
-                    "values": list(spread.values),
-                }
-                for severity, spread in self.points.items()
-            ],
-        }
-
 
 @dataclass(frozen=True)
 class Curves:
@@ -65,11 +47,14 @@ class Curves:
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``revt curves --json`` writes."""
-        return {
-            "protocol": self.protocol,
-            "classes": self.classes,
-            "curves": [curve.to_json() for curve in self.curves],
-        }
+        curves = []
+        for curve in self.curves:
+            points = [
+                {"severity": at, "mIoU": one.mean, "std": one.std, "values": list(one.values)}
+                for at, one in curve.points.items()
+            ]
+            curves.append({**vars(curve), "points": points})
+        return {"protocol": self.protocol, "classes": self.classes, "curves": curves}
 
 
 def build_curves(
