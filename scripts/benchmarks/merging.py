@@ -64,7 +64,7 @@ def _output() -> Path:
 
 def _load_everything() -> Path:
     states = [load_file(path) for path in b5_weights()]
-    merged = {
+    merged: dict[str, Any] = {
         name: sum(state[name] for state in states) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
         else tensor
@@ -77,7 +77,7 @@ def _load_everything() -> Path:
 
 def _tensor_by_tensor() -> Path:
     files = [safe_open(path, framework="np") for path in b5_weights()]
-    merged = {
+    merged: dict[str, Any] = {
         name: sum(file.get_tensor(name) for file in files) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
         else files[0].get_tensor(name)
@@ -89,7 +89,7 @@ def _tensor_by_tensor() -> Path:
 
 
 def _ours() -> Path:
-    return merge(b5_members(), _output(), overwrite=True) / "model.safetensors"
+    return merge(b5_members(), _output(), MergeOptions(overwrite=True)) / "model.safetensors"
 
 
 def _difference(first: Path, second: Path) -> float:
@@ -160,7 +160,7 @@ def engine() -> Pair:
 def _many(count: int) -> Any:
     """For the table of members: the function without hashing, on the same files again."""
     members = [b5_members()[number % _MEMBERS] for number in range(count)]
-    return merge(members, _output(), overwrite=True, options=MergeOptions(hashing=False))
+    return merge(members, _output(), MergeOptions(overwrite=True, hashing=False))
 
 
 @row("merge-8-members", peer="2 members", goal=0.25)

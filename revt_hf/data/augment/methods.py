@@ -26,7 +26,6 @@ from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
 
-FLIP_PROBABILITY = 0.5
 # The group of entry points in which another package names its methods.
 ENTRY_POINTS = "revt_hf.augmentations"
 
@@ -118,11 +117,11 @@ def method(number_or_name: int | str) -> Method:
 
 
 class PipelineSpec(Augmentation):
-    """The augmentation of a recipe (:class:`revt_hf.config.recipe.Augmentation`) and the
-    normalisation: mean and std per channel (RGB), on 0..255.
+    """A recipe's augmentation, and the normalisation: mean and std (RGB), on 0..255.
 
-    ``paper_code`` follows the paper's code where it differs from the papers, see
-    :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter` and ``PAPER_CODE_TRIES``.
+    The other fields are those of :class:`revt_hf.config.recipe.Augmentation`; ``paper_code``
+    follows the paper's code where it differs from the papers (see
+    :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter` and ``PAPER_CODE_TRIES``).
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -163,7 +162,7 @@ def _transform(step: Step, spec: PipelineSpec) -> A.BasicTransform:
         case A.BasicTransform():
             return step
         case "flip":
-            p = FLIP_PROBABILITY if spec.flip_probability is None else spec.flip_probability
+            p = 0.5 if spec.flip_probability is None else spec.flip_probability
             return A.HorizontalFlip(p=p)
         case "photometric":
             return PhotoMetricDistortion()
