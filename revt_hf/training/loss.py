@@ -21,9 +21,9 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together
 from revt_hf.data.domains import domain_label
 from revt_hf.data.labels import IGNORE_INDEX
-from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.evaluate import Sums, score_images
+from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter
-from revt_hf.evaluation.scoring import Sums, score_images
 from revt_hf.models.folded_head import folded
 from revt_hf.models.precision import full_precision
 
@@ -176,7 +176,7 @@ def sums_of(
 ) -> list[Sums]:
     """Loss and confusion matrix of a model's encoder with each of several decode heads.
 
-    The encoder sees each image once; see :func:`revt_hf.evaluation.scoring.score_images`.
+    The encoder sees each image once; see :func:`revt_hf.evaluation.evaluate.score_images`.
     """
     (sums,) = score_images(
         [heads_segmenter(model, heads)],

@@ -73,12 +73,12 @@ def test_validation_is_on_the_sources_val_split(trained, tmp_path):
 
 
 def test_validation_uses_the_recipes_workers(tmp_path, monkeypatch):
-    from revt_hf.evaluation import scoring
+    from revt_hf.evaluation import evaluate
 
     asked = []
-    really = scoring.image_batches
+    really = evaluate.image_batches
     monkeypatch.setattr(
-        scoring, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
+        evaluate, "image_batches", lambda *given: asked.append(given[-1]) or really(*given)
     )
     for workers in (0, 1):
         train = {"steps": 1, "validate_every": 1, "workers": workers}
