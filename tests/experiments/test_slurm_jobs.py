@@ -302,7 +302,7 @@ def test_the_processes_of_a_launcher_share_the_cores(tmp_path, capsys):
     scripts, _ = printed(capsys, write_experiment(tmp_path), tmp_path / "out", *launched)
     assert told(scripts["train-0"], 0, tmp_path)[0][1] == "2"
     assert told(scripts["score"], 0, tmp_path)[0][1] == "6"
-    assert [name for name, script in scripts.items() if "launch" in script] == ["train-0"]
+    assert [name for name, script in scripts.items() if "--launcher" in script] == ["train-0"]
 
 
 @pytest.mark.parametrize(
