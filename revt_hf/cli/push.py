@@ -1,18 +1,14 @@
 """``revt push`` and ``revt merge-and-push``: parse, validate, call."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from revt_hf.cli.naming import split_name
 from revt_hf.cli.options import Json, Overwrite, Quiet, with_options
 from revt_hf.core.errors import UserError, say
-
-if TYPE_CHECKING:
-    from revt_hf.hub.push import PushOptions
 
 
 @dataclass(frozen=True)
@@ -45,24 +41,29 @@ class Publication:
         typer.Option(metavar="DIR", help="Write what would be sent to this folder; send nothing."),
     ] = None
 
-    def options(
-        self, overwrite: bool, quiet: bool, members: "list[Path] | None" = None
-    ) -> "PushOptions":
-        """The options of a push."""
-        from revt_hf.hub.push import PushOptions
+    def check(self, repo_id: str) -> None:
+        """Refuse now what the push would refuse after all the work."""
+        from revt_hf.hub.commit import check_repo_id, require_token
+        from revt_hf.hub.records import known_hub_ids
 
-        return PushOptions(
-            private=self.private,
-            create_pr=self.create_pr,
-            revision=self.revision,
-            dry_run=self.dry_run,
-            overwrite=overwrite,
-            with_members=tuple(members or ()),
-            license=self.license,
-            base_models=tuple(self.base_models or ()),
-            datasets=tuple(self.datasets or ()),
-            quiet=quiet,
-        )
+        check_repo_id(repo_id, "model")
+        if not self.license:
+            raise UserError(
+                "name the license of the weights: --license apache-2.0, or the base model's"
+            )
+        if self.dry_run is None:
+            require_token()
+        known_hub_ids(self.base_models or [], None)
+        for name in self.datasets or []:
+            check_repo_id(name, "dataset")
+
+    def send(self, folder: Path, repo_id: str, results: Path | None, **more: Any) -> None:
+        """Push a folder, and print where it is."""
+        from revt_hf.hub.push import PushOptions, push
+
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        done = push(folder, repo_id, PushOptions(**given, **more), results)
+        say(f"{'pushed' if self.dry_run is None else 'would be pushed'}: {done}")
 
 
 @with_options
@@ -88,7 +89,8 @@ def push(
             "--overwrite is for the folder of --dry-run DIR: a push brings a repository up to "
             "date without it"
         )
-    _push(folder, repo_id, publication.options(overwrite, quiet, members), results)
+    more = {"with_members": members or (), "overwrite": overwrite, "quiet": quiet}
+    publication.send(folder, repo_id, results, **more)
 
 
 @with_options
@@ -108,87 +110,49 @@ def merge_and_push(
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""
     from revt_hf.config.recipe import load_recipe
+    from revt_hf.core.outputs import check_beside, check_output, check_output_file
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
-    from revt_hf.hub.commit import check_repo_id, require_token
-    from revt_hf.hub.records import known_hub_ids
     from revt_hf.merging.average import MergeOptions, merge
     from revt_hf.merging.merge_spec import MergeSpec
-    from revt_hf.models.recorded import recorded_protocol
     from revt_hf.results.formats import print_scores
 
     *members, repo_id = models
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
     names, paths = zip(*map(split_name, members), strict=True)
-    _check_no_member(repo_id, paths)
-    # Refuse now whatever the push would refuse after all the work.
-    check_repo_id(repo_id, "model")
-    if json_file is not None and recipe is None:
-        raise UserError("--json writes scores: name a recipe to score on with --recipe FILE")
-    if not publication.license:
-        raise UserError(
-            "name the license of the weights: --license apache-2.0, or the base model's"
-        )
-    if publication.dry_run is None:
-        require_token()
-    known_hub_ids(publication.base_models or [], None)
-    for name in publication.datasets or []:
-        check_repo_id(name, "dataset")
-    splits = None if recipe is None else splits_of(load_recipe(recipe))
-    inputs: list[str | Path | None] = [*paths, recipe]
-    inputs += [path for one in splits or [] for path in one.spec.inputs]
-    results = None if splits is None else output.parent / f"{output.name}.results.json"
-    _check_outputs(output, results, json_file, publication.dry_run, overwrite, inputs)
-    spec = MergeSpec(members=paths, names=names)
-    done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
-    if splits is not None:
-        scores = evaluate(
-            {str(done): done}, splits, recorded_protocol([done]), EvaluateOptions(quiet=quiet)
-        )
-        for file in (results, json_file):
-            if file is not None:
-                write_results(file, scores)
-        print_scores(scores)
-    _push(done, repo_id, publication.options(overwrite, quiet), results)
-
-
-def _push(folder: Path, repo_id: str, options: "PushOptions", results: Path | None) -> None:
-    from revt_hf.hub.push import push
-
-    done = push(folder, repo_id, options, results)
-    say(f"{'pushed' if options.dry_run is None else 'would be pushed'}: {done}")
-
-
-def _check_no_member(repo_id: str, members: Sequence[str]) -> None:
-    """Refuse one more member where the repository was forgotten."""
-    path = Path(repo_id)
-    beside = any(Path(member).exists() and Path(member).parent == path.parent for member in members)
-    if path.exists() or (beside and path.parent != Path()):
+    # Refuse one more member where the repository was forgotten.
+    last = Path(repo_id)
+    beside = any(Path(one).exists() and Path(one).parent == last.parent for one in paths)
+    if last.exists() or (beside and last.parent != Path()):
         raise UserError(
             f"{repo_id} lies beside the members and is not a repository on the Hub: give the "
             "members, then OWNER/NAME"
         )
-
-
-def _check_outputs(
-    output: Path,
-    results: Path | None,
-    json_file: Path | None,
-    dry_run: Path | None,
-    overwrite: bool,
-    inputs: list[str | Path | None],
-) -> None:
-    """Refuse outputs that exist or overlap, before any work."""
-    from revt_hf.core.outputs import check_beside, check_output, check_output_file
-
+    publication.check(repo_id)
+    if json_file is not None and recipe is None:
+        raise UserError("--json writes scores: name a recipe to score on with --recipe FILE")
+    splits = None if recipe is None else splits_of(load_recipe(recipe))
+    inputs: list[str | Path | None] = [*paths, recipe]
+    inputs += [path for one in splits or [] for path in one.spec.inputs]
+    results = None if splits is None else output.parent / f"{output.name}.results.json"
     check_output(output, overwrite, inputs)
     check_output_file(results, overwrite, inputs)
     check_output_file(json_file, inputs=inputs, outputs=[output, results])
-    if dry_run is not None:
-        check_output(dry_run, overwrite, inputs)
-        check_beside(dry_run, [output, results, json_file])
+    if publication.dry_run is not None:
+        check_output(publication.dry_run, overwrite, inputs)
+        check_beside(publication.dry_run, [output, results, json_file])
+    done = merge(
+        MergeSpec(paths, names=names), output, options=MergeOptions(overwrite, quiet=quiet)
+    )
+    if splits is not None:
+        scores = evaluate([done], splits, options=EvaluateOptions(quiet=quiet))
+        for file in (results, json_file):
+            if file is not None:
+                write_results(file, scores)
+        print_scores(scores)
+    publication.send(done, repo_id, results, overwrite=overwrite, quiet=quiet)
 
 
 def register(app: typer.Typer, panel: str) -> None:

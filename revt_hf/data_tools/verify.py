@@ -240,7 +240,7 @@ def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
     except UserError as error:
         checked.add(files["label"], error)
     if label is not None:
-        checked.refitted = bool(label.size) and found.fit_labels
+        checked.refitted = bool(label.size) and found.decode.fit_labels
         unknown = found.table.problem(label.unknown) if label.unknown else ""
         for problem in (unknown, label.turned, "" if checked.refitted else label.size):
             if problem:

@@ -63,15 +63,12 @@ def test_the_search_comes_near_the_best_weights_within_its_budget(best):
     choice = search_weights(scorer, 60)
     assert len(set(scorer.asked)) == len(scorer.asked) == len(choice.tried) <= 60
     assert np.abs(np.array(choice.chosen.weights) - best).max() < 0.03
-
-
-def test_a_small_budget_is_the_corners_alone():
-    scorer = _Known(4, lambda w: w[2])
-    choice = search_weights(scorer, 4)
+    # A small budget is the corners alone.
+    choice = search_weights(_Known(4, lambda w: w[2]), 4)
     assert len(choice.tried) == 4
     assert choice.chosen.weights == (0, 0, 1, 0)
     with pytest.raises(UserError, match="--evaluations 3"):
-        search_weights(scorer, 3)
+        search_weights(_Known(4, lambda w: w[2]), 3)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +97,7 @@ def networks(tmp_path_factory):
         return np.abs(drawn) if name.endswith("running_var") else drawn
 
     first = saved(root / "first", 0)
-    return [
-        changed(first, root / "broken", broken),
-        first,
-        changed(first, root / "near", near),
-    ]
+    return [changed(first, root / "broken", broken), first, changed(first, root / "near", near)]
 
 
 def _labelled_by(networks, blend, head):

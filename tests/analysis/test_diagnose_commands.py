@@ -6,10 +6,11 @@ import cv2
 import pytest
 import yaml
 
+from revt_hf.core.outputs import read_json_object
 from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.tiny import TINY
-from tests.helpers.tiny_members import STREETS, read_json
+from tests.helpers.tiny_members import STREETS
 
 NATIVE = ["--max-size", "native", "--quiet"]
 
@@ -38,8 +39,8 @@ def test_similarity(capsys, members, tmp_path):
     command = ["diagnose", "similarity", *members[:2], "--output", tmp_path / "out"]
     more = ["--base", members[2], "--json", tmp_path / "s.json", "--quiet"]
     out = _run(capsys, *command, *more)
-    result = read_json(tmp_path / "s.json")
-    assert result == read_json(tmp_path / "out" / "similarity.json")
+    result = read_json_object(tmp_path / "s.json")
+    assert result == read_json_object(tmp_path / "out" / "similarity.json")
     assert f"{result['wholes'][-1]['cosine'][0]:.6f}" in out.splitlines()[-1]
     assert _is_drawn(tmp_path / "out" / "similarity.png")
     assert "exists already" in refused(capsys, *command)
@@ -49,7 +50,7 @@ def test_path(capsys, members, recipe, tmp_path):
     named = [f"mild={members[0]}", members[1]]
     arguments = ["--recipe", recipe, "--points", "2", "--init", members[2], *NATIVE]
     out = _run(capsys, "diagnose", "path", *named, "--output", tmp_path / "out", *arguments)
-    result = read_json(tmp_path / "out" / "path.json")
+    result = read_json_object(tmp_path / "out" / "path.json")
     lines = [(line["from"], line["to"], line["head"]) for line in result["lines"]]
     assert lines == [(1, 2, 1), (1, 2, 2), ("init", 1, 1), ("init", 2, 2)]
     # Source-val alone, though the recipe has a target.
@@ -64,7 +65,7 @@ def test_plane_resumes_in_its_folder(capsys, members, recipe, tmp_path):
     arguments = ["--recipe", recipe, "--images", "1", "--output", tmp_path / "out", *NATIVE]
     for steps, points in (("1", 3), ("1,2", 6)):
         out = _run(capsys, "diagnose", "plane", *members, *arguments, "--steps", steps)
-        assert len(read_json(tmp_path / "out" / "plane.json")["points"]) == points
+        assert len(read_json_object(tmp_path / "out" / "plane.json")["points"]) == points
     assert out.count("best mIoU") == 3
     assert len(list((tmp_path / "out" / "points").iterdir())) == 1
     assert all(_is_drawn(tmp_path / "out" / f"plane-head-{head}.png") for head in (1, 2, 3))
@@ -75,7 +76,7 @@ def test_norm_and_disagreement_of_a_merge(capsys, members, recipe, tmp_path):
     _run(capsys, "merge", *members, "--output", merge, "--quiet")
     arguments = ["--output", tmp_path / "n", "--recipe", recipe, *NATIVE]
     out = _run(capsys, "diagnose", "norm", merge, *members, *arguments)
-    models = read_json(tmp_path / "n" / "norm.json")["models"]
+    models = read_json_object(tmp_path / "n" / "norm.json")["models"]
     assert [row["kind"] for row in models] == ["merge", "recalibrated", *["member"] * 3]
     assert models[1]["log_variance_ratio_rms"] < models[0]["log_variance_ratio_rms"]
     assert out.count("running standard deviations") == 5
@@ -84,7 +85,7 @@ def test_norm_and_disagreement_of_a_merge(capsys, members, recipe, tmp_path):
     fog = ["--domain", "streets", "--config", "fog", "--option", "val_images=2", *NATIVE]
     fog += ["--option", "size=[64, 128]", "--output", tmp_path / "d"]
     out = _run(capsys, "diagnose", "disagreement", *members, "--merge", merge, *fog)
-    result = read_json(tmp_path / "d" / "disagreement.json")
+    result = read_json_object(tmp_path / "d" / "disagreement.json")
     assert sum(result["merge_on_disputed"].values()) == pytest.approx(100)
     assert [split["is_source"] for split in result["data"]["splits"]] == [False]
     assert len(result["images"]) == 2
@@ -102,7 +103,7 @@ def test_a_choice_is_a_merge_recipe_that_scores_as_promised(
     chosen, done, rows = (tmp_path / name for name in ("merge.yaml", "revt", "rows.json"))
     command = ["choose", method, *members, "--recipe", recipe, "--output", chosen, *arguments]
     out = _run(capsys, *command, "--json", tmp_path / "c.json", *NATIVE)
-    choice = read_json(tmp_path / "c.json")
+    choice = read_json_object(tmp_path / "c.json")
     assert 1 < len(choice["tried"]) <= tried
     promised = choice["chosen"]["mIoU"]
     assert promised == max(candidate["mIoU"] for candidate in choice["tried"])

@@ -19,12 +19,10 @@ def test_the_grid_has_every_point_once(corners, steps):
     assert len(points) == len(set(points)) == comb(steps + corners - 1, corners - 1)
     assert all(sum(point) == 1 and min(point) >= 0 for point in points)
     assert all((weight * steps).denominator == 1 for point in points for weight in point)
-
-
-def test_a_finer_grid_adds_what_the_coarser_one_lacks():
-    coarse, fine = new_points([2, 4])
-    assert (len(coarse), len(fine)) == (6, 15 - 6)
-    assert not set(coarse) & set(fine)
+    # A finer grid adds what the coarser one lacks.
+    coarse, fine = new_points([steps, 2 * steps], corners)
+    assert coarse == points
+    assert sorted([*coarse, *fine]) == sorted(simplex(corners, 2 * steps))
 
 
 class _Stopped(Exception):  # noqa: N818

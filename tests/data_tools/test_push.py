@@ -89,7 +89,7 @@ def test_images_that_should_be_private_do_not_become_public(hub, tmp_path):
     assert _files(hub / "me" / "public") == before
 
 
-def test_a_wrong_token_is_one_sentence(hub, tmp_path, monkeypatch):
+def test_a_wrong_token_or_no_connection_is_one_sentence(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrong")
     with pytest.raises(UserError, match=r"refused the token \(status 401\)") as caught:
         export(tmp_path / "set", push="me/roads")
@@ -98,24 +98,16 @@ def test_a_wrong_token_is_one_sentence(hub, tmp_path, monkeypatch):
     assert "wrongwrong" not in "".join(traceback.format_exception(caught.value))
     assert not list(hub.iterdir())
     assert len(load(tmp_path / "set", "train")) == 3
-
-
-def test_no_connection_is_one_sentence(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"me/roads: no connection to http://127\.0\.0\.1:9;"):
-        export(tmp_path / "set", push="me/roads")
+        export(tmp_path / "other", push="me/roads")
 
 
-@pytest.mark.parametrize("repository", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git"])
-def test_a_bad_id_is_refused_before_any_work(hub, tmp_path, monkeypatch, repository):
-    monkeypatch.setattr(module, "open_domain", None)
-    with pytest.raises(UserError, match="is not the ID of a Hub dataset"):
-        export(tmp_path / "set", push=repository)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_token_is_told_before_any_work(tmp_path, monkeypatch):
+@pytest.mark.parametrize("repository", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git", None])
+def test_a_bad_id_or_missing_token_is_refused_before_any_work(tmp_path, monkeypatch, repository):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.setattr(module, "open_domain", None)
-    with pytest.raises(UserError, match="HF_TOKEN"):
-        export(tmp_path / "set", push="me/roads")
+    words = "HF_TOKEN" if repository is None else "is not the ID of a Hub dataset"
+    with pytest.raises(UserError, match=words):
+        export(tmp_path / "set", push="me/roads" if repository is None else repository)
+    assert not list(tmp_path.iterdir())

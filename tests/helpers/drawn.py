@@ -21,41 +21,30 @@ _SCENES = (0, 1_000_001)
 _CELL = 32
 
 
-def cell_statistics(image: np.ndarray) -> np.ndarray:
-    """Mean and deviation of each cell of 32x32 pixels: (2, H / 32, W / 32, 3), float32."""
-    height, width, channels = image.shape
-    cells = image.reshape(height // _CELL, _CELL, width // _CELL, _CELL, channels)
-    return np.stack([cells.mean(axis=(1, 3)), cells.std(axis=(1, 3))]).astype(np.float32)
-
-
-def class_counts(label: np.ndarray) -> np.ndarray:
-    """Pixels of each value in each column of cells: (W / 32, 256), int32."""
-    columns = np.split(label, label.shape[1] // _CELL, axis=1)
-    return np.stack([np.bincount(column.ravel(), minlength=256) for column in columns])
+def _cell_statistics(images: list[np.ndarray]) -> np.ndarray:
+    """Mean and deviation of each cell of 32x32 pixels: (N, 2, H / 32, W / 32, 3), float32."""
+    cells = np.stack(images).reshape(len(images), 128 // _CELL, _CELL, 256 // _CELL, _CELL, 3)
+    return np.stack([cells.mean(axis=(2, 4)), cells.std(axis=(2, 4))], 1).astype(np.float32)
 
 
 def street_values() -> dict[str, np.ndarray]:
-    """The statistics of two scenes in every style, and their labels'."""
-    values = {"streets/label": np.stack([class_counts(_scene(s, "source")[1]) for s in _SCENES])}
+    """The statistics of two scenes in every style, and the labels' pixels of each value."""
+    values = {}
     for style in STYLES:
-        images = [_scene(seed, style)[0] for seed in _SCENES]
-        values[f"streets/{style}"] = np.stack([cell_statistics(image) for image in images])
-    return values
+        images, labels = zip(*(render(seed, style, 128, 256) for seed in _SCENES), strict=True)
+        values[f"streets/{style}"] = _cell_statistics(images)
+    columns = [np.split(label, 256 // _CELL, axis=1) for label in labels]
+    counts = [[np.bincount(one.ravel(), minlength=256) for one in each] for each in columns]
+    return {"streets/label": np.array(counts), **values}
 
 
 def corruption_values() -> dict[str, np.ndarray]:
     """The statistics of a scene in every kind and severity of corruption."""
-    image = np.ascontiguousarray(_scene(7, "source")[0])
+    image, _ = render(7, "source", 128, 256)
     return {
-        f"corruptions/{kind}": np.stack(
-            [cell_statistics(corrupt(image, "a", kind, severity)) for severity in SEVERITIES]
-        )
+        f"corruptions/{kind}": _cell_statistics([corrupt(image, "a", kind, s) for s in SEVERITIES])
         for kind in KINDS
     }
-
-
-def _scene(seed: int, style: str) -> tuple[np.ndarray, np.ndarray]:
-    return render(seed, style, 128, 256)
 
 
 def _write() -> None:

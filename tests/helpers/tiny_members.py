@@ -1,6 +1,5 @@
 """Untrained networks as members of a merge, and images to score them on."""
 
-import json
 import shutil
 
 import numpy as np
@@ -68,9 +67,8 @@ def rows(count, label=None):
         image = random_image(seed)
         classes = np.random.default_rng(seed + 1000).integers(0, 20, (64, 128), dtype=np.uint8)
         classes[classes == 19] = 255
-        made.append(
-            {"image": image, "label": label(image) if label else classes, "name": str(seed)}
-        )
+        found = label(image) if label else classes
+        made.append({"image": image, "label": found, "name": str(seed)})
     return made
 
 
@@ -78,8 +76,3 @@ def data_of(images, protocol=NATIVE, is_source=True):
     """Images as the val split of a source or a target."""
     spec = DomainSpec(domain="streets", options=STREETS)
     return ScoringData((SplitSpec(spec, "val", is_source),), (images,), protocol)
-
-
-def read_json(path):
-    """The content of a JSON file."""
-    return json.loads(path.read_text())

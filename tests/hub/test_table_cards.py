@@ -15,16 +15,15 @@ from tests.helpers.golden import ROOT
 CARDS = ROOT / "model_cards"
 
 
-def test_the_folder_is_what_is_rendered():
+def _contents(folder):
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def test_the_folder_is_what_is_rendered(tmp_path):
     """``python -m revt_hf.hub.table_cards`` writes them anew."""
-    there = {path.name: path.read_text(encoding="utf-8") for path in CARDS.iterdir()}
-    assert there == table_cards()
-    assert len(there) == 18 + 1
-
-
-def test_they_are_written_where_asked(tmp_path):
     write_table_cards(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(table_cards())
+    assert _contents(CARDS) == _contents(tmp_path)
+    assert len(_contents(CARDS)) == 18 + 1
 
 
 @pytest.mark.parametrize("row", ROWS, ids=file_name)

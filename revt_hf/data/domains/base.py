@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import datasets
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from revt_hf.config.sections import Section, validated
@@ -95,7 +93,7 @@ class Opened:
     """One split of a domain, found on disk and ready to be read."""
 
     builder: Callable[..., datasets.DatasetBuilder]  # takes ``cache_dir``
-    table: LabelTable
+    decode: Decode  # the transform that turns the builder's rows into arrays
     layout: str  # "official", "converted" or "built-in"
     found: str  # a sentence on where the files were found
     images: int
@@ -105,14 +103,11 @@ class Opened:
     broken: tuple[tuple[str, str], ...] = ()  # files that cannot be opened, each with the reason
     unused: tuple[tuple[str, str], ...] = ()  # files that may have been meant, each with the reason
     left_out: Mapping[str, str] = field(default_factory=dict)  # images known to be defective
-    fit_labels: bool = False  # see ``Decode``, also for the other two
-    change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
-    follow_exif: bool | None = None
 
     @property
-    def decode(self) -> Decode:
-        """The transform that turns the builder's rows into arrays."""
-        return Decode(self.table, self.fit_labels, self.change, self.follow_exif)
+    def table(self) -> LabelTable:
+        """The table that maps the label files' values to train ids."""
+        return self.decode.table
 
     @property
     def difference(self) -> str | None:

@@ -216,7 +216,7 @@ class CorruptionsDomain(Domain):
         drawn += [CORRUPTIONS_VERSION, version("albumentations")]
         return replace(
             opened,
-            change=self._corruption(split, data_dir, options),
+            decode=replace(opened.decode, change=self._corruption(split, data_dir, options)),
             content=fingerprint([opened.content, *drawn]),
             found=f"{opened.found}; {options.kind} of severity {options.severity}",
         )

@@ -23,6 +23,7 @@ from revt_hf.data.domains.files import read_split_file
 from revt_hf.data.domains.layouts import Finder, Layout, Match, Pair
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.labels import label_table
+from revt_hf.data.reading import Decode
 
 _NANOSECONDS = 1_000_000_000
 Suffix = Annotated[str, Field(min_length=1)]
@@ -139,7 +140,7 @@ class PairedDomain(Domain):
             expected = self.expected(split, config, options)
         return Opened(
             builder=pairs_builder(pairs, split, self.name, [split, *names]),
-            table=layout.table,
+            decode=Decode(layout.table, self.fit_labels, follow_exif=options.labels_follow_exif),
             layout=layout.kind,
             found=(
                 f"{layout.kind} layout in {match.root}: {layout.described(split)}, "
@@ -152,8 +153,6 @@ class PairedDomain(Domain):
             broken=tuple(match.broken.items()),
             unused=tuple(match.unused.items()),
             left_out=left_out,
-            follow_exif=options.labels_follow_exif,
-            fit_labels=self.fit_labels,
         )
 
     def _match(self, split: str, root: Path, config: str | None, options: Any) -> Match:

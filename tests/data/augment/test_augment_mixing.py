@@ -22,8 +22,7 @@ from revt_hf.data.augment.mixing import (
 def test_generated_images_are_complex_and_colourful():
     images = [generate(0, index, 288) for index in range(9)]
     for image in images:
-        assert image.shape == (288, 288, 3)
-        assert image.dtype == np.uint8
+        assert (image.shape, image.dtype) == ((288, 288, 3), np.uint8)
         levels = image.astype(float)
         assert levels.std() > 30
         # Colourful: channels differ; structured: neighbours differ but are not noise.

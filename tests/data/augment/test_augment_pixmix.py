@@ -5,11 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from revt_hf.core.errors import UserError
 from revt_hf.data.augment.distortions import apply_photometric
 from revt_hf.data.augment.mixing import GeneratedImages
 from revt_hf.data.augment.pixmix import (
-    PixMix,
     PixMixDraws,
     Round,
     apply_pixmix,
@@ -52,7 +50,6 @@ def reference(operation, x, y, a, b):
 def test_paper_code_matches_the_original(images, name, function, a, b):
     golden, image, other = images
     result = function(image.astype(np.float32), other.astype(np.float32), a, b)
-    assert result.dtype == np.float32
     assert np.abs(result - golden[f"{name}_{a}_{b}"]).max() < 0.01
     if name == "add":
         np.testing.assert_allclose(mix_add(image, other, a, b), result, atol=0.02)
@@ -67,14 +64,14 @@ def test_default_operations_equal_the_papers(images, name, function, dtypes, a, 
     image[:4], other[2:6], image[8:12], other[10:14] = 0, 0, 255, 255
     x = image if dtypes[0] == "u" else image.astype(np.float32) * 0.9
     y = other if dtypes[1] == "u" else other.astype(np.float32) * 0.9
-    kept = x.copy(), y.copy()
+    expected = reference(name, x, y, a, b)
+    x.setflags(write=False)
+    y.setflags(write=False)
     result = function(x, y, a, b)
     assert result.dtype == np.float32
     assert result.min() >= 0
     assert result.max() <= 255
-    np.testing.assert_allclose(result, reference(name, x, y, a, b), atol=0.02)
-    np.testing.assert_array_equal(x, kept[0])
-    np.testing.assert_array_equal(y, kept[1])
+    np.testing.assert_allclose(result, expected, atol=0.02)
 
 
 def test_paper_code_wraps_8_bit_values():
@@ -90,16 +87,6 @@ def test_paper_code_wraps_8_bit_values():
     assert mix_add(x // 2, middle, 1.0, 0.0)[0, 0, 0] == 100
 
 
-def reference_pixmix(image, draws, mixing):
-    mixed = image if draws.start is None else apply_photometric(image, draws.start)
-    for step in draws.rounds:
-        operand = mixing
-        if step.operand is not None:
-            operand = apply_photometric(image, step.operand)
-        mixed = reference(step.operation, mixed, operand, step.a, step.b)
-    return mixed
-
-
 def test_whole_mixing_equals_plain_numpy_within_a_grey_level(images):
     image = images[1].copy()
     image[:9] = np.arange(9, dtype=np.uint8)[:, None, None]
@@ -108,9 +95,11 @@ def test_whole_mixing_equals_plain_numpy_within_a_grey_level(images):
     for seed in range(200):
         # A beta of 1 draws all weights alike, the small ones too.
         draws = draw_pixmix(random.Random(seed), 4, 3.0 if seed % 2 else 1.0)
-        result = apply_pixmix(image, draws, mixing)
-        assert result.dtype == np.float32
-        assert np.abs(result - reference_pixmix(image, draws, mixing)).max() <= 1
+        mixed = image if draws.start is None else apply_photometric(image, draws.start)
+        for step in draws.rounds:
+            copy = mixing if step.operand is None else apply_photometric(image, step.operand)
+            mixed = reference(step.operation, mixed, copy, step.a, step.b)
+        assert np.abs(apply_pixmix(image, draws, mixing) - mixed).max() <= 1
         kinds |= {(step.operation, step.operand is None) for step in draws.rounds}
         kinds.add((draws.start is None, not draws.rounds))
     assert len(kinds) == 8
@@ -129,14 +118,10 @@ def test_drawn_weights():
     drawn = np.array([draw_weights(random.Random(seed), 3.0) for seed in range(6000)])
     inner = drawn[:, 1] >= 0
     assert 0.46 < inner.mean() < 0.54
-    a, b = drawn[inner].T
     # Beta(3, 1) has mean 3/4, Beta(1, 3) mean 1/4, both variance 3/80
-    assert abs(a.mean() - 0.75) < 0.02
-    assert abs(b.mean() - 0.25) < 0.02
-    assert abs(a.var() - 3 / 80) < 0.005
-    a, b = drawn[~inner].T
-    assert abs(a.mean() - 1.25) < 0.02
-    assert abs(b.mean() + 0.25) < 0.02
+    np.testing.assert_allclose(drawn[inner].mean(axis=0), (0.75, 0.25), atol=0.02)
+    np.testing.assert_allclose(drawn[~inner].mean(axis=0), (1.25, -0.25), atol=0.02)
+    assert abs(drawn[inner, 0].var() - 3 / 80) < 0.005
 
 
 def test_drawn_rounds():
@@ -148,9 +133,3 @@ def test_drawn_rounds():
     assert 0.46 < np.mean([d.start is None for d in draws]) < 0.54
     assert 0.46 < np.mean([step.operand is None for step in rounds]) < 0.54
     assert 0.46 < np.mean([step.operation == "add" for step in rounds]) < 0.54
-
-
-@pytest.mark.parametrize("options", [{"k": -1}, {"beta": 0.0}])
-def test_refuses_nonsense(options):
-    with pytest.raises(UserError, match="PixMix"):
-        PixMix(GeneratedImages(), **options)

@@ -117,8 +117,7 @@ def test_links_and_hidden_folders(files, links, found, tmp_path):
     assert list(list_files(tmp_path)[0]) == found
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(5, "input/output")])
-def test_a_folder_that_cannot_be_read_is_not_passed_over(error, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
     """Otherwise its images would be missing without a word."""
     write(tmp_path / "aachen" / "x.png")
     write(tmp_path / "bremen" / "y.png")
@@ -126,11 +125,11 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(error, tmp_path, monkey
 
     def failing(folder):
         if str(folder).endswith("bremen"):
-            raise error
+            raise OSError(5, "input/output")
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises((UserError, OSError)):
+    with pytest.raises(UserError, match=r"cannot read .*bremen: input/output"):
         list_files(tmp_path)
 
 

@@ -70,8 +70,10 @@ def test_folders_suffixes_and_encoding(load, root):
     assert len(load(image_dir="images", label_dir="labels", label_suffix="_ids.png")) == 3
     for image in ("d.jpg", "e.JPG", "f.jpeg", "g.Jpeg"):
         write(root, image, f"{image[0]}.PNG", "mixed")
-    for suffix in (".jpg", ".JPEG", [".png", ".jpg"]):
+    for suffix in (".jpg", ".JPEG"):
         assert names(load("mixed", image_suffix=suffix)) == ["d", "e", "f", "g"]
+    write(root, "h.png", "h.png", "mixed")
+    assert names(load("mixed", image_suffix=[".png", ".jpg"])) == ["d", "e", "f", "g", "h"]
 
 
 def test_sixteen_bit_labels(load, label):

@@ -25,7 +25,8 @@ from revt_hf.data.domains.base import (
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.streets.paint import render
 from revt_hf.data.domains.streets.styles import STYLES
-from revt_hf.data.labels import label_table
+from revt_hf.data.labels import TRAIN_IDS
+from revt_hf.data.reading import Decode
 
 # Part of the fingerprint of drawn images: raise it when a change moves pixels or labels.
 STREETS_VERSION = 1
@@ -97,7 +98,7 @@ class StreetsDomain(Domain):
             builder=partial(
                 StreetsBuilder, style, split, options, dataset_name=self.name, hash=identity
             ),
-            table=label_table("train_ids"),
+            decode=Decode(TRAIN_IDS),
             layout="built-in",
             found=f"drawn by this package, style '{style}'",
             images=_count(split, options),
