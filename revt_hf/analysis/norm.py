@@ -33,7 +33,7 @@ def norm_shift(
     For each channel, ``mean_shift`` is (measured - running mean) / running standard deviation and
     ``log_variance_ratio`` ln(measured / running variance); with ``eps``, as in the layer.
     """
-    layer = model.decode_head.batch_norm
+    layer: Any = model.decode_head.batch_norm
     rows = itertools.chain.from_iterable(data.rows)
     mean, variance = (
         statistic.numpy() for statistic in measured_statistics(model, rows, data.protocol, on_image)

@@ -45,11 +45,7 @@ class DomainChoice:
     options: DomainOptions = None
 
     def spec(self) -> "DomainSpec":
-        """The domain as recipes name it.
-
-        Raises:
-            UserError: an option is not KEY=VALUE.
-        """
+        """The domain as recipes name it."""
         return DataSelection(None, self.name, self.data_dir, self.config, self.options).spec()
 
 

@@ -74,6 +74,21 @@ def check_sharing(domain: Domain, license: str | None) -> None:
 
 def card_text(contents: Contents) -> str:
     """The text of ``README.md``, with metadata for the Hub and without paths of this machine."""
+    images = sum(opened.images for opened in contents.splits.values())
+    fitting = (name for limit, name in _SIZES.items() if images < limit)
+    parquet = [{"split": name, "path": f"data/{name}-*"} for name in contents.splits]
+    identifier = contents.domain.facts.sharing.license_id
+    license = license_metadata(contents.license_text)
+    if not contents.is_own:
+        # Of a known dataset only its own identifier counts, not one that its words resemble.
+        license = {**(license if identifier == "other" else {}), "license": identifier}
+    metadata = DatasetCardData(
+        **license,
+        task_categories=["image-segmentation"],
+        pretty_name=contents.title,
+        size_categories=next(fitting, "1M<n<10M"),
+        configs=[{"config_name": "default", "data_files": parquet}],
+    )
     settings = {
         "domain": contents.domain.name,
         "config": contents.config,
@@ -85,7 +100,7 @@ def card_text(contents: Contents) -> str:
         "dataset_card.md.jinja",
         contents=contents,
         sharing=contents.domain.facts.sharing,
-        front=yaml_text(_metadata(contents).to_dict()),
+        front=yaml_text(metadata.to_dict()),
         marker=MARKER,
         version=__version__,
         classes=dict(zip(CLASSES, PALETTE.tolist(), strict=True)),
@@ -97,22 +112,4 @@ def card_text(contents: Contents) -> str:
             if opened.difference
         },
         settings=yaml_text(settings),
-    )
-
-
-def _metadata(contents: Contents) -> DatasetCardData:
-    images = sum(opened.images for opened in contents.splits.values())
-    fitting = (name for limit, name in _SIZES.items() if images < limit)
-    parquet = [{"split": name, "path": f"data/{name}-*"} for name in contents.splits]
-    identifier = contents.domain.facts.sharing.license_id
-    license = license_metadata(contents.license_text)
-    if not contents.is_own:
-        # Of a known dataset only its own identifier counts, not one that its words resemble.
-        license = {**(license if identifier == "other" else {}), "license": identifier}
-    return DatasetCardData(
-        **license,
-        task_categories=["image-segmentation"],
-        pretty_name=contents.title,
-        size_categories=next(fitting, "1M<n<10M"),
-        configs=[{"config_name": "default", "data_files": parquet}],
     )

@@ -67,7 +67,20 @@ def export_parquet(
     """
     domain = get_domain(spec.domain)
     check_sharing(domain, options.license)
-    _check(splits, options)
+    if options.push is not None:
+        check_repo_id(options.push, "dataset")
+        require_token()
+    elif options.private:
+        raise UserError("--private is for a Hub dataset: name one with --push")
+    if not splits:
+        raise UserError("name at least one split to export")
+    for name in splits:
+        if not _SPLIT_NAME.fullmatch(name):
+            raise UserError(
+                f"the split '{name}' cannot be exported: use letters, digits, _ and . in its name"
+            )
+    if options.max_size is not None:
+        fit_size(1, 1, options.max_size)
     check_output(output, options.overwrite, spec.inputs)
     opened = {
         name: open_domain(spec.domain, name, spec.data_dir, spec.config, spec.options)
@@ -95,23 +108,6 @@ def export_parquet(
     if options.push is not None:
         _push(output, options.push, options)
     return output
-
-
-def _check(splits: Sequence[str], options: ExportOptions) -> None:
-    if options.push is not None:
-        check_repo_id(options.push, "dataset")
-        require_token()
-    elif options.private:
-        raise UserError("--private is for a Hub dataset: name one with --push")
-    if not splits:
-        raise UserError("name at least one split to export")
-    for name in splits:
-        if not _SPLIT_NAME.fullmatch(name):
-            raise UserError(
-                f"the split '{name}' cannot be exported: use letters, digits, _ and . in its name"
-            )
-    if options.max_size is not None:
-        fit_size(1, 1, options.max_size)
 
 
 def _encoded(

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
@@ -15,6 +16,7 @@ from revt_hf.core.resources import core_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+FindDamage = Callable[[str], str | None]
 
 # Reading from far away may take longer than decoding.
 _THREADS_A_CORE = 2
@@ -58,24 +60,28 @@ def in_threads(
             cv2.setNumThreads(opencv_threads)
 
 
-class JpegDamage:
-    """Finds damage in a ``with`` block, with one process for each thread that asks.
+@contextmanager
+def jpeg_damage() -> Iterator[FindDamage]:
+    """A function that gives libjpeg's warning about a JPEG file that can be decoded, or None.
 
-    libjpeg only warns on standard error, so the processes decode images once more and pipe it.
+    libjpeg only warns on standard error, so one process for each thread that asks decodes images
+    once more and pipes it.
     """
+    own = threading.local()
+    started: list[subprocess.Popen[str]] = []
 
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self._started: list[subprocess.Popen[str]] = []
-
-    def __enter__(self) -> "JpegDamage":
-        return self
-
-    def find(self, path: str) -> str | None:
-        """libjpeg's warning about a JPEG file that can be decoded; None if it is sound."""
-        decoder = getattr(self._own, "decoder", None)
+    def find(path: str) -> str | None:
+        decoder = getattr(own, "decoder", None)
         if decoder is None or decoder.poll() is not None:
-            decoder = self._own.decoder = self._start()
+            decoder = own.decoder = subprocess.Popen(
+                [sys.executable, "-c", _DECODER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+            started.append(decoder)
         assert decoder.stdin is not None and decoder.stderr is not None  # noqa: S101
         found = None
         try:
@@ -90,19 +96,9 @@ class JpegDamage:
                 found = found or line.strip()
         return found
 
-    def _start(self) -> subprocess.Popen[str]:
-        decoder = subprocess.Popen(
-            [sys.executable, "-c", _DECODER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        self._started.append(decoder)
-        return decoder
-
-    def __exit__(self, *_: object) -> None:
-        for decoder in self._started:
+    try:
+        yield find
+    finally:
+        for decoder in started:
             decoder.kill()
             decoder.communicate()

@@ -32,8 +32,6 @@ from revt_hf.data.reading import Decode
 from revt_hf.data.resize import resize_label_to_fit, resize_to_fit
 from revt_hf.data_tools.parallel import in_threads
 
-_GIGABYTE = 1e9
-
 
 def prepare(
     spec: DomainSpec,
@@ -71,9 +69,13 @@ def prepare(
         work = partial(_prepare_one, scratch, record, decode)
         with tqdm(total=len(rows), unit="image", desc="prepare", disable=quiet) as progress:
             for number, written in enumerate(in_threads(work, rows, workers)):
-                if number == 0:
-                    _check_space(scratch, written * (len(rows) - 1))
                 progress.update()
+                needed = written * (len(rows) - 1)
+                if number == 0 and needed > (free := shutil.disk_usage(scratch).free):
+                    raise UserError(
+                        f"{scratch.parent} has {free / 1e9:.1f} GB left, the images need about "
+                        f"{needed / 1e9:.1f} GB: choose another output, or --format webp"
+                    )
         mark_output(scratch)
         replace_folder(scratch, real_path(output))
     return record
@@ -123,12 +125,3 @@ def _write(path: Path, image: NDArray[np.uint8]) -> None:
     except (cv2.error, ValueError) as error:
         raise UserError(f"{path.name} cannot be written as {path.suffix[1:]}: {error}") from error
     unfinished.replace(path)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder.parent} has {free / _GIGABYTE:.1f} GB left, the images need about "
-            f"{needed / _GIGABYTE:.1f} GB: choose another output, or --format webp"
-        )

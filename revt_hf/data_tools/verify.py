@@ -16,11 +16,10 @@ from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain, table_of
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data_tools.parallel import JpegDamage, in_threads
+from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
 
-# Names in a note.
+# Names in a note, and problems in the text.
 _SHOWN = 20
-_SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Verified:
             ]
             lines.append(f"  {'(ignored':<14} {100 * self.ignored_share:6.2f} % of all)")
         lines += ["", *(f"note: {note}" for note in self.notes)]
-        lines += [f"problem: {p.file}: {p.what}" for p in self.problems[:_SHOWN_PROBLEMS]]
-        more = len(self.problems) - _SHOWN_PROBLEMS
+        lines += [f"problem: {p.file}: {p.what}" for p in self.problems[:_SHOWN]]
+        more = len(self.problems) - _SHOWN
         if more > 0:
             lines.append(f"... and {more} more (--json FILE lists all)")
         lines.append(counted(len(self.problems), "problem") if self.problems else "no problems")
@@ -114,56 +113,43 @@ class Verified:
 
 def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) -> Verified:
     """Read every image and label of a domain's splits, and collect what is wrong with them."""
-    opened, absent = _open_splits(spec)
-    if not opened:
-        # A split that is there but unusable tells more than one that is not there.
-        reasons = sorted(absent.values(), key=lambda error: isinstance(error, NotThereError))
-        raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
-    domain, _, config, options = checked_domain(
+    domain, folder, config, options = checked_domain(
         spec.domain, spec.data_dir, spec.config, spec.options
     )
+    opened: dict[str, Opened] = {}
+    unusable: dict[str, UserError] = {}
+    for split in domain.splits(folder, config, options):
+        try:
+            opened[split] = domain.open(split, folder, config, options)
+        except UserError as error:
+            unusable[split] = error
+    # A split that is there but unusable tells more than one that is not there.
+    absent = [split for split, error in unusable.items() if isinstance(error, NotThereError)]
+    broken = [split for split in unusable if split not in absent]
+    if not opened:
+        reasons = [unusable[split] for split in (*broken, *absent)]
+        raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
     first = next(iter(opened.values()))
     result = Verified(spec.domain, config, first.layout, first.found, first.table.name)
-    for split, reason in absent.items():
-        expected = domain.expected(split, config, options)
-        result.splits[split] = SplitCount(0, expected)
-        if isinstance(reason, NotThereError):
-            result.notes.append(f"{split}: {reason}")
-        else:
-            result.problems.append(Problem(split, str(reason)))
+    result.notes += [f"{split}: {unusable[split]}" for split in absent]
+    result.problems += [Problem(split, str(unusable[split])) for split in broken]
+    for split in (*absent, *broken):
+        result.splits[split] = SplitCount(0, domain.expected(split, config, options))
     for split, found in opened.items():
         result.splits[split] = SplitCount(found.images, found.expected)
         if found.difference:
             result.notes.append(f"{split}: {found.difference}")
         if found.layout != first.layout:
             result.notes.append(f"{split}: {found.found}")
-        listed = dict.fromkeys(_listed(*one) for one in (*found.missing, *found.broken))
-        result.problems += [problem for problem in listed if problem not in result.problems]
+        for file, what in (*found.missing, *found.broken):
+            # The file stands before its problem already.
+            what = what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist")
+            if Problem(file, what) not in result.problems:
+                result.problems.append(Problem(file, what))
         unused = by_reason(found.unused, _SHOWN)
         result.notes += [note for note in unused if note not in result.notes]
     _read_all(result, opened, workers, quiet)
     return result
-
-
-def _open_splits(spec: DomainSpec) -> tuple[dict[str, Opened], dict[str, UserError]]:
-    """The splits that can be read, and why the others cannot: absent ones first."""
-    domain, folder, config, options = checked_domain(
-        spec.domain, spec.data_dir, spec.config, spec.options
-    )
-    opened: dict[str, Opened] = {}
-    failed: dict[str, UserError] = {}
-    for split in domain.splits(folder, config, options):
-        try:
-            opened[split] = domain.open(split, folder, config, options)
-        except UserError as error:
-            failed[split] = error
-    in_order = sorted(failed, key=lambda split: not isinstance(failed[split], NotThereError))
-    return opened, {split: failed[split] for split in in_order}
-
-
-def _listed(file: str, what: str) -> Problem:
-    """A problem without its file, which stands before it."""
-    return Problem(file, what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist"))
 
 
 def _read_all(
@@ -175,17 +161,21 @@ def _read_all(
     total = sum(found.images for found in opened.values())
     with (
         tqdm(total=total, unit="image", desc="verify", disable=quiet) as progress,
-        JpegDamage() as damage,
+        jpeg_damage() as find_damage,
     ):
         for split, found in opened.items():
             keys: list[str] = []
             rows = _unseen(found, split, seen, keys)
             before = progress.n
-            for checked in in_threads(partial(_check, found, damage), rows, workers):
-                result.pixels += checked.pixels
-                result.problems += checked.problems
-                refitted += checked.refitted
-                seen[checked.key] = checked.labelled
+            for key, pixels, problems, fitted in in_threads(
+                partial(_check, found, find_damage), rows, workers
+            ):
+                if pixels is not None:
+                    result.pixels += pixels
+                result.problems += problems
+                refitted += fitted
+                # A label that cannot be read is a problem of its own.
+                seen[key] = pixels is None or bool(pixels[:NUM_CLASSES].any())
                 progress.update()
             progress.update(found.images - (progress.n - before))
             if keys and not any(seen[key] for key in keys):
@@ -201,51 +191,41 @@ def _unseen(
     found: Opened, split: str, seen: dict[str, bool], keys: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows that are not in ``seen`` yet; ``keys`` takes those of all."""
-    if not found.images:
-        return
-    for row in table_of(found.builder, split):
+    for row in table_of(found.builder, split) if found.images else ():
         keys.append(row["image"]["path"] or f"{split}/{row['name']}")
         if keys[-1] not in seen:
             seen[keys[-1]] = False
             yield {**row, "key": keys[-1]}
 
 
-@dataclass
-class _Checked:
-    """Findings on one image and its label; ``key`` distinguishes the image from all others."""
-
-    key: str
-    labelled: bool = True
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    problems: list[Problem] = field(default_factory=list)
-    refitted: bool = False
-
-    def add(self, file: str, what: object) -> None:
-        self.problems.append(Problem(file, str(what).removeprefix(f"{file}: ")))
-
-
-def _check(found: Opened, damage: JpegDamage, row: dict[str, Any]) -> _Checked:
-    checked = _Checked(row["key"])
+def _check(
+    found: Opened, find_damage: FindDamage, row: dict[str, Any]
+) -> tuple[str, NDArray[np.int64] | None, list[Problem], bool]:
+    """A row's key, pixels per train id, problems, and whether its label was resized."""
     files = {kind: str(row[kind]["path"] or row["name"]) for kind in ("image", "label")}
-    image = pixels = label = None
+    image = pixels = None
+    found_here: list[tuple[str, object]] = []
+    counts, fitted = None, False
     try:
         image = open_image(row["image"])
         pixels = decode_image(image)
-        if image.header.kind == "jpeg" and (what := damage.find(files["image"])):
-            checked.add(files["image"], what)
+        if image.header.kind == "jpeg":
+            found_here.append(("image", find_damage(files["image"]) or ""))
     except UserError as error:
-        checked.add(files["image"], error)
+        found_here.append(("image", error))
     try:
         label = found.decode.lenient(open_image(row["label"]), image, pixels)
-    except UserError as error:
-        checked.add(files["label"], error)
-    if label is not None:
-        checked.refitted = bool(label.size) and found.decode.fit_labels
+        fitted = bool(label.size) and found.decode.fit_labels
         unknown = found.table.problem(label.unknown) if label.unknown else ""
-        for problem in (unknown, label.turned, "" if checked.refitted else label.size):
-            if problem:
-                checked.add(files["label"], problem)
-        counts = cv2.calcHist([np.ascontiguousarray(label.train_ids)], [0], None, [256], [0, 256])
-        checked.pixels = counts.reshape(-1).astype(np.int64)
-        checked.labelled = bool(checked.pixels[:NUM_CLASSES].any())
-    return checked
+        what = (unknown, label.turned, "" if fitted else label.size)
+        found_here += [("label", one or "") for one in what]
+        ids = np.ascontiguousarray(label.train_ids)
+        counts = cv2.calcHist([ids], [0], None, [256], [0, 256]).reshape(-1).astype(np.int64)
+    except UserError as error:
+        found_here.append(("label", error))
+    problems = [
+        Problem(files[kind], str(what).removeprefix(f"{files[kind]}: "))
+        for kind, what in found_here
+        if str(what)
+    ]
+    return row["key"], counts, problems, fitted

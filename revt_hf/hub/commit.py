@@ -1,7 +1,7 @@
 """Pushing to the Hub: repository IDs, the token, and one sentence for every failure."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import huggingface_hub
@@ -103,30 +103,21 @@ def pushing(repo_id: str, hub: HfApi, quiet: bool, advice: str) -> Iterator[None
     """Turn every failure of the block into one sentence without a token; it ends in ``advice``."""
     try:
         # The Hub needs time for a commit of many files.
-        with _bars(not quiet), bounded_requests(hub_requests.PATIENCE_SECONDS):
+        with ExitStack() as stack, bounded_requests(hub_requests.PATIENCE_SECONDS):
+            if quiet and not are_progress_bars_disabled():
+                disable_progress_bars()
+                stack.callback(enable_progress_bars)
             yield
     except UserError:
         raise
     # The transport (httpx, hf_xet) decides what is raised. Messages are not passed on: some quote
     # the headers of the request, which hold the token.
     except Exception as error:  # noqa: BLE001
-        sentence = f"cannot push to {repo_id}: {failure(error, hub.endpoint)}; {advice}"
+        sentence = f"cannot push to {repo_id}: {_failure(error, hub.endpoint)}; {advice}"
         raise UserError(sentence) from None
 
 
-@contextmanager
-def _bars(shown: bool) -> Iterator[None]:
-    hidden = are_progress_bars_disabled()
-    if not shown:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not (shown or hidden):
-            enable_progress_bars()
-
-
-def failure(error: BaseException, endpoint: str) -> str:
+def _failure(error: BaseException, endpoint: str) -> str:
     """Why a request of the Hub's client failed, without the message of the error."""
     for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)

@@ -211,7 +211,7 @@ def recalibrate_model(
     on_image: OnImage = lambda: None,
 ) -> None:
     """Set the head's BatchNorm statistics to :func:`measured_statistics`, in place."""
-    layer = model.decode_head.batch_norm
+    layer: Any = model.decode_head.batch_norm
     mean, variance = measured_statistics(model, images, protocol, on_image)
     layer.running_mean.copy_(mean.float())
     layer.running_var.copy_(variance.float())

@@ -30,7 +30,9 @@ class FoldedDecodeHead(SegformerDecodeHead):
     Projections, fusion and folded BatchNorm are not called as modules: their hooks do not run.
     """
 
-    def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # transformers passes a sequence of stages
+        self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any
+    ) -> torch.Tensor:
         """Logits (N, classes, h, w) at the first stage's size, from stages (N, channels, h, w)."""
         # The fastest layout, and that of the ordinary head: dropout draws by position in memory, so
         # both heads drop the same values.
@@ -66,13 +68,13 @@ class FoldedDecodeHead(SegformerDecodeHead):
         with full_precision(self.linear_fuse.weight):
             # The stages are concatenated last first.
             fuses = self.linear_fuse.weight.flatten(1).chunk(len(self.linear_projections), dim=1)
-            layers = [
+            layers: list[tuple[torch.Tensor, Any]] = [
                 (fuse, layer.proj)
                 for fuse, layer in zip(fuses[::-1], self.linear_projections, strict=True)
             ]
             matrices = [fuse @ projection.weight for fuse, projection in layers]
             bias = torch.stack([fuse @ projection.bias for fuse, projection in layers]).sum(0)
-            norm = self.batch_norm
+            norm: Any = self.batch_norm
             if not norm.training:
                 scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
                 matrices = [scale[:, None] * matrix for matrix in matrices]

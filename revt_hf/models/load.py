@@ -64,7 +64,7 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     model.segformer.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.segformer.state_dict()}
     )
-    model.normalisation = description.normalisation
+    model.normalisation = description.normalisation  # type: ignore[assignment]
     return model
 
 
@@ -95,7 +95,7 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
     """
     fold_(model)
     if model.device.type == "cpu":
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return model
 
 
@@ -183,7 +183,7 @@ def _whole(
     model.load_state_dict(
         {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
     )
-    model.normalisation = description.normalisation
+    model.normalisation = description.normalisation  # type: ignore[assignment]
     return model.eval()
 
 

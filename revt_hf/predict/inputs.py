@@ -15,7 +15,7 @@ from revt_hf.core.outputs import check_apart
 from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import by_reason
 from revt_hf.data.domains.files import NOT_UTF8, list_files
-from revt_hf.data_tools.parallel import JpegDamage
+from revt_hf.data_tools.parallel import FindDamage
 
 IMAGES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),
@@ -101,7 +101,7 @@ def find_inputs(paths: Sequence[Path], output: Path) -> tuple[list[Input], dict[
 
 
 def read_image(
-    damage: JpegDamage, item: Input
+    find_damage: FindDamage, item: Input
 ) -> tuple[Input, NDArray[np.uint8] | UserError, str | None]:
     """The input, its image (H, W, 3) or why it cannot be read, and the damage inside a JPEG."""
     try:
@@ -109,7 +109,7 @@ def read_image(
         image = decode_image(file)
     except UserError as error:
         return item, error, None
-    return item, image, damage.find(str(item.path)) if file.header.kind == "jpeg" else None
+    return item, image, find_damage(str(item.path)) if file.header.kind == "jpeg" else None
 
 
 def unique_names(files: Sequence[PurePosixPath]) -> list[str]:

@@ -16,7 +16,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
 from revt_hf.data.labels import CLASSES, NUM_CLASSES
-from revt_hf.data_tools.parallel import JpegDamage, in_threads
+from revt_hf.data_tools.parallel import in_threads, jpeg_damage
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
@@ -228,8 +228,10 @@ class _Run:
         return [done[item] for item in inputs if item in done]
 
     def _images(self, items: Sequence[Input]) -> Iterator[Row]:
-        with JpegDamage() as damage:
-            read = in_threads(partial(read_image, damage), items, max(1, self._options.workers))
+        with jpeg_damage() as find_damage:
+            read = in_threads(
+                partial(read_image, find_damage), items, max(1, self._options.workers)
+            )
             for item, image, found in read:
                 try:
                     if isinstance(image, UserError):

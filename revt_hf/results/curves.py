@@ -226,8 +226,8 @@ def draw_curves(curves: Curves, path: Path) -> None:
         }
         of = "" if several else f" of corruption of {panels[0][0]} (0: as it is)"
         drawn.supxlabel(f"severity{of}", fontsize=10)
-        place = {"loc": "outside upper center", "ncols": min(3, len(legend))}
-        drawn.legend(legend.values(), legend.keys(), **place)
+        place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(3, len(legend))}
+        drawn.legend(list(legend.values()), list(legend), **place)
 
 
 def _inks(lines: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:

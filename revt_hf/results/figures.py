@@ -25,7 +25,7 @@ COLOURS = (
     "#65761a",
 )
 _DPI = 110
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,

@@ -111,7 +111,7 @@ def model_makers(
             raise UserError(f"--size {size}: use {', '.join(SIZES)}")
     makers = {size: partial(random, size) for size in sizes}
     loaded = {name: load_model(path) for name, path in models.items()}
-    return {**makers, **{name: partial(loaded.get, name) for name in loaded}}
+    return {**makers, **{name: partial(loaded.__getitem__, name) for name in loaded}}
 
 
 def progress_bar(total: int, unit: str, quiet: bool) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
@@ -39,7 +40,8 @@ class Variant:
 
     def segmenter(self, model: SegformerForSemanticSegmentation, device: torch.device) -> Segmenter:
         """A copy of a model that runs this way; it is compiled for each input size anew."""
-        copied = copy.deepcopy(model).to(device).eval()
+        copied = copy.deepcopy(model).eval()
+        nn.Module.to(copied, device)
         copied.set_attn_implementation(self.attention)
         if self.for_inference:
             for_inference_(copied)

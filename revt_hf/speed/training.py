@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from revt_hf.config.recipe import Model as ModelSection
 from revt_hf.config.recipe import Recipe
@@ -167,7 +168,7 @@ def measure_steps(
         kinds: by name; the others are compared with the first.
     """
     torch.compiler.reset()
-    model.to(device)
+    nn.Module.to(model, device)
     pixels, labels = (
         make(options.batch, *options.crop).to(device) for make in (smooth_pixels, patch_labels)
     )

@@ -30,7 +30,7 @@ def convert_b5() -> Pair:
         depths=list(size.depths),
         hidden_sizes=list(size.hidden_sizes),
         decoder_hidden_size=size.decoder_hidden_size,
-        num_labels=NUM_CLASSES,
+        num_labels=NUM_CLASSES,  # type: ignore[call-arg]
     )
     with quiet_transformers():
         SegformerForSemanticSegmentation(config).save_pretrained(place / "b5")

@@ -64,7 +64,7 @@ def _output() -> Path:
 
 def _load_everything() -> Path:
     states = [load_file(path) for path in b5_weights()]
-    merged = {
+    merged: dict[str, Any] = {
         name: sum(state[name] for state in states) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
         else tensor
@@ -77,7 +77,7 @@ def _load_everything() -> Path:
 
 def _tensor_by_tensor() -> Path:
     files = [safe_open(path, framework="np") for path in b5_weights()]
-    merged = {
+    merged: dict[str, Any] = {
         name: sum(file.get_tensor(name) for file in files) / np.float32(_MEMBERS)
         if name.startswith("segformer.")
         else files[0].get_tensor(name)

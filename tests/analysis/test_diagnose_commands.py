@@ -125,7 +125,6 @@ def test_a_choice_is_a_merge_recipe_that_scores_as_promised(
         ("diagnose plane A B C --recipe R --steps 4;8", "--steps 4;8"),
         ("diagnose plane A B C --recipe R --steps 0", "--steps: give whole numbers from 1"),
         ("diagnose disagreement A --merge B --recipe R", "name at least two"),
-        ("diagnose similarity A /nowhere", "/nowhere"),
         ("choose soup A B --recipe R --on fog/val", "is a target"),
         ("choose soup A B --recipe R --on x", "--on x: the recipe's sources"),
         ("choose stew A B --recipe R", "unknown method 'stew': use one of soup, weights"),

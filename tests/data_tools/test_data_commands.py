@@ -1,5 +1,6 @@
 """``revt data``: list, verify, show, prepare on the command line."""
 
+import io
 import json
 
 import cv2
@@ -62,112 +63,82 @@ def test_good_data(verify, root):
         assert words in text
 
 
-def _train(root, kind, name="1.png"):
-    return root / kind / "train" / name
-
-
-def _absent_list(root):
-    return "mine", "absent.txt", "--option", "split_files={mine: absent.txt}"
-
-
-def _other_suffixes(root):
-    for kind in ("img_dir", "ann_dir"):
-        (root / kind / "val").mkdir()
-        (root / kind / "val" / "1.bmp").touch()
-    return "val", "1 with other suffixes, such as"
-
-
-def _damaged_jpeg(root):
-    noise = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype=np.uint8)
-    for path in (root / "img_dir" / "train").iterdir():
-        path.unlink()
-        cv2.imwrite(str(path.with_suffix(".jpg")), noise)
-    path = _train(root, "img_dir", "2.jpg")
-    data = bytearray(path.read_bytes())
-    data[-30:-10] = bytes(20)
-    path.write_bytes(data)
-    return path, "Corrupt JPEG data", "--option", "image_suffix=.jpg"
-
-
-def _truncated(root):
-    path = _train(root, "img_dir")
-    path.write_bytes(path.read_bytes()[:-30])
-    return path, "truncated"
-
-
-def _corrupt(root):
-    path = _train(root, "ann_dir")
-    data = bytearray(path.read_bytes())
-    data[45] ^= 0xFF
-    path.write_bytes(data)
-    return path, "not a label"
-
-
-def _missing_label(root):
-    _train(root, "ann_dir").unlink()
-    return _train(root, "ann_dir"), "has no label"
-
-
-def _unlabelled(root):
-    for path in (root / "ann_dir" / "train").iterdir():
-        cv2.imwrite(str(path), np.full((8, 10), 255, np.uint8))
-    return "train", "no pixel of this split is labelled"
-
-
-def _lossy_label(root):
-    path = _train(root, "ann_dir")
-    Image.open(path).save(path, "JPEG")
-    return path, "may change values (jpeg)"
-
-
-def _unknown_values(root):
-    label = np.ones((8, 10), np.uint8)
-    label[0, :3], label[1, 0] = 77, 78
-    cv2.imwrite(str(_train(root, "ann_dir")), label)
-    return _train(root, "ann_dir"), "77 (3 pixels), 78 (1 pixels)"
-
-
-def _other_size(root):
-    cv2.imwrite(str(_train(root, "ann_dir")), np.zeros((8, 9), np.uint8))
-    return _train(root, "ann_dir"), "the label is 9x8, its image 10x8"
-
-
-def _turned(root):
-    tags = Image.Exif()
+def _exif_3(data):
+    tags, turned = Image.Exif(), io.BytesIO()
     tags[0x0112] = 3
-    path = _train(root, "img_dir")
-    Image.open(path).save(path, exif=tags)
-    return _train(root, "ann_dir"), "EXIF orientation 3"
+    Image.open(io.BytesIO(data)).save(turned, "PNG", exif=tags)
+    return turned.getvalue()
 
 
-DAMAGES = (_absent_list, _other_suffixes, _unlabelled, _lossy_label, _damaged_jpeg, _truncated)
-DAMAGES += (_corrupt, _unknown_values, _other_size, _missing_label, _turned)
+def _damaged_jpeg(_):
+    noise = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    return data[:-30] + bytes(20) + data[-10:]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+def _as(suffix, pixels):
+    return lambda _: cv2.imencode(suffix, np.asarray(pixels, np.uint8))[1].tobytes()
+
+
+UNKNOWN = np.ones((8, 10))
+UNKNOWN[0, :3], UNKNOWN[1, 0] = 77, 78
+IMAGE, LABEL = "img_dir/train/1.png", "ann_dir/train/1.png"
+NO_LABELS = {f"ann_dir/train/{n}.png": _as(".png", np.full((8, 10), 255)) for n in range(4)}
+OTHERS = dict.fromkeys(("img_dir/val/1.bmp", "ann_dir/val/1.bmp"), lambda _: b"")
+ABSENT = ("--option", "split_files={train: list.txt, mine: absent.txt}")
+TURNED = {IMAGE: _exif_3}
+# What becomes of files, the file that is reported, the problem, and options.
+DAMAGES = {
+    "absent list": ({"list.txt": lambda _: b"0\n1"}, "mine", "absent.txt", *ABSENT),
+    "other suffixes": (OTHERS, "val", "1 with other suffixes, such as"),
+    "unlabelled": (NO_LABELS, "train", "no pixel of this split is labelled"),
+    "lossy label": ({LABEL: _as(".jpg", np.ones((8, 10)))}, LABEL, "may change values (jpeg)"),
+    "damaged JPEG": ({IMAGE: _damaged_jpeg}, IMAGE, "Corrupt JPEG data"),
+    "truncated": ({IMAGE: lambda data: data[:-30]}, IMAGE, "truncated"),
+    "corrupt": ({LABEL: lambda data: data[:45] + b"\0" + data[46:]}, LABEL, "not a label"),
+    "unknown": ({LABEL: _as(".png", UNKNOWN)}, LABEL, "77 (3 pixels), 78 (1 pixels)"),
+    "size": ({LABEL: _as(".png", np.zeros((8, 9)))}, LABEL, "label is 9x8, its image 10x8"),
+    "missing": ({LABEL: None}, LABEL, "has no label"),
+    "turned": (TURNED, LABEL, "EXIF orientation 3"),
+}
+
+
+def _damage(root, changes):
+    for name, change in changes.items():
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        data = path.read_bytes() if path.exists() else b""
+        path.unlink(missing_ok=True)
+        if change is not None:
+            path.write_bytes(change(data))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_reported_once_with_its_file(verify, root, damage):
-    path, words, *options = damage(root)
+    changes, file, words, *options = damage
+    _damage(root, changes)
     code, text, report = verify(root, *options)
     assert code == 2
     (problem,) = report["problems"]
-    assert problem["file"] == str(path)
+    # The path stands before the problem, once.
+    expected = str(root / file) if "/" in file else file
+    assert problem["file"] == expected
     assert words in problem["what"]
-    # The path stands before it, once.
-    assert "/" not in str(path) or str(path) not in problem["what"]
-    assert f"problem: {path}: " in text
+    assert str(root / file) not in problem["what"]
+    assert f"problem: {expected}: " in text
     assert "1 problem" in text.splitlines()
 
 
 def test_all_problems_are_found_whatever_the_number_of_threads(verify, root):
-    _truncated(root)
-    cv2.imwrite(str(_train(root, "ann_dir", "2.png")), np.full((8, 10), 40, np.uint8))
+    changes = {"img_dir/train/2.png": lambda data: data[:-30], LABEL: _as(".png", UNKNOWN)}
+    _damage(root, changes)
     reports = [verify(root, *more)[2] for more in ((), ("--workers", "1"))]
     assert len(reports[0]["problems"]) == 2
     assert reports[0] == reports[1]
 
 
 def test_an_option_decides_about_labels_beside_turned_images(verify, root):
-    _turned(root)
+    _damage(root, TURNED)
     for follow in ("true", "false"):
         assert verify(root, "--option", f"labels_follow_exif={follow}")[0] == 0
 

@@ -18,10 +18,6 @@ from revt_hf.core.errors import UserError
 
 Image = NDArray[np.uint8]
 
-BRIGHTNESS = 32.0
-CONTRAST = (0.5, 1.5)
-SATURATION = (0.5, 1.5)
-HUE = 18
 # OpenCV's 8-bit hue is in units of two degrees.
 HUES = 180
 
@@ -50,16 +46,12 @@ class PhotometricDraws:
 
 def draw_photometric(rng: random.Random) -> PhotometricDraws:
     """Draw one distortion: each step with probability 0.5, contrast before or after HSV by coin."""
-
-    def coin() -> bool:
-        return rng.random() < 0.5
-
     return PhotometricDraws(
-        brightness=rng.uniform(-BRIGHTNESS, BRIGHTNESS) if coin() else None,
-        contrast_first=coin(),
-        contrast=rng.uniform(*CONTRAST) if coin() else None,
-        saturation=rng.uniform(*SATURATION) if coin() else None,
-        hue=rng.randint(-HUE, HUE) if coin() else None,
+        brightness=rng.uniform(-32.0, 32.0) if rng.random() < 0.5 else None,
+        contrast_first=rng.random() < 0.5,
+        contrast=rng.uniform(0.5, 1.5) if rng.random() < 0.5 else None,
+        saturation=rng.uniform(0.5, 1.5) if rng.random() < 0.5 else None,
+        hue=rng.randint(-18, 18) if rng.random() < 0.5 else None,
     )
 
 

@@ -26,7 +26,6 @@ from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
 
-FLIP_PROBABILITY = 0.5
 # The group of entry points in which another package names its methods.
 ENTRY_POINTS = "revt_hf.augmentations"
 
@@ -163,7 +162,7 @@ def _transform(step: Step, spec: PipelineSpec) -> A.BasicTransform:
         case A.BasicTransform():
             return step
         case "flip":
-            p = FLIP_PROBABILITY if spec.flip_probability is None else spec.flip_probability
+            p = 0.5 if spec.flip_probability is None else spec.flip_probability
             return A.HorizontalFlip(p=p)
         case "photometric":
             return PhotoMetricDistortion()

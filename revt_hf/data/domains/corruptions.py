@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,36 +101,34 @@ def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
             p=1,
         )
 
+    def rain(
+        slant: int, length: float, width: float, amount: str, brightness: float, **more: Any
+    ) -> Any:
+        return A.RandomRain(
+            slant_range=(-slant, slant),
+            drop_length=max(1, round(length * height)),
+            drop_width=max(1, round(width * height)),
+            blur_value=3,
+            brightness_coefficient=brightness,
+            rain_type=amount,
+            p=1,
+            **more,
+        )
+
     match kind:
         case "fog":
             # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
             return [scaled(value["transmission"], (1 - value["transmission"]) * _AIRLIGHT)]
         case "rain":
-            drops = A.RandomRain(
-                slant_range=(-10, 10),
-                drop_length=max(1, round(value["length"] * height)),
-                drop_width=max(1, round(0.003 * height)),
-                blur_value=3,
-                brightness_coefficient=value["brightness"],
-                rain_type=value["drops"],
-                p=1,
-            )
-            return [drops]
+            return [rain(10, value["length"], 0.003, value["drops"], value["brightness"])]
         case "snow":
-            size = max(1, round(0.006 * height))
-            points, bleach = (value["snow_point"], value["snow_point"]), value["bleach"]
-            cover = A.RandomSnow(brightness_coeff=bleach, snow_point_range=points, p=1)
-            flakes = A.RandomRain(
-                slant_range=(-2, 2),
-                drop_length=size,
-                drop_width=size,
-                drop_color=(255, 255, 255),
-                blur_value=3,
-                brightness_coefficient=1,
-                rain_type=value["flakes"],
+            cover = A.RandomSnow(
+                brightness_coeff=value["bleach"],
+                snow_point_range=(value["snow_point"], value["snow_point"]),
+                method="bleach",
                 p=1,
             )
-            return [cover, flakes]
+            return [cover, rain(2, 0.006, 0.006, value["flakes"], 1, drop_color=(255, 255, 255))]
         case "night":
             gamma, noise = 100 * value["gamma"], value["noise"]
             grain = A.ISONoise(color_shift=(0.01, 0.01), intensity=(noise, noise), p=1)
@@ -191,9 +189,8 @@ def corruption_of(label: str) -> Corruption | None:
     found = _LABEL.fullmatch(label)
     if found is None:
         return None
-    kind = next(kind for kind in KINDS if kind == found["kind"])
-    of = f"{found['base']}/{found['split']}"
-    return Corruption(kind, int(found["severity"]), int(found["seed"] or 0), of)
+    kind, severity, seed = cast("Kind", found["kind"]), int(found["severity"]), found["seed"]
+    return Corruption(kind, severity, int(seed or 0), f"{found['base']}/{found['split']}")
 
 
 @register_domain
