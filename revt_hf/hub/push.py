@@ -53,7 +53,20 @@ _ADVICE = "a push is one commit, so nothing is half-published: run the same comm
 
 @dataclass(frozen=True)
 class PushOptions:
-    """Options of :func:`push`, named as those of ``revt push``."""
+    """How a model is pushed.
+
+    Attributes:
+        private: make the repository private.
+        create_pr: open a pull request instead of changing the branch.
+        revision: the branch, created if it does not exist; None for main.
+        dry_run: write exactly what would be sent to this folder, and send nothing.
+        overwrite: replace the folder of an earlier dry run.
+        with_members: folders of the merge's members, published in ``members/``.
+        license: of the weights; required.
+        base_models: Hub IDs of the members or of the initial weights.
+        datasets: Hub IDs of the training datasets.
+        quiet: hide progress bars.
+    """
 
     private: bool = False
     create_pr: bool = False
@@ -75,8 +88,22 @@ def push(
 ) -> str:
     """Push a SegFormer folder with its card, records and results to the Hub, as one commit.
 
-    Repeating a push changes nothing; of an earlier one, files that are no longer written are
-    deleted. Returns the address of the repository, branch or pull request, or the dry run's folder.
+    Repeating a push changes nothing. A repository with content from elsewhere is left alone; in
+    one that was pushed before, files that a push wrote and this one does not are deleted.
+
+    Args:
+        folder: of the model.
+        repo_id: ``owner/name``; created if it does not exist.
+        options: see :class:`PushOptions`.
+        results: a result file; the scores of this model go into the card.
+
+    Returns:
+        The address of the repository, branch or pull request; of a dry run, the folder.
+
+    Raises:
+        UserError: the folder is not a complete SegFormer of finite weights, the card lacks
+            something or holds something wrong, or the Hub cannot be reached or refuses. Nothing
+            is published then.
     """
     options = options or PushOptions()
     check_repo_id(repo_id, "model")

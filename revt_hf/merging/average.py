@@ -56,7 +56,6 @@ class MergeOptions:
 def merge(
     members: Sequence[str | Path] | MergeSpec,
     output: str | Path,
-    overwrite: bool = False,
     options: MergeOptions | None = None,
 ) -> Path:
     """Merge several SegFormers into an ordinary SegFormer folder.
@@ -69,8 +68,7 @@ def merge(
     Args:
         members: folders, safetensors or torch files, Hub IDs; or the whole merge.
         output: the new folder, which is returned.
-        overwrite: replace ``output`` if it exists.
-        options: ``overwrite`` counts if either argument sets it.
+        options: see :class:`MergeOptions`.
 
     Raises:
         UserError: fewer than two members, a missing or broken file, configurations, classes,
@@ -80,16 +78,15 @@ def merge(
     """
     spec = members if isinstance(members, MergeSpec) else MergeSpec(tuple(map(str, members)))
     options = options or MergeOptions()
-    overwrite = overwrite or options.overwrite
     target, inputs = Path(output), (*spec.members, spec.base)
-    check_output(target, overwrite, inputs)
+    check_output(target, options.overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
         description = result_description(plan)
         evaluation = _evaluation(plan)
         for line in plan.remarks():
             _log.info(line)
-        with atomic_folder(target, overwrite, inputs) as scratch:
+        with atomic_folder(target, options.overwrite, inputs) as scratch:
             record = _write_weights(plan, scratch / WEIGHTS_FILE, evaluation, options)
             plan.check_unchanged()
             if options.repeats is not None:

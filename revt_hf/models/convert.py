@@ -63,7 +63,7 @@ class Converted:
     added: tuple[str, ...] = ()
 
 
-def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
+def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> Converted:
     """Convert a checkpoint of the original to a SegFormer folder, bit for bit.
 
     Size and number of classes come from the tensors' shapes, class names from ``meta``, or from the
@@ -79,6 +79,7 @@ def convert(source: Path, output: Path, overwrite: bool = False) -> Converted:
         UserError: the file is no SegFormer B0..B5 by its widths, or has tensors missing or left
             over (they are named); or ``output`` exists. Nothing is written then.
     """
+    source, output = Path(source), Path(output)
     check_output(output, overwrite, [source])
     label = str(source)
     if source.is_dir():

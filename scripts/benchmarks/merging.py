@@ -89,7 +89,7 @@ def _tensor_by_tensor() -> Path:
 
 
 def _ours() -> Path:
-    return merge(b5_members(), _output(), overwrite=True) / "model.safetensors"
+    return merge(b5_members(), _output(), MergeOptions(overwrite=True)) / "model.safetensors"
 
 
 def _difference(first: Path, second: Path) -> float:
@@ -160,7 +160,7 @@ def engine() -> Pair:
 def _many(count: int) -> Any:
     """For the table of members: the function without hashing, on the same files again."""
     members = [b5_members()[number % _MEMBERS] for number in range(count)]
-    return merge(members, _output(), overwrite=True, options=MergeOptions(hashing=False))
+    return merge(members, _output(), MergeOptions(overwrite=True, hashing=False))
 
 
 @row("merge-8-members", peer="2 members", goal=0.25)

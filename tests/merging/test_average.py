@@ -7,7 +7,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.names import disk_name
 from revt_hf.core.errors import UserError
-from revt_hf.merging.average import merge
+from revt_hf.merging.average import MergeOptions, merge
 from tests.helpers.segformers import change_tensors, random_state, saved, saved_state, tensors_of
 
 pytestmark = pytest.mark.numeric
@@ -70,13 +70,13 @@ def test_bad_members_and_outputs(members, tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*no such file or folder"):
         merge([members[0], tmp_path / "nowhere"], tmp_path / "out")
     with pytest.raises(UserError, match="is or holds the input"):
-        merge(members[:2], members[0], overwrite=True)
+        merge(members[:2], members[0], MergeOptions(overwrite=True))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep.txt").write_text("precious")
     with pytest.raises(UserError, match="full exists already"):
         merge(members[:2], tmp_path / "full")
     with pytest.raises(UserError, match="full was not written by revt"):
-        merge(members[:2], tmp_path / "full", overwrite=True)
+        merge(members[:2], tmp_path / "full", MergeOptions(overwrite=True))
     assert (tmp_path / "full" / "keep.txt").read_text() == "precious"
 
 

@@ -256,7 +256,7 @@ def _whole(folder):
 CRASH = """
 import os, pathlib, shutil, sys
 from revt_hf.core import output_folders
-from revt_hf.merging.average import merge
+from revt_hf.merging.average import MergeOptions, merge
 
 left = int(sys.argv[1])
 
@@ -273,7 +273,7 @@ pathlib.Path.rename = counted(pathlib.Path.rename)
 pathlib.Path.replace = counted(pathlib.Path.replace)
 shutil.rmtree = counted(shutil.rmtree)
 output_folders._swap = counted(output_folders._swap)
-merge(sys.argv[3:], sys.argv[2], overwrite=True)
+merge(sys.argv[3:], sys.argv[2], MergeOptions(overwrite=True))
 """
 
 
