@@ -96,8 +96,7 @@ def test_a_row_has_everything(model, instant, monkeypatch):
     assert reference.differing == 0
 
 
-def test_nothing_needs_to_be_timed_or_compared(model, monkeypatch):
-    monkeypatch.setattr(inference.measuring, "run_seconds", None)
+def test_nothing_needs_to_be_timed_or_compared(model):
     options = InferenceOptions((64, 128), frame_rate=False, best_batch=False)
     (row,) = _measure(model, options, ["folded"]).values()
     assert row.images_per_second is row.best_batch is row.differing is row.ratio_to_sdpa is None
@@ -107,9 +106,7 @@ def test_a_missing_compiler_is_a_row(model, monkeypatch):
     no_compiler(monkeypatch)
     rows = _measure(model, variants=["sdpa", "compiled"])
     assert rows["compiled"].failure == "torch.compile failed: InvalidCxxCompiler: No working C++"
-    assert rows["compiled"].images_per_second is None
     assert rows["compiled"].flops < rows["sdpa"].flops
-    assert rows["sdpa"].images_per_second > 0
 
 
 def test_other_errors_are_not_hidden(model, monkeypatch):
