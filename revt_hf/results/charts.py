@@ -103,12 +103,12 @@ def class_bars(report: Report) -> ClassBars | None:
     for name in [*known, *others]:
         merge = means[name][merges[0]]
         values = [means[name][member] for member in members]
-        mean = mean_or_none(values) or 0.0
+        average = mean_or_none(values) or 0.0
         pairs = list(zip(members, values, strict=True))
         each = ", ".join(f"{model} {shown(value)}" for model, value in pairs)
-        label = f"{name}: {merges[0]} {shown(merge)}, mean of members {shown(mean)}; {each}"
+        label = f"{name}: {merges[0]} {shown(merge)}, mean of members {shown(average)}; {each}"
         ticks = [Mark(style_of(report, model), model, value) for model, value in pairs]
-        bars.append(ClassBar(name, merge, mean, label, ticks))
+        bars.append(ClassBar(name, merge, average, label, ticks))
     return ClassBars(f"{note} Numbers: ReVT, mean of members, difference.", key, bars)
 
 
