@@ -135,16 +135,32 @@ def test_links_between_pages_outside(tmp_path):
     assert site == "[data](../../domains.md#splits)"
 
 
+def _rows(page, heading):
+    """The cells of each row but the last one, and the last one."""
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if "---" not in row and not row.startswith(f"| {heading} |")]
+    assert rows
+    return [row.removesuffix(" |").rsplit(" | ", 1) for row in rows]
+
+
+def _check_tests(row, cell):
+    """Every test that a cell names exists; ``::name`` alone is in the file before it."""
+    file = None
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", cell):
+        file = path or file
+        assert file is not None, row
+        tests = (ROOT / file).read_text()
+        begins = rf"^def {name}\(" if name else "^def test_"
+        assert re.search(begins, tests, re.MULTILINE), f"{row}: {file}::{name}"
+    assert file is not None, row
+
+
 def test_every_promise_names_tests_that_exist():
-    text = (DOCS / "safety.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
-    promises = [row.rsplit(" | ", 1) for row in rows if not row.startswith("| promise |")]
-    assert promises
-    for promise, held_by in promises:
-        file = None
-        for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", held_by):
-            file = path or file
-            assert file is not None, promise
-            tests = (ROOT / file).read_text()
-            assert re.search(rf"^def {name or 'test_'}", tests, re.MULTILINE), f"{file}::{name}"
-        assert file is not None, promise
+    for promise, held_by in _rows(DOCS / "safety.md", "promise"):
+        _check_tests(promise, held_by)
+
+
+def test_every_feature_names_tests_that_exist():
+    for feature, held_by in _rows(DOCS / "features.md", "feature"):
+        if held_by != "-":
+            _check_tests(feature, held_by)

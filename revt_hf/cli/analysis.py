@@ -1,6 +1,6 @@
-"""``revt diagnose`` and ``revt choose``: parse, validate, call."""
+"""``revt diagnose`` and ``revt choose``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,57 +10,49 @@ import typer
 from revt_hf.cli.options import (
     DataSelection,
     Images,
-    Json,
     Models,
     Overwrite,
+    OverwritingReport,
     ProtocolChoice,
-    Quiet,
+    Report,
     Workers,
     named_models,
     with_options,
 )
-from revt_hf.core.errors import UserError, say
-from revt_hf.core.outputs import check_output_file, write_json
+from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
     from revt_hf.analysis.diagnoses import DiagnoseOptions
 
-diagnose_app = typer.Typer(help="See when and why averaging works.", no_args_is_help=True)
+diagnose_app = typer.Typer(
+    name="diagnose", help="See when and why averaging works.", no_args_is_help=True
+)
 
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for plot and JSON.")]
 
 
 @dataclass(frozen=True)
-class Diagnosis(DataSelection, ProtocolChoice):
+class Diagnosis(DataSelection, ProtocolChoice, Report):
     """What a diagnosis is measured on: source-val of a recipe, or any split of a domain."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the source-val splits of this recipe.")
-    ] = None
+    recipe: Annotated[Path | None, "Use the source-val splits of this recipe."] = None
     images: Images = None
-    json_file: Json = None
-    quiet: Quiet = False
 
     def checked(
         self,
         output: Path,
-        models: Sequence[str],
+        models: Iterable[str],
         overwrite: bool = True,
         workers: int = 0,
-        also_read: Sequence[str | None] = (),
+        also_read: Iterable[str | None] = (),
     ) -> "DiagnoseOptions":
         """The options of a diagnosis, whose JSON file does not replace an input."""
         from revt_hf.analysis.diagnoses import DiagnoseOptions
 
         splits = tuple(one for one in self.splits() if one.is_source or self.recipe is None)
-        inputs = [*models, *also_read, self.recipe, self.data_dir]
-        check_output_file(self.json_file, inputs=inputs, outputs=[output])
+        self.check([*models, *also_read, self.recipe, self.data_dir], [output])
         measured = (splits, self.resolve(models), self.images, workers)
         return DiagnoseOptions(output, *measured, overwrite, self.quiet)
-
-    def finish(self, result: dict[str, Any], lines: Sequence[str], output: Path) -> None:
-        """Write and print results."""
-        _finish(result, lines, output, self.json_file, self.quiet)
 
 
 @diagnose_app.command("similarity")
@@ -68,27 +60,24 @@ class Diagnosis(DataSelection, ProtocolChoice):
 def similarity_command(
     models: Models,
     output: Output,
-    base: Annotated[
-        str | None, typer.Option(help="Initial weights: also compare displacements from them.")
-    ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Write only the JSON.")] = False,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
+    report: OverwritingReport,
+    base: Annotated[str | None, "Initial weights: also compare displacements from them."] = None,
+    no_plot: Annotated[bool, "Write only the JSON."] = False,
 ) -> None:
     """Compare weights by block and layer type: cosine, L2 and mean squared displacement."""
     from revt_hf.analysis.similarity import diagnose_similarity, mean_of
     from revt_hf.results.figures import aligned
 
     members = named_models(models)
-    check_output_file(json_file, inputs=[*members.values(), base], outputs=[output])
-    result = diagnose_similarity(members, output, base, not no_plot, overwrite, quiet)
+    report.check([*members.values(), base], [output])
+    how = (not no_plot, report.overwrite, report.quiet)
+    result = diagnose_similarity(members, output, base, *how)
     rows = [["mean over pairs", "parameters", "cosine", "L2", "mean squared displacement"]]
     for part in (*result["layer_types"], *result["wholes"]):
         cosine, l2, msd = (mean_of(part.get(key, ())) for key in ("cosine", "l2", "msd"))
         shown = "-" if cosine is None else f"{cosine:.6f}"
         rows.append([part["name"], f"{part['parameters']:,}", shown, f"{l2:.4g}", f"{msd:.4g}"])
-    _finish(result, aligned(rows).splitlines(), output, json_file, quiet)
+    report.finish(result, aligned(rows).splitlines(), f"written: {output}")
 
 
 @diagnose_app.command("path")
@@ -97,12 +86,10 @@ def path_command(
     models: Models,
     output: Output,
     data: Diagnosis,
-    init: Annotated[
-        str | None, typer.Option(help="Initial weights: also score the lines from them.")
-    ] = None,
+    init: Annotated[str | None, "Initial weights: also score the lines from them."] = None,
     points: Annotated[int, typer.Option(min=2, help="Points on each line, ends included.")] = 11,
     interpolate: Annotated[
-        str, typer.Option(help="Interpolate the encoder only, or all: the decode head as well.")
+        str, "Interpolate the encoder only, or all: the decode head as well."
     ] = "encoder",
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -113,7 +100,7 @@ def path_command(
     if interpolate not in ("encoder", "all"):
         raise UserError(f"--interpolate {interpolate}: use encoder or all")
     members = named_models(models)
-    options = data.checked(output, list(members.values()), overwrite, workers, [init])
+    options = data.checked(output, members.values(), overwrite, workers, [init])
     result = diagnose_path(members, options, init, points, interpolate == "all")
     names: dict[Any, str] = dict(enumerate(members, 1))
     lines = []
@@ -125,7 +112,7 @@ def path_command(
             f"barrier {barrier['loss']:.4f} at {barrier['loss_at']:g}, "
             f"mIoU {barrier['mIoU']:.2f} points at {barrier['mIoU_at']:g}"
         )
-    data.finish(result, lines, output)
+    data.finish(result, lines, f"written: {output}")
 
 
 @diagnose_app.command("plane")
@@ -134,7 +121,7 @@ def plane_command(
     models: Models,
     output: Output,
     data: Diagnosis,
-    steps: Annotated[str, typer.Option(help="Steps of the grids, coarse to fine.")] = "3,6",
+    steps: Annotated[str, "Steps of the grids, coarse to fine."] = "3,6",
     workers: Workers = 0,
 ) -> None:
     """Score all weighted means of three members on a grid; the same command resumes."""
@@ -145,14 +132,14 @@ def plane_command(
     except ValueError as error:
         raise UserError(f"--steps {steps}: write whole numbers such as 4,8") from error
     members = named_models(models)
-    options = data.checked(output, list(members.values()), workers=workers)
+    options = data.checked(output, members.values(), workers=workers)
     result = diagnose_plane(members, levels, options)
     lines = []
     for head, member in enumerate(members, 1):
         best = max(result["points"], key=lambda point: point["heads"][str(head)]["mIoU"])
         miou, weights = best["heads"][str(head)]["mIoU"], ", ".join(best["weights"])
         lines.append(f"head of {member}: best mIoU {miou:.2f} at weights {weights}")
-    data.finish(result, lines, output)
+    data.finish(result, lines, f"written: {output}")
 
 
 @diagnose_app.command("norm")
@@ -162,37 +149,32 @@ def norm_command(
     output: Output,
     data: Diagnosis,
     train: Annotated[
-        str, typer.Option(help="With --domain: split to recalibrate on. A recipe names its own.")
+        str, "With --domain: split to recalibrate on. A recipe names its own."
     ] = "train",
     recalibrate_on: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure how far the head's BatchNorm statistics are off, also after recalibration."""
     from revt_hf.analysis.diagnoses import diagnose_norm
-    from revt_hf.config.domain_spec import Source
-    from revt_hf.config.recipe import load_recipe
 
     named = named_models(models)
     merge, *members = named.values()
     options = data.checked(output, [merge], overwrite, also_read=members)
-    if data.recipe is not None:
-        sources = list(load_recipe(data.recipe).sources)
-    else:
-        sources = [Source(**data.spec().model_dump(), train=train, val=data.split)]
+    sources = data.sources(train, data.split)
     result = diagnose_norm(named, sources, recalibrate_on, options)
     lines = [
         f"{name} ({row['kind']}): mean off by {row['mean_shift_rms']:.3f} running standard "
         f"deviations (rms), log variance ratio {row['log_variance_ratio_rms']:.3f}"
         for name, row in zip([next(iter(named)), *named], result["models"], strict=True)
     ]
-    data.finish(result, lines, output)
+    data.finish(result, lines, f"written: {output}")
 
 
 @diagnose_app.command("disagreement")
 @with_options
 def disagreement_command(
     models: Models,
-    merge: Annotated[str, typer.Option(help="The merge of these members.")],
+    merge: Annotated[str, "The merge of these members."],
     output: Output,
     data: Diagnosis,
     show: Annotated[int, typer.Option(min=1, help="Draw this many disputed images.")] = 4,
@@ -211,28 +193,24 @@ def disagreement_command(
     for kind, row in result["accuracy"].items():
         accuracies = [f"{name} {_percent(row[name])}" for name in (*members, merge)]
         lines.append(f"right on {kind} pixels: {', '.join(accuracies)}")
-    data.finish(result, lines, output)
+    data.finish(result, lines, f"written: {output}")
 
 
 @with_options
 def choose(
     method: Annotated[str, typer.Argument(help="soup, weights or leave-one-out.")],
     models: Models,
-    recipe: Annotated[
-        Path, typer.Option(help="Score on source-val of this recipe, never on its targets.")
-    ],
+    recipe: Annotated[Path, "Score on source-val of this recipe, never on its targets."],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Merge recipe to write (YAML).")],
     protocol: ProtocolChoice,
-    on: Annotated[list[str] | None, typer.Option(help="Score on this source alone.")] = None,
+    report: OverwritingReport,
+    on: Annotated[list[str] | None, "Score on this source alone."] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Use this member's head.")] = None,
     evaluations: Annotated[
         int | None, typer.Option(min=2, help="With weights: score at most this many merges (40).")
     ] = None,
     images: Images = None,
     workers: Workers = 0,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Choose members and weights of a merge on source-val, and write its recipe.
 
@@ -247,34 +225,14 @@ def choose(
     if evaluations is not None and method != "weights":
         raise UserError(f"--evaluations is an option of weights, not of {method}")
     members = named_models(models)
-    check_output_file(json_file, inputs=[*members.values(), recipe], outputs=[output])
-    resolved = protocol.resolve(list(members.values()))
+    report.check([*members.values(), recipe], [output])
+    resolved = protocol.resolve(members.values())
     scored = (resolved, tuple(on or ()), head, evaluations or 40, images, workers)
-    options = ChooseOptions(*scored, overwrite, quiet)
+    options = ChooseOptions(*scored, report.overwrite, report.quiet)
     result = choose_merge(method, members, recipe, output, options)
-    written = f"{output}; revt merge --recipe {output} --output FOLDER"
-    _finish(result, result["report"], written, json_file, quiet)
-
-
-def _finish(
-    result: dict[str, Any],
-    lines: Sequence[str],
-    written: str | Path,
-    json_file: Path | None,
-    quiet: bool,
-) -> None:
-    # Results are written before they are printed, which fails if nobody reads them.
-    if json_file is not None:
-        write_json(json_file, result)
-    for line in (*lines, *([] if quiet else [f"written: {written}"])):
-        say(line)
+    remark = f"written: {output}; revt merge --recipe {output} --output FOLDER"
+    report.finish(result, result["report"], remark)
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1f} %"
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    app.add_typer(diagnose_app, name="diagnose", rich_help_panel=panel)
-    app.command(rich_help_panel=panel)(choose)

@@ -1,31 +1,33 @@
-"""All commands of ``revt``: parse, validate, call. Heavy imports stay inside the commands."""
+"""All commands of ``revt``. Heavy imports stay inside the commands."""
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import (
-    analysis,
-    benchmark,
-    data,
-    demo,
-    evaluate,
-    experiments,
-    model_folders,
-    predict,
-    push,
-    results,
-    train,
-)
+from revt_hf.cli import analysis, benchmark, data, evaluate, model_folders, push, results, training
 
-_PANELS = {
-    "Data": [data],
-    "Train": [train, experiments, demo],
-    "Merge": [model_folders],
-    "Evaluate": [evaluate, predict, results, benchmark],
-    "Understand": [analysis],
-    "Publish": [push],
+_PANELS: dict[str, list[typer.Typer | Callable[..., None]]] = {
+    "Data": [data.data_app],
+    "Train": [
+        training.train,
+        training.run,
+        training.submit,
+        training.demo,
+        training.recipe_app,
+    ],
+    "Merge": [model_folders.inspect, model_folders.recalibrate, model_folders.convert],
+    "Evaluate": [
+        evaluate.evaluate,
+        evaluate.predict,
+        results.table,
+        results.report,
+        results.curves,
+        benchmark.benchmark,
+    ],
+    "Understand": [analysis.choose, analysis.diagnose_app],
+    "Publish": [push.push, push.merge_and_push],
 }
 
 
@@ -33,12 +35,9 @@ class _InPanels(TyperGroup):
     """Lists commands in the order of their panels; typer lists groups of commands last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        panels = list(_PANELS)
-
-        def place(name: str) -> int:
-            return panels.index(getattr(self.commands[name], "rich_help_panel"))  # noqa: B009
-
-        return sorted(super().list_commands(ctx), key=place)
+        panels = [command.rich_help_panel for command in self.commands.values()]  # type: ignore[attr-defined]
+        order = dict(zip(self.commands, map(list(_PANELS).index, panels), strict=True))
+        return sorted(super().list_commands(ctx), key=order.__getitem__)
 
 
 app = typer.Typer(
@@ -47,6 +46,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _panel, _modules in _PANELS.items():
-    for _module in _modules:
-        _module.register(app, _panel)
+# The parser of merge reads all of it, --help included.
+_RAW = {"ignore_unknown_options": True, "allow_extra_args": True}
+app.command(rich_help_panel="Merge", context_settings=_RAW, add_help_option=False)(
+    model_folders.merge
+)
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, rich_help_panel=_panel)
+        else:
+            app.command(rich_help_panel=_panel)(_command)

@@ -1,6 +1,5 @@
-"""The ``revt data`` commands: parse, validate, call."""
+"""The ``revt data`` commands."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -8,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from revt_hf.cli.options import (
-    Config,
-    DataDir,
-    DataSelection,
-    DomainOptions,
+    DomainSettings,
     Json,
     Overwrite,
     Quiet,
+    Report,
     Split,
     parse_max_size,
     with_options,
@@ -22,31 +19,19 @@ from revt_hf.cli.options import (
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.config.domain_spec import DomainSpec
     from revt_hf.data.domains.prepared import Format
 
 EXIT_BAD_DATA = 2
 
-data_app = typer.Typer(help="Inspect, verify and prepare datasets.", no_args_is_help=True)
+data_app = typer.Typer(
+    name="data", help="Inspect, verify and prepare datasets.", no_args_is_help=True
+)
 
+Domain = Annotated[str, typer.Argument(help="Domain; revt data list shows all.")]
 Threads = Annotated[
     int | None,
     typer.Option("--workers", min=1, max=256, help="Number of threads; default: all cores."),
 ]
-
-
-@dataclass(frozen=True)
-class DomainChoice:
-    """The domain of a command."""
-
-    name: Annotated[str, typer.Argument(help="Domain; revt data list shows all.")]
-    data_dir: DataDir = None
-    config: Config = None
-    options: DomainOptions = None
-
-    def spec(self) -> "DomainSpec":
-        """The domain as recipes name it."""
-        return DataSelection(None, self.name, self.data_dir, self.config, self.options).spec()
 
 
 class OutputFormat(StrEnum):
@@ -63,33 +48,27 @@ def list_domains(json_file: Json = None) -> None:
     """List all datasets: kind, images, license, where to get them."""
     from rich.console import Console
 
-    from revt_hf.core.outputs import write_json
     from revt_hf.data_tools.show import listing, listing_table
 
-    if json_file is not None:
-        write_json(json_file, listing())
+    Report(json_file).finish(listing())
     Console().print(listing_table())
 
 
 @data_app.command("verify")
 @with_options
 def verify_command(
-    domain: DomainChoice,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail if a split is not of its official size.")
-    ] = False,
+    name: Domain,
+    settings: DomainSettings,
+    report: Report,
+    strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
     workers: Threads = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
-    from revt_hf.core.outputs import check_output_file, write_json
     from revt_hf.data_tools.verify import verify
 
-    check_output_file(json_file, inputs=[domain.data_dir])
-    result = verify(domain.spec(), workers, quiet)
-    if json_file is not None:
-        write_json(json_file, result.to_json())
+    report.check([settings.data_dir])
+    result = verify(settings.spec(name), workers, report.quiet)
+    report.finish(result.to_json())
     print(result.text)
     if result.problems or (strict and not result.is_complete):
         raise typer.Exit(EXIT_BAD_DATA)
@@ -98,8 +77,9 @@ def verify_command(
 @data_app.command("show")
 @with_options
 def show_command(
-    domain: DomainChoice,
-    output: Annotated[Path, typer.Option(help="Contact sheet (PNG) to write.")],
+    name: Domain,
+    settings: DomainSettings,
+    output: Annotated[Path, "Contact sheet (PNG) to write."],
     split: Split = "val",
     images: Annotated[int, typer.Option(min=1, help="Show at most this many images.")] = 6,
     overwrite: Overwrite = False,
@@ -108,18 +88,18 @@ def show_command(
     """Draw images of a dataset with their coloured labels."""
     from revt_hf.data_tools.show import show
 
-    count = show(domain.spec(), split, output, images, overwrite)
-    say(f"{counted(count, 'image')} of {domain.name}/{split}: {output}")
+    count = show(settings.spec(name), split, output, images, overwrite)
+    say(f"{counted(count, 'image')} of {name}/{split}: {output}")
 
 
 @data_app.command("prepare")
 @with_options
 def prepare_command(
-    domain: DomainChoice,
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    name: Domain,
+    settings: DomainSettings,
+    output: Annotated[Path, "Folder to write."],
     split: Annotated[
-        list[str] | None,
-        typer.Option(help="Split to prepare, default train; parquet takes several."),
+        list[str] | None, "Split to prepare, default train; parquet takes several."
     ] = None,
     resize: Annotated[
         str | None,
@@ -130,19 +110,13 @@ def prepare_command(
     ] = None,
     format: Annotated[
         OutputFormat | None,
-        typer.Option(
-            help="webp (default), png and raw are for training; parquet is a Hub dataset."
-        ),
+        "webp (default), png and raw are for training; parquet is a Hub dataset.",
     ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="REPO_ID", help="Push the parquet files to the Hub.")
     ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make that repository private.")
-    ] = False,
-    license: Annotated[
-        str | None, typer.Option(help="Confirm the license under which images are passed on.")
-    ] = None,
+    private: Annotated[bool, "Make that repository private."] = False,
+    license: Annotated[str | None, "Confirm the license under which images are passed on."] = None,
     workers: Threads = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -158,7 +132,7 @@ def prepare_command(
         from revt_hf.data_tools.export import ExportOptions, export_parquet
 
         options = ExportOptions(max_size, license, push, private, overwrite, quiet)
-        done = export_parquet(domain.spec(), splits, output, options)
+        done = export_parquet(settings.spec(name), splits, output, options)
         say(f"packed: {done}{f', pushed to {push}' if push else ''}")
         return
     if push or license or private:
@@ -168,13 +142,10 @@ def prepare_command(
     from revt_hf.data_tools.prepare import prepare
 
     kind = cast("Format", format.value)
-    record = prepare(domain.spec(), splits[0], output, max_size, kind, overwrite, workers, quiet)
+    record = prepare(
+        settings.spec(name), splits[0], output, max_size, kind, overwrite, workers, quiet
+    )
     say(
-        f"prepared {counted(record.images, 'image')} of {domain.name}/{record.split}: {output}; "
+        f"prepared {counted(record.images, 'image')} of {name}/{record.split}: {output}; "
         f"in a recipe: source.prepared: {output}"
     )
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    app.add_typer(data_app, name="data", rich_help_panel=panel)

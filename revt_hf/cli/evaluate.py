@@ -1,5 +1,7 @@
-"""``revt evaluate``."""
+"""``revt evaluate`` and ``revt predict``."""
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,14 +9,24 @@ import typer
 from revt_hf.cli.options import (
     BatchSize,
     DataSelection,
-    Json,
     Models,
+    OverwritingReport,
     ProtocolChoice,
-    Quiet,
+    Report,
     Workers,
     named_models,
     with_options,
 )
+from revt_hf.core.errors import UserError, counted
+
+EXIT_FAILED = 2
+
+
+class ClassIds(StrEnum):
+    """The ids in class maps."""
+
+    train = "train"
+    cityscapes = "cityscapes"
 
 
 @with_options
@@ -22,6 +34,7 @@ def evaluate(
     models: Models,
     data: DataSelection,
     choice: ProtocolChoice,
+    report: Report,
     ensembles: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,21 +46,14 @@ def evaluate(
     head: Annotated[
         int, typer.Option(min=1, help="Model whose decode head an ensemble of features uses.")
     ] = 1,
-    cost: Annotated[
-        bool,
-        typer.Option("--cost", help="Also measure parameters, FLOPs, images/s and GPU memory."),
-    ] = False,
+    cost: Annotated[bool, "Also measure parameters, FLOPs, images/s and GPU memory."] = False,
     batch_size: BatchSize = 1,
     workers: Workers = 0,
     classes: Annotated[
-        str | None,
-        typer.Option(help="Print the mean over synthia16 or synthia13 instead of all 19 classes."),
+        str | None, "Print the mean over synthia16 or synthia13 instead of all 19 classes."
     ] = None,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Score models on domains, by the paper's test protocol or another one."""
-    from revt_hf.core.outputs import check_output_file
     from revt_hf.core.processes import failing_together, process_state
     from revt_hf.evaluation.evaluate import EvaluateOptions
     from revt_hf.evaluation.evaluate import evaluate as score
@@ -56,21 +62,75 @@ def evaluate(
     from revt_hf.results.rows import check_subset
 
     check_subset(classes)
-    named = named_models(models)
-    splits = data.splits()
+    named, splits = named_models(models), data.splits()
     read = [path for one in splits for path in one.spec.inputs]
-    check_output_file(json_file, inputs=[*named.values(), data.recipe, *read])
-    options = EvaluateOptions(tuple(ensembles or ()), head, cost, batch_size, workers, quiet)
+    report.check([*named.values(), data.recipe, *read])
+    how = (tuple(ensembles or ()), head, cost, batch_size, workers)
     with failing_together(process_state()):
-        protocol = choice.resolve(list(named.values()))
-    results = score(named, splits, protocol, options)
-    if not process_state().is_main_process:
-        return
-    if json_file is not None:
-        write_results(json_file, results)
-    print_scores(results, classes)
+        protocol = choice.resolve(named.values())
+    results = score(named, splits, protocol, EvaluateOptions(*how, report.quiet))
+    if process_state().is_main_process:
+        report.finish(results, write=write_results)
+        print_scores(results, classes)
 
 
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the command to a panel of ``revt --help``."""
-    app.command(rich_help_panel=panel)(evaluate)
+@with_options
+def predict(
+    models: Models,
+    paths: Annotated[
+        list[Path],
+        typer.Option(
+            "--input", metavar="PATH", help="Image, folder of images or video; may be repeated."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
+    choice: ProtocolChoice,
+    report: OverwritingReport,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,...",
+            help="Write only maps, overlays, side-by-side or differences. "
+            "Default: everything that suits the input.",
+        ),
+    ] = None,
+    ids: Annotated[
+        ClassIds, "Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...)."
+    ] = ClassIds.train,
+    batch_size: BatchSize = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
+) -> None:
+    """Write class maps, overlays and model comparisons for images and videos."""
+    from revt_hf.predict.inputs import IMAGES, VIDEOS
+    from revt_hf.predict.prediction import PredictOptions, predict_files
+    from revt_hf.predict.saving import IDS, KEPT
+
+    kinds = None if save is None else save.replace(" ", "").split(",")
+    for kind in kinds or ():
+        if kind not in KEPT:
+            raise UserError(f"--save {kind}: use {', '.join(KEPT)}, with commas between them")
+    named = named_models(models)
+    for model in named.values():
+        if Path(model).suffix.lower() in IMAGES | VIDEOS and Path(model).is_file():
+            raise UserError(
+                f"{model} is not a model: put --input before each image, or name their folder"
+            )
+    # A JSON file in a folder of images is not an image.
+    is_json = report.json_file is not None and report.json_file.suffix == ".json"
+    read = [path for path in paths if path.is_file() or not is_json]
+    report.check([*named.values(), *read], [output])
+    options = PredictOptions(
+        kept=None if kinds is None else tuple(kind for kind in KEPT if kind in kinds),
+        ids=IDS[list(ClassIds).index(ids)],
+        protocol=choice.resolve(named.values()),
+        batch_size=batch_size,
+        workers=workers,
+        overwrite=report.overwrite,
+        quiet=report.quiet,
+    )
+    done = predict_files(named, paths, output, options)
+    failed = f", {len(done.failed)} failed" if done.failed else ""
+    remark = f"predicted {counted(len(done.images), 'input')}{failed}: {output}"
+    report.finish(done.to_json(), remark=remark)
+    if done.failed:
+        raise typer.Exit(EXIT_FAILED)

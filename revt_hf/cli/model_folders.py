@@ -1,4 +1,4 @@
-"""``revt inspect``, ``recalibrate`` and ``convert``: parse, validate, call."""
+"""``revt merge``, ``inspect``, ``recalibrate`` and ``convert``."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,9 +8,17 @@ import typer
 
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli.merge import merge_command
-from revt_hf.cli.options import DataSelection, Json, Overwrite, ProtocolChoice, Quiet, with_options
+from revt_hf.cli.options import (
+    DataSelection,
+    Json,
+    Overwrite,
+    OverwritingReport,
+    ProtocolChoice,
+    Quiet,
+    Report,
+    with_options,
+)
 from revt_hf.core.errors import UserError, say
-from revt_hf.core.outputs import check_output_file, write_json
 
 EXIT_CHANGED = 2
 
@@ -19,11 +27,9 @@ EXIT_CHANGED = 2
 class SourceData(DataSelection):
     """Training images: of the sources of a recipe, or of one domain."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the training images of this recipe's sources.")
-    ] = None
-    split: Annotated[str, typer.Option(help="Training split of the domain.")] = "train"
-    val: Annotated[str, typer.Option(help="Held-out split of the domain.")] = "val"
+    recipe: Annotated[Path | None, "Use the training images of this recipe's sources."] = None
+    split: Annotated[str, "Training split of the domain."] = "train"
+    val: Annotated[str, "Held-out split of the domain."] = "val"
 
 
 def merge(context: typer.Context) -> None:
@@ -38,24 +44,21 @@ def inspect(
     """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.merging import record as records
 
-    check_output_file(json_file, inputs=[folder])
+    report = Report(json_file)
+    report.check([folder])
     record = records.read_record(folder) or records.read_merge_record(folder / MERGE_FILE)
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
-    members = []
+    members, lines = [], []
     if isinstance(record, records.MergeRecord):
         members = list(zip(record.inputs, records.member_states(record), strict=True))
-        for rule in record.rules:
-            say(str(rule))
-        say(f"all else from member {record.head}; revt_hf {record.revt_hf}")
-    lines = [str(change) for change in record.changes]
+        lines = [*map(str, record.rules)]
+        lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
+    lines += map(str, record.changes)
     for member, state in members:
         lines += [f"{state:8} {member}", *(f"{'':8} {line}" for line in member.history())]
-    for line in lines:
-        say(line)
-    say(f"{own:8} {folder} (the weights that {record.file} describes)")
-    if json_file is not None:
-        rows = [{"path": member.path, "state": state} for member, state in members]
-        write_json(json_file, {**record.to_json(), "states": rows, "weights": own})
+    lines.append(f"{own:8} {folder} (the weights that {record.file} describes)")
+    rows = [{"path": member.path, "state": state} for member, state in members]
+    report.finish({**record.to_json(), "states": rows, "weights": own}, lines)
     if {own, *(state for _, state in members)} & {"changed", "gone"}:
         raise typer.Exit(EXIT_CHANGED)
 
@@ -63,46 +66,32 @@ def inspect(
 @with_options
 def recalibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
-    output: Annotated[Path, typer.Option(help="Folder of the recalibrated SegFormer.")],
+    output: Annotated[Path, "Folder of the recalibrated SegFormer."],
     data: SourceData,
     protocol: ProtocolChoice,
-    skip_val: Annotated[
-        bool, typer.Option("--skip-val", help="Do not score on source-val.")
-    ] = False,
+    report: OverwritingReport,
+    skip_val: Annotated[bool, "Do not score on source-val."] = False,
     images: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Re-estimate the decode head's BatchNorm statistics on source images."""
-    from revt_hf.config.domain_spec import Source
-    from revt_hf.config.recipe import load_recipe
-    from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate
+    from revt_hf.merging.recalibration import RecalibrateOptions
+    from revt_hf.merging.recalibration import recalibrate as recalibrate_model
 
-    if (data.recipe is None) == (data.domain is None):
-        raise UserError("say where the source images are: either --recipe FILE or --domain NAME")
-    if data.recipe is not None:
-        sources = load_recipe(data.recipe).sources
-    else:
-        sources = (Source(**data.spec().model_dump(), train=data.split, val=data.val),)
+    sources = data.sources(data.split, data.val)
     read = [model, data.recipe, *(path for source in sources for path in source.inputs)]
-    check_output_file(json_file, inputs=read, outputs=[output])
-    options = RecalibrateOptions(images, not skip_val, overwrite, quiet)
-    scores = recalibrate(model, output, sources, protocol.resolve([model]), options)
-    if json_file is not None:
-        write_json(json_file, {"output": str(output), "val": [asdict(one) for one in scores]})
-    for score in scores:
-        say(f"{score.label}: mIoU {score.before:.2f} before, {score.after:.2f} after")
-    if not quiet:
-        say(f"recalibrated: {output}")
+    report.check(read, [output])
+    options = RecalibrateOptions(images, not skip_val, report.overwrite, report.quiet)
+    scores = recalibrate_model(model, output, sources, protocol.resolve([model]), options)
+    lines = [f"{s.label}: mIoU {s.before:.2f} before, {s.after:.2f} after" for s in scores]
+    result = {"output": str(output), "val": [asdict(score) for score in scores]}
+    report.finish(result, lines, f"recalibrated: {output}")
 
 
+@with_options
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
-    output: Annotated[Path, typer.Option(help="Folder, or with --to mmseg file, to write.")],
-    to: Annotated[
-        str | None, typer.Option(help="Format: transformers (default) or mmseg, the original's.")
-    ] = None,
+    output: Annotated[Path, "Folder, or with --to mmseg file, to write."],
+    to: Annotated[str | None, "Format: transformers (default) or mmseg, the original's."] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -122,12 +111,3 @@ def convert(
     lines += [f"missing, 0 is used: {', '.join(done.added)}"] if done.added else []
     for line in [] if quiet else lines:
         say(line)
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    # The parser of merge reads all of it, --help included.
-    raw = {"ignore_unknown_options": True, "allow_extra_args": True}
-    app.command(rich_help_panel=panel, context_settings=raw, add_help_option=False)(merge)
-    for command in (inspect, recalibrate, convert):
-        app.command(rich_help_panel=panel)(command)

@@ -5,18 +5,19 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from revt_hf.cli.naming import split_name
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, say
+from revt_hf.core.outputs import InputPath, check_output_file, write_json
 
 if TYPE_CHECKING:
-    from revt_hf.config.domain_spec import DomainSpec
+    from revt_hf.config.domain_spec import DomainSpec, Source
     from revt_hf.config.protocol import Protocol
     from revt_hf.evaluation.splits import SplitSpec
 
@@ -30,10 +31,7 @@ def _silence(quiet: bool) -> bool:
 
 
 def _writable(json_file: Path | None) -> Path | None:
-    if json_file is not None:
-        from revt_hf.core.outputs import check_output_file
-
-        check_output_file(json_file)
+    check_output_file(json_file)
     return json_file
 
 
@@ -55,12 +53,6 @@ Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write results to this file.", callback=_writable),
 ]
-DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")]
-Config = Annotated[str | None, typer.Option(help="Configuration of the domain.")]
-DomainOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="Option of the domain."),
-]
 Split = Annotated[str, typer.Option(help="Split of the domain.")]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Use at most this many images of each split.")
@@ -73,49 +65,92 @@ Workers = Annotated[
 
 
 @dataclass(frozen=True)
-class DataSelection:
-    """The images of a command: the splits of a recipe, or one split of a domain."""
+class Report:
+    """Where a command's results go besides standard output."""
 
-    recipe: Annotated[
-        Path | None, typer.Option(help="Use the source-val and target splits of this recipe.")
+    json_file: Json = None
+    quiet: Quiet = False
+
+    def check(self, inputs: Iterable[InputPath], outputs: Iterable[InputPath] = ()) -> None:
+        """Refuse a JSON file that would replace an input or another output."""
+        check_output_file(self.json_file, inputs=inputs, outputs=outputs)
+
+    def finish(
+        self,
+        result: Any,
+        lines: Sequence[str] = (),
+        remark: str = "",
+        write: Callable[[Path, Any], None] = write_json,
+    ) -> None:
+        """Write results, then print lines and, unless quiet, a remark."""
+        # Printing comes last: it fails if nobody reads standard output.
+        if self.json_file is not None:
+            write(self.json_file, result)
+        for line in (*lines, *([remark] if remark and not self.quiet else [])):
+            say(line)
+
+
+@dataclass(frozen=True)
+class OverwritingReport(Report):
+    """The same of a command with another output."""
+
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class DomainSettings:
+    """Where the images of a domain are, and its variants."""
+
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = (
+        None
+    )
+    config: Annotated[str | None, typer.Option(help="Configuration of the domain.")] = None
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Option of the domain."),
     ] = None
-    domain: Annotated[str | None, typer.Option(help="Use this domain instead of a recipe.")] = None
-    data_dir: DataDir = None
-    config: Config = None
-    options: DomainOptions = None
-    split: Split = "val"
 
-    def spec(self) -> "DomainSpec":
-        """The domain that is named.
-
-        Raises:
-            UserError: an option is not KEY=VALUE.
-        """
+    def spec(self, domain: str) -> "DomainSpec":
+        """The domain as recipes name it."""
         from revt_hf.config.domain_spec import DomainSpec
 
         return DomainSpec(
-            domain=str(self.domain),
+            domain=domain,
             data_dir=str(self.data_dir) if self.data_dir else None,
             config=self.config,
             options=key_values(self.options),
         )
 
-    def splits(self) -> "list[SplitSpec]":
-        """The splits that are named: source-val and targets of the recipe, or the domain's.
 
-        Raises:
-            UserError: neither or both are given, the recipe cannot be read, or an option is not
-                KEY=VALUE.
-        """
-        if (self.recipe is None) == (self.domain is None):
-            raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
+@dataclass(frozen=True)
+class DataSelection(DomainSettings):
+    """The images of a command: the splits of a recipe, or one split of a domain."""
+
+    recipe: Annotated[Path | None, "Use the source-val and target splits of this recipe."] = None
+    domain: Annotated[str | None, "Use this domain instead of a recipe."] = None
+    split: Split = "val"
+
+    def splits(self) -> "list[SplitSpec]":
+        """The splits that are named: source-val and targets of the recipe, or the domain's."""
+        from revt_hf.config.recipe import load_recipe
         from revt_hf.evaluation.splits import SplitSpec, splits_of
 
-        if self.recipe is None:
-            return [SplitSpec(self.spec(), self.split, is_source=False)]
+        if self.domain is not None and self.recipe is None:
+            return [SplitSpec(self.spec(self.domain), self.split, is_source=False)]
+        if self.domain is None and self.recipe is not None:
+            return splits_of(load_recipe(self.recipe))
+        raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
+
+    def sources(self, train: str, val: str) -> "Sequence[Source]":
+        """The sources of the recipe, or the domain with these splits."""
+        from revt_hf.config.domain_spec import Source
         from revt_hf.config.recipe import load_recipe
 
-        return splits_of(load_recipe(self.recipe))
+        if self.domain is not None and self.recipe is None:
+            return [Source(**self.spec(self.domain).model_dump(), train=train, val=val)]
+        if self.domain is None and self.recipe is not None:
+            return load_recipe(self.recipe).sources
+        raise UserError("say where the source images are: either --recipe FILE or --domain NAME")
 
 
 @dataclass(frozen=True)
@@ -124,10 +159,8 @@ class ProtocolChoice:
 
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="Test protocol: paper, native, slide or multi-scale. "
-            "Default: the one the models were made for."
-        ),
+        "Test protocol: paper, native, slide or multi-scale. "
+        "Default: the one the models were made for.",
     ] = None
     max_size: Annotated[
         str | None,
@@ -136,19 +169,14 @@ class ProtocolChoice:
         ),
     ] = None
 
-    def resolve(self, models: Sequence[str | Path]) -> "Protocol":
-        """The protocol of that name, else the one the models' folders record; with the max size.
-
-        Raises:
-            UserError: an unknown name, a size that cannot be read, or models that record different
-                protocols.
-        """
+    def resolve(self, models: Iterable[str | Path]) -> "Protocol":
+        """The protocol of that name, else the one the models' folders record; with the max size."""
         from revt_hf.config.protocol import named_protocol
         from revt_hf.models.recorded import recorded_protocol
 
         changes = {} if self.max_size is None else {"max_size": parse_max_size(self.max_size)}
         if self.protocol is None:
-            return recorded_protocol(models, **changes)
+            return recorded_protocol(list(models), **changes)
         try:
             return named_protocol(self.protocol).model_copy(update=changes)
         except ValueError as error:
@@ -156,30 +184,21 @@ class ProtocolChoice:
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses: their fields become its options.
+    """Let a command declare options briefly.
 
-    A parameter whose type is a dataclass is replaced by the dataclass's fields, annotated as Typer
-    wants them, and gets an instance of it.
+    Fields of a dataclass become options, and in ``Annotated[int, "Help text."]`` the text is the
+    help of an option.
     """
     hints = get_type_hints(function, include_extras=True)
-    parameters = []
+    parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
-        if not dataclasses.is_dataclass(kind):
-            parameters.append(parameter.replace(annotation=kind))
-            continue
-        own = get_type_hints(kind, include_extras=True)
-        for field in dataclasses.fields(kind):
-            missing = field.default is dataclasses.MISSING
-            default = inspect.Parameter.empty if missing else field.default
-            parameters.append(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=default,
-                    annotation=own[field.name],
-                )
-            )
+        if dataclasses.is_dataclass(kind):
+            own = get_type_hints(kind, include_extras=True)
+            given = inspect.signature(kind).parameters.values()  # type: ignore[arg-type]
+            parameters += [_parameter(one, own[one.name]) for one in given]
+        else:
+            parameters.append(_parameter(parameter, kind))
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
@@ -189,18 +208,22 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
                 values[name] = kind(**{key: values.pop(key) for key in names})  # type: ignore[operator]
         function(**values)
 
-    keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    command.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
 
 
-def named_models(models: Sequence[str]) -> dict[str, str]:
-    """Folders or Hub IDs by the names that results give them: ``NAME=PATH`` or the path itself.
+def _parameter(parameter: inspect.Parameter, annotation: Any) -> inspect.Parameter:
+    """The parameter as typer wants it; a flag has no opposite."""
+    kind, *details = get_args(annotation)
+    if isinstance(details[0], str):
+        names = [f"--{parameter.name.replace('_', '-')}"] if kind is bool else []
+        annotation = Annotated[kind, typer.Option(*names, help=details[0])]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
-    Raises:
-        UserError: a name is empty or given twice.
-    """
+
+def named_models(models: Sequence[str]) -> dict[str, str]:
+    """Folders or Hub IDs by the names that results give them: ``NAME=PATH`` or the path itself."""
     named: dict[str, str] = {}
     for text in models:
         given, path = split_name(text)
@@ -212,16 +235,12 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
 
 
 def parse_max_size(text: str, flag: str = "--max-size") -> tuple[int, int] | None:
-    """``1024x512`` -> (1024, 512); ``native`` -> None.
-
-    Raises:
-        UserError: neither.
-    """
+    """``1024x512`` -> (1024, 512); ``native`` -> None."""
     if text == "native":
         return None
-    width, _, height = text.partition("x")
-    sides = [int(side) for side in (width, height) if re.fullmatch("0*[0-9]{1,5}", side)]
-    if len(sides) < 2 or not all(0 < side <= _LARGEST_SIDE for side in sides):
+    found = re.fullmatch("0*([0-9]{1,5})x0*([0-9]{1,5})", text)
+    sides = [int(side) for side in found.groups()] if found else [0]
+    if not all(0 < side <= _LARGEST_SIDE for side in sides):
         raise UserError(
             f"{flag} {text}: write WIDTHxHEIGHT, such as 1024x512, up to {_LARGEST_SIDE}, or native"
         )
@@ -229,11 +248,7 @@ def parse_max_size(text: str, flag: str = "--max-size") -> tuple[int, int] | Non
 
 
 def key_values(options: Sequence[str] | None) -> dict[str, object]:
-    """``["size=[64, 128]"]`` -> ``{"size": [64, 128]}``; values are read as YAML.
-
-    Raises:
-        UserError: one is not KEY=VALUE, or not YAML.
-    """
+    """``["size=[64, 128]"]`` -> ``{"size": [64, 128]}``; values are read as YAML."""
     from revt_hf.config.yaml_files import parse_yaml
 
     values = {}

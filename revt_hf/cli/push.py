@@ -1,4 +1,4 @@
-"""``revt push`` and ``revt merge-and-push``: parse, validate, call."""
+"""``revt push`` and ``revt merge-and-push``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from revt_hf.cli.naming import split_name
-from revt_hf.cli.options import Json, Overwrite, Quiet, with_options
+from revt_hf.cli.options import OverwritingReport, Quiet, Report, with_options
 from revt_hf.core.errors import UserError, say
+from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,7 @@ class Publication:
     """Where and how a model is published."""
 
     license: Annotated[
-        str | None,
-        typer.Option(
-            help="License of the weights, or the base model's license, whichever is stricter."
-        ),
+        str | None, "License of the weights, or the base model's license, whichever is stricter."
     ] = None
     base_models: Annotated[
         list[str] | None,
@@ -31,11 +29,9 @@ class Publication:
         list[str] | None,
         typer.Option("--dataset", metavar="REPO_ID", help="Hub ID of a training dataset."),
     ] = None
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request instead of pushing.")
-    ] = False
-    revision: Annotated[str | None, typer.Option(help="Push to this branch, not to main.")] = None
+    private: Annotated[bool, "Make the repository private."] = False
+    create_pr: Annotated[bool, "Open a pull request instead of pushing."] = False
+    revision: Annotated[str | None, "Push to this branch, not to main."] = None
     dry_run: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write what would be sent to this folder; send nothing."),
@@ -71,16 +67,12 @@ def push(
     folder: Annotated[Path, typer.Argument(help="Model folder, such as a merge.")],
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
     publication: Publication,
-    results: Annotated[
-        Path | None, typer.Option(help="Scores for the card, from revt evaluate --json.")
-    ] = None,
+    results: Annotated[Path | None, "Scores for the card, from revt evaluate --json."] = None,
     members: Annotated[
         list[Path] | None,
         typer.Option("--with-members", metavar="DIR", help="Also publish this member."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder of an earlier --dry-run.")
-    ] = False,
+    overwrite: Annotated[bool, "Replace the folder of an earlier --dry-run."] = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a model in one commit, with a card of measured scores."""
@@ -100,17 +92,13 @@ def merge_and_push(
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the merged model.")],
     publication: Publication,
+    report: OverwritingReport,
     recipe: Annotated[
-        Path | None,
-        typer.Option(help="Score on the source-val and target splits of this recipe."),
+        Path | None, "Score on the source-val and target splits of this recipe."
     ] = None,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
 ) -> None:
     """Average encoders, score the merge, and publish it with a card of these scores."""
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.core.outputs import check_beside, check_output, check_output_file
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
@@ -131,31 +119,24 @@ def merge_and_push(
             "members, then OWNER/NAME"
         )
     publication.check(repo_id)
-    if json_file is not None and recipe is None:
+    if report.json_file is not None and recipe is None:
         raise UserError("--json writes scores: name a recipe to score on with --recipe FILE")
     splits = None if recipe is None else splits_of(load_recipe(recipe))
     inputs: list[str | Path | None] = [*paths, recipe]
     inputs += [path for one in splits or [] for path in one.spec.inputs]
     results = None if splits is None else output.parent / f"{output.name}.results.json"
+    overwrite, quiet = report.overwrite, report.quiet
     check_output(output, overwrite, inputs)
     check_output_file(results, overwrite, inputs)
-    check_output_file(json_file, inputs=inputs, outputs=[output, results])
+    report.check(inputs, [output, results])
     if publication.dry_run is not None:
         check_output(publication.dry_run, overwrite, inputs)
-        check_beside(publication.dry_run, [output, results, json_file])
-    done = merge(
-        MergeSpec(paths, names=names), output, options=MergeOptions(overwrite, quiet=quiet)
-    )
+        check_beside(publication.dry_run, [output, results, report.json_file])
+    spec = MergeSpec(paths, names=names)
+    done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate([done], splits, options=EvaluateOptions(quiet=quiet))
-        for file in (results, json_file):
-            if file is not None:
-                write_results(file, scores)
+        for target in (Report(results), report):
+            target.finish(scores, write=write_results)
         print_scores(scores)
     publication.send(done, repo_id, results, overwrite=overwrite, quiet=quiet)
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    app.command(rich_help_panel=panel)(push)
-    app.command("merge-and-push", rich_help_panel=panel)(merge_and_push)

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from revt_hf.cli.options import (
-    Json,
     Models,
-    Overwrite,
+    OverwritingReport,
     ProtocolChoice,
-    Quiet,
     named_models,
     with_options,
 )
 from revt_hf.core.errors import UserError, counted, say
+from revt_hf.core.outputs import check_output_file, check_suffix, write_text
 
 if TYPE_CHECKING:
     from revt_hf.results.tables import TableOptions
@@ -47,16 +46,11 @@ class Shown:
 
     classes: Classes = None
     protocol: ResultProtocol = None
-    per_model: Annotated[bool, typer.Option("--per-model", help="Show a row for each network.")] = (
-        False
-    )
+    per_model: Annotated[bool, "Show a row for each network."] = False
     paper: Annotated[
-        str | None,
-        typer.Option(help="Add the paper's rows that nobody measured: gta5, synthia or all."),
+        str | None, "Add the paper's rows that nobody measured: gta5, synthia or all."
     ] = None
-    cost: Annotated[
-        bool, typer.Option("--cost", help="Show parameters, FLOPs, speed and memory.")
-    ] = False
+    cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
 
     def options(self) -> "TableOptions":
         """The same for the table."""
@@ -80,9 +74,8 @@ def table(
     results: Annotated[list[Path] | None, _RESULTS] = None,
     *,
     shown: Shown,
-    format: Annotated[
-        str, typer.Option(help="Write terminal, markdown, latex, csv or html.")
-    ] = "terminal",
+    to: OverwritingReport,
+    format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
     ] = None,
@@ -94,12 +87,8 @@ def table(
         Path | None,
         typer.Option(metavar="FILE", help="Exit with code 1 if these tables are out of date."),
     ] = None,
-    json_file: Json = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """Print one table of many results: rows are models, columns are domains."""
-    from revt_hf.core.outputs import check_output_file, write_text
     from revt_hf.evaluation.result import read_results, write_results
     from revt_hf.results.formats import formatted, table_format
     from revt_hf.results.tables import build_tables
@@ -107,11 +96,11 @@ def table(
     options = shown.options()
     document = update or check
     if document is not None:
-        if (update and check) or format != "terminal" or output or json_file:
+        if (update and check) or format != "terminal" or output or to.json_file:
             raise UserError("--update and --check go without --format, --output and --json")
         if not results and shown != Shown():
             raise UserError("name RESULTS, or leave all options to the comment in the file")
-        _renew(document, results, shown, check is not None, quiet)
+        _renew(document, results, shown, check is not None, to.quiet)
         return
     if not results:
         raise UserError("name RESULTS: result files (JSON) or folders of them")
@@ -119,14 +108,13 @@ def table(
     found = read_results(results)
     # Tables may lie in the folders that they are made from.
     read = {one.path for one in found}
-    check_output_file(output, overwrite, read, [json_file])
-    check_output_file(json_file, inputs=read)
+    check_output_file(output, to.overwrite, read, [to.json_file])
+    to.check(read)
     tables = build_tables(found, options)
-    if json_file is not None:
-        write_results(json_file, [one.compact() for one in found])
+    to.finish([one.compact() for one in found], write=write_results)
     if output is not None:
         write_text(output, formatted(tables, chosen))
-        if not quiet:
+        if not to.quiet:
             say(f"written: {output}")
     elif format == "terminal":
         from revt_hf.results.formats import print_layouts
@@ -140,8 +128,6 @@ def table(
 def _renew(
     document: Path, results: Sequence[Path] | None, shown: Shown, check: bool, quiet: bool
 ) -> None:
-    from revt_hf.core.outputs import write_text
-
     words = None
     if results:
         paths = [os.path.relpath(result, document.parent) for result in results]
@@ -157,14 +143,9 @@ def _renew(
 
 
 def renewed_document(document: Path, words: Sequence[str] | None = None) -> tuple[str, str]:
-    """A Markdown file as it is, and as it is with its tables made anew.
+    """A Markdown file as it is, and with its tables made anew; see :mod:`revt_hf.results.section`.
 
-    Args:
-        document: with comments as :mod:`revt_hf.results.section` describes them.
-        words: the command of its only table from now on.
-
-    Raises:
-        UserError: the file has no such comments, or they name no results that make a table.
+    ``words`` become the command of its only table.
     """
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.formats import TableFormat, formatted
@@ -205,23 +186,18 @@ def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> No
 def report(
     models: Models,
     output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
-    recipe: Annotated[
-        Path, typer.Option(help="Use the source-val and target splits of this recipe.")
-    ],
+    recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
     choice: ProtocolChoice,
+    to: OverwritingReport,
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Initial weights of the members.")
     ] = None,
-    json_file: Json = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """Compare members and their merges on one page, with images.
 
     A folder with a merge.json is a merge; the page leads with the first one.
     """
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.core.outputs import check_output_file, check_suffix
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
     from revt_hf.results.comparison import compare, report_models
@@ -230,54 +206,35 @@ def report(
     named = named_models(models)
     loaded = load_recipe(recipe)
     inputs = [recipe, init, *named.values(), *loaded.inputs]
-    check_output_file(output, overwrite, inputs, [json_file])
-    check_output_file(json_file, inputs=inputs)
+    check_output_file(output, to.overwrite, inputs, [to.json_file])
+    to.check(inputs)
     check_suffix(output, ".html", ".htm")
     shown = report_models(named, init)
     folders = [model.folder for model in shown]
-    made = compare(
-        "ReVT and its members",
-        _INTRO,
-        shown,
-        splits_of(loaded),
-        choice.resolve(folders),
-        {"Models": "\n".join(map(str, folders))},
-        quiet,
-    )
+    protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
+    title = "ReVT and its members"
+    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, to.quiet)
     write_page(made, output)
-    if json_file is not None:
-        write_results(json_file, made.results)
-    say(f"open {output}")
+    to.finish(made.results, [f"open {output}"], write=write_results)
 
 
+@with_options
 def curves(
     results: Annotated[list[Path], _RESULTS],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Write the figure (PNG) here.")],
+    to: OverwritingReport,
     protocol: ResultProtocol = None,
     classes: Classes = None,
-    json_file: Json = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
-    from revt_hf.core.outputs import check_output_file, check_suffix, write_json
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.curves import build_curves, draw_curves
 
     loaded = read_results(results)
     read = {one.path for one in loaded}
     check_suffix(output, ".png")
-    check_output_file(output, overwrite, read, [json_file])
-    check_output_file(json_file, inputs=read)
+    check_output_file(output, to.overwrite, read, [to.json_file])
+    to.check(read)
     found = build_curves(loaded, protocol, classes)
     draw_curves(found, output)
-    if json_file is not None:
-        write_json(json_file, found.to_json())
-    if not quiet:
-        say(f"{counted(len(found.curves), 'curve')}: {output}")
-
-
-def register(app: typer.Typer, panel: str) -> None:
-    """Add the commands to a panel of ``revt --help``."""
-    for command in (table, report, curves):
-        app.command(rich_help_panel=panel)(command)
+    to.finish(found.to_json(), remark=f"{counted(len(found.curves), 'curve')}: {output}")

@@ -27,6 +27,7 @@ _OTHERS = {
     *(".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw", ".raw"),
 }
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+_TAKEN = IMAGES | VIDEOS
 
 # File systems allow 255 bytes, and results add a suffix and a scratch file's prefix.
 _LONGEST = 220
@@ -34,13 +35,7 @@ _LONGEST = 220
 
 @dataclass(frozen=True)
 class Input:
-    """An image or a video.
-
-    Attributes:
-        path: the file.
-        name: of its results, without suffix, with folders (``/``).
-        is_video: whether its suffix is a video's.
-    """
+    """An image or a video; ``name`` is that of its results, with folders and without suffix."""
 
     path: Path
     name: str
@@ -48,47 +43,32 @@ class Input:
 
 
 def find_inputs(paths: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
-    """All images and videos in files and folders, each once.
+    """All images and videos in files and folders, each once; and files that fail, with the reason.
 
     Folders are searched recursively for the suffixes in ``IMAGES`` and ``VIDEOS``; hidden files
     and everything in ``output`` are skipped, other image formats with a warning. A file that is
     named itself is taken whatever its suffix. Names are relative to the folder, and of several
     paths they begin with the folder's own name.
-
-    Args:
-        paths: files and folders.
-        output: the folder of results.
-
-    Returns:
-        The inputs; and the files that cannot be used, with the reason: not a regular file, a
-        broken link, a name that is not UTF-8 or too long for its results.
-
-    Raises:
-        UserError: a path does not exist, or is a folder without images; ``output`` is or contains
-            one of them.
     """
     found: dict[str, tuple[Path, PurePosixPath]] = {}
-
-    def take(path: Path, name: PurePosixPath) -> None:
-        # Links are not followed: each is an image with a name of its own.
-        found.setdefault(os.path.abspath(path), (path, name))  # noqa: PTH100
-
     left_out: dict[str, str] = {}
     for path in paths:
         check_apart(output, [path], inside=True)
         if path.is_dir():
-            inside = list(_inside(path, output, left_out))
-            if not inside and not left_out:
+            files = list(_inside(path, output, left_out))
+            if not files and not left_out:
                 raise UserError(_nothing_in(path))
             prefix = path.resolve().name if len(paths) > 1 else ""
-            for file, name in inside:
-                take(file, PurePosixPath(prefix, name))
         elif not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
         elif path.is_file():
-            take(path, PurePosixPath(path.name))
+            files, prefix = [(path, path.name)], ""
         else:
+            files, prefix = [], ""
             left_out[str(path)] = "not a regular file"
+        for file, name in files:
+            # Links are not followed: each is an image with a name of its own.
+            found.setdefault(os.path.abspath(file), (file, PurePosixPath(prefix, name)))  # noqa: PTH100
     names = unique_names([name for _, name in found.values()])
     inputs = []
     for (path, _), unique in zip(found.values(), names, strict=True):
@@ -145,7 +125,7 @@ def _unwritable(name: str) -> str | None:
     """Why results cannot have this name; None if they can."""
     if _shown(name) != name:
         return NOT_UTF8
-    longest = max(len(part.encode()) for part in PurePosixPath(name).parts)
+    longest = max(len(part.encode()) for part in name.split("/"))
     if longest > _LONGEST:
         return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
     return None
@@ -163,23 +143,19 @@ def _inside(folder: Path, output: Path, left_out: dict[str, str]) -> Iterator[tu
         path = Path(file.path)
         if results in path.resolve().parents:
             continue
-        if _is_input(path):
+        if path.suffix.lower() in _TAKEN:
             yield path, name
         elif path.suffix.lower() in _OTHERS:
             others.append((file.path, "save them as PNG or JPEG"))
     for sentence in by_reason(others):
         warnings.warn(sentence, DataWarning, stacklevel=2)
     for name, reason in unusable.items():
-        if _is_input(folder / name):
+        if (folder / name).suffix.lower() in _TAKEN:
             left_out[str(folder / name)] = reason
-
-
-def _is_input(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES | VIDEOS
 
 
 def _nothing_in(folder: Path) -> str:
     if (folder / "config.json").exists():
         return f"{folder} is a model, not a folder of images: name it without --input"
-    known = ", ".join(sorted(suffix[1:] for suffix in IMAGES | VIDEOS))
+    known = ", ".join(sorted(suffix[1:] for suffix in _TAKEN))
     return f"{folder} holds no images or videos ({known})"

@@ -30,23 +30,13 @@ _WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of :func:`predict_files`.
+    """Options of :func:`predict_files`; the defaults are those of ``revt predict``."""
 
-    Attributes:
-        kept: what to write; None is everything that suits the input.
-        ids: the ids in class maps: ``train`` (0..18) or ``cityscapes`` (7, 8, 11, ...).
-        protocol: the test protocol; None is the one that the models record.
-        batch_size: images of one size that go through a network together.
-        workers: threads that decode images ahead.
-        overwrite: write into a folder that already has files.
-        quiet: show no progress bar.
-    """
-
-    kept: tuple[Kept, ...] | None = None
+    kept: tuple[Kept, ...] | None = None  # None: everything that suits the input
     ids: Ids = "train"
-    protocol: Protocol | None = None
+    protocol: Protocol | None = None  # None: the one that the models record
     batch_size: int = 1
-    workers: int = 2
+    workers: int = 2  # threads that decode images ahead
     overwrite: bool = False
     quiet: bool = False
 
@@ -55,18 +45,12 @@ class PredictOptions:
 class Predicted:
     """The results of an image, or of all frames of a video.
 
-    Attributes:
-        item: the image or video.
-        size: (height, width).
-        frames: their number; 1 for an image.
-        pixels: of each class, by model.
-        seconds: of network and arg max, by model.
-        differing: pixels on which the models disagree.
-        outputs: the files.
+    By model: pixels of each class, and seconds of network and arg max. ``differing`` counts pixels
+    on which the models disagree.
     """
 
     item: Input
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)  # height, width
     frames: int = 0
     pixels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -135,20 +119,10 @@ def predict_files(
     output: Path,
     options: PredictOptions | None = None,
 ) -> Prediction:
-    """Write class maps and overlays of images and videos.
+    """Write class maps and overlays of images, folders of them and videos.
 
-    A file that cannot be used is skipped with a warning.
-
-    Args:
-        models: folders or Hub IDs, by name. A name that is the path itself is shortened to the
-            end that tells the models apart.
-        paths: images, folders of them, videos.
-        output: the folder of results.
-        options: see :class:`PredictOptions`.
-
-    Raises:
-        UserError: a path does not exist, a model cannot be loaded, ``output`` has files already or
-            cannot be written, or an option does not fit.
+    A file that cannot be used is skipped with a warning. Models are folders or Hub IDs by name; a
+    name that is the path itself is shortened to the end that tells the models apart.
     """
     options = options or PredictOptions()
     named = _short_names(models)
@@ -222,9 +196,7 @@ class _Run:
             self.progress.update()
         for item in inputs:
             if item.is_video:
-                one = self._video(item)
-                if one.frames:
-                    done[item] = one
+                self._video(item, done)
         return [done[item] for item in inputs if item in done]
 
     def _images(self, items: Sequence[Input]) -> Iterator[Row]:
@@ -251,23 +223,21 @@ class _Run:
         if reason:
             raise UserError(f"{item.path}: {reason}")
 
-    def _video(self, item: Input) -> Predicted:
-        """The results of a video; without frames if it cannot be used."""
-        one = Predicted(item)
+    def _video(self, item: Input, done: dict[Input, Predicted]) -> None:
         try:
             video = Video(item.path)
         except UserError as error:
             self.fail(item, str(error))
-            return one
+            return
         self.progress.total += video.frames
         self.progress.refresh()
-        with VideoOutputs(self._outputs, item, video.rate) as writing:
+        one = Predicted(item)
+        with VideoOutputs(self._outputs, item, video.rate, one.outputs) as writing:
             for row, maps, seconds in self._predicted(self._frames(item, video)):
                 writing.write(one.frames, row["image"], maps)
                 one.add(maps, seconds)
+                done[item] = one
                 self.progress.update()
-        one.outputs = writing.done
-        return one
 
     def _frames(self, item: Input, video: Video) -> Iterator[Row]:
         try:

@@ -36,13 +36,9 @@ Maps = Mapping[str, NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Outputs:
-    """The folder of results: ``FOLDER/KIND/[MODEL/]NAME``.
+    """The folder of results: ``FOLDER/KIND/[MODEL/]NAME``; MODEL in maps and overlays of several.
 
-    Attributes:
-        folder: the folder.
-        models: their names; several have a folder each in ``maps`` and ``overlays``.
-        kept: what to write; None is everything that suits the input, see :meth:`kinds`.
-        ids: the ids in class maps.
+    ``kept`` is what to write, None everything that suits the input; ``ids`` are those in maps.
     """
 
     folder: Path
@@ -71,29 +67,18 @@ class Outputs:
         return self.folder.joinpath(kind, *own, name)
 
     def save_image(self, item: Input, image: NDArray[np.uint8], maps: Maps) -> list[Path]:
-        """Write an image's results and return their paths.
-
-        Args:
-            item: the image.
-            image: (H, W, 3), uint8, RGB.
-            maps: see ``Maps``.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
+        """Write the results of an image (H, W, 3), uint8, RGB, and return their paths."""
         name, kinds = f"{item.name}.png", self.kinds(is_video=False)
+        overlays, differing = self.drawn(image, maps)
         written: dict[Path, NDArray[np.uint8]] = {}
-        overlays = {model: overlay(image, classes) for model, classes in maps.items()}
         for model, classes in maps.items():
             if "maps" in kinds:
                 written[self.path("maps", name, model)] = self.in_ids(classes)
             if "overlays" in kinds:
                 legend = with_legend(overlays[model], present([classes]))
                 written[self.path("overlays", name, model)] = legend
-        if {"side-by-side", "differences"} & set(kinds):
-            differing = difference_view(image, disagreement(list(maps.values())))
-            if "differences" in kinds:
-                written[self.path("differences", name)] = differing
+        if "differences" in kinds:
+            written[self.path("differences", name)] = differing
         for path, pixels in written.items():
             write_png(path, pixels)
         done = list(written)
@@ -104,6 +89,15 @@ class Outputs:
             width = min(max(image.shape[1], _NARROWEST), _WIDEST)
             contact_sheet([sheet], list(panels), [""], present(maps.values()), done[-1], width)
         return done
+
+    def drawn(
+        self, image: NDArray[np.uint8], maps: Maps
+    ) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.uint8]]:
+        """Overlays by model, and where models differ: (H, W, 3), uint8, RGB."""
+        overlays = {model: overlay(image, classes) for model, classes in maps.items()}
+        if len(maps) < 2:
+            return overlays, image
+        return overlays, difference_view(image, disagreement(list(maps.values())))
 
     def in_ids(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A class map (H, W), uint8, of train ids in the chosen ids."""
@@ -129,42 +123,29 @@ class VideoOutputs:
         return self
 
     def write(self, number: int, image: NDArray[np.uint8], maps: Maps) -> None:
-        """Append the results of a frame.
-
-        Args:
-            number: of the frame, from 0.
-            image: (H, W, 3), uint8, RGB.
-            maps: see ``Maps``.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
+        """Append the results of a frame (H, W, 3), uint8, RGB; numbers begin with 0."""
         kinds = self.outputs.kinds(is_video=True)
         name = f"{self.item.name}{video_suffix(self.item.path)}"
         self._seen |= set(present(maps.values()))
-        overlays = {model: overlay(image, classes) for model, classes in maps.items()}
-        if "maps" in kinds:
-            for model, classes in maps.items():
-                folder = self.outputs.path("maps", self.item.name, model)
-                write_png(folder / f"{number:06}.png", self.outputs.in_ids(classes))
-                if number == 0:
-                    self.done.append(folder)
+        overlays, differing = self.outputs.drawn(image, maps)
+        for model, classes in maps.items() if "maps" in kinds else ():
+            folder = self.outputs.path("maps", self.item.name, model)
+            write_png(folder / f"{number:06}.png", self.outputs.in_ids(classes))
+            if number == 0:
+                self.done.append(folder)
+        frames: dict[Path, NDArray[np.uint8]] = {}
         if "overlays" in kinds:
-            for model, pixels in overlays.items():
-                self._append(self.outputs.path("overlays", name, model), pixels)
-        if {"side-by-side", "differences"} & set(kinds):
-            differing = difference_view(image, disagreement(list(maps.values())))
-            if "differences" in kinds:
-                self._append(self.outputs.path("differences", name), differing)
-            if "side-by-side" in kinds:
-                row = side_by_side({**overlays, DIFFERENCES: differing})
-                self._append(self.outputs.path("side-by-side", name), row)
-
-    def _append(self, path: Path, frame: NDArray[np.uint8]) -> None:
-        if path not in self._open:
-            self._open[path] = self._stack.enter_context(VideoOutput(path, self.rate))
-            self.done.append(path)
-        self._open[path].write(frame)
+            frames = {self.outputs.path("overlays", name, m): one for m, one in overlays.items()}
+        if "differences" in kinds:
+            frames[self.outputs.path("differences", name)] = differing
+        if "side-by-side" in kinds:
+            row = side_by_side({**overlays, DIFFERENCES: differing})
+            frames[self.outputs.path("side-by-side", name)] = row
+        for path, frame in frames.items():
+            if path not in self._open:
+                self._open[path] = self._stack.enter_context(VideoOutput(path, self.rate))
+                self.done.append(path)
+            self._open[path].write(frame)
 
     def __exit__(self, *problem: object) -> None:
         self._stack.__exit__(*problem)  # type: ignore[arg-type]
@@ -176,11 +157,7 @@ class VideoOutputs:
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image (H, W, 3) RGB or a class map (H, W) as 8-bit PNG, atomically.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write an image (H, W, 3) RGB or a class map (H, W) as 8-bit PNG, atomically."""
     with atomic_file(path) as scratch:
         scratch.write_bytes(encode_png(image))
 
@@ -203,10 +180,9 @@ def with_legend(image: NDArray[np.uint8], classes: Sequence[str]) -> NDArray[np.
 
 
 def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """How much the class maps (H, W) of an image differ at each pixel.
+    """How much class maps (H, W) differ at each pixel, (H, W) float32.
 
-    Returns:
-        (H, W) float32: 0 where all agree, 1 where no two do, else the share outside the majority.
+    0 where all agree, 1 where no two do, else the share outside the majority.
     """
     votes = [sum((classes == other).astype(np.uint8) for other in maps) for classes in maps]
     others = len(maps) - np.max(votes, axis=0).astype(np.float32)
@@ -216,15 +192,7 @@ def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
 def difference_view(
     image: NDArray[np.uint8], disagreeing: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """An image in dimmed grey, with red where models disagree.
-
-    Args:
-        image: (H, W, 3), uint8, RGB.
-        disagreeing: (H, W), see :func:`disagreement`.
-
-    Returns:
-        (H, W, 3), uint8, RGB.
-    """
+    """An image (H, W, 3), uint8, RGB, in dimmed grey, with red where models disagree."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * _DIMMED
     # Keep pixels visible even if only a few models disagree.
     share = np.where(disagreeing > 0, 0.4 + 0.6 * disagreeing, 0)[..., None]

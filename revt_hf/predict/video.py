@@ -22,11 +22,7 @@ def video_suffix(path: Path) -> str:
 
 
 class Video:
-    """A video that is read frame by frame, rotated as it is displayed.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """A video that is read frame by frame, rotated as it is displayed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,11 +36,7 @@ class Video:
             raise UserError(f"{path}: not a video that OpenCV can read")
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), uint8, RGB.
-
-        Raises:
-            UserError: after the last frame, if clearly fewer were read than the file records.
-        """
+        """Frames (H, W, 3), uint8, RGB; an error if clearly fewer exist than the file records."""
         count = 0
         while (read := self._capture.read())[0]:
             count += 1
@@ -59,13 +51,6 @@ class VideoOutput:
     """A video that is written frame by frame and appears when the ``with`` block ends.
 
     Codecs only allow even sizes: an odd frame's last row or column is repeated.
-
-    Args:
-        path: ``.avi`` or ``.mp4``.
-        rate: frames per second.
-
-    Raises:
-        UserError: it cannot be written.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -82,11 +67,7 @@ class VideoOutput:
         return self
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Append a frame (H, W, 3), uint8, RGB; all have the same size.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Append a frame (H, W, 3), uint8, RGB; all have the same size."""
         odd_rows, odd_columns = frame.shape[0] % 2, frame.shape[1] % 2
         even = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
         if self._writer is None:

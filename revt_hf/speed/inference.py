@@ -5,6 +5,7 @@ frame rates were measured: normalised pixels to the device, network, logits to t
 arg max, class map to the CPU. Decoding, resizing and normalising come before.
 """
 
+import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.benchmark import Timer
 
 from revt_hf.checkpoints.architecture import SIZES
@@ -22,20 +24,15 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.resources import available_mib, growth_mib
 from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
-from revt_hf.evaluation.predictor import Segmenter, network_sizes, prepare
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, prepare
+from revt_hf.models.load import for_inference_
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, in_a_row
-from revt_hf.speed.networks import (
-    REFERENCE,
-    SMALLEST,
-    VARIANTS,
-    Variant,
-    chosen_variants,
-    random_network,
-    smooth_image,
-)
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
+from revt_hf.speed.networks import SMALLEST, random_network, smooth_image
 
+# The variant that the others are compared with: transformers' default.
+REFERENCE = "sdpa"
 SLOWER, LIMIT = "not faster", "largest batch"
 # A larger batch counts as faster only if it gains more than repeated runs differ by.
 _RISE = 1.02
@@ -44,21 +41,42 @@ _MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A way of running a SegFormer."""
+
+    text: str
+    attention: str = "sdpa"
+    for_inference: bool = False
+    bf16: bool = False
+    compiled: bool = False
+
+    def segmenter(self, model: Model, device: torch.device) -> Segmenter:
+        """A copy of a model that runs this way; it is compiled for each input size anew."""
+        copied = copy.deepcopy(model).eval()
+        nn.Module.to(copied, device)
+        copied.set_attn_implementation(self.attention)
+        if self.for_inference:
+            for_inference_(copied)
+        if self.compiled:
+            copied.compile(dynamic=False)
+        return model_segmenter(copied, self.bf16)
+
+
+VARIANTS = {
+    "eager": Variant("transformers with attn_implementation='eager'", attention="eager"),
+    REFERENCE: Variant("transformers' default"),
+    "folded": Variant("for_inference_: folded decode head", for_inference=True),
+    "bf16": Variant("folded, under bfloat16 autocast", for_inference=True, bf16=True),
+    "compiled": Variant("folded, and torch.compile", for_inference=True, compiled=True),
+}
+
+
+@dataclass(frozen=True)
 class InferenceOptions:
-    """What is measured.
+    """What is measured; ``images`` are timed at batch 1 after ``warm_up`` others."""
 
-    Attributes:
-        image: (height, width) of the image.
-        max_size: (width, height) that it is resized to for the network, ratio kept; None: native.
-        images: timed images of each variant at batch 1.
-        warm_up: images before them.
-        frame_rate: measure images/s at batch 1.
-        best_batch: search for the batch with the most images/s.
-        largest_batch: where that search ends.
-    """
-
-    image: Size = (512, 1024)
-    max_size: tuple[int, int] | None = None
+    image: Size = (512, 1024)  # height, width
+    max_size: tuple[int, int] | None = None  # width, height; None: native
     images: int = 200
     warm_up: int = 5
     frame_rate: bool = True
@@ -104,22 +122,17 @@ def inference_benchmark(
     device: str | None = None,
     quiet: bool = False,
 ) -> BenchmarkResult:
-    """Measure how fast models predict; the result has rows of :class:`InferenceRow`.
+    """Measure how fast models (folders or Hub IDs, by name) and random ``b0`` to ``b5`` predict.
 
-    Args:
-        models: folders or Hub IDs, by name.
-        sizes: ``b0`` to ``b5``, with random weights; without models and sizes all six.
-        variants: names of ``VARIANTS``; none for all.
-        options: what is measured.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU if there is one.
-        quiet: show no progress bar.
-
-    Raises:
-        UserError: a model cannot be loaded, or a size, a variant, the image's size or the device
-            does not exist.
+    Without models and sizes all six sizes are measured, without variants all of ``VARIANTS``, on a
+    GPU if there is one. The result has rows of :class:`InferenceRow`.
     """
     options = options or InferenceOptions()
-    where, chosen = measuring.chosen_device(device), chosen_variants(variants)
+    where = measuring.chosen_device(device)
+    for name in variants:
+        if name not in VARIANTS:
+            raise UserError(f"--variant {name}: use {', '.join(VARIANTS)}")
+    chosen = {name: one for name, one in VARIANTS.items() if not variants or name in variants}
     ((height, width),) = network_sizes(options.image, options.protocol)
     if min(height, width) < SMALLEST:
         raise UserError(
@@ -130,16 +143,11 @@ def inference_benchmark(
     makers = measuring.model_makers(models or {}, sizes, random_network)
     machine = measuring.machine_facts(where)
     rows: list[InferenceRow] = []
-    total = len(makers) * len(chosen) * options.images * options.frame_rate
-    with measuring.progress_bar(total, "image", quiet) as progress:
+    with measuring.progress_bar(len(makers) * len(chosen), "variant", quiet) as progress:
         for name, make in makers.items():
             rows += measure_model(name, make(), chosen, options, where, progress)
-    protocol = {
-        **asdict(options),
-        "image": options.image[::-1],
-        "in_a_row": in_a_row(options.images),
-        "network_input": options.protocol.text,
-    }
+    network_input = {"network_input": options.protocol.text}
+    protocol = {**asdict(options), "image": options.image[::-1], **network_input}
     tables = [_table(rows, options, machine)]
     return BenchmarkResult("inference", machine, protocol, rows, tables)
 
@@ -152,60 +160,64 @@ def measure_model(
     device: torch.device,
     progress: Any,
 ) -> list[InferenceRow]:
-    """A row for each variant of a model; ``progress`` is a tqdm bar that timed images update."""
+    """A row for each variant of a model; ``progress`` is a tqdm bar."""
+    rows: list[InferenceRow] = []
+    maps: dict[str, NDArray[np.uint8]] = {}
+    for key, variant in variants.items():
+        progress.set_postfix_str(f"{name} {key}")
+        rows.append(InferenceRow(name, key))
+        found = _measure(rows[-1], variant, model, options, device)
+        if found is not None:
+            maps[key] = found
+        progress.update()
+    for reference in [row for row in rows if row.variant == REFERENCE and REFERENCE in maps]:
+        for row in [row for row in rows if row.variant in maps]:
+            row.differing = float((maps[row.variant] != maps[REFERENCE]).mean())
+            if row.images_per_second and reference.images_per_second:
+                row.ratio_to_sdpa = row.images_per_second / reference.images_per_second
+            if row.best_images_per_second and reference.best_images_per_second:
+                best = row.best_images_per_second / reference.best_images_per_second
+                row.best_ratio_to_sdpa = best
+    return rows
+
+
+def _measure(
+    row: InferenceRow,
+    variant: Variant,
+    model: Model,
+    options: InferenceOptions,
+    device: torch.device,
+) -> NDArray[np.uint8] | None:
+    """Fill in a row; the class map of the image, or None if the variant does not run here."""
     # Beyond a number of compiled networks torch silently runs further ones uncompiled.
     torch.compiler.reset()
+    plain = variant.segmenter(model, torch.device("cpu"))
+    row.parameters = parameters_of(plain)
+    row.flops = flops_of(plain, options.image, options.protocol)
     pixels = prepare(smooth_image(*options.image), options.protocol)
-    rows: dict[str, InferenceRow] = {}
-    running: dict[str, partial[list[NDArray[np.uint8]]]] = {}
-    maps: dict[str, NDArray[np.uint8]] = {}
-    memory: dict[str, Callable[[int], float | None]] = {}
-    for key, variant in variants.items():
-        progress.set_postfix_str(f"{name} {key}: first run")
-        plain = variant.segmenter(model, torch.device("cpu"))
-        flops = flops_of(plain, options.image, options.protocol)
-        row = rows[key] = InferenceRow(name, key, parameters_of(plain), flops)
-        segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
-        if segmenter is None:
-            continue
-        predict = partial(_class_maps, segmenter, options.image)
-        first, row.failure = attempt(partial(predict, pixels), variant.compiled)
-        if first is not None:
-            running[key], maps[key] = predict, first[0]
-            memory[key] = partial(peak_mib, segmenter, options.image, options.protocol)
-            row.peak_mib, _ = attempt(partial(memory[key], 1))
+    segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
+    if segmenter is None:
+        return None
+    predict = partial(_class_maps, segmenter, options.image)
+    first, row.failure = attempt(partial(predict, pixels), variant.compiled)
+    if first is None:
+        return None
+    memory = partial(peak_mib, segmenter, options.image, options.protocol)
+    row.peak_mib, _ = attempt(partial(memory, 1))
     if options.frame_rate:
-        progress.set_postfix_str(f"{name}: batch 1")
-        calls = {key: partial(predict, pixels) for key, predict in running.items()}
-        for call in calls.values():
-            for _ in range(options.warm_up):
-                call()
-        timed = measuring.timed_in_turns(calls, options.images, progress.update)
-        for key, seconds in timed.items():
-            rows[key].images_per_second = 1 / statistics.median(seconds)
-            rows[key].mean_images_per_second = 1 / statistics.fmean(seconds)
-    for key, predict in running.items() if options.best_batch else ():
-        progress.set_postfix_str(f"{name} {key}: best batch")
-        row, compiled = rows[key], variants[key].compiled
-        rates, row.ended_by = rates_by_batch(predict, pixels, compiled, options.largest_batch)
+        call = partial(predict, pixels)
+        seconds = measuring.run_seconds(call, options.warm_up, options.images)
+        row.images_per_second = 1 / statistics.median(seconds)
+        row.mean_images_per_second = 1 / statistics.fmean(seconds)
+    if options.best_batch:
+        largest = options.largest_batch
+        rates, row.ended_by = rates_by_batch(predict, pixels, variant.compiled, largest)
         row.tried = rates
         if rates:
             row.best_batch = max(rates, key=lambda batch: rates[batch])
             row.best_images_per_second = rates[row.best_batch]
-            row.best_batch_peak_mib, _ = attempt(partial(memory[key], row.best_batch))
-    if REFERENCE in maps:
-        reference = rows[REFERENCE]
-        for key, found in maps.items():
-            row = rows[key]
-            row.differing = float((found != maps[REFERENCE]).mean())
-            row.ratio_to_sdpa = _ratio(row.images_per_second, reference.images_per_second)
-            best = row.best_images_per_second, reference.best_images_per_second
-            row.best_ratio_to_sdpa = _ratio(*best)
-    return list(rows.values())
-
-
-def _ratio(rate: float | None, reference: float | None) -> float | None:
-    return rate / reference if rate and reference else None
+            row.best_batch_peak_mib, _ = attempt(partial(memory, row.best_batch))
+    return first[0]
 
 
 @torch.inference_mode()
@@ -221,11 +233,7 @@ def rates_by_batch(
 ) -> tuple[dict[int, float], str]:
     """Images/s of batches 1, 2, 4, ... until they stop rising, and why there is no larger one.
 
-    Args:
-        predict: what is timed, with a batch.
-        pixels: (1, 3, h, w), repeated in each batch.
-        compiled: whether ``predict`` compiles for each batch.
-        largest: the largest batch.
+    ``predict`` gets copies of one image's pixels, (N, 3, h, w).
     """
     rates: dict[int, float] = {}
     allowed_mib, grown_mib, best = available_mib() * _MEMORY_SHARE, 0.0, 0.0
@@ -263,9 +271,8 @@ def _table(
     left_out: list[str] = []
     if options.frame_rate:
         notes.append(
-            f"images/s: batch 1, the median of {options.images} images after {options.warm_up}, "
-            f"{in_a_row(options.images)} of each variant in turn; from normalised pixels to the "
-            "class map in the CPU's memory"
+            f"images/s: batch 1, the median of {options.images} images after {options.warm_up}; "
+            "from normalised pixels to the class map in the CPU's memory"
         )
     else:
         left_out += ["images_per_second", "ratio_to_sdpa"]

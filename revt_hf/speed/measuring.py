@@ -1,8 +1,8 @@
-"""What the benchmarks share: device and models, timing in turns, failures, tables."""
+"""What the benchmarks share: device, models, timed runs, failures, tables."""
 
 import platform
-import sys
-import time
+import re
+import timeit
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -34,16 +34,7 @@ Model: TypeAlias = SegformerForSemanticSegmentation
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A finished benchmark.
-
-    Attributes:
-        kind: ``inference`` or ``training``.
-        machine: what speed depends on besides the model; see :func:`machine_facts`.
-        protocol: what was measured and how, as JSON values.
-        rows: a dataclass for each row of the main table.
-        tables: all results as text.
-        loaders: of a training benchmark, a dataclass for each way of loading crops.
-    """
+    """A finished benchmark; ``kind`` is ``inference`` or ``training``, rows are dataclasses."""
 
     kind: str
     machine: Mapping[str, Any]
@@ -60,21 +51,21 @@ class BenchmarkResult:
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """The device and its type, torch's threads, processor, system, versions and time (UTC)."""
+    """What speed depends on besides the model: device, threads, processor, versions, time (UTC)."""
     versions = {
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "revt_hf": __version__,
         "cuda": torch.version.cuda,
     }
-    lines = _PROCESSORS.read_text().splitlines() if _PROCESSORS.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processors = _PROCESSORS.read_text() if _PROCESSORS.exists() else ""
+    processor = re.search(r"^model name\s*: *(.*)", processors, re.MULTILINE)
     return {
         "device": device_name(device),
         "type": device.type,
         "threads": torch.get_num_threads(),
-        "processor": names[0] if names else platform.processor() or "unknown processor",
+        "processor": processor[1] if processor else platform.processor() or "unknown processor",
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: version for name, version in versions.items() if version is not None},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -82,49 +73,40 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device of that name; None is the first GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: not ``cpu``, ``cuda`` or ``cuda:N``, or not on this machine.
-    """
+    """The device of that name; None is the first GPU if there is one, else the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return torch.device("cuda:0" if count else "cpu")
-    kind, _, number = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or not (number.isdigit() or name == "cuda")):
+    name = name or ("cuda" if count else "cpu")
+    found = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    if not found:
         raise UserError(f"--device {name}: use cpu, cuda or cuda:N")
-    if kind == "cuda" and int(number or 0) >= count:
+    if name == "cpu":
+        return torch.device(name)
+    if int(found[1] or 0) >= count:
         raise UserError(f"--device {name}: torch finds {count} CUDA devices on this machine")
-    return torch.device("cuda:0" if name == "cuda" else name)
+    return torch.device("cuda", int(found[1] or 0))
 
 
 def model_makers(
     models: Mapping[str, str], sizes: Sequence[str], random: Callable[[str], Model]
 ) -> dict[str, Callable[[], Model]]:
-    """What makes each model, by name; saved models are loaded now.
-
-    Raises:
-        UserError: a model cannot be loaded, or a size is not ``b0`` to ``b5``.
-    """
+    """What makes each model, by name; saved models are loaded now, to fail early."""
     for size in sizes:
         if size not in SIZES:
             raise UserError(f"--size {size}: use {', '.join(SIZES)}")
-    makers = {size: partial(random, size) for size in sizes}
     loaded = {name: load_model(path) for name, path in models.items()}
+    makers = {size: partial(random, size) for size in sizes}
     return {**makers, **{name: partial(loaded.__getitem__, name) for name in loaded}}
 
 
 def progress_bar(total: int, unit: str, quiet: bool) -> Any:
-    """A bar that each timed run updates."""
+    """A bar that each finished row updates."""
     return tqdm(total=total, unit=unit, desc="benchmark", disable=quiet)
 
 
 def attempt(work: Callable[[], T], compiles: bool = False) -> tuple[T | None, str | None]:
     """The result and None, or None and why this machine cannot do it.
 
-    Args:
-        work: may need more memory than there is.
-        compiles: whether ``work`` compiles, so that any error is such a reason.
+    If ``work`` compiles, any error is such a reason; otherwise only a lack of memory is.
     """
     try:
         return work(), None
@@ -146,30 +128,9 @@ def attempt(work: Callable[[], T], compiles: bool = False) -> tuple[T | None, st
     return None, reason
 
 
-def in_a_row(runs: int) -> int:
-    """How many runs of one call follow each other: at most 5, for at least 8 turns."""
-    return max(1, min(5, runs // 8))
-
-
-def timed_in_turns(
-    calls: Mapping[str, Callable[[], Any]], runs: int, after_each: Callable[[], Any]
-) -> dict[str, list[float]]:
-    """Seconds of each run, by name; a machine that slows down is slower for all calls.
-
-    Args:
-        calls: by name; each waits for its own work on a GPU.
-        runs: of each call; :func:`in_a_row` of them follow each other.
-        after_each: called after each run, not timed.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for first in range(0, runs, in_a_row(runs)):
-        for name, call in calls.items():
-            for _ in range(min(in_a_row(runs), runs - first)):
-                since = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - since)
-                after_each()
-    return seconds
+def run_seconds(call: Callable[[], Any], warm_up: int, runs: int) -> list[float]:
+    """Seconds of each run after a warm-up; a call waits for its own work on a GPU."""
+    return timeit.repeat(call, number=1, repeat=warm_up + runs)[warm_up:]
 
 
 def column(heading: str, scale: float = 1.0, decimals: int | None = None) -> Any:
@@ -185,23 +146,21 @@ def table(
     machine: Mapping[str, Any],
     left_out: Collection[str] = (),
 ) -> Layout:
-    """Rows of a dataclass as text.
+    """Rows of a dataclass as text: each :func:`column` but those ``left_out``; failures as notes.
 
-    Args:
-        caption: above the table.
-        row: the dataclass; each :func:`column` is one, and a ``failure`` becomes a note.
-        rows: its instances.
-        notes: below the table, before the machine and the failures.
-        machine: see :func:`machine_facts`.
-        left_out: fields that are no columns this time.
+    The first two columns name a row.
     """
-    shown = [one for one in fields(row) if one.metadata and one.name not in left_out]
-    formats = {one.name: one.metadata["column"] for one in shown}
+    formats = {
+        one.name: one.metadata["column"]
+        for one in fields(row)
+        if one.metadata and one.name not in left_out
+    }
     headings = [
-        Heading(at[0], "cost" if n > 1 else "name") for n, at in enumerate(formats.values())
+        Heading(heading, "cost" if number > 1 else "name")
+        for number, (heading, *_) in enumerate(formats.values())
     ]
     cells = [
-        tuple(Cell(_text(getattr(one, name), *how[1:])) for name, how in formats.items())
+        tuple(Cell(_text(getattr(one, name), *how)) for name, (_, *how) in formats.items())
         for one in rows
     ]
     failures = [
@@ -210,17 +169,18 @@ def table(
         if one.failure is not None
     ]
     versions = [f"{name} {version}" for name, version in machine["versions"].items()]
-    facts = [machine[key] for key in ("device", "processor", "system")]
-    notes = [*notes, ", ".join([*facts, *versions, machine["date"]]), *failures]
-    return Layout(caption, tuple(headings), tuple(cells), tuple(notes))
+    facts = [machine["device"], machine["processor"], machine["system"], *versions, machine["date"]]
+    return Layout(caption, tuple(headings), tuple(cells), (*notes, ", ".join(facts), *failures))
 
 
 def _text(value: Any, scale: float, decimals: int | None) -> str:
     if value is None:
         return DASH
-    if isinstance(value, str | bool):
-        return str(value) if isinstance(value, str) else "yes" if value else "no"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
     value *= scale
     if decimals is None:
-        decimals = 0 if value >= 100 else None
-    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.{decimals}f}"

@@ -1,83 +1,25 @@
-"""What is measured: variants of a network, random networks and random images.
-
-Speed and memory do not depend on the values of weights and pixels.
-"""
-
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Random networks, images and labels: speed and memory do not depend on their values."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.recipe import Model
-from revt_hf.core.errors import UserError
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.evaluation.predictor import Segmenter, model_segmenter
-from revt_hf.models.load import build_model, for_inference_
+from revt_hf.models.load import build_model
 
-# The variant that the others are compared with: transformers' default.
-REFERENCE = "sdpa"
 # The encoder's first stage sees an eighth of a quarter of the image as one key.
 SMALLEST = 32
 _PATCH = 32
 _GREY, _CONTRAST = 128.0, 48.0
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way of running a SegFormer."""
-
-    text: str
-    attention: str = "sdpa"
-    for_inference: bool = False
-    bf16: bool = False
-    compiled: bool = False
-
-    def segmenter(self, model: SegformerForSemanticSegmentation, device: torch.device) -> Segmenter:
-        """A copy of a model that runs this way; it is compiled for each input size anew."""
-        copied = copy.deepcopy(model).eval()
-        nn.Module.to(copied, device)
-        copied.set_attn_implementation(self.attention)
-        if self.for_inference:
-            for_inference_(copied)
-        if self.compiled:
-            copied.compile(dynamic=False)
-        return model_segmenter(copied, self.bf16)
-
-
-VARIANTS = {
-    "eager": Variant("transformers with attn_implementation='eager'", attention="eager"),
-    REFERENCE: Variant("transformers' default"),
-    "folded": Variant("for_inference_: folded decode head", for_inference=True),
-    "bf16": Variant("folded, under bfloat16 autocast", for_inference=True, bf16=True),
-    "compiled": Variant("folded, and torch.compile", for_inference=True, compiled=True),
-}
-
-
-def chosen_variants(names: Sequence[str]) -> dict[str, Variant]:
-    """The variants of those names in the order of ``VARIANTS``; all of them for no names.
-
-    Raises:
-        UserError: there is no such variant.
-    """
-    for name in names:
-        if name not in VARIANTS:
-            raise UserError(f"--variant {name}: use {', '.join(VARIANTS)}")
-    return {name: variant for name, variant in VARIANTS.items() if not names or name in names}
-
-
 def random_network(size: str) -> SegformerForSemanticSegmentation:
-    """A SegFormer in eval mode with random weights, with activations scaled like a trained one's.
+    """A B0 to B5 in eval mode with random weights, with activations scaled like a trained one's.
 
     BatchNorm has the statistics of an image, and logits have a standard deviation of 2.
-
-    Args:
-        size: ``b0`` to ``b5``.
     """
     model = build_model(Model.model_validate({"size": size, "drop_path": 0}), seed=0)
     with torch.no_grad():

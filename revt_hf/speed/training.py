@@ -4,48 +4,123 @@ A step is what the training loop does for a batch that is on the device, without
 forward, loss, backward, AdamW.
 """
 
+import copy
 import itertools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from revt_hf.config.recipe import Model as ModelSection
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import Optimizer, Recipe, Training
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import worker_count
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.cost import cuda_peak_mib
+from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model
+from revt_hf.models.precision import bf16_autocast
 from revt_hf.results.layout import Layout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, in_a_row
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
 from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
-from revt_hf.speed.steps import FIRST, STEPS, StepKind, TrainingStep, adamw, shared_copy
 from revt_hf.training.data import TrainingCrops, load_training, training_loader
+from revt_hf.training.loss import segmentation_loss
+from revt_hf.training.optim import build_optimizer, parameter_groups
 from revt_hf.training.result import pipeline_spec
 
+# Rows of a strip: the time is the same from 8 to 64.
+LOSS_ROWS = 16
+FIRST = "transformers labels="
 _ROUNDS = 3
+
+AdamW = Literal["fused", "foreach", "for-loop"]
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A kind of training step: fields of a recipe's ``train`` section, loss and optimizer."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    labels: bool = False  # transformers' own loss, by its ``labels=`` argument
+    adamw: AdamW = "fused"  # torch's implementation; trainings use ``fused``
+
+    @property
+    def settings(self) -> Training:
+        """A recipe's ``train`` section with these fields."""
+        return Training.model_validate(self.fields)
+
+
+_BOTH = {"folded_head": True, "loss_rows": LOSS_ROWS}
+# The others are compared with the first.
+STEPS = {
+    FIRST: StepKind(labels=True),
+    "ours": StepKind(),
+    "folded_head": StepKind({"folded_head": True}),
+    "loss_rows": StepKind({"loss_rows": LOSS_ROWS}),
+    "folded_head, loss_rows": StepKind(_BOTH),
+    "folded_head, loss_rows, bf16": StepKind({**_BOTH, "precision": "bf16"}),
+    "folded_head, loss_rows, compile": StepKind({**_BOTH, "compile": True}),
+    "ours, AdamW foreach": StepKind(adamw="foreach"),
+    "ours, AdamW for-loop": StepKind(adamw="for-loop"),
+}
+
+
+def adamw(model: nn.Module, kind: AdamW) -> torch.optim.AdamW:
+    """The optimizer of a training, in one of torch's implementations."""
+    if kind == "fused":
+        return build_optimizer(model, Optimizer())
+    groups = parameter_groups(model, Optimizer())
+    return torch.optim.AdamW(groups, betas=Optimizer().betas, foreach=kind == "foreach")
+
+
+class TrainingStep:
+    """A training step; each one sees the same images and draws the same dropout and drop path.
+
+    ``pixels``, (N, 3, H, W) float32, and ``labels``, (N, H, W) int64, 0..18 and 255, are on the
+    device of the model, which is changed to train this way.
+    """
+
+    def __init__(
+        self, model: Model, kind: StepKind, pixels: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        self.model: Any = model.train()
+        self.optimizer = adamw(model, kind.adamw)
+        self._settings, self._labels_argument = kind.settings, kind.labels
+        self._pixels, self._labels = pixels, labels
+        if self._settings.folded_head:
+            fold_(model)
+        if self._settings.compile:
+            model.compile()
+
+    def __call__(self) -> float:
+        """Do a step and return its loss; the work on a GPU is done."""
+        torch.manual_seed(0)
+        settings = self._settings
+        if self._labels_argument:
+            loss = self.model(pixel_values=self._pixels, labels=self._labels).loss
+        else:
+            with bf16_autocast(self._pixels.device, settings.precision == "bf16"):
+                logits = self.model(pixel_values=self._pixels).logits
+            rows = settings.loss_rows
+            loss = segmentation_loss(logits, self._labels, settings.loss, rows=rows)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What is measured.
+    """What is measured: ``steps`` of each kind, after ``warm_up`` others."""
 
-    Attributes:
-        crop: (height, width) of a crop.
-        batch: crops in a step.
-        steps: timed steps of each kind.
-        warm_up: steps before them.
-    """
-
-    crop: Size = (512, 512)
+    crop: Size = (512, 512)  # height, width
     batch: int = 2
     steps: int = 50
     warm_up: int = 3
@@ -88,24 +163,10 @@ def training_benchmark(
     device: str | None = None,
     quiet: bool = False,
 ) -> BenchmarkResult:
-    """Measure what a recipe's fields gain, and how fast a recipe's crops are loaded.
+    """Measure training steps: rows of :class:`StepRow`, and a recipe's ``loaders``.
 
-    Args:
-        models: folders or Hub IDs, by name.
-        sizes: ``b0`` to ``b5``, with random weights.
-        options: what is measured.
-        recipe: a name and a recipe, whose loading is measured, and whose model without models and
-            sizes. Without a recipe that is B0.
-        workers: processes that load, at most one for each core; 0 for the training's own only.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU if there is one.
-        quiet: show no progress bar.
-
-    Returns:
-        Its ``rows`` are of :class:`StepRow`, its ``loaders`` of :class:`LoaderRow`.
-
-    Raises:
-        UserError: a model or the recipe's images cannot be read, or a size, the crop or the
-            device does not exist.
+    Without models (folders or Hub IDs, by name) and sizes (``b0`` to ``b5``, untrained) the model
+    is that of the recipe, which is given with its name, or B0. At most one worker per core loads.
     """
     options = options or TrainingOptions()
     where = measuring.chosen_device(device)
@@ -114,29 +175,24 @@ def training_benchmark(
         raise UserError(f"crop {width}x{height}: a side has at least {2 * SMALLEST} pixels")
     sizes = sizes or ([] if models or recipe else ["b0"])
     makers = measuring.model_makers(models or {}, sizes, _untrained)
-    if recipe is not None and not makers:
-        makers[recipe[0]] = partial(build_model, recipe[1].model, recipe[1].train.seed)
     machine = measuring.machine_facts(where)
     loaders: list[LoaderRow] = []
     if recipe is not None:
+        makers = makers or {
+            recipe[0]: partial(build_model, recipe[1].model, recipe[1].train.seed),
+        }
         # Results name the number of workers that there was.
-        workers = worker_count(workers, workers)
-        loaders = measure_loaders(recipe[1], workers, quiet)
+        loaders = measure_loaders(recipe[1], worker_count(workers, workers), quiet)
     rows: list[StepRow] = []
-    total = len(makers) * len(STEPS) * options.steps
-    with measuring.progress_bar(total, "step", quiet) as progress:
+    with measuring.progress_bar(len(makers) * len(STEPS), "kind", quiet) as progress:
         for name, make in makers.items():
             rows += measure_steps(name, make(), options, where, progress)
-    protocol = {
-        **asdict(options),
-        "crop": [width, height],
-        "in_a_row": in_a_row(options.steps),
-        "recipe": recipe[0] if recipe else None,
-    }
+    source = None if recipe is None else recipe[0]
+    protocol = {**asdict(options), "crop": [width, height], "recipe": source}
     tables = [_steps_table(rows, options, machine)]
     if recipe is not None:
         note = (
-            f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {recipe[0]}, "
+            f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {source}, "
             "without the transfer to a GPU"
         )
         caption = "Loading training crops, no network"
@@ -145,7 +201,6 @@ def training_benchmark(
 
 
 def _untrained(size: str) -> Model:
-    """A network as a training from scratch starts with."""
     return build_model(ModelSection.model_validate({"size": size}), seed=0)
 
 
@@ -157,98 +212,64 @@ def measure_steps(
     progress: Any,
     kinds: Mapping[str, StepKind] = STEPS,
 ) -> list[StepRow]:
-    """A row for each kind of training step; they are timed in turns.
+    """A row for each kind of training step, compared with the first; ``progress`` is a tqdm bar."""
+    batch = smooth_pixels(options.batch, *options.crop), patch_labels(options.batch, *options.crop)
+    pixels, labels = (tensor.to(device) for tensor in batch)
 
-    Args:
-        name: of the model.
-        model: is trained and moved to the device.
-        options: what is measured.
-        device: where.
-        progress: a tqdm bar that timed steps update.
-        kinds: by name; the others are compared with the first.
-    """
-    torch.compiler.reset()
-    nn.Module.to(model, device)
-    pixels, labels = (
-        make(options.batch, *options.crop).to(device) for make in (smooth_pixels, patch_labels)
-    )
-    # Kinds share parameters and each optimizer's state, so that many fit into memory.
-    optimizers = {kind.adamw: adamw(model, kind.adamw) for kind in kinds.values()}
+    def measure(row: StepRow, kind: StepKind) -> None:
+        copied = copy.deepcopy(model)
+        nn.Module.to(copied, device)
+        step = TrainingStep(copied, kind, pixels, labels)
+        seconds = measuring.run_seconds(step, max(1, options.warm_up), options.steps)
+        row.steps, row.steps_per_second = options.steps, 1 / statistics.median(seconds)
+        # Parameters and AdamW's two moments stay between steps.
+        held_bytes = 3 * sum(parameter.nbytes for parameter in step.model.parameters())
+        row.peak_mib = cuda_peak_mib(step, device, held_bytes)
 
-    def started(kind: StepKind) -> TrainingStep:
-        step = TrainingStep(shared_copy(model), kind, pixels, labels, optimizers[kind.adamw])
-        for _ in range(max(1, options.warm_up)):
-            step()
-        return step
-
-    rows = {key: StepRow(name, key, kind) for key, kind in kinds.items()}
-    running: dict[str, TrainingStep] = {}
+    rows = []
     for key, kind in kinds.items():
         progress.set_postfix_str(f"{name}: {key}")
-        step, rows[key].failure = attempt(partial(started, kind), kind.settings.compile)
-        if step is None:
-            model.zero_grad()
-        else:
-            running[key] = step
-    timed = measuring.timed_in_turns(running, options.steps, progress.update)
-    first = timed.get(next(iter(kinds)))
-    for key, step in running.items():
-        row, median = rows[key], statistics.median(timed[key])
-        row.steps, row.steps_per_second = options.steps, 1 / median
-        row.images_per_second = options.batch / median
-        row.ratio = statistics.median(first) / median if first else None
-        row.peak_mib, _ = attempt(partial(cuda_peak_mib, step, device, step.held_bytes()))
-    return list(rows.values())
+        torch.compiler.reset()
+        row = StepRow(name, key, kind)
+        rows.append(row)
+        _, row.failure = attempt(partial(measure, row, kind), kind.settings.compile)
+        if row.steps_per_second:
+            row.images_per_second = options.batch * row.steps_per_second
+            if rows[0].steps_per_second:
+                row.ratio = row.steps_per_second / rows[0].steps_per_second
+        progress.update()
+    return rows
 
 
 def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow]:
     """Images/s of loading alone, which a training cannot exceed.
 
     There is a row for loading in the training's own process and one with workers, and both again
-    for the recipe's prepared folders, if it has any. They take turns, round by round.
-
-    Args:
-        recipe: its sources, augmentation and batch.
-        workers: processes; 0 for none.
-        quiet: show no progress bar.
-
-    Raises:
-        UserError: images cannot be read. If only the sources of prepared folders cannot, their
-            rows fail instead.
+    for the recipe's prepared folders, if it has any; then the sources themselves need not exist.
     """
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     has_prepared = any(source.prepared for source in recipe.sources)
+    counts = list(dict.fromkeys((0, workers)))
     rows: list[LoaderRow] = []
-    images: dict[bool, list[Any]] = {}
-    for prepared in (False, True) if has_prepared else (False,):
-        failure = None
-        try:
-            images[prepared] = [
-                load_training(
-                    source if prepared else source.model_copy(update={"prepared": None}),
-                    recipe.augmentation,
-                )
-                for source in recipe.sources
-            ]
-        except UserError as error:
-            if prepared or not has_prepared:
-                raise
-            failure = str(error)
-        rows += [
-            LoaderRow(prepared, count, failure=failure) for count in dict.fromkeys((0, workers))
-        ]
-    running = [row for row in rows if row.failure is None]
-    rates: list[list[float]] = [[] for _ in running]
-    with measuring.progress_bar(_ROUNDS * len(running), "round", quiet) as progress:
-        for _ in range(_ROUNDS):
-            for row, found in zip(running, rates, strict=True):
-                progress.set_postfix_str(f"prepared: {row.prepared}, {row.workers} workers")
-                found.append(_round(recipe, images[row.prepared], pipeline, row))
-                progress.update()
-    for row, found in zip(running, rates, strict=True):
-        row.images_per_second = statistics.median(found)
-        if rows[0].images_per_second:
-            row.ratio = row.images_per_second / rows[0].images_per_second
+    total = len(counts) * (1 + has_prepared)
+    with measuring.progress_bar(total, "loader", quiet) as progress:
+        for prepared, count in itertools.product([False, True][: 1 + has_prepared], counts):
+            row = LoaderRow(prepared, count)
+            rows.append(row)
+            changes = {} if prepared else {"prepared": None}
+            sources = [source.model_copy(update=changes) for source in recipe.sources]
+            try:
+                images = [load_training(source, recipe.augmentation) for source in sources]
+            except UserError as error:
+                if prepared or not has_prepared:
+                    raise
+                row.failure = str(error)
+                continue
+            rates = [_round(recipe, images, pipeline, row) for _ in range(_ROUNDS)]
+            row.images_per_second = statistics.median(rates)
+            if rows[0].images_per_second:
+                row.ratio = row.images_per_second / rows[0].images_per_second
+            progress.update()
     return rows
 
 
@@ -274,8 +295,8 @@ def _steps_table(
     notes = [
         f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
         "section. AdamW is fused unless named",
-        f"the median of {options.steps} steps after {options.warm_up}, {in_a_row(options.steps)} "
-        "of each kind in turn; images lie on the device, Accelerate is not used",
+        f"the median of {options.steps} steps after {options.warm_up}; images lie on the device, "
+        "Accelerate is not used",
         measuring.RANDOM_WEIGHTS,
     ]
     height, width = options.crop

@@ -179,12 +179,10 @@ def test_the_license_of_a_folder_goes_into_the_card(own, tmp_path, license, iden
 
 def test_synthia_needs_its_license_named(tmp_path):
     root = tmp_path / "synthia"
-    for folder in ("RGB", "GT/LABELS"):
+    label = np.full((4, 6, 3), (0, 0, 8), np.uint16)  # red: car
+    for folder, pixels in (("RGB", grid(4, 6, 0)), ("GT/LABELS", label)):
         (root / folder).mkdir(parents=True)
-    Image.fromarray(grid(4, 6, 0)).save(root / "RGB" / "0000000.png")
-    label = np.zeros((4, 6, 3), np.uint16)
-    label[..., 2] = 8  # red: car
-    cv2.imwrite(str(root / "GT" / "LABELS" / "0000000.png"), label)
+        cv2.imwrite(str(root / folder / "0000000.png"), pixels)
     spec = DomainSpec(domain="synthia", data_dir=str(root))
     with pytest.raises(UserError, match=r"read the license.*--license 'CC BY-NC-SA 3\.0'"):
         export(tmp_path / "set", "full", spec=spec)

@@ -52,8 +52,14 @@ def test_a_recipes_section_is_a_name_or_fields():
         ({"window": 512}, "evaluation: give window and stride together"),
         ({"stride": 512}, "evaluation: give window and stride together"),
         ({"window": 512, "stride": 600}, "stride 600 is larger than window 512"),
-        ({"window": 0, "stride": 1}, "evaluation.window: input should be greater than 0"),
-        ({"scales": [1.0, 0]}, "evaluation.scales.1: input should be greater than 0"),
+        (
+            {"window": 0, "stride": 1},
+            "evaluation.window: input should be greater than or equal to 32",
+        ),
+        (
+            {"scales": [1.0, 0]},
+            "evaluation.scales.1: input should be greater than or equal to 0.01",
+        ),
         ({"scales": []}, "evaluation.scales"),
     ],
 )

@@ -22,7 +22,7 @@ from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import measuring
-from revt_hf.speed.steps import STEPS
+from revt_hf.speed.training import STEPS
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.fake_accelerator import DEVICE, FakeTensor, fake_accelerator
 from tests.helpers.tiny import TINY, in_float64, tiny_recipe

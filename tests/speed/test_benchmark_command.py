@@ -9,7 +9,7 @@ import yaml
 
 from revt_hf.speed import inference, training
 from revt_hf.speed.measuring import chosen_device
-from revt_hf.speed.steps import STEPS
+from revt_hf.speed.training import STEPS
 from tests.helpers.benchmarking import no_compiler
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
@@ -76,7 +76,6 @@ def test_inference(capsys, folder, quick, tmp_path):
         "frame_rate": True,
         "best_batch": True,
         "largest_batch": 1024,
-        "in_a_row": 1,
         "network_input": "96x48",
     }
     assert [row["variant"] for row in result["rows"]] == ["sdpa", "folded"]
@@ -153,7 +152,7 @@ def test_training(capsys, folder, recipe, quick, tmp_path):
     result = json.loads(files[0].read_text())
     _check_machine(result["machine"])
     assert result["kind"] == "training"
-    protocol = {"crop": [64, 64], "batch": 2, "steps": 2, "warm_up": 1, "in_a_row": 1}
+    protocol = {"crop": [64, 64], "batch": 2, "steps": 2, "warm_up": 1}
     assert result["protocol"] == {**protocol, "recipe": str(recipe)}
     assert len(result["rows"]) == len(STEPS) - 1
     first = result["rows"][0]

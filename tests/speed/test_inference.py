@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import flops_of, parameters_of
 from revt_hf.evaluation.predictor import model_segmenter, prepare
 from revt_hf.models.folded_head import is_folded
@@ -15,18 +14,12 @@ from revt_hf.speed import inference
 from revt_hf.speed.inference import (
     LIMIT,
     SLOWER,
+    VARIANTS,
     InferenceOptions,
     measure_model,
     rates_by_batch,
 )
-from revt_hf.speed.measuring import in_a_row, timed_in_turns
-from revt_hf.speed.networks import (
-    VARIANTS,
-    chosen_variants,
-    patch_labels,
-    random_network,
-    smooth_image,
-)
+from revt_hf.speed.networks import patch_labels, random_network, smooth_image
 from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
 from tests.helpers.networks import tiny_model
 
@@ -53,8 +46,8 @@ def instant(monkeypatch):
     return curve
 
 
-def _measure(model, options=QUICK, variants=()):
-    chosen = chosen_variants(variants)
+def _measure(model, options=QUICK, variants=VARIANTS):
+    chosen = {name: VARIANTS[name] for name in variants}
     rows = measure_model("tiny", model, chosen, options, CPU, bar())
     return {row.variant: row for row in rows}
 
@@ -82,13 +75,14 @@ def test_variants_predict_the_same_classes_by_their_own_ways(model, monkeypatch)
 
 def test_a_row_has_everything(model, instant, monkeypatch):
     compile_without_code(monkeypatch)
+    monkeypatch.setattr(inference, "peak_mib", lambda s, size, p, images: 1.0 + 2.0 * images)
     options = InferenceOptions((64, 128), images=3, warm_up=0, largest_batch=2)
     rows = _measure(model, options)
     assert list(rows) == list(VARIANTS)
     single, reference = model_segmenter(model), rows["sdpa"]
     for name, row in rows.items():
         assert row.parameters == parameters_of(single)
-        assert (row.failure, row.peak_mib, row.best_batch_peak_mib) == (None, None, None)
+        assert (row.failure, row.peak_mib, row.best_batch_peak_mib) == (None, 3.0, 5.0)
         assert row.differing < 0.1
         assert row.images_per_second > 0 and row.mean_images_per_second > 0
         assert (row.best_batch, row.best_images_per_second) == (2, 2.0)
@@ -101,14 +95,8 @@ def test_a_row_has_everything(model, instant, monkeypatch):
     assert reference.differing == 0
 
 
-def test_memory_of_a_gpu_is_in_its_row(model, instant, monkeypatch):
-    monkeypatch.setattr(inference, "peak_mib", lambda s, size, p, images: 1.0 + 2.0 * images)
-    row = _measure(model, InferenceOptions((64, 128), images=1, largest_batch=4), ["sdpa"])["sdpa"]
-    assert (row.peak_mib, row.best_batch, row.best_batch_peak_mib) == (3.0, 4, 9.0)
-
-
 def test_nothing_needs_to_be_timed_or_compared(model, monkeypatch):
-    monkeypatch.setattr(inference.measuring, "timed_in_turns", None)
+    monkeypatch.setattr(inference.measuring, "run_seconds", None)
     options = InferenceOptions((64, 128), frame_rate=False, best_batch=False)
     (row,) = _measure(model, options, ["folded"]).values()
     assert row.images_per_second is row.best_batch is row.differing is row.ratio_to_sdpa is None
@@ -175,16 +163,6 @@ def test_runs_are_timed_with_the_threads_of_torch_and_their_memory_is_seen():
     assert seen == {threads}
 
 
-def test_runs_take_turns():
-    order, ticks = [], []
-    calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = timed_in_turns(calls, runs=17, after_each=lambda: ticks.append(1))
-    assert "".join(order) == "aabb" * 8 + "ab"
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 17, "b": 17}
-    assert len(ticks) == 34
-    assert [in_a_row(runs) for runs in (1, 15, 16, 200)] == [1, 1, 2, 5]
-
-
 def test_random_networks_predict_several_classes():
     network = random_network("b0")
     classes = model_segmenter(network).class_map(smooth_image(64, 128), NATIVE)
@@ -192,15 +170,8 @@ def test_random_networks_predict_several_classes():
     assert len(set(classes.flat)) > 3
 
 
-@pytest.mark.parametrize("size", [(64, 64), (80, 97)])
-def test_labels_have_classes_and_ignored_pixels(size):
-    labels = patch_labels(2, *size)
-    assert labels.shape == (2, *size)
+def test_labels_have_classes_and_ignored_pixels():
+    labels = patch_labels(2, 80, 97)
+    assert labels.shape == (2, 80, 97)
     assert (labels[:, :32] == 255).all()
     assert (labels[:, 32:] < 19).all()
-
-
-def test_unknown_variants_are_refused():
-    with pytest.raises(UserError, match="--variant fast: use eager, sdpa"):
-        chosen_variants(["sdpa", "fast"])
-    assert list(chosen_variants(["folded", "eager"])) == ["eager", "folded"]

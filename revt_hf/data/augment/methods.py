@@ -117,11 +117,11 @@ def method(number_or_name: int | str) -> Method:
 
 
 class PipelineSpec(Augmentation):
-    """The augmentation of a recipe (:class:`revt_hf.config.recipe.Augmentation`) and the
-    normalisation: mean and std per channel (RGB), on 0..255.
+    """A recipe's augmentation, and the normalisation: mean and std (RGB), on 0..255.
 
-    ``paper_code`` follows the paper's code where it differs from the papers, see
-    :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter` and ``PAPER_CODE_TRIES``.
+    The other fields are those of :class:`revt_hf.config.recipe.Augmentation`; ``paper_code``
+    follows the paper's code where it differs from the papers (see
+    :mod:`~revt_hf.data.augment.pixmix`, :class:`BilateralFilter` and ``PAPER_CODE_TRIES``).
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN

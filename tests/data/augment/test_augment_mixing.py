@@ -38,8 +38,8 @@ def test_generated_images_depend_on_seed_and_index_only():
         "import hashlib; from revt_hf.data.augment.mixing import generate;"
         "print(hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest())"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert other.stdout.strip() == hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest()
+    other = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert other.strip() == hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest()
 
 
 def test_bank_draws_from_all_its_images_and_keeps_them():

@@ -77,14 +77,16 @@ def test_default_operations_equal_the_papers(images, name, function, dtypes, a, 
 def test_paper_code_wraps_8_bit_values():
     x = np.full((1, 1, 3), 200, np.uint8)
     middle = np.full((1, 1, 3), 127.5, np.float32)
-    # 200 * 2 wraps to 144, 144 - 255 to 145: (145 + 255) / 2
-    assert paper_code_add(x, middle, 1.0, 0.0)[0, 0, 0] == 200
-    # 100 * 2 - 255 wraps to 201: (201 + 255) / 2; without wrapping it is 100
-    assert paper_code_add(x // 2, middle, 1.0, 0.0)[0, 0, 0] == 228
-    assert paper_code_add((x // 2).astype(np.float32), middle, 1.0, 0.0)[0, 0, 0] == 100
-    assert paper_code_multiply(x, middle, 1.0, 0.0)[0, 0, 0] == 72
-    assert paper_code_multiply(x.astype(np.float32), middle, 1.0, 0.0)[0, 0, 0] == 200
-    assert mix_add(x // 2, middle, 1.0, 0.0)[0, 0, 0] == 100
+    whole = x.astype(np.float32)
+    for function, first, expected in (
+        (paper_code_add, x, 200),  # 200 * 2 wraps to 144, 144 - 255 to 145: (145 + 255) / 2
+        (paper_code_add, x // 2, 228),  # 100 * 2 - 255 wraps to 201: (201 + 255) / 2
+        (paper_code_add, whole / 2, 100),
+        (paper_code_multiply, x, 72),
+        (paper_code_multiply, whole, 200),
+        (mix_add, x // 2, 100),
+    ):
+        assert (function(first, middle, 1.0, 0.0) == expected).all()
 
 
 def test_whole_mixing_equals_plain_numpy_within_a_grey_level(images):
