@@ -21,9 +21,9 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.domains import load_spec, open_domain
-from revt_hf.evaluation.confusion import scores_from
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.loading import check_labelled
+from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.merge_spec import MergeSpec, Rule

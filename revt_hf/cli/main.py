@@ -26,13 +26,10 @@ _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; predictable errors are one sentence and exit code 2.
+    """Run the command line and exit; predictable errors are one sentence and exit code 2.
 
     After a signal it removes unfinished outputs and exits as shells do: 130 after Ctrl-C, 143
     after SIGTERM, 141 when nobody reads its output any more.
-
-    Raises:
-        SystemExit: always.
     """
     # OpenMP threads that spin for long at barriers make shared machines many times slower; the
     # variable is read when torch is imported.
@@ -92,11 +89,7 @@ def _kept_elsewhere(arguments: Sequence[str]) -> bool:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code.
-
-    Raises:
-        UserError: also for wrong or missing options.
-    """
+    """Run a command and return its exit code."""
     for argument in arguments:
         # Neither safetensors nor Arrow nor JSON can hold such names.
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
@@ -145,10 +138,7 @@ def _usage_sentence(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def _signals_as_exits() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that scratch folders and children go.
-
-    Yields a list that receives the signal.
-    """
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C; yields a list that receives the signal."""
     ended: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:

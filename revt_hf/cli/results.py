@@ -143,13 +143,13 @@ def _renew(
 
 
 def renewed_document(document: Path, words: Sequence[str] | None = None) -> tuple[str, str]:
-    """A Markdown file as it is, and with its tables made anew; see :mod:`revt_hf.results.section`.
+    """A Markdown file as it is, and with its tables made anew; see :mod:`revt_hf.results.markdown`.
 
     ``words`` become the command of its only table.
     """
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.formats import TableFormat, formatted
-    from revt_hf.results.section import renewed
+    from revt_hf.results.markdown import renewed
     from revt_hf.results.tables import build_tables
 
     def made(command: Sequence[str], place: str) -> str:
@@ -200,8 +200,8 @@ def report(
     from revt_hf.config.recipe import load_recipe
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
-    from revt_hf.results.comparison import compare, report_models
     from revt_hf.results.page import write_page
+    from revt_hf.results.report import compare, report_models
 
     named = named_models(models)
     loaded = load_recipe(recipe)

@@ -63,9 +63,16 @@ def prepare(
     decode = opened.decode
     rows = dataset_of(opened.builder, decode, split).with_format(None)
     scratch = beside(real_path(output), "preparing")
+    unfinished = False
     with readable_os_errors(output), locked(output):
         check_output(output, overwrite, spec.inputs)
-        _start(scratch, record)
+        values = record.model_dump(mode="json")
+        with suppress(UserError):
+            unfinished = read_json_object(scratch / RECORD_FILE) == values
+        if not unfinished:  # by the same call
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            write_json(scratch / RECORD_FILE, values)
         work = partial(_prepare_one, scratch, record, decode)
         with tqdm(total=len(rows), unit="image", desc="prepare", disable=quiet) as progress:
             for number, written in enumerate(in_threads(work, rows, workers)):
@@ -79,18 +86,6 @@ def prepare(
         mark_output(scratch)
         replace_folder(scratch, real_path(output))
     return record
-
-
-def _start(scratch: Path, record: PreparedRecord) -> None:
-    """Make the scratch folder, or keep the one that the same call left unfinished."""
-    path = scratch / RECORD_FILE
-    values = record.model_dump(mode="json")
-    with suppress(UserError):
-        if read_json_object(path) == values:
-            return
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    write_json(path, values)
 
 
 def _prepare_one(scratch: Path, record: PreparedRecord, decode: Decode, row: dict[str, Any]) -> int:

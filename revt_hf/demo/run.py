@@ -14,9 +14,8 @@ from revt_hf.evaluation.result import write_results
 from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
-from revt_hf.results.comparison import compare, write_sheet
 from revt_hf.results.page import write_page
-from revt_hf.results.report import ReportModel
+from revt_hf.results.report import ReportModel, compare, write_sheet
 
 METHODS = (1, 4, 6)
 PAGE = "report.html"

@@ -25,9 +25,6 @@ class MeanProbabilities:
     Logits are kept at the network's small size and resized to the image's size strip by strip. If
     they outgrow the image's own channels, they are summed there instead: memory does not grow with
     the number of views and ensemble members.
-
-    Args:
-        image_size: (height, width).
     """
 
     def __init__(self, image_size: Size) -> None:
@@ -90,16 +87,7 @@ def _rows(logits: torch.Tensor, sizes: tuple[Size, ...], top: int, bottom: int) 
 
 
 def class_map(logits: torch.Tensor, network_size: Size, image_size: Size) -> NDArray[np.uint8]:
-    """Arg max of logits at the image's size.
-
-    Args:
-        logits: (C, h, w), C at most 255.
-        network_size: (height, width) of the network's input, the first resize.
-        image_size: (height, width) of the image, the second.
-
-    Returns:
-        (height, width) uint8.
-    """
+    """Arg max of logits (C, h, w) after bilinear resizes to the network's and the image's size."""
     if logits.device.type == "cpu":
         return _class_map_cpu(logits.float().numpy(), network_size, image_size)
     return _class_map_torch(logits.float(), network_size, image_size)

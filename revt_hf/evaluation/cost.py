@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.class_maps import Size
@@ -34,19 +33,12 @@ _MIB = 2**20
 
 
 def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
-    """Measure one model's or ensemble's cost, where it is.
-
-    Args:
-        segmenter: a model or an ensemble.
-        size: (height, width) of the image; the protocol makes the network's input of it.
-        protocol: see :class:`Protocol`.
-    """
+    """Measure one model's or ensemble's cost, where it is."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    rate = _images_per_second(segmenter, image, protocol)
     return Cost(
         parameters=parameters_of(segmenter),
         flops=flops_of(segmenter, size, protocol),
-        images_per_second=rate,
+        images_per_second=_images_per_second(segmenter, image, protocol),
         peak_mib=peak_mib(segmenter, size, protocol),
         image_size=size,
         device=device_name(segmenter.device),
@@ -90,45 +82,26 @@ def _images_per_second(segmenter: Segmenter, image: NDArray[np.uint8], protocol:
 
 def _without_weights(segmenter: Segmenter) -> Segmenter:
     """The same segmenter on the meta device, not compiled."""
-    models = [_meta_copy(model) for model in segmenter.models]
+    models = []
+    for model in segmenter.models:
+        weights: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}
+        for one in model.parameters():
+            weights[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=False)
+        models.append(copy.deepcopy(model, weights))
     if segmenter.combine is None:
         return model_segmenter(models[0], segmenter.bf16)
     return ensemble_segmenter(models, segmenter.combine, segmenter.head or 1)
 
 
-def _meta_copy(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    weights: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}
-    for one in model.parameters():
-        weights[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=False)
-    copied: SegformerForSemanticSegmentation = copy.deepcopy(model, weights)
-    return copied
-
-
 def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int = 1) -> float | None:
-    """Weights and working memory of a prediction in MiB; None if it does not run on CUDA.
-
-    Args:
-        segmenter: a model or an ensemble.
-        size: (height, width) of the images.
-        protocol: see :class:`Protocol`.
-        images: how many go through the network together.
-
-    Raises:
-        torch.OutOfMemoryError: the GPU is full.
-    """
+    """Weights and working memory of a prediction in MiB; None if it does not run on CUDA."""
     blank = [np.zeros((*size, 3), dtype=np.uint8)] * images
     predict = partial(segmenter.class_maps, blank, protocol)
     return cuda_peak_mib(predict, segmenter.device, bytes_of(segmenter))
 
 
 def cuda_peak_mib(work: Callable[[], Any], device: torch.device, held_bytes: int) -> float | None:
-    """Peak memory of ``work`` by the CUDA allocator, in MiB; None on other devices.
-
-    Args:
-        work: runs on the device.
-        device: where.
-        held_bytes: allocated before and counted as the work's own, such as its weights.
-    """
+    """Peak memory of ``work`` by the CUDA allocator, in MiB; None on other devices."""
     if device.type != "cuda":
         return None
     others = torch.cuda.memory_allocated(device) - held_bytes

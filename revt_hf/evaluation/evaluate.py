@@ -1,13 +1,12 @@
 """Score models on domains: the one loop, in which every image is decoded once for all models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -18,18 +17,21 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
-from revt_hf.evaluation.confusion import scores_from
+from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.resize import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
-from revt_hf.evaluation.loading import check_sizes, load_labelled, minimum_side
-from revt_hf.evaluation.predictor import Segmenter, model_segmenter
-from revt_hf.evaluation.result import Cost, DomainScore, Result
-from revt_hf.evaluation.scoring import score_images
+from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
+from revt_hf.evaluation.metric import confusion_matrix, scores_from
+from revt_hf.evaluation.predictor import OnLogits, Segmenter, model_segmenter
+from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.evaluation.splits import SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, load_model
 from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
+# Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ def evaluate(
     """
     options = options or EvaluateOptions()
     named = models if isinstance(models, Mapping) else {str(model): model for model in models}
-    protocol = protocol or _recorded_protocol(named)
+    if protocol is None:
+        folders = [model for model in named.values() if isinstance(model, str | Path)]
+        if len(folders) < len(named):
+            raise UserError("pass a protocol: models that are loaded already record none")
+        protocol = recorded_protocol(folders)
     pairs = [
         (split, None) if isinstance(split, SplitSpec) else split
         for split in (splits_of(splits) if isinstance(splits, Recipe) else splits)
@@ -105,7 +111,9 @@ def evaluate(
     scores = _scores(segmenters, loaded, protocol, options, on_image)
     costs = {}
     if options.cost and processes.is_main_process:
-        costs = _costs(segmenters, loaded[0][1][0]["image"], protocol, options.quiet)
+        height, width = loaded[0][1][0]["image"].shape[:2]
+        for name, segmenter in tqdm(segmenters.items(), desc="cost", disable=options.quiet):
+            costs[name] = cost_of(segmenter, (height, width), protocol)
     return [
         Result(
             model=name,
@@ -119,19 +127,26 @@ def evaluate(
     ]
 
 
-def _costs(
-    segmenters: Mapping[str, Segmenter], image: Any, protocol: Protocol, quiet: bool
-) -> dict[str, Cost]:
-    size = (image.shape[0], image.shape[1])
-    named = tqdm(segmenters.items(), desc="cost", disable=quiet)
-    return {name: cost_of(segmenter, size, protocol) for name, segmenter in named}
+def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
+    """The models and their ensembles, by the names of their results."""
+    segmenters = {name: as_segmenter(model) for name, model in models.items()}
+    members = [model for one in segmenters.values() for model in one.models]
+    for combine in dict.fromkeys(options.ensembles):
+        ensemble = ensemble_segmenter(members, combine, options.head)
+        segmenters[ensemble_name(len(members), combine, options.head)] = ensemble
+    return segmenters
 
 
-def _recorded_protocol(models: Mapping[str, Scorable]) -> Protocol:
-    folders = [model for model in models.values() if isinstance(model, str | Path)]
-    if len(folders) < len(models):
-        raise UserError("pass a protocol: models that are loaded already record none")
-    return recorded_protocol(folders)
+def as_segmenter(model: Scorable) -> Segmenter:
+    """A model as a segmenter; a folder or Hub ID is loaded, a segmenter stays as it is."""
+    if isinstance(model, Segmenter):
+        return model
+    return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
+
+
+def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
+    """A model on the accelerator's device, in eval mode and made faster; not for training."""
+    return for_inference_(load_model(source).to(process_state().device))
 
 
 def _scores(
@@ -167,54 +182,88 @@ def _scores(
                     on_image=counted,
                 )
             for name, (one,) in zip(segmenters, sums, strict=True):
-                matrix = _summed(one.matrix, processes)
-                scores[name].append(_domain_score(split, images, matrix))
+                matrix = one.matrix
+                if processes.num_processes > 1:
+                    # Exact: the counts are integers.
+                    own = torch.from_numpy(matrix).to(processes.device)
+                    matrix = reduce(own, reduction="sum").cpu().numpy()
+                scores[name].append(
+                    DomainScore(
+                        label=split.label,
+                        **split.spec.model_dump(include={"domain", "config", "data_dir"}),
+                        split=split.split,
+                        is_source=split.is_source,
+                        images=len(images),
+                        label_encoding=label_encoding(images),
+                        **scores_from(matrix).model_dump(),
+                    )
+                )
     return scores
 
 
-def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
-    """A model on the accelerator's device, in eval mode and made faster; not for training.
+@dataclass
+class Sums:
+    """Loss (nats) over labelled pixels, and confusion matrix (19, 19), summed over images."""
 
-    Raises:
-        UserError: it cannot be read, lacks tensors, or does not have the 19 classes.
-    """
-    return for_inference_(load_model(source).to(process_state().device))
-
-
-def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
-    """The models and their ensembles, by the names of their results."""
-    segmenters = {name: as_segmenter(model) for name, model in models.items()}
-    members = [model for one in segmenters.values() for model in one.models]
-    for combine in dict.fromkeys(options.ensembles):
-        ensemble = ensemble_segmenter(members, combine, options.head)
-        segmenters[ensemble_name(len(members), combine, options.head)] = ensemble
-    return segmenters
-
-
-def as_segmenter(model: Scorable) -> Segmenter:
-    """A model as a segmenter; a folder or Hub id is loaded, a segmenter stays as it is."""
-    if isinstance(model, Segmenter):
-        return model
-    return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
-
-
-def _summed(matrix: NDArray[np.int64], processes: PartialState) -> NDArray[np.int64]:
-    """A confusion matrix (19, 19) summed over all processes, which is exact in integers."""
-    if processes.num_processes == 1:
-        return matrix
-    total: torch.Tensor = reduce(torch.from_numpy(matrix).to(processes.device), reduction="sum")
-    return total.cpu().numpy()
-
-
-def _domain_score(split: SplitSpec, images: Any, matrix: NDArray[np.int64]) -> DomainScore:
-    return DomainScore(
-        label=split.label,
-        domain=split.spec.domain,
-        config=split.spec.config,
-        data_dir=split.spec.data_dir,
-        split=split.split,
-        is_source=split.is_source,
-        images=len(images),
-        label_encoding=label_encoding(images),
-        **scores_from(matrix).model_dump(),
+    loss: float = 0.0
+    pixels: int = 0
+    matrix: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
     )
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the labelled pixels; 0 without any."""
+        return self.loss / max(self.pixels, 1)
+
+
+def score_images(
+    segmenters: Sequence[Segmenter],
+    images: Any,
+    protocol: Protocol,
+    indices: Sequence[int] | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    on_image: Callable[[], object] = lambda: None,
+    loss: Loss | None = None,
+) -> list[list[Sums]]:
+    """Sum confusion matrices, and losses, of each segmenter's outputs over images.
+
+    The loss is taken at the network's input size as in training: labels are resized like their
+    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
+    """
+    sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
+    chosen = range(len(images)) if indices is None else indices
+    for rows in image_batches(images, chosen, protocol, batch_size, workers):
+        batch = [row["image"] for row in rows]
+        for segmenter, totals in zip(segmenters, sums, strict=True):
+            on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
+            maps = segmenter.output_maps(batch, protocol, on_logits)
+            for total, classes in zip(totals, maps, strict=True):
+                for row, predicted in zip(rows, classes, strict=True):
+                    total.matrix += confusion_matrix(row["label"], predicted)
+        for _ in rows:
+            on_image()
+    return sums
+
+
+def _loss_adder(
+    loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
+) -> OnLogits:
+    for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
+
+    def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:
+        if scale != for_loss or flipped:
+            return
+        for row, one in zip(rows, logits, strict=True):
+            resized = resize_label_to_fit(row["label"], size, (size[1], size[0]))
+            pixels = int((resized != IGNORE_INDEX).sum())
+            if not pixels:
+                continue
+            labels = torch.from_numpy(resized.astype(np.int64))[None].to(one.device)
+            for part, total in zip(one.chunk(len(totals)), totals, strict=True):
+                # Summed over pixels, so that images count by their labelled pixels.
+                total.loss += float(loss(part[None], labels)) * pixels
+                total.pixels += pixels
+
+    return add

@@ -24,26 +24,14 @@ _READERS = 8
 
 
 def load_labelled(spec: DomainSpec, split: str) -> Any:
-    """One split of a domain, if there is anything to score on it.
-
-    Raises:
-        UserError: as :func:`revt_hf.data.domains.load_spec`, or :func:`check_labelled`.
-    """
+    """One split of a domain, if there is anything to score on it."""
     images = load_spec(spec, split)
     check_labelled(images, domain_label(spec, split))
     return images
 
 
 def check_labelled(images: Any, name: str) -> None:
-    """Refuse images without a single labelled pixel; reads up to the first that has one.
-
-    Args:
-        images: rows with ``label``.
-        name: of the images, for the error.
-
-    Raises:
-        UserError: there is no labelled pixel, or an image before the first cannot be read.
-    """
+    """Refuse images without a single labelled pixel; reads up to the first that has one."""
     labels = (images[index]["label"] for index in range(len(images)))
     if not any((label != IGNORE_INDEX).any() for label in labels):
         raise UserError(
@@ -55,16 +43,7 @@ def check_labelled(images: Any, name: str) -> None:
 def image_batches(
     images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
-    """Consecutive images with the same network input size, at most ``batch_size`` at a time.
-
-    Args:
-        images: rows, decoded as they are read.
-        indices: the images, in this order.
-        protocol: decides the input sizes.
-        batch_size: at least 1.
-        workers: processes that decode ahead, at most one per core and image; each keeps two images
-            ready.
-    """
+    """Consecutive images with the same network input size, at most ``batch_size`` at a time."""
     loader = DataLoader(
         Subset(images, indices),
         batch_size=None,
@@ -104,9 +83,6 @@ def minimum_side(models: Iterable[Any]) -> int:
     """The smallest side of SegFormers' inputs in pixels: 29 for all sizes B0..B5.
 
     Each stage has to leave as many rows and columns as its attention reads at once.
-
-    Args:
-        models: whose ``config`` has ``patch_sizes``, ``strides`` and ``sr_ratios``.
     """
     smallest = 1
     for model in models:
@@ -119,13 +95,7 @@ def minimum_side(models: Iterable[Any]) -> int:
 
 
 def too_small(size: Size, protocol: Protocol, minimum: int) -> str | None:
-    """Why a network cannot take an image of this (height, width); None if it can.
-
-    Args:
-        size: of the image.
-        protocol: decides the input sizes.
-        minimum: see :func:`minimum_side`.
-    """
+    """Why a network cannot take an image of this (height, width); None if it can."""
     for height, width in network_sizes(size, protocol):
         window = protocol.window or max(height, width)
         sides = min(height, window), min(width, window)
@@ -138,17 +108,7 @@ def too_small(size: Size, protocol: Protocol, minimum: int) -> str | None:
 
 
 def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
-    """Refuse a split with an image that a network cannot take; reads only image headers.
-
-    Args:
-        rows: as :func:`revt_hf.data.domains.load_domain` gives them.
-        name: of the split, for the error.
-        protocol: decides the input sizes.
-        minimum: see :func:`minimum_side`.
-
-    Raises:
-        UserError: an image is too small.
-    """
+    """Refuse a split with an image that a network cannot take; reads only image headers."""
     known: dict[Size, str | None] = {}
     for file, size in sizes_of(rows):
         if size not in known:
@@ -166,10 +126,7 @@ def sizes_of(rows: Any) -> Iterator[tuple[str, Size]]:
     cells = rows.with_format(None).select_columns(["image", "name"])
     files = [row["image"]["path"] or row["name"] for row in cells]
     with ThreadPoolExecutor(_READERS) as pool:
-        for file, size in zip(files, pool.map(_size, cells), strict=True):
+        sizes = pool.map(image_size, (row["image"] for row in cells))
+        for file, size in zip(files, sizes, strict=True):
             if size is not None:
                 yield file, size
-
-
-def _size(row: dict[str, Any]) -> Size | None:
-    return image_size(row["image"])

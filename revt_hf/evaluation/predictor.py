@@ -8,6 +8,7 @@ bilinearly twice, to the network's input size and to the image's own, and the ar
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import cv2
 import numpy as np
@@ -55,17 +56,7 @@ def prepare(
     scale: float = 1.0,
     normalisation: Normalisation = IMAGENET,
 ) -> torch.Tensor:
-    """Network input of an RGB image at one of the protocol's scales.
-
-    Args:
-        image: (H, W, 3) uint8.
-        protocol: the test protocol.
-        scale: multiplies the protocol's max size, or the image's size without one.
-        normalisation: the network's, see :func:`revt_hf.data.normalisation.normalisation_of`.
-
-    Returns:
-        (1, 3, h, w) float32, normalised.
-    """
+    """Network input (1, 3, h, w) float32 of an RGB image (H, W, 3) uint8 at a protocol's scale."""
     height, width = image.shape[:2]
     max_size = _max_size((height, width), protocol, scale)
     if max_size is not None:
@@ -79,17 +70,8 @@ def prepare(
 class Segmenter:
     """A model or an ensemble that gives every pixel of an image a class.
 
-    Made by :func:`model_segmenter`, :func:`heads_segmenter` and
-    :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
-
-    Attributes:
-        networks: each returns logits; the probabilities of several are averaged.
-        modules: everything that runs.
-        models: the SegFormers it is made of.
-        combine: how an ensemble combines its members; None for a single model.
-        head: whose decode head an ensemble of features uses, counted from 1.
-        bf16: whether the network runs under autocast to bfloat16.
-        outputs: number of decode heads whose logits a network returns side by side in the channels.
+    The probabilities of several networks are averaged; ``modules`` is everything that runs.
+    ``outputs`` decode heads give their logits side by side in a network's channels.
     """
 
     networks: tuple[Network, ...]
@@ -127,12 +109,7 @@ class Segmenter:
         return self.class_maps([image], protocol)[0]
 
     def class_maps(self, images: Sequence[Image], protocol: Protocol) -> list[ClassMap]:
-        """Class maps (H, W), uint8 train ids, of images that go through the network together.
-
-        Args:
-            images: each (H, W, 3) uint8, RGB; their :func:`network_sizes` are equal.
-            protocol: the test protocol.
-        """
+        """The class maps of images that go through the network together; see :meth:`class_map`."""
         return self.output_maps(images, protocol)[0]
 
     @torch.inference_mode()
@@ -171,12 +148,7 @@ class Segmenter:
 
 
 def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
-    """A single SegFormer as a segmenter.
-
-    Args:
-        model: in eval mode, on any device.
-        bf16: run it under autocast to bfloat16, so that its logits are bfloat16.
-    """
+    """A single SegFormer as a segmenter."""
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
         with bf16_autocast(model.device, bf16):
@@ -189,12 +161,7 @@ def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False)
 def heads_segmenter(
     model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]
 ) -> Segmenter:
-    """A model's encoder, which sees an image once, with several decode heads, each an output.
-
-    Args:
-        model: in eval mode; its own head counts only if it is among ``heads``.
-        heads: decode heads in eval mode, on the model's device.
-    """
+    """A model's encoder, which sees an image once, with several decode heads, each an output."""
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
         features = encoder_features(model, pixels)
@@ -233,15 +200,7 @@ def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -
     """Logits of the network's input, by sliding windows if the protocol has them.
 
     Each window's logits are resized to its size; where windows overlap they are averaged
-    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
-
-    Args:
-        network: see ``Network``.
-        pixels: (N, 3, H, W) float32, normalised.
-        protocol: with ``window`` and ``stride``.
-
-    Returns:
-        (N, C, H, W) with several windows, else (N, C, h, w) as the network returns them.
+    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``): (N, C, H, W) of pixels (N, 3, H, W).
     """
     windows = list(_windows((pixels.shape[2], pixels.shape[3]), protocol))
     if len(windows) == 1:
@@ -266,10 +225,7 @@ def _windows(size: Size, protocol: Protocol) -> Iterator[tuple[slice, slice]]:
     if protocol.window is None or protocol.stride is None:
         yield slice(0, size[0]), slice(0, size[1])
         return
-    rows, columns = (_spans(length, protocol.window, protocol.stride) for length in size)
-    for top in rows:
-        for left in columns:
-            yield top, left
+    yield from product(*(_spans(length, protocol.window, protocol.stride) for length in size))
 
 
 def _spans(length: int, window: int, stride: int) -> list[slice]:

@@ -73,18 +73,7 @@ class DomainScore(Scores):
 
 
 class Cost(_Part):
-    """The cost of predicting one image, at batch size 1.
-
-    Attributes:
-        parameters: of everything that runs; an ensemble member that runs in full counts in full.
-        flops: multiplications and additions (a multiply-add is 2) of the convolutions, linear
-            layers and attention, over all views and windows; normalisation, activations and
-            resizing are not counted.
-        images_per_second: from a decoded image to its class map, median after a warm-up.
-        peak_mib: weights and working memory in MiB, by the CUDA allocator; None on other devices.
-        image_size: (height, width) of the image.
-        device: where speed and memory were measured.
-    """
+    """The cost of predicting one image, at batch size 1."""
 
     parameters: Whole
     flops: Whole

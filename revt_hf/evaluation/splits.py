@@ -24,30 +24,18 @@ class SplitSpec:
 
 
 def splits_of(recipe: Recipe) -> list[SplitSpec]:
-    """Every source's val and all targets of a recipe.
-
-    Raises:
-        UserError: see :func:`check_labels`.
-    """
+    """Every source's val and all targets of a recipe."""
     targets = [SplitSpec(target, target.split, is_source=False) for target in recipe.targets]
     return check_labels([*source_splits(recipe.sources), *targets])
 
 
 def source_splits(sources: Sequence[Source]) -> list[SplitSpec]:
-    """The val splits of training domains.
-
-    Raises:
-        UserError: see :func:`check_labels`.
-    """
+    """The val splits of training domains."""
     return check_labels([SplitSpec(source, source.val, is_source=True) for source in sources])
 
 
 def check_labels(splits: Sequence[SplitSpec]) -> list[SplitSpec]:
-    """The splits, if each has a label of its own: results and tables name them by it alone.
-
-    Raises:
-        UserError: two have the same label.
-    """
+    """The splits, if each has a label of its own: results and tables name them by it alone."""
     known: dict[str, SplitSpec] = {}
     for split in splits:
         other = known.setdefault(split.label, split)

@@ -8,11 +8,10 @@ from revt_hf.evaluation.result import read_results
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.score_steps import Network, read_result, result_file
-from revt_hf.results.comparison import build_report
 from revt_hf.results.formats import TableFormat, formatted, print_layouts
 from revt_hf.results.layout import layout
 from revt_hf.results.page import write_page
-from revt_hf.results.report import ModelKind, ReportModel
+from revt_hf.results.report import ModelKind, ReportModel, build_report
 from revt_hf.results.tables import TableOptions, build_tables
 
 _SUFFIXES = {

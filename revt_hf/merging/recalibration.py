@@ -33,11 +33,10 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
-from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.evaluate import as_segmenter
+from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
+from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.evaluation.scoring import score_images
 from revt_hf.evaluation.splits import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model

@@ -28,39 +28,13 @@ _LEGEND = 0.9
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean of some networks over the severity of one corruption.
-
-    Attributes:
-        networks: ``members``, or the group's title.
-        kind: of the networks, if it is known.
-        of: label of the corrupted split.
-        corruption: its kind, or ``mean of all``.
-        points: mIoU by severity; severity 0 is the split without corruption, if it was scored.
-    """
+    """The mean of some networks over the severity of one corruption."""
 
     networks: str
     kind: str | None
     of: str
     corruption: str
     points: Mapping[int, Spread]
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``revt curves --json`` writes."""
-        return {
-            "networks": self.networks,
-            "kind": self.kind,
-            "of": self.of,
-            "corruption": self.corruption,
-            "points": [
-                {
-                    "severity": severity,
-                    "mIoU": spread.mean,
-                    "std": spread.std,
-                    "values": list(spread.values),
-                }
-                for severity, spread in self.points.items()
-            ],
-        }
 
 
 @dataclass(frozen=True)
@@ -73,11 +47,14 @@ class Curves:
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``revt curves --json`` writes."""
-        return {
-            "protocol": self.protocol,
-            "classes": self.classes,
-            "curves": [curve.to_json() for curve in self.curves],
-        }
+        curves = []
+        for curve in self.curves:
+            points = [
+                {"severity": at, "mIoU": one.mean, "std": one.std, "values": list(one.values)}
+                for at, one in curve.points.items()
+            ]
+            curves.append({**vars(curve), "points": points})
+        return {"protocol": self.protocol, "classes": self.classes, "curves": curves}
 
 
 def build_curves(
@@ -88,15 +65,6 @@ def build_curves(
     All members together form one line, and so does every other group, with mean and spread over
     its networks, seeds and heads. ``mean of all`` averages the kinds of corruption, if a network
     was scored on several.
-
-    Args:
-        results: of :func:`revt_hf.evaluation.result.read_results`.
-        protocol: use only results by this protocol.
-        classes: a class subset to average over.
-
-    Raises:
-        UserError: no result is on a corrupted split or by that protocol; results are by several
-            protocols; networks were scored on different images.
     """
     check_subset(classes)
     entries = [e for e in entries_of(by_protocol(results, protocol)) if any(_corruptions(e))]
@@ -193,15 +161,7 @@ def _check_images(group: Sequence[Entry]) -> None:
 
 
 def draw_curves(curves: Curves, path: Path) -> None:
-    """Draw mean (line) and population standard deviation (band) of mIoU over severity.
-
-    Args:
-        curves: of :func:`build_curves`.
-        path: the PNG.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Draw mean (line) and population standard deviation (band) of mIoU over severity."""
     panels = list(dict.fromkeys((curve.of, curve.corruption) for curve in curves.curves))
     lines = list(dict.fromkeys((curve.networks, curve.kind) for curve in curves.curves))
     inks = _inks(lines)

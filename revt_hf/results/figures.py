@@ -52,16 +52,7 @@ def colour(number: int) -> str:
 def figure(
     path: Path, width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> "Iterator[tuple[Figure, Any]]":
-    """Yield a figure and its axes (rows, columns); write it as PNG, atomically, afterwards.
-
-    Args:
-        path: the PNG.
-        width: in inches.
-        height: in inches.
-        rows: of axes.
-        columns: of axes.
-        grid: further arguments of ``Figure.subplots``.
-    """
+    """Yield a figure and its axes (rows, columns); write it as PNG, atomically, afterwards."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -52,11 +52,7 @@ class TableFormat(StrEnum):
 
 
 def table_format(name: str) -> TableFormat:
-    """The format of that name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The format of that name."""
     if name not in list(TableFormat):
         raise UserError(f"--format '{name}': use one of {', '.join(TableFormat)}")
     return TableFormat(name)

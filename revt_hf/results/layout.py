@@ -24,15 +24,7 @@ COST_FIELDS = tuple(name for name, *_ in _COSTS)
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of one column.
-
-    Attributes:
-        name: of the column.
-        role: of the column, for its style.
-        part: of the name, such as ``paper``, where several columns share it.
-        area: stands above the headings of several columns.
-        note: small print.
-    """
+    """The heading of one column."""
 
     name: str
     role: Role

@@ -14,7 +14,7 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.results.charts import class_bars, curve_charts, swatch
 from revt_hf.results.formats import render
 from revt_hf.results.layout import Cell, Heading, Layout
-from revt_hf.results.report import Headline, Report, ReportModel, headline
+from revt_hf.results.report import Report, ReportModel
 from revt_hf.results.summary import (
     DASH,
     best_rows,
@@ -29,15 +29,7 @@ _MAX_IMAGE_WIDTH = 960
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write a report as one HTML file without scripts or outside resources, atomically.
-
-    Args:
-        report: the content.
-        path: the file to write; an older one is replaced.
-
-    Raises:
-        UserError: the path cannot be written.
-    """
+    """Write a report as one HTML file without scripts or outside resources, atomically."""
     result = headline(report)
     page = render(
         "report.html.jinja",
@@ -122,12 +114,36 @@ def _cells(
 
 
 def _images(report: Report, domain: str) -> str:
-    counts = report.images(domain)
+    counts = sorted({score.images for score in report.on(domain)})
     if not counts:
         return "no score"
     # Models scored on different images are not comparable: show it rather than hide it.
     span = f"{counts[0]}\u2013{counts[-1]}" if len(counts) > 1 else str(counts[0])
     return f"{span} image{'s' if counts != [1] else ''}"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first merge, the members' mean, and the member that is best on these very domains."""
+
+    merge: str
+    merge_miou: float
+    members: int
+    members_miou: float
+    best_member: str
+    best_miou: float
+
+
+def headline(report: Report) -> Headline | None:
+    """The mean mIoU over the unseen domains; None without merge, members or one of the scores."""
+    merges, members = report.names("merge")[:1], report.names("member")
+    unseen = {name: report.unseen(name) for name in [*merges, *members]}
+    known = {name: value for name, value in unseen.items() if value is not None}
+    if not merges or not members or len(known) < len(unseen):
+        return None
+    best = max(members, key=lambda name: known[name])
+    mean = sum(known[name] for name in members) / len(members)
+    return Headline(merges[0], known[merges[0]], len(members), mean, best, known[best])
 
 
 def _tiles(result: Headline) -> list[tuple[str, str, str]]:

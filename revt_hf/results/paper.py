@@ -14,16 +14,7 @@ _DRIVE = "https://drive.google.com/drive/folders"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of the table in the original's README.
-
-    Attributes:
-        size: SegFormer size, such as ``b2``.
-        source: training domain.
-        methods: the paper's augmentation methods: one for a baseline, three for a ReVT.
-        cityscapes: the paper's mIoU in percent.
-        bdd: the paper's mIoU in percent.
-        link: the authors' weights, if they are published.
-    """
+    """One row of the table in the original's README."""
 
     size: str
     source: str
@@ -91,11 +82,7 @@ DOMAINS = tuple(ROWS[0].scores)
 
 
 def paper_row(source: str, size: str, methods: Sequence[int]) -> PaperRow:
-    """The row of a model; the order of the methods does not matter.
-
-    Raises:
-        UserError: the paper's table has no such row.
-    """
+    """The row of a model; the order of the methods does not matter."""
     for row in ROWS:
         if (row.source, row.size, row.methods) == (source, size, tuple(sorted(methods))):
             return row

@@ -1,46 +1,43 @@
-"""The content of a report page: models, their results, images, training curves."""
+"""The content of a report page: models, their scores, images of unseen domains, training curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
+from transformers import SegformerForSemanticSegmentation
+
+from revt_hf.checkpoints.tensors import MERGE_FILE
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import DomainScore, Result
-from revt_hf.results.sheets import Panel
+from revt_hf.data.labels import colourise
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
+from revt_hf.evaluation.loading import load_labelled
+from revt_hf.evaluation.predictor import predict
+from revt_hf.evaluation.result import DomainScore, Result, library_versions
+from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.models.recorded import read_metrics, recorded_recipe
+from revt_hf.results.sheets import Panel, contact_sheet, overlay
 from revt_hf.results.summary import mean_or_none
 
 ModelKind = Literal["init", "member", "merge"]
 
+_CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
+
 
 @dataclass(frozen=True)
 class ReportModel:
-    """A row of the report.
+    """A row of the report: a model's name in the results, its folder or Hub ID, and a short note.
 
-    Args:
-        name: as in the results.
-        kind: ``init`` (the initial weights of the members), ``member`` (a fine-tuned model whose
-            encoder is averaged) or ``merge`` (an averaged encoder with one decode head).
-        folder: of the model, or its Hub id.
-        note: a few words on it, such as its augmentations or whose head it has; may be empty.
-
-    Raises:
-        UserError: another kind.
+    An ``init`` holds the initial weights of the members, a ``merge`` their averaged encoder.
     """
 
     name: str
     kind: ModelKind
     folder: str | Path = ""
     note: str = ""
-
-    def __post_init__(self) -> None:
-        known = get_args(ModelKind)
-        if self.kind not in known:
-            raise UserError(
-                f"model '{self.name}': kind '{self.kind}' is none of {', '.join(known)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,9 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """A value over training steps.
+    """A model's (step, value) points; curves of one name, such as ``training loss``, share a chart.
 
-    Args:
-        model: name of the model that was trained.
-        name: of the value, such as ``training loss``; curves of one name share a chart.
-        points: (step, value) in order of the steps; values that are not finite are not drawn.
+    Values that are not finite are not drawn.
     """
 
     model: str
@@ -69,23 +63,10 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report page.
+    """The content of a report page; the headline is about the first merge.
 
-    Args:
-        title: of the page.
-        intro: one paragraph on what this is.
-        models: the rows in their order; the headline is about the first merge.
-        sources: labels of the domains trained on, at least one.
-        targets: labels of the unseen domains, at least one.
-        results: of these models on these domains; combinations may be missing.
-        examples: images of the domains.
-        curves: training curves.
-        details: heading -> text on how this was made (commands, seeds, versions, protocol,
-            durations); line breaks are kept.
-
-    Raises:
-        UserError: no target, a name that occurs twice, or a score of an unknown model or domain,
-            or that is there twice.
+    ``sources`` and ``targets`` are labels of domains; scores may be missing. ``details`` are
+    headings with texts on how this was made, whose line breaks are kept.
     """
 
     title: str
@@ -147,16 +128,14 @@ class Report:
         """The mean mIoU over all unseen domains, 0..100; None if the model lacks one of them."""
         return mean_or_none([self.miou(model, domain) for domain in self.targets])
 
-    def images(self, domain: str) -> list[int]:
-        """The numbers of images that the scores on a domain are computed from, sorted."""
-        return sorted({s.images for (_, where), s in self._scores.items() if where == domain})
+    def on(self, domain: str) -> list[DomainScore]:
+        """All scores on a domain."""
+        return [score for (_, where), score in self._scores.items() if where == domain]
 
     def classes(self, domain: str) -> set[str]:
         """The classes for which some model has an IoU on a domain."""
-        on_domain = [score for (_, where), score in self._scores.items() if where == domain]
-        return {
-            name for score in on_domain for name, value in score.iou.items() if value is not None
-        }
+        scores = self.on(domain)
+        return {name for one in scores for name, value in one.iou.items() if value is not None}
 
     def class_means(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
         """Class -> model -> mean IoU (0..100) over unseen domains.
@@ -181,34 +160,98 @@ class Report:
         return means
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The result in three numbers: mean mIoU over the unseen domains, 0..100.
+def report_models(named: Mapping[str, str], init: Path | None = None) -> list[ReportModel]:
+    """Models by their names as rows of a report; a folder with ``merge.json`` is a merge."""
+    initial = [] if init is None else [ReportModel(init.resolve().name, "init", init)]
+    members, merges = [], []
+    for label, path in named.items():
+        name = Path(path).resolve().name if label == path else label
+        if (Path(path) / MERGE_FILE).is_file():
+            merges.append(ReportModel(name, "merge", path))
+        else:
+            recipe = recorded_recipe(path)
+            note = "" if recipe is None else f"method {recipe.augmentation.method}"
+            members.append(ReportModel(name, "member", path, note))
+    if not members or not merges:
+        lacking = "merge (a folder with merge.json)" if members else "member"
+        raise UserError(f"a report compares members with their merges: name at least one {lacking}")
+    return [*initial, *members, *merges]
 
-    ``best_member`` is the member that does best on those very domains.
-    """
 
-    merge: str
-    merge_miou: float
-    members: int
-    members_miou: float
-    best_member: str
-    best_miou: float
+def compare(
+    title: str,
+    intro: str,
+    models: Sequence[ReportModel],
+    splits: Sequence[SplitSpec],
+    protocol: Protocol,
+    details: Mapping[str, str],
+    quiet: bool = False,
+) -> Report:
+    """Score all models on all splits and draw one image of every unseen one."""
+    networks = {model.name: load_for_evaluation(model.folder) for model in models}
+    loaded = [(split, load_labelled(split.spec, split.split)) for split in splits]
+    results = evaluate(networks, loaded, protocol, EvaluateOptions(quiet=quiet))
+    return build_report(title, intro, models, loaded, protocol, results, details, networks)
 
 
-def headline(report: Report) -> Headline | None:
-    """The headline's numbers; None without a merge, without members, or if a score is missing."""
-    merges, members = report.names("merge")[:1], report.names("member")
-    unseen = {name: report.unseen(name) for name in [*merges, *members]}
-    known = {name: value for name, value in unseen.items() if value is not None}
-    if not merges or not members or len(known) < len(unseen):
-        return None
-    best = max(members, key=lambda name: known[name])
-    return Headline(
-        merge=merges[0],
-        merge_miou=known[merges[0]],
-        members=len(members),
-        members_miou=sum(known[name] for name in members) / len(members),
-        best_member=best,
-        best_miou=known[best],
+def build_report(
+    title: str,
+    intro: str,
+    models: Sequence[ReportModel],
+    splits: Sequence[tuple[SplitSpec, Any]],
+    protocol: Protocol,
+    results: Sequence[Result],
+    details: Mapping[str, str],
+    networks: Mapping[str, SegformerForSemanticSegmentation] | None = None,
+) -> Report:
+    """A report of models that have been scored; ``networks`` are those that are loaded already."""
+    # One head is enough to look at.
+    merges = [model for model in models if model.kind == "merge"][:1]
+    drawn = [model for model in models if model.kind == "member" or model in merges]
+    networks = networks or {model.name: load_for_evaluation(model.folder) for model in drawn}
+    examples = []
+    for split, images in splits:
+        if not split.is_source:
+            row = images[len(images) // 2]
+            image = row["image"]
+            panels = [Panel("input", image), Panel("ground truth", colourise(row["label"]))]
+            for model in drawn:
+                classes = predict(networks[model.name], image, protocol)
+                panels.append(Panel(model.name, overlay(image, classes)))
+            examples.append(Example(split.label, row["name"], panels))
+    curves = []
+    for model in models:
+        rows = read_metrics(Path(model.folder)) if model.kind == "member" else []
+        for key, name in _CURVES.items():
+            points = [(int(row["step"]), float(row[key])) for row in rows if key in row]
+            if points:
+                curves.append(TrainingCurve(model.name, name, points))
+    measured = (
+        f"Images: {protocol.text}; logits resized bilinearly to the network's input, then to the "
+        "image; arg max. IoU over all pixels of a domain at the label's own size; classes that "
+        "are neither labelled nor predicted are left out of the mean."
+    )
+    versions = [f"{name} {version}" for name, version in library_versions().items()]
+    return Report(
+        title=title,
+        intro=intro,
+        models=list(models),
+        sources=[split.label for split, _ in splits if split.is_source],
+        targets=[split.label for split, _ in splits if not split.is_source],
+        results=list(results),
+        examples=examples,
+        curves=curves,
+        details={**details, "Protocol": measured, "Versions": "\n".join(versions)},
+    )
+
+
+def write_sheet(report: Report, path: Path) -> None:
+    """Write the report's examples as one PNG for a README."""
+    contact_sheet(
+        [example.panels for example in report.examples],
+        [panel.title for panel in report.examples[0].panels],
+        [example.domain for example in report.examples],
+        sorted(report.classes(report.targets[0])),
+        path,
+        panel_width=300,
     )

@@ -19,26 +19,14 @@ T = TypeVar("T")
 
 
 def check_subset(classes: str | None) -> None:
-    """Refuse a class subset that does not exist.
-
-    Raises:
-        UserError: it is neither None nor in ``SUBSETS``.
-    """
+    """Refuse a class subset that does not exist."""
     if classes is not None and classes not in SUBSETS:
         raise UserError(f"unknown classes '{classes}': use one of {', '.join(SUBSETS)}")
 
 
 @dataclass
 class Entry:
-    """One network scored by one protocol, in however many files.
-
-    Attributes:
-        result: the first result of it.
-        scores: by the domain's label.
-        paths: the file of each score.
-        cost: of the network, if it was measured.
-        selected: how the network was selected, if it was.
-    """
+    """One network scored by one protocol, in however many files."""
 
     result: Result
     scores: dict[str, DomainScore] = field(default_factory=dict)
@@ -62,11 +50,7 @@ class Entry:
         return self.result.model, self.result.seed, self.result.head
 
     def add(self, result: Result) -> None:
-        """Add the scores of a result; the same score counts once.
-
-        Raises:
-            UserError: the network already has another score on a domain.
-        """
+        """Add the scores of a result; the same score counts once."""
         for score in result.scores:
             old = self.scores.get(score.label)
             if old is not None and _measured(old) != _measured(score):
@@ -86,11 +70,7 @@ class Entry:
 
 
 def entries_of(results: Sequence[Result]) -> list[Entry]:
-    """One entry for each network and protocol, in order of appearance.
-
-    Raises:
-        UserError: a network has two different scores on a domain.
-    """
+    """One entry for each network and protocol, in order of appearance."""
     groups: dict[Hashable, list[Result]] = {}
     for one in results:
         key = (one.protocol, one.row, one.kind, one.model, one.seed, one.head, one.weights)
@@ -109,12 +89,7 @@ def entries_of(results: Sequence[Result]) -> list[Entry]:
 def by_source(
     items: Sequence[T], sources: Sequence[tuple[str, ...]]
 ) -> dict[tuple[str, ...], list[T]]:
-    """Items by what they were trained on; those that do not tell join the others if they can.
-
-    Args:
-        items: in their order.
-        sources: of each, the labels of its source-val splits; empty if it was not scored there.
-    """
+    """Items by what they were trained on; those that do not tell join the others if they can."""
     known = {source for source in sources if source}
     unknown = next(iter(known)) if len(known) == 1 else ()
     parts: dict[tuple[str, ...], list[T]] = {}
@@ -131,11 +106,7 @@ def protocol_name(result: Result) -> str | None:
 
 
 def by_protocol(results: Sequence[Result], name: str | None) -> list[Result]:
-    """The results by the protocol of a name; None is all.
-
-    Raises:
-        UserError: there are only others.
-    """
+    """The results by the protocol of a name; None is all."""
     names = [{one.protocol_name, protocol_name(one)} - {None} for one in results]
     chosen = [
         one for one, known in zip(results, names, strict=True) if name is None or name in known
@@ -148,16 +119,7 @@ def by_protocol(results: Sequence[Result], name: str | None) -> list[Result]:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A group of networks; without any it is a row of the paper that nobody measured.
-
-    Attributes:
-        title: of the row.
-        entries: its networks.
-        kind: of all of them.
-        paper: the row of the paper's table to compare with.
-        cells: mIoU by the domain's label, and by ``MEAN``.
-        best: the columns in which no row has a better number.
-    """
+    """A group of networks; without any it is a row of the paper that nobody measured."""
 
     title: str
     entries: tuple[Entry, ...] = ()
@@ -208,18 +170,7 @@ def row_of(
     classes: str | None,
     title: str,
 ) -> TableRow:
-    """The mean of networks on every domain.
-
-    Args:
-        entries: the networks, at least one.
-        labels: of all domains.
-        targets: those that the last column averages, if there are several.
-        classes: the class subset to average over; None is all 19.
-        title: of the row.
-
-    Raises:
-        UserError: the networks were scored on different images or labels, or one is there twice.
-    """
+    """The mean of networks on every domain."""
     first = entries[0].result
     _check_averaging(entries)
     cells = {}

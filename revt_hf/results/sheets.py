@@ -15,6 +15,8 @@ from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES, PALETTE, TRAIN_ID, co
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont
 
+_LANCZOS = Image.Resampling.LANCZOS
+
 _INK = (28, 32, 38)
 _MUTED = (96, 104, 114)
 _EDGE = (208, 213, 219)
@@ -25,15 +27,7 @@ _TEXT_GAP = 8
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One image with its title.
-
-    Args:
-        title: such as ``ground truth`` or a model's name.
-        image: RGB, (H, W, 3), uint8.
-
-    Raises:
-        UserError: ``image`` has another shape or type, or no pixel.
-    """
+    """One image with its title."""
 
     title: str
     image: NDArray[np.uint8]
@@ -45,19 +39,9 @@ class Panel:
 def overlay(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], opacity: float = 0.6
 ) -> NDArray[np.uint8]:
-    """Lay the Cityscapes colours of a label map over an image.
+    """Lay the Cityscapes colours of a label map (H, W) over an RGB image (H, W, 3), both uint8.
 
-    Args:
-        image: RGB, (H, W, 3), uint8.
-        labels: train ids (0..18) or 255 (ignored), (H, W), uint8.
-        opacity: share of the label's colour, 0..1; ignored pixels keep the image.
-
-    Returns:
-        RGB, (H, W, 3), uint8.
-
-    Raises:
-        UserError: shapes or types that do not fit, a label that is neither a train id nor 255,
-            or an opacity out of range.
+    ``opacity`` is the share of the label's colour, 0..1; ignored pixels (255) keep the image.
     """
     _check_image(image, "image")
     if labels.shape != image.shape[:2] or labels.dtype != np.uint8:
@@ -88,20 +72,11 @@ def contact_sheet(
 
     Every image is scaled to ``panel_width``; a row is as high as its highest image. A panel's
     own title is below it unless it is empty or the column's title.
-
-    Args:
-        rows: panels from top to bottom and left to right; a row may be shorter than others.
-        column_titles: one per column, at least as many as the longest row has panels.
-        row_titles: one per row, written upwards on the left; empty strings for none.
-        legend_classes: names of Cityscapes classes for the legend; may be empty.
-        path: the PNG to write.
-        panel_width: width of an image in pixels, at least 64.
-
-    Raises:
-        UserError: no panel, titles that do not fit the rows, an unknown class, a width that is
-            too small, or a path that cannot be written.
     """
-    _check_sheet(rows, column_titles, row_titles, legend_classes, panel_width)
+    if not rows or not all(rows):
+        raise UserError("a contact sheet needs at least one row, and an image in every row")
+    if panel_width < 64:
+        raise UserError(f"panel width {panel_width} is too small: use at least 64 pixels")
     font = _font("DejaVuSans.ttf", max(13, panel_width // 22))
     bold = _font("DejaVuSans-Bold.ttf", max(14, panel_width // 20))
     line = _line_height(bold)
@@ -141,7 +116,10 @@ class _Band:
     def __init__(
         self, row: Sequence[Panel], headings: Sequence[str], font: Font, width: int
     ) -> None:
-        self.images = [_scaled(panel.image, width) for panel in row]
+        self.images = [
+            image.resize((width, max(1, round(image.height * width / image.width))), _LANCZOS)
+            for image in (Image.fromarray(panel.image) for panel in row)
+        ]
         self.captions = [
             [] if panel.title == heading else _wrap(panel.title, font, width)
             for panel, heading in zip(row, headings, strict=False)
@@ -152,15 +130,7 @@ class _Band:
 
 
 def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """The colours of classes with their names, to go below an image.
-
-    Args:
-        classes: names of Cityscapes classes, at least one.
-        width: of the strip in pixels; names that need more are cut off.
-
-    Returns:
-        RGB, (H, width, 3), uint8, on white.
-    """
+    """The colours of classes with their names, (H, width, 3), uint8, to go below an image."""
     legend = _legend(classes, _strip_font(width), width)
     assert legend is not None  # noqa: S101
     strip = Image.new("RGB", (width, legend.height + _TEXT_GAP), "white")
@@ -169,14 +139,9 @@ def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
 
 
 def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Titles to go above images that are side by side.
+    """Titles, (H, width x titles, 3), uint8, to go above images that are side by side; H is even.
 
-    Args:
-        titles: one for each image.
-        width: of each image in pixels; titles that need more are cut off.
-
-    Returns:
-        RGB, (H, width x titles, 3), uint8, on white; H is even.
+    Titles that are wider than an image are cut off.
     """
     font = _strip_font(width)
     height = 2 * ((_line_height(font) + _TEXT_GAP) // 2)
@@ -195,28 +160,6 @@ def _strip_font(width: int) -> Font:
 def _check_image(image: NDArray[np.uint8], what: str) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UserError(f"{what}: {image.shape} {image.dtype} is not (height, width, 3) uint8")
-
-
-def _check_sheet(
-    rows: Sequence[Sequence[Panel]],
-    column_titles: Sequence[str],
-    row_titles: Sequence[str],
-    legend_classes: Sequence[str],
-    panel_width: int,
-) -> None:
-    if not rows or not all(rows):
-        raise UserError("a contact sheet needs at least one row, and an image in every row")
-    if len(row_titles) != len(rows):
-        raise UserError(f"{len(row_titles)} row titles for {len(rows)} rows of images")
-    if len(column_titles) < max(map(len, rows)):
-        raise UserError(
-            f"{len(column_titles)} column titles for {max(map(len, rows))} columns of images"
-        )
-    unknown = [name for name in legend_classes if name not in TRAIN_ID]
-    if unknown:
-        raise UserError(f"unknown class in the legend: {', '.join(unknown)}")
-    if panel_width < 64:
-        raise UserError(f"panel width {panel_width} is too small: use at least 64 pixels")
 
 
 def _font(name: str, size: int) -> Font:
@@ -240,12 +183,6 @@ def _wrap(text: str, font: Font, width: int) -> list[str]:
         else:
             lines.append(word)
     return lines
-
-
-def _scaled(image: NDArray[np.uint8], width: int) -> Image.Image:
-    whole = Image.fromarray(image)
-    height = max(1, round(whole.height * width / whole.width))
-    return whole.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _centred(
@@ -288,8 +225,7 @@ def _legend(classes: Sequence[str], font: Font, width: int) -> Image.Image | Non
         x = max(0, (width - sum(sizes[name] for name in names) + 18) // 2)
         for name in names:
             box = (x, number * pitch, x + line, number * pitch + line)
-            red, green, blue = (int(value) for value in PALETTE[TRAIN_ID[name]])
-            draw.rectangle(box, fill=(red, green, blue), outline=_EDGE)
+            draw.rectangle(box, fill=tuple(PALETTE[TRAIN_ID[name]].tolist()), outline=_EDGE)
             draw.text((x + line + 6, number * pitch), name, _INK, font)
             x += sizes[name]
     return legend

@@ -27,18 +27,7 @@ _KINDS = ("init", "member", "merge", "recalibrated", "ensemble", "selection")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What a table shows.
-
-    Attributes:
-        classes: a class subset to average over; None is all 19.
-        protocol: only results by the protocol of this name; None is all.
-        per_model: a row for each network, not for each group.
-        paper: also the paper's rows that nobody measured, of this source or of all.
-        cost: also parameters, FLOPs, speed and memory.
-
-    Raises:
-        UserError: there is no such subset, or the paper has no such source.
-    """
+    """What a table shows."""
 
     classes: str | None = None
     protocol: str | None = None
@@ -64,19 +53,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Networks that were scored by one protocol and trained on the same source.
-
-    Attributes:
-        protocol: the one they were scored by.
-        protocol_title: its name and values.
-        sources: labels of the source-val splits, if some were scored.
-        classes: the class subset, if it is one.
-        columns: source-val first.
-        rows: in order of their kind.
-        has_mean: whether there is a mean of several targets.
-        costs: whether to show costs.
-        notes: sentences below the table.
-    """
+    """Networks that were scored by one protocol and trained on the same source."""
 
     protocol: Protocol
     protocol_title: str
@@ -168,12 +145,7 @@ def _how_selected(selections: Sequence[Selected]) -> str:
 def build_tables(
     results: Sequence[Result], options: TableOptions | None = None
 ) -> list[ResultTable]:
-    """One table for each protocol and source, in order of appearance.
-
-    Raises:
-        UserError: no result is by the protocol that was asked for; numbers of one group cannot be
-            averaged.
-    """
+    """One table for each protocol and source, in order of appearance."""
     options = options or TableOptions()
     entries = entries_of(by_protocol(results, options.protocol))
     _check_names_of_protocols(entries)

@@ -14,9 +14,9 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.data.domains import domain_label
-from revt_hf.evaluation.confusion import scores_from
+from revt_hf.evaluation.evaluate import Sums, score_images
+from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter
-from revt_hf.evaluation.scoring import Sums, score_images
 from revt_hf.models.folded_head import folded
 from revt_hf.training.loss import segmentation_loss
 
@@ -90,7 +90,7 @@ def sums_of(
 ) -> list[Sums]:
     """Loss and confusion matrix of a model's encoder with each of several decode heads.
 
-    The encoder sees each image once; see :func:`revt_hf.evaluation.scoring.score_images`.
+    The encoder sees each image once; see :func:`revt_hf.evaluation.evaluate.score_images`.
 
     Args:
         model: in eval mode; its own head counts only if it is among ``heads``.

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from revt_hf.cli.main import main
 from revt_hf.config.protocol import Protocol
-from revt_hf.core.errors import UserError, printable
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.loading import image_batches
 from tests.helpers.command_line import refused, revt
 
@@ -207,10 +208,7 @@ def test_a_closed_output_loses_no_result_silently(monkeypatch, capsys, printed, 
     ],
 )
 def test_predictable_errors_are_one_sentence(monkeypatch, capsys, problem, words):
-    def fail(_):
-        raise problem
-
-    monkeypatch.setattr("revt_hf.cli.main._call", fail)
+    monkeypatch.setattr("revt_hf.cli.main._call", Mock(side_effect=problem))
     code, _, error = revt(capsys, "anything")
     assert (code, error.count("\n")) == (2, 1)
     assert words in error
@@ -218,10 +216,7 @@ def test_predictable_errors_are_one_sentence(monkeypatch, capsys, problem, words
 
 @pytest.mark.parametrize("problem", [ValueError("a bug"), OSError("a library's own")])
 def test_bugs_stay_visible(monkeypatch, problem):
-    def fail(_):
-        raise problem
-
-    monkeypatch.setattr("revt_hf.cli.main._call", fail)
+    monkeypatch.setattr("revt_hf.cli.main._call", Mock(side_effect=problem))
     with pytest.raises(type(problem)):
         main([])
 
@@ -234,16 +229,11 @@ def test_names_cannot_forge_lines_or_draw_on_the_terminal(capsys):
     assert "\x1b" not in out + error
 
 
-def test_what_is_printed_is_escaped(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "revt_hf.cli.main._call", lambda _: print("two\nlines, \x1b[2J and \x07") or 0
-    )
-    assert revt(capsys)[1] == "two\nlines, \\x1b[2J and \\x07\n"
-
-
-@pytest.mark.parametrize("text", ["plain", "Größe, 図, é", "a\\b", "a\u00a0b"])
-def test_letters_stay_as_they_are(text):
-    assert printable(text) == text
+def test_what_is_printed_is_escaped_and_letters_stay(monkeypatch, capsys):
+    printed = "two\nlines, \x1b[2J and \x07, Größe, 図, a\\b, a\u00a0b"
+    monkeypatch.setattr("revt_hf.cli.main._call", lambda _: print(printed) or 0)
+    shown = "two\nlines, \\x1b[2J and \\x07, Größe, 図, a\\b, a\u00a0b\n"
+    assert revt(capsys)[1] == shown
 
 
 @pytest.mark.parametrize(("file", "words"), [("FOLDER", " is a folder"), ("-", "- is not a file")])
@@ -294,11 +284,7 @@ def test_shells_get_a_completion_script_and_completions(shell):
     script = call(*("--show-completion", shell), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert (script.returncode, script.stderr) == (0, "")
     assert f"_REVT_COMPLETE=complete_{shell}" in script.stdout
-    typed = {"COMP_WORDS": "revt eval", "COMP_CWORD": "1"}
-    found = call(
-        _REVT_COMPLETE=f"complete_{shell}",
-        _TYPER_COMPLETE_ARGS="revt eval",
-        _TYPER_COMPLETE_FISH_ACTION="get-args",
-        **typed,
-    )
+    typed = {"COMP_WORDS": "revt eval", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "revt eval"}
+    action = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    found = call(_REVT_COMPLETE=f"complete_{shell}", **action, **typed)
     assert "evaluate" in found.stdout, found.stderr

@@ -266,7 +266,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         (
             "report MODEL MERGE --recipe RECIPE --init THIRD --protocol native --max-size 64x32 "
             "--quiet --output OUT.html",
-            "results.comparison.compare",
+            "results.report.compare",
             {"kind": "init", "max_size": (64, 32), "quiet": True},
         ),
         (

@@ -6,8 +6,7 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
-from revt_hf.evaluation.confusion import confusion_matrix, scores_from
-from revt_hf.evaluation.metric import MeanIoU
+from revt_hf.evaluation.metric import MeanIoU, confusion_matrix, scores_from
 from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric

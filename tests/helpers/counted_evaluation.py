@@ -5,11 +5,11 @@ from pathlib import Path
 
 from revt_hf.cli.main import main
 from revt_hf.core.processes import process_state
-from revt_hf.evaluation import scoring
+from revt_hf.evaluation import evaluate
 
 
 def _count(folder: Path) -> None:
-    batches = scoring.image_batches
+    batches = evaluate.image_batches
 
     def counted(images, indices, *rest):
         state = process_state()
@@ -17,7 +17,7 @@ def _count(folder: Path) -> None:
         (folder / name).write_text(" ".join(map(str, indices)))
         yield from batches(images, indices, *rest)
 
-    scoring.image_batches = counted
+    evaluate.image_batches = counted
 
 
 if __name__ == "__main__":

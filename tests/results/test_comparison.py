@@ -7,7 +7,7 @@ import pytest
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging.average import merge
-from revt_hf.results.comparison import report_models
+from revt_hf.results.report import report_models
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
 from tests.helpers.rendered import Rendered

@@ -107,14 +107,11 @@ def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path: Path) ->
 def test_contact_sheet_refuses_and_leaves_nothing(tmp_path: Path) -> None:
     row = [Panel("in", flat((1, 2, 3)))]
     path = tmp_path / "sheet.png"
-    for rows, columns, titles, classes, width, message in (
-        ([], ["a"], [], [], 100, "at least one row"),
-        ([row, []], ["a"], ["", ""], [], 100, "at least one row"),
-        ([row], ["a"], ["", ""], [], 100, "2 row titles"),
-        ([row + row], ["a"], [""], [], 100, "1 column titles"),
-        ([row], ["a"], [""], ["moon"], 100, "moon"),
-        ([row], ["a"], [""], [], 10, "panel width"),
+    for rows, width, message in (
+        ([], 100, "at least one row"),
+        ([row, []], 100, "at least one row"),
+        ([row], 10, "panel width"),
     ):
         with pytest.raises(UserError, match=message):
-            contact_sheet(rows, columns, titles, classes, path, width)
+            contact_sheet(rows, ["a"], [""] * len(rows), [], path, width)
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,8 @@ from PIL import Image
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import DomainScore, Result
-from revt_hf.results.page import write_page
-from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve, headline
+from revt_hf.results.page import headline, write_page
+from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve
 from revt_hf.results.sheets import Panel
 from tests.helpers.rendered import Rendered
 
@@ -316,5 +316,3 @@ def test_reports_that_do_not_fit_together_are_refused():
     ):
         with pytest.raises(UserError, match=message):
             make_report(**changes)
-    with pytest.raises(UserError, match="kind 'teacher'"):
-        ReportModel("m", "teacher")

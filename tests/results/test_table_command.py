@@ -7,7 +7,7 @@ import pytest
 
 from revt_hf.cli.results import renewed_document
 from revt_hf.evaluation.result import FORMAT
-from revt_hf.results.section import sections_of
+from revt_hf.results.markdown import sections_of
 from tests.helpers import command_line
 from tests.helpers.golden import ROOT
 from tests.helpers.made_up_results import (

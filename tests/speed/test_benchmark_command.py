@@ -48,21 +48,20 @@ def _benchmark(capsys, *arguments):
 
 
 def _check_machine(machine):
-    assert machine["device"] == f"cpu, {torch.get_num_threads()} threads"
-    assert machine["type"] == "cpu"
-    assert machine["threads"] == torch.get_num_threads()
+    threads = torch.get_num_threads()
+    assert (machine["device"], machine["type"]) == (f"cpu, {threads} threads", "cpu")
+    assert (machine["threads"], machine["versions"]["torch"]) == (threads, torch.__version__)
     assert machine["processor"]
-    assert machine["versions"]["torch"] == torch.__version__
     assert {"python", "transformers", "revt_hf"} < set(machine["versions"])
     assert machine["date"].endswith("+00:00")
 
 
-def test_inference(capsys, folder, quick, tmp_path):
+def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
+    no_compiler(monkeypatch)
     files = tmp_path / "deep" / "b.json", tmp_path / "b.md"
+    variants = ("--variant", "compiled", "--variant", "folded", "--variant", "sdpa")
     out = _benchmark(
-        capsys,
-        f"mine={folder}",
-        *("--variant", "folded", "--variant", "sdpa", "--image", "192x96", "--max-size", "96x48"),
+        *(capsys, f"mine={folder}", *variants, "--image", "192x96", "--max-size", "96x48"),
         *("--images", "3", "--warm-up", "1", "--json", files[0], "--markdown", files[1]),
     )
     result = json.loads(files[0].read_text())
@@ -78,48 +77,30 @@ def test_inference(capsys, folder, quick, tmp_path):
         "largest_batch": 1024,
         "network_input": "96x48",
     }
-    assert [row["variant"] for row in result["rows"]] == ["sdpa", "folded"]
-    rates = [row["images_per_second"] for row in result["rows"]]
-    for row, rate in zip(result["rows"], rates, strict=True):
+    *rows, compiled = result["rows"]
+    assert [row["variant"] for row in rows] == ["sdpa", "folded"]
+    rates = [row["images_per_second"] for row in rows]
+    for row, rate in zip(rows, rates, strict=True):
         assert set(row) == {field.name for field in fields(inference.InferenceRow)}
-        assert row["model"] == "mine"
-        assert row["peak_mib"] is None
+        assert (row["model"], row["peak_mib"], row["failure"]) == ("mine", None, None)
         assert row["ratio_to_sdpa"] == pytest.approx(rate / rates[0])
         assert row["tried"].keys() == {"1", "2"}
+    reason = "torch.compile failed: InvalidCxxCompiler: No working C++"
+    assert (compiled["failure"], compiled["best_batch"]) == (reason, None)
     text = files[1].read_text()
-    for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00"):
+    for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00", reason):
         assert words in text
         assert words.partition(" ")[0] in out
+    assert f"mine compiled: {reason}" in out
     (line,) = [line for line in text.splitlines() if line.startswith("| mine | folded |")]
     # Parameters, GFLOPs, memory, classes, two rates with their ratios, a batch and its memory.
     assert line.count("|") == 13
     assert f"{rates[1] / rates[0]:.2f}" in line
 
 
-def test_what_does_not_run_is_named(capsys, folder, quick, monkeypatch, tmp_path):
-    no_compiler(monkeypatch)
-    files = tmp_path / "b.json", tmp_path / "b.md"
-    variants = ("--variant", "sdpa", "--variant", "compiled", "--image", "64x64")
-    arguments = (*variants, "--images", "1", "--json", files[0], "--markdown", files[1])
-    reason = "torch.compile failed: InvalidCxxCompiler: No working C++"
-    assert f"{folder} compiled: {reason}" in _benchmark(capsys, folder, *arguments)
-    assert reason in files[1].read_text()
-    sdpa, compiled = json.loads(files[0].read_text())["rows"]
-    assert (sdpa["failure"], compiled["failure"]) == (None, reason)
-    assert compiled["images_per_second"] is compiled["best_batch"] is None
-
-
 def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick):
-    out = _benchmark(
-        capsys,
-        folder,
-        "--variant",
-        "sdpa",
-        "--no-frame-rate",
-        "--no-best-batch",
-        "--image",
-        "64x64",
-    )
+    left_out = ("--no-frame-rate", "--no-best-batch")
+    out = _benchmark(capsys, folder, "--variant", "sdpa", *left_out, "--image", "64x64")
     assert "parameters" in out
     assert "images/s" not in out
 

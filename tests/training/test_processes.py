@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.confusion import scores_from
-from revt_hf.evaluation.evaluate import as_segmenter
-from revt_hf.evaluation.scoring import score_images
+from revt_hf.evaluation.evaluate import as_segmenter, score_images
+from revt_hf.evaluation.metric import scores_from
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
 from tests.helpers.golden import ROOT

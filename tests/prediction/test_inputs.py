@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.predict.inputs import find_inputs, unique_names
+from revt_hf.prediction.inputs import find_inputs, unique_names
 
 
 def _names(*files):
@@ -51,36 +51,23 @@ def test_no_name_is_another_one_or_its_folder(files):
 
 def test_folders_are_searched_with_all_that_is_in_them(tmp_path):
     files = ("b.JPG", "a/x.png", "a/drive.mp4", "notes.txt", ".hidden.png", "a/x.json")
-    _touch(tmp_path / "in", *files)
-    folder = tmp_path / "in"
-    found, _ = find_inputs([folder], tmp_path / "out")
-    assert [(item.name, item.is_video) for item in found] == [
-        ("a/drive", True),
-        ("a/x", False),
-        ("b", False),
-    ]
+    # Links are images of their own name, and results of an earlier run are no inputs.
+    _touch(tmp_path / "in", *files, "out/maps/a.png", "outer/b.png")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "in" / "a" / "x.png")
+    found, _ = find_inputs([tmp_path / "in"], tmp_path / "in" / "out")
+    videos = {"a/drive": True, "a/x": False, "b": False, "link": False, "outer/b": False}
+    assert {item.name: item.is_video for item in found} == videos
 
 
-def test_of_several_places_folders_keep_their_names(tmp_path):
-    _touch(tmp_path, "day/0.png", "night/0.png", "more/one.xyz")
+def test_of_several_paths_folders_keep_their_names(tmp_path, monkeypatch):
+    _touch(tmp_path, "day/0.png", "day/1.png", "night/0.png", "more/one.xyz")
     day, night, one = tmp_path / "day", tmp_path / "night", tmp_path / "more" / "one.xyz"
-    assert list(_found(day, night, one).values()) == ["day/0", "night/0", "one"]
-    assert list(_found(day).values()) == ["0"]
-
-
-def test_what_is_named_twice_is_taken_once(tmp_path, monkeypatch):
-    _touch(tmp_path, "in/a.png", "in/b.png")
-    found = _found(tmp_path / "in" / "a.png", tmp_path / "in")
-    assert list(found.values()) == ["a", "in/b"]
+    assert list(_found(day, night, one).values()) == ["day/0", "day/1", "night/0", "one"]
+    assert list(_found(day).values()) == ["0", "1"]
+    # What is named twice is taken once.
+    assert list(_found(day / "0.png", day).values()) == ["0", "day/1"]
     monkeypatch.chdir(tmp_path)
-    assert list(_found(Path("in"), tmp_path / "in").values()) == ["in/a", "in/b"]
-
-
-def test_links_are_images_of_their_own_name(tmp_path):
-    _touch(tmp_path, "in/a.png")
-    for name in ("first.png", "second.png"):
-        (tmp_path / "in" / name).symlink_to(tmp_path / "in" / "a.png")
-    assert list(_found(tmp_path / "in").values()) == ["a", "first", "second"]
+    assert list(_found(Path("day"), day).values()) == ["day/0", "day/1"]
 
 
 def test_images_of_other_formats_are_named(tmp_path):
@@ -91,11 +78,6 @@ def test_images_of_other_formats_are_named(tmp_path):
     assert left_out == {}
     names = ", ".join(str(tmp_path / "in" / name) for name in ("c.HEIC", "raw/d.nef"))
     assert [str(one.message) for one in said] == [f"not taken (save them as PNG or JPEG): {names}"]
-
-
-def test_results_of_an_earlier_run_are_no_inputs(tmp_path):
-    _touch(tmp_path, "in/a.png", "in/out/maps/a.png", "in/outer/b.png")
-    assert set(_found(tmp_path / "in", output=tmp_path / "in" / "out").values()) == {"a", "outer/b"}
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from revt_hf.data.labels import CLASSES, PALETTE
 from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
-from revt_hf.predict.prediction import PredictOptions, _short_names, predict_files
-from revt_hf.predict.saving import disagreement
-from revt_hf.predict.video import Video, VideoOutput
+from revt_hf.prediction.prediction import PredictOptions, _short_names, predict_files
+from revt_hf.prediction.saving import disagreement
+from revt_hf.prediction.video import Video, VideoOutput
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
 from tests.helpers.image_files import IMAGE, KINDS, read_video, write_video
@@ -119,26 +119,25 @@ def test_shares_legend_and_ids_are_those_of_the_class_map(run, tmp_path):
 
 def test_several_models_stand_side_by_side(run, models, tmp_path):
     _save(tmp_path / "in" / "sub" / "a.png", IMAGE)
+    write_video(tmp_path / "in" / "b.mov", [random_image(64, 96, seed) for seed in range(2)])
     _, done = run(tmp_path / "in", chosen=(0, 1))
-    written = _written(tmp_path / "out")
-    assert written == [
-        "differences/sub/a.png",
-        "maps/first/sub/a.png",
-        "maps/second/sub/a.png",
-        "overlays/first/sub/a.png",
-        "overlays/second/sub/a.png",
-        "side-by-side/sub/a.png",
-    ]
+    written, out = _written(tmp_path / "out"), tmp_path / "out"
+    # Class maps of frames only on request: a codec would spoil them.
+    files = ("differences", "overlays/first", "overlays/second", "side-by-side")
+    image = [f"{kind}/sub/a.png" for kind in (*files, "maps/first", "maps/second")]
+    assert written == sorted([*image, *(f"{kind}/b.mp4" for kind in files), "legends/b.png"])
     assert done["models"] == {model.name: str(model) for model in models}
-    (found,) = done["images"]
-    assert sorted(found["outputs"]) == [str(tmp_path / "out" / name) for name in written]
-    first, second = (_read(tmp_path / "out" / "maps" / m.name / "sub" / "a.png") for m in models)
+    found, video = sorted(done["images"], key=lambda one: one["file"], reverse=True)
+    assert sorted(found["outputs"]) == sorted(str(out / name) for name in image)
+    first, second = (_read(out / "maps" / m.name / "sub" / "a.png") for m in models)
     assert found["differing"] == pytest.approx((first != second).mean())
     assert 0 < found["differing"] < 1
-    view = _read(tmp_path / "out" / "differences" / "sub" / "a.png").astype(int)
+    assert 0 < video["differing"] < 1
+    view = _read(out / "differences" / "sub" / "a.png").astype(int)
     np.testing.assert_array_equal(view[..., 0] - view[..., 1] > 30, first != second)
-    sheet = _read(tmp_path / "out" / "side-by-side" / "sub" / "a.png")
-    assert sheet.shape[1] > 4 * IMAGE.shape[1]
+    assert _read(out / "side-by-side" / "sub" / "a.png").shape[1] > 4 * IMAGE.shape[1]
+    _, frames = read_video(out / "side-by-side" / "b.mp4")
+    assert (len(frames), frames[0].shape[1]) == (2, 3 * 96)
 
 
 def test_disagreement_is_the_share_outside_the_majority():
@@ -242,22 +241,6 @@ def test_a_video_becomes_a_video(run, network, tmp_path, suffix):
     assert found["frames"] == 5
     assert sum(found["models"]["first"]["shares"].values()) == pytest.approx(1)
     assert "legends/drive.png" in _written(tmp_path / "out")
-
-
-def test_a_video_of_several_models(run, tmp_path):
-    write_video(tmp_path / "drive.mov", [random_image(64, 96, seed) for seed in range(2)])
-    _, done = run(tmp_path / "drive.mov", chosen=(0, 1))
-    # Class maps of frames only on request: a codec would spoil them.
-    assert _written(tmp_path / "out") == [
-        "differences/drive.mp4",
-        "legends/drive.png",
-        "overlays/first/drive.mp4",
-        "overlays/second/drive.mp4",
-        "side-by-side/drive.mp4",
-    ]
-    _, frames = read_video(tmp_path / "out" / "side-by-side" / "drive.mp4")
-    assert (len(frames), frames[0].shape[1]) == (2, 3 * 96)
-    assert 0 < done["images"][0]["differing"] < 1
 
 
 def test_a_video_of_odd_size_loses_nothing(tmp_path):
