@@ -20,7 +20,7 @@ NUMERIC = OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n 2 --dist loadf
 
 MIN_VENV := .venv-min
 MIN_READY := $(MIN_VENV)/.ready
-MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/predict tests/training/test_train.py \
+MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/prediction tests/training/test_train.py \
 	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
 	tests/hub/test_push_commands.py tests/data_tools/test_data_commands.py
 

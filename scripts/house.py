@@ -26,7 +26,7 @@ ROOMS = [
     "hub",
     "experiments",
     "data_tools",
-    "predict",
+    "prediction",
     "speed",
     "demo",
     "cli",

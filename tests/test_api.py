@@ -56,3 +56,8 @@ def test_functions_are_typed(name):
 def test_other_names_are_missing():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         revt_hf.nothing  # noqa: B018
+
+
+def test_no_name_is_hidden_by_a_package():
+    packages = {path.name for path in (ROOT / "revt_hf").iterdir() if path.is_dir()}
+    assert packages.isdisjoint(revt_hf.__all__)

@@ -88,16 +88,16 @@ class Limits:
     def bind(self, client: Any) -> Any:
         """Add these limits to a client; its own hooks run first."""
         # httpx, or the package that replaces it in newer versions.
-        watched = _watched_streams(sys.modules[type(client).__module__.partition(".")[0]])
+        http = sys.modules[type(client).__module__.partition(".")[0]]
         hooks = client.event_hooks
 
         def before(request: Any) -> None:
             self._before(request)
-            request.stream = watched(request.stream, self._moved)
+            request.stream = _watched(http, request.stream, self._moved)
 
         def after(response: Any) -> None:
             ended = self._after(response)
-            response.stream = watched(response.stream, self._counter(response), ended)
+            response.stream = _watched(http, response.stream, self._counter(response), ended)
             if response.status_code == _OK and "/revision/" in response.request.url.path:
                 _check_commit(response)
 
@@ -191,24 +191,22 @@ def _check_commit(response: Any) -> None:
         raise HubError("the Hub's answer names no commit: check HF_ENDPOINT")
 
 
-def _watched_streams(http: Any) -> Callable[..., Any]:
-    class Watched(http.SyncByteStream):
-        def __init__(
-            self, stream: Any, moved: Callable[[int], None], ended: Callable[[], None] | None = None
-        ) -> None:
-            self._stream, self._moved, self._ended = stream, moved, ended
+def _watched(
+    http: Any, stream: Any, moved: Callable[[int], None], ended: Callable[[], None] = lambda: None
+) -> Any:
+    """A stream that calls ``moved`` with the length of each chunk, and ``ended`` after the last."""
 
+    class Watched(http.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            for chunk in self._stream:
-                self._moved(len(chunk))
+            for chunk in stream:
+                moved(len(chunk))
                 yield chunk
-            if self._ended is not None:
-                self._ended()
+            ended()
 
         def close(self) -> None:
-            self._stream.close()
+            stream.close()
 
-    return Watched
+    return Watched()
 
 
 def failed_transport(error: BaseException, endpoint: str) -> str | None:

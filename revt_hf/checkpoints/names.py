@@ -57,12 +57,12 @@ _MODULES = (
 def _renaming(source: int, target: int) -> tuple[tuple[re.Pattern[str], str, int], ...]:
     """Pattern, template and shift of the stage, for renaming one column of modules to another."""
     shift = (target == 0) - (source == 0)
-    escaped = (re.escape(row[source]) for row in _MODULES)
-    patterns = (
-        re.compile(text.replace(r"\#", r"(?P<s>\d)").replace(r"\*", r"(?P<b>\d+)") + r"\.")
-        for text in escaped
-    )
-    return tuple((found, row[target], shift) for found, row in zip(patterns, _MODULES, strict=True))
+
+    def pattern(module: str) -> re.Pattern[str]:
+        text = re.escape(module).replace(r"\#", r"(?P<s>\d)").replace(r"\*", r"(?P<b>\d+)")
+        return re.compile(rf"{text}\.")
+
+    return tuple((pattern(row[source]), row[target], shift) for row in _MODULES)
 
 
 _TO_DISK, _TO_MEMORY, _TO_ORIGINAL = _renaming(1, 2), _renaming(0, 1), _renaming(2, 0)

@@ -101,9 +101,9 @@ def predict(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
 ) -> None:
     """Write class maps, overlays and model comparisons for images and videos."""
-    from revt_hf.predict.inputs import IMAGES, VIDEOS
-    from revt_hf.predict.prediction import PredictOptions, predict_files
-    from revt_hf.predict.saving import IDS, KEPT
+    from revt_hf.prediction.inputs import IMAGES, VIDEOS
+    from revt_hf.prediction.prediction import PredictOptions, predict_files
+    from revt_hf.prediction.saving import IDS, KEPT
 
     kinds = None if save is None else save.replace(" ", "").split(",")
     for kind in kinds or ():

@@ -11,17 +11,12 @@ from revt_hf.config.domain_spec import DomainSpec, Source, Target
 from revt_hf.config.protocol import Protocol, ProtocolChoice
 from revt_hf.config.sections import (
     BatchSize,
-    Channels,
-    Count,
     CropSide,
     ExpandedPath,
-    Factor,
-    Layers,
     Pixels,
     Positive,
     Section,
     Seed,
-    Share,
     Workers,
     validated,
 )
@@ -30,6 +25,11 @@ from revt_hf.core.errors import UserError
 
 # Attention heads per stage.
 _HEADS = (1, 2, 5, 8)
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Channels = Annotated[int, Field(gt=0, le=2**13)]
+Layers = Annotated[int, Field(gt=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 # The source of every crop of a mixture is kept in memory.
 _MIXED_CROPS = 10**8

@@ -29,16 +29,11 @@ def _expand(value: Any) -> Any:
 ExpandedPath = Annotated[str, BeforeValidator(_expand)]
 # Accepted values must not fail hours later: numbers are finite, and no larger than can work.
 Positive = Annotated[int, Field(gt=0, le=10**9)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]
 CropSide = Annotated[int, Field(ge=32, le=2**15)]
-Channels = Annotated[int, Field(gt=0, le=2**13)]
-Layers = Annotated[int, Field(gt=0, le=100)]
 BatchSize = Annotated[int, Field(gt=0, le=2**16)]
 Workers = Annotated[int, Field(ge=0, le=256)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Factor = Annotated[float, Field(gt=0, le=1e6)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 

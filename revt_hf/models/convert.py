@@ -86,13 +86,19 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
         raise UserError(f"{label} is a folder, not a file of the original: try --to mmseg")
     stamps = Stamps([source])
     read = read_torch_file(source)
-    tensors, dropped, added = _network_tensors(read.tensors)
-    whole = has_head(tensors)
+    dtypes = {dtype: name for name, dtype in DTYPES.items()}
+    held = {
+        name: TensorInfo(source, read.names[name], dtypes[at.dtype], tuple(at.shape), 0, 0)
+        for name, at in read.tensors.items()
+    }
+    whole = has_head(held)
     beside = _description_beside(source) if whole else None
     classes = beside.classes if beside else read.classes
-    description, infos = _inferred(label, tensors, read.names, original_name, classes)
+    description, infos = _inferred(label, held, original_name, classes)
     if beside is not None:
         _check_same(str(source.parent), description.architecture, beside)
+    added = _added(infos)
+    tensors = {**added, **{name: read.tensors[name] for name in infos}}
     prefix = "" if whole else BACKBONE_PREFIX
     dtype = common_dtype(info.dtype for info in infos.values())
     with atomic_folder(output, overwrite, [source]) as scratch:
@@ -109,8 +115,8 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
         output,
         size_name(description.architecture, whole),
         description.classes if whole else (),
-        (*read.dropped, *(read.names[name] for name in dropped)),
-        added,
+        (*read.dropped, *(name for at, name in read.names.items() if at not in infos)),
+        tuple(added),
     )
 
 
@@ -133,15 +139,14 @@ def convert_to_mmseg(
     with open_checkpoint(folder, quiet) as checkpoint:
         if checkpoint.folder is None:
             raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
-        names = {name: info.name for name, info in checkpoint.tensors.items()}
-        everything = {name: read_tensor(info) for name, info in checkpoint.tensors.items()}
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE)
         described = read_description(checkpoint.folder, label)
+        inferred, infos = _inferred(label, checkpoint.tensors, str)
+        _check_same(label, inferred.architecture, described)
+        added = _added(infos)
+        tensors = {**added, **{name: read_tensor(info) for name, info in infos.items()}}
         checkpoint.stamps.check()
-    tensors, dropped, added = _network_tensors(everything)
-    whole = has_head(tensors)
-    inferred, _ = _inferred(label, tensors, names, str)
-    _check_same(label, inferred.architecture, described)
+    whole = has_head(infos)
     labels = described.classes if whole else ()
     state = _original_state(tensors, whole)
     if whole:
@@ -157,19 +162,14 @@ def convert_to_mmseg(
     # An open file: torch hides why it cannot open a path, and refuses names without a suffix.
     with atomic_file(output_file) as scratch, scratch.open("wb") as file:
         torch.save({"meta": meta, "state_dict": state}, file)
-    gone = (*checkpoint.dropped, *(names[name] for name in dropped))
-    return Converted(output_file, size_name(inferred.architecture, whole), labels, gone, added)
+    gone = [info.name for name, info in checkpoint.tensors.items() if name not in infos]
+    dropped = (*checkpoint.dropped, *gone)
+    size = size_name(inferred.architecture, whole)
+    return Converted(output_file, size, labels, dropped, tuple(added))
 
 
-def _network_tensors(
-    tensors: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], list[str], tuple[str, ...]]:
-    """The network's tensors, the names of a dropped ImageNet classifier, and added counters."""
-    if has_head(tensors):
-        added = () if COUNTER in tensors else (COUNTER,)
-        return {**dict.fromkeys(added, torch.tensor(0)), **tensors}, [], added
-    dropped = [name for name in tensors if name.startswith(IMAGENET_CLASSIFIER)]
-    return {name: at for name, at in tensors.items() if name not in dropped}, dropped, ()
+def _added(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
+    return {COUNTER: torch.tensor(0)} if has_head(infos) and COUNTER not in infos else {}
 
 
 def _description_beside(source: Path) -> Description | None:
@@ -202,22 +202,16 @@ def _check_same(label: str, inferred: Architecture, described: Description) -> N
 
 def _inferred(
     label: str,
-    tensors: Mapping[str, torch.Tensor],
-    names: Mapping[str, str],
+    held: Mapping[str, TensorInfo],
     shown: Callable[[str], str],
     classes: Sequence[str] | None = None,
 ) -> tuple[Description, dict[str, TensorInfo]]:
-    """The original's network with these tensors, none missing; ``names`` are the source's."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    """The original's network and its tensors, all there; ImageNet's classifier is left out."""
+    whole = has_head(held)
+    infos = {n: at for n, at in held.items() if whole or not n.startswith(IMAGENET_CLASSIFIER)}
+    shapes = {name: info.shape for name, info in infos.items()}
     description = infer_description(label, shapes, classes)
-    dtypes = {dtype: name for name, dtype in DTYPES.items()}
-    infos = {
-        name: TensorInfo(
-            Path(label), names.get(name, name), dtypes[tensor.dtype], shapes[name], 0, 0
-        )
-        for name, tensor in tensors.items()
-    }
-    count = len(description.classes) if has_head(tensors) else None
+    count = len(description.classes) if whole else None
     problems = tensor_problems(infos, tensor_shapes(description.architecture, count), shown)
     if problems:
         raise UserError(f"{label} is not a SegFormer as the original builds it: {problems}")

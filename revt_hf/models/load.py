@@ -117,13 +117,6 @@ def network_sha256(model: SegformerForSemanticSegmentation) -> str:
     return digest.hexdigest()
 
 
-def is_channels_last(model: SegformerForSemanticSegmentation) -> bool:
-    """Whether convolution weights are channels last, as :func:`for_inference_` stores them."""
-    return any(
-        weight.ndim == 4 and not weight.is_contiguous() for weight in model.segformer.parameters()
-    )
-
-
 def _apply_common(config: SegformerConfig, spec: Model) -> None:
     if spec.head == "fresh":
         _name_classes(config)

@@ -1,7 +1,6 @@
 """The charts of the report page as numbers for its template: bars per class, training curves."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from revt_hf.data.labels import CLASSES, PALETTE, TRAIN_ID
@@ -100,17 +99,17 @@ def class_bars(report: Report) -> ClassBars | None:
     plural = "s" if len(members) != 1 else ""
     key = [Mark("accent", merges[0]), Mark("grey", f"mean of {len(members)} member{plural}")]
     key += [Mark(f"tick {style_of(report, name)}", name) for name in members]
-    bars = [_class_bar(report, name, merges[0], means[name]) for name in [*known, *others]]
+    bars = []
+    for name in [*known, *others]:
+        merge = means[name][merges[0]]
+        values = [means[name][member] for member in members]
+        average = mean_or_none(values) or 0.0
+        pairs = list(zip(members, values, strict=True))
+        each = ", ".join(f"{model} {shown(value)}" for model, value in pairs)
+        label = f"{name}: {merges[0]} {shown(merge)}, mean of members {shown(average)}; {each}"
+        ticks = [Mark(style_of(report, model), model, value) for model, value in pairs]
+        bars.append(ClassBar(name, merge, average, label, ticks))
     return ClassBars(f"{note} Numbers: ReVT, mean of members, difference.", key, bars)
-
-
-def _class_bar(report: Report, name: str, merge: str, means: dict[str, float]) -> ClassBar:
-    members = {model: value for model, value in means.items() if model != merge}
-    mean = mean_or_none(list(members.values())) or 0.0
-    each = ", ".join(f"{model} {shown(value)}" for model, value in members.items())
-    label = f"{name}: {merge} {shown(means[merge])}, mean of members {shown(mean)}; {each}"
-    ticks = [Mark(style_of(report, model), model, value) for model, value in members.items()]
-    return ClassBar(name, means[merge], mean, label, ticks)
 
 
 def curve_charts(report: Report) -> Charts | None:
@@ -122,7 +121,7 @@ def curve_charts(report: Report) -> Charts | None:
         lines = {
             curve.model: points
             for curve in report.curves
-            if curve.name == name and (points := _thinned(_finite(curve)))
+            if curve.name == name and (points := _thinned(curve))
         }
         if lines:
             charts.append(_chart(report, name, lines, max(last_step, 1)))
@@ -134,14 +133,11 @@ def curve_charts(report: Report) -> Charts | None:
     return Charts(key, charts, _MAX_POINTS if long else None)
 
 
-def _finite(curve: TrainingCurve) -> list[tuple[float, float]]:
-    return [(float(step), value) for step, value in curve.points if math.isfinite(value)]
-
-
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``_MAX_POINTS`` points: means of equally many neighbours."""
+def _thinned(curve: TrainingCurve) -> list[tuple[float, float]]:
+    """The finite points, at most ``_MAX_POINTS`` of them: means of equally many neighbours."""
+    points = [(float(step), value) for step, value in curve.points if math.isfinite(value)]
     if len(points) <= _MAX_POINTS:
-        return list(points)
+        return points
     size = math.ceil(len(points) / _MAX_POINTS)
     groups = [points[at : at + size] for at in range(0, len(points), size)]
     return [
@@ -162,11 +158,12 @@ def _chart(
         # A line of no length is drawn as a dot, so that a single point is seen.
         path = f"M{' L'.join(spots)}" + (f" L{spots[0]}" if len(spots) == 1 else "")
         marks.append(Mark(style_of(report, model), model, path=path))
+    steps = [tick for tick in _ticks(0, x_span) if tick <= x_span]
     ends = ", ".join(f"{model} {points[-1][1]:.3g}" for model, points in lines.items())
     return Chart(
         name,
         f"{name} over training steps; last values: {ends}",
-        [(tick / x_span * 100, _step(tick)) for tick in _ticks(0, x_span) if tick <= x_span],
+        [(x / x_span * 100, f"{x / 1000:g}k" if x >= 1000 else f"{x:g}") for x in steps],
         [((tick - low) / span * 100, f"{tick:g}") for tick in y_ticks],
         marks,
     )
@@ -181,7 +178,3 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [round(number * step, 10) for number in range(first, last + 1)]
-
-
-def _step(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

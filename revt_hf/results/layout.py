@@ -1,8 +1,9 @@
 """A table as headings and cells of text: the one form that every format and page renders."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 from revt_hf.evaluation.result import Cost
@@ -79,18 +80,14 @@ class Layout:
     @property
     def areas(self) -> list[Span]:
         """Areas over their columns; neighbours without one are together."""
-        return [
-            Span(group[0].area, group[0], len(group), is_area=True)
-            for group in _grouped(self.headings, lambda heading: heading.area)
-        ]
+        groups = [[*group] for _, group in groupby(self.headings, attrgetter("area"))]
+        return [Span(group[0].area, group[0], len(group), is_area=True) for group in groups]
 
     @property
     def names(self) -> list[Span]:
         """Names over their columns: the paper's and our numbers on a domain share one."""
-        return [
-            Span(group[0].name, group[0], len(group))
-            for group in _grouped(self.headings, lambda heading: (heading.role, heading.name))
-        ]
+        groups = [[*group] for _, group in groupby(self.headings, attrgetter("role", "name"))]
+        return [Span(group[0].name, group[0], len(group)) for group in groups]
 
     @property
     def head(self) -> list[list[Span]]:
@@ -118,10 +115,6 @@ class Layout:
         kinds = self.kinds or ("",) * len(self.rows)
         pairs = groupby(zip(kinds, self.rows, strict=True), key=lambda pair: pair[0])
         return [(kind, [row for _, row in group]) for kind, group in pairs]
-
-
-def _grouped(headings: Sequence[Heading], key: Callable[[Heading], object]) -> list[list[Heading]]:
-    return [list(group) for _, group in groupby(headings, key=key)]
 
 
 def layout(table: ResultTable) -> Layout:

@@ -4,9 +4,8 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from revt_hf.core.outputs import write_text
@@ -51,11 +50,11 @@ def score_layout(report: Report) -> Layout:
     """mIoU of every model on every domain, with means, gaps and bars."""
     several = len(report.targets) > 1
     unseen = f"unseen domain{'s' if several else ''}"
-    headings = [Heading("Model", "name")]
-    for domain in report.sources:
-        headings.append(Heading(domain, "source", area="source val", note=_images(report, domain)))  # noqa: PERF401
-    for domain in report.targets:
-        headings.append(Heading(domain, "target", area=unseen, note=_images(report, domain)))  # noqa: PERF401
+    headings = [
+        Heading("Model", "name"),
+        *(Heading(d, "source", "", "source val", _images(report, d)) for d in report.sources),
+        *(Heading(d, "target", "", unseen, _images(report, d)) for d in report.targets),
+    ]
     if several:
         headings.append(Heading("mean of unseen", "mean", area=unseen))
     headings.append(Heading("gap", "gap", note="source \u2212 unseen"))
@@ -215,29 +214,8 @@ def _gap_note(report: Report) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Figure:
-    """An image of the page as a data URL, with its size in pixels and its anchor."""
-
-    key: str
-    title: str
-    text: str
-    data: str
-    width: int
-    height: int
-    is_merge: bool
-
-
-@dataclass(frozen=True)
-class DomainImages:
-    """The examples of a domain (anchor, name, figures), and the classes of its legend."""
-
-    name: str
-    examples: list[tuple[str, str, list[Figure]]]
-    legend: list[str]
-
-
-def _examples(report: Report) -> list[DomainImages]:
+def _examples(report: Report) -> list[dict[str, Any]]:
+    """Each domain's name, examples (anchor, name, images as data URLs) and legend."""
     order = [*report.targets, *report.sources, *(example.domain for example in report.examples)]
     domains, number = [], 0
     for domain in dict.fromkeys(order):
@@ -248,24 +226,25 @@ def _examples(report: Report) -> list[DomainImages]:
             back, figures = f"scene-{number + 1}", []
             for panel in example.panels:
                 number += 1
-                text = f"{panel.title}: {domain}, {example.name}"
-                is_merge = panel.title in report.names("merge")
-                image = _embedded(panel.image)
-                figures.append(Figure(f"image-{number}", panel.title, text, *image, is_merge))
+                thumbnail = Image.fromarray(panel.image)
+                thumbnail.thumbnail((_MAX_IMAGE_WIDTH, thumbnail.height), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                thumbnail.save(buffer, format="WEBP", quality=82, method=4)
+                text = base64.b64encode(buffer.getvalue()).decode("ascii")
+                figures.append(
+                    {
+                        "key": f"image-{number}",
+                        "title": panel.title,
+                        "text": f"{panel.title}: {domain}, {example.name}",
+                        "data": f"data:image/webp;base64,{text}",
+                        "width": thumbnail.width,
+                        "height": thumbnail.height,
+                        "is_merge": panel.title in report.names("merge"),
+                    }
+                )
             examples.append((back, example.name, figures))
         if examples:
             present = report.classes(domain)
-            domains.append(
-                DomainImages(domain, examples, [name for name in CLASSES if name in present])
-            )
+            legend = [name for name in CLASSES if name in present]
+            domains.append({"name": domain, "examples": examples, "legend": legend})
     return domains
-
-
-def _embedded(image: NDArray[np.uint8]) -> tuple[str, int, int]:
-    """An image as a data URL, with its width and height."""
-    thumbnail = Image.fromarray(image)
-    thumbnail.thumbnail((_MAX_IMAGE_WIDTH, thumbnail.height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, format="WEBP", quality=82, method=4)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/webp;base64,{text}", thumbnail.width, thumbnail.height

@@ -1,18 +1,29 @@
-"""Torch's own files: what they may hold, how it is named, and that nothing in them is run."""
+"""Torch's own files and wrapped models: one model is found, nothing is run, all else is named."""
 
 import json
 import os
 import pickle
+import shutil
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.checkpoints.torch_files import read_torch_file
+from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
 from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import file_sha256
+from revt_hf.data.labels import CLASSES
+from revt_hf.merging.average import merge
+from revt_hf.merging.record import read_merge_record
+from revt_hf.models.convert import convert
+from revt_hf.models.load import load_model
 from tests.helpers.mutate import COUNT, cases, mutated_bytes, reads_or_refuses
+from tests.helpers.original_files import original_state
 
 QUERY = "backbone.block1.0.attn.q.weight"
 ON_DISK = "segformer.encoder.block.0.0.attention.self.query.weight"
@@ -144,3 +155,142 @@ def test_damaged_files_and_another_protocol(tmp_path):
     path = saved(tmp_path, {QUERY: VALUES}, pickle_protocol=4)
     with pytest.raises(UserError, match=r"save it again with torch\.save's own"):
         open_checkpoint(path)
+
+
+WIDTHS, ONE = (32, 64, 160, 256), (1, 1, 1, 1)
+STATE = original_state(0, WIDTHS, ONE, 16)
+
+
+def prefixed(prefix, state=STATE):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    root = tmp_path_factory.mktemp("plain")
+    torch.save(STATE, root / "x.pth")
+    return convert(root / "x.pth", root / "folder").output
+
+
+AUXILIARY = {
+    "conv_seg.weight": torch.ones(19, 2, 1, 1),
+    "convs.0.bn.num_batches_tracked": torch.tensor(1),
+    "norm1.weight": torch.ones(2),
+}
+CYCLE = {"state_dict": STATE}
+CYCLE["again"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": prefixed("model.")},
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        prefixed("model.module._orig_mod.net."),
+        {name.replace("decode_head.", "decode_head._orig_mod."): t for name, t in STATE.items()},
+        {"model_state_dict": STATE, "epoch": 3},
+        {"net": STATE},
+        {"params": STATE},
+        {"ema": STATE},
+        {"module": prefixed("segmentor.")},
+        {"checkpoint": {"model": {"state_dict": prefixed("module.model.")}}},
+        {"model": STATE, "state_dict": STATE},  # one object under two keys
+        {"state_dict": STATE, "optimizer": {"exp_avg": prefixed("", dict(STATE))}},
+        {**prefixed("module."), "n_averaged": torch.tensor(5)},
+        {**prefixed("model."), "criterion.weight": torch.ones(19)},
+        {**STATE, **prefixed("ema."), "data_preprocessor.mean": torch.ones(3, 1, 1)},
+        {**STATE, "ema_backbone_patch_embed1_proj_weight": torch.ones(2)},
+        {**prefixed("model."), **prefixed("model.model_ema.module.")},
+        CYCLE,
+        [STATE],
+        ({"model": STATE}, 3),
+        {"ensemble": [{"state_dict": STATE}]},
+        {name: tensor.float() for name, tensor in STATE.items()},
+        {"state_dict": {**STATE, **prefixed("auxiliary_head.0.", AUXILIARY)}},
+        prefixed("model.", {**STATE, **prefixed("auxiliary_head.", AUXILIARY)}),
+        {"state_dict": OrderedDict(STATE), "step": torch.ones(2), "epoch": 3},
+        {"state_dict": {**STATE, "epoch": 3}},
+        {n: torch.nn.Parameter(t, requires_grad=t.is_floating_point()) for n, t in STATE.items()},
+    ],
+)
+def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
+    # Files from before torch 1.6 are not archives.
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = read_torch_file(tmp_path / "old.pth").tensors
+    torch.save(content, tmp_path / "x.pth")
+    expected = load_file(plain / "model.safetensors")
+    with open_checkpoint(tmp_path / "x.pth") as checkpoint:
+        assert checkpoint.tensors.keys() == expected.keys()
+        for name, place in checkpoint.tensors.items():
+            assert torch.equal(read_tensor(place), expected[name]), name
+            assert torch.equal(old[name], expected[name]), name
+    found = load_file(convert(tmp_path / "x.pth", tmp_path / "out").output / "model.safetensors")
+    assert found.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module._orig_mod."])
+def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
+    expected = load_file(plain / "model.safetensors")
+    save_file({**prefixed(prefix), "n_averaged": torch.tensor(1)}, tmp_path / "a.safetensors")
+    save_file(prefixed(prefix, expected), tmp_path / "b.safetensors")
+    for name in "ab":
+        with open_checkpoint(tmp_path / f"{name}.safetensors") as checkpoint:
+            assert checkpoint.tensors.keys() == expected.keys()
+            for tensor, place in checkpoint.tensors.items():
+                assert torch.equal(read_tensor(place), expected[tensor]), tensor
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        assert "n_averaged" in checkpoint.dropped
+
+
+def test_a_float_count_of_batches_is_a_whole_number(plain, tmp_path):
+    state = load_file(plain / "model.safetensors")
+    state[COUNTER] = torch.tensor(7.0)
+    save_file(state, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    out = merge([tmp_path / "x.safetensors", plain], tmp_path / "out")
+    assert load_file(out / "model.safetensors")[COUNTER].equal(torch.tensor(7))
+    digest = file_sha256(tmp_path / "x.safetensors")
+    assert read_merge_record(out / "merge.json").members[0].sha256 == digest
+    shutil.copytree(plain, tmp_path / "folder")
+    shutil.copy(tmp_path / "x.safetensors", tmp_path / "folder" / "model.safetensors")
+    load_model(tmp_path / "folder")
+    for odd in (3.5, float("inf"), float("nan")):
+        state[COUNTER] = torch.tensor(odd)
+        save_file(state, tmp_path / "x.safetensors")
+        torch.save(state, tmp_path / "x.pth")
+        for name in ("x.safetensors", "x.pth"):
+            with pytest.raises(UserError, match="_tracked counts batches and is no whole number"):
+                open_checkpoint(tmp_path / name)
+
+
+def test_class_names_are_found_beside_the_model_and_what_is_left_out_is_told(tmp_path):
+    names = tuple(reversed(CLASSES))
+    beside = {**prefixed("ema."), **prefixed("auxiliary_head.", AUXILIARY)}
+    inner = {"meta": {"CLASSES": names}, "state_dict": {**STATE, **beside}}
+    for number, content in enumerate(([inner], {"checkpoint": inner}, (1, {"a": [inner]}))):
+        torch.save(content, tmp_path / "x.pth")
+        done = convert(tmp_path / "x.pth", tmp_path / f"{number}")
+        assert done.labels == names
+        left_out = {name.partition(".")[0] for name in done.dropped}
+        assert left_out == {"ema", "auxiliary_head", "decode_head"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({**prefixed("model."), **prefixed("imnet_model.")}, r" model\., imnet_model\."),
+        ({**STATE, **prefixed("teacher.")}, r"several models, .*segformer\..*, teacher\."),
+        ({"state_dict": STATE, "state_dict_ema": dict(STATE)}, "under state_dict, state_dict_ema"),
+        ({"model": STATE, "ema": {"model": dict(STATE)}}, r"under model, ema\.model"),
+        ([STATE, dict(STATE)], "several models, under 0, 1"),
+        ({"net": {"conv1.weight": torch.ones(1)}}, r"no named tensors .* net\.conv1\.weight"),
+        ({"epoch": 3, "args": {"lr": 1}}, "no named tensors .* epoch, args"),
+        ({f"\x1b[31m{n}": torch.ones(1) for n in range(50)}, r"holds \\x1b\[31m0, .* and 42 more"),
+    ],
+)
+def test_what_is_not_clear_is_asked_about(tmp_path, content, words):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=words) as caught:
+        open_checkpoint(tmp_path / "x.pth")
+    assert "x.pth" in str(caught.value)
+    assert not {"\n", "\x1b"} & set(str(caught.value))

@@ -84,14 +84,10 @@ def test_what_we_did_not_write_is_not_overwritten(tmp_path, ours):
     (ours / "sub" / "mine.txt").unlink()
     (ours / "sub" / "link").symlink_to(tmp_path / "theirs", target_is_directory=True)
     assert "holds sub/link" in _refused(ours)
-
-
-@pytest.mark.parametrize(
-    "marker", ["", "{", "[]", "[" * 5000, '{"format": "other"}', '{"format": "revt_hf.output/1"}']
-)
-def test_a_marker_that_cannot_be_read_is_none(ours, marker):
-    (ours / MARKER_FILE).write_text(marker)
-    assert "was not written by revt" in _refused(ours)
+    mine = '{"format": "revt_hf.output/1"}'
+    for marker in ("", "{", "[]", "[" * 5000, '{"format": "other"}', mine):
+        (ours / MARKER_FILE).write_text(marker)
+        assert "was not written by revt" in _refused(ours)
 
 
 def test_new_and_empty_folders_are_fine_links_stay_links_and_files_are_refused(tmp_path, ours):

@@ -55,9 +55,9 @@ def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
     refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out'}: ")
     with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True):
         fail()
-    assert "\n" not in str(refusal.value)
-    assert str(refusal.value).lower().count("no space left on") == 1
-    assert "(os error" not in str(refusal.value)
+    said = str(refusal.value)
+    assert said.lower().count("no space left on") == 1
+    assert "\n" not in said and "(os error" not in said
     refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'file'}: ")
     with refused, atomic_file(tmp_path / "file"):
         fail()
@@ -175,21 +175,17 @@ def test_files_that_a_dead_process_left_go(tmp_path):
     assert alive.exists()
 
 
-def test_long_names_can_be_written(tmp_path):
+def test_long_names_and_links_can_be_written_and_devices_are_not_replaced(tmp_path):
     name = "x" * 250 + ".json"
     write_json(tmp_path / name, {})
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert len(scratch_file(tmp_path / name).name) < 60
-
-
-def test_links_are_followed_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="not a regular file"):
         write_json(tmp_path / "pipe", {})
-    (tmp_path / "real.json").write_text("old")
-    (tmp_path / "link.json").symlink_to("real.json")
+    (tmp_path / "link.json").symlink_to(name)
     write_json(tmp_path / "link.json", [])
-    assert (tmp_path / "real.json").read_text() == "[]\n"
+    assert (tmp_path / name).read_text() == "[]\n"
     assert (tmp_path / "link.json").is_symlink()
 
 
@@ -205,10 +201,9 @@ def test_a_folder_in_place_comes_back(tmp_path, killed):
         raise KeyboardInterrupt
     assert (out / "a.txt").read_text() == "old"
     if killed:
-        out.rename(tmp_path / "first")
+        shutil.rmtree(out)
         (tmp_path / "half").rename(out)
         (tmp_path / "kept").rename(beside(out, "kept"))
-        shutil.rmtree(tmp_path / "first")
         with pytest.raises(UserError, match="exists already"):
             _write(out, "other")
         _write(out, "new", overwrite=True)

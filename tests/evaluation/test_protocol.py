@@ -38,6 +38,8 @@ def test_network_input_is_the_originals(golden):
     expected = golden["pixel_values"].reshape(pixels.shape)
     assert pixels.shape[2:] == (512, 683)
     np.testing.assert_allclose(pixels, expected, atol=1e-4)
+    image = golden["image_rgb"]
+    assert prepare(image, Protocol(max_size=None)).shape[2:] == image.shape[:2]
 
 
 def test_logits_are_the_originals(model):
@@ -51,8 +53,3 @@ def test_class_map_is_the_originals(golden, model):
     ours = predict(model, golden["image_rgb"], Protocol())
     assert ours.shape == golden["prediction"].shape
     assert (ours == golden["prediction"]).mean() >= 0.999
-
-
-def test_native_size_is_not_resized(golden):
-    image = golden["image_rgb"]
-    assert prepare(image, Protocol(max_size=None)).shape[2:] == image.shape[:2]

@@ -75,9 +75,7 @@ def test_a_window_as_large_as_the_image_changes_nothing(model):
     image = random_image(48, 64)
     whole = predict(model, image, Protocol(max_size=None))
     assert (predict(model, image, Protocol(max_size=None, window=64, stride=32)) == whole).all()
-
-
-def test_windows_are_cut_from_the_resized_image(model):
+    # Windows are cut from the resized image.
     image, protocol = random_image(64, 128), Protocol(max_size=(64, 32), window=32, stride=24)
     assert network_sizes((64, 128), protocol) == ((32, 64),)
     small = predict(model, image, protocol)

@@ -20,43 +20,29 @@ TRAINING = {
     "more_sources": [{"domain": "folder", "data_dir": "x", "weight": 2.0, "val": "held"}],
     "targets": [{"domain": "streets", "config": "fog", "options": {"size": [64, 128]}}],
 }
-EXPERIMENT = {
-    "title": "tiny",
-    "seeds": [0, 1],
-    "members": {
-        "base": {"recipe": "member.yaml", "title": "1 base"},
-        "other": {"recipe": "member.yaml", "set": {"augmentation.method": 1}},
-    },
-    "merges": {
-        "revt": {
-            "members": ["base", "other"],
-            "method": "weighted_mean",
-            "weights": {"steps": 4},
-            "select": ["blocks:1..3", "head"],
-            "recalibrate": 10,
-        }
-    },
-    "ensembles": {"both": {"members": ["base", "other"], "combine": ["logits", "features"]}},
-    "selections": {"best": {"among": ["base", "other", "revt"]}},
-    "evaluate": {"protocols": ["recipe", {"name": "own", "window": 64, "stride": 32}]},
-}
-MERGE = {
-    "members": ["a", "b"],
-    "rules": [{"select": "backbone", "method": "ties", "weights": [1, 2]}],
-    "head": 2,
-    "base": "c",
-}
-SLURM = {
-    "partition": "gpu",
-    "time": "12:00:00",
-    "gpus": "a100:1",
-    "cpus": 4,
-    "memory": "32G",
-    "setup": ["module load x"],
-    "extra": ["--qos=low"],
-    "launcher": "accelerate launch",
-    "train": {"gpus": 2, "at_once": 3},
-}
+EXPERIMENT = yaml.safe_load("""
+title: tiny
+seeds: [0, 1]
+members:
+  base: {recipe: member.yaml, title: 1 base}
+  other: {recipe: member.yaml, set: {augmentation.method: 1}}
+merges:
+  revt: {members: [base, other], method: weighted_mean, weights: {steps: 4}, recalibrate: 10,
+    select: ["blocks:1..3", head]}
+ensembles: {both: {members: [base, other], combine: [logits, features]}}
+selections: {best: {among: [base, other, revt]}}
+evaluate: {protocols: [recipe, {name: own, window: 64, stride: 32}]}
+""")
+MERGE = yaml.safe_load("""
+members: [a, b]
+rules: [{select: backbone, method: ties, weights: [1, 2]}]
+head: 2
+base: c
+""")
+SLURM = yaml.safe_load("""
+{partition: gpu, time: "12:00:00", gpus: "a100:1", cpus: 4, memory: 32G, setup: [module load x],
+ extra: [--qos=low], launcher: accelerate launch, train: {gpus: 2, at_once: 3}}
+""")
 
 
 def _graph(path):

@@ -61,9 +61,8 @@ def test_mutated_curves(tmp_path):
 
 
 def test_mutated_records_of_results(tmp_path):
-    record = {
-        "evaluation": {"max_size": [64, 32], "window": 64, "stride": 32, "scales": [1.0, 0.5]}
-    }
+    protocol = {"max_size": [64, 32], "window": 64, "stride": 32, "scales": [1.0, 0.5]}
+    record = {"evaluation": protocol}
     recipe = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
     for rng, where in cases("records"):
         _written(record, tmp_path / "merge.json", rng)

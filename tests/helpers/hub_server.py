@@ -1,7 +1,4 @@
-"""As much of the Hub, over HTTP, as reading models and pushing models and datasets needs.
-
-What goes wrong is asked for: see ``hub_repository.Failure``.
-"""
+"""As much of the Hub, over HTTP, as reading and pushing needs; it fails on demand."""
 
 import base64
 import hashlib
@@ -10,7 +7,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,9 +28,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     hub: Hub
     trouble: int | str | None = None
 
-    def answer(
-        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def answer(self, body, status=200, headers=None):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -57,13 +52,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.trouble != "drip":
             self.wfile.write(body)
 
-    def answer_json(self, value: Any, status: int = 200) -> None:
+    def answer_json(self, value, status=200):
         self.answer(json.dumps(value).encode(), status=status)
 
-    def refuse(self, status: int, code: str = "", message: str = "") -> None:
+    def refuse(self, status, code="", message=""):
         self.answer(b"", status, {"X-Error-Code": code, "X-Error-Message": message})
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         request = f"{self.command} {self.path}"
         self.hub.requests.append(request)
         length = int(self.headers["Content-Length"] or 0)
@@ -88,20 +83,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if what == "forget":
             self._cut()
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def do_PUT(self) -> None:
-        self.do_GET()
-
-    def _cut(self) -> None:
+    def _cut(self):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _serve(self, body: bytes) -> None:
+    def _serve(self, body):
         url = urlsplit(self.path)
         path, asked = url.path, parse_qs(url.query)
         if self.command == "PUT":
@@ -132,13 +118,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._read(name, repository, rest)
 
-    def _allowed(self, repository: Repository | None) -> bool:
+    def _allowed(self, repository):
         bearer = self.headers["Authorization"]
         if self.command in ("GET", "HEAD") and bearer is None:
             return repository is None or not repository.private
         return self.hub.token in (None, (bearer or "").removeprefix("Bearer "))
 
-    def _create(self, asked: dict[str, Any]) -> None:
+    def _create(self, asked):
         name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
         kind = f"{asked.get('type', 'model')}s"
         with self.hub.lock:
@@ -149,7 +135,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         prefix = "" if kind == "models" else f"{kind}/"
         self.answer_json({"url": f"{self.hub.endpoint}/{prefix}{name}"}, 409 if exists else 200)
 
-    def _read(self, name: str, repository: Repository, rest: list[str]) -> None:
+    def _read(self, name, repository, rest):
         what, revision = (rest[0] if rest else "revision"), unquote((rest[1:] or ["main"])[0])
         if what == "discussions":
             self._discussions(name, repository)
@@ -170,24 +156,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.refuse(404, "EntryNotFound")
 
-    def _resolve(self, path: str, content: bytes, commit: str) -> None:
+    def _resolve(self, path, content, commit):
         about = {"X-Repo-Commit": commit, "ETag": f'"{_blob_id(content)}"'}
         if path.endswith(_LARGE):
             about["X-Linked-ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         self.answer(content, headers=about)
 
-    def _discussions(self, name: str, repository: Repository) -> None:
+    def _discussions(self, name, repository):
         about = {"repo": {"name": name, "type": "model"}, "isPullRequest": True, "status": "open"}
         about |= {"author": {"name": "someone"}, "createdAt": "2026-11-22T00:00:00.000Z"}
-        pulls = [
-            {**about, "num": number, "title": title}
-            for number, title in enumerate(repository.pulls, 1)
-        ]
+        titles = enumerate(repository.pulls, 1)
+        pulls = [{**about, "num": number, "title": title} for number, title in titles]
         self.answer_json({"count": len(pulls), "start": 0, "discussions": pulls})
 
-    def _write(
-        self, kind: str, name: str, repository: Repository, rest: list[str], body: bytes, pr: bool
-    ) -> None:
+    def _write(self, kind, name, repository, rest, body, pr):
         what, ref = rest[0], unquote(rest[1])
         if what == "branch":
             taken = ref in repository.refs
@@ -206,22 +188,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with self.hub.lock:
                 self._commit(kind, name, repository, ref, header["value"], lines, pr)
 
-    def _place(self, blob: dict[str, Any]) -> dict[str, Any]:
+    def _place(self, blob):
         if blob["oid"] in self.hub.blobs:
             return blob
         upload, verify = f"{self.hub.endpoint}/storage/{blob['oid']}", f"{self.hub.endpoint}/verify"
         return {**blob, "actions": {"upload": {"href": upload}, "verify": {"href": verify}}}
 
-    def _commit(
-        self,
-        kind: str,
-        name: str,
-        repository: Repository,
-        ref: str,
-        header: dict[str, str],
-        lines: list[dict[str, Any]],
-        pr: bool,
-    ) -> None:
+    def _commit(self, kind, name, repository, ref, header, lines, pr):
         if header.get("parentCommit") not in (None, repository.refs[ref]):
             self.refuse(412)
             return
@@ -243,7 +216,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         oid = repository.commit(ref, files)
         self.answer_json({**done, "commitUrl": f"{address}/commit/{oid}", "commitOid": oid})
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
 
@@ -271,7 +244,8 @@ def _mode(path: str, present: bytes | None) -> dict[str, Any]:
 @contextmanager
 def serve_hub(hub: Hub) -> Iterator[Hub]:
     """Serve what ``hub`` holds, and take what is pushed to it."""
-    handler = type("Handler", (_Handler,), {"hub": hub})
+    methods = dict.fromkeys(("do_HEAD", "do_POST", "do_PUT"), _Handler.do_GET)
+    handler = type("Handler", (_Handler,), {"hub": hub, **methods})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
@@ -286,11 +260,8 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
 @contextmanager
 def serve_model(repository: str, folder: Path) -> Iterator[str]:
     """Serve the files of ``folder`` as ``repository``; yields the endpoint's address."""
-    files = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     served = Repository(files, COMMIT)
     served.refs["v1"] = COMMIT
     with serve_hub(Hub(repositories={("models", repository): served})) as hub:
@@ -299,12 +270,7 @@ def serve_model(repository: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def serve_uploads(folder: Path, token: str | None = None) -> Iterator[str]:
-    """Take what is pushed, main branches into ``folder/<owner>/<name>``; yields the address.
-
-    Args:
-        folder: where they go.
-        token: what every request to the Hub has to bear, 401 otherwise; None takes any.
-    """
+    """Take what is pushed with ``token``, main branches into ``folder/<owner>/<name>``."""
     with serve_hub(Hub(folder, token)) as hub:
         yield hub.endpoint
 

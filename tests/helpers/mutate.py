@@ -1,11 +1,5 @@
 """Seeded mutations of texts, JSON values and bytes, and the allowed outcomes.
 
-A fuzz test is a loop over :func:`cases`::
-
-    for rng, where in cases("merge.json"):
-        path.write_text(json.dumps(mutated_json(record, rng)))
-        reads_or_refuses(lambda: read_merge_record(path), where)
-
 ``FUZZ_CASES=10000`` runs more of them, ``FUZZ_SEED=7`` others.
 """
 
@@ -46,10 +40,9 @@ def cases(name, count=COUNT):
 
 
 def reads_or_refuses(load, where, seconds=SECONDS):
-    """The result of ``load``; None if it refuses its input in one sentence.
+    """The result of ``load``; None for a UserError of one printable line. All else fails.
 
-    Anything but a result or a UserError of one printable line fails, and so does a call that takes
-    more than ``seconds`` of CPU time (not wall time, so that a busy machine fails nothing).
+    So does a call that takes more than ``seconds`` of CPU time.
     """
     since = time.process_time()
     try:
@@ -57,9 +50,7 @@ def reads_or_refuses(load, where, seconds=SECONDS):
             result = load()
     except UserError as error:
         sentence = str(error)
-        assert is_printable(sentence), where
-        assert sentence, where
-        assert len(sentence) < 20_000, where
+        assert is_printable(sentence) and 0 < len(sentence) < 20_000, where
         result = None
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {str(error)[:500]}") from error

@@ -183,7 +183,7 @@ def _changed(name, change=None, new=None):
         (_changed("backbone.norm1.weight", lambda t: t[1:]), r"norm1\.weight' is \[31\], not \[32"),
         (_changed("backbone.norm1.weight", torch.Tensor.long), r"norm1\.weight' is of dtype I64"),
         (
-            _changed("backbone.block1.0.norm1.bias", torch.clone, "backbone.block1.4.norm1.bias"),
+            _changed("backbone.norm1.bias", torch.clone, "backbone.block1.4.norm1.bias"),
             "is missing",
         ),
         (_changed("classifier.bias", torch.clone), r"classifier\.bias' has no place"),
@@ -219,23 +219,20 @@ def test_a_config_the_original_cannot_build(tmp_path, folder, change, words):
 
 
 def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
-    torch.save(original_state(0, NARROW, ONE, 16), tmp_path / "x.pth")
-    out = tmp_path / "out"
-    convert(tmp_path / "x.pth", out)
-    with pytest.raises(UserError, match="--overwrite"):
-        convert(tmp_path / "x.pth", out)
-    assert convert(tmp_path / "x.pth", out, overwrite=True).output == out
-    (tmp_path / "back.pth").write_text("precious")
-    with pytest.raises(UserError, match="--overwrite"):
-        convert_to_mmseg(out, tmp_path / "back.pth")
-    assert (tmp_path / "back.pth").read_text() == "precious"
-    convert_to_mmseg(out, tmp_path / "back.pth", overwrite=True)
-    assert "state_dict" in read(tmp_path / "back.pth")
-    with pytest.raises(UserError, match="choose another output"):
-        convert(tmp_path / "x.pth", tmp_path, overwrite=True)
-    for taken, words in ((out, "name a file"), (out / "model.safetensors", "lies in the input")):
+    source, out, back = tmp_path / "x.pth", tmp_path / "out", tmp_path / "back.pth"
+    convert_to_mmseg(folder, source)
+    for do, taken, given in ((convert, out, source), (convert_to_mmseg, back, folder)):
+        do(given, taken)
+        with pytest.raises(UserError, match="--overwrite"):
+            do(given, taken)
+        assert do(given, taken, overwrite=True).output == taken
+    for do, given, taken, words in (
+        (convert, source, tmp_path, "choose another output"),
+        (convert_to_mmseg, out, folder, "name a file"),
+        (convert_to_mmseg, out, out / "model.safetensors", "lies in the input"),
+    ):
         with pytest.raises(UserError, match=words):
-            convert_to_mmseg(out, taken, overwrite=True)
+            do(given, taken, overwrite=True)
 
 
 @pytest.mark.parametrize("original", [True, False])

@@ -110,10 +110,7 @@ def test_classes_in_another_order_are_brought_into_the_train_ids(folder):
     ("names", "words"),
     [
         ([f"LABEL_{n}" for n in range(19)], r"does not name its classes \(LABEL_0"),
-        (
-            ["background", *CLASSES[1:]],
-            "'background', which the domains do not have, and no 'road'",
-        ),
+        (["background", *CLASSES[1:]], "'background', which the domains do not .*, and no 'road'"),
         (["sidewalk", *CLASSES[1:]], "no 'road'"),
         ([f"c{n}" for n in range(20)], "names 20 classes, the domains have 19"),
         ([f"c{n}" for n in range(150)], "names 150 classes, the domains have 19"),

@@ -34,8 +34,6 @@ REVT = _network(
     "revt/0", {"fog-1": 66.0, "fog-3": 55.0}, 71.0, group="ReVT {1,4,6}", kind="merge", seed=0
 )
 
-FEWER = score("town/val", 70.0, images=9)
-
 
 def _curves(tmp_path, *evaluations, **how):
     return build_curves(read_results(written(tmp_path / "r", *evaluations)), **how)
@@ -59,10 +57,6 @@ def test_members_are_one_line_and_each_merge_another(tmp_path):
     merged = _one(curves, "ReVT {1,4,6}", "fog")
     assert [spread.mean for spread in merged.points.values()] == [71.0, 66.0, 55.0]
     assert curves.protocol == "paper"
-
-
-def test_the_mean_of_all_is_over_kinds_of_each_network(tmp_path):
-    curves = _curves(tmp_path, *MEMBERS_FOUND, REVT)
     points = _one(curves, MEMBERS, ALL).points
     # (60 + 50) / 2 and (64 + 54) / 2; (50 + 30) / 2 and (40 + 34) / 2
     assert {s: spread.values for s, spread in points.items()} == {
@@ -141,6 +135,7 @@ def test_splits_and_kinds_have_panels_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("values", "arguments", "words"),
     [
+        (MEMBERS_FOUND, ["--output", "curves.svg"], "curves.svg: PNG is written"),
         ([result("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
         ([REVT], ["--protocol", "native"], "by the protocol 'native', only by paper"),
         ([REVT], ["--classes", "synthia12"], "unknown classes 'synthia12'"),
@@ -173,9 +168,3 @@ def test_mistakes_are_one_sentence(capsys, tmp_path, values, arguments, words):
     output = tmp_path / "curves.png"
     assert words in refused(capsys, "curves", tmp_path / "r", "--output", output, *arguments)
     assert not output.exists()
-
-
-def test_another_format_than_png_is_refused(capsys, tmp_path):
-    written(tmp_path / "r", *MEMBERS_FOUND)
-    answer = refused(capsys, "curves", tmp_path / "r", "--output", tmp_path / "curves.svg")
-    assert "curves.svg: PNG is written" in answer

@@ -23,6 +23,7 @@ def test_overlay_mixes_the_palette_in() -> None:
     assert out.dtype == np.uint8
     # 0.75 * image + 0.25 * (0, 0, 142) and (128, 64, 128)
     assert out.tolist() == [[[75, 150, 73], [107, 166, 70]]]
+    assert overlay(flat((0, 0, 0), 1, 2), labels)[0, 1].tolist() == [77, 38, 77]  # 0.6 of road
 
 
 def test_overlay_keeps_ignored_pixels_and_its_input() -> None:
@@ -32,11 +33,6 @@ def test_overlay_keeps_ignored_pixels_and_its_input() -> None:
     assert out[0, 0].tolist() == [9, 8, 7]
     assert out[0, 1].tolist() == PALETTE[18].tolist()
     assert image[0, 1].tolist() == [9, 8, 7]
-
-
-def test_overlay_default_opacity() -> None:
-    out = overlay(flat((0, 0, 0), 1, 1), np.zeros((1, 1), np.uint8))
-    assert out[0, 0].tolist() == [77, 38, 77]  # 0.6 * (128, 64, 128)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +47,6 @@ def test_overlay_default_opacity() -> None:
 def test_overlay_refuses(labels: NDArray[np.uint8], opacity: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         overlay(flat((0, 0, 0)), labels, opacity)
-
-
-def test_panel_refuses_what_is_no_image() -> None:
     with pytest.raises(UserError, match="panel 'grey'"):
         Panel("grey", np.zeros((4, 4), np.uint8))
 

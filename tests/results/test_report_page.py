@@ -102,11 +102,6 @@ def test_the_table_has_every_model_and_number(tmp_path):
     assert '<span class="cell" style="--v:71.50">71.5</span>' in html
 
 
-def test_the_best_follows_the_numbers(tmp_path):
-    _, page = written(make_report(41.0), tmp_path)
-    assert page.strong == ["43.0", "45.0", "44.0", "72.9"]
-
-
 @pytest.mark.parametrize(
     ("merged", "mean", "best", "tiles"),
     [
@@ -127,6 +122,8 @@ def test_the_headline_follows_the_numbers(tmp_path, merged, mean, best, tiles):
     assert f"{mean} of its 2 members (42.0 %)" in page.text
     assert f"{best} member, blur (44.0 %)" in page.text
     assert re.findall(r"ReVT (\S+) points", page.text) == tiles
+    if merged == 41.0:
+        assert page.strong == ["43.0", "45.0", "44.0", "72.9"]
 
 
 def test_the_headline_is_about_the_first_merge_and_names_the_others(tmp_path):

@@ -45,22 +45,18 @@ def titles(table):
     return [row.title for row in table.rows]
 
 
-def test_a_cell_is_mean_and_population_std_over_seeds_and_heads(tmp_path):
+def test_rows_are_means_over_seeds_and_heads_by_kind(tmp_path):
     table = one_table(tmp_path, *ALL)
+    assert titles(table) == ["base", "ReVT {1,4,6}", "ensembles", "peeked", "chosen"]
+    # The first file names cityscapes before town.
+    assert table.labels == ("town/val", "cityscapes/val", "bdd100k/val")
+    assert table.caption == "mIoU (%), source town/val, protocol paper (1024x512)"
     revt = next(row for row in table.rows if row.title == "ReVT {1,4,6}")
     # 40, 44, 45: mean 43, variance (9 + 1 + 4) / 3; the sample's would be 7.
     assert revt.cells["cityscapes/val"].mean == pytest.approx(43.0)
     assert revt.cells["cityscapes/val"].std == pytest.approx((14 / 3) ** 0.5)
     # Means per network: 35, 38, 39.5.
     assert revt.cells[MEAN].values == (35.0, 38.0, 39.5)
-
-
-def test_rows_go_by_kind_and_columns_begin_with_the_source(tmp_path):
-    table = one_table(tmp_path, *ALL)
-    assert titles(table) == ["base", "ReVT {1,4,6}", "ensembles", "peeked", "chosen"]
-    # The first file names cityscapes before town.
-    assert table.labels == ("town/val", "cityscapes/val", "bdd100k/val")
-    assert table.caption == "mIoU (%), source town/val, protocol paper (1024x512)"
 
 
 def test_a_mean_is_not_over_fewer_targets_than_the_others(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.predict.inputs import find_inputs, unique_names
+from revt_hf.prediction.inputs import find_inputs, unique_names
 
 
 def _names(*files):

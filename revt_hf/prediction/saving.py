@@ -14,8 +14,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.labels import CITYSCAPES_ID, CLASSES, NUM_CLASSES
-from revt_hf.predict.inputs import Input
-from revt_hf.predict.video import VideoOutput, video_suffix
+from revt_hf.prediction.inputs import Input
+from revt_hf.prediction.video import VideoOutput, video_suffix
 from revt_hf.results.sheets import Panel, contact_sheet, legend_strip, overlay, title_strip
 
 Kept = Literal["maps", "overlays", "side-by-side", "differences"]

@@ -21,9 +21,9 @@ from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.models.recorded import recorded_protocol
-from revt_hf.predict.inputs import Input, find_inputs, read_image
-from revt_hf.predict.saving import KEPT, LEGENDS, Ids, Kept, Maps, Outputs, VideoOutputs
-from revt_hf.predict.video import Video
+from revt_hf.prediction.inputs import Input, find_inputs, read_image
+from revt_hf.prediction.saving import KEPT, LEGENDS, Ids, Kept, Maps, Outputs, VideoOutputs
+from revt_hf.prediction.video import Video
 
 _WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
 
