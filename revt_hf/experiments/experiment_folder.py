@@ -171,7 +171,6 @@ class ExperimentFolder:
         return self._statuses[step_id]
 
     def done(self, step_id: str) -> bool:
-        """Whether a step needs no work."""
         return self.status(step_id).state == "done"
 
     def finish(self, step: Step, seconds: float) -> None:
@@ -284,7 +283,6 @@ class ExperimentFolder:
             raise UserError("another process is doing this step") from error
 
     def _forget(self, step_id: str) -> None:
-        """Drop the cached states of a step and of everything made from it."""
         if self._statuses.pop(step_id, None) is not None:
             for other in self._steps.values():
                 if step_id in other.inputs:
@@ -299,5 +297,4 @@ class ExperimentFolder:
 
 
 def hash_of(values: Any) -> str:
-    """The sha256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

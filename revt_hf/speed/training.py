@@ -1,7 +1,6 @@
 """How fast a training is: steps with the recipe's fields that change speed, and loading alone.
 
-A step is what the training loop does for a batch that is on the device, without Accelerate:
-forward, loss, backward, AdamW.
+A step: forward, loss, backward and AdamW for a batch on the device, without Accelerate.
 """
 
 import copy
@@ -53,7 +52,6 @@ class StepKind:
 
     @property
     def settings(self) -> Training:
-        """A recipe's ``train`` section with these fields."""
         return Training.model_validate(self.fields)
 
 
@@ -83,8 +81,7 @@ def adamw(model: nn.Module, kind: AdamW) -> torch.optim.AdamW:
 class TrainingStep:
     """A training step; each one sees the same images and draws the same dropout and drop path.
 
-    ``pixels``, (N, 3, H, W) float32, and ``labels``, (N, H, W) int64, 0..18 and 255, are on the
-    device of the model, which is changed to train this way.
+    ``pixels`` (N, 3, H, W) float32 and ``labels`` (N, H, W) int64 are on the model's device.
     """
 
     def __init__(
@@ -165,8 +162,7 @@ def training_benchmark(
 ) -> BenchmarkResult:
     """Measure training steps: rows of :class:`StepRow`, and a recipe's ``loaders``.
 
-    Without models (folders or Hub IDs, by name) and sizes (``b0`` to ``b5``, untrained) the model
-    is that of the recipe, which is given with its name, or B0. At most one worker per core loads.
+    Without models and sizes (``b0`` to ``b5``, untrained) the model is the recipe's, or B0.
     """
     options = options or TrainingOptions()
     where = measuring.chosen_device(device)
@@ -242,10 +238,9 @@ def measure_steps(
 
 
 def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow]:
-    """Images/s of loading alone, which a training cannot exceed.
+    """Images/s of loading alone, from the sources and from the recipe's prepared folders.
 
-    There is a row for loading in the training's own process and one with workers, and both again
-    for the recipe's prepared folders, if it has any; then the sources themselves need not exist.
+    There is a row for loading in the training's own process and one with workers.
     """
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     has_prepared = any(source.prepared for source in recipe.sources)
