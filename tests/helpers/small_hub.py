@@ -32,7 +32,7 @@ def small_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
         patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-        patch.setattr(hub_requests, "PATIENCE_SECONDS", 0.6)
+        patch.setattr(hub_requests, "PATIENCE_SECONDS", 1.5)
         pause = time.sleep
         quick = SimpleNamespace(sleep=lambda seconds: pause(min(seconds / 100, LIMIT)))
         for module in ("utils._http", "file_download"):
