@@ -208,7 +208,7 @@ def test_the_same_half_again_and_again_is_no_progress(hub, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.failures.append(Failure("GET*.safetensors", "stall"))
     not_fetched("did not answer within 1.5 seconds")
-    assert sum("GET" in request and ".safetensors" in request for request in hub.requests) < 6
+    assert sum("GET" in request and ".safetensors" in request for request in hub.requests) < 16
 
 
 def test_the_cache_is_used_where_the_hub_is_silent_and_that_is_said(hub, monkeypatch):
