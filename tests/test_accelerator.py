@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.golden import ROOT
 
 
+@pytest.mark.slow
 def test_every_path_runs_on_an_accelerator_as_on_the_cpu():
     # The device stays with the process that it was made in.
     paths = ROOT / "tests" / "helpers" / "accelerator_paths.py"

@@ -16,6 +16,9 @@ from revt_hf.evaluation.result import read_results
 MODELS = ["init", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "out"

@@ -17,6 +17,7 @@ STEPS = 60
 REASON = one_node_slurm.why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.slurm,
     pytest.mark.skipif(REASON is not None, reason=f"no Slurm here: {REASON}"),
 ]
 
