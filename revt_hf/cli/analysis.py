@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from revt_hf.cli.options import (
-    DataSelection,
+    DataOptions,
     Images,
     Models,
+    OutputOptions,
     Overwrite,
-    OverwritingReport,
-    ProtocolChoice,
-    Report,
+    OverwriteOptions,
+    ProtocolOptions,
     Workers,
     named_models,
     with_options,
@@ -32,7 +32,7 @@ Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for plot and J
 
 
 @dataclass(frozen=True)
-class Diagnosis(DataSelection, ProtocolChoice, Report):
+class Diagnosis(DataOptions, ProtocolOptions, OutputOptions):
     """What a diagnosis is measured on: source-val of a recipe, or any split of a domain."""
 
     recipe: Annotated[Path | None, "Use the source-val splits of this recipe."] = None
@@ -60,7 +60,7 @@ class Diagnosis(DataSelection, ProtocolChoice, Report):
 def similarity_command(
     models: Models,
     output: Output,
-    report: OverwritingReport,
+    report: OverwriteOptions,
     base: Annotated[str | None, "Initial weights: also compare displacements from them."] = None,
     no_plot: Annotated[bool, "Write only the JSON."] = False,
 ) -> None:
@@ -202,8 +202,8 @@ def choose(
     models: Models,
     recipe: Annotated[Path, "Score on source-val of this recipe, never on its targets."],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Merge recipe to write (YAML).")],
-    protocol: ProtocolChoice,
-    report: OverwritingReport,
+    protocol: ProtocolOptions,
+    report: OverwriteOptions,
     on: Annotated[list[str] | None, "Score on this source alone."] = None,
     head: Annotated[int | None, typer.Option(min=1, help="Use this member's head.")] = None,
     evaluations: Annotated[

@@ -8,7 +8,7 @@ import typer
 
 from revt_hf.cli.options import (
     OptionalModels,
-    OverwritingReport,
+    OverwriteOptions,
     named_models,
     parse_max_size,
     with_options,
@@ -161,7 +161,7 @@ def benchmark(
     shared: Shared,
     inference: Inference,
     training: Training,
-    report: OverwritingReport,
+    report: OverwriteOptions,
     models: OptionalModels = None,
     train: Annotated[bool, "Measure training steps instead of predictions."] = False,
     markdown: Annotated[

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from revt_hf.cli.options import (
-    DomainSettings,
+    DomainOptions,
     Json,
+    OutputOptions,
     Overwrite,
     Quiet,
-    Report,
     Split,
     parse_max_size,
     with_options,
@@ -50,7 +50,7 @@ def list_domains(json_file: Json = None) -> None:
 
     from revt_hf.data_tools.show import listing, listing_table
 
-    Report(json_file).finish(listing())
+    OutputOptions(json_file).finish(listing())
     Console().print(listing_table())
 
 
@@ -58,8 +58,8 @@ def list_domains(json_file: Json = None) -> None:
 @with_options
 def verify_command(
     name: Domain,
-    settings: DomainSettings,
-    report: Report,
+    settings: DomainOptions,
+    report: OutputOptions,
     strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
     workers: Threads = None,
 ) -> None:
@@ -78,7 +78,7 @@ def verify_command(
 @with_options
 def show_command(
     name: Domain,
-    settings: DomainSettings,
+    settings: DomainOptions,
     output: Annotated[Path, "Contact sheet (PNG) to write."],
     split: Split = "val",
     images: Annotated[int, typer.Option(min=1, help="Show at most this many images.")] = 6,
@@ -96,7 +96,7 @@ def show_command(
 @with_options
 def prepare_command(
     name: Domain,
-    settings: DomainSettings,
+    settings: DomainOptions,
     output: Annotated[Path, "Folder to write."],
     split: Annotated[
         list[str] | None, "Split to prepare, default train; parquet takes several."

@@ -8,11 +8,11 @@ import typer
 
 from revt_hf.cli.options import (
     BatchSize,
-    DataSelection,
+    DataOptions,
     Models,
-    OverwritingReport,
-    ProtocolChoice,
-    Report,
+    OutputOptions,
+    OverwriteOptions,
+    ProtocolOptions,
     Workers,
     named_models,
     with_options,
@@ -32,9 +32,9 @@ class ClassIds(StrEnum):
 @with_options
 def evaluate(
     models: Models,
-    data: DataSelection,
-    choice: ProtocolChoice,
-    report: Report,
+    data: DataOptions,
+    choice: ProtocolOptions,
+    report: OutputOptions,
     ensembles: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,8 +84,8 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
-    choice: ProtocolChoice,
-    report: OverwritingReport,
+    choice: ProtocolOptions,
+    report: OverwriteOptions,
     save: Annotated[
         str | None,
         typer.Option(

@@ -9,13 +9,13 @@ import typer
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli.merge import merge_command
 from revt_hf.cli.options import (
-    DataSelection,
+    DataOptions,
     Json,
+    OutputOptions,
     Overwrite,
-    OverwritingReport,
-    ProtocolChoice,
+    OverwriteOptions,
+    ProtocolOptions,
     Quiet,
-    Report,
     with_options,
 )
 from revt_hf.core.errors import UserError, say
@@ -24,7 +24,7 @@ EXIT_CHANGED = 2
 
 
 @dataclass(frozen=True)
-class SourceData(DataSelection):
+class SourceData(DataOptions):
     """Training images: of the sources of a recipe, or of one domain."""
 
     recipe: Annotated[Path | None, "Use the training images of this recipe's sources."] = None
@@ -44,7 +44,7 @@ def inspect(
     """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.merging import record as records
 
-    report = Report(json_file)
+    report = OutputOptions(json_file)
     report.check([folder])
     record = records.read_record(folder) or records.read_merge_record(folder / MERGE_FILE)
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
@@ -68,8 +68,8 @@ def recalibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
     output: Annotated[Path, "Folder of the recalibrated SegFormer."],
     data: SourceData,
-    protocol: ProtocolChoice,
-    report: OverwritingReport,
+    protocol: ProtocolOptions,
+    report: OverwriteOptions,
     skip_val: Annotated[bool, "Do not score on source-val."] = False,
     images: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
 ) -> None:
@@ -90,7 +90,7 @@ def recalibrate(
 @with_options
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
-    output: Annotated[Path, "Folder, or with --to mmseg file, to write."],
+    output: Annotated[Path, "Output folder, or the output file with --to mmseg."],
     to: Annotated[str | None, "Format: transformers (default) or mmseg, the original's."] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

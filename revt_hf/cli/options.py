@@ -65,7 +65,7 @@ Workers = Annotated[
 
 
 @dataclass(frozen=True)
-class Report:
+class OutputOptions:
     """Where a command's results go besides standard output."""
 
     json_file: Json = None
@@ -91,14 +91,14 @@ class Report:
 
 
 @dataclass(frozen=True)
-class OverwritingReport(Report):
+class OverwriteOptions(OutputOptions):
     """The same of a command with another output."""
 
     overwrite: Overwrite = False
 
 
 @dataclass(frozen=True)
-class DomainSettings:
+class DomainOptions:
     """Where the images of a domain are, and its variants."""
 
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = (
@@ -123,7 +123,7 @@ class DomainSettings:
 
 
 @dataclass(frozen=True)
-class DataSelection(DomainSettings):
+class DataOptions(DomainOptions):
     """The images of a command: the splits of a recipe, or one split of a domain."""
 
     recipe: Annotated[Path | None, "Use the source-val and target splits of this recipe."] = None
@@ -154,7 +154,7 @@ class DataSelection(DomainSettings):
 
 
 @dataclass(frozen=True)
-class ProtocolChoice:
+class ProtocolOptions:
     """The test protocol of a command."""
 
     protocol: Annotated[

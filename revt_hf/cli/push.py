@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from revt_hf.cli.naming import split_name
-from revt_hf.cli.options import OverwritingReport, Quiet, Report, with_options
+from revt_hf.cli.options import OutputOptions, OverwriteOptions, Quiet, with_options
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
@@ -92,7 +92,7 @@ def merge_and_push(
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the merged model.")],
     publication: Publication,
-    report: OverwritingReport,
+    report: OverwriteOptions,
     recipe: Annotated[
         Path | None, "Score on the source-val and target splits of this recipe."
     ] = None,
@@ -136,7 +136,7 @@ def merge_and_push(
     done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate([done], splits, options=EvaluateOptions(quiet=quiet))
-        for target in (Report(results), report):
+        for target in (OutputOptions(results), report):
             target.finish(scores, write=write_results)
         print_scores(scores)
     publication.send(done, repo_id, results, overwrite=overwrite, quiet=quiet)

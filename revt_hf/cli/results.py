@@ -11,8 +11,8 @@ import typer
 
 from revt_hf.cli.options import (
     Models,
-    OverwritingReport,
-    ProtocolChoice,
+    OverwriteOptions,
+    ProtocolOptions,
     named_models,
     with_options,
 )
@@ -48,7 +48,7 @@ class Shown:
     protocol: ResultProtocol = None
     per_model: Annotated[bool, "Show a row for each network."] = False
     paper: Annotated[
-        str | None, "Add the paper's rows that nobody measured: gta5, synthia or all."
+        str | None, "Add the paper's rows that have no result: gta5, synthia or all."
     ] = None
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
 
@@ -74,7 +74,7 @@ def table(
     results: Annotated[list[Path] | None, _RESULTS] = None,
     *,
     shown: Shown,
-    to: OverwritingReport,
+    to: OverwriteOptions,
     format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
@@ -187,8 +187,8 @@ def report(
     models: Models,
     output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
     recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
-    choice: ProtocolChoice,
-    to: OverwritingReport,
+    choice: ProtocolOptions,
+    to: OverwriteOptions,
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Initial weights of the members.")
     ] = None,
@@ -222,7 +222,7 @@ def report(
 def curves(
     results: Annotated[list[Path], _RESULTS],
     output: Annotated[Path, typer.Option(metavar="FILE", help="Write the figure (PNG) here.")],
-    to: OverwritingReport,
+    to: OverwriteOptions,
     protocol: ResultProtocol = None,
     classes: Classes = None,
 ) -> None:

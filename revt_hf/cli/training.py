@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from revt_hf.cli.options import Overrides, Overwrite, Quiet, Recipe, Report, with_options
+from revt_hf.cli.options import OutputOptions, Overrides, Overwrite, Quiet, Recipe, with_options
 from revt_hf.core.errors import UserError, counted, say
 
 recipe_app = typer.Typer(name="recipe", help="Show recipes and their schema.", no_args_is_help=True)
@@ -65,7 +65,7 @@ def recipe_show(recipe: Recipe, overrides: Overrides = None) -> None:
 def run(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: Report,
+    report: OutputOptions,
     overrides: Overrides = None,
     only: Annotated[
         list[str] | None,
@@ -113,7 +113,7 @@ def run(
 def submit(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: Report,
+    report: OutputOptions,
     overrides: Overrides = None,
     slurm: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings of the jobs (YAML).")
@@ -153,7 +153,9 @@ def submit(
     report.finish([job.to_json() for job in jobs], lines)
 
 
-def _check_json(report: Report, output: Path, inputs: list[Path | None], writes: bool) -> None:
+def _check_json(
+    report: OutputOptions, output: Path, inputs: list[Path | None], writes: bool
+) -> None:
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
     from revt_hf.experiments.experiment_folder import ExperimentFolder
 

@@ -87,6 +87,8 @@ def evaluate(
     """
     options = options or EvaluateOptions()
     named = models if isinstance(models, Mapping) else {str(model): model for model in models}
+    if len(named) < len(models):
+        raise UserError("a model is listed twice: list it once, or pass a mapping with two names")
     if protocol is None:
         folders = [model for model in named.values() if isinstance(model, str | Path)]
         if len(folders) < len(named):

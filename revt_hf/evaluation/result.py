@@ -108,7 +108,7 @@ class Selected(_Part):
     chosen: str | None = None
 
 
-class Checkpoint(_Part):
+class CheckpointHash(_Part):
     """Weights that were scored."""
 
     path: str
@@ -160,7 +160,7 @@ class Result(_Part):
     protocol: Protocol
     paper: PaperKey | None = None
     selected: Selected | None = None
-    checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoints: tuple[CheckpointHash, ...] = ()
     cost: Cost | None = None
     scores: Annotated[tuple[DomainScore, ...], Field(min_length=1)]
     provenance: Provenance | None = None

@@ -8,11 +8,11 @@ from revt_hf.evaluation.splits import splits_of
 from revt_hf.experiments.experiment_recipe import (
     Experiment,
     Member,
+    MergeSection,
     NamedProtocol,
     Selection,
     member_recipe,
 )
-from revt_hf.experiments.experiment_recipe import Merge as MergeSection
 from revt_hf.experiments.graph import (
     Graph,
     head_numbers,
@@ -21,7 +21,7 @@ from revt_hf.experiments.graph import (
     variants,
     with_seeds,
 )
-from revt_hf.experiments.model_steps import Average, Given, Merge, Recalibrate, Train
+from revt_hf.experiments.model_steps import Average, Given, MergeStep, Recalibrate, Train
 from revt_hf.experiments.score_steps import Choose, Network, Score
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 
@@ -143,7 +143,7 @@ def _add_merges(
         group = " ".join(part for part in (section.title or name, variant) if part)
         for head in heads:
             label = list(members)[head - 1].replace("/", "-")
-            merge = Merge(
+            merge = MergeStep(
                 step_id("merges", name, seed, variant, f"head-{label}"),
                 inputs,
                 steps,

@@ -121,7 +121,7 @@ class Grid(Section):
     steps: Annotated[int, Field(ge=1, le=100)]
 
 
-class Merge(_Titled):
+class MergeSection(_Titled):
     """Merges of the same members: one per seed, head, selection and set of weights.
 
     ``members`` are names; ``base/1`` is the member ``base`` of seed 1, ``base`` stands for all
@@ -149,13 +149,13 @@ class Merge(_Titled):
     keep: bool = True
 
     @model_validator(mode="after")
-    def _kept_or_scored(self) -> "Merge":
+    def _kept_or_scored(self) -> "MergeSection":
         if not self.keep and (not self.evaluate or self.recalibrate):
             raise ValueError("keep: false goes with evaluate, and without recalibrate")
         return self
 
     @model_validator(mode="after")
-    def _rules_or_one_rule(self) -> "Merge":
+    def _rules_or_one_rule(self) -> "MergeSection":
         single = self.model_fields_set & {"select", "method", "weights", "parameters"}
         if self.rules is not None and single:
             raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")
@@ -229,7 +229,7 @@ class Experiment(Section):
     intro: str = ""
     seeds: tuple[Seed, ...] = ()
     members: Annotated[dict[str, Member], Field(min_length=1)]
-    merges: dict[str, Merge] = Field(default_factory=dict)
+    merges: dict[str, MergeSection] = Field(default_factory=dict)
     ensembles: dict[str, Ensemble] = Field(default_factory=dict)
     selections: dict[str, Selection] = Field(default_factory=dict)
     evaluate: Evaluate = Evaluate()

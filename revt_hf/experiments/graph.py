@@ -24,9 +24,8 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.experiment_folder import Step
-from revt_hf.experiments.experiment_recipe import Experiment, Grid
-from revt_hf.experiments.experiment_recipe import Merge as MergeSection
-from revt_hf.experiments.model_steps import Merge, Train
+from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
+from revt_hf.experiments.model_steps import MergeStep, Train
 from revt_hf.experiments.score_steps import Network
 from revt_hf.merging.merge_spec import Rule
 
@@ -39,7 +38,7 @@ class Graph:
 
     experiment: Experiment
     steps: dict[str, Step] = field(default_factory=dict)
-    temporary: dict[str, Merge] = field(default_factory=dict)
+    temporary: dict[str, MergeStep] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
     protocols: dict[str, Protocol] = field(default_factory=dict)
     splits: list[SplitSpec] = field(default_factory=list)

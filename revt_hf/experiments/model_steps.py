@@ -121,7 +121,7 @@ class Train(Step):
 
 
 @dataclass(frozen=True)
-class Merge(Step):
+class MergeStep(Step):
     """Merge members (inputs); what no rule selects comes from member ``head``, counted from 1."""
 
     members: tuple[str, ...]

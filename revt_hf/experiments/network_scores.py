@@ -26,7 +26,7 @@ from revt_hf.evaluation.evaluate import (
 )
 from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.evaluation.result import (
-    Checkpoint,
+    CheckpointHash,
     Cost,
     Provenance,
     library_versions,
@@ -108,7 +108,7 @@ def _facts(network: Network, folders: Sequence[Path]) -> dict[str, Any]:
     device = process_state().device
     return {
         "checkpoints": tuple(
-            Checkpoint(path=part, sha256=file_sha256(file) if file.is_file() else None)
+            CheckpointHash(path=part, sha256=file_sha256(file) if file.is_file() else None)
             for part, file in zip(network.parts, weights, strict=True)
         ),
         "provenance": Provenance(

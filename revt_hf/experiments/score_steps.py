@@ -21,7 +21,7 @@ from revt_hf.evaluation.result import (
 from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step, hash_of
 from revt_hf.experiments.experiment_recipe import Evaluate
-from revt_hf.experiments.model_steps import Merge, changed_values
+from revt_hf.experiments.model_steps import MergeStep, changed_values
 
 # Weights held at a time; a single network may exceed it.
 _MOST_BYTES = 3 * 2**30
@@ -60,7 +60,7 @@ class Score(Step):
     protocol: Protocol
     splits: tuple[SplitSpec, ...]
     evaluate: Evaluate
-    merge: Merge | None = None
+    merge: MergeStep | None = None
     stage = "score"
     counts_images = True
 

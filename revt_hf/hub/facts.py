@@ -15,7 +15,7 @@ from revt_hf.data.domains import DOMAINS, domain_label
 from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import check_repo_id
 from revt_hf.hub.local_paths import without_local_paths
-from revt_hf.hub.records import Merge, is_known, known_hub_ids, published_recipe, read_merge
+from revt_hf.hub.records import MergeFacts, is_known, known_hub_ids, published_recipe, read_merge
 from revt_hf.merging.record import Change, read_record
 from revt_hf.models.load import load_model, network_sha256
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
@@ -39,7 +39,7 @@ class ModelCardFacts:
     processor_size: tuple[int, int] | None = None
     recipe: Recipe | None = None
     recipe_text: str | None = None
-    merge: Merge | None = None
+    merge: MergeFacts | None = None
     changes: tuple[Change, ...] = ()
     base_models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ from revt_hf.hub.commit import CARD_FILE, check_repo_id, open_repository, pushin
 from revt_hf.hub.facts import ModelCardFacts, published_result, results_of
 from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.model_card import card_text
-from revt_hf.hub.records import Member, published_recipe, published_record
+from revt_hf.hub.records import MemberFacts, published_recipe, published_record
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -189,7 +189,7 @@ def check_model(folder: Path) -> None:
     checked_record(folder)
 
 
-def _named_member(folder: Path, members: Sequence[Member]) -> tuple[str, Path]:
+def _named_member(folder: Path, members: Sequence[MemberFacts]) -> tuple[str, Path]:
     check_files(folder)
     digest = file_sha256(folder / WEIGHTS_FILE)
     names = [member.name for member in members if member.sha256 == digest]

@@ -22,7 +22,7 @@ _KNOWN_OWNER = "nvidia/"
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberFacts:
     """A member of a merge; its ``recipe`` is known if a folder with these weights is found.
 
     ``hub_id`` is ``owner/name@revision``; ``history`` is how it was made, in words, if recorded.
@@ -43,12 +43,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Merge:
+class MergeFacts:
     """How a model was merged; ``record`` is ``merge.json`` without local paths."""
 
     rules: tuple[Rule, ...]
     head: str
-    members: tuple[Member, ...]
+    members: tuple[MemberFacts, ...]
     record: MergeRecord
 
 
@@ -76,7 +76,9 @@ def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
     return yaml_text(values)
 
 
-def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()) -> Merge | None:
+def read_merge(
+    folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
+) -> MergeFacts | None:
     """Read ``merge.json``, if the folder has one; members not among ``hub_ids`` are folders.
 
     Their recipes are also looked for in the folders ``near``.
@@ -89,7 +91,7 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
     paths = [member.path for member in record.members]
     names = _names([member.name or member.path for member in record.members])
     members = tuple(
-        Member(
+        MemberFacts(
             name,
             entry.sha256,
             path if path.partition("@")[0] in hub_ids else None,
@@ -104,7 +106,7 @@ def read_merge(folder: Path, hub_ids: Collection[str], near: Sequence[Path] = ()
         )
         for name, path, entry in zip(names, paths, published.members, strict=True)
     )
-    return Merge(record.rules, members[record.head - 1].called, members, published)
+    return MergeFacts(record.rules, members[record.head - 1].called, members, published)
 
 
 def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dict[str, Any]:

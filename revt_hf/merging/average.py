@@ -23,7 +23,7 @@ from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WE
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
-from revt_hf.merging.members import NOWHERE, Source
+from revt_hf.merging.members import NOWHERE, MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.merge_spec import MergeSpec
 from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
@@ -165,7 +165,7 @@ def _write_weights(
     return record
 
 
-def _history(source: Source) -> dict[str, Any]:
+def _history(source: MergeInput) -> dict[str, Any]:
     """``merge`` and ``changes`` of a source, from the record in its folder."""
     if source.folder is None:
         return {}

@@ -28,7 +28,7 @@ Infos = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Checkpoint):
+class MergeInput(Checkpoint):
     """A member or the base: a checkpoint, and where the plan's tensors lie in its files.
 
     ``file`` and ``offset`` (in bytes) of each item are arrays, and ``tensors`` is empty: dozens of
@@ -55,7 +55,7 @@ def open_source(
     order: Infos | None = None,
     name: str | None = None,
     whole: bool = True,
-) -> tuple[Source, Infos]:
+) -> tuple[MergeInput, Infos]:
     """Open a member or the base, and check its tensors against its ``config.json``, if any.
 
     ``order`` holds the first member's tensors in the order of the plan; None for that member. With
@@ -78,7 +78,7 @@ def open_source(
     order = held if order is None else order
     places = [held.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
-    source = Source(
+    source = MergeInput(
         **{**vars(checkpoint), "tensors": {}},
         name=name,
         description=description,
@@ -93,7 +93,7 @@ def open_source(
     return source, held
 
 
-def check_agreement(first: Source, other: Source, encoder_only: bool = False) -> None:
+def check_agreement(first: MergeInput, other: MergeInput, encoder_only: bool = False) -> None:
     """Refuse networks that are not the same function of their weights and images.
 
     Dropout, stochastic depth, dtype and versions do not matter; with ``encoder_only`` neither do
@@ -104,7 +104,7 @@ def check_agreement(first: Source, other: Source, encoder_only: bool = False) ->
     _refuse(first, other, found)
 
 
-def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> None:
+def check_rows_are_named(used: Sequence[MergeInput], others: Sequence[MergeInput]) -> None:
     """Refuse a head without class names where another one's rows are not in the usual order."""
     nameless = next((one for one in used if one.classes is None), None)
     named = [one for one in others if one.classes is not None]
@@ -122,7 +122,7 @@ def check_rows_are_named(used: Sequence[Source], others: Sequence[Source]) -> No
 
 
 def check_same_tensors(
-    first: Source, wanted: Infos, other: Source, held: Infos, extra_is_fine: bool = False
+    first: MergeInput, wanted: Infos, other: MergeInput, held: Infos, extra_is_fine: bool = False
 ) -> None:
     """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
     problems = []
@@ -139,7 +139,7 @@ def check_same_tensors(
     _refuse(first, other, problems)
 
 
-def _field_differences(first: Source, other: Source, encoder_only: bool) -> Iterator[str]:
+def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool) -> Iterator[str]:
     ours, theirs = first.description, other.description
     if ours is None or theirs is None:
         return
@@ -162,7 +162,7 @@ def _field_differences(first: Source, other: Source, encoder_only: bool) -> Iter
             yield f"{key} of its {file} is {_shown(their_value)}, not {_shown(our_value)}"
 
 
-def _class_differences(first: Source, other: Source) -> Iterator[str]:
+def _class_differences(first: MergeInput, other: MergeInput) -> Iterator[str]:
     ours, theirs = first.classes, other.classes
     if ours is None or theirs is None or ours == theirs:
         return
@@ -179,7 +179,7 @@ def _class_differences(first: Source, other: Source) -> Iterator[str]:
         yield f"{problem}: number {row} is {theirs[row]!a}, not {ours[row]!a}"
 
 
-def _refuse(first: Source, other: Source, problems: list[str]) -> None:
+def _refuse(first: MergeInput, other: MergeInput, problems: list[str]) -> None:
     if problems:
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         listed = "; ".join(problems[:_NAMED])

@@ -10,7 +10,7 @@ from typing import Any
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging import members
-from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, Source, open_source
+from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
 from revt_hf.merging.merge_spec import MergeSpec, check_spec
 from revt_hf.merging.record import ImageSize
 from revt_hf.merging.registry import find_method
@@ -18,7 +18,7 @@ from revt_hf.merging.selection import select
 
 
 @dataclass(frozen=True)
-class Item:
+class MergeItem:
     """One tensor of the result, in the dtype of the head's member.
 
     ``rule`` is None for a bit-exact copy of that member's.
@@ -50,20 +50,20 @@ class MergePlan:
     """Every tensor of the result in the order of the first member's file."""
 
     spec: MergeSpec
-    sources: tuple[Source, ...]
-    base: Source | None
-    items: tuple[Item, ...]
+    sources: tuple[MergeInput, ...]
+    base: MergeInput | None
+    items: tuple[MergeItem, ...]
 
     @property
-    def inputs(self) -> list[Source]:
+    def inputs(self) -> list[MergeInput]:
         """The members, then the base if there is one."""
         return [*self.sources, *([self.base] if self.base else [])]
 
-    def by_authority(self) -> list[Source]:
+    def by_authority(self) -> list[MergeInput]:
         """The members, the head's first: the others fill in what it leaves open."""
         return [self.sources[self.spec.head - 1], *self.sources]
 
-    def image_size(self, source: Source) -> ImageSize | None:
+    def image_size(self, source: MergeInput) -> ImageSize | None:
         """A member's image size, if the result has another one."""
         taken = next((one for one in self.by_authority() if one.processor), None)
         if taken is None or taken.processor is None or source.processor is None:
@@ -170,7 +170,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         rule_of.update(dict.fromkeys(select(rule.select, list(order)), number))
     head = sources[spec.head - 1]
     items = tuple(
-        Item(
+        MergeItem(
             name,
             head.dtypes[at],
             place.shape,

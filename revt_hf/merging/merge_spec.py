@@ -10,7 +10,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.merging.registry import all_methods, find_method
 
 
-class Entry:
+class JsonRecord:
     """A dataclass that is written as JSON."""
 
     def to_json(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _json(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Rule(Entry):
+class Rule(JsonRecord):
     """A selection of tensors and how they are combined.
 
     Attributes:

@@ -15,7 +15,7 @@ from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object
-from revt_hf.merging.merge_spec import Entry, MergeSpec, Rule
+from revt_hf.merging.merge_spec import JsonRecord, MergeSpec, Rule
 
 # Of a model that is no merge.
 CHANGES_FILE = "recalibration.json"
@@ -40,7 +40,7 @@ _STRICT = {"strict": True, "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)
-class ChangeSource(Entry):
+class ChangeSource(JsonRecord):
     """A domain and the split whose images were used; fields as in a recipe's sources."""
 
     domain: Annotated[str, _Limits(pattern=r"^[\w.-]{1,80}$")]
@@ -53,7 +53,7 @@ class ChangeSource(Entry):
 
 
 @dataclass(frozen=True)
-class Change(Entry):
+class Change(JsonRecord):
     """A change of weights after they were merged or trained.
 
     ``recalibrated``: mean and variance of the decode head's BatchNorm are new. ``before`` and
@@ -77,7 +77,7 @@ class Change(Entry):
 
 
 @dataclass(frozen=True)
-class ImageSize(Entry):
+class ImageSize(JsonRecord):
     """A member's image size where the result has another one: that of ``member`` (from 1)."""
 
     own: dict[str, Any]
@@ -86,7 +86,7 @@ class ImageSize(Entry):
 
 
 @dataclass(frozen=True)
-class MemberRecord(Entry):
+class MemberRecord(JsonRecord):
     """A member or the base; path and name are as given, ``files`` are its shards.
 
     ``sha256`` is of its file, or of its shards' digests; None if it was not taken. ``dropped`` are
@@ -119,7 +119,7 @@ class MemberRecord(Entry):
 
 
 @dataclass(frozen=True)
-class MergeHistory(Entry):
+class MergeHistory(JsonRecord):
     """What was merged, also by a member; fields as in :class:`MergeSpec`."""
 
     members: Annotated[tuple[MemberRecord, ...], _Limits(min_length=2)]
@@ -138,7 +138,7 @@ class MergeHistory(Entry):
 
 
 @dataclass(frozen=True)
-class RecalibrationRecord(Entry):
+class RecalibrationRecord(JsonRecord):
     """``recalibration.json``, of a recalibrated model that is no merge."""
 
     __pydantic_config__: ClassVar = _STRICT

@@ -22,7 +22,7 @@ from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError, readable
 from revt_hf.core.outputs import file_sha256
 from revt_hf.core.resources import core_count
-from revt_hf.merging.members import NOWHERE, Source
+from revt_hf.merging.members import NOWHERE, MergeInput
 from revt_hf.merging.merge_plan import MergePlan, Run
 from revt_hf.merging.registry import Array, find_method
 
@@ -77,7 +77,7 @@ class _Feed:
     """A source's files: reads ranges, and hashes every byte once and in order where it can."""
 
     def __init__(
-        self, source: Source, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
+        self, source: MergeInput, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
     ) -> None:
         self.source, self.lane = source, lane
         self._files = [opened(path, stack) for path in source.files]

@@ -15,7 +15,7 @@ from revt_hf.data.domains.corruptions import (
 )
 from revt_hf.evaluation.result import Result
 from revt_hf.results.figures import ACCENT, GREY, colour, figure, legend_name
-from revt_hf.results.rows import Entry, by_protocol, check_subset, entries_of, protocol_name
+from revt_hf.results.rows import ScoredNetwork, by_protocol, check_subset, entries_of, protocol_name
 from revt_hf.results.summary import Spread
 
 MEMBERS = "members"
@@ -74,7 +74,7 @@ def build_curves(
     if len(names) > 1:
         known = ", ".join(names.values())
         raise UserError(f"evaluations are by several protocols ({known}): name one, --protocol")
-    groups: dict[tuple[str, str | None], list[Entry]] = {}
+    groups: dict[tuple[str, str | None], list[ScoredNetwork]] = {}
     for entry in entries:
         one = entry.result
         line = MEMBERS if one.kind == "member" else one.row
@@ -87,12 +87,12 @@ def build_curves(
     return Curves(names[entries[0].protocol], classes, tuple(curves))
 
 
-def _protocol(entry: Entry) -> str:
+def _protocol(entry: ScoredNetwork) -> str:
     return protocol_name(entry.result) or entry.protocol.text
 
 
 def _points(
-    group: Sequence[Entry], classes: str | None
+    group: Sequence[ScoredNetwork], classes: str | None
 ) -> Iterator[tuple[tuple[str, str], dict[int, Spread]]]:
     """The points of a group's curves, kinds in their order and the mean of all last."""
     _check_images(group)
@@ -106,7 +106,7 @@ def _points(
             yield (of, ALL), _spread(means)
 
 
-def _scores(entry: Entry, classes: str | None) -> dict[tuple[str, str], dict[int, float]]:
+def _scores(entry: ScoredNetwork, classes: str | None) -> dict[tuple[str, str], dict[int, float]]:
     """mIoU of one network by severity, by the corrupted split and the kind."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for corruption, label in _corruptions(entry):
@@ -127,7 +127,7 @@ def _scores(entry: Entry, classes: str | None) -> dict[tuple[str, str], dict[int
     return found
 
 
-def _corruptions(entry: Entry) -> Iterator[tuple[Corruption, str]]:
+def _corruptions(entry: ScoredNetwork) -> Iterator[tuple[Corruption, str]]:
     for label, row in entry.scores.items():
         corruption = corruption_of(label) if row.domain == NAME else None
         if corruption is not None:
@@ -148,8 +148,8 @@ def _spread(networks: Sequence[Mapping[int, float]]) -> dict[int, Spread]:
     return {severity: Spread(found) for severity, found in values.items() if found}
 
 
-def _check_images(group: Sequence[Entry]) -> None:
-    first: dict[str, Entry] = {}
+def _check_images(group: Sequence[ScoredNetwork]) -> None:
+    first: dict[str, ScoredNetwork] = {}
     for entry in group:
         for label, row in entry.scores.items():
             other = first.setdefault(label, entry)

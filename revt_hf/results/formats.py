@@ -14,7 +14,7 @@ from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable
 from revt_hf.evaluation.result import Result
-from revt_hf.results.layout import COST_FIELDS, Heading, Layout, Span, cost_layout, layout
+from revt_hf.results.layout import COST_FIELDS, Heading, Span, TableLayout, cost_layout, layout
 from revt_hf.results.markdown import text
 from revt_hf.results.rows import MEAN, TableRow
 from revt_hf.results.tables import ResultTable, TableOptions, build_tables
@@ -78,7 +78,7 @@ def print_scores(results: Sequence[Result], classes: str | None = None) -> None:
     print_layouts([*map(layout, tables), *([cost_layout(costs)] if costs else [])])
 
 
-def print_layouts(contents: Sequence[Layout], file: TextIO | None = None) -> None:
+def print_layouts(contents: Sequence[TableLayout], file: TextIO | None = None) -> None:
     """Print tables on the terminal, or as plain text where there is none."""
     console = Console(file=file)
     if not console.is_terminal:
@@ -89,7 +89,7 @@ def print_layouts(contents: Sequence[Layout], file: TextIO | None = None) -> Non
         console.print(_terminal(content), crop=False)
 
 
-def _terminal(content: Layout) -> Group:
+def _terminal(content: TableLayout) -> Group:
     table = Table()
     for heading in content.headings:
         left = heading.role == "name"
@@ -110,7 +110,7 @@ def _two_lines(heading: Heading) -> str:
     return f"{name}\n({rest}" if bracket else name
 
 
-def markdown(content: Layout) -> str:
+def markdown(content: TableLayout) -> str:
     """A table as Markdown that ends in a line break."""
     rules = ["---" if heading.role == "name" else "---:" for heading in content.headings]
     lines = [
@@ -132,7 +132,7 @@ def _markdown_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def latex(content: Layout) -> str:
+def latex(content: TableLayout) -> str:
     """A table for LaTeX with the package booktabs; ends in a line break."""
     heads = content.headings
     columns = "".join("l" if heading.role == "name" else "r" for heading in heads)
@@ -181,7 +181,7 @@ def _tex(value: str) -> str:
     return "".join(_LATEX.get(symbol, symbol) for symbol in " ".join(value.split()))
 
 
-def html(content: Layout) -> str:
+def html(content: TableLayout) -> str:
     """A table as a fragment of HTML with its own style; ends in a line break."""
     return render("fragment.html.jinja", content=content)
 

@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """Headings and rows of cells, as many in each row; ``kinds`` of the rows, for their style."""
 
     caption: str
@@ -117,9 +117,9 @@ class Layout:
         return [(kind, [row for _, row in group]) for kind, group in pairs]
 
 
-def layout(table: ResultTable) -> Layout:
+def layout(table: ResultTable) -> TableLayout:
     """A table of results as text."""
-    return Layout(
+    return TableLayout(
         table.caption,
         tuple(_headings(table)),
         tuple(tuple(_cells(table, row)) for row in table.rows),
@@ -127,11 +127,11 @@ def layout(table: ResultTable) -> Layout:
     )
 
 
-def cost_layout(costs: Mapping[str, Cost]) -> Layout:
+def cost_layout(costs: Mapping[str, Cost]) -> TableLayout:
     """The costs of models and ensembles by name, all of one image size on one device."""
     first = next(iter(costs.values()))
     height, width = first.image_size or (0, 0)
-    return Layout(
+    return TableLayout(
         f"Cost of a {width}x{height} image ({first.device})",
         (Heading("model", "name"), *(Heading(name, "cost") for _, name, _, _ in _COSTS)),
         tuple(

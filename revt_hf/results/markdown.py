@@ -113,7 +113,7 @@ _Dumper.add_representer(str, _string)
 
 
 @dataclass(frozen=True)
-class Section:
+class DocumentTables:
     """Lines of a Markdown file that a command makes."""
 
     begin: int
@@ -121,7 +121,7 @@ class Section:
     words: tuple[str, ...]
 
 
-def sections_of(text: str, path: Path) -> list[Section]:
+def sections_of(text: str, path: Path) -> list[DocumentTables]:
     """The parts of a Markdown text that are made by ``revt table``."""
     found = []
     begin: tuple[int, str] | None = None
@@ -136,7 +136,7 @@ def sections_of(text: str, path: Path) -> list[Section]:
         elif match:
             break
         elif begin is not None and _END.fullmatch(line):
-            found.append(Section(begin[0], number, tuple(shlex.split(begin[1]))))
+            found.append(DocumentTables(begin[0], number, tuple(shlex.split(begin[1]))))
             begin = None
     if begin is not None:
         raise UserError(f"{path}, line {begin[0] + 1}: results:begin without results:end")

@@ -12,7 +12,7 @@ from revt_hf.core.outputs import write_text
 from revt_hf.data.labels import CLASSES
 from revt_hf.results.charts import class_bars, curve_charts, swatch
 from revt_hf.results.formats import render
-from revt_hf.results.layout import Cell, Heading, Layout
+from revt_hf.results.layout import Cell, Heading, TableLayout
 from revt_hf.results.report import Report, ReportModel
 from revt_hf.results.summary import (
     DASH,
@@ -46,7 +46,7 @@ def write_page(report: Report, path: Path) -> None:
     write_text(path, page)
 
 
-def score_layout(report: Report) -> Layout:
+def score_layout(report: Report) -> TableLayout:
     """mIoU of every model on every domain, with means, gaps and bars."""
     several = len(report.targets) > 1
     unseen = f"unseen domain{'s' if several else ''}"
@@ -76,7 +76,7 @@ def score_layout(report: Report) -> Layout:
             kinds.append("summary")
     dash = f"{DASH}: no score{', and no mean over domains without it' if several else ''}."
     note = f"mIoU in %, bars from 0 to 100. Bold: the best of a column. {dash}"
-    return Layout("", tuple(headings), tuple(rows), (note,), tuple(kinds))
+    return TableLayout("", tuple(headings), tuple(rows), (note,), tuple(kinds))
 
 
 def _values(report: Report, model: str, several: bool) -> list[float | None]:

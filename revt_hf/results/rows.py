@@ -25,7 +25,7 @@ def check_subset(classes: str | None) -> None:
 
 
 @dataclass
-class Entry:
+class ScoredNetwork:
     """One network scored by one protocol, in however many files."""
 
     result: Result
@@ -69,7 +69,7 @@ class Entry:
         return f"{self.result.model} in {self.paths[label]}"
 
 
-def entries_of(results: Sequence[Result]) -> list[Entry]:
+def entries_of(results: Sequence[Result]) -> list[ScoredNetwork]:
     """One entry for each network and protocol, in order of appearance."""
     groups: dict[Hashable, list[Result]] = {}
     for one in results:
@@ -79,7 +79,7 @@ def entries_of(results: Sequence[Result]) -> list[Entry]:
     for group in groups.values():
         # Ensembles of two experiments may have one name; their sources tell them apart.
         for part in by_source(group, [_sources(one.scores) for one in group]).values():
-            entry = Entry(part[0])
+            entry = ScoredNetwork(part[0])
             for result in part:
                 entry.add(result)
             entries.append(entry)
@@ -122,7 +122,7 @@ class TableRow:
     """A group of networks; without any it is a row of the paper that nobody measured."""
 
     title: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ScoredNetwork, ...] = ()
     kind: str | None = None
     paper: PaperRow | None = None
     cells: Mapping[str, Spread] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class TableRow:
 
 
 def row_of(
-    entries: Sequence[Entry],
+    entries: Sequence[ScoredNetwork],
     labels: Sequence[str],
     targets: Sequence[str],
     classes: str | None,
@@ -187,7 +187,7 @@ def row_of(
     return TableRow(title, tuple(entries), first.kind, _paper_row(first), cells)
 
 
-def _mean(entry: Entry, targets: Sequence[str], classes: str | None) -> float | None:
+def _mean(entry: ScoredNetwork, targets: Sequence[str], classes: str | None) -> float | None:
     values = [entry.scores[label].over(classes) for label in targets if label in entry.scores]
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if targets and len(present) == len(targets) else None
@@ -209,7 +209,7 @@ def _measured(score: DomainScore) -> tuple[float, int, str | None]:
     return score.miou, score.images, score.label_encoding
 
 
-def _check_averaging(entries: Sequence[Entry]) -> None:
+def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
     """Refuse a mean over numbers that are not of the same kind."""
     for label in dict.fromkeys(label for entry in entries for label in entry.scores):
         first, *others = [entry for entry in entries if label in entry.scores]
@@ -239,7 +239,7 @@ def _check_averaging(entries: Sequence[Entry]) -> None:
             )
 
 
-def not_averaged(first: Entry, second: Entry, label: str) -> str:
+def not_averaged(first: ScoredNetwork, second: ScoredNetwork, label: str) -> str:
     """The beginning of every refusal to average."""
     return (
         f"{first.called(label)} and {second.called(label)} cannot be averaged in the row "

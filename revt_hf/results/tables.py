@@ -9,7 +9,7 @@ from revt_hf.evaluation.result import Result, Selected
 from revt_hf.results.paper import DOMAINS, ROWS, SOURCES
 from revt_hf.results.rows import (
     MEAN,
-    Entry,
+    ScoredNetwork,
     TableRow,
     by_protocol,
     by_source,
@@ -159,9 +159,9 @@ def build_tables(
     return [_finished(table) for table in tables]
 
 
-def _check_names_of_protocols(entries: Sequence[Entry]) -> None:
+def _check_names_of_protocols(entries: Sequence[ScoredNetwork]) -> None:
     """Refuse one name for two protocols where a reader would take them for one."""
-    seen: dict[Hashable, Entry] = {}
+    seen: dict[Hashable, ScoredNetwork] = {}
     for entry in entries:
         one = entry.result
         for label in entry.scores:
@@ -175,9 +175,12 @@ def _check_names_of_protocols(entries: Sequence[Entry]) -> None:
 
 
 def _table(
-    protocol: Protocol, sources: tuple[str, ...], entries: Sequence[Entry], options: TableOptions
+    protocol: Protocol,
+    sources: tuple[str, ...],
+    entries: Sequence[ScoredNetwork],
+    options: TableOptions,
 ) -> ResultTable:
-    groups: dict[Hashable, list[Entry]] = {}
+    groups: dict[Hashable, list[ScoredNetwork]] = {}
     for entry in entries:
         one = entry.result
         own = entry.name if options.per_model else ()

@@ -26,7 +26,7 @@ from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, prepare
 from revt_hf.models.load import for_inference_
-from revt_hf.results.layout import Layout
+from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
 from revt_hf.speed.networks import SMALLEST, random_network, smooth_image
@@ -265,7 +265,7 @@ def _seconds_and_growth(call: Callable[[], Any]) -> tuple[float, float]:
 
 def _table(
     rows: Sequence[InferenceRow], options: InferenceOptions, machine: Mapping[str, Any]
-) -> Layout:
+) -> TableLayout:
     variants = dict.fromkeys(row.variant for row in rows)
     notes = ["; ".join(f"{name}: {VARIANTS[name].text}" for name in variants)]
     left_out: list[str] = []

@@ -20,7 +20,7 @@ from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import device_name
 from revt_hf.models.load import load_model
-from revt_hf.results.layout import Cell, Heading, Layout
+from revt_hf.results.layout import Cell, Heading, TableLayout
 from revt_hf.results.summary import DASH
 
 OUT_OF_MEMORY = "out of memory"
@@ -40,7 +40,7 @@ class BenchmarkResult:
     machine: Mapping[str, Any]
     protocol: Mapping[str, Any]
     rows: Sequence[Any]
-    tables: Sequence[Layout]
+    tables: Sequence[TableLayout]
     loaders: Sequence[Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def table(
     notes: Sequence[str],
     machine: Mapping[str, Any],
     left_out: Collection[str] = (),
-) -> Layout:
+) -> TableLayout:
     """Rows of a dataclass as text: each :func:`column` but those ``left_out``; failures as notes.
 
     The first two columns name a row.
@@ -170,7 +170,9 @@ def table(
     ]
     versions = [f"{name} {version}" for name, version in machine["versions"].items()]
     facts = [machine["device"], machine["processor"], machine["system"], *versions, machine["date"]]
-    return Layout(caption, tuple(headings), tuple(cells), (*notes, ", ".join(facts), *failures))
+    return TableLayout(
+        caption, tuple(headings), tuple(cells), (*notes, ", ".join(facts), *failures)
+    )
 
 
 def _text(value: Any, scale: float, decimals: int | None) -> str:

@@ -25,7 +25,7 @@ from revt_hf.evaluation.cost import cuda_peak_mib
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model
 from revt_hf.models.precision import bf16_autocast
-from revt_hf.results.layout import Layout
+from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
 from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
@@ -286,7 +286,7 @@ def _round(recipe: Recipe, images: list[Any], pipeline: Pipeline, row: LoaderRow
 
 def _steps_table(
     rows: Sequence[StepRow], options: TrainingOptions, machine: Mapping[str, Any]
-) -> Layout:
+) -> TableLayout:
     notes = [
         f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
         "section. AdamW is fused unless named",

@@ -135,3 +135,10 @@ def test_a_broken_image_is_one_sentence(models, workers):
     with pytest.raises(UserError) as caught:
         evaluated(models, Broken(4), workers=workers)
     assert str(caught.value) == "streets/2.png is truncated"
+
+
+def test_models_are_paths_once_each_or_named(models):
+    with pytest.raises(UserError, match="a model is listed twice"):
+        loop.evaluate(["a", "a"], [(SPLIT, IMAGES)], PROTOCOL)
+    with pytest.raises(UserError, match="pass a protocol"):
+        loop.evaluate(models, [(SPLIT, IMAGES)])

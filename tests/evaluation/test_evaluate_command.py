@@ -6,7 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from revt_hf.cli.options import ProtocolChoice
+from revt_hf.cli.options import ProtocolOptions
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import mark_output
@@ -72,24 +72,24 @@ def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models)
     smaller = PROTOCOLS["slide"].model_copy(update={"max_size": (96, 48)})
     native = PROTOCOLS["multi-scale"].model_copy(update={"max_size": None})
     for choice, folder, expected in (
-        (ProtocolChoice(), recorded, PROTOCOLS["slide"]),
-        (ProtocolChoice(max_size="96x48"), recorded, smaller),
-        (ProtocolChoice("native"), recorded, PROTOCOLS["native"]),
-        (ProtocolChoice(), models[0], PROTOCOLS["paper"]),
-        (ProtocolChoice("multi-scale", "native"), models[0], native),
+        (ProtocolOptions(), recorded, PROTOCOLS["slide"]),
+        (ProtocolOptions(max_size="96x48"), recorded, smaller),
+        (ProtocolOptions("native"), recorded, PROTOCOLS["native"]),
+        (ProtocolOptions(), models[0], PROTOCOLS["paper"]),
+        (ProtocolOptions("multi-scale", "native"), models[0], native),
     ):
         assert choice.resolve([folder]) == expected
     with pytest.raises(UserError, match=r"sliding: slide, .*a: paper\): pass --protocol"):
-        ProtocolChoice().resolve([recorded, models[0]])
+        ProtocolOptions().resolve([recorded, models[0]])
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
-        ProtocolChoice("sliding").resolve([recorded])
+        ProtocolOptions("sliding").resolve([recorded])
 
 
 @pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
 def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monkeypatch, absent):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=f"cannot load the model '{absent}': there is no such f"):
-        ProtocolChoice().resolve([recorded, absent])
+        ProtocolOptions().resolve([recorded, absent])
 
 
 STRANGERS = b"model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
@@ -102,7 +102,7 @@ def test_a_recipe_of_another_program_is_passed_over(models, tmp_path, text):
     folder = shutil.copytree(models[0], tmp_path / "theirs")
     (folder / "recipe.yaml").write_bytes(text)
     with pytest.warns(DataWarning, match=r"theirs/recipe\.yaml is not a revt recipe"):
-        assert ProtocolChoice().resolve([folder]) == Protocol()
+        assert ProtocolOptions().resolve([folder]) == Protocol()
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -113,7 +113,7 @@ def test_a_damaged_recipe_of_ours_is_an_error(recorded, marked):
         mark_output(recorded)
         path.write_text("schedule")
     with pytest.raises(UserError, match=r"sliding/recipe\.yaml"):
-        ProtocolChoice().resolve([recorded])
+        ProtocolOptions().resolve([recorded])
 
 
 def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.model_steps import Merge, Train
+from revt_hf.experiments.model_steps import MergeStep, Train
 from revt_hf.experiments.score_steps import Score
 from tests.helpers.tiny_experiment import MEMBERS_ONLY, graph_of, write_experiment
 
@@ -26,7 +26,7 @@ def test_members_merges_ensembles_and_selections_become_steps(graph):
     built = graph()
     members = [f"members/{name}/{seed}" for name in ("base", "other") for seed in (0, 1)]
     assert list(built.steps)[:4] == members
-    merges = [step.id for step in _steps(built, Merge)]
+    merges = [step.id for step in _steps(built, MergeStep)]
     assert merges == [
         f"merges/revt/{seed}/head-{head}" for seed in (0, 1) for head in ("base", "other")
     ]
@@ -46,7 +46,7 @@ def test_named_seeds_merge_across_seeds_once(graph):
     built = graph(
         merges={"revt": {"members": ["base/0", "base/1"], "heads": "first"}}, selections=None
     )
-    assert [step.id for step in _steps(built, Merge)] == ["merges/revt/head-base-0"]
+    assert [step.id for step in _steps(built, MergeStep)] == ["merges/revt/head-base-0"]
     assert built.networks["merges/revt/head-base-0"].seed is None
 
 
@@ -75,7 +75,7 @@ def test_init_comes_before_the_members_that_start_from_it(graph):
 def test_variants_of_a_merge(graph, merge, count, example):
     sections = {"merges": {"m": {"members": ["base", "other"], "heads": "first", **merge}}}
     built = graph("seeds=[0]", ensembles=None, selections=None, **sections)
-    merges = [step.id for step in _steps(built, Merge)]
+    merges = [step.id for step in _steps(built, MergeStep)]
     assert len(merges) == count
     assert f"merges/m/0/{example}" in merges
     groups = {built.networks[name].group for name in merges}
@@ -191,7 +191,7 @@ def test_mistakes_are_named(graph, sections, words):
 def test_grids_cover_the_simplex_and_are_counted_first(graph):
     none = {"ensembles": None, "selections": None}
     grid = _weighted({"steps": 5}, members=["base/0", "base/1", "other/0"], heads="first")
-    weights = [step.rules[0].weights for step in _steps(graph(**none, **grid), Merge)]
+    weights = [step.rules[0].weights for step in _steps(graph(**none, **grid), MergeStep)]
     assert len(weights) == len(set(weights)) == 21
     assert all(abs(sum(row) - 1) < 1e-9 for row in weights)
     members = {f"m{number}": {"recipe": "member.yaml"} for number in range(8)}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.evaluation.result import FORMAT, read_results
-from revt_hf.results.layout import Layout, layout
+from revt_hf.results.layout import TableLayout, layout
 from revt_hf.results.tables import ResultTable, TableOptions, build_tables
 
 PROTOCOL = {
@@ -82,7 +82,7 @@ def tables(folder: Path, *results: Any, **options: Any) -> list[ResultTable]:
     return build_tables(read_results(written(folder, *results)), TableOptions(**options))
 
 
-def texts(content: Layout | ResultTable) -> list[list[str]]:
+def texts(content: TableLayout | ResultTable) -> list[list[str]]:
     """Headings and rows of a table."""
     shown = layout(content) if isinstance(content, ResultTable) else content
     heads = [heading.flat for heading in shown.headings]

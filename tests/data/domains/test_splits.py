@@ -12,6 +12,7 @@ from revt_hf.data.domains.base import SourceFile
 from revt_hf.data.domains.camvid import frames
 from revt_hf.data.domains.catalogue import DEV_CITIES
 from revt_hf.data.domains.rendered import robustnet_splits, split_by_hash
+from revt_hf.data.labels import label_table
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
     CASE,
@@ -337,6 +338,7 @@ def test_mapillary_maps(chosen, root):
         CASE[f"mapillary-{version}"].touch(root / version)
         opened = open_domain("mapillary", "train", root / version, version, {"map": chosen})
         assert opened.table.name == f"mapillary_{version}/{chosen}@1"
+        assert opened.table.mapping == label_table(opened.table.name).mapping
 
 
 def test_mapillary_maps_do_not_go_with_converted_labels(root):
