@@ -201,8 +201,8 @@ class CorruptionsDomain(Domain):
     facts = Facts(
         kind="any",
         license="that of the base domain",
-        download="nowhere: another domain's images, corrupted while they are read",
-        sharing=Sharing("no", "they are made while they are read: pass on the base domain"),
+        download="no download: another domain's images, corrupted while reading",
+        sharing=Sharing("no", "they are made while reading: pass on the base domain"),
     )
     options_model = CorruptionsOptions
 

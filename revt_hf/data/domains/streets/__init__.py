@@ -81,7 +81,7 @@ class StreetsDomain(Domain):
     facts = Facts(
         kind="synthetic",
         license="Apache-2.0",
-        download="nowhere: it is drawn by this package",
+        download="no download: this package draws it",
         sharing=Sharing("yes", "it is drawn by this package", "apache-2.0"),
         images={"train": StreetsOptions().images, "val": StreetsOptions().val_images},
     )
