@@ -154,7 +154,7 @@ def unwrap(label: str, names: Sequence[str]) -> dict[str, str]:
             found = listed(prefix or "segformer., decode_head. or backbone." for prefix in prefixes)
             raise UserError(
                 f"{label} holds several models, whose tensors' names begin with {found}: save the "
-                "one that is wanted as a file of its own"
+                "one you want in a separate file"
             )
     kept = {
         name: short.removeprefix(own)

@@ -135,8 +135,7 @@ def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict
     if len(models) > 1:
         keys = listed(".".join(keys) or "the top" for keys, _, _ in models)
         raise UserError(
-            f"{path} holds several models, under {keys}: save the one that is wanted as a file "
-            "of its own"
+            f"{path} holds several models, under {keys}: save the one you want in a separate file"
         )
     if not models:
         tensors = [".".join((*keys, name)) for keys, state, _ in everything for name in state]
