@@ -14,8 +14,8 @@ from revt_hf.analysis.disagreement import disagreement, draw_disagreement, share
 from revt_hf.analysis.norm import draw_norm, norm_shifts
 from revt_hf.analysis.path import draw_paths, line_ends, paths
 from revt_hf.analysis.plane import FinishedPoints, draw_plane, new_points, scan
-from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,

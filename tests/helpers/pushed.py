@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.result import Result, read_results, write_results
 from revt_hf.evaluation.splits import SplitSpec
