@@ -171,7 +171,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train, merge and compare models on built-in street scenes, and write a report page."""
-    from revt_hf.demo.run import run_demo
+    from revt_hf.demo import run_demo
 
     page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
     say(f"open {page}")
