@@ -21,16 +21,17 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.domains import load_spec, open_domain
-from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.metric import scores_from
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.methods import mean, weighted_mean
 from revt_hf.merging.record import member_record
 from revt_hf.merging.streaming import opened, read_at, unpacked
-from revt_hf.training.loss import sums_of
+from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
 
@@ -226,11 +227,16 @@ def score_heads(
 
     The encoder runs once for each image; the model's own head is scored only if among ``heads``.
     """
-    modules = list(heads.values())
-    sums = [
-        sums_of(model, modules, rows, range(len(rows)), data.protocol, data.workers, on_image)
-        for rows in data.rows
-    ]
+    segmenter, sums = heads_segmenter(model, list(heads.values())), []
+    for rows in data.rows:
+        sums += score_images(
+            [segmenter],
+            rows,
+            data.protocol,
+            workers=data.workers,
+            on_image=on_image,
+            loss=VALID_LOSS,
+        )
     scores = {}
     for index, name in enumerate(heads):
         losses = [split[index].mean_loss for split in sums]

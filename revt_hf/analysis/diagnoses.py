@@ -24,8 +24,8 @@ from revt_hf.core.outputs import (
     write_json,
 )
 from revt_hf.core.processes import process_state
-from revt_hf.evaluation.result import LIBRARIES
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.cost import LIBRARIES
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.recalibration import spread_images
 from revt_hf.merging.record import current_record
 from revt_hf.results.figures import short_names

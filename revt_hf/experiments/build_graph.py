@@ -3,8 +3,7 @@
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Kind
-from revt_hf.evaluation.splits import splits_of
+from revt_hf.evaluation.result import Kind, splits_of
 from revt_hf.experiments.experiment_recipe import (
     Experiment,
     Member,

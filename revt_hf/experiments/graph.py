@@ -22,7 +22,7 @@ from typing import Any
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.experiments.experiment_folder import Step
 from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
 from revt_hf.experiments.model_steps import MergeStep, Train

@@ -10,7 +10,7 @@ from revt_hf.analysis.blending import ScoringData
 from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.models.load import build_model
 from tests.helpers.tiny import TINY
 
