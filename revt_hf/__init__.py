@@ -34,9 +34,8 @@ _MODULES = {
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
     "hub.push": ["PushOptions", "push"],
     "merging.average": ["MergeOptions", "merge"],
-    "merging.merge_spec": ["MergeSpec", "Rule"],
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
-    "merging.registry": ["MergeMethod", "Parameter", "register"],
+    "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
     "models.convert": ["convert", "convert_to_mmseg"],
     "models.load": ["load_model"],
     "training.loop": ["TrainOptions", "train"],
@@ -71,12 +70,12 @@ if TYPE_CHECKING:
     from revt_hf.hub.push import push as push
     from revt_hf.merging.average import MergeOptions as MergeOptions
     from revt_hf.merging.average import merge as merge
-    from revt_hf.merging.merge_spec import MergeSpec as MergeSpec
-    from revt_hf.merging.merge_spec import Rule as Rule
     from revt_hf.merging.recalibration import RecalibrateOptions as RecalibrateOptions
     from revt_hf.merging.recalibration import recalibrate as recalibrate
     from revt_hf.merging.registry import MergeMethod as MergeMethod
+    from revt_hf.merging.registry import MergeSpec as MergeSpec
     from revt_hf.merging.registry import Parameter as Parameter
+    from revt_hf.merging.registry import Rule as Rule
     from revt_hf.merging.registry import register as register
     from revt_hf.models.convert import convert as convert
     from revt_hf.models.convert import convert_to_mmseg as convert_to_mmseg

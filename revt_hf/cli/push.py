@@ -103,7 +103,7 @@ def merge_and_push(
     from revt_hf.evaluation.result import write_results
     from revt_hf.evaluation.splits import splits_of
     from revt_hf.merging.average import MergeOptions, merge
-    from revt_hf.merging.merge_spec import MergeSpec
+    from revt_hf.merging.registry import MergeSpec
     from revt_hf.results.formats import print_scores
 
     *members, repo_id = models
