@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config.domain_spec": ["DomainSpec"],
     "config.protocol": ["PROTOCOLS", "Protocol"],
-    "config.recipe": ["Recipe", "load_recipe"],
+    "config.recipe": ["DomainSpec", "Recipe", "load_recipe"],
     "core.errors": ["DataWarning", "UserError"],
     "data.augment": ["register_augmentation"],
     "data.domains": [
@@ -43,9 +42,9 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:
-    from revt_hf.config.domain_spec import DomainSpec as DomainSpec
     from revt_hf.config.protocol import PROTOCOLS as PROTOCOLS
     from revt_hf.config.protocol import Protocol as Protocol
+    from revt_hf.config.recipe import DomainSpec as DomainSpec
     from revt_hf.config.recipe import Recipe as Recipe
     from revt_hf.config.recipe import load_recipe as load_recipe
     from revt_hf.core.errors import DataWarning as DataWarning

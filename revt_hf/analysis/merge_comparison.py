@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.analysis.blending import DiagnoseOptions, OnImage, ScoringData, about
-from revt_hf.config.domain_spec import Source
+from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import process_state
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.yaml_files import Section, validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
 

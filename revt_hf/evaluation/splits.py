@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from revt_hf.config.domain_spec import DomainSpec, Source
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import domain_label
 

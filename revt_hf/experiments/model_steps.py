@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from revt_hf.checkpoints.tensors import RECIPE_FILE
-from revt_hf.config.domain_spec import DomainSpec, Source
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side

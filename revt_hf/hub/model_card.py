@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore

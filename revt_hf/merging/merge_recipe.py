@@ -5,8 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from revt_hf.config.sections import ExpandedPath, Number, Section, validated
-from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.config.yaml_files import ExpandedPath, Number, Section, read_with_parents, validated
 from revt_hf.merging.registry import MergeSpec, Rule
 
 

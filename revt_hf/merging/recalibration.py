@@ -24,9 +24,8 @@ from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, 
 from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import ValidationError
 
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX
 from revt_hf.core.outputs import file_sha256, read_json_object, write_json

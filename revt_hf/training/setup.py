@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.recipe import Recipe, Training
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import Pipeline, build_pipeline

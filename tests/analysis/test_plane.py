@@ -9,7 +9,7 @@ from revt_hf.analysis.blending import Blender, HeadScore
 from revt_hf.analysis.choosing import new_points, simplex
 from revt_hf.analysis.landscape import FinishedPoints, PlanePoint, scan
 from revt_hf.core.errors import UserError
-from tests.helpers.tiny_members import data_of, rows
+from tests.helpers.networks import data_of, rows
 
 ABOUT = {"members": [{"path": "a", "sha256": "1"}], "data": {"splits": []}}
 
