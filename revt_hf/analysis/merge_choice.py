@@ -42,9 +42,9 @@ class ChooseOptions:
 # Title, function of scorer and evaluations, and the most merges that it scores, from the numbers
 # of members and of evaluations.
 METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[int, int], int]]] = {
-    "soup": ("Greedy soup", lambda scorer, _: greedy_soup(scorer), lambda n, _: 2 * n - 1),
+    "soup": ("Greedy soup", greedy_soup, lambda n, _: 2 * n - 1),
     "weights": ("Weight search", search_weights, lambda _, evaluations: evaluations),
-    "leave-one-out": ("Leave one out", lambda scorer, _: leave_one_out(scorer), lambda n, _: n + 1),
+    "leave-one-out": ("Leave one out", leave_one_out, lambda n, _: n + 1),
 }
 
 

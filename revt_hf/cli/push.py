@@ -102,7 +102,7 @@ def merge_and_push(
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
     from revt_hf.evaluation.result import splits_of, write_results
     from revt_hf.merging.average import MergeOptions, merge
-    from revt_hf.merging.merge_spec import MergeSpec
+    from revt_hf.merging.registry import MergeSpec
     from revt_hf.results.formats import print_scores
 
     *members, repo_id = models

@@ -7,8 +7,8 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader, Subset
 
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.decoding import image_size

@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
-from revt_hf.config.domain_spec import DomainSpec, Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe
-from revt_hf.config.sections import Section, validation_sentence
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
+from revt_hf.config.yaml_files import Section, validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
 

@@ -22,7 +22,7 @@ from revt_hf.experiments.graph import (
 )
 from revt_hf.experiments.model_steps import Average, Given, MergeStep, Recalibrate, Train
 from revt_hf.experiments.score_steps import Choose, Network, Score
-from revt_hf.merging.merge_spec import MergeSpec, check_spec
+from revt_hf.merging.registry import MergeSpec, check_spec
 
 
 def build_graph(experiment: Experiment) -> Graph:

@@ -27,7 +27,7 @@ from revt_hf.experiments.experiment_folder import Step
 from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
 from revt_hf.experiments.model_steps import MergeStep, Train
 from revt_hf.experiments.score_steps import Network
-from revt_hf.merging.merge_spec import Rule
+from revt_hf.merging.registry import Rule
 
 _MOST_STEPS = 20_000
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_json
 from revt_hf.evaluation.result import (

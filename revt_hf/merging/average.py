@@ -25,8 +25,8 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
 from revt_hf.merging.members import NOWHERE, MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
-from revt_hf.merging.merge_spec import MergeSpec
 from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
+from revt_hf.merging.registry import MergeSpec
 from revt_hf.merging.streaming import stream
 
 _log = logging.getLogger(__name__)
@@ -124,16 +124,18 @@ def result_description(plan: MergePlan) -> descriptions.Description:
 
 def _evaluation(plan: MergePlan) -> dict[str, Any]:
     """The test protocol: the averaged features keep the image scale of the members' training."""
-    first = next((source for source in plan.by_authority() if source.folder), None)
-    if first is not None and first.folder is not None:
-        paths = [first.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
-        if any(path.is_file() for path in paths):
-            from revt_hf.models.recorded import recorded_protocol
+    for source in plan.by_authority():
+        if source.folder is None:
+            continue
+        paths = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        if not any(path.is_file() for path in paths):
+            break
+        from revt_hf.models.recorded import recorded_protocol
 
-            first.stamps.add(*paths)
-            protocol = recorded_protocol([first.folder])
-            changed = protocol.model_dump(mode="json", exclude_defaults=True)
-            return {"max_size": protocol.max_size and list(protocol.max_size), **changed}
+        source.stamps.add(*paths)
+        protocol = recorded_protocol([source.folder])
+        changed = protocol.model_dump(mode="json", exclude_defaults=True)
+        return {"max_size": protocol.max_size and list(protocol.max_size), **changed}
     return {"max_size": [1024, 512]}
 
 
@@ -141,22 +143,20 @@ def _write_weights(
     plan: MergePlan, path: Path, evaluation: dict[str, Any], options: MergeOptions
 ) -> MergeRecord:
     """Write the safetensors file; the record that its header holds."""
-    hashing = options.hashing
+    tensors = ((item.name, item.dtype, item.shape) for item in plan.items)
+    own = headers.tensors_hash(tensors) if options.hashing else None
+    recorded = partial(_record, plan, [_history(source) for source in plan.inputs], evaluation)
+    # Digests are known at the end only; they replace as many zeros.
     blank = [
-        dict.fromkeys((path.name for path in source.originals), NO_DIGEST) if hashing else None
+        dict.fromkeys((path.name for path in source.originals), NO_DIGEST) if own else None
         for source in plan.inputs
     ]
-    histories = [_history(source) for source in plan.inputs]
-    recorded = partial(_record, plan, histories, evaluation)
-    # Digests are known at the end only; they replace as many zeros.
-    header = _header(plan, recorded(blank, NO_DIGEST if hashing else None))
-    own = headers.tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
+    header = _header(plan, recorded(blank, NO_DIGEST if own else None))
     total = sum(item.nbytes for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
-        own_hash = own if hashing else None
-        digests = stream(plan, file, hashing, options.allow_nonfinite, on_bytes, own_hash)
-        record = recorded(digests, own.hexdigest() if hashing else None)
+        digests = stream(plan, file, own, options.allow_nonfinite, on_bytes)
+        record = recorded(digests, own.hexdigest() if own else None)
         final = _header(plan, record)
         if len(final) != len(header):
             raise RuntimeError("the record changed its length")

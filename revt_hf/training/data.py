@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from revt_hf.config.domain_spec import Source
-from revt_hf.config.recipe import Augmentation
+from revt_hf.config.recipe import Augmentation, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.augment import Pipeline, PipelineSpec, augment

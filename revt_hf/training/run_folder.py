@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import (
     SCRATCH_PREFIX,

@@ -21,7 +21,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 
 from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe, Training
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import read_json_object, write_text

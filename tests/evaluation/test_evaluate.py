@@ -5,8 +5,8 @@ import weakref
 import evaluate as evaluate_library
 import pytest
 
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation import evaluate as loop
 from revt_hf.evaluation.evaluate import EvaluateOptions, as_segmenter, score_images

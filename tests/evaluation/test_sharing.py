@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.result import SplitSpec, write_results
 from tests.helpers.golden import ROOT

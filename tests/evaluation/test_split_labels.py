@@ -2,8 +2,7 @@
 
 import pytest
 
-from revt_hf.config.domain_spec import DomainSpec
-from revt_hf.config.recipe import parse_recipe
+from revt_hf.config.recipe import DomainSpec, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import SplitSpec, check_labels, source_splits, splits_of
 
