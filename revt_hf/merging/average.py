@@ -16,9 +16,14 @@ from typing import Any
 import numpy as np
 
 from revt_hf import __version__
-from revt_hf.checkpoints import description as descriptions
 from revt_hf.checkpoints import headers
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
+from revt_hf.checkpoints.architecture import (
+    Description,
+    fitting_tensors,
+    infer_description,
+    model_config,
+)
+from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
@@ -92,7 +97,7 @@ def merge(
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
             dtype = headers.common_dtype(item.dtype for item in plan.items)
-            write_json(scratch / CONFIG_FILE, descriptions.model_config(description, dtype))
+            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
             write_json(scratch / PROCESSOR_FILE, own)
@@ -100,7 +105,7 @@ def merge(
     return target
 
 
-def result_description(plan: MergePlan) -> descriptions.Description:
+def result_description(plan: MergePlan) -> Description:
     """The result's ``config.json``: that of the head's member, or derived from the tensors' shapes.
 
     Tensors that are not those of a whole SegFormer are refused.
@@ -111,14 +116,14 @@ def result_description(plan: MergePlan) -> descriptions.Description:
     if known is None:
         classes = next((one.classes for one in sources if one.classes), None)
         shapes = {item.name: item.shape for item in plan.items}
-        known = descriptions.infer_description(label, shapes, classes)
+        known = infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
         item.name: headers.TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    descriptions.fitting_tensors(known, places)
+    fitting_tensors(known, places)
     return known
 
 

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.architecture import VARIANCE, has_head
+from revt_hf.checkpoints.architecture import VARIANCE, Description, fitting_tensors, has_head
 from revt_hf.checkpoints.description import (
-    Description,
-    fitting_tensors,
+    PROCESSOR_FILE,
     is_train_id_order,
     plain,
     read_description,
+    read_processor,
 )
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError

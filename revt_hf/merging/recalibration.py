@@ -18,10 +18,9 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import fitting_tensors, model_config, read_description
+from revt_hf.checkpoints.architecture import VARIANCE, fitting_tensors, model_config
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description, read_processor
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.protocol import Protocol

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from revt_hf.checkpoints.image_processor import read_normalisation
+from revt_hf.checkpoints.description import read_normalisation
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
 from revt_hf.evaluation.predictor import prepare
