@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.outputs import check_output_file, check_suffix
 from revt_hf.data.domains import DOMAINS, load_spec
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason

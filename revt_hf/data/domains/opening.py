@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import datasets
 from pydantic import BaseModel
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains.base import Domain, Opened, arrow_split, checked_options
 from revt_hf.data.reading import Decode

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from revt_hf.config.domain_spec import DomainSpec, Source
-from revt_hf.config.sections import Section
+from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import checked_options
 from revt_hf.data.domains.layouts import Finder, Layout
