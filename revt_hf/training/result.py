@@ -19,7 +19,7 @@ from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import PipelineSpec
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
-from revt_hf.data.resize import fit_size
+from revt_hf.data.reading import fit_size
 from revt_hf.models.load import quiet_transformers
 
 # Weights last: a folder with weights is a finished one.
