@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
 from revt_hf import __version__
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.core.outputs import atomic_folder, check_output, write_text

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from tqdm import tqdm
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.core.outputs import check_output_file, check_suffix
 from revt_hf.data.decoding import decode_image, open_image

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from revt_hf import __version__
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import beside, locked, mark_output, real_path, replace_folder
 from revt_hf.core.outputs import check_output, read_json_object, write_json

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
+from revt_hf.checkpoints.description import PROCESSOR_FILE
 from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
-from revt_hf.config.domain_spec import DomainSpec
-from revt_hf.config.sections import Section
+from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import real_path
 from revt_hf.core.outputs import check_apart, file_sha256, read_json_object, write_json

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_json
 from revt_hf.evaluation.result import (
@@ -15,10 +15,10 @@ from revt_hf.evaluation.result import (
     PaperKey,
     Result,
     Selected,
+    SplitSpec,
     read_results,
     write_results,
 )
-from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step, hash_of
 from revt_hf.experiments.experiment_recipe import Evaluate
 from revt_hf.experiments.model_steps import MergeStep, changed_values

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from revt_hf.config.sections import Section, validated
-from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.config.yaml_files import Section, read_with_parents, validated
 from revt_hf.core.errors import UserError, printable
 
 Kind = Literal["train", "merge", "score", "report"]

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 
 from benchmarks.augment import RGB
 from benchmarks.runner import Pair, row
-from revt_hf.config.domain_spec import DomainSpec, Source
+from revt_hf.config.recipe import DomainSpec, Source
 from revt_hf.core.errors import DataWarning
 from revt_hf.core.resources import core_count
 from revt_hf.data.augment import PipelineSpec, augment, build_pipeline

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_spec
 from revt_hf.data.labels import CLASSES

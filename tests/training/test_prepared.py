@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from revt_hf.config.domain_spec import DomainSpec, Source
+from revt_hf.config.recipe import DomainSpec, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import locked
 from revt_hf.data.domains.opening import load_prepared

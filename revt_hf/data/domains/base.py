@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import datasets
 from pydantic import BaseModel
 
-from revt_hf.config.sections import Section, validated
+from revt_hf.config.yaml_files import Section, validated
 from revt_hf.core.errors import DataWarning, UserError, counted
 from revt_hf.data.labels import TRAIN_IDS, LabelTable
 from revt_hf.data.reading import Decode

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from revt_hf.config.sections import Section, Seed
+from revt_hf.config.yaml_files import Section, Seed
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import (
     Domain,

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import datasets
 from pydantic import BaseModel
 
-from revt_hf.config.domain_spec import DomainSpec, Source
-from revt_hf.config.sections import Section
+from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains.base import Domain, Given, Layout, Opened, arrow_split, checked_options
 from revt_hf.data.domains.files import Finder

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import datasets
 from pydantic import Field
 
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.domains.base import (
     FEATURES,

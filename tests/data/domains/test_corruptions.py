@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from revt_hf.config.domain_spec import DomainSpec, Source, Target
+from revt_hf.config.recipe import DomainSpec, Source, Target
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import domain_label, load_domain, load_spec, open_domain
 from revt_hf.data.domains.corruptions import (

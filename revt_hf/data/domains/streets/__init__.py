@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import datasets
 from pydantic import Field
 
-from revt_hf.config.sections import Section, Seed
+from revt_hf.config.yaml_files import Section, Seed
 from revt_hf.core.errors import UserError
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains.base import (

@@ -9,7 +9,7 @@ import yaml
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from revt_hf.config.sections import Section
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.streets.canvas import (
     GROUND,
