@@ -21,9 +21,7 @@ from revt_hf.data.domains.paired import pairs_builder
 from revt_hf.data.reading import Decode
 
 _TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
-
-RECORD_FILE = "prepared.json"
-IMAGES, LABELS = "images", "labels"
+RECORD_FILE, IMAGES, LABELS = "prepared.json", "images", "labels"
 Format = Literal["webp", "png", "raw"]
 # (suffix of images, suffix of labels); labels compress so well that PNG is always enough.
 SUFFIXES: dict[Format, tuple[str, str]] = {
@@ -263,8 +261,7 @@ def record_source(spec: DomainSpec, split: str) -> dict[str, Any]:
 def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
     """The training images of a source from its prepared folder, as ``load_domain`` gives them.
 
-    Refuses a folder that is incomplete, was made from another split or with another max size
-    (width, height), or whose source has changed since.
+    Refuses one that is incomplete, of another split or max size, or whose source has changed since.
     """
     folder = Path(str(source.prepared))
     path = folder / RECORD_FILE
