@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError, say
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 
 
 class _Parser(argparse.ArgumentParser):

@@ -118,9 +118,8 @@ def table(
             say(f"written: {output}")
     elif format == "terminal":
         from revt_hf.results.formats import print_layouts
-        from revt_hf.results.layout import layout
 
-        print_layouts([layout(one) for one in tables])
+        print_layouts(tables)
     else:
         print(formatted(tables, chosen), end="")
 
@@ -198,8 +197,7 @@ def report(
     A folder with a merge.json is a merge; the page leads with the first one.
     """
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.evaluation.result import write_results
-    from revt_hf.evaluation.splits import splits_of
+    from revt_hf.evaluation.result import splits_of, write_results
     from revt_hf.results.page import write_page
     from revt_hf.results.report import compare, report_models
 
@@ -228,7 +226,7 @@ def curves(
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
     from revt_hf.evaluation.result import read_results
-    from revt_hf.results.curves import build_curves, draw_curves
+    from revt_hf.results.figures import build_curves, draw_curves
 
     loaded = read_results(results)
     read = {one.path for one in loaded}

@@ -3,8 +3,7 @@
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Kind
-from revt_hf.evaluation.splits import splits_of
+from revt_hf.evaluation.result import Kind, splits_of
 from revt_hf.experiments.experiment_recipe import (
     Experiment,
     Member,
@@ -23,7 +22,7 @@ from revt_hf.experiments.graph import (
 )
 from revt_hf.experiments.model_steps import Average, Given, MergeStep, Recalibrate, Train
 from revt_hf.experiments.score_steps import Choose, Network, Score
-from revt_hf.merging.merge_spec import MergeSpec, check_spec
+from revt_hf.merging.registry import MergeSpec, check_spec
 
 
 def build_graph(experiment: Experiment) -> Graph:

@@ -9,7 +9,6 @@ from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.score_steps import Network, read_result, result_file
 from revt_hf.results.formats import TableFormat, formatted, print_layouts
-from revt_hf.results.layout import layout
 from revt_hf.results.page import write_page
 from revt_hf.results.report import ModelKind, ReportModel, build_report
 from revt_hf.results.tables import TableOptions, build_tables
@@ -45,7 +44,7 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
         write_text(path, formatted(tables, chosen))
         written.append(path)
     if not quiet:
-        print_layouts([layout(table) for table in tables])
+        print_layouts(tables)
     if graph.experiment.report:
         page = folder.path / "reports" / f"{name}.html"
         if _write_report(graph, folder, page, formatted(tables, TableFormat.terminal)):

@@ -22,12 +22,12 @@ from typing import Any
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.experiments.experiment_folder import Step
 from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
 from revt_hf.experiments.model_steps import MergeStep, Train
 from revt_hf.experiments.score_steps import Network
-from revt_hf.merging.merge_spec import Rule
+from revt_hf.merging.registry import Rule
 
 _MOST_STEPS = 20_000
 

@@ -11,10 +11,9 @@ from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models.recorded import recorded_recipe
-from revt_hf.training.run_checkpoints import newest_checkpoint
-from revt_hf.training.run_folder import training_folder
+from revt_hf.training.run_folder import newest_checkpoint, training_folder
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from revt_hf.evaluation.result import (
     PaperKey,
     Result,
     Selected,
+    SplitSpec,
     read_results,
     write_results,
 )
-from revt_hf.evaluation.splits import SplitSpec
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step, hash_of
 from revt_hf.experiments.experiment_recipe import Evaluate
 from revt_hf.experiments.model_steps import MergeStep, changed_values

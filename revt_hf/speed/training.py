@@ -26,10 +26,9 @@ from revt_hf.models.folded_head import bf16_autocast, fold_
 from revt_hf.models.load import build_model
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, ratio
-from revt_hf.training.data import TrainingCrops, load_training, training_loader
+from revt_hf.training.data import TrainingCrops, load_training, pipeline_spec, training_loader
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer
-from revt_hf.training.result import pipeline_spec
 
 # Rows of a strip: the time is the same from 8 to 64.
 LOSS_ROWS = 16

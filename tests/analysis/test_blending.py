@@ -15,7 +15,7 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 from tests.helpers.networks import NATIVE, changed, data_of, random_image, rows, tiny_model
 
 pytestmark = pytest.mark.numeric

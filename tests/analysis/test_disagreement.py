@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from revt_hf.analysis.disagreement import count_pixels, disagreement, shares
+from revt_hf.analysis.merge_comparison import count_pixels, disagreement, shares
 from revt_hf.evaluation.predictor import predict
 from tests.helpers.networks import NATIVE, data_of, rows, tiny_model
 

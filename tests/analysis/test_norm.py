@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from revt_hf.analysis.norm import norm_shift, norm_shifts
+from revt_hf.analysis.merge_comparison import norm_shift, norm_shifts
 from revt_hf.merging.recalibration import recalibrate_model
 from tests.helpers.networks import data_of, rows, tiny_model
 

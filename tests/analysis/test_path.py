@@ -3,7 +3,7 @@
 import pytest
 
 from revt_hf.analysis.blending import Blender, score_heads
-from revt_hf.analysis.path import INTERPOLATED, barrier, paths
+from revt_hf.analysis.landscape import INTERPOLATED, barrier, paths
 from revt_hf.core.errors import UserError
 from tests.helpers.networks import data_of, rows, tiny_model
 

@@ -6,7 +6,8 @@ from math import comb
 import pytest
 
 from revt_hf.analysis.blending import Blender, HeadScore
-from revt_hf.analysis.plane import FinishedPoints, PlanePoint, new_points, scan, simplex
+from revt_hf.analysis.choosing import new_points, simplex
+from revt_hf.analysis.landscape import FinishedPoints, PlanePoint, scan
 from revt_hf.core.errors import UserError
 from tests.helpers.networks import data_of, rows
 

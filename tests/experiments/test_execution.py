@@ -16,7 +16,7 @@ from revt_hf.evaluation.result import Cost, Selected, read_results
 from revt_hf.experiments import network_scores
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
 from revt_hf.experiments.score_steps import read_result
-from revt_hf.training.run_folder import read_metrics
+from revt_hf.models.recorded import read_metrics
 from tests.helpers.command_line import SECONDS, alive, until
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny_experiment import (
