@@ -16,10 +16,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.model_steps import Train
+from revt_hf.experiments.graph import build_graph
+from revt_hf.experiments.steps import Train
 from revt_hf.experiments.training_processes import (
     REVT,
     TrainingProcesses,
@@ -121,7 +121,7 @@ def run_experiment(
     folder = ExperimentFolder(Path(output), graph.steps)
     outcome.steps = step_rows(steps, folder)
     if not options.only:
-        from revt_hf.experiments.experiment_report import write_outputs
+        from revt_hf.experiments.experiment_results import write_outputs
 
         outcome.written = write_outputs(graph, folder, Path(path).stem, options.quiet)
     return outcome

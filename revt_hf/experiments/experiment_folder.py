@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,13 +38,13 @@ class Stamp(Section):
     beside: dict[str, str]
 
 
-def _beside(folder: Path) -> dict[str, str]:
-    found = (folder / name for name in (CONFIG_FILE, PROCESSOR_FILE))
-    return {path.name: file_sha256(path) for path in found if path.is_file()}
+class StepRecord(Section):
+    """``.steps/ID.json``: what a finished step was made from, and what it wrote."""
 
-
-def _joined(hashes: Iterable[str], beside: dict[str, str]) -> str:
-    return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])
+    step: str
+    inputs: str
+    result: Stamp
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Step(ABC):
+class Step:
     """A unit of work with one result; ``id`` is also its path below the experiment's folder."""
 
     id: str
@@ -67,16 +66,16 @@ class Step(ABC):
     stage: ClassVar[str | None] = None
     counts_images: ClassVar[bool] = False
 
-    @abstractmethod
     def run(self, folder: "ExperimentFolder") -> None:
-        """Do the work and write the output, or raise a UserError."""
+        """Do the work and write the output, or raise a UserError; by default there is no work."""
+        raise UserError(folder.status(self.id).note)
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What else determines the result; without defaults, so that new fields change nothing."""
+        return {}
 
     def companions(self, ready: Sequence["Step"], folder: "ExperimentFolder") -> list["Step"]:
-        """This step and those of ``ready`` that are to be run together with it."""
+        """The steps to run together, of those that are ready; this is the first of them."""
         return [self]
 
     def run_together(
@@ -108,21 +107,10 @@ class Step(ABC):
         return _joined([record.result.sha256], record.result.beside) if record else ""
 
     def status(self, folder: "ExperimentFolder") -> Status:
-        """The state of the step."""
         return folder.recorded_status(self)
 
     def update_labels(self, folder: "ExperimentFolder") -> None:
         """Bring titles and the like in a finished result up to date."""
-        return
-
-
-class StepRecord(Section):
-    """``.steps/ID.json``: what a finished step was made from, and what it wrote."""
-
-    step: str
-    inputs: str
-    result: Stamp
-    seconds: float
 
 
 class ExperimentFolder:
@@ -199,10 +187,9 @@ class ExperimentFolder:
         """The state of a step according to its record."""
         output = step.output(self)
         record = self.record(step) if output.is_file() else None
-        if record is not None:
-            inputs = self.input_hash(step)
-            if inputs == record.inputs and self._is_same(output, record.result):
-                return Status("done")
+        same = record is not None and self.input_hash(step) == record.inputs
+        if same and record and self._is_same(output, record.result):
+            return Status("done")
         note = ""
         try:
             self.check_data(step)
@@ -249,13 +236,9 @@ class ExperimentFolder:
         return self._known[key]
 
     def _stamp(self, result: Path) -> Stamp:
-        now = result.stat()
-        return Stamp(
-            size=now.st_size,
-            modified_ns=now.st_mtime_ns,
-            sha256=self._sha256(result),
-            beside=_beside(result.parent) if result.name == WEIGHTS_FILE else {},
-        )
+        now, digest = result.stat(), self._sha256(result)
+        beside = _beside(result.parent) if result.name == WEIGHTS_FILE else {}
+        return Stamp(size=now.st_size, modified_ns=now.st_mtime_ns, sha256=digest, beside=beside)
 
     def _is_same(self, result: Path, stamp: Stamp) -> bool:
         """Whether a result has the content that it had when it was stamped."""
@@ -294,6 +277,15 @@ class ExperimentFolder:
             place = (spec.data_dir, spec.config, spec.options)
             self._domains[key] = open_domain(spec.domain, split, *place)
         return self._domains[key]
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    found = (folder / name for name in (CONFIG_FILE, PROCESSOR_FILE))
+    return {path.name: file_sha256(path) for path in found if path.is_file()}
+
+
+def _joined(hashes: Iterable[str], beside: dict[str, str]) -> str:
+    return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])
 
 
 def hash_of(values: Any) -> str:

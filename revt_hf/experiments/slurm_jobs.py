@@ -15,13 +15,12 @@ from typing import Any
 
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import write_json, write_text
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.execution import lacking_data
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.graph import Graph
-from revt_hf.experiments.score_steps import Score
+from revt_hf.experiments.graph import Graph, build_graph
 from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
+from revt_hf.experiments.steps import Score
 from revt_hf.experiments.training_processes import REVT
 
 _SUBMITTED = "submitted.json"
