@@ -147,8 +147,8 @@ def submit(
     elif not report.quiet:
         for job in jobs:
             after = f", after {', '.join(job.after)}" if job.after else ""
-            tasks = counted(len(job.stage.tasks), "task")
-            lines.append(f"{job.stage.name}: job {job.number}, {tasks}{after}")
+            tasks = counted(len(job.tasks), "task")
+            lines.append(f"{job.name}: job {job.number}, {tasks}{after}")
         lines.append(f"scripts, logs and job numbers: {jobs[0].file.parent}")
     report.finish([job.to_json() for job in jobs], lines)
 

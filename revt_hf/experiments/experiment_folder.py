@@ -64,7 +64,6 @@ class Step:
     inputs: tuple[str, ...]
     # Of Slurm; None if there is nothing to do.
     stage: ClassVar[str | None] = None
-    counts_images: ClassVar[bool] = False
 
     def run(self, folder: "ExperimentFolder") -> None:
         """Do the work and write the output, or raise a UserError; by default there is no work."""
@@ -94,7 +93,6 @@ class Step:
         return Path(self.model(folder)) / WEIGHTS_FILE
 
     def images(self) -> list[tuple[DomainSpec, str]]:
-        """The splits that it reads."""
         return []
 
     def checkpoint(self) -> str | None:
@@ -102,7 +100,6 @@ class Step:
         return None
 
     def fingerprint(self, folder: "ExperimentFolder") -> str:
-        """A hash of the finished result."""
         record = folder.record(self)
         return _joined([record.result.sha256], record.result.beside) if record else ""
 
@@ -128,11 +125,9 @@ class ExperimentFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the folder is an experiment's already."""
         return (self.path / _STEPS_FOLDER).is_dir()
 
     def begin(self) -> None:
-        """Make the folder an experiment's."""
         with readable_os_errors(self.path):
             (self.path / _STEPS_FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -162,7 +157,6 @@ class ExperimentFolder:
         return self.status(step_id).state == "done"
 
     def finish(self, step: Step, seconds: float) -> None:
-        """Record that the output of a step has been written."""
         output, inputs = step.output(self), self.input_hash(step)
         if inputs is None or not output.is_file():
             raise UserError(f"{step.id} left no {output}")
@@ -248,13 +242,11 @@ class ExperimentFolder:
         return (now.sha256, now.beside) == (stamp.sha256, stamp.beside)
 
     def check_data(self, step: Step) -> None:
-        """Refuse a step whose images cannot be read."""
         for split in step.images():
             for _, reason in self._opened(*split).missing:
                 raise UserError(reason)
 
     def image_count(self, step: Step) -> int:
-        """The number of images that a step reads."""
         return sum(self._opened(*split).images for split in step.images())
 
     def locked(self, step: Step) -> AbstractContextManager[object]:

@@ -52,12 +52,10 @@ class Graph:
 
     @property
     def data_dirs(self) -> list[str | None]:
-        """The folders of data that its trainings read or are compared on."""
         recipes = [step.recipe for step in self.steps.values() if isinstance(step, Train)]
         return [one.data_dir for recipe in recipes for one in (*recipe.sources, *recipe.targets)]
 
     def add(self, step: Step) -> None:
-        """Add a step after its inputs."""
         if len(self.steps) + len(self.temporary) >= _MOST_STEPS:
             raise UserError(f"the experiment has more than {_MOST_STEPS} steps: use fewer seeds")
         if step.id in self.steps or step.id in self.temporary:
@@ -65,7 +63,6 @@ class Graph:
         self.steps[step.id] = step
 
     def chosen(self, only: Sequence[str], needs: bool) -> list[Step]:
-        """The steps to run, each after its inputs."""
         wanted: set[str] = set() if only else set(self.steps)
         for pattern in only:
             folder = f"{pattern.rstrip('/')}/"
@@ -83,7 +80,6 @@ class Graph:
 
 
 def build_graph(experiment: Experiment) -> Graph:
-    """All steps of an experiment."""
     graph = Graph(experiment)
     _add_members(graph)
     graph.recipe = _evaluation_recipe(experiment)

@@ -116,7 +116,6 @@ class MergeStep(Step):
         self.write(folder, Path(self.model(folder)))
 
     def write(self, folder: ExperimentFolder, output: Path) -> Path:
-        """Write the merge anywhere."""
         from revt_hf.merging.average import MergeOptions, merge
 
         base = folder.model_of(self.base) if self.base in self.inputs else self.base
@@ -190,7 +189,6 @@ class Score(Step):
     evaluate: Evaluate
     merge: MergeStep | None = None
     stage = "score"
-    counts_images = True
 
     def run_together(
         self, steps: Sequence[Step], folder: ExperimentFolder, on_image: Callable[[], object]
@@ -282,12 +280,10 @@ class Choose(Step):
 
 
 def result_file(folder: ExperimentFolder, protocol: str, network: str) -> Path:
-    """The file of a network's result."""
     return folder.path / f"results/{protocol}/{network}.json"
 
 
 def read_result(path: Path) -> Result:
-    """The result of a scored network."""
     try:
         (result,) = read_results([path])
         return result
