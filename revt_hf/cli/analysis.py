@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from revt_hf.cli.options import (
+    Bounds,
     DataOptions,
     Images,
     Models,
@@ -28,7 +29,7 @@ diagnose_app = typer.Typer(
     name="diagnose", help="See when and why averaging works.", no_args_is_help=True
 )
 
-Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for plot and JSON.")]
+Output = Annotated[Path, "DIR", "Folder for plot and JSON."]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def path_command(
     output: Output,
     data: Diagnosis,
     init: Annotated[str | None, "Initial weights: also score the lines from them."] = None,
-    points: Annotated[int, typer.Option(min=2, help="Points on each line, ends included.")] = 11,
+    points: Annotated[int, Bounds(2), "Points on each line, ends included."] = 11,
     interpolate: Annotated[
         str, "Interpolate the encoder only, or all: the decode head as well."
     ] = "encoder",
@@ -151,7 +152,7 @@ def norm_command(
     train: Annotated[
         str, "With --domain: split to recalibrate on. A recipe names its own."
     ] = "train",
-    recalibrate_on: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
+    recalibrate_on: Annotated[int, Bounds(1), "Approximate number of images."] = 100,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure how far the head's BatchNorm statistics are off, also after recalibration."""
@@ -177,7 +178,7 @@ def disagreement_command(
     merge: Annotated[str, "The merge of these members."],
     output: Output,
     data: Diagnosis,
-    show: Annotated[int, typer.Option(min=1, help="Draw this many disputed images.")] = 4,
+    show: Annotated[int, Bounds(1), "Draw this many disputed images."] = 4,
     overwrite: Overwrite = False,
 ) -> None:
     """Show where members differ on images, and what their merge predicts there."""
@@ -201,13 +202,13 @@ def choose(
     method: Annotated[str, typer.Argument(help="soup, weights or leave-one-out.")],
     models: Models,
     recipe: Annotated[Path, "Score on source-val of this recipe, never on its targets."],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Merge recipe to write (YAML).")],
+    output: Annotated[Path, "FILE", "Merge recipe to write (YAML)."],
     protocol: ProtocolOptions,
     report: OverwriteOptions,
     on: Annotated[list[str] | None, "Score on this source alone."] = None,
-    head: Annotated[int | None, typer.Option(min=1, help="Use this member's head.")] = None,
+    head: Annotated[int | None, Bounds(1), "Use this member's head."] = None,
     evaluations: Annotated[
-        int | None, typer.Option(min=2, help="With weights: score at most this many merges (40).")
+        int | None, Bounds(2), "With weights: score at most this many merges (40)."
     ] = None,
     images: Images = None,
     workers: Workers = 0,

@@ -6,10 +6,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import analysis, benchmark, data, evaluate, model_folders, push, results, training
+from revt_hf.cli import analysis, evaluate, model_folders, results, training
 
 _PANELS: dict[str, list[typer.Typer | Callable[..., None]]] = {
-    "Data": [data.data_app],
+    "Data": [training.data_app],
     "Train": [
         training.train,
         training.run,
@@ -24,10 +24,10 @@ _PANELS: dict[str, list[typer.Typer | Callable[..., None]]] = {
         results.table,
         results.report,
         results.curves,
-        benchmark.benchmark,
+        evaluate.benchmark,
     ],
     "Understand": [analysis.choose, analysis.diagnose_app],
-    "Publish": [push.push, push.merge_and_push],
+    "Publish": [model_folders.push, model_folders.merge_and_push],
 }
 
 

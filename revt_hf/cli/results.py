@@ -32,12 +32,8 @@ _INTRO = (
 _RESULTS = typer.Argument(
     help="Result files (JSON) of revt evaluate and revt run, and folders of them."
 )
-Classes = Annotated[
-    str | None, typer.Option(help="Average over synthia16 or synthia13 instead of all 19 classes.")
-]
-ResultProtocol = Annotated[
-    str | None, typer.Option("--protocol", help="Use only results by this protocol.")
-]
+Classes = Annotated[str | None, "Average over synthia16 or synthia13 instead of all 19 classes."]
+ResultProtocol = Annotated[str | None, "--protocol", "Use only results by this protocol."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +72,12 @@ def table(
     shown: Shown,
     to: OverwriteOptions,
     format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
-    ] = None,
+    output: Annotated[Path | None, "FILE", "Write the table to this file."] = None,
     update: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Renew the tables between a Markdown file's comments."),
+        Path | None, "FILE", "Renew the tables between a Markdown file's comments."
     ] = None,
     check: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Exit with code 1 if these tables are out of date."),
+        Path | None, "FILE", "Exit with code 1 if these tables are out of date."
     ] = None,
 ) -> None:
     """Print one table of many results: rows are models, columns are domains."""
@@ -185,13 +177,11 @@ def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> No
 @with_options
 def report(
     models: Models,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
+    output: Annotated[Path, "FILE", "Write the page (HTML) here."],
     recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
     choice: ProtocolOptions,
     to: OverwriteOptions,
-    init: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Initial weights of the members.")
-    ] = None,
+    init: Annotated[Path | None, "MODEL", "Initial weights of the members."] = None,
 ) -> None:
     """Compare members and their merges on one page, with images.
 
@@ -221,7 +211,7 @@ def report(
 @with_options
 def curves(
     results: Annotated[list[Path], _RESULTS],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the figure (PNG) here.")],
+    output: Annotated[Path, "FILE", "Write the figure (PNG) here."],
     to: OverwriteOptions,
     protocol: ResultProtocol = None,
     classes: Classes = None,

@@ -1,29 +1,162 @@
-"""``revt train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
+"""``revt data``, ``train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from revt_hf.cli.options import OutputOptions, Overrides, Overwrite, Quiet, Recipe, with_options
+from revt_hf.cli.options import (
+    Bounds,
+    DomainOptions,
+    Json,
+    OutputOptions,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipeFile,
+    Split,
+    parse_max_size,
+    with_options,
+)
 from revt_hf.core.errors import UserError, counted, say
 
+if TYPE_CHECKING:
+    from revt_hf.data.domains.prepared import Format
+
+EXIT_BAD_DATA = 2
+
+data_app = typer.Typer(
+    name="data", help="Inspect, verify and prepare datasets.", no_args_is_help=True
+)
 recipe_app = typer.Typer(name="recipe", help="Show recipes and their schema.", no_args_is_help=True)
 
+Domain = Annotated[str, typer.Argument(help="Domain; revt data list shows all.")]
+Threads = Annotated[
+    int | None, "--workers", Bounds(1, 256), "Number of threads; default: all cores."
+]
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment (YAML).")]
-ExperimentFolder = Annotated[
-    Path, typer.Option("--output", help="Folder of the experiment; finished steps are kept.")
-]
+ExperimentFolder = Annotated[Path, "--output", "Folder of the experiment; finished steps are kept."]
 Launcher = Annotated[
-    str | None,
-    typer.Option(metavar="COMMAND", help="Start trainings with this, such as 'accelerate launch'."),
+    str | None, "COMMAND", "Start trainings with this, such as 'accelerate launch'."
 ]
+
+
+class OutputFormat(StrEnum):
+    """Formats of ``revt data prepare``."""
+
+    webp = "webp"
+    png = "png"
+    raw = "raw"
+    parquet = "parquet"
+
+
+@data_app.command("list")
+def list_domains(json_file: Json = None) -> None:
+    """List all datasets: kind, images, license, where to get them."""
+    from rich.console import Console
+
+    from revt_hf.data_tools.show import listing, listing_table
+
+    OutputOptions(json_file).finish(listing())
+    Console().print(listing_table())
+
+
+@data_app.command("verify")
+@with_options
+def verify_command(
+    name: Domain,
+    settings: DomainOptions,
+    report: OutputOptions,
+    strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
+    workers: Threads = None,
+) -> None:
+    """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
+    from revt_hf.data_tools.verify import verify
+
+    report.check([settings.data_dir])
+    result = verify(settings.spec(name), workers, report.quiet)
+    report.finish(result.to_json())
+    print(result.text)
+    if result.problems or (strict and not result.is_complete):
+        raise typer.Exit(EXIT_BAD_DATA)
+
+
+@data_app.command("show")
+@with_options
+def show_command(
+    name: Domain,
+    settings: DomainOptions,
+    output: Annotated[Path, "Contact sheet (PNG) to write."],
+    split: Split = "val",
+    images: Annotated[int, Bounds(1), "Show at most this many images."] = 6,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,  # noqa: ARG001
+) -> None:
+    """Draw images of a dataset with their coloured labels."""
+    from revt_hf.data_tools.show import show
+
+    count = show(settings.spec(name), split, output, images, overwrite)
+    say(f"{counted(count, 'image')} of {name}/{split}: {output}")
+
+
+@data_app.command("prepare")
+@with_options
+def prepare_command(
+    name: Domain,
+    settings: DomainOptions,
+    output: Annotated[Path, "Folder to write."],
+    split: Annotated[
+        list[str] | None, "Split to prepare, default train; parquet takes several."
+    ] = None,
+    resize: Annotated[
+        str | None, "WIDTHxHEIGHT", "Max size, or native. Default: 1280x720; native for parquet."
+    ] = None,
+    format: Annotated[
+        OutputFormat | None,
+        "webp (default), png and raw are for training; parquet is a Hub dataset.",
+    ] = None,
+    push: Annotated[str | None, "REPO_ID", "Push the parquet files to the Hub."] = None,
+    private: Annotated[bool, "Make that repository private."] = False,
+    license: Annotated[str | None, "Confirm the license under which images are passed on."] = None,
+    workers: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Resize images once for faster training, or pack them for the Hub."""
+    format = format or (OutputFormat.parquet if push else OutputFormat.webp)
+    default = None if format is OutputFormat.parquet else (1280, 720)
+    max_size = default if resize is None else parse_max_size(resize, "--resize")
+    splits = split or ["train"]
+    if format is OutputFormat.parquet:
+        if workers is not None:
+            raise UserError("--workers is for the formats webp, png and raw")
+        from revt_hf.data_tools.export import ExportOptions, export_parquet
+
+        options = ExportOptions(max_size, license, push, private, overwrite, quiet)
+        done = export_parquet(settings.spec(name), splits, output, options)
+        say(f"packed: {done}{f', pushed to {push}' if push else ''}")
+        return
+    if push or license or private:
+        raise UserError("--push, --private and --license go with --format parquet")
+    if len(splits) > 1:
+        raise UserError("give one --split: each prepared folder holds one")
+    from revt_hf.data_tools.prepare import prepare
+
+    kind = cast("Format", format.value)
+    record = prepare(
+        settings.spec(name), splits[0], output, max_size, kind, overwrite, workers, quiet
+    )
+    say(
+        f"prepared {counted(record.images, 'image')} of {name}/{record.split}: {output}; "
+        f"in a recipe: source.prepared: {output}"
+    )
 
 
 @with_options
 def train(
-    recipe: Recipe,
+    recipe: RecipeFile,
     output: Annotated[Path, "Folder of the trained SegFormer."],
     overrides: Overrides = None,
     resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
@@ -54,7 +187,7 @@ def recipe_schema() -> None:
 
 
 @recipe_app.command("show")
-def recipe_show(recipe: Recipe, overrides: Overrides = None) -> None:
+def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Print a recipe with its parents, overrides and defaults resolved."""
     from revt_hf.config.recipe import load_recipe
 
@@ -69,21 +202,16 @@ def run(
     overrides: Overrides = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="STEPS",
-            help="Run only these steps and what they need, such as 'members/*' or merges/revt.",
-        ),
+        "STEPS",
+        "Run only these steps and what they need, such as 'members/*' or merges/revt.",
     ] = None,
     no_needs: Annotated[bool, "With --only: do not run what the steps need."] = False,
     dry_run: Annotated[bool, "Show the steps and their states; run nothing."] = False,
     report_only: Annotated[bool, "Write tables and report of finished steps only."] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Run this many trainings side by side. Default: one per GPU, or one per core.",
-        ),
+        Bounds(1, 1024),
+        "Run this many trainings side by side. Default: one per GPU, or one per core.",
     ] = None,
     launcher: Launcher = None,
 ) -> None:
@@ -115,9 +243,7 @@ def submit(
     output: ExperimentFolder,
     report: OutputOptions,
     overrides: Overrides = None,
-    slurm: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings of the jobs (YAML).")
-    ] = None,
+    slurm: Annotated[Path | None, "FILE", "Settings of the jobs (YAML)."] = None,
     partition: Annotated[str | None, "Slurm partition."] = None,
     account: Annotated[str | None, "Slurm account to charge."] = None,
     time: Annotated[str | None, "Time limit of a task, such as 12:00:00."] = None,
@@ -125,9 +251,7 @@ def submit(
     cpus: Annotated[int | None, "Cores of a task."] = None,
     memory: Annotated[str | None, "Memory of a task, such as 32G."] = None,
     launcher: Launcher = None,
-    only_print: Annotated[
-        bool, typer.Option("--print", help="Show scripts and commands; submit nothing.")
-    ] = False,
+    only_print: Annotated[bool, "--print", "Show scripts and commands; submit nothing."] = False,
 ) -> None:
     """Submit the remaining steps of an experiment to Slurm, as array jobs."""
     from revt_hf.experiments.slurm_jobs import as_text, submit_experiment
