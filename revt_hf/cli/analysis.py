@@ -18,16 +18,12 @@ from revt_hf.cli.options import (
     ProtocolOptions,
     Workers,
     named_models,
-    with_options,
 )
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
     from revt_hf.analysis.diagnoses import DiagnoseOptions
 
-diagnose_app = typer.Typer(
-    name="diagnose", help="See when and why averaging works.", no_args_is_help=True
-)
 
 Output = Annotated[Path, "DIR", "Folder for plot and JSON."]
 
@@ -56,8 +52,6 @@ class Diagnosis(DataOptions, ProtocolOptions, OutputOptions):
         return DiagnoseOptions(output, *measured, overwrite, self.quiet)
 
 
-@diagnose_app.command("similarity")
-@with_options
 def similarity_command(
     models: Models,
     output: Output,
@@ -81,8 +75,6 @@ def similarity_command(
     report.finish(result, aligned(rows).splitlines(), f"written: {output}")
 
 
-@diagnose_app.command("path")
-@with_options
 def path_command(
     models: Models,
     output: Output,
@@ -116,8 +108,6 @@ def path_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("plane")
-@with_options
 def plane_command(
     models: Models,
     output: Output,
@@ -143,8 +133,6 @@ def plane_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("norm")
-@with_options
 def norm_command(
     models: Annotated[list[str], typer.Argument(help="A merge, then members to compare it to.")],
     output: Output,
@@ -171,8 +159,6 @@ def norm_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("disagreement")
-@with_options
 def disagreement_command(
     models: Models,
     merge: Annotated[str, "The merge of these members."],
@@ -197,7 +183,6 @@ def disagreement_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@with_options
 def choose(
     method: Annotated[str, typer.Argument(help="soup, weights or leave-one-out.")],
     models: Models,

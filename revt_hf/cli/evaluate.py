@@ -19,7 +19,6 @@ from revt_hf.cli.options import (
     Workers,
     named_models,
     parse_max_size,
-    with_options,
 )
 from revt_hf.core.errors import UserError, counted
 from revt_hf.core.outputs import check_output_file, write_text
@@ -38,7 +37,6 @@ class ClassIds(StrEnum):
     cityscapes = "cityscapes"
 
 
-@with_options
 def evaluate(
     models: Models,
     data: DataOptions,
@@ -78,7 +76,6 @@ def evaluate(
         print_scores(results, classes)
 
 
-@with_options
 def predict(
     models: Models,
     paths: Annotated[
@@ -246,7 +243,6 @@ class TrainBenchmark:
         return training_benchmark(models, sizes, options, named, workers, shared.device, quiet)
 
 
-@with_options
 def benchmark(
     shared: Benchmark,
     inference: PredictBenchmark,

@@ -17,7 +17,6 @@ from revt_hf.cli.options import (
     OverwriteOptions,
     ProtocolOptions,
     Quiet,
-    with_options,
 )
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import check_beside, check_output, check_output_file
@@ -65,7 +64,6 @@ def inspect(
         raise typer.Exit(EXIT_CHANGED)
 
 
-@with_options
 def recalibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
     output: Annotated[Path, "Folder of the recalibrated SegFormer."],
@@ -89,7 +87,6 @@ def recalibrate(
     report.finish(result, lines, f"recalibrated: {output}")
 
 
-@with_options
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
     output: Annotated[Path, "Output folder, or the output file with --to mmseg."],
@@ -160,7 +157,6 @@ class Publication:
         say(f"{'pushed' if self.dry_run is None else 'would be pushed'}: {done}")
 
 
-@with_options
 def push(
     folder: Annotated[Path, typer.Argument(help="Model folder, such as a merge.")],
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
@@ -180,7 +176,6 @@ def push(
     publication.send(folder, repo_id, results, **more)
 
 
-@with_options
 def merge_and_push(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL... OWNER/NAME", help="Members, then the Hub ID.")

@@ -65,7 +65,6 @@ class Shown:
         return words
 
 
-@with_options
 def table(
     results: Annotated[list[Path] | None, _RESULTS] = None,
     *,
@@ -174,7 +173,6 @@ def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> No
     """The part of ``revt table`` that a comment may hold."""
 
 
-@with_options
 def report(
     models: Models,
     output: Annotated[Path, "FILE", "Write the page (HTML) here."],
@@ -208,7 +206,6 @@ def report(
     to.finish(made.results, [f"open {output}"], write=write_results)
 
 
-@with_options
 def curves(
     results: Annotated[list[Path], _RESULTS],
     output: Annotated[Path, "FILE", "Write the figure (PNG) here."],

@@ -18,7 +18,6 @@ from revt_hf.cli.options import (
     RecipeFile,
     Split,
     parse_max_size,
-    with_options,
 )
 from revt_hf.core.errors import UserError, counted, say
 
@@ -26,11 +25,8 @@ if TYPE_CHECKING:
     from revt_hf.data.domains.prepared import Format
 
 EXIT_BAD_DATA = 2
+OutputFormat = StrEnum("OutputFormat", ["webp", "png", "raw", "parquet"])
 
-data_app = typer.Typer(
-    name="data", help="Inspect, verify and prepare datasets.", no_args_is_help=True
-)
-recipe_app = typer.Typer(name="recipe", help="Show recipes and their schema.", no_args_is_help=True)
 
 Domain = Annotated[str, typer.Argument(help="Domain; revt data list shows all.")]
 Threads = Annotated[
@@ -43,16 +39,6 @@ Launcher = Annotated[
 ]
 
 
-class OutputFormat(StrEnum):
-    """Formats of ``revt data prepare``."""
-
-    webp = "webp"
-    png = "png"
-    raw = "raw"
-    parquet = "parquet"
-
-
-@data_app.command("list")
 def list_domains(json_file: Json = None) -> None:
     """List all datasets: kind, images, license, where to get them."""
     from rich.console import Console
@@ -63,8 +49,6 @@ def list_domains(json_file: Json = None) -> None:
     Console().print(listing_table())
 
 
-@data_app.command("verify")
-@with_options
 def verify_command(
     name: Domain,
     settings: DomainOptions,
@@ -83,8 +67,6 @@ def verify_command(
         raise typer.Exit(EXIT_BAD_DATA)
 
 
-@data_app.command("show")
-@with_options
 def show_command(
     name: Domain,
     settings: DomainOptions,
@@ -101,8 +83,6 @@ def show_command(
     say(f"{counted(count, 'image')} of {name}/{split}: {output}")
 
 
-@data_app.command("prepare")
-@with_options
 def prepare_command(
     name: Domain,
     settings: DomainOptions,
@@ -144,17 +124,13 @@ def prepare_command(
         raise UserError("give one --split: each prepared folder holds one")
     from revt_hf.data_tools.prepare import prepare
 
-    kind = cast("Format", format.value)
-    record = prepare(
-        settings.spec(name), splits[0], output, max_size, kind, overwrite, workers, quiet
-    )
-    say(
-        f"prepared {counted(record.images, 'image')} of {name}/{record.split}: {output}; "
-        f"in a recipe: source.prepared: {output}"
-    )
+    what = (settings.spec(name), splits[0], output, max_size, cast("Format", format.value))
+    record = prepare(*what, overwrite, workers, quiet)
+    count = counted(record.images, "image")
+    remark = f"in a recipe: source.prepared: {output}"
+    say(f"prepared {count} of {name}/{record.split}: {output}; {remark}")
 
 
-@with_options
 def train(
     recipe: RecipeFile,
     output: Annotated[Path, "Folder of the trained SegFormer."],
@@ -178,7 +154,6 @@ def train(
         say(f"trained: {done}")
 
 
-@recipe_app.command("schema")
 def recipe_schema() -> None:
     """Print the JSON schema of training recipes, for editors."""
     from revt_hf.config import recipe
@@ -186,7 +161,6 @@ def recipe_schema() -> None:
     print(json.dumps(recipe.recipe_schema(), indent=2))
 
 
-@recipe_app.command("show")
 def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Print a recipe with its parents, overrides and defaults resolved."""
     from revt_hf.config.recipe import load_recipe
@@ -194,7 +168,6 @@ def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
     print(load_recipe(recipe, overrides or []).to_yaml(), end="")
 
 
-@with_options
 def run(
     experiment: ExperimentFile,
     output: ExperimentFolder,
@@ -223,12 +196,13 @@ def run(
     quiet, steps = report.quiet, tuple(only or ())
     _check_json(report, output, [experiment], writes=not dry_run)
     options = ExperimentOptions(steps, not no_needs, report_only, jobs, launcher, quiet)
+    what = (experiment, output, overrides or [], options)
     if dry_run:
-        tree, rows = plan_experiment(experiment, output, overrides or [], options)
+        tree, rows = plan_experiment(*what)
         Console().print(tree)
         report.finish(rows)
         return
-    outcome = run_experiment(experiment, output, overrides or [], options)
+    outcome = run_experiment(*what)
     report.finish(outcome.steps, [] if quiet else [f"written: {path}" for path in outcome.written])
     problem = outcome.problem()
     if problem is not None:
@@ -237,7 +211,6 @@ def run(
         say(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")
 
 
-@with_options
 def submit(
     experiment: ExperimentFile,
     output: ExperimentFolder,
@@ -262,11 +235,9 @@ def submit(
     _check_json(report, output, [experiment, slurm], writes=not only_print)
     settings = load_settings(slurm, flags)
     jobs = submit_experiment(experiment, output, overrides or [], settings, dry_run=only_print)
-    lines = []
-    if not jobs:
-        done = "all steps are done, nothing is left to submit"
-        lines = [f"{done}: revt run --report-only writes tables and report"]
-    elif only_print:
+    done = "all steps are done, nothing is left to submit"
+    lines = [] if jobs else [f"{done}: revt run --report-only writes tables and report"]
+    if only_print and jobs:
         print(as_text(jobs), end="")
     elif not report.quiet:
         for job in jobs:
@@ -283,11 +254,9 @@ def _check_json(
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
     from revt_hf.experiments.experiment_folder import ExperimentFolder
 
-    begun = writes or ExperimentFolder(output, {}).is_begun
-    report.check(inputs, [] if begun else [output])
+    report.check(inputs, [] if writes or ExperimentFolder(output, {}).is_begun else [output])
 
 
-@with_options
 def demo(
     output: Annotated[Path, "Folder to write."] = Path("demo"),
     quick: Annotated[bool, "Take one minute, just to see that everything runs."] = False,
@@ -297,5 +266,4 @@ def demo(
     """Train, merge and compare models on built-in street scenes, and write a report page."""
     from revt_hf.demo.run import run_demo
 
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")
+    say(f"open {run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)}")
