@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from revt_hf.cli.options import (
-    BatchSize,
-    Bounds,
-    DataOptions,
-    Models,
-    OptionalModels,
-    OutputOptions,
-    OverwriteOptions,
-    ProtocolOptions,
-    Workers,
-    named_models,
-    parse_max_size,
-)
+from revt_hf.cli import options as common
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, counted
 from revt_hf.core.outputs import check_output_file, write_text
 
@@ -27,21 +16,15 @@ if TYPE_CHECKING:
     from revt_hf.speed.measuring import BenchmarkResult
 
 EXIT_FAILED = 2
+ClassIds = StrEnum("ClassIds", ["train", "cityscapes"])
 _IMAGE, _CROP, _BATCH = (1024, 512), 512, 2
 
 
-class ClassIds(StrEnum):
-    """The ids in class maps."""
-
-    train = "train"
-    cityscapes = "cityscapes"
-
-
 def evaluate(
-    models: Models,
-    data: DataOptions,
-    choice: ProtocolOptions,
-    report: OutputOptions,
+    models: common.Models,
+    data: common.DataOptions,
+    choice: common.ProtocolOptions,
+    report: common.OutputOptions,
     ensembles: Annotated[
         list[str] | None,
         "--ensemble HOW",
@@ -49,8 +32,8 @@ def evaluate(
     ] = None,
     head: Annotated[int, Bounds(1), "Model whose decode head an ensemble of features uses."] = 1,
     cost: Annotated[bool, "Also measure parameters, FLOPs, images/s and GPU memory."] = False,
-    batch_size: BatchSize = 1,
-    workers: Workers = 0,
+    batch_size: common.BatchSize = 1,
+    workers: common.Workers = 0,
     classes: Annotated[
         str | None, "Print the mean over synthia16 or synthia13 instead of all 19 classes."
     ] = None,
@@ -64,7 +47,7 @@ def evaluate(
     from revt_hf.results.rows import check_subset
 
     check_subset(classes)
-    named, splits = named_models(models), data.splits()
+    named, splits = common.named_models(models), data.splits()
     read = [path for one in splits for path in one.spec.inputs]
     report.check([*named.values(), data.recipe, *read])
     how = (tuple(ensembles or ()), head, cost, batch_size, workers)
@@ -77,13 +60,13 @@ def evaluate(
 
 
 def predict(
-    models: Models,
+    models: common.Models,
     paths: Annotated[
         list[Path], "--input PATH", "Image, folder of images or video; may be repeated."
     ],
     output: Annotated[Path, "DIR", "Folder of the results."],
-    choice: ProtocolOptions,
-    report: OverwriteOptions,
+    choice: common.ProtocolOptions,
+    report: common.OverwriteOptions,
     save: Annotated[
         str | None,
         "KIND,...",
@@ -93,7 +76,7 @@ def predict(
     ids: Annotated[
         ClassIds, "Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...)."
     ] = ClassIds.train,
-    batch_size: BatchSize = 1,
+    batch_size: common.BatchSize = 1,
     workers: Annotated[int, Bounds(1, 256), "Threads that decode images."] = 2,
 ) -> None:
     """Write class maps, overlays and model comparisons for images and videos."""
@@ -105,7 +88,7 @@ def predict(
     for kind in kinds or ():
         if kind not in KEPT:
             raise UserError(f"--save {kind}: use {', '.join(KEPT)}, with commas between them")
-    named = named_models(models)
+    named = common.named_models(models)
     for model in named.values():
         if Path(model).suffix.lower() in IMAGES | VIDEOS and Path(model).is_file():
             raise UserError(
@@ -181,12 +164,12 @@ class PredictBenchmark:
     def measure(self, models: dict[str, str], shared: Benchmark, quiet: bool) -> "BenchmarkResult":
         from revt_hf.speed.inference import InferenceOptions, inference_benchmark
 
-        size = _IMAGE if self.image is None else parse_max_size(self.image, "--image")
+        size = _IMAGE if self.image is None else common.parse_max_size(self.image, "--image")
         if size is None:
             raise UserError("--image native: write WIDTHxHEIGHT, such as 1024x512")
         options = InferenceOptions(
             image=size[::-1],
-            max_size=None if self.max_size is None else parse_max_size(self.max_size),
+            max_size=None if self.max_size is None else common.parse_max_size(self.max_size),
             images=self.images or (200 if shared.on_gpu() else 20),
             warm_up=5 if shared.warm_up is None else shared.warm_up,
             frame_rate=self.frame_rate is not False,
@@ -223,7 +206,6 @@ class TrainBenchmark:
     ] = None
 
     def measure(self, models: dict[str, str], shared: Benchmark, quiet: bool) -> "BenchmarkResult":
-        """Time training steps, and data loading of a recipe."""
         from revt_hf.config.recipe import load_recipe
         from revt_hf.speed.training import TrainingOptions, training_benchmark
 
@@ -247,8 +229,8 @@ def benchmark(
     shared: Benchmark,
     inference: PredictBenchmark,
     training: TrainBenchmark,
-    report: OverwriteOptions,
-    models: OptionalModels = None,
+    report: common.OverwriteOptions,
+    models: common.OptionalModels = None,
     train: Annotated[bool, "Measure training steps instead of predictions."] = False,
     markdown: Annotated[Path | None, "FILE", "Write the tables to this file as Markdown."] = None,
 ) -> None:
@@ -263,7 +245,7 @@ def benchmark(
     from revt_hf.results.formats import markdown as markdown_text
     from revt_hf.results.formats import print_layouts
 
-    named = named_models(models or [])
+    named = common.named_models(models or [])
     inputs = [*named.values(), training.recipe]
     check_output_file(markdown, report.overwrite, inputs, [report.json_file])
     report.check(inputs)

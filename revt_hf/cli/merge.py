@@ -49,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def merge_command(arguments: Sequence[str]) -> None:
-    """Run ``revt merge`` with the arguments that follow it on the command line."""
     given = _parser().parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)

@@ -7,17 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from revt_hf.checkpoints.tensors import MERGE_FILE
+from revt_hf.cli import options as common
 from revt_hf.cli.merge import merge_command, split_name
-from revt_hf.cli.options import (
-    Bounds,
-    DataOptions,
-    Json,
-    OutputOptions,
-    Overwrite,
-    OverwriteOptions,
-    ProtocolOptions,
-    Quiet,
-)
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
@@ -25,7 +17,7 @@ EXIT_CHANGED = 2
 
 
 @dataclass(frozen=True)
-class SourceData(DataOptions):
+class SourceData(common.DataOptions):
     """Training images: of the sources of a recipe, or of one domain."""
 
     recipe: Annotated[Path | None, "Use the training images of this recipe's sources."] = None
@@ -40,12 +32,12 @@ def merge(context: typer.Context) -> None:
 
 def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of a merged or recalibrated SegFormer.")],
-    json_file: Json = None,
+    json_file: common.Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.merging import record as records
 
-    report = OutputOptions(json_file)
+    report = common.OutputOptions(json_file)
     report.check([folder])
     record = records.read_record(folder) or records.read_merge_record(folder / MERGE_FILE)
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
@@ -68,8 +60,8 @@ def recalibrate(
     model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
     output: Annotated[Path, "Folder of the recalibrated SegFormer."],
     data: SourceData,
-    protocol: ProtocolOptions,
-    report: OverwriteOptions,
+    protocol: common.ProtocolOptions,
+    report: common.OverwriteOptions,
     skip_val: Annotated[bool, "Do not score on source-val."] = False,
     images: Annotated[int, Bounds(1), "Approximate number of images."] = 100,
 ) -> None:
@@ -91,8 +83,8 @@ def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint of the original, or a folder.")],
     output: Annotated[Path, "Output folder, or the output file with --to mmseg."],
     to: Annotated[str | None, "Format: transformers (default) or mmseg, the original's."] = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Convert checkpoints of the original to SegFormer folders, and back."""
     from revt_hf.models import convert as conversion
@@ -149,7 +141,6 @@ class Publication:
             check_repo_id(name, "dataset")
 
     def send(self, folder: Path, repo_id: str, results: Path | None, **more: Any) -> None:
-        """Push a folder, and print where it is."""
         from revt_hf.hub.push import PushOptions, push
 
         given = {key: value for key, value in vars(self).items() if value is not None}
@@ -164,7 +155,7 @@ def push(
     results: Annotated[Path | None, "Scores for the card, from revt evaluate --json."] = None,
     members: Annotated[list[Path] | None, "--with-members DIR", "Also publish this member."] = None,
     overwrite: Annotated[bool, "Replace the folder of an earlier --dry-run."] = False,
-    quiet: Quiet = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Publish a model in one commit, with a card of measured scores."""
     if overwrite and publication.dry_run is None:
@@ -182,7 +173,7 @@ def merge_and_push(
     ],
     output: Annotated[Path, "DIR", "Folder for the merged model."],
     publication: Publication,
-    report: OverwriteOptions,
+    report: common.OverwriteOptions,
     recipe: Annotated[
         Path | None, "Score on the source-val and target splits of this recipe."
     ] = None,
@@ -226,7 +217,7 @@ def merge_and_push(
     done = merge(spec, output, options=MergeOptions(overwrite, quiet=quiet))
     if splits is not None:
         scores = evaluate([done], splits, options=EvaluateOptions(quiet=quiet))
-        for target in (OutputOptions(results), report):
+        for target in (common.OutputOptions(results), report):
             target.finish(scores, write=write_results)
         print_scores(scores)
     publication.send(done, repo_id, results, overwrite=overwrite, quiet=quiet)

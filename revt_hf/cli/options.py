@@ -25,8 +25,6 @@ _LARGEST_SIDE = 2**15
 
 
 class Bounds(NamedTuple):
-    """The least and the largest value of an option."""
-
     least: int | None = None
     largest: int | None = None
 
@@ -108,7 +106,6 @@ class DomainOptions:
     options: Annotated[list[str] | None, "--option KEY=VALUE", "Option of the domain."] = None
 
     def spec(self, domain: str) -> "DomainSpec":
-        """The domain as recipes name it."""
         from revt_hf.config.recipe import DomainSpec
 
         folder, options = str(self.data_dir) if self.data_dir else None, key_values(self.options)
@@ -155,8 +152,6 @@ class DataOptions(DomainOptions):
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """The test protocol of a command."""
-
     protocol: Annotated[
         str | None,
         "Test protocol: paper, native, slide or multi-scale. "

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revt_hf.cli.options import (
-    Models,
-    OverwriteOptions,
-    ProtocolOptions,
-    named_models,
-    with_options,
-)
+from revt_hf.cli import options as common
 from revt_hf.core.errors import UserError, counted, say
 from revt_hf.core.outputs import check_output_file, check_suffix, write_text
 
@@ -49,7 +43,6 @@ class Shown:
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
 
     def options(self) -> "TableOptions":
-        """The same for the table."""
         from revt_hf.results.tables import TableOptions
 
         return TableOptions(**dataclasses.asdict(self))
@@ -69,7 +62,7 @@ def table(
     results: Annotated[list[Path] | None, _RESULTS] = None,
     *,
     shown: Shown,
-    to: OverwriteOptions,
+    to: common.OverwriteOptions,
     format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
     output: Annotated[Path | None, "FILE", "Write the table to this file."] = None,
     update: Annotated[
@@ -152,7 +145,6 @@ def renewed_document(document: Path, words: Sequence[str] | None = None) -> tupl
 
 
 def _parsed(words: Sequence[str], place: str) -> tuple[Sequence[Path], Shown]:
-    """Results and options of a command in a comment."""
     if tuple(words[: len(_COMMAND)]) != _COMMAND or len(words) == len(_COMMAND):
         raise UserError(f"{place} is to be followed by: revt table RESULTS...")
     app = typer.Typer()
@@ -168,17 +160,17 @@ def _parsed(words: Sequence[str], place: str) -> tuple[Sequence[Path], Shown]:
     return values.pop("results"), Shown(**values)
 
 
-@with_options
+@common.with_options
 def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> None:
     """The part of ``revt table`` that a comment may hold."""
 
 
 def report(
-    models: Models,
+    models: common.Models,
     output: Annotated[Path, "FILE", "Write the page (HTML) here."],
     recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
-    choice: ProtocolOptions,
-    to: OverwriteOptions,
+    choice: common.ProtocolOptions,
+    to: common.OverwriteOptions,
     init: Annotated[Path | None, "MODEL", "Initial weights of the members."] = None,
 ) -> None:
     """Compare members and their merges on one page, with images.
@@ -191,7 +183,7 @@ def report(
     from revt_hf.results.page import write_page
     from revt_hf.results.report import compare, report_models
 
-    named = named_models(models)
+    named = common.named_models(models)
     loaded = load_recipe(recipe)
     inputs = [recipe, init, *named.values(), *loaded.inputs]
     check_output_file(output, to.overwrite, inputs, [to.json_file])
@@ -209,7 +201,7 @@ def report(
 def curves(
     results: Annotated[list[Path], _RESULTS],
     output: Annotated[Path, "FILE", "Write the figure (PNG) here."],
-    to: OverwriteOptions,
+    to: common.OverwriteOptions,
     protocol: ResultProtocol = None,
     classes: Classes = None,
 ) -> None:

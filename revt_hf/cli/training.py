@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from revt_hf.cli.options import (
-    Bounds,
-    DomainOptions,
-    Json,
-    OutputOptions,
-    Overrides,
-    Overwrite,
-    Quiet,
-    RecipeFile,
-    Split,
-    parse_max_size,
-)
+from revt_hf.cli import options as common
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
@@ -39,20 +29,20 @@ Launcher = Annotated[
 ]
 
 
-def list_domains(json_file: Json = None) -> None:
+def list_domains(json_file: common.Json = None) -> None:
     """List all datasets: kind, images, license, where to get them."""
     from rich.console import Console
 
     from revt_hf.data_tools.show import listing, listing_table
 
-    OutputOptions(json_file).finish(listing())
+    common.OutputOptions(json_file).finish(listing())
     Console().print(listing_table())
 
 
 def verify_command(
     name: Domain,
-    settings: DomainOptions,
-    report: OutputOptions,
+    settings: common.DomainOptions,
+    report: common.OutputOptions,
     strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
     workers: Threads = None,
 ) -> None:
@@ -69,12 +59,12 @@ def verify_command(
 
 def show_command(
     name: Domain,
-    settings: DomainOptions,
+    settings: common.DomainOptions,
     output: Annotated[Path, "Contact sheet (PNG) to write."],
-    split: Split = "val",
+    split: common.Split = "val",
     images: Annotated[int, Bounds(1), "Show at most this many images."] = 6,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,  # noqa: ARG001
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,  # noqa: ARG001
 ) -> None:
     """Draw images of a dataset with their coloured labels."""
     from revt_hf.data_tools.show import show
@@ -85,7 +75,7 @@ def show_command(
 
 def prepare_command(
     name: Domain,
-    settings: DomainOptions,
+    settings: common.DomainOptions,
     output: Annotated[Path, "Folder to write."],
     split: Annotated[
         list[str] | None, "Split to prepare, default train; parquet takes several."
@@ -101,13 +91,13 @@ def prepare_command(
     private: Annotated[bool, "Make that repository private."] = False,
     license: Annotated[str | None, "Confirm the license under which images are passed on."] = None,
     workers: Threads = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Resize images once for faster training, or pack them for the Hub."""
     format = format or (OutputFormat.parquet if push else OutputFormat.webp)
     default = None if format is OutputFormat.parquet else (1280, 720)
-    max_size = default if resize is None else parse_max_size(resize, "--resize")
+    max_size = default if resize is None else common.parse_max_size(resize, "--resize")
     splits = split or ["train"]
     if format is OutputFormat.parquet:
         if workers is not None:
@@ -132,12 +122,12 @@ def prepare_command(
 
 
 def train(
-    recipe: RecipeFile,
+    recipe: common.RecipeFile,
     output: Annotated[Path, "Folder of the trained SegFormer."],
-    overrides: Overrides = None,
+    overrides: common.Overrides = None,
     resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Fine-tune a SegFormer with the settings of a recipe."""
     from revt_hf.config.recipe import load_recipe
@@ -161,7 +151,7 @@ def recipe_schema() -> None:
     print(json.dumps(recipe.recipe_schema(), indent=2))
 
 
-def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def recipe_show(recipe: common.RecipeFile, overrides: common.Overrides = None) -> None:
     """Print a recipe with its parents, overrides and defaults resolved."""
     from revt_hf.config.recipe import load_recipe
 
@@ -171,8 +161,8 @@ def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
 def run(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: OutputOptions,
-    overrides: Overrides = None,
+    report: common.OutputOptions,
+    overrides: common.Overrides = None,
     only: Annotated[
         list[str] | None,
         "STEPS",
@@ -214,8 +204,8 @@ def run(
 def submit(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: OutputOptions,
-    overrides: Overrides = None,
+    report: common.OutputOptions,
+    overrides: common.Overrides = None,
     slurm: Annotated[Path | None, "FILE", "Settings of the jobs (YAML)."] = None,
     partition: Annotated[str | None, "Slurm partition."] = None,
     account: Annotated[str | None, "Slurm account to charge."] = None,
@@ -249,7 +239,7 @@ def submit(
 
 
 def _check_json(
-    report: OutputOptions, output: Path, inputs: list[Path | None], writes: bool
+    report: common.OutputOptions, output: Path, inputs: list[Path | None], writes: bool
 ) -> None:
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
     from revt_hf.experiments.experiment_folder import ExperimentFolder
@@ -260,8 +250,8 @@ def _check_json(
 def demo(
     output: Annotated[Path, "Folder to write."] = Path("demo"),
     quick: Annotated[bool, "Take one minute, just to see that everything runs."] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Train, merge and compare models on built-in street scenes, and write a report page."""
     from revt_hf.demo.run import run_demo
