@@ -28,14 +28,12 @@ _MODULES = {
     "data.labels": ["label_table"],
     "evaluation.evaluate": ["EvaluateOptions", "evaluate"],
     "evaluation.predictor": ["predict"],
-    "evaluation.result": ["Result", "read_results"],
-    "evaluation.splits": ["SplitSpec"],
+    "evaluation.result": ["Result", "SplitSpec", "read_results"],
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
     "hub.push": ["PushOptions", "push"],
     "merging.average": ["MergeOptions", "merge"],
-    "merging.merge_spec": ["MergeSpec", "Rule"],
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
-    "merging.registry": ["MergeMethod", "Parameter", "register"],
+    "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
     "models.convert": ["convert", "convert_to_mmseg"],
     "models.load": ["load_model"],
     "training.loop": ["TrainOptions", "train"],
@@ -62,20 +60,20 @@ if TYPE_CHECKING:
     from revt_hf.evaluation.evaluate import evaluate as evaluate
     from revt_hf.evaluation.predictor import predict as predict
     from revt_hf.evaluation.result import Result as Result
+    from revt_hf.evaluation.result import SplitSpec as SplitSpec
     from revt_hf.evaluation.result import read_results as read_results
-    from revt_hf.evaluation.splits import SplitSpec as SplitSpec
     from revt_hf.experiments.execution import ExperimentOptions as ExperimentOptions
     from revt_hf.experiments.execution import run_experiment as run_experiment
     from revt_hf.hub.push import PushOptions as PushOptions
     from revt_hf.hub.push import push as push
     from revt_hf.merging.average import MergeOptions as MergeOptions
     from revt_hf.merging.average import merge as merge
-    from revt_hf.merging.merge_spec import MergeSpec as MergeSpec
-    from revt_hf.merging.merge_spec import Rule as Rule
     from revt_hf.merging.recalibration import RecalibrateOptions as RecalibrateOptions
     from revt_hf.merging.recalibration import recalibrate as recalibrate
     from revt_hf.merging.registry import MergeMethod as MergeMethod
+    from revt_hf.merging.registry import MergeSpec as MergeSpec
     from revt_hf.merging.registry import Parameter as Parameter
+    from revt_hf.merging.registry import Rule as Rule
     from revt_hf.merging.registry import register as register
     from revt_hf.models.convert import convert as convert
     from revt_hf.models.convert import convert_to_mmseg as convert_to_mmseg

@@ -12,7 +12,7 @@ from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
-    from revt_hf.analysis.diagnoses import DiagnoseOptions
+    from revt_hf.analysis.blending import DiagnoseOptions
 
 
 Output = Annotated[Path, "DIR", "Folder for plot and JSON."]
@@ -34,7 +34,7 @@ class Diagnosis(common.DataOptions, common.ProtocolOptions, common.OutputOptions
         also_read: Iterable[str | None] = (),
     ) -> "DiagnoseOptions":
         """The options of a diagnosis, whose JSON file does not replace an input."""
-        from revt_hf.analysis.diagnoses import DiagnoseOptions
+        from revt_hf.analysis.blending import DiagnoseOptions
 
         splits = tuple(one for one in self.splits() if one.is_source or self.recipe is None)
         self.check([*models, *also_read, self.recipe, self.data_dir], [output])
@@ -78,7 +78,7 @@ def path_command(
     overwrite: common.Overwrite = False,
 ) -> None:
     """Score the straight line between two members: is there a barrier?"""
-    from revt_hf.analysis.diagnoses import diagnose_path
+    from revt_hf.analysis.landscape import diagnose_path
 
     if interpolate not in ("encoder", "all"):
         raise UserError(f"--interpolate {interpolate}: use encoder or all")
@@ -106,7 +106,7 @@ def plane_command(
     workers: common.Workers = 0,
 ) -> None:
     """Score all weighted means of three members on a grid; the same command resumes."""
-    from revt_hf.analysis.diagnoses import diagnose_plane
+    from revt_hf.analysis.landscape import diagnose_plane
 
     try:
         levels = [int(part) for part in steps.split(",")]
@@ -134,7 +134,7 @@ def norm_command(
     overwrite: common.Overwrite = False,
 ) -> None:
     """Measure how far the head's BatchNorm statistics are off, also after recalibration."""
-    from revt_hf.analysis.diagnoses import diagnose_norm
+    from revt_hf.analysis.merge_comparison import diagnose_norm
 
     named = common.named_models(models)
     merge, *members = named.values()
@@ -158,7 +158,7 @@ def disagreement_command(
     overwrite: common.Overwrite = False,
 ) -> None:
     """Show where members differ on images, and what their merge predicts there."""
-    from revt_hf.analysis.diagnoses import diagnose_disagreement
+    from revt_hf.analysis.merge_comparison import diagnose_disagreement
 
     members = common.named_models(models)
     options = data.checked(output, [*members.values(), merge], overwrite)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from revt_hf.core.errors import UserError, say
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 
 
 class _Parser(argparse.ArgumentParser):

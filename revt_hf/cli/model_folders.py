@@ -181,10 +181,9 @@ def merge_and_push(
     """Average encoders, score the merge, and publish it with a card of these scores."""
     from revt_hf.config.recipe import load_recipe
     from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
-    from revt_hf.evaluation.result import write_results
-    from revt_hf.evaluation.splits import splits_of
+    from revt_hf.evaluation.result import splits_of, write_results
     from revt_hf.merging.average import MergeOptions, merge
-    from revt_hf.merging.merge_spec import MergeSpec
+    from revt_hf.merging.registry import MergeSpec
     from revt_hf.results.formats import print_scores
 
     *members, repo_id = models

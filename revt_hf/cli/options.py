@@ -19,7 +19,7 @@ from revt_hf.core.outputs import InputPath, check_output_file, write_json
 if TYPE_CHECKING:
     from revt_hf.config.protocol import Protocol
     from revt_hf.config.recipe import DomainSpec, Recipe, Source
-    from revt_hf.evaluation.splits import SplitSpec
+    from revt_hf.evaluation.result import SplitSpec
 
 _LARGEST_SIDE = 2**15
 
@@ -123,7 +123,7 @@ class DataOptions(DomainOptions):
     def splits(self) -> "list[SplitSpec]":
         """The splits that are named: source-val and targets of the recipe, or the domain's."""
         from revt_hf.config.recipe import DomainSpec
-        from revt_hf.evaluation.splits import SplitSpec, splits_of
+        from revt_hf.evaluation.result import SplitSpec, splits_of
 
         chosen = self._chosen("name what to measure on: either --domain NAME or --recipe FILE")
         if isinstance(chosen, DomainSpec):

@@ -178,8 +178,7 @@ def report(
     A folder with a merge.json is a merge; the page leads with the first one.
     """
     from revt_hf.config.recipe import load_recipe
-    from revt_hf.evaluation.result import write_results
-    from revt_hf.evaluation.splits import splits_of
+    from revt_hf.evaluation.result import splits_of, write_results
     from revt_hf.results.page import write_page
     from revt_hf.results.report import compare, report_models
 

@@ -20,8 +20,7 @@ from itertools import product
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Kind
-from revt_hf.evaluation.splits import SplitSpec, splits_of
+from revt_hf.evaluation.result import Kind, SplitSpec, splits_of
 from revt_hf.experiments.experiment_folder import Step
 from revt_hf.experiments.experiment_recipe import (
     Experiment,
@@ -32,7 +31,7 @@ from revt_hf.experiments.experiment_recipe import (
 )
 from revt_hf.experiments.references import heads_of, member_step, step_id, variants, with_seeds
 from revt_hf.experiments.steps import Choose, Given, MergeStep, Network, Recalibrate, Score, Train
-from revt_hf.merging.merge_spec import MergeSpec, check_spec
+from revt_hf.merging.registry import MergeSpec, check_spec
 
 _MOST_STEPS = 20_000
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
-from revt_hf.merging.merge_spec import Rule
+from revt_hf.merging.registry import Rule
 
 _MOST_POINTS = 10_000
 

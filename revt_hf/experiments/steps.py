@@ -12,15 +12,21 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_json
-from revt_hf.evaluation.result import Kind, PaperKey, Result, Selected, read_results, write_results
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import (
+    Kind,
+    PaperKey,
+    Result,
+    Selected,
+    SplitSpec,
+    read_results,
+    write_results,
+)
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step, hash_of
 from revt_hf.experiments.experiment_recipe import Evaluate
 from revt_hf.experiments.training_processes import TrainingJob
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models.recorded import recorded_recipe
-from revt_hf.training.run_checkpoints import newest_checkpoint
-from revt_hf.training.run_folder import training_folder
+from revt_hf.training.run_folder import newest_checkpoint, training_folder
 
 # Weights held at a time; a single network may exceed it.
 _MOST_BYTES = 3 * 2**30

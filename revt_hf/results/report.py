@@ -13,11 +13,11 @@ from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import colourise
+from revt_hf.evaluation.cost import library_versions
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import predict
-from revt_hf.evaluation.result import DomainScore, Result, library_versions
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import DomainScore, Result, SplitSpec
 from revt_hf.models.recorded import read_metrics, recorded_recipe
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 from revt_hf.results.summary import mean_or_none

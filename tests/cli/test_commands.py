@@ -238,23 +238,23 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         ),
         (
             f"diagnose path MODEL OTHER {RUN} --workers 2 --points 5 --interpolate all",
-            "analysis.diagnoses.diagnose_path",
+            "analysis.landscape.diagnose_path",
             {**DIAGNOSED, "workers": 2, "points": 5, "max_size": (64, 32)},
         ),
         (
             f"diagnose plane MODEL OTHER THIRD {DATA} --images 7 --workers 2 --steps 2,4 --quiet "
             "--output OUT",
-            "analysis.diagnoses.diagnose_plane",
+            "analysis.landscape.diagnose_plane",
             {**SPEC, "split": "test", "images": 7, "workers": 2, "levels": [2, 4]},
         ),
         (
             f"diagnose norm MODEL OTHER {RUN} --train other --recalibrate-on 9",
-            "analysis.diagnoses.diagnose_norm",
+            "analysis.merge_comparison.diagnose_norm",
             {**DIAGNOSED, "train": "other", "val": "test"} | {"images": 9},
         ),
         (
             f"diagnose disagreement MODEL OTHER --merge THIRD {RUN} --show 3",
-            "analysis.diagnoses.diagnose_disagreement",
+            "analysis.merge_comparison.diagnose_disagreement",
             {**DIAGNOSED, "shown": 3},
         ),
         (

@@ -16,7 +16,8 @@ from revt_hf.evaluation.result import Cost, Selected, read_results
 from revt_hf.experiments import experiment_results
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
 from revt_hf.experiments.steps import read_result
-from revt_hf.training.run_folder import read_metrics
+from revt_hf.models.recorded import read_metrics
+from tests.helpers.command_line import SECONDS, alive, until
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny_experiment import (
     MEMBERS_ONLY,
@@ -25,7 +26,6 @@ from tests.helpers.tiny_experiment import (
     graph_of,
     write_experiment,
 )
-from tests.helpers.waiting import SECONDS, alive, until
 
 QUIET = ExperimentOptions(quiet=True)
 MEMBERS = ExperimentOptions(only=("members",), quiet=True)
