@@ -229,7 +229,7 @@ def submit(
     lines = [] if jobs else [f"{done}: revt run --report-only writes tables and report"]
     if only_print and jobs:
         print(as_text(jobs), end="")
-    elif not report.quiet:
+    elif jobs and not report.quiet:
         for job in jobs:
             after = f", after {', '.join(job.after)}" if job.after else ""
             tasks = counted(len(job.tasks), "task")
