@@ -102,9 +102,8 @@ def table(
             say(f"written: {output}")
     elif format == "terminal":
         from revt_hf.results.formats import print_layouts
-        from revt_hf.results.layout import layout
 
-        print_layouts([layout(one) for one in tables])
+        print_layouts(tables)
     else:
         print(formatted(tables, chosen), end="")
 
@@ -206,7 +205,7 @@ def curves(
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
     from revt_hf.evaluation.result import read_results
-    from revt_hf.results.curves import build_curves, draw_curves
+    from revt_hf.results.figures import build_curves, draw_curves
 
     loaded = read_results(results)
     read = {one.path for one in loaded}

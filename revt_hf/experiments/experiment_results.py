@@ -36,10 +36,10 @@ from revt_hf.experiments.graph import Graph
 from revt_hf.experiments.steps import Network, Score, read_result, result_file
 from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.formats import TableFormat, formatted, print_layouts
-from revt_hf.results.layout import layout
+from revt_hf.results.layout import TableLayout
 from revt_hf.results.page import write_page
 from revt_hf.results.report import ModelKind, ReportModel, build_report
-from revt_hf.results.tables import ResultTable, TableOptions, build_tables
+from revt_hf.results.tables import TableOptions, build_tables
 
 _COSTS: dict[str, Cost] = {}
 _SUFFIXES = {
@@ -149,7 +149,7 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
     for path, chosen in zip(written, _SUFFIXES, strict=True):
         write_text(path, formatted(tables, chosen))
     if not quiet:
-        print_layouts([layout(table) for table in tables])
+        print_layouts(tables)
     page = folder.path / "reports" / f"{name}.html"
     if graph.experiment.report and _write_report(graph, folder, page, tables):
         written.append(page)
@@ -162,7 +162,7 @@ def _is_scored(folder: ExperimentFolder, protocol: str, network: Network) -> boo
 
 
 def _write_report(
-    graph: Graph, folder: ExperimentFolder, page: Path, tables: Sequence[ResultTable]
+    graph: Graph, folder: ExperimentFolder, page: Path, tables: Sequence[TableLayout]
 ) -> bool:
     """Write a page on the first merge, its members and their init; False if there is no merge."""
     name, protocol = next(iter(graph.protocols.items()))
