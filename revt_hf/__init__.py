@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config.domain_spec": ["DomainSpec"],
     "config.protocol": ["PROTOCOLS", "Protocol"],
-    "config.recipe": ["Recipe", "load_recipe"],
+    "config.recipe": ["DomainSpec", "Recipe", "load_recipe"],
     "core.errors": ["DataWarning", "UserError"],
     "data.augment": ["register_augmentation"],
     "data.domains": [
@@ -29,14 +28,12 @@ _MODULES = {
     "data.labels": ["label_table"],
     "evaluation.evaluate": ["EvaluateOptions", "evaluate"],
     "evaluation.predictor": ["predict"],
-    "evaluation.result": ["Result", "read_results"],
-    "evaluation.splits": ["SplitSpec"],
+    "evaluation.result": ["Result", "SplitSpec", "read_results"],
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
     "hub.push": ["PushOptions", "push"],
     "merging.average": ["MergeOptions", "merge"],
-    "merging.merge_spec": ["MergeSpec", "Rule"],
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
-    "merging.registry": ["MergeMethod", "Parameter", "register"],
+    "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
     "models.convert": ["convert", "convert_to_mmseg"],
     "models.load": ["load_model"],
     "training.loop": ["TrainOptions", "train"],
@@ -44,9 +41,9 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 if TYPE_CHECKING:
-    from revt_hf.config.domain_spec import DomainSpec as DomainSpec
     from revt_hf.config.protocol import PROTOCOLS as PROTOCOLS
     from revt_hf.config.protocol import Protocol as Protocol
+    from revt_hf.config.recipe import DomainSpec as DomainSpec
     from revt_hf.config.recipe import Recipe as Recipe
     from revt_hf.config.recipe import load_recipe as load_recipe
     from revt_hf.core.errors import DataWarning as DataWarning
@@ -63,20 +60,20 @@ if TYPE_CHECKING:
     from revt_hf.evaluation.evaluate import evaluate as evaluate
     from revt_hf.evaluation.predictor import predict as predict
     from revt_hf.evaluation.result import Result as Result
+    from revt_hf.evaluation.result import SplitSpec as SplitSpec
     from revt_hf.evaluation.result import read_results as read_results
-    from revt_hf.evaluation.splits import SplitSpec as SplitSpec
     from revt_hf.experiments.execution import ExperimentOptions as ExperimentOptions
     from revt_hf.experiments.execution import run_experiment as run_experiment
     from revt_hf.hub.push import PushOptions as PushOptions
     from revt_hf.hub.push import push as push
     from revt_hf.merging.average import MergeOptions as MergeOptions
     from revt_hf.merging.average import merge as merge
-    from revt_hf.merging.merge_spec import MergeSpec as MergeSpec
-    from revt_hf.merging.merge_spec import Rule as Rule
     from revt_hf.merging.recalibration import RecalibrateOptions as RecalibrateOptions
     from revt_hf.merging.recalibration import recalibrate as recalibrate
     from revt_hf.merging.registry import MergeMethod as MergeMethod
+    from revt_hf.merging.registry import MergeSpec as MergeSpec
     from revt_hf.merging.registry import Parameter as Parameter
+    from revt_hf.merging.registry import Rule as Rule
     from revt_hf.merging.registry import register as register
     from revt_hf.models.convert import convert as convert
     from revt_hf.models.convert import convert_to_mmseg as convert_to_mmseg

@@ -1,9 +1,11 @@
-"""Networks whose weights are blends of members, and their loss and mIoU."""
+"""Networks whose weights are blends of members, and what a diagnosis of them is measured on."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,26 +13,31 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.architecture import CLASSIFIER
 from revt_hf.checkpoints.description import rows_by_train_id
-from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
+from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import file_sha256
+from revt_hf.core.outputs import atomic_folder, check_output, write_json
+from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec, open_domain
-from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.cost import LIBRARIES
+from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.metric import scores_from
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
-from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.methods import mean, weighted_mean
-from revt_hf.merging.record import member_record
-from revt_hf.merging.streaming import opened, read_at, unpacked
-from revt_hf.training.loss import sums_of
+from revt_hf.merging.recalibration import spread
+from revt_hf.merging.record import current_record
+from revt_hf.merging.registry import MergeSpec, Rule
+from revt_hf.merging.streaming import Feed
+from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
 
@@ -72,9 +79,7 @@ class Blender:
                 "all" if init_head else "backbone", "mean" if init is None else "task_arithmetic"
             )
             self._plan = make_plan(MergeSpec(self.members, (rule,), base=init), stack, quiet)
-            self._files = [
-                [opened(path, stack) for path in source.files] for source in self._plan.inputs
-            ]
+            self._feeds = [Feed(source, stack) for source in self._plan.inputs]
             self.model: SegformerForSemanticSegmentation = load_for_evaluation(self.members[0])
             self._index = {item.name: index for index, item in enumerate(self._plan.items)}
             missing = [name for name in _tensors(self.model) if name not in self._index]
@@ -107,12 +112,7 @@ class Blender:
 
     def records(self) -> dict[str, Any]:
         """``members`` and ``base`` (the initial weights) with path and sha256, as in merge.json."""
-        entries = [
-            member_record(
-                source.label, {path.name: file_sha256(path) for path in source.originals}
-            ).to_json()
-            for source in self._plan.inputs
-        ]
+        entries = [current_record(source).to_json() for source in self._plan.inputs]
         self._plan.check_unchanged()
         base = entries.pop() if self._plan.base else None
         return {"members": entries, "base": base}
@@ -124,25 +124,18 @@ class Blender:
             item = self._plan.items[index]
             # Integers, such as BatchNorm's count of batches, are not weights.
             if item.dtype in FLOATS:
-                blended = self._blended(index, blend).reshape(item.shape)
+                blended = self._blended(index, item.count, blend).reshape(item.shape)
                 if name.startswith(CLASSIFIER):
                     blended = blended[self._rows]
                 tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
 
-    def _blended(self, index: int, blend: Blend) -> NDArray[Any]:
-        arrays = [self._read(member, index) for member in blend.members]
+    def _blended(self, index: int, count: int, blend: Blend) -> NDArray[Any]:
+        arrays = [self._feeds[member].values(index, 0, count) for member in blend.members]
         if len(arrays) == 1:
             return arrays[0]
         if blend.weights is None:
             return mean(arrays)
         return weighted_mean(arrays, np.array(blend.weights))
-
-    def _read(self, member: int, index: int) -> NDArray[Any]:
-        source = self._plan.inputs[member]
-        dtype, file = source.dtypes[index], int(source.file[index])
-        buffer = memoryview(bytearray(self._plan.items[index].count * ITEM_SIZES[dtype]))
-        read_at(self._files[member][file], source.files[file], int(source.offset[index]), buffer)
-        return unpacked(buffer, dtype)
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -150,9 +143,9 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 class HeadScore(BaseModel):
-    """Loss and mIoU with one decode head; of several splits, the mean over them.
+    """Loss (nats, over all labelled pixels) and mIoU (percent) with one decode head.
 
-    The loss is in nats, the mean over all labelled pixels of a split; mIoU is in percent.
+    Of several splits they are the means over the splits.
     """
 
     # A network that diverged has a loss of NaN.
@@ -173,12 +166,10 @@ class ScoringData:
 
     @property
     def images(self) -> int:
-        """The number of images."""
         return sum(map(len, self.rows))
 
     @property
     def label(self) -> str:
-        """The names of the splits."""
         return " + ".join(split.label for split in self.splits)
 
     def to_json(self) -> dict[str, Any]:
@@ -205,15 +196,10 @@ def load_data(
     splits: Sequence[SplitSpec], protocol: Protocol, images: int | None = None, workers: int = 0
 ) -> ScoringData:
     """Open splits for scoring: at most ``images`` of each, spread over it."""
-    loaded = []
-    for split in splits:
-        rows = load_spec(split.spec, split.split)
-        if images is not None and images < len(rows):
-            # Neighbours are often frames of one drive.
-            rows = rows.select(np.linspace(0, len(rows) - 1, images).round().astype(int))
+    loaded = tuple(spread(load_spec(split.spec, split.split), images) for split in splits)
+    for split, rows in zip(splits, loaded, strict=True):
         check_labelled(rows, split.label)
-        loaded.append(rows)
-    return ScoringData(tuple(splits), tuple(loaded), protocol, workers)
+    return ScoringData(tuple(splits), loaded, protocol, workers)
 
 
 def score_heads(
@@ -226,14 +212,64 @@ def score_heads(
 
     The encoder runs once for each image; the model's own head is scored only if among ``heads``.
     """
-    modules = list(heads.values())
-    sums = [
-        sums_of(model, modules, rows, range(len(rows)), data.protocol, data.workers, on_image)
-        for rows in data.rows
-    ]
+    segmenter, sums = heads_segmenter(model, list(heads.values())), []
+    for rows in data.rows:
+        sums += score_images(
+            [segmenter],
+            rows,
+            data.protocol,
+            workers=data.workers,
+            on_image=on_image,
+            loss=VALID_LOSS,
+        )
     scores = {}
     for index, name in enumerate(heads):
         losses = [split[index].mean_loss for split in sums]
         mious = [scores_from(split[index].matrix).miou for split in sums]
         scores[name] = HeadScore(loss=float(np.mean(losses)), miou=float(np.mean(mious)))
     return scores
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """What a diagnosis is measured on and where it is written; as the options of ``diagnose``."""
+
+    output: Path
+    splits: tuple[SplitSpec, ...]
+    protocol: Protocol
+    images: int | None = None
+    workers: int = 0
+    overwrite: bool = False
+    quiet: bool = False
+
+    def inputs(self, *models: str | None) -> list[str | None]:
+        """All paths that are read: models, and the folders of the images."""
+        return [*models, *(path for split in self.splits for path in split.spec.inputs)]
+
+    def data(self, *models: str | None) -> ScoringData:
+        """The images, after a check that the output may be written."""
+        check_output(self.output, self.overwrite, self.inputs(*models))
+        return load_data(self.splits, self.protocol, self.images, self.workers)
+
+    def progress(self, total: int, name: str) -> "tqdm[Any]":
+        return tqdm(total=total, desc=name, unit="image", disable=self.quiet)
+
+    def written(
+        self, name: str, values: dict[str, Any], draw: Callable[[Path], None], *models: str | None
+    ) -> dict[str, Any]:
+        """Write a result as JSON (returned) with its plot."""
+        result = {"format": f"revt_hf.{name}/1", **values}
+        with atomic_folder(self.output, self.overwrite, self.inputs(*models)) as scratch:
+            draw(scratch / f"{name}.png")
+            write_json(scratch / f"{name}.json", result)
+        return result
+
+
+def about(data: ScoringData, records: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result was measured on and with: ``records`` of the models, data and versions."""
+    return {
+        **records,
+        "data": data.to_json(),
+        "device": str(process_state().device),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }

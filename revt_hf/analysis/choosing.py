@@ -2,8 +2,9 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from revt_hf.analysis.blending import Blend, Blender, HeadScore, OnImage, ScoringData, score_heads
-from revt_hf.analysis.plane import simplex
 from revt_hf.core.errors import UserError
 
+Weights = tuple[Fraction, ...]
 # Weights that agree to this many decimals are the same merge.
 _DECIMALS = 4
 # Share of the evaluations for the grid; the rest refines its best point.
@@ -42,14 +43,13 @@ class Candidate:
         return self.scores[self.head].miou
 
     def to_json(self) -> dict[str, Any]:
+        heads = {str(n): score.model_dump(by_alias=True) for n, score in self.scores.items()}
         return {
             "members": list(self.members),
             "weights": list(self.weights) if self.weights is not None else None,
             "head": self.head,
             "mIoU": self.miou,
-            "heads": {
-                str(head): score.model_dump(by_alias=True) for head, score in self.scores.items()
-            },
+            "heads": heads,
         }
 
 
@@ -107,7 +107,7 @@ class MergeScorer:
         return Candidate(tuple(members), weights, {int(head): one for head, one in scores.items()})
 
 
-def greedy_soup(scorer: MergeScorer) -> Choice:
+def greedy_soup(scorer: MergeScorer, _: int = 0) -> Choice:
     """Add members, the best first, as long as the mIoU does not drop.
 
     Wortsman et al., Model Soups, ICML 2022, recipe 1; here encoders are averaged and a head kept.
@@ -123,7 +123,7 @@ def greedy_soup(scorer: MergeScorer) -> Choice:
     return Choice(soup, tuple(tried))
 
 
-def leave_one_out(scorer: MergeScorer) -> Choice:
+def leave_one_out(scorer: MergeScorer, _: int = 0) -> Choice:
     """Measure what each member adds (mIoU of the mean of all minus that of the mean without it).
 
     Chooses the best of these means.
@@ -188,17 +188,36 @@ def _nelder_mead(
     # Drop the shortest step: from a corner to itself it would be none.
     vertices.sort(key=lambda vertex: -np.abs(vertex - best).sum())
     initial = np.array([best, *vertices[: len(best) - 1]])[:, :-1]
+    accuracy = {"maxfev": 4 * most, "xatol": 10**-_DECIMALS, "fatol": 1e-3}
     minimize(
         lambda free: -miou(projected(np.append(free, 1 - free.sum())).tolist()),
         initial[0],
         method="Nelder-Mead",
-        options={
-            "initial_simplex": initial,
-            "maxfev": 4 * most,
-            "xatol": 10**-_DECIMALS,
-            "fatol": 1e-3,
-        },
+        options={"initial_simplex": initial, **accuracy},
     )
+
+
+def simplex(corners: int, steps: int) -> list[Weights]:
+    """All weights of sum 1 that are multiples of 1/steps, from the first corner to the last."""
+
+    def parts(left: int, count: int) -> Iterator[tuple[int, ...]]:
+        if count == 1:
+            yield (left,)
+            return
+        for one in range(left, -1, -1):
+            yield from ((one, *rest) for rest in parts(left - one, count - 1))
+
+    return [tuple(Fraction(part, steps) for part in point) for point in parts(steps, corners)]
+
+
+def new_points(levels: Sequence[int], corners: int = 3) -> list[list[Weights]]:
+    """For each level (number of steps), the points of the grid that no earlier level has."""
+    seen: set[Weights] = set()
+    fresh = []
+    for steps in levels:
+        fresh.append([point for point in simplex(corners, steps) if point not in seen])
+        seen.update(fresh[-1])
+    return fresh
 
 
 def projected(values: NDArray[np.float64]) -> NDArray[np.float64]:

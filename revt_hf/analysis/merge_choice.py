@@ -21,7 +21,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import check_output_file, write_text
-from revt_hf.evaluation.splits import splits_of
+from revt_hf.evaluation.result import splits_of
 from revt_hf.results.figures import aligned
 
 
@@ -42,9 +42,9 @@ class ChooseOptions:
 # Title, function of scorer and evaluations, and the most merges that it scores, from the numbers
 # of members and of evaluations.
 METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[int, int], int]]] = {
-    "soup": ("Greedy soup", lambda scorer, _: greedy_soup(scorer), lambda n, _: 2 * n - 1),
+    "soup": ("Greedy soup", greedy_soup, lambda n, _: 2 * n - 1),
     "weights": ("Weight search", search_weights, lambda _, evaluations: evaluations),
-    "leave-one-out": ("Leave one out", lambda scorer, _: leave_one_out(scorer), lambda n, _: n + 1),
+    "leave-one-out": ("Leave one out", leave_one_out, lambda n, _: n + 1),
 }
 
 

@@ -6,24 +6,68 @@ matplotlib is imported.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import combinations
+from contextlib import ExitStack, suppress
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from revt_hf.analysis.products import Products, tensor_groups
+from revt_hf.analysis.products import Products
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
+from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.merge_plan import MergePlan, make_plan
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
+from revt_hf.merging.selection import pyramid_step, select
 from revt_hf.results.figures import figure, short_names
 
+# Presets of ``revt merge --select``: an attention's LayerNorm counts as attention and as norm.
+_LAYER_TYPES = ("attention", "mlp", "norm", "patch_embed")
+_HEAD_MODULES = (*(f"linear_c.{s}" for s in range(4)), "linear_fuse", "batch_norm", "classifier")
+_WHOLES = {"encoder": BACKBONE_PREFIX, "head": HEAD_PREFIX, "all": ""}
+# In the original's names, in the order of a stage.
+_PARTS = ("patch_embed{}", "block{}.{}", "norm{}")
 # Sizes in inches of the heat maps' columns, rows, titles, margins and labels.
 _COLUMN, _ROW, _TITLE, _BESIDE, _LABELS = 0.24, 0.3, 0.45, 1.3, 1.2
 _FEWEST_COLUMNS = 5
+
+
+def _tensor_groups(names: Sequence[str]) -> dict[str, Mapping[str, list[int]]]:
+    """Indices of tensors by table and name: blocks, layer types, wholes, blocks with all before.
+
+    Blocks are named as in the original, from input to output: patch_embed1, block1.0, ..., norm4.
+    """
+    types = {}
+    for preset in _LAYER_TYPES:
+        # Not every file has every type of layer.
+        with suppress(UserError):
+            types[preset] = [names.index(name) for name in select(preset, names)]
+    steps: dict[tuple[int, int, int], list[int]] = {}
+    modules: dict[str, list[int]] = {f"head {name}": [] for name in _HEAD_MODULES}
+    wholes: dict[str, list[int]] = {whole: [] for whole in _WHOLES}
+    for index, name in enumerate(names):
+        step = pyramid_step(name)
+        if step is not None:
+            steps.setdefault(step, []).append(index)
+        elif name.startswith(HEAD_PREFIX):
+            module = name.removeprefix(HEAD_PREFIX).rpartition(".")[0].removesuffix(".proj")
+            modules.setdefault(f"head {module}", []).append(index)
+        for whole, prefix in _WHOLES.items():
+            if name.startswith(prefix):
+                wholes[whole].append(index)
+    blocks = {
+        _PARTS[part].format(stage + 1, block): steps[stage, part, block]
+        for stage, part, block in sorted(steps)
+    }
+    tables = {"blocks": blocks, "layer_types": types | modules, "wholes": wholes}
+    tables["cumulative"] = dict(zip(blocks, accumulate(blocks.values()), strict=True))
+    return {
+        table: {name: group for name, group in groups.items() if group}
+        for table, groups in tables.items()
+    }
 
 
 def similarity(
@@ -53,7 +97,7 @@ def similarity(
             _part(plan, products, name, [kept[index] for index in group])
             for name, group in groups.items()
         ]
-        for table, groups in tensor_groups([plan.items[index].name for index in kept]).items()
+        for table, groups in _tensor_groups([plan.items[index].name for index in kept]).items()
     }
     original = [
         {
@@ -128,11 +172,11 @@ def diagnose_similarity(
     with atomic_folder(output, overwrite, inputs) as scratch:
         write_json(scratch / "similarity.json", result)
         if plot:
-            draw_similarity(result, short_names(list(members)), scratch / "similarity.png")
+            _draw_similarity(result, short_names(list(members)), scratch / "similarity.png")
     return result
 
 
-def draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+def _draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
     """Draw a heat map of each measure: pairs of members by blocks, layer types and head modules."""
     types = result["layer_types"]
     head = [part for part in types if part["name"].startswith("head ")]

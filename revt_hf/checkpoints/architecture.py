@@ -1,15 +1,33 @@
-"""SegFormer's sizes, and which tensors a SegFormer of a given architecture has. No torch."""
+"""SegFormer's sizes, a network's description, and the tensors that it has. No torch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, TensorInfo
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, HEAD_PREFIX, original_name
+from revt_hf.checkpoints.names import (
+    BACKBONE_PREFIX,
+    COUNTER,
+    HEAD_PREFIX,
+    IMAGENET_CLASSIFIER,
+    original_name,
+)
 from revt_hf.core.errors import UserError, shortened
+from revt_hf.data.normalisation import IMAGENET, Normalisation
 
 CLASSIFIER = "decode_head.classifier"
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
+# Defaults of transformers.
+NUMBERS = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "classifier_dropout_prob": 0.1,
+    "drop_path_rate": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-6,
+}
+IGNORED = "semantic_loss_ignore_index"
 _ENCODER = f"{BACKBONE_PREFIX}encoder."
 _RGB = 3
 _LISTED, _LONGEST = 3, 120
@@ -48,10 +66,7 @@ SIZES = {
 
 
 def size_name(network: Any, with_head: bool = False) -> str | None:
-    """``b0`` .. ``b5`` for an Architecture or a ``SegformerConfig``; None for another network.
-
-    The decode head's width counts only ``with_head``.
-    """
+    """``b0`` .. ``b5`` for an Architecture or a ``SegformerConfig``; None for another network."""
     for name, size in SIZES.items():
         if (
             size.depths == tuple(network.depths)
@@ -62,14 +77,62 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Description:
+    """The network that a model folder describes.
+
+    ``classes`` are names by row of the decode head, ``numbers`` the config's other ones by key.
+    """
+
+    label: str
+    file: Path
+    architecture: Architecture
+    classes: tuple[str, ...]
+    dtype: str | None
+    numbers: Mapping[str, float]
+    normalisation: Normalisation
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of a ``SegformerConfig`` of this network; nothing else of the file."""
+        return {
+            **json_values(self.architecture),
+            **self.numbers,
+            "num_encoder_blocks": len(self.architecture.depths),
+            "id2label": dict(enumerate(self.classes)),
+            "label2id": {name: number for number, name in enumerate(self.classes)},
+        }
+
+
+def json_values(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them: lists instead of tuples."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(instance).items()
+    }
+
+
+def infer_description(
+    label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
+) -> Description:
+    """Describe one of the original's networks by its tensors' shapes (by on-disk name).
+
+    Without ``classes``, one for each row of the head, 19 are Cityscapes' and others are numbered.
+    """
+    from revt_hf.data.labels import CLASSES
+
+    architecture, count = infer_architecture(label, shapes)
+    if classes is None and count == len(CLASSES):
+        classes = CLASSES
+    if classes is None or len(classes) != count:
+        classes = [f"LABEL_{number}" for number in range(count or 2)]
+    numbers = {**NUMBERS, IGNORED: 255}
+    return Description(label, Path(label), architecture, tuple(classes), None, numbers, IMAGENET)
+
+
 def infer_architecture(
     label: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Architecture, int | None]:
-    """One of the original's networks, and its number of classes (None for an encoder alone).
-
-    ``shapes`` are those of its tensors by on-disk name. Widths must be those of B0 or of B1..B5: no
-    shape shows the number of attention heads.
-    """
+    """One of the original's networks, and its number of classes (None for an encoder alone)."""
 
     def rows(name: str) -> int:
         if not shapes.get(name):
@@ -83,6 +146,7 @@ def infer_architecture(
         return shapes[name][0]
 
     widths = tuple(rows(f"{_ENCODER}patch_embeddings.{stage}.proj.weight") for stage in range(4))
+    # No shape shows the number of attention heads.
     if widths not in [size.hidden_sizes for size in SIZES.values()]:
         raise UserError(
             f"{label} has widths {list(widths)}, which no SegFormer B0..B5 has: its number of "
@@ -101,6 +165,19 @@ def infer_architecture(
     return replace(found, decoder_hidden_size=width), rows(f"{CLASSIFIER}.weight")
 
 
+def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
+    """The content of a ``config.json``: the described network, or its encoder, and nothing else."""
+    return {
+        "architectures": ["SegformerForSemanticSegmentation" if with_head else "SegformerModel"],
+        "model_type": "segformer",
+        "dtype": dtype,
+        "num_channels": 3,
+        "reshape_last_stage": True,
+        **description.config(),
+        "id2label": {str(number): name for number, name in enumerate(description.classes)},
+    }
+
+
 def has_head(names: Iterable[str]) -> bool:
     """Whether tensors, by on-disk name, are a whole SegFormer and not its encoder alone."""
     return any(name.startswith(HEAD_PREFIX) for name in names)
@@ -108,8 +185,7 @@ def has_head(names: Iterable[str]) -> bool:
 
 def tensor_shapes(architecture: Architecture, classes: int | None) -> dict[str, tuple[int, ...]]:
     """On-disk name -> shape of all tensors; without ``classes`` those of the encoder alone."""
-    of = architecture
-    shapes: dict[str, tuple[int, ...]] = {}
+    of, shapes = architecture, dict[str, tuple[int, ...]]()
 
     def layer(name: str, *shape: int) -> None:
         shapes[f"{name}.weight"] = shape
@@ -152,9 +228,9 @@ def tensor_problems(
     shapes: Mapping[str, tuple[int, ...]],
     shown: Callable[[str], str] = str,
 ) -> str:
-    """The first few tensors that are left over, missing, of another shape or kind; "" without.
+    """The first few tensors that are left over, missing (``shown`` names them), or of another kind.
 
-    Both mappings have on-disk names; ``shown`` turns a missing tensor's into the one in messages.
+    Both mappings have on-disk names.
     """
     problems = []
     for name, info in held.items():
@@ -169,3 +245,26 @@ def tensor_problems(
     problems += [f"{shown(name)} is missing" for name in missing]
     more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return "; ".join(problems[:_LISTED]) + more
+
+
+def fitting_tensors(
+    description: Description, tensors: Mapping[str, TensorInfo], with_head: bool = True
+) -> dict[str, TensorInfo]:
+    """The described network's tensors by on-disk name; the first few that do not fit are named.
+
+    Without ``with_head`` the encoder's: a decode head or ImageNet's classifier may be any.
+    """
+    held = dict(tensors)
+    if not with_head:
+        ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
+        held = {name: info for name, info in held.items() if not name.startswith(ignored)}
+    elif not has_head(held):
+        raise UserError(f"{description.label} is an encoder: it has no decode head")
+    classes = len(description.classes) if with_head else None
+    shapes = tensor_shapes(description.architecture, classes)
+    problems = tensor_problems(held, shapes)
+    if problems:
+        raise UserError(
+            f"{description.label}: its tensors are not those of {description.file}: {problems}"
+        )
+    return {name: held[name] for name in shapes if name in held}

@@ -1,73 +1,98 @@
-"""``config.json``: read and written without torch, and only what a SegFormer consists of.
+"""What ``config.json`` and ``preprocessor_config.json`` describe: read without torch.
 
-Code that a file names (``auto_map``) and unknown fields are neither used nor carried along.
+Only what a SegFormer of this package consists of is accepted: code that a file names (``auto_map``)
+and unknown fields are neither used nor carried along. By hand: importing pydantic takes longer than
+a small merge.
 """
 
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from revt_hf.checkpoints.architecture import (
+    IGNORED,
+    NUMBERS,
     Architecture,
-    has_head,
-    infer_architecture,
-    tensor_problems,
-    tensor_shapes,
+    Description,
+    json_values,
 )
-from revt_hf.checkpoints.headers import TensorInfo, is_storable
-from revt_hf.checkpoints.image_processor import read_normalisation
-from revt_hf.checkpoints.json_fields import JsonFields, is_whole, json_values
-from revt_hf.checkpoints.names import HEAD_PREFIX, IMAGENET_CLASSIFIER
+from revt_hf.checkpoints.headers import is_storable
 from revt_hf.checkpoints.tensors import CONFIG_FILE
-from revt_hf.core.errors import UserError
-from revt_hf.data.normalisation import IMAGENET, Normalisation
+from revt_hf.core.errors import UserError, shortened
+from revt_hf.core.outputs import read_json_object
+from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
-_NUMBERED = re.compile(r"label\d+")
+PROCESSOR_FILE = "preprocessor_config.json"
+# The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.
+TEST_SIZE = {"height": 512, "width": 1024}
 # Limits far beyond every SegFormer, small enough that everything within them can be tried.
 _MOST_STAGES, _MOST_CLASSES, _WIDEST = 9, 65_536, 65_536
 _LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WIDEST}
 _LONGEST_NAME = 200
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-# Defaults of transformers.
-_NUMBERS = {
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "classifier_dropout_prob": 0.1,
-    "drop_path_rate": 0.1,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-6,
-}
-_IGNORED = "semantic_loss_ignore_index"
+_KIND = "SegformerImageProcessor"
+_LARGEST_SIDE = 65_536
+_BILINEAR = 2
+_FILTERS = 5
+_SIDES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+_SHOWN = 60
+_NUMBERED = re.compile(r"label\d+")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Description:
-    """The network that a model folder describes.
+class _Fields:
+    """The top-level keys of a JSON file; null is a missing key, as in transformers."""
 
-    ``classes`` are names by row of the decode head, ``numbers`` the config's other numbers (dropout
-    and the like) by key. ``dtype`` is None where the file has none.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = read_json_object(path)
 
-    label: str
-    file: Path
-    architecture: Architecture
-    classes: tuple[str, ...]
-    dtype: str | None
-    numbers: Mapping[str, float]
-    normalisation: Normalisation
+    def wrong(self, key: str, why: str) -> UserError:
+        shown = shortened(ascii(self.values.get(key)), _SHOWN)
+        return UserError(f"{self.path}: {key} is {shown}, and {why}")
 
-    def config(self) -> dict[str, Any]:
-        """Arguments of a ``SegformerConfig`` of this network; nothing else of the file."""
-        return {
-            **json_values(self.architecture),
-            **self.numbers,
-            "num_encoder_blocks": len(self.architecture.depths),
-            "id2label": dict(enumerate(self.classes)),
-            "label2id": {name: number for number, name in enumerate(self.classes)},
-        }
+    def get(self, key: str, default: T, valid: Callable[[Any], bool], why: str) -> T:
+        """A value that is ``valid``, of the default's type; the default if it is missing."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not valid(value):
+            raise self.wrong(key, why)
+        return type(default)(value)  # type: ignore[call-arg]
+
+    def equal(self, key: str, needed: Any) -> None:
+        why = f"only {json.dumps(needed)} is known here"
+        self.get(key, needed, lambda v: type(v) is type(needed) and v == needed, why)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self.get(key, default, lambda value: isinstance(value, bool), "it has to be a bool")
+
+    def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
+        why = f"known are {', '.join(known)}"
+        return self.get(key, default, lambda v: isinstance(v, str) and v in known, why)
+
+    def whole(self, key: str, default: int, least: int, most: int) -> int:
+        why = f"it has to be a whole number from {least} to {most}"
+        return self.get(key, default, lambda value: _is_whole(value, least, most), why)
+
+    def number(self, key: str, default: float, least: float, most: float) -> float:
+        why = f"it has to be a number from {least:g} to {most:g}"
+        return self.get(key, default, lambda v: _is_number(v) and least <= v <= most, why)
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value is an integer within limits; in Python true is an int, too."""
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def read_description(folder: Path, label: str | None = None) -> Description:
@@ -75,25 +100,25 @@ def read_description(folder: Path, label: str | None = None) -> Description:
 
     Only values that a SegFormer of this package has are accepted.
     """
-    fields = JsonFields(folder / CONFIG_FILE)
+    fields = _Fields(folder / CONFIG_FILE)
     if fields.values.get("model_type") != "segformer":
         raise fields.wrong("model_type", "only a 'segformer' is used here")
     fields.equal("num_channels", 3)
     # The decode head of transformers cannot read the last stage otherwise.
     fields.equal("reshape_last_stage", True)
-    numbers = {key: fields.number(key, value, 0.0, 1.0) for key, value in _NUMBERS.items()}
+    numbers = {key: fields.number(key, value, 0.0, 1.0) for key, value in NUMBERS.items()}
     return Description(
         label=label or str(folder),
         file=fields.path,
         architecture=_architecture(fields),
         classes=_classes(fields),
         dtype=_dtype(fields),
-        numbers={**numbers, _IGNORED: fields.whole(_IGNORED, 255, -1000, 65_536)},
+        numbers={**numbers, IGNORED: fields.whole(IGNORED, 255, -1000, 65_536)},
         normalisation=read_normalisation(folder),
     )
 
 
-def _architecture(fields: JsonFields) -> Architecture:
+def _architecture(fields: _Fields) -> Architecture:
     default = Architecture()
     stages = fields.whole("num_encoder_blocks", 4, 1, _MOST_STAGES)
     found: dict[str, Any] = {}
@@ -103,7 +128,7 @@ def _architecture(fields: JsonFields) -> Architecture:
         most = _LARGEST.get(key, 64)
         given = fields.values.get(key)
         given = list(value) if given is None else given
-        if not isinstance(given, list) or not all(is_whole(one, 1, most) for one in given):
+        if not isinstance(given, list) or not all(_is_whole(one, 1, most) for one in given):
             raise fields.wrong(key, f"it has to be a list of whole numbers from 1 to {most}")
         found[key] = tuple(given)
         if len(given) != stages:
@@ -118,7 +143,7 @@ def _architecture(fields: JsonFields) -> Architecture:
     )
 
 
-def _classes(fields: JsonFields) -> tuple[str, ...]:
+def _classes(fields: _Fields) -> tuple[str, ...]:
     # Two classes are transformers' default.
     count = fields.whole("num_labels", 2, 1, _MOST_CLASSES)
     names = fields.values.get("id2label")
@@ -139,7 +164,7 @@ def _classes(fields: JsonFields) -> tuple[str, ...]:
     return tuple(names[number] for number in numbers)
 
 
-def _dtype(fields: JsonFields) -> str | None:
+def _dtype(fields: _Fields) -> str | None:
     # Older files call it torch_dtype.
     keys = [key for key in ("dtype", "torch_dtype") if fields.values.get(key) is not None]
     known = (*_DTYPES, *(f"torch.{name}" for name in _DTYPES))
@@ -149,65 +174,92 @@ def _dtype(fields: JsonFields) -> str | None:
     return found.pop() if found else None
 
 
-def infer_description(
-    label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
-) -> Description:
-    """Describe one of the original's networks by its tensors' shapes (by on-disk name).
+def read_normalisation(folder: Path) -> Normalisation:
+    """How a model folder's images are normalised; ImageNet's constants without the file.
 
-    ``classes`` are used if there is one for each row of the head. By default 19 classes are
-    Cityscapes', and others are numbered.
+    Everything else is ignored: the test protocol or the recipe decides it.
     """
-    from revt_hf.data.labels import CLASSES
-
-    architecture, count = infer_architecture(label, shapes)
-    if classes is None and count == len(CLASSES):
-        classes = CLASSES
-    if classes is None or len(classes) != count:
-        classes = [f"LABEL_{number}" for number in range(count or 2)]
-    numbers = {**_NUMBERS, _IGNORED: 255}
-    return Description(label, Path(label), architecture, tuple(classes), None, numbers, IMAGENET)
+    fields = _fields(folder)
+    return IMAGENET if fields is None else _normalisation(fields)
 
 
-def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
-    """The content of a ``config.json``: the described network, or its encoder, and nothing else."""
-    config = description.config()
+def read_processor(folder: Path) -> dict[str, Any] | None:
+    """The fields of a folder's image processor, with transformers' defaults; None without one."""
+    fields = _fields(folder)
+    if fields is None:
+        return None
+    # Older files call it reduce_labels.
+    reduces = fields.flag("do_reduce_labels", fields.flag("reduce_labels", False))
     return {
-        "architectures": ["SegformerForSemanticSegmentation" if with_head else "SegformerModel"],
-        "model_type": "segformer",
-        "dtype": dtype,
-        "num_channels": 3,
-        "reshape_last_stage": True,
-        **config,
-        "id2label": {str(number): name for number, name in config["id2label"].items()},
+        **processor(_normalisation(fields), _size(fields)),
+        "do_resize": fields.flag("do_resize", True),
+        "resample": fields.whole("resample", _BILINEAR, 0, _FILTERS),
+        "do_reduce_labels": reduces,
     }
 
 
-def fitting_tensors(
-    description: Description, tensors: Mapping[str, TensorInfo], with_head: bool = True
-) -> dict[str, TensorInfo]:
-    """The described network's tensors by on-disk name; the first few that do not fit are named.
+def processor(normalisation: Normalisation, size: Mapping[str, int] = TEST_SIZE) -> dict[str, Any]:
+    """The content of a ``preprocessor_config.json``."""
+    return {
+        "image_processor_type": _KIND,
+        "do_resize": True,
+        "size": dict(size),
+        "resample": _BILINEAR,
+        **json_values(normalisation),
+        "do_reduce_labels": False,
+    }
 
-    Without ``with_head`` the encoder's: a decode head or ImageNet's classifier may be any.
-    """
-    held = dict(tensors)
-    if not with_head:
-        ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
-        held = {name: info for name, info in held.items() if not name.startswith(ignored)}
-    elif not has_head(held):
-        raise UserError(f"{description.label} is an encoder: it has no decode head")
-    classes = len(description.classes) if with_head else None
-    shapes = tensor_shapes(description.architecture, classes)
-    problems = tensor_problems(held, shapes)
-    if problems:
-        raise UserError(
-            f"{description.label}: its tensors are not those of {description.file}: {problems}"
-        )
-    return {name: held[name] for name in shapes if name in held}
+
+def _fields(folder: Path) -> _Fields | None:
+    path = folder / PROCESSOR_FILE
+    return _Fields(path) if path.exists() or path.is_symlink() else None
+
+
+def _normalisation(fields: _Fields) -> Normalisation:
+    for key in ("image_processor_type", "feature_extractor_type"):
+        kind = fields.values.get(key, _KIND)
+        if kind is not None and not (isinstance(kind, str) and kind.startswith("Segformer")):
+            raise fields.wrong(key, "only SegFormer's image processor is known here")
+    for key in ("do_flip_channel_order", "do_grayscale"):
+        fields.equal(key, False)
+    return Normalisation(
+        image_mean=_channels(fields, "image_mean", IMAGENET.image_mean, -1e9),
+        image_std=_channels(fields, "image_std", IMAGENET.image_std, 1e-9),
+        do_rescale=fields.flag("do_rescale", True),
+        rescale_factor=fields.number("rescale_factor", IMAGENET.rescale_factor, 1e-9, 1e9),
+        do_normalize=fields.flag("do_normalize", True),
+    )
+
+
+def _channels(fields: _Fields, key: str, default: Channels, above: float) -> Channels:
+    """Three numbers; one stands for all channels."""
+    value = fields.values.get(key)
+    if value is None:
+        return default
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) not in (1, 3) or not all(_is_number(n) and above < n < 1e9 for n in numbers):
+        raise fields.wrong(key, f"it has to be three numbers, or one, above {above:g}")
+    red, green, blue = map(float, numbers * (3 // len(numbers)))
+    return red, green, blue
+
+
+def _size(fields: _Fields) -> dict[str, int]:
+    size = fields.values.get("size")
+    if size is None:
+        return {"height": 512, "width": 512}
+    sides = {"height": size, "width": size} if type(size) is int else size
+    if (
+        not isinstance(sides, dict)
+        or set(sides) not in _SIDES
+        or not all(_is_whole(side, 1, _LARGEST_SIDE) for side in sides.values())
+    ):
+        raise fields.wrong("size", "it has to have height and width")
+    return dict(sides)
 
 
 def rows_by_train_id(description: Description) -> tuple[int, ...]:
     """The row of the decode head's classifier for each train id, found by class name."""
-    # Here, since the tables of classes take longer to import than most merges' comparisons.
+    # Importing the tables of classes takes longer than most merges' comparisons.
     from revt_hf.data.labels import CLASSES
 
     found = [plain(name) for name in description.classes]

@@ -112,7 +112,10 @@ def memory_names(original: str) -> tuple[str, ...]:
 
 
 def original_name(on_disk: str) -> str:
-    """The original's name of a tensor named as on disk; key and value share one name."""
+    """The original's name of a tensor named as on disk, or that name if it has no such tensor.
+
+    Key and value share one name: the original holds both in a fused ``attn.kv``.
+    """
     return next(_renamed(on_disk, _TO_ORIGINAL), on_disk)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from revt_hf.config.sections import CropSide, Pixels, Section
+from revt_hf.config.yaml_files import CropSide, Pixels, Section
 
 
 class Protocol(Section):

@@ -1,15 +1,15 @@
 """Training recipes: typed, validated YAML files."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
-from revt_hf.config.domain_spec import DomainSpec, Source, Target
 from revt_hf.config.protocol import Protocol, ProtocolChoice
-from revt_hf.config.sections import (
+from revt_hf.config.yaml_files import (
     BatchSize,
     CropSide,
     ExpandedPath,
@@ -18,21 +18,65 @@ from revt_hf.config.sections import (
     Section,
     Seed,
     Workers,
+    read_with_parents,
     validated,
 )
-from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
 
 # Attention heads per stage.
 _HEADS = (1, 2, 5, 8)
-Count = Annotated[int, Field(ge=0, le=10**9)]
-Channels = Annotated[int, Field(gt=0, le=2**13)]
-Layers = Annotated[int, Field(gt=0, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Factor = Annotated[float, Field(gt=0, le=1e6)]
+_Channels = Annotated[int, Field(gt=0, le=2**13)]
+_Layers = Annotated[int, Field(gt=0, le=100)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 # The source of every crop of a mixture is kept in memory.
 _MIXED_CROPS = 10**8
+
+
+def _option_paths(value: Any, folder: str) -> Iterator[str]:
+    """Options that may be paths, such as ``split_files``, relative to a data folder."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _option_paths(part, folder)
+    elif isinstance(value, str) and (folder or os.sep in value):
+        yield str(Path(folder, value.partition("{")[0]))
+
+
+class DomainSpec(Section):
+    """A registered domain with its folder, configuration and options."""
+
+    domain: str
+    data_dir: ExpandedPath | None = None
+    config: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str | None]:
+        """Local paths that are read, where no output may be written."""
+        return [self.data_dir, *_option_paths(self.options, self.data_dir or "")]
+
+
+class Source(DomainSpec):
+    """A training domain; validation always uses its own held-out split.
+
+    ``weight`` is its share of a mixture. Training images are read from ``prepared``, a folder
+    written by ``revt data prepare``, if given.
+    """
+
+    train: str = "train"
+    val: str = "val"
+    weight: Annotated[float, Field(gt=0, ge=1e-6, le=1e6)] = 1.0
+    prepared: ExpandedPath | None = None
+
+    @property
+    def inputs(self) -> list[str | None]:
+        return [*super().inputs, self.prepared]
+
+
+class Target(DomainSpec):
+    """An unseen domain: reported, never trained or selected on."""
+
+    split: str = "val"
 
 
 class Model(Section):
@@ -47,11 +91,11 @@ class Model(Section):
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5"] | None = None
     init: ExpandedPath | None = None
     head: Literal["fresh", "init"] = "fresh"
-    depths: tuple[Layers, Layers, Layers, Layers] | None = None
-    hidden_sizes: tuple[Channels, Channels, Channels, Channels] | None = None
-    decoder_hidden_size: Channels | None = None
-    drop_path: Share = 0.1
-    dropout: Share = 0.1
+    depths: tuple[_Layers, _Layers, _Layers, _Layers] | None = None
+    hidden_sizes: tuple[_Channels, _Channels, _Channels, _Channels] | None = None
+    decoder_hidden_size: _Channels | None = None
+    drop_path: _Share = 0.1
+    dropout: _Share = 0.1
     batch_norm: Literal["live", "frozen"] = "live"
 
     @model_validator(mode="after")
@@ -79,14 +123,14 @@ class Augmentation(Section):
     method: int | str = 1
     max_size: tuple[Pixels, Pixels] | None = (1280, 720)
     crop: CropSide | tuple[CropSide, CropSide] | None = 512
-    cat_max_ratio: Share = 0.75
-    flip_probability: Share | None = None
+    cat_max_ratio: _Share = 0.75
+    flip_probability: _Share | None = None
     flip_first: bool = True
     photometric: bool | None = None
     bilateral_diameter: (
         tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(gt=0, le=255)]] | None
     ) = None
-    bilateral_probability: Share = 0.5
+    bilateral_probability: _Share = 0.5
     pixmix_k: Annotated[int, Field(ge=0, le=100)] = 4
     pixmix_beta: Annotated[float, Field(gt=0, ge=1e-3, le=1e6)] = 3.0
     mixing: ExpandedPath = "generated"
@@ -97,7 +141,7 @@ class Optimizer(Section):
     """AdamW, with a multiple of the learning rate for the decode head."""
 
     lr: Annotated[float, Field(gt=0)] = 6e-5
-    head_lr_factor: Factor = 10.0
+    head_lr_factor: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
 
@@ -107,7 +151,7 @@ class Schedule(Section):
 
     power: Annotated[float, Field(gt=0, le=100)] = 1.0
     min_lr: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    warmup_steps: Count = 1500
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 1500
     warmup_ratio: Annotated[float, Field(gt=0, le=1)] = 1e-6
 
 
@@ -179,38 +223,31 @@ class Recipe(Section):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All training domains, ``source`` first."""
         return (self.source, *self.more_sources)
 
     @property
     def inputs(self) -> list[str | None]:
         """Local paths that are read, where no output may be written."""
+        mixing = self.augmentation.mixing
         specs = (*self.sources, *self.targets)
-        return [
-            self.model.init,
-            None if self.augmentation.mixing == "generated" else self.augmentation.mixing,
-            *(path for spec in specs for path in spec.inputs),
-        ]
+        read = [path for spec in specs for path in spec.inputs]
+        return [self.model.init, None if mixing == "generated" else mixing, *read]
 
     @model_validator(mode="after")
-    def _mixture_fits(self) -> "Recipe":
+    def _consistent(self) -> "Recipe":
         crops = self.train.steps * self.train.batch_size * self.train.gradient_accumulation
         if self.more_sources and crops > _MIXED_CROPS:
             raise ValueError(f"a mixture has at most {_MIXED_CROPS} crops, this one has {crops}")
-        return self
-
-    @model_validator(mode="after")
-    def _validates_on_source(self) -> "Recipe":
-        targets = [target.model_dump(exclude={"split"}) for target in self.targets]
+        fields = set(DomainSpec.model_fields)
+        targets = [(one.split, one.model_dump(include=fields)) for one in self.targets]
         for number, source in enumerate(self.sources):
             name = f"more_sources.{number - 1}" if number else "source"
-            same = source.model_dump(include=set(DomainSpec.model_fields))
-            taken = {t.split for t, data in zip(self.targets, targets, strict=True) if data == same}
-            for key in ("val", "train"):
-                if getattr(source, key) in taken:
+            data = source.model_dump(include=fields)
+            for key, split in (("val", source.val), ("train", source.train)):
+                if (split, data) in targets:
                     raise ValueError(
-                        f"{name}.{key} is '{getattr(source, key)}', which is also a target: "
-                        "targets are never trained or selected on"
+                        f"{name}.{key} is '{split}', which is also a target: targets are never "
+                        "trained or selected on"
                     )
         return self
 
@@ -232,10 +269,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: a missing file, broken YAML, an unknown key, a wrong type or value.
     """
-    values = read_with_parents(Path(path))
-    for override in overrides:
-        apply_override(values, override)
-    return parse_recipe(values, str(path))
+    return parse_recipe(read_with_parents(Path(path), overrides), str(path))
 
 
 def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
@@ -246,7 +280,7 @@ def parse_recipe(values: Mapping[str, Any], name: str) -> Recipe:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe file (with ``extends``), for editors."""
+    """The JSON schema of a recipe file, with ``extends``."""
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {
         "description": "Recipe files whose values this one inherits.",

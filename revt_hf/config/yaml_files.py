@@ -1,32 +1,35 @@
-"""YAML with ``extends``, refused duplicates and ``key.subkey=value`` overrides.
+"""YAML files: ``extends``, ``key.subkey=value`` overrides, and typed sections to validate them.
 
 Sizes are limited, so that no file takes more than a second to read.
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from revt_hf.core.errors import UserError, shortened
 
+Validated = TypeVar("Validated", bound=BaseModel)
+_SHOWN = 200
 # Recipes have some hundred values. An alias counts as everything it stands for.
 _BYTES, _NODES, _DEPTH, _FILES, _DIGITS = 1 << 18, 10_000, 40, 32, 400
-_MERGE = "tag:yaml.org,2002:merge"
-_TEXT = "tag:yaml.org,2002:str"
+_TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
     """Only values that JSON has, too; refuses duplicate keys, of which PyYAML keeps the last."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = self._count = 0
+    _depth = _count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._depth += 1
-        self._count += 1
+        self._depth, self._count = self._depth + 1, self._count + 1
         _check_growth(self._count, self._depth)
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -43,22 +46,21 @@ class _Loader(yaml.SafeLoader):
                 waiting += [(part, depth + 1) for pair in node.value for part in pair]
             elif isinstance(node, yaml.SequenceNode):
                 waiting += [(part, depth + 1) for part in node.value]
-            elif node.tag != _TEXT and len(node.value) > _DIGITS:
-                raise UserError(
-                    f"line {node.start_mark.line + 1} holds a number of too many digits"
-                )
+            elif node.tag != f"{_TAG}str" and len(node.value) > _DIGITS:
+                line = node.start_mark.line + 1
+                raise UserError(f"line {line} holds a number of too many digits")
         return root
 
     def mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
         found = set()
         for key_node, _ in node.value:
-            merges = key_node.tag == _MERGE
+            merges = key_node.tag == f"{_TAG}merge"
             key = key_node.value if merges else self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | None):
                 raise UserError(f"line {key_node.start_mark.line + 1}: a key is a word or a number")
             if key in found:
-                line = node.start_mark.line + 1
-                raise UserError(f"the key '{key}' appears twice in the mapping at line {line}")
+                where = f"in the mapping at line {node.start_mark.line + 1}"
+                raise UserError(f"the key '{key}' appears twice {where}")
             found.add(key)
         return self.construct_mapping(node, deep=True)
 
@@ -68,14 +70,10 @@ class _Loader(yaml.SafeLoader):
 
 
 # No recipe contains sets, bytes and the like.
-_KINDS = ("null", "bool", "int", "float", "str", "seq")
-_Loader.yaml_constructors = {
-    tag: constructor
-    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or tag.rpartition(":")[2] in _KINDS
-}
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.date)
+_KINDS = (None, *(_TAG + kind for kind in ("null", "bool", "int", "float", "str", "seq")))
+_Loader.yaml_constructors = {kind: yaml.SafeLoader.yaml_constructors[kind] for kind in _KINDS}
+_Loader.add_constructor(f"{_TAG}map", _Loader.mapping)
+_Loader.add_constructor(f"{_TAG}timestamp", _Loader.date)
 
 
 def _check_growth(count: int, depth: int) -> None:
@@ -111,29 +109,30 @@ def _unshared(value: Any) -> Any:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"cannot read the recipe {path}: not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         with path.open("rb") as file:
             # One more byte, so that parse_yaml notices a file that is too large.
             data = file.read(_BYTES + 1)
-        text = data.decode() if len(data) <= _BYTES else data.decode(errors="replace")
+        values = parse_yaml(data.decode(errors="strict" if len(data) <= _BYTES else "replace"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
         raise UserError(f"cannot read the recipe {path}: {reason}") from error
-    try:
-        values = parse_yaml(text)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping, this is {type(values).__name__}")
     return values
 
 
 def read_with_parents(
-    path: Path, localise: Callable[[dict[str, Any], Path], None] | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    localise: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> dict[str, Any]:
-    """Read a mapping and merge it over the files that it extends; only nested mappings are merged.
+    """Read a mapping, merge it over the files that it extends, and apply ``a.b=c`` overrides.
 
-    ``localise`` is called with each file's own values and its folder, to change paths in place.
+    Only nested mappings are merged. ``localise`` is called with each file's own values and its
+    folder, to change paths in place.
     """
     merged_by_path: dict[Path, dict[str, Any]] = {}
 
@@ -158,7 +157,10 @@ def read_with_parents(
         merged_by_path[resolved] = _merge(merged, values)
         return merged_by_path[resolved]
 
-    return read(path, ())
+    values = read(path, ())
+    for override in overrides:
+        apply_override(values, override)
+    return values
 
 
 def _parents(path: Path, given: Any) -> list[str]:
@@ -193,3 +195,74 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{name}: '{key}' is a value, it has no keys of its own")
     values[keys[-1]] = value
+
+
+def _expand(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(str(Path(value).expanduser())) if value else value
+    undefined = re.search(r"\$\{?(\w+)", expanded)
+    if undefined:
+        raise ValueError(f"the environment variable {undefined[1]} is not set")
+    return expanded
+
+
+ExpandedPath = Annotated[str, BeforeValidator(_expand)]
+# Accepted values must not fail hours later: numbers are finite, and no larger than can work.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Pixels = Annotated[int, Field(gt=0, le=2**15)]
+CropSide = Annotated[int, Field(ge=32, le=2**15)]
+BatchSize = Annotated[int, Field(gt=0, le=2**16)]
+Workers = Annotated[int, Field(ge=0, le=256)]
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Section(BaseModel):
+    """A mapping in a YAML file: no unknown keys, no infinity, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def validated(model: type[Validated], values: Any, name: str | Path, prefix: str = "") -> Validated:
+    """Validate values; a UserError starts with ``name``, ``prefix`` leads the path in it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{name}: {validation_sentence(model, error, prefix)}") from error
+
+
+def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: str) -> str:
+    """One sentence for the first problem of a pydantic error; ``prefix`` leads its path."""
+    # A misspelt key explains more than the missing one that it causes.
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = ".".join(part for part in (prefix, *map(str, problem["loc"])) if part)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key ({hint})"
+    if problem["type"] == "missing":
+        return f"{path}: required, but not given"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    given = shortened(repr(problem["input"]), _SHOWN)
+    return f"{path}: {message[0].lower()}{message[1:]}, not {given}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The known keys of a nested model; none if there is no model at that location."""
+    inner: type[BaseModel] | None = model
+    for part in location:
+        # Others are an index of a list, a key of a mapping, or a branch of a union.
+        if inner is not None and part in inner.model_fields:
+            inner = _model_in(inner.model_fields[part].annotation)
+    return [] if inner is None else list(inner.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as ``tuple[Target, ...]`` or ``dict[str, Member]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

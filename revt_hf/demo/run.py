@@ -10,8 +10,7 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.outputs import folder_in_place
 from revt_hf.data.augment import method
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.result import write_results
-from revt_hf.evaluation.splits import splits_of
+from revt_hf.evaluation.result import splits_of, write_results
 from revt_hf.experiments.training_processes import TrainingJob, train_side_by_side
 from revt_hf.merging.average import merge
 from revt_hf.results.page import write_page

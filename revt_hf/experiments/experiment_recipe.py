@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from revt_hf.config.domain_spec import Target
 from revt_hf.config.protocol import PROTOCOLS, Protocol
-from revt_hf.config.recipe import Recipe, load_recipe
-from revt_hf.config.sections import (
+from revt_hf.config.recipe import Recipe, Target, load_recipe
+from revt_hf.config.yaml_files import (
     BatchSize,
     ExpandedPath,
     Number,
@@ -23,9 +22,9 @@ from revt_hf.config.sections import (
     Section,
     Seed,
     Workers,
+    read_with_parents,
     validated,
 )
-from revt_hf.config.yaml_files import apply_override, read_with_parents
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import RuleRecipe
@@ -165,7 +164,7 @@ class MergeSection(_Titled):
 class Ensemble(_Titled):
     """Several networks that predict together, at the cost of all; a baseline for ReVT.
 
-    Each way to ``combine`` them (:mod:`revt_hf.evaluation.ensembles`) is a row. ``features`` uses
+    Each way to ``combine`` them (:mod:`revt_hf.evaluation.predictor`) is a row. ``features`` uses
     one decode head, that of each member in turn.
     """
 
@@ -260,9 +259,7 @@ class Experiment(Section):
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read and validate an experiment; paths of recipes are resolved against the file."""
-    values = read_with_parents(Path(path), localise=_recipes_beside)
-    for override in overrides:
-        apply_override(values, override)
+    values = read_with_parents(Path(path), overrides, _recipes_beside)
     if "source" in values:
         raise UserError(f"{path} is a training recipe, not an experiment: use revt train")
     return validated(Experiment, values, path)

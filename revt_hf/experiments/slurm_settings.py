@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from revt_hf.config.sections import Section, validated
-from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.config.yaml_files import Section, read_with_parents, validated
 from revt_hf.core.errors import UserError, printable
 
 Kind = Literal["train", "merge", "score", "report"]
@@ -84,11 +83,9 @@ class StageSettings(Section):
 
     @property
     def gpu_count(self) -> int:
-        """The number of GPUs of a task."""
         return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
 
     def options(self) -> list[str]:
-        """The options of sbatch."""
         table = {
             "partition": self.partition,
             "account": self.account,
@@ -129,7 +126,6 @@ class SlurmSettings(StageSettings):
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
-    """Read and validate settings."""
     values: dict[str, Any] = {}
     if file is not None:
         values = read_with_parents(file)

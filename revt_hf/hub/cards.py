@@ -8,7 +8,7 @@ import jinja2
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from revt_hf.config.sections import validation_sentence
+from revt_hf.config.yaml_files import validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.hub.commit import is_repo_id
 from revt_hf.results.markdown import code, text

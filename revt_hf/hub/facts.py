@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.architecture import SIZES
-from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.domains import DOMAINS, domain_label

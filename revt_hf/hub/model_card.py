@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore
@@ -17,7 +17,7 @@ from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.records import method_name
-from revt_hf.merging.merge_spec import Rule
+from revt_hf.merging.registry import Rule
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
 
 PAPER = "https://arxiv.org/abs/2308.13331"

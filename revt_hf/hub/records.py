@@ -12,8 +12,8 @@ from revt_hf.core.outputs import file_sha256
 from revt_hf.data.augment import method
 from revt_hf.hub.commit import is_repo_id
 from revt_hf.hub.local_paths import last_part, without_local_paths
-from revt_hf.merging.merge_spec import Rule
 from revt_hf.merging.record import Change, MergeRecord, parse_record, read_merge_record
+from revt_hf.merging.registry import Rule
 from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.markdown import yaml_text
 

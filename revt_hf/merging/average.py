@@ -16,17 +16,22 @@ from typing import Any
 import numpy as np
 
 from revt_hf import __version__
-from revt_hf.checkpoints import description as descriptions
 from revt_hf.checkpoints import headers
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
+from revt_hf.checkpoints.architecture import (
+    Description,
+    fitting_tensors,
+    infer_description,
+    model_config,
+)
+from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
 from revt_hf.merging.members import NOWHERE, MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
-from revt_hf.merging.merge_spec import MergeSpec
 from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
+from revt_hf.merging.registry import MergeSpec
 from revt_hf.merging.streaming import stream
 
 _log = logging.getLogger(__name__)
@@ -92,7 +97,7 @@ def merge(
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
             dtype = headers.common_dtype(item.dtype for item in plan.items)
-            write_json(scratch / CONFIG_FILE, descriptions.model_config(description, dtype))
+            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
             write_json(scratch / PROCESSOR_FILE, own)
@@ -100,7 +105,7 @@ def merge(
     return target
 
 
-def result_description(plan: MergePlan) -> descriptions.Description:
+def result_description(plan: MergePlan) -> Description:
     """The result's ``config.json``: that of the head's member, or derived from the tensors' shapes.
 
     Tensors that are not those of a whole SegFormer are refused.
@@ -111,29 +116,31 @@ def result_description(plan: MergePlan) -> descriptions.Description:
     if known is None:
         classes = next((one.classes for one in sources if one.classes), None)
         shapes = {item.name: item.shape for item in plan.items}
-        known = descriptions.infer_description(label, shapes, classes)
+        known = infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     places = {
         item.name: headers.TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
         for item in plan.items
     }
-    descriptions.fitting_tensors(known, places)
+    fitting_tensors(known, places)
     return known
 
 
 def _evaluation(plan: MergePlan) -> dict[str, Any]:
     """The test protocol: the averaged features keep the image scale of the members' training."""
-    first = next((source for source in plan.by_authority() if source.folder), None)
-    if first is not None and first.folder is not None:
-        paths = [first.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
-        if any(path.is_file() for path in paths):
-            from revt_hf.models.recorded import recorded_protocol
+    for source in plan.by_authority():
+        if source.folder is None:
+            continue
+        paths = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        if not any(path.is_file() for path in paths):
+            break
+        from revt_hf.models.recorded import recorded_protocol
 
-            first.stamps.add(*paths)
-            protocol = recorded_protocol([first.folder])
-            changed = protocol.model_dump(mode="json", exclude_defaults=True)
-            return {"max_size": protocol.max_size and list(protocol.max_size), **changed}
+        source.stamps.add(*paths)
+        protocol = recorded_protocol([source.folder])
+        changed = protocol.model_dump(mode="json", exclude_defaults=True)
+        return {"max_size": protocol.max_size and list(protocol.max_size), **changed}
     return {"max_size": [1024, 512]}
 
 
@@ -141,22 +148,20 @@ def _write_weights(
     plan: MergePlan, path: Path, evaluation: dict[str, Any], options: MergeOptions
 ) -> MergeRecord:
     """Write the safetensors file; the record that its header holds."""
-    hashing = options.hashing
+    tensors = ((item.name, item.dtype, item.shape) for item in plan.items)
+    own = headers.tensors_hash(tensors) if options.hashing else None
+    recorded = partial(_record, plan, [_history(source) for source in plan.inputs], evaluation)
+    # Digests are known at the end only; they replace as many zeros.
     blank = [
-        dict.fromkeys((path.name for path in source.originals), NO_DIGEST) if hashing else None
+        dict.fromkeys((path.name for path in source.originals), NO_DIGEST) if own else None
         for source in plan.inputs
     ]
-    histories = [_history(source) for source in plan.inputs]
-    recorded = partial(_record, plan, histories, evaluation)
-    # Digests are known at the end only; they replace as many zeros.
-    header = _header(plan, recorded(blank, NO_DIGEST if hashing else None))
-    own = headers.tensors_hash((item.name, item.dtype, item.shape) for item in plan.items)
+    header = _header(plan, recorded(blank, NO_DIGEST if own else None))
     total = sum(item.nbytes for item in plan.items)
     with path.open("wb") as file, _progress(total, options.quiet) as on_bytes:
         file.write(header)
-        own_hash = own if hashing else None
-        digests = stream(plan, file, hashing, options.allow_nonfinite, on_bytes, own_hash)
-        record = recorded(digests, own.hexdigest() if hashing else None)
+        digests = stream(plan, file, own, options.allow_nonfinite, on_bytes)
+        record = recorded(digests, own.hexdigest() if own else None)
         final = _header(plan, record)
         if len(final) != len(header):
             raise RuntimeError("the record changed its length")

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import Description, fitting_tensors, read_description
+from revt_hf.checkpoints.architecture import VARIANCE, Description, fitting_tensors, has_head
+from revt_hf.checkpoints.description import (
+    PROCESSOR_FILE,
+    is_train_id_order,
+    plain,
+    read_description,
+    read_processor,
+)
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
-from revt_hf.checkpoints.names import COUNTER, HEAD_PREFIX
+from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError
 
@@ -32,8 +37,7 @@ class MergeInput(Checkpoint):
     """A member or the base: a checkpoint, and where the plan's tensors lie in its files.
 
     ``file`` and ``offset`` (in bytes) of each item are arrays, and ``tensors`` is empty: dozens of
-    members must fit into little memory. ``dtypes`` are safetensors' names, ``added`` are missing
-    counters.
+    members must fit into little memory. ``added`` are missing counters.
     """
 
     name: str | None
@@ -58,8 +62,8 @@ def open_source(
 ) -> tuple[MergeInput, Infos]:
     """Open a member or the base, and check its tensors against its ``config.json``, if any.
 
-    ``order`` holds the first member's tensors in the order of the plan; None for that member. With
-    ``whole`` the decode head, if there is one, has to fit, too.
+    ``order`` holds the first member's tensors, None for that member. With ``whole`` the decode
+    head, if there is one, has to fit, too.
     """
     checkpoint = open_checkpoint(label, quiet)
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
@@ -73,8 +77,7 @@ def open_source(
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
         description, processor = read_description(folder, label), read_processor(folder)
         checkpoint = replace(checkpoint, classes=description.classes)
-        has_head = any(name.startswith(HEAD_PREFIX) for name in held)
-        fitting_tensors(description, held, with_head=whole and has_head)
+        fitting_tensors(description, held, with_head=whole and has_head(held))
     order = held if order is None else order
     places = [held.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
@@ -107,13 +110,8 @@ def check_agreement(first: MergeInput, other: MergeInput, encoder_only: bool = F
 def check_rows_are_named(used: Sequence[MergeInput], others: Sequence[MergeInput]) -> None:
     """Refuse a head without class names where another one's rows are not in the usual order."""
     nameless = next((one for one in used if one.classes is None), None)
-    named = [one for one in others if one.classes is not None]
-    if nameless is None or not named:
-        return
-    from revt_hf.checkpoints.description import is_train_id_order
-
-    for other in named:
-        if not is_train_id_order(other.classes or ()):
+    for other in others:
+        if nameless and other.classes is not None and not is_train_id_order(other.classes):
             raise UserError(
                 f"{nameless.label} names no classes, and those of {other.label} are not "
                 "Cityscapes' 19 in the order of their train ids: which row of its head is which "
@@ -143,38 +141,29 @@ def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool)
     ours, theirs = first.description, other.description
     if ours is None or theirs is None:
         return
-    found = ours.architecture.differences(theirs.architecture)
-    if encoder_only:
-        found.pop(_HEAD_WIDTH, None)
-    found[_EPSILON] = (ours.numbers[_EPSILON], theirs.numbers[_EPSILON])
+    files = [{**vars(one.architecture), _EPSILON: one.numbers[_EPSILON]} for one in (ours, theirs)]
     # A folder without the file has ImageNet's normalisation; the other fields need two files.
     images = [asdict(one.normalisation) for one in (ours, theirs)]
     if not encoder_only and first.processor is not None and other.processor is not None:
         images = [{**first.processor}, {**other.processor}]
-    fields = [(CONFIG_FILE, key, *values) for key, values in found.items()]
-    fields += [
-        (PROCESSOR_FILE, key, value, images[1][key])
-        for key, value in images[0].items()
-        if key not in SIZE_FIELDS
-    ]
-    for file, key, our_value, their_value in fields:
-        if our_value != their_value:
-            yield f"{key} of its {file} is {_shown(their_value)}, not {_shown(our_value)}"
+    left_out = (*SIZE_FIELDS, *([_HEAD_WIDTH] if encoder_only else []))
+    for file, (our_fields, their_fields) in ((CONFIG_FILE, files), (PROCESSOR_FILE, images)):
+        for key, value in our_fields.items():
+            if key not in left_out and value != their_fields[key]:
+                found, wanted = _shown(their_fields[key]), _shown(value)
+                yield f"{key} of its {file} is {found}, not {wanted}"
 
 
 def _class_differences(first: MergeInput, other: MergeInput) -> Iterator[str]:
     ours, theirs = first.classes, other.classes
     if ours is None or theirs is None or ours == theirs:
         return
-    # Importing its table of classes takes longer than most comparisons.
-    from revt_hf.checkpoints.description import plain
-
-    pairs = [(plain(one), plain(two)) for one, two in zip(ours, theirs, strict=False)]
-    row = next((number for number, (one, two) in enumerate(pairs) if one != two), None)
-    if len(ours) != len(theirs):
-        yield f"it has {len(theirs)} classes, not {len(ours)}"
-    elif row is not None:
-        permuted = sorted(map(plain, ours)) == sorted(map(plain, theirs))
+    own, found = list(map(plain, ours)), list(map(plain, theirs))
+    if len(own) != len(found):
+        yield f"it has {len(found)} classes, not {len(own)}"
+    elif own != found:
+        row = [one == two for one, two in zip(own, found, strict=True)].index(False)
+        permuted = sorted(own) == sorted(found)
         problem = "its classes are in another order" if permuted else "it has other classes"
         yield f"{problem}: number {row} is {theirs[row]!a}, not {ours[row]!a}"
 

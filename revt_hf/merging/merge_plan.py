@@ -11,18 +11,14 @@ from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
 from revt_hf.merging import members
 from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
-from revt_hf.merging.merge_spec import MergeSpec, check_spec
 from revt_hf.merging.record import ImageSize
-from revt_hf.merging.registry import find_method
+from revt_hf.merging.registry import MergeSpec, check_spec, find_method
 from revt_hf.merging.selection import select
 
 
 @dataclass(frozen=True)
 class MergeItem:
-    """One tensor of the result, in the dtype of the head's member.
-
-    ``rule`` is None for a bit-exact copy of that member's.
-    """
+    """A tensor of the result in the dtype of the head's member; without a rule its exact copy."""
 
     name: str
     dtype: str
@@ -135,10 +131,9 @@ class MergePlan:
         before, item = self.items[at - 1], self.items[at]
         if (before.rule, before.dtype) != (item.rule, item.dtype):
             return False
-        if item.rule is not None:
-            method = find_method(self.spec.rules[item.rule].method)
-            if method.scope == "tensor":
-                return False
+        rule = None if item.rule is None else self.spec.rules[item.rule]
+        if rule is not None and find_method(rule.method).scope == "tensor":
+            return False
         return all(
             source.dtypes[at] == source.dtypes[at - 1]
             and source.file[at] == source.file[at - 1]

@@ -5,13 +5,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from revt_hf.config.sections import ExpandedPath, Number, Section, validated
-from revt_hf.config.yaml_files import read_with_parents
-from revt_hf.merging.merge_spec import MergeSpec, Rule
+from revt_hf.config.yaml_files import ExpandedPath, Number, Section, read_with_parents, validated
+from revt_hf.merging.registry import MergeSpec, Rule
 
 
 class RuleRecipe(Section):
-    """One rule; see ``revt_hf.merging.merge_spec.Rule``."""
+    """One rule; see ``revt_hf.merging.registry.Rule``."""
 
     select: str = "backbone"
     method: str = "mean"
@@ -20,7 +19,7 @@ class RuleRecipe(Section):
 
 
 class MergeRecipe(Section):
-    """A merge recipe; see ``revt_hf.merging.merge_spec.MergeSpec``."""
+    """A merge recipe; see ``revt_hf.merging.registry.MergeSpec``."""
 
     members: Annotated[tuple[ExpandedPath, ...], Field(min_length=2)]
     rules: Annotated[tuple[RuleRecipe, ...], Field(min_length=1)] = (RuleRecipe(),)

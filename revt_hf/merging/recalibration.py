@@ -1,7 +1,6 @@
 """Re-estimate the decode head's BatchNorm statistics for an averaged encoder.
 
-The head of a merged model comes from one member, and its running statistics belong to that
-member's features. Images of the source domain are enough to correct them.
+The head of a merge comes from one member, and its running statistics are those of its features.
 """
 
 import shutil
@@ -19,15 +18,13 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
-from revt_hf.checkpoints.architecture import VARIANCE
-from revt_hf.checkpoints.description import fitting_tensors, model_config, read_description
+from revt_hf.checkpoints.architecture import VARIANCE, fitting_tensors, model_config
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description, read_processor
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.config.domain_spec import Source
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe
+from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
@@ -37,7 +34,7 @@ from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.evaluation.splits import source_splits
+from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
@@ -107,11 +104,8 @@ def recalibrate(
     before = _scores(model, held_out, protocol, options.quiet)
     values = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
     used = [records.ChangeSource(**fields) for fields in values]
-    bar = tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet)
-    with bar as progress:
-        recalibrate_on_images(
-            model, output, rows, protocol, options.overwrite, progress.update, used
-        )
+    with tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet) as bar:
+        recalibrate_on_images(model, output, rows, protocol, options.overwrite, bar.update, used)
     after = _scores(output, held_out, protocol, options.quiet)
     return tuple(map(ValScore, labels, before, after))
 
@@ -128,14 +122,17 @@ def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bo
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
     """Training images, about so many, spread over the sources by their weights."""
-    # Neighbours in a split are often frames of one drive: the first ones would show one street.
     weights = sum(source.weight for source in sources)
-    parts = []
-    for source in sources:
-        rows = load_spec(source, source.train)
-        share = min(max(1, round(images * source.weight / weights)), len(rows))
-        parts.append(rows.select(np.linspace(0, len(rows) - 1, share).round().astype(int)))
-    return ConcatDataset(parts)
+    shares = [max(1, round(images * source.weight / weights)) for source in sources]
+    loaded = [load_spec(source, source.train) for source in sources]
+    return ConcatDataset([*map(spread, loaded, shares)])
+
+
+def spread(rows: Any, images: int | None) -> Any:
+    """At most so many of the rows; the first ones of a split would often show one street."""
+    if images is None or images >= len(rows):
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, images).round().astype(int))
 
 
 def recalibrate_on_images(
@@ -147,10 +144,9 @@ def recalibrate_on_images(
     on_image: OnImage = lambda: None,
     sources: Sequence[records.ChangeSource] = (),
 ) -> Path:
-    """Write a copy of a SegFormer folder with recalibrated statistics, on the accelerator if any.
+    """Write a copy of a SegFormer folder with statistics of images of the *source* domain.
 
-    ``images`` are as in :func:`measured_statistics`, of the *source* domain; ``sources`` name their
-    origin in the record. All other tensors keep their bits.
+    ``sources`` name their origin in the record. All other tensors keep their bits.
     """
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])
@@ -225,8 +221,7 @@ def measured_statistics(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance, each (channels,), float64, of the input of the head's BatchNorm.
 
-    They are over all pixels of all images: rows with ``image`` (H, W, 3), uint8, RGB. The model is
-    in eval mode; ``on_image`` is called after each image.
+    They are over all pixels of ``images``, rows with ``image``; the model is in eval mode.
     """
     layer = model.decode_head.batch_norm
     moments = _Moments(layer.num_features)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object
-from revt_hf.merging.merge_spec import JsonRecord, MergeSpec, Rule
+from revt_hf.merging.registry import JsonRecord, MergeSpec, Rule
 
 # Of a model that is no merge.
 CHANGES_FILE = "recalibration.json"
@@ -54,11 +54,7 @@ class ChangeSource(JsonRecord):
 
 @dataclass(frozen=True)
 class Change(JsonRecord):
-    """A change of weights after they were merged or trained.
-
-    ``recalibrated``: mean and variance of the decode head's BatchNorm are new. ``before`` and
-    ``after`` are ``headers.tensors_sha256``.
-    """
+    """A change of weights after they were merged or trained, and their digests before and after."""
 
     kind: Literal["recalibrated"]
     sources: tuple[ChangeSource, ...]
@@ -180,9 +176,11 @@ class MergeRecord(MergeHistory):
         return MergeSpec(paths, self.rules, self.head, self.base.path if self.base else None, names)
 
 
-_VALIDATORS: dict[Any, Any] = {}
 Record = MergeRecord | RecalibrationRecord
 _T = TypeVar("_T", MergeRecord, RecalibrationRecord)
+
+
+_VALIDATORS: dict[Any, Any] = {}
 
 
 def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
@@ -194,12 +192,12 @@ def parse_record(values: Mapping[str, Any], path: Path, kind: type[_T]) -> _T:
     try:
         # As JSON: in Python, strict tuples are not lists.
         found: _T = _VALIDATORS[kind].validate_json(json.dumps(values))
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ascii(".".join(map(str, first["loc"])))[1:-1]
         problem = ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
         raise UserError(f"{path} is not a {kind.title} of revt_hf: {problem}") from error
-    return found
 
 
 def read_merge_record(path: Path) -> MergeRecord:
@@ -212,9 +210,9 @@ def read_record(folder: Path) -> Record | None:
     if (folder / MERGE_FILE).is_file():
         return read_merge_record(folder / MERGE_FILE)
     path = folder / CHANGES_FILE
-    return (
-        parse_record(read_json_object(path), path, RecalibrationRecord) if path.is_file() else None
-    )
+    if not path.is_file():
+        return None
+    return parse_record(read_json_object(path), path, RecalibrationRecord)
 
 
 def checked_record(folder: Path) -> Record | None:
@@ -248,10 +246,12 @@ def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:
     return MemberRecord(path, together, files=dict(digests), **known)
 
 
-def current_record(path: str) -> MemberRecord:
+def current_record(model: str | Checkpoint) -> MemberRecord:
     """Path and sha256 of a model as it is now."""
-    with open_checkpoint(path, quiet=True) as found:
-        return member_record(path, {file.name: file_sha256(file) for file in found.originals})
+    if isinstance(model, str):
+        with open_checkpoint(model, quiet=True) as found:
+            return current_record(found)
+    return member_record(model.label, {one.name: file_sha256(one) for one in model.originals})
 
 
 def member_states(record: MergeRecord) -> list[State]:

@@ -1,10 +1,10 @@
-"""Merge methods: the interface and the registry."""
+"""Merge methods, their registry, and the rules of a merge that name them."""
 
 import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
@@ -32,6 +32,20 @@ class Parameter:
     meaning: str
     default: float = math.nan
     whole: bool = False
+
+    def checked(self, label: str, value: Any) -> float:
+        """A number, or its text, as a number within the limits."""
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        # NaN is in no range.
+        fits = self.low <= number <= self.high
+        if not fits or (self.whole and not number.is_integer()):
+            kind = "a whole number" if self.whole else "a number"
+            limits = f"from {self.low:g} to {self.high:.12g}"
+            raise UserError(f"{label} must be {kind} {limits}, not {value!r}")
+        return int(number) if self.whole else number
 
 
 @dataclass(frozen=True)
@@ -88,9 +102,22 @@ class MergeMethod:
             "salt": salt,
         }
         taken = {name: value for name, value in given.items() if name in self.arguments}
-        merged = self.function(tensors, **taken, **checked_parameters(self, parameters or {}))
+        merged = self.function(tensors, **taken, **self.checked(parameters or {}))
         with np.errstate(over="ignore"):
             return np.asarray(merged, tensors[0].dtype).reshape(tensors[0].shape)
+
+    def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters: the given values (numbers, or their text), else the defaults."""
+        for name in values:
+            if name not in self.parameters:
+                close = difflib.get_close_matches(name, self.parameters, 1)
+                hint = f", did you mean '{close[0]}'?" if close else ""
+                has = f"has {', '.join(self.parameters)}" if self.parameters else "has none"
+                raise UserError(f"unknown parameter '{name}': {self.name} {has}{hint}")
+        return {
+            name: parameter.checked(f"{self.name}'s {name}", values.get(name, parameter.default))
+            for name, parameter in self.parameters.items()
+        }
 
 
 _METHODS: dict[str, MergeMethod] = {}
@@ -160,30 +187,98 @@ def all_methods() -> Mapping[str, MergeMethod]:
     return _METHODS
 
 
-def checked_parameters(method: MergeMethod, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a method: the given values (numbers, or their text), else the defaults."""
-    known = method.parameters
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f", did you mean '{close[0]}'?" if close else ""
-            has = f"has {', '.join(known)}" if known else "has none"
-            raise UserError(f"unknown parameter '{name}': {method.name} {has}{hint}")
-    return {
-        name: _checked(f"{method.name}'s {name}", parameter, values.get(name, parameter.default))
-        for name, parameter in known.items()
-    }
+class JsonRecord:
+    """A dataclass that is written as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, the format first; optional fields that are empty are left out."""
+        values: dict[str, Any] = _json(self)
+        return values
 
 
-def _checked(label: str, parameter: Parameter, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    # NaN is in no range.
-    fits = parameter.low <= number <= parameter.high
-    if not fits or (parameter.whole and not number.is_integer()):
-        kind = "a whole number" if parameter.whole else "a number"
-        limits = f"from {parameter.low:g} to {parameter.high:.12g}"
-        raise UserError(f"{label} must be {kind} {limits}, not {value!r}")
-    return int(number) if parameter.whole else number
+def _json(value: Any) -> Any:
+    if is_dataclass(value):
+        held = {field: getattr(value, field.name) for field in fields(value)}
+        return {
+            field.name: _json(held[field])
+            for field in sorted(held, key=lambda field: field.name != "format")
+            if held[field] or (field.default is MISSING and field.default_factory is MISSING)
+        }
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Rule(JsonRecord):
+    """A selection of tensors and how they are combined.
+
+    Attributes:
+        select: see ``revt_hf.merging.selection``.
+        method: name of a registered method.
+        weights: one per member, for methods that take them.
+        parameters: of the method.
+    """
+
+    select: str = "backbone"
+    method: str = "mean"
+    weights: tuple[float, ...] | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Weights and parameters, where they are given."""
+        given = {"weights": self.weights, "parameters": self.parameters}
+        return {key: value for key, value in given.items() if value}
+
+    def __str__(self) -> str:
+        weights = f", weights {list(self.weights)}" if self.weights else ""
+        extra = "".join(f", {key} {value:g}" for key, value in self.parameters.items())
+        return f"{self.method} of '{self.select}'{weights}{extra}"
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """A merge: members in order, rules, and where everything else comes from.
+
+    Attributes:
+        members: folders, files or Hub IDs.
+        rules: the last one that selects a tensor counts.
+        head: number (from 1) of the member that gives all tensors that no rule selects, and those
+            of integers.
+        base: the members' initial model, for methods that need it.
+        names: of the members in records and listings, None for the path; empty for all paths.
+    """
+
+    members: tuple[str, ...]
+    rules: tuple[Rule, ...] = (Rule(),)
+    head: int = 1
+    base: str | None = None
+    names: tuple[str | None, ...] = ()
+
+
+def check_spec(spec: MergeSpec) -> None:
+    """Refuse a merge that cannot work, before its members are opened."""
+    count = len(spec.members)
+    if count < 2:
+        raise UserError("a merge needs at least two members")
+    if not 1 <= spec.head <= count:
+        raise UserError(f"head is the number of a member, 1 to {count}: {spec.head}")
+    if not spec.rules:
+        raise UserError("a merge needs at least one rule")
+    for rule in spec.rules:
+        method = find_method(rule.method)
+        low, high = method.members
+        if not low <= count <= (high or count):
+            wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
+            raise UserError(f"{rule.method} takes {wanted} members, not {count}")
+        if method.needs_base and spec.base is None:
+            raise UserError(f"{rule.method} needs a base, the model that the members started from")
+        if rule.weights is not None and not method.takes_weights:
+            takers = ", ".join(name for name, one in all_methods().items() if one.takes_weights)
+            raise UserError(f"{rule.method} takes no weights: use one of {takers}")
+        if rule.weights is not None and len(rule.weights) != count:
+            given = len(rule.weights)
+            raise UserError(f"{given} weights for {count} members: give one per member")
+        # Any numbers reveal weights and parameters that the method cannot work with.
+        ones = [np.ones(1, np.float32)] * count
+        with np.errstate(all="ignore"):
+            method.combine(ones, rule.weights, ones[0], rule.parameters)

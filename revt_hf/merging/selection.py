@@ -18,10 +18,9 @@ Names are transformers' on-disk names (``revt_hf.checkpoints.names``). A selecti
 import difflib
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from revt_hf.checkpoints import names as tensor_names
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, original_name
 from revt_hf.core.errors import UserError
 
 _BACKBONE = re.escape(BACKBONE_PREFIX)
@@ -51,6 +50,12 @@ _PARTS = ("patch_embeddings", "block", "layer_norm")
 _STEP = re.compile(rf"{_BACKBONE}encoder\.({'|'.join(_PARTS)})\.(\d+)\.(?:(\d+)\.)?")
 
 
+def pyramid_step(name: str) -> tuple[int, int, int] | None:
+    """Stage, part of the stage (patch embedding, block, norm) and block, from 0; None elsewhere."""
+    found = _STEP.match(name)
+    return (int(found[2]), _PARTS.index(found[1]), int(found[3] or 0)) if found else None
+
+
 def select(text: str, names: Sequence[str]) -> list[str]:
     """The selected ones of a model's on-disk names, in their order."""
     expression = text.strip()
@@ -64,16 +69,6 @@ def select(text: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def original_name(disk_name: str) -> str | None:
-    """The original implementation's name of a tensor, None if it has no such tensor.
-
-    Key and value share one name: the original holds both in a fused ``attn.kv``.
-    """
-    original = tensor_names.original_name(disk_name)
-    back = map(tensor_names.disk_name, tensor_names.memory_names(original))
-    return original if original != disk_name and disk_name in back else None
-
-
 def _terms(expression: str) -> list[tuple[str, str]]:
     """Sign and preset of each term; none if the text is no combination of presets."""
     if expression.startswith((_REGEX, _ORIGINAL)):
@@ -84,17 +79,12 @@ def _terms(expression: str) -> list[tuple[str, str]]:
     return terms if counts or all(term in PRESETS for _, term in terms) else []
 
 
-def _preset(term: str, names: Iterable[str]) -> set[str]:
+def _preset(term: str, names: Sequence[str]) -> set[str]:
     if term in PRESETS:
         return {name for name in names if re.match(PRESETS[term], name)}
     if not term.startswith(_BLOCKS):
         raise UserError(f"'{term}' is no preset: use {_PRESET_NAMES}")
-    # Stage, part of the stage, block.
-    step_of = {
-        name: (int(found[2]), _PARTS.index(found[1]), int(found[3] or 0))
-        for name in names
-        if (found := _STEP.match(name))
-    }
+    step_of = {name: step for name in names if (step := pyramid_step(name))}
     steps = sorted(set(step_of.values()))
     digits = re.fullmatch("0*([0-9]{1,9})", term.removeprefix(_BLOCKS))
     count = int(digits[1]) if digits else 0
@@ -131,8 +121,9 @@ def _pattern(expression: str) -> Callable[[str], bool]:
 
     def matches(name: str) -> bool:
         nonlocal left
-        start = time.monotonic()
-        candidates = filter(None, [None if alone else name, original_name(name)])
+        start, original = time.monotonic(), original_name(name)
+        # Of a tensor that the original lacks there is but one name.
+        candidates = {original} - {name} if alone else {name, original}
         try:
             return any(pattern.match(one, timeout=max(left, 1e-3)) for one in candidates)
         except TimeoutError as error:

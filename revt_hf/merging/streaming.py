@@ -1,8 +1,7 @@
 """Read, merge, hash and write tensors through small buffers: no model is ever held in memory.
 
-Tensors are processed in the order of the first member's file. Members whose files have the same
-order (all that one training script wrote) are read front to back and hashed on the way.
-Neighbouring tensors of one rule go through the buffers as one run.
+Tensors come in the order of the first member's file. Members whose files have the same order are
+read front to back and hashed on the way; neighbouring tensors of one rule are read as one run.
 """
 
 import hashlib
@@ -12,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -33,9 +31,10 @@ _SETS = 2
 _SUMS = ("mean", "weighted_mean")
 # NumPy has no bfloat16: its bits are kept as integers.
 _STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+Busy = list["Future[None]"]
 
 
-def unpacked(view: memoryview, dtype: str) -> Array:
+def _unpacked(view: memoryview, dtype: str) -> Array:
     """Bytes of a floating-point tensor as float32 or float64 (1-D), without a copy if possible."""
     raw = np.frombuffer(view, dtype=_STORED[dtype])
     if dtype == "BF16":
@@ -43,7 +42,7 @@ def unpacked(view: memoryview, dtype: str) -> Array:
     return raw.astype(np.float32) if dtype == "F16" else raw
 
 
-def packed(values: Array, dtype: str) -> memoryview:
+def _packed(values: Array, dtype: str) -> memoryview:
     """Values as the file's bytes; bfloat16 is rounded to nearest even."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
@@ -54,67 +53,84 @@ def packed(values: Array, dtype: str) -> memoryview:
         return np.ascontiguousarray(values, dtype=_STORED[dtype]).data.cast("B")
 
 
-def opened(path: Path, stack: ExitStack) -> int:
-    """The descriptor of a file that ``stack`` closes."""
-    with readable(path):
-        descriptor = os.open(path, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
-    return descriptor
+class Feed:
+    """A source's files: reads ranges, and in ``lane`` hashes every byte once, in order if it can.
 
-
-def read_at(descriptor: int, path: Path, offset: int, view: memoryview) -> None:
-    """Fill ``view`` with a file's bytes from ``offset`` on."""
-    while view:
-        with readable(path):
-            got = os.preadv(descriptor, [view], offset)
-        if not got:
-            raise UserError(f"{path} ended while it was read: is something writing to it?")
-        view = view[got:]
-        offset += got
-
-
-class _Feed:
-    """A source's files: reads ranges, and hashes every byte once and in order where it can."""
+    ``stack`` closes the files.
+    """
 
     def __init__(
-        self, source: MergeInput, hashing: bool, lane: ThreadPoolExecutor, stack: ExitStack
+        self, source: MergeInput, stack: ExitStack, lane: ThreadPoolExecutor | None = None
     ) -> None:
-        self.source, self.lane = source, lane
-        self._files = [opened(path, stack) for path in source.files]
+        self.source, self._lane, self._files = source, lane, []
+        for path in source.files:
+            with readable(path):
+                self._files.append(os.open(path, os.O_RDONLY))
+            stack.callback(os.close, self._files[-1])
         offsets = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
         # A temporary file is not what the user gave: the original is hashed by itself.
-        in_order = source.files == source.originals and offsets == sorted(offsets)
-        self._hashing, self._on_the_way = hashing, hashing and in_order
+        self._in_order = source.files == source.originals and offsets == sorted(offsets)
         self._hashes = [hashlib.sha256() for _ in source.files]
         self._done = [0] * len(source.files)
 
-    def read(self, item: int, start: int, view: memoryview) -> "list[Future[None]]":
-        """Fill ``view`` with the bytes from ``start`` on of an item (and its neighbours).
+    def values(
+        self,
+        item: int,
+        start: int,
+        count: int,
+        buffer: bytearray | None = None,
+        busy: Busy | None = None,
+    ) -> Array:
+        """``count`` numbers of an item (and its neighbours) from ``start`` on, at least float32.
 
-        Returned is the hashing of ``view`` in another thread, which must end before it changes.
+        They lie in new memory where ``buffer`` is missing or too small.
         """
-        file = int(self.source.file[item])
-        offset = int(self.source.offset[item]) + start
-        read_at(self._files[file], self.source.files[file], offset, view)
-        return [self.lane.submit(self._hash, file, offset, view)] if self._on_the_way else []
+        dtype = self.source.dtypes[item]
+        size = count * ITEM_SIZES[dtype]
+        if buffer is None or len(buffer) < size:
+            buffer = bytearray(size)
+        view = memoryview(buffer)[:size]
+        self.read(item, start * ITEM_SIZES[dtype], view, busy)
+        return _unpacked(view, dtype)
 
-    def digests(self) -> dict[str, str] | None:
-        """sha256 of each of the source's files by file name, None if they are not wanted."""
-        if not self._hashing:
-            return None
+    def read(self, item: int, start: int, view: memoryview, busy: Busy | None = None) -> None:
+        """Fill ``view`` with the bytes from ``start`` on of an item.
+
+        ``busy`` gets the hashing of ``view`` in another thread, which must end before it changes.
+        """
+        file, offset = int(self.source.file[item]), int(self.source.offset[item]) + start
+        self._fill(file, offset, view)
+        if busy is not None and self._lane is not None and self._in_order:
+            busy.append(self._lane.submit(self._hash, file, offset, view))
+
+    def digests(self) -> "Future[dict[str, str]] | None":
+        """sha256 of each of the source's files by file name, None without a lane."""
+        return self._lane.submit(self._digests) if self._lane is not None else None
+
+    def _digests(self) -> dict[str, str]:
         paths = self.source.originals
-        if not self._on_the_way:
+        if not self._in_order:
             return {path.name: file_sha256(path) for path in paths}
         for file, path in enumerate(paths):
             self._hash(file, path.stat().st_size, memoryview(b""))
         return {path.name: made.hexdigest() for path, made in zip(paths, self._hashes, strict=True)}
+
+    def _fill(self, file: int, offset: int, view: memoryview) -> None:
+        path = self.source.files[file]
+        while view:
+            with readable(path):
+                got = os.preadv(self._files[file], [view], offset)
+            if not got:
+                raise UserError(f"{path} ended while it was read: is something writing to it?")
+            view = view[got:]
+            offset += got
 
     def _hash(self, file: int, offset: int, view: memoryview) -> None:
         """Hash what was read at ``offset``, and before it the bytes that nothing has read."""
         gap = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[file]))))
         while self._done[file] < offset:
             skipped = gap[: offset - self._done[file]]
-            read_at(self._files[file], self.source.files[file], self._done[file], skipped)
+            self._fill(file, self._done[file], skipped)
             self._hashes[file].update(skipped)
             self._done[file] += len(skipped)
         self._hashes[file].update(view)
@@ -124,25 +140,22 @@ class _Feed:
 def stream(
     plan: MergePlan,
     output: BinaryIO,
-    hashing: bool,
+    own_hash: "hashlib._Hash | None",
     allow_nonfinite: bool,
     on_bytes: Callable[[int], object],
-    own_hash: "hashlib._Hash | None" = None,
 ) -> list[dict[str, str] | None]:
-    """Write the data of the plan's items to ``output``; with ``hashing``, each input's digests.
+    """Write the data of the plan's items to ``output``, and count them with ``on_bytes``.
 
-    ``on_bytes`` is called with the number of bytes written, ``own_hash`` updated with them.
-    Refused are sources that end early or hold NaN or infinity, and results beyond the dtype.
+    Returned are each input's digests, if there is an ``own_hash`` for the written bytes. Refused
+    are sources that end early or hold NaN or infinity, and results beyond the dtype.
     """
     # The threads end before the files that they read are closed.
     with ExitStack() as open_files, ExitStack() as threads:
         # A source's bytes are hashed in order, so each source keeps to one thread.
-        lanes = [
-            threads.enter_context(ThreadPoolExecutor(1))
-            for _ in range(min(len(plan.inputs), core_count()))
-        ]
+        wanted = min(len(plan.inputs), core_count()) if own_hash is not None else 0
+        lanes = [threads.enter_context(ThreadPoolExecutor(1)) for _ in range(wanted)]
         feeds = [
-            _Feed(source, hashing, lanes[at % len(lanes)], open_files)
+            Feed(source, open_files, lanes[at % wanted] if lanes else None)
             for at, source in enumerate(plan.inputs)
         ]
         own_lane = threads.enter_context(ThreadPoolExecutor(1))
@@ -153,14 +166,14 @@ def stream(
                     engine.busy.append(own_lane.submit(own_hash.update, piece))
                 output.write(piece)
                 on_bytes(len(piece))
-        rest = [feed.lane.submit(feed.digests) for feed in feeds]
-        return [future.result() for future in rest]
+        rest = [feed.digests() for feed in feeds]
+        return [future.result() if future else None for future in rest]
 
 
 class _Engine:
     """Turns runs into the bytes of the result, and refuses numbers that must not be in them."""
 
-    def __init__(self, plan: MergePlan, feeds: Sequence[_Feed], allow_nonfinite: bool) -> None:
+    def __init__(self, plan: MergePlan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
         names = [item.name for item in plan.items]
         self._variance = names.index(VARIANCE) if VARIANCE in names else -1
@@ -168,12 +181,12 @@ class _Engine:
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
         # A buffer for each source, and the hashing that still reads them: one set is summed and
         # hashed while the next one is filled.
-        self._sets: deque[tuple[list[bytearray], list[Future[None]]]] = deque(
+        self._sets: deque[tuple[list[bytearray], Busy]] = deque(
             ([bytearray(self._buffer_bytes) for _ in feeds], []) for _ in range(_SETS)
         )
 
     @property
-    def busy(self) -> "list[Future[None]]":
+    def busy(self) -> Busy:
         """What still reads the last piece."""
         return self._sets[0][1]
 
@@ -186,11 +199,16 @@ class _Engine:
         method, members = find_method(rule.method), len(self._plan.sources)
         feeds = self._feeds if method.needs_base else self._feeds[:members]
         whole, summed = method.scope == "tensor", rule.method in _SUMS
+        wide = np.float64 if item.dtype == "F64" else np.float32
         dtypes = {item.dtype, *(feed.source.dtypes[run.first] for feed in feeds)}
         fitting = self._buffer_bytes // max(ITEM_SIZES[dtype] for dtype in dtypes)
         step = max(1, run.count if whole else fitting)
         for start in range(0, run.count, step):
-            arrays = self._read(run, start, min(step, run.count - start), feeds)
+            count, (buffers, busy) = min(step, run.count - start), self._next_set()
+            arrays = []
+            for feed, buffer in zip(feeds, buffers, strict=False):
+                array = feed.values(run.first, start, count, buffer, busy)
+                arrays.append(array.astype(np.result_type(array, wide), copy=False))
             # A non-finite member makes the sum non-finite: one check is enough then.
             if not summed:
                 self._check_inputs(run, start, arrays)
@@ -203,9 +221,9 @@ class _Engine:
             if summed and not self._is_finite(merged):
                 self._check_inputs(run, start, arrays)
             self._check(run, start, merged, "the merge")
-            content = packed(merged, item.dtype)
+            content = _packed(merged, item.dtype)
             if merged.dtype != _STORED[item.dtype]:
-                self._check_overflow(run, start, merged, unpacked(content, item.dtype))
+                self._check_overflow(run, start, merged, _unpacked(content, item.dtype))
             yield content
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
@@ -219,26 +237,12 @@ class _Engine:
         for start in range(0, run.count, step):
             (buffer, *_), busy = self._next_set()
             view = memoryview(buffer)[: min(step, run.count - start) * size]
-            busy += feed.read(run.first, start * size, view)
+            feed.read(run.first, start * size, view, busy)
             if dtype in FLOATS:
-                self._check(run, start, unpacked(view, dtype), feed.source.label)
+                self._check(run, start, _unpacked(view, dtype), feed.source.label)
             yield view
 
-    def _read(self, run: Run, start: int, count: int, feeds: Sequence[_Feed]) -> list[Array]:
-        """``count`` values of every feed from ``start`` on, as float32 or float64."""
-        wide = np.float64 if self._plan.items[run.first].dtype == "F64" else np.float32
-        buffers, busy = self._next_set()
-        arrays = []
-        for feed, buffer in zip(feeds, buffers, strict=False):
-            dtype = feed.source.dtypes[run.first]
-            size = count * ITEM_SIZES[dtype]
-            view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
-            busy += feed.read(run.first, start * ITEM_SIZES[dtype], view)
-            array = unpacked(view, dtype)
-            arrays.append(array.astype(np.result_type(array, wide), copy=False))
-        return arrays
-
-    def _next_set(self) -> "tuple[list[bytearray], list[Future[None]]]":
+    def _next_set(self) -> tuple[list[bytearray], Busy]:
         """Buffers that nothing reads any more."""
         self._sets.rotate()
         for future in self.busy:

@@ -9,19 +9,16 @@ from safetensors.torch import save_file
 
 from revt_hf.checkpoints.architecture import (
     Architecture,
+    Description,
     has_head,
+    infer_description,
+    model_config,
     size_name,
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.description import (
-    Description,
-    infer_description,
-    model_config,
-    read_description,
-)
+from revt_hf.checkpoints.description import PROCESSOR_FILE, processor, read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE, processor
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,

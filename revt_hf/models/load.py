@@ -13,15 +13,16 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
-from revt_hf.checkpoints.architecture import CLASSIFIER, SIZES, VARIANCE, Architecture
-from revt_hf.checkpoints.description import (
+from revt_hf.checkpoints.architecture import (
+    CLASSIFIER,
+    SIZES,
+    VARIANCE,
+    Architecture,
     Description,
     fitting_tensors,
-    read_description,
-    rows_by_train_id,
 )
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description, rows_by_train_id
 from revt_hf.checkpoints.headers import common_dtype, tensors_hash
-from revt_hf.checkpoints.image_processor import PROCESSOR_FILE
 from revt_hf.checkpoints.names import COUNTER, listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor

@@ -20,8 +20,7 @@ from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import device_name
 from revt_hf.models.load import load_model
-from revt_hf.results.layout import Cell, Heading, TableLayout
-from revt_hf.results.summary import DASH
+from revt_hf.results.layout import DASH, Cell, Heading, TableLayout
 
 OUT_OF_MEMORY = "out of memory"
 RANDOM_WEIGHTS = "b0 to b5 have random weights: speed and memory do not depend on their values"

@@ -29,10 +29,9 @@ from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
 from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
-from revt_hf.training.data import TrainingCrops, load_training, training_loader
+from revt_hf.training.data import TrainingCrops, load_training, pipeline_spec, training_loader
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer, parameter_groups
-from revt_hf.training.result import pipeline_spec
 
 # Rows of a strip: the time is the same from 8 to 64.
 LOSS_ROWS = 16

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.helpers.tiny_members import saved_members
+from tests.helpers.networks import saved
 
 
 @pytest.fixture(scope="session")
 def members(tmp_path_factory):
     """Folders of untrained networks with seeds 0, 1 and 2."""
-    return saved_members(tmp_path_factory.mktemp("members"))
+    root = tmp_path_factory.mktemp("members")
+    return [saved(root / str(seed), seed) for seed in range(3)]

@@ -15,8 +15,8 @@ from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
-from revt_hf.merging.merge_spec import MergeSpec, Rule
-from tests.helpers.tiny_members import NATIVE, changed, data_of, random_image, rows, tiny_model
+from revt_hf.merging.registry import MergeSpec, Rule
+from tests.helpers.networks import NATIVE, changed, data_of, random_image, rows, tiny_model
 
 pytestmark = pytest.mark.numeric
 ORDER = np.random.default_rng(0).permutation(len(CLASSES))
@@ -66,7 +66,7 @@ def _reordered(source, folder):
 
 
 def _logits(members):
-    pixels = prepare(random_image(0), NATIVE)
+    pixels = prepare(random_image(64, 128), NATIVE)
     with Blender(members) as blender, torch.no_grad():
         head, blend = blender.head(1), Blend((0, 1))
         blender.blend_encoder(blend)

@@ -14,7 +14,7 @@ from revt_hf.analysis.choosing import (
 )
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.predictor import predict
-from tests.helpers.tiny_members import NATIVE, changed, data_of, rows, saved
+from tests.helpers.networks import NATIVE, changed, data_of, rows, saved
 
 
 class _Known:
@@ -96,7 +96,7 @@ def networks(tmp_path_factory):
         drawn = generator.standard_normal(tensor.shape)
         return np.abs(drawn) if name.endswith("running_var") else drawn
 
-    first = saved(root / "first", 0)
+    first = saved(root / "first")
     return [changed(first, root / "broken", broken), first, changed(first, root / "near", near)]
 
 
@@ -105,7 +105,8 @@ def _labelled_by(networks, blend, head):
     with Blender(networks) as blender:
         blender.blend_encoder(blend)
         blender.model.decode_head = blender.head(head)
-        return rows(2, lambda image: predict(blender.model, image, NATIVE))
+        images = rows(2)
+        return [{**one, "label": predict(blender.model, one["image"], NATIVE)} for one in images]
 
 
 def test_a_broken_member_is_left_out_and_a_target_is_refused(networks):

@@ -9,8 +9,8 @@ import yaml
 from revt_hf.core.outputs import read_json_object
 from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import refused, revt
+from tests.helpers.networks import STREETS
 from tests.helpers.tiny import TINY
-from tests.helpers.tiny_members import STREETS
 
 NATIVE = ["--max-size", "native", "--quiet"]
 

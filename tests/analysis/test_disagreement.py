@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from revt_hf.analysis.disagreement import count_pixels, disagreement, shares
+from revt_hf.analysis.merge_comparison import count_pixels, disagreement, shares
 from revt_hf.evaluation.predictor import predict
-from tests.helpers.tiny_members import NATIVE, data_of, rows, tiny_model
+from tests.helpers.networks import NATIVE, data_of, rows, tiny_model
 
 # What members predict on six pixels, then the merge and the truth.
 A = np.array([[1, 1, 2, 3, 0, 5]], dtype=np.uint8)

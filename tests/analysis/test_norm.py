@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from revt_hf.analysis.norm import norm_shift, norm_shifts
+from revt_hf.analysis.merge_comparison import norm_shift, norm_shifts
 from revt_hf.merging.recalibration import recalibrate_model
-from tests.helpers.tiny_members import data_of, rows, tiny_model
+from tests.helpers.networks import data_of, rows, tiny_model
 
 pytestmark = pytest.mark.numeric
 

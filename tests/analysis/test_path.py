@@ -3,9 +3,9 @@
 import pytest
 
 from revt_hf.analysis.blending import Blender, score_heads
-from revt_hf.analysis.path import INTERPOLATED, barrier, paths
+from revt_hf.analysis.landscape import INTERPOLATED, barrier, paths
 from revt_hf.core.errors import UserError
-from tests.helpers.tiny_members import data_of, rows, tiny_model
+from tests.helpers.networks import data_of, rows, tiny_model
 
 pytestmark = pytest.mark.numeric
 

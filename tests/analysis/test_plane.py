@@ -6,9 +6,10 @@ from math import comb
 import pytest
 
 from revt_hf.analysis.blending import Blender, HeadScore
-from revt_hf.analysis.plane import FinishedPoints, PlanePoint, new_points, scan, simplex
+from revt_hf.analysis.choosing import new_points, simplex
+from revt_hf.analysis.landscape import FinishedPoints, PlanePoint, scan
 from revt_hf.core.errors import UserError
-from tests.helpers.tiny_members import data_of, rows
+from tests.helpers.networks import data_of, rows
 
 ABOUT = {"members": [{"path": "a", "sha256": "1"}], "data": {"splits": []}}
 

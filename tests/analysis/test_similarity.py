@@ -13,7 +13,7 @@ from revt_hf.analysis.similarity import similarity
 from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
 from tests.helpers.golden import golden_file
-from tests.helpers.tiny_members import changed
+from tests.helpers.networks import changed
 
 pytestmark = pytest.mark.numeric
 

@@ -16,7 +16,8 @@ from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
 from tests.helpers.golden import golden_file
-from tests.helpers.hub_server import COMMIT, serve_model
+from tests.helpers.hub_repository import COMMIT, Hub, Repository, files_of
+from tests.helpers.hub_server import serve_hub
 
 SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
 
@@ -191,10 +192,11 @@ def test_a_hub_id_is_fetched_without_torch(folder, expected, tmp_path):
     shutil.copytree(folder, repository / "ema")
     files = ["config.json", "model.safetensors"]
     token = "hf_secretsecretsecret"
-    with serve_model("someone/tiny", repository) as endpoint:
+    hub = Hub(repositories={("models", "someone/tiny"): Repository(files_of(repository))})
+    with serve_hub(hub):
         for name, quiet in (("someone/tiny@v1", []), ("someone/tiny", ["quiet"])):
             settings = {
-                "HF_ENDPOINT": endpoint,
+                "HF_ENDPOINT": hub.endpoint,
                 "HF_HOME": str(tmp_path / "home"),
                 "HF_TOKEN": token,
             }

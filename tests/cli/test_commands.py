@@ -222,7 +222,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         (
             "data show folder --data-dir DIR --config any --option size=3 --split test --images 7 "
             "--overwrite --quiet --output OUT",
-            "data_tools.show.show",
+            "data_tools.inspection.show",
             {**SPEC, "split": "test", "images": 7, "overwrite": True},
         ),
         (
@@ -233,28 +233,28 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         ),
         (
             "data verify folder --data-dir DIR --config any --option size=3 --workers 2 --quiet",
-            "data_tools.verify.verify",
+            "data_tools.inspection.verify",
             {**SPEC, "workers": 2, "quiet": True},
         ),
         (
             f"diagnose path MODEL OTHER {RUN} --workers 2 --points 5 --interpolate all",
-            "analysis.diagnoses.diagnose_path",
+            "analysis.landscape.diagnose_path",
             {**DIAGNOSED, "workers": 2, "points": 5, "max_size": (64, 32)},
         ),
         (
             f"diagnose plane MODEL OTHER THIRD {DATA} --images 7 --workers 2 --steps 2,4 --quiet "
             "--output OUT",
-            "analysis.diagnoses.diagnose_plane",
+            "analysis.landscape.diagnose_plane",
             {**SPEC, "split": "test", "images": 7, "workers": 2, "levels": [2, 4]},
         ),
         (
             f"diagnose norm MODEL OTHER {RUN} --train other --recalibrate-on 9",
-            "analysis.diagnoses.diagnose_norm",
+            "analysis.merge_comparison.diagnose_norm",
             {**DIAGNOSED, "train": "other", "val": "test"} | {"images": 9},
         ),
         (
             f"diagnose disagreement MODEL OTHER --merge THIRD {RUN} --show 3",
-            "analysis.diagnoses.diagnose_disagreement",
+            "analysis.merge_comparison.diagnose_disagreement",
             {**DIAGNOSED, "shown": 3},
         ),
         (

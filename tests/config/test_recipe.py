@@ -241,7 +241,7 @@ def test_each_extended_file_is_read_once(tmp_path):
         (tmp_path / f"{number}.yaml").write_text(f"extends: [{parents}]\nk{number}: {number}\n")
     (tmp_path / "20.yaml").write_text("k20: 20")
     seen = []
-    values = read_with_parents(tmp_path / "0.yaml", lambda own, _: seen.append(list(own)))
+    values = read_with_parents(tmp_path / "0.yaml", (), lambda own, _: seen.append(list(own)))
     assert values == {f"k{number}": number for number in range(21)}
     assert len(seen) == 21
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.child import Child
-from tests.helpers.waiting import SECONDS, alive, until
+from tests.helpers.command_line import SECONDS, alive, until
 
 # Says its number, then does nothing; a launcher starts it and waits, as `accelerate launch` does.
 WORKER = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"

@@ -11,9 +11,9 @@ from revt_hf.checkpoints import hub_requests
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.data_tools import export as module
-from tests.helpers.exported import export, load, tables
-from tests.helpers.hub_repository import Failure
-from tests.helpers.hub_server import TOKEN, local_hub, serve_uploads
+from tests.helpers.exported import export, load
+from tests.helpers.hub_repository import Failure, files_of
+from tests.helpers.hub_server import local_hub
 
 
 @pytest.fixture(autouse=True)
@@ -23,30 +23,26 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def hub(tmp_path_factory, monkeypatch):
-    """A local Hub that takes one token; gives the folder of what is pushed."""
-    folder = tmp_path_factory.mktemp("hub")
-    # xet does not fall back to plain uploads.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with serve_uploads(folder, TOKEN) as endpoint:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-        yield folder
+def hub(monkeypatch):
+    """A local Hub that takes one token."""
+    with local_hub(monkeypatch) as hub:
+        yield hub
+
+
+def _pushed(hub, name: str) -> dict[str, bytes]:
+    files = dict(hub.repositories["datasets", name].files())
+    assert files.pop(".gitattributes")
+    return files
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        # Not the marker, which is for this machine only.
-        for path in folder.rglob("[!.]*")
-        if path.is_file()
-    }
+    # Not the marker, which is for this machine only.
+    return {name: held for name, held in files_of(folder).items() if name != MARKER_FILE}
 
 
 def test_what_is_pushed_is_the_folder(hub, tmp_path):
     done = export(tmp_path / "set", "train", "val", push="me/roads")
-    assert _files(hub / "me" / "roads") == _files(done)
-    assert not list(hub.rglob(MARKER_FILE))
+    assert _pushed(hub, "me/roads") == _files(done)
     assert 'load_dataset("me/roads", split="train")' in (done / "README.md").read_text()
 
 
@@ -54,28 +50,26 @@ def test_shards_of_an_earlier_push_go(hub, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(module, "SHARD_BYTES", 1)
         export(tmp_path / "three", push="me/roads")
-    assert len(tables(hub / "me" / "roads")) == 3
+    assert sum(name.startswith("data/") for name in _pushed(hub, "me/roads")) == 3
     done = export(tmp_path / "one", push="me/roads")
-    assert _files(hub / "me" / "roads") == _files(done)
+    assert _pushed(hub, "me/roads") == _files(done)
 
 
 @pytest.mark.parametrize("there", [{"README.md": b"# by hand"}, {"data/train.parquet": b"theirs"}])
-def test_a_data_set_with_other_content_is_left_alone(tmp_path, monkeypatch, there):
-    with local_hub(monkeypatch) as hub:
-        hub.make("datasets", "me/other").commit("main", there)
-        with pytest.raises(UserError, match=r"dataset me/other exists already and holds other"):
-            export(tmp_path / "set", push="me/other")
-        assert hub.repositories["datasets", "me/other"].files() == there
+def test_a_data_set_with_other_content_is_left_alone(hub, tmp_path, there):
+    hub.make("datasets", "me/other").commit("main", there)
+    with pytest.raises(UserError, match=r"dataset me/other exists already and holds other"):
+        export(tmp_path / "set", push="me/other")
+    assert hub.repositories["datasets", "me/other"].files() == there
 
 
-def test_a_silent_hub_is_not_waited_for(tmp_path, monkeypatch):
-    with local_hub(monkeypatch) as hub:
-        monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
-        hub.failures.append(Failure("PUT", "silence"))
-        with pytest.raises(UserError, match=r"did not answer .*: push it later with 'hf upload"):
-            export(tmp_path / "set", push="me/roads")
+def test_a_silent_hub_is_not_waited_for(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    hub.failures.append(Failure("PUT", "silence"))
+    with pytest.raises(UserError, match=r"did not answer .*: push it later with 'hf upload"):
+        export(tmp_path / "set", push="me/roads")
     assert len(load(tmp_path / "set", "train")) == 3
 
 
@@ -83,10 +77,10 @@ def test_images_that_should_be_private_do_not_become_public(hub, tmp_path):
     export(tmp_path / "a", push="me/private", private=True)
     export(tmp_path / "a", push="me/private", private=True, overwrite=True)
     export(tmp_path / "b", push="me/public")
-    before = _files(hub / "me" / "public")
+    before = _pushed(hub, "me/public")
     with pytest.raises(UserError, match="me/public exists already and is public"):
         export(tmp_path / "c", "val", push="me/public", private=True)
-    assert _files(hub / "me" / "public") == before
+    assert _pushed(hub, "me/public") == before
 
 
 def test_a_wrong_token_or_no_connection_is_one_sentence(hub, tmp_path, monkeypatch):
@@ -96,7 +90,7 @@ def test_a_wrong_token_or_no_connection_is_one_sentence(hub, tmp_path, monkeypat
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "wrongwrong" not in "".join(traceback.format_exception(caught.value))
-    assert not list(hub.iterdir())
+    assert not hub.repositories
     assert len(load(tmp_path / "set", "train")) == 3
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"me/roads: no connection to http://127\.0\.0\.1:9;"):

@@ -25,10 +25,9 @@ from revt_hf.speed import measuring
 from revt_hf.speed.training import STEPS
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.fake_accelerator import DEVICE, FakeTensor, fake_accelerator
+from tests.helpers.networks import STREETS, random_image, saved
 from tests.helpers.tiny import TINY, in_float64, tiny_recipe
-from tests.helpers.tiny_members import STREETS, random_image, saved
 
-NATIVE = ["--max-size", "native", "--quiet"]
 SOURCE = {"domain": "streets", "options": STREETS}
 TRAINING = {
     "steps": 4,
@@ -41,46 +40,44 @@ TRAINING = {
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory):
-    root = tmp_path_factory.mktemp("members")
-    return [saved(root / str(seed), seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(
-        yaml.safe_dump({**TINY, "source": SOURCE, "targets": [{**SOURCE, "config": "fog"}]})
-    )
-    return path
-
-
-def revt(*arguments):
-    """Run a command, on the accelerator if that is there."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        assert not end.code, arguments
-
-
-def options(values):
-    """A domain's options on the command line."""
-    return [word for key, value in values.items() for word in ("--option", f"{key}={value}")]
-
-
-def both(folder, command):
-    """Results of ``command(output folder)`` on the CPU and on the accelerator."""
-    command(folder / "cpu")
-    with fake_accelerator():
-        command(folder / "fake")
-    return folder / "cpu", folder / "fake"
+def given(tmp_path_factory):
+    """A folder of members, a merge, a recipe and images: what commands name by relative paths."""
+    root = tmp_path_factory.mktemp("given")
+    members = [saved(root / str(seed), seed) for seed in range(3)]
+    merge(members[:2], root / "merge")
+    recipe = {**TINY, "source": SOURCE, "targets": [{**SOURCE, "config": "fog"}]}
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (root / "images").mkdir()
+    for seed in range(2):
+        Image.fromarray(random_image(64, 128, seed)).save(root / "images" / f"{seed}.png")
+    return root
 
 
 def same_weights(one, other):
-    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    first, second = load_file(one), load_file(other)
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def same_scores(one, other):
+    cpu, fake = ([each.scores[0].miou for each in read_results([path])] for path in (one, other))
+    assert cpu == pytest.approx(fake, abs=0.1)
+
+
+def same_pixels(one, other):
+    ours, theirs = np.asarray(Image.open(one)), np.asarray(Image.open(other))
+    assert (ours != theirs).mean() < 0.01, one
+
+
+def revt(command, output):
+    """Run a command, on the accelerator if that is there."""
+    output.mkdir()
+    try:
+        main([*command.format(out=output).split(), "--quiet"])
+    except SystemExit as end:
+        assert not end.code, command
+    assert any(output.iterdir())
 
 
 def test_the_accelerator_is_strict():
@@ -97,45 +94,79 @@ def test_the_accelerator_is_strict():
             torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 1, 2, 2))
 
 
+DATA = "--domain streets --option images=2 --option val_images=2 --option size=[64,128]"
+ENSEMBLES = "--ensemble probabilities --ensemble logits --ensemble features"
+NATIVE = "--max-size native"
+ONE = f"--recipe recipe.yaml --images 1 {NATIVE}"
+
+
 @pytest.mark.parametrize(
-    "more",
+    ("command", "pattern", "same"),
     [
-        ["--ensemble", "probabilities", "--ensemble", "logits", "--ensemble", "features"],
-        ["--batch-size", "2"],
+        (f"evaluate 0 1 {DATA} {NATIVE} {ENSEMBLES} --json {{out}}/r.json", "*.json", same_scores),
+        (
+            f"evaluate 0 1 {DATA} {NATIVE} --batch-size 2 --json {{out}}/r.json",
+            "*.json",
+            same_scores,
+        ),
+        ("recalibrate 0 --recipe recipe.yaml --output {out}/0", "*.safetensors", same_weights),
+        (f"predict 0 1 --input images --output {{out}}/maps {NATIVE}", "*.png", same_pixels),
     ],
-    ids=["ensembles", "batches"],
+    ids=["evaluate ensembles", "evaluate batches", "recalibrate", "predict"],
 )
-def test_evaluate(members, tmp_path, more):
-    def command(output):
-        data = ["--domain", "streets", *options(STREETS)]
-        arguments = [*data, *NATIVE, *more, "--json", output.with_suffix(".json")]
-        revt("evaluate", *members[:2], *arguments)
-
-    cpu, fake = (read_results([path.with_suffix(".json")]) for path in both(tmp_path, command))
-    assert [one.scores[0].miou for one in cpu] == pytest.approx(
-        [one.scores[0].miou for one in fake], abs=0.1
-    )
-
-
-def test_cost(members):
+def test_a_command_finds_what_it_finds_on_the_cpu(
+    given, tmp_path, monkeypatch, command, pattern, same
+):
+    monkeypatch.chdir(given)
+    revt(command, tmp_path / "cpu")
     with fake_accelerator():
-        segmenter = model_segmenter(load_model(members[0]).to(DEVICE))
+        revt(command, tmp_path / "fake")
+    found = [path.relative_to(tmp_path / "cpu") for path in (tmp_path / "cpu").rglob(pattern)]
+    assert found
+    for path in found:
+        same(tmp_path / "cpu" / path, tmp_path / "fake" / path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"diagnose path 0 1 --points 2 {ONE} --output {{out}}/x",
+        f"diagnose plane 0 1 2 --steps 1 {ONE} --output {{out}}/x",
+        f"diagnose disagreement 0 1 --merge 0 {ONE} --output {{out}}/x",
+        f"diagnose norm 0 1 --recalibrate-on 1 {ONE} --output {{out}}/x",
+        f"choose soup 0 1 {ONE} --output {{out}}/x",
+        f"report 0 1 merge --init 2 --recipe recipe.yaml {NATIVE} --output {{out}}/page.html",
+        "benchmark 0 --variant eager --image 96x64 --images 1 --no-best-batch",
+        "benchmark 0 --train --crop 64 --steps 1",
+    ],
+    ids=lambda command: " ".join(command.split()[:4]),
+)
+def test_a_command_runs_there(given, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(given)
+    monkeypatch.setattr(measuring, "chosen_device", lambda _: DEVICE)
+    uncompiled = {name: kind for name, kind in STEPS.items() if not kind.settings.compile}
+    monkeypatch.setattr("revt_hf.speed.training.measure_steps.__defaults__", (uncompiled,))
+    if command.startswith("benchmark"):
+        command += " --warm-up 0 --json {out}/b.json"
+    with fake_accelerator():
+        revt(command, tmp_path / "out")
+    for path in (tmp_path / "out").glob("b.json"):
+        assert '"failure": "' not in path.read_text()
+
+
+def test_cost(given):
+    with fake_accelerator():
+        segmenter = model_segmenter(load_model(given / "0").to(DEVICE))
         assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
 
 
-def test_sliding_windows(members):
-    image, protocol = random_image(0), Protocol(max_size=None, window=48, stride=32, flip=True)
-    expected = model_segmenter(load_model(members[0])).class_map(image, protocol)
+def test_sliding_windows(given):
+    image = random_image(64, 128)
+    protocol = Protocol(max_size=None, window=48, stride=32, flip=True)
+    expected = model_segmenter(load_model(given / "0")).class_map(image, protocol)
     with fake_accelerator():
-        found = model_segmenter(load_model(members[0]).to(DEVICE)).class_map(image, protocol)
+        found = model_segmenter(load_model(given / "0").to(DEVICE)).class_map(image, protocol)
     assert (found == expected).mean() > 0.999
-
-
-def test_recalibrate(members, recipe, tmp_path):
-    def command(output):
-        revt("recalibrate", members[0], "--recipe", recipe, "--output", output, "--quiet")
-
-    same_weights(*both(tmp_path, command))
 
 
 def test_statistics_where_there_is_no_float64():
@@ -158,40 +189,6 @@ def test_statistics_where_there_is_no_float64():
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["diagnose", "path", 0, 1, "--points", "2", "--images", "1"],
-        ["diagnose", "plane", 0, 1, 2, "--steps", "1", "--images", "1"],
-        ["diagnose", "disagreement", 0, 1, "--merge", 0, "--images", "1"],
-        ["diagnose", "norm", 0, 1, "--recalibrate-on", "1", "--images", "1"],
-        ["choose", "soup", 0, 1, "--images", "1"],
-    ],
-    ids=lambda words: " ".join(map(str, words[:2])),
-)
-def test_diagnose_and_choose(members, recipe, tmp_path, words):
-    arguments = [members[word] if isinstance(word, int) else word for word in words]
-    with fake_accelerator():
-        revt(*arguments, "--recipe", recipe, "--output", tmp_path / "out", *NATIVE)
-    assert (tmp_path / "out").exists()
-
-
-def test_predict(members, tmp_path):
-    (tmp_path / "in").mkdir()
-    for seed in range(2):
-        Image.fromarray(random_image(seed)).save(tmp_path / "in" / f"{seed}.png")
-
-    def command(output):
-        revt("predict", *members[:2], "--input", tmp_path / "in", "--output", output, *NATIVE)
-
-    cpu, fake = both(tmp_path, command)
-    images = [path.relative_to(cpu) for path in cpu.rglob("*.png")]
-    assert len(images) >= 2
-    for name in images:
-        ours, theirs = np.asarray(Image.open(cpu / name)), np.asarray(Image.open(fake / name))
-        assert (ours != theirs).mean() < 0.01, name
-
-
-@pytest.mark.parametrize(
     "settings",
     [{}, {"folded_head": True, "loss_rows": 16, "loss": "paper_code"}],
     ids=["plain", "strips"],
@@ -200,45 +197,21 @@ def test_train_validate_and_average(tmp_path, settings):
     # Devices draw their own random numbers.
     quiet = {"batch_norm": "frozen", "dropout": 0, "drop_path": 0}
     recipe = tiny_recipe(source=SOURCE, train={**TRAINING, **settings}, model=quiet)
+    cpu, fake = tmp_path / "cpu", tmp_path / "fake"
     with in_float64():
-        cpu, fake = both(tmp_path, lambda output: train(recipe, output, TrainOptions(quiet=True)))
+        train(recipe, cpu, TrainOptions(quiet=True))
+        with fake_accelerator():
+            train(recipe, fake, TrainOptions(quiet=True))
     for part in ("", "ema", "swad"):
-        same_weights(cpu / part, fake / part)
+        same_weights(cpu / part / "model.safetensors", fake / part / "model.safetensors")
     assert json.loads((fake / "run.json").read_text())["device"] == DEVICE.type
 
 
 def test_resume_and_live_batch_norm(tmp_path):
-    recipe = tiny_recipe(source=SOURCE, train=TRAINING)
+    recipe, run = tiny_recipe(source=SOURCE, train=TRAINING), tmp_path / "run"
     with fake_accelerator():
-        train(recipe, tmp_path / "run", TrainOptions(quiet=True))
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
-        (tmp_path / "run" / "model.safetensors").unlink()
-        train(recipe, tmp_path / "run", TrainOptions(quiet=True, resume=True))
-    assert (tmp_path / "run" / "model.safetensors").is_file()
-
-
-def test_report(members, recipe, tmp_path):
-    merge(members[:2], tmp_path / "merge")
-    with fake_accelerator():
-        revt(
-            *("report", *members[:2], tmp_path / "merge", "--init", members[2]),
-            *("--recipe", recipe, "--output", tmp_path / "page.html", *NATIVE),
-        )
-    assert (tmp_path / "page.html").exists()
-
-
-BENCHMARKS = {
-    "inference": ["--variant", "eager", "--image", "96x64", "--images", "1", "--no-best-batch"],
-    "training": ["--train", "--crop", "64", "--steps", "1"],
-}
-
-
-@pytest.mark.parametrize("kind", BENCHMARKS)
-def test_benchmark(members, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(measuring, "chosen_device", lambda _: DEVICE)
-    ways = {name: way for name, way in STEPS.items() if not way.settings.compile}
-    monkeypatch.setattr("revt_hf.speed.training.measure_steps.__defaults__", (ways,))
-    with fake_accelerator():
-        words = [*BENCHMARKS[kind], "--warm-up", "0", "--quiet", "--json", tmp_path / "b.json"]
-        revt("benchmark", members[0], *words)
-    assert '"failure": "' not in (tmp_path / "b.json").read_text()
+        train(recipe, run, TrainOptions(quiet=True))
+        shutil.rmtree(run / "checkpoints" / "step-00000004")
+        (run / "model.safetensors").unlink()
+        train(recipe, run, TrainOptions(quiet=True, resume=True))
+    assert (run / "model.safetensors").is_file()

@@ -1,8 +1,13 @@
-"""Run commands of the command line inside the test process."""
+"""Run commands of the command line inside the test process; wait for other processes."""
+
+import time
+from pathlib import Path
 
 import pytest
 
 from revt_hf.cli.main import main
+
+SECONDS = 60
 
 
 def revt(capsys, *arguments):
@@ -22,3 +27,23 @@ def refused(capsys, *arguments):
     assert error.count("error: ") == 1, error
     assert "Traceback" not in error
     return error
+
+
+def until(condition):
+    """Wait for something; what it answers."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"not within {SECONDS} s")
+
+
+def alive(number):
+    """Whether a process runs; one that has ended and waits to be looked at does not."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

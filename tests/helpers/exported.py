@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.data_tools.export import ExportOptions, export_parquet
 
 STREETS = DomainSpec(domain="streets", options={"images": 3, "val_images": 2, "size": [64, 128]})

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 # Not undone before the process ends: use it in one of its own.
@@ -22,6 +22,7 @@ DEVICE = torch.device("fake", 0)
 _aten = torch.ops.aten
 # Between devices, data are moved or copied by these only.
 _MOVES = {_aten._to_copy.default, _aten.copy_.default}
+# What tells files which tensors share memory.
 _READS = (torch.Tensor.untyped_storage, torch.Tensor.data_ptr)
 
 
@@ -46,7 +47,6 @@ class FakeTensor(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func in _READS:
-            # What tells files which tensors share memory.
             return func(args[0].inner)
         if func is functional.scaled_dot_product_attention:
             func = _attention
@@ -84,37 +84,33 @@ class _Creations(TorchDispatchMode):
 
 
 def _compute(func, args, kwargs):
-    tensors = []
-    tree_map(lambda x: tensors.append(x) if isinstance(x, torch.Tensor) else None, (args, kwargs))
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     wrapped = [isinstance(tensor, FakeTensor) for tensor in tensors]
     device = kwargs.get("device")
-    device = torch.device(device) if device is not None else None
-    if any(wrapped) and func not in _MOVES:
-        # A number of the CPU may stand beside tensors of any device.
-        strangers = [
-            tensor
-            for tensor, ours in zip(tensors, wrapped, strict=True)
-            if not ours and tensor.ndim > 0
-        ]
-        if strangers:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found {DEVICE} and cpu: {func}"
-            )
-    if device is not None and device.type == DEVICE.type:
-        on_device, kwargs = True, {**kwargs, "device": torch.device("cpu")}
+    # A number of the CPU may stand beside tensors of any device.
+    strangers = [one.ndim > 0 and not ours for one, ours in zip(tensors, wrapped, strict=True)]
+    if any(wrapped) and any(strangers) and func not in _MOVES:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found {DEVICE} and cpu: {func}"
+        )
+    if device is None:
+        on_device = any(wrapped)
     else:
-        on_device = any(wrapped) if device is None else False
+        on_device = torch.device(device).type == DEVICE.type
+        kwargs = {**kwargs, "device": torch.device("cpu") if on_device else device}
     if func is _aten.copy_.default:
         on_device = wrapped[0]
     inner_args, inner_kwargs = tree_map(
-        lambda x: x.inner if isinstance(x, FakeTensor) else x, (args, kwargs)
+        lambda leaf: leaf.inner if isinstance(leaf, FakeTensor) else leaf, (args, kwargs)
     )
     result = func(*inner_args, **inner_kwargs)
     if not on_device:
         return result
     if func._schema.is_mutable and isinstance(result, torch.Tensor):
         return args[0]
-    return tree_map(_wrapped, result)
+    return tree_map(
+        lambda leaf: FakeTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, result
+    )
 
 
 def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -125,27 +121,19 @@ def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False
     return functional.dropout(weights, dropout_p) @ value
 
 
-def _wrapped(value):
-    if not isinstance(value, torch.Tensor):
-        return value
-    return FakeTensor(value)
-
-
 @contextmanager
 def fake_accelerator():
     """Let the package find the device, as if the machine had it."""
-    state = PartialState()
-    future = torch.__future__
     # Parameters of a module that is moved stay the same objects, as on real devices.
-    before = future.get_swap_module_params_on_conversion()
-    future.set_swap_module_params_on_conversion(True)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (
-            mock.patch.dict(state._shared_state, {"device": DEVICE}),
+            mock.patch.dict(PartialState()._shared_state, {"device": DEVICE}),
             # Autocast is not told about the device, which computes in float32 then.
             mock.patch("torch.amp.is_autocast_available", lambda kind: kind == "cpu"),
             _Creations(),
         ):
             yield DEVICE
     finally:
-        future.set_swap_module_params_on_conversion(before)
+        torch.__future__.set_swap_module_params_on_conversion(before)

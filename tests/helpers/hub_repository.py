@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_GIVEN = ".gitattributes"
 
 
 @dataclass
 class Failure:
-    """What goes wrong on some requests.
+    """What goes wrong on requests: ``skip`` of them pass first, then ``times`` are hit, or all.
 
     ``where`` is a part of ``METHOD /path?query``, or parts with ``*`` between them. ``what`` is a
     status to answer, with ``headers`` and ``body``; or ``cut`` (half of the body is read, then the
@@ -19,7 +18,6 @@ class Failure:
     ``forget`` (all is done, but the answer is lost), ``stall`` and ``half`` (half of the answer's
     body, then nothing or the end), ``drip`` (byte after byte) or ``wrong`` (the answer's body is
     changed).
-    ``skip`` requests pass first, then ``times`` are hit, or all.
     """
 
     where: str
@@ -42,12 +40,11 @@ class Failure:
 class Repository:
     """Commits, branches and pull requests of one repository."""
 
-    def __init__(self, files: dict[str, bytes], oid: str, mirror: Path | None = None) -> None:
-        self.commits = {oid: files}
-        self.refs = {"main": oid}
+    def __init__(self, files: dict[str, bytes], private: bool = False) -> None:
+        self.commits = {COMMIT: files}
+        self.refs = {"main": COMMIT, "v1": COMMIT}
         self.pulls: list[str] = []
-        self.private = False
-        self._mirror = mirror
+        self.private = private
 
     def oid(self, revision: str) -> str | None:
         return revision if revision in self.commits else self.refs.get(revision)
@@ -58,14 +55,6 @@ class Repository:
     def commit(self, ref: str, files: dict[str, bytes]) -> str:
         oid = hashlib.sha1(f"{len(self.commits)} {ref} {sorted(files)}".encode()).hexdigest()
         self.commits[oid], self.refs[ref] = files, oid
-        if self._mirror and ref == "main":
-            for path in self._mirror.rglob("*"):
-                if path.is_file() and path.relative_to(self._mirror).as_posix() not in files:
-                    path.unlink()
-            for name, content in files.items():
-                if name != _GIVEN:
-                    (self._mirror / name).parent.mkdir(parents=True, exist_ok=True)
-                    (self._mirror / name).write_bytes(content)
         return oid
 
 
@@ -73,7 +62,6 @@ class Repository:
 class Hub:
     """A running server: its address, what it holds, what it was asked, and what shall fail."""
 
-    folder: Path | None = None
     token: str | None = None
     endpoint: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
@@ -87,10 +75,13 @@ class Hub:
     def model(self, name: str) -> Repository:
         return self.repositories["models", name]
 
-    def make(self, kind: str, name: str) -> Repository:
-        mirror = self.folder / name if self.folder else None
-        if mirror:
-            mirror.mkdir(parents=True, exist_ok=True)
-        made = Repository({_GIVEN: b"*.safetensors filter=lfs\n"}, COMMIT, mirror)
+    def make(self, kind: str, name: str, private: bool = False) -> Repository:
+        made = Repository({".gitattributes": b"*.safetensors filter=lfs\n"}, private)
         self.repositories[kind, name] = made
         return made
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its relative name."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

@@ -15,62 +15,50 @@ _STORED = {
     8: Image.Transpose.ROTATE_270,
 }
 IMAGE = random_image(48, 96, seed=3)
-_IMAGE = Image.fromarray(IMAGE)
-_GREY = _IMAGE.convert("L")
+_RGB = Image.fromarray(IMAGE)
+_GREY = _RGB.convert("L")
 _ALPHA = Image.fromarray(np.tile(np.arange(96, dtype=np.uint8) + 100, (48, 1)))
-_EXACT = {
-    "rgb.png": lambda path: _IMAGE.save(path),
-    "lossless.webp": lambda path: _IMAGE.save(path, lossless=True),
-    "plain.tiff": lambda path: _IMAGE.save(path),
-    "lzw.tif": lambda path: _IMAGE.save(path, compression="tiff_lzw"),
-    "plain.bmp": lambda path: _IMAGE.save(path),
-    "rgba.png": lambda path: _rgba().save(path),
-    "rgba.webp": lambda path: _rgba().save(path, lossless=True),
-    "sixteen.png": lambda path: _sixteen(path),
-    "sixteen.tif": lambda path: _sixteen(path),
-    **{
-        f"turned-{tag}{suffix}": lambda path, tag=tag: _turned(path, tag)
-        for tag in _STORED
-        for suffix in (".png", ".webp", ".tiff")
-    },
+_RGBA = Image.merge("RGBA", (*_RGB.split(), _ALPHA))
+# Pillow writes no colours of 16 bits.
+_SIXTEEN, _SIXTEEN_GREY = (a * np.uint16(257) for a in (IMAGE[..., ::-1], np.asarray(_GREY)))
+_LOSSLESS, _BEST = {"lossless": True}, {"quality": 98, "subsampling": 0}
+_SHOWN = np.asarray(_GREY.convert("RGB"))
+_PALETTE = _RGB.quantize(256)
+# What is written and how, what is displayed, how far pixels may be off on average.
+_GROUPS = {
+    "rgb.png plain.tiff plain.bmp": (_RGB, {}, IMAGE, 0.0),
+    "lzw.tif": (_RGB, {"compression": "tiff_lzw"}, IMAGE, 0.0),
+    "turned-3.webp turned-5.webp turned-6.webp turned-8.webp": (_RGB, _LOSSLESS, IMAGE, 0.0),
+    "lossless.webp": (_RGB, _LOSSLESS, IMAGE, 0.0),
+    "turned-3.png turned-5.png turned-6.png turned-8.png": (_RGB, {}, IMAGE, 0.0),
+    "turned-3.tiff turned-5.tiff turned-6.tiff turned-8.tiff": (_RGB, {}, IMAGE, 0.0),
+    "rgba.png": (_RGBA, {}, IMAGE, 0.0),
+    "rgba.webp": (_RGBA, _LOSSLESS, IMAGE, 0.0),
+    "sixteen.png sixteen.tif": (_SIXTEEN, {}, IMAGE, 0.0),
+    "grey.png": (_GREY, {}, _SHOWN, 0.0),
+    "grey-alpha.png": (Image.merge("LA", (_GREY, _ALPHA)), {}, _SHOWN, 0.0),
+    "sixteen-grey.png sixteen-grey.tif": (_SIXTEEN_GREY, {}, _SHOWN, 0.0),
+    "plain.jpg upper.JPEG turned-6.jpg turned-8.jpg": (_RGB, _BEST, IMAGE, 16.0),
+    "cmyk.jpg": (_RGB.convert("CMYK"), _BEST, IMAGE, 16.0),
+    "plain.webp": (_RGB, {"quality": 95}, IMAGE, 16.0),
+    "palette.png": (_PALETTE, {}, IMAGE, 16.0),
+    "palette-transparent.png": (_PALETTE, {"transparency": 3}, IMAGE, 16.0),
 }
-_GREYS = {
-    "grey.png": lambda path: _GREY.save(path),
-    "grey-alpha.png": lambda path: Image.merge("LA", (_GREY, _ALPHA)).save(path),
-    "sixteen-grey.png": lambda path: cv2.imwrite(str(path), np.asarray(_GREY) * np.uint16(257)),
-    "sixteen-grey.tif": lambda path: cv2.imwrite(str(path), np.asarray(_GREY) * np.uint16(257)),
-}
-_LOSSY = {
-    "plain.jpg": lambda path: _IMAGE.save(path, quality=98, subsampling=0),
-    "upper.JPEG": lambda path: _IMAGE.save(path, quality=98, subsampling=0),
-    "cmyk.jpg": lambda path: _IMAGE.convert("CMYK").save(path, quality=98, subsampling=0),
-    "plain.webp": lambda path: _IMAGE.save(path, quality=95),
-    "palette.png": lambda path: _IMAGE.quantize(256).save(path),
-    "palette-transparent.png": lambda path: _IMAGE.quantize(256).save(path, transparency=3),
-    "turned-6.jpg": lambda path: _turned(path, 6, quality=98, subsampling=0),
-    "turned-8.jpg": lambda path: _turned(path, 8, quality=98, subsampling=0),
-}
-# What is in a file, by how far its pixels may be off on average.
-KINDS = {
-    **{name: (write, IMAGE, 0.0) for name, write in _EXACT.items()},
-    **{name: (write, np.asarray(_GREY.convert("RGB")), 0.0) for name, write in _GREYS.items()},
-    **{name: (write, IMAGE, 16.0) for name, write in _LOSSY.items()},
-}
+KINDS = {name: kind for names, kind in _GROUPS.items() for name in names.split()}
 
 
-def _rgba():
-    return Image.merge("RGBA", (*_IMAGE.split(), _ALPHA))
-
-
-def _sixteen(path):
-    cv2.imwrite(str(path), IMAGE[..., ::-1] * np.uint16(257))
-
-
-def _turned(path, tag, **how):
-    exif = Image.Exif()
-    exif[_ORIENTATION] = tag
-    how = {"lossless": True} if path.suffix == ".webp" else how
-    _IMAGE.transpose(_STORED[tag]).save(path, exif=exif, **how)
+def write_kind(path):
+    """Write the kind of file of this name."""
+    image, options, _, _ = KINDS[path.name]
+    if isinstance(image, np.ndarray):
+        cv2.imwrite(str(path), image)
+        return
+    if path.name.startswith("turned"):
+        tag = int(path.stem.partition("-")[2])
+        exif = Image.Exif()
+        exif[_ORIENTATION] = tag
+        image, options = image.transpose(_STORED[tag]), {**options, "exif": exif}
+    image.save(path, **options)
 
 
 def write_video(path, frames, rate=12.5):

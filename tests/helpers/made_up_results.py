@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.evaluation.result import FORMAT, read_results
-from revt_hf.results.layout import TableLayout, layout
-from revt_hf.results.tables import ResultTable, TableOptions, build_tables
+from revt_hf.results.layout import TableLayout
+from revt_hf.results.tables import TableOptions, build_tables
 
-PROTOCOL = {
-    "max_size": [1024, 512],
-    "window": None,
-    "stride": None,
-    "scales": [1.0],
-    "flip": False,
-}
+PROTOCOL = {"max_size": [1024, 512], "window": None, "stride": None, "scales": [1.0], "flip": False}
 NATIVE = {"protocol": {**PROTOCOL, "max_size": None}, "protocol_name": "native"}
 
 
@@ -41,20 +35,14 @@ def score(label: str, miou: float, **values: Any) -> dict[str, Any]:
 def result(model: str, mious: dict[str, float], **values: Any) -> dict[str, Any]:
     """A whole result of an experiment; ``mious`` are given by the domain's label."""
     return {
+        **dict.fromkeys(("ensemble", "size", "seed", "head", "paper", "selected", "cost")),
         "model": model,
         "network_sha256": [f"sha of {model}"],
-        "ensemble": None,
         "group": model.split("/")[0],
         "kind": "member",
-        "size": None,
-        "seed": None,
-        "head": None,
         "protocol_name": "paper",
         "protocol": PROTOCOL,
-        "paper": None,
-        "selected": None,
         "checkpoints": [{"path": model, "sha256": None}],
-        "cost": None,
         "scores": [score(label, miou) for label, miou in mious.items()],
         "provenance": {"recipe": {"anything": 1}, "versions": {"torch": "2"}, "seconds": 1.5},
         **values,
@@ -77,16 +65,15 @@ def written(folder: Path, *results: Any) -> list[Path]:
     return paths
 
 
-def tables(folder: Path, *results: Any, **options: Any) -> list[ResultTable]:
+def tables(folder: Path, *results: Any, **options: Any) -> list[TableLayout]:
     """The tables of results, which are written and read."""
     return build_tables(read_results(written(folder, *results)), TableOptions(**options))
 
 
-def texts(content: TableLayout | ResultTable) -> list[list[str]]:
+def texts(table: TableLayout) -> list[list[str]]:
     """Headings and rows of a table."""
-    shown = layout(content) if isinstance(content, ResultTable) else content
-    heads = [heading.flat for heading in shown.headings]
-    return [heads, *([cell.text for cell in row] for row in shown.rows)]
+    heads = [heading.flat for heading in table.headings]
+    return [heads, *([cell.text for cell in row] for row in table.rows)]
 
 
 PAPER = {"source": "gta5", "size": "b5", "methods": [1, 4, 6]}
@@ -111,13 +98,8 @@ BASE = [
     result("base/0", {"town/val": 71.0, "cityscapes/val": 41.0, "bdd100k/val": 33.0}, seed=0),
     result("base/1", {"town/val": 73.0, "cityscapes/val": 39.0, "bdd100k/val": 35.0}, seed=1),
 ]
-ENSEMBLE = result(
-    "ensembles/all",
-    {"town/val": 75.0, "cityscapes/val": 45.5},
-    kind="ensemble",
-    network_sha256=[],
-    checkpoints=[],
-)
+ENSEMBLE = result("ensembles/all", {"town/val": 75.0, "cityscapes/val": 45.5}, kind="ensemble")
+ENSEMBLE |= {"network_sha256": [], "checkpoints": []}
 CHOSEN = result(
     "chosen/0",
     {"town/val": 73.0, "cityscapes/val": 45.0, "bdd100k/val": 34.0},

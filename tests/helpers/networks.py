@@ -1,11 +1,20 @@
-"""Untrained networks and images for tests of evaluation."""
+"""Untrained networks, and images to score them on."""
+
+import shutil
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
-from revt_hf.config.recipe import Model
+from revt_hf.analysis.blending import ScoringData
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec, Model
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.models.load import build_model
 from tests.helpers.tiny import TINY
+
+STREETS = {"val_images": 2, "images": 2, "size": [64, 128]}
+NATIVE = Protocol(max_size=None)
 
 
 def tiny_model(seed, **changes):
@@ -14,6 +23,23 @@ def tiny_model(seed, **changes):
     with torch.no_grad():
         model.decode_head.classifier.weight.mul_(30)
     return model
+
+
+def saved(folder, seed=0):
+    """The folder of such a model."""
+    tiny_model(seed).save_pretrained(folder)
+    return folder
+
+
+def changed(source, folder, change):
+    """A copy of a folder whose floating-point tensors are ``change(name, tensor)``."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind != "i":
+            tensors[name] = change(name, tensor).astype(tensor.dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def random_image(height, width, seed=0):
@@ -32,13 +58,22 @@ def row(height, width, seed=0):
     return {"image": random_image(height, width, seed), "label": label, "name": str(seed)}
 
 
+def rows(count):
+    """Such images of 128x64 pixels."""
+    return [row(64, 128, seed) for seed in range(count)]
+
+
+def data_of(images, protocol=NATIVE, is_source=True):
+    """Images as the val split of a source or a target."""
+    spec = DomainSpec(domain="streets", options=STREETS)
+    return ScoringData((SplitSpec(spec, "val", is_source),), (images,), protocol)
+
+
 def full_size(logits, *sizes):
     """Logits (C, h, w) after plain bilinear resizes of all channels."""
     full = logits[None]
     for size in sizes:
-        full = torch.nn.functional.interpolate(
-            full, size=size, mode="bilinear", align_corners=False
-        )
+        full = torch.nn.functional.interpolate(full, size=size, mode="bilinear")
     return full[0]
 
 

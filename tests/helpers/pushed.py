@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.config.domain_spec import DomainSpec
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
-from revt_hf.evaluation.result import Result, read_results, write_results
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import Result, SplitSpec, read_results, write_results
 from revt_hf.hub.push import PushOptions
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
@@ -53,12 +52,3 @@ def changed(result: Result, *scores: dict[str, Any], **fields: Any) -> Result:
     first = result.scores[0]
     other = tuple(first.model_copy(update=values) for values in scores)
     return result.model_copy(update={"scores": other or result.scores, **fields})
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative name."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }

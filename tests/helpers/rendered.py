@@ -6,20 +6,16 @@ _VOID = {"meta", "link", "img", "hr", "br"}
 
 
 class Rendered(HTMLParser):
-    """Everything in a piece of HTML.
-
-    Attributes:
-        elements: names and attributes in order; comments are ``!--``.
-        rows: of all tables: each cell as (text, columns, rows) that it spans.
-        strong: the texts of ``<strong>``.
-        open: elements that have not ended; none after balanced HTML.
-    """
+    """Everything in a piece of HTML."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
+        # In order; comments are ``!--``.
         self.elements: list[tuple[str, dict[str, str | None]]] = []
+        # Of all tables: each cell as (text, columns, rows) that it spans.
         self.rows: list[list[tuple[str, int, int]]] = []
         self.strong: list[str] = []
+        # Elements that have not ended; none after balanced HTML.
         self.open: list[str] = []
         self._pieces: list[str] = []
         self.feed(html)
@@ -66,9 +62,3 @@ class Rendered(HTMLParser):
 
     def handle_comment(self, data: str) -> None:
         self.elements.append(("!--", {}))
-
-
-def markup(html: str) -> tuple[set[str], list[str]]:
-    """The names of all elements, and the texts of the cells of tables."""
-    found = Rendered(html)
-    return found.tags, found.cells

@@ -20,14 +20,8 @@ COUNTER = "decode_head.batch_norm.num_batches_tracked"
 
 def tiny(seed=0, dtype=torch.float32, **fields):
     torch.manual_seed(seed)
-    settings = {
-        "depths": [1, 1, 1, 1],
-        "hidden_sizes": [32, 64, 160, 256],
-        "decoder_hidden_size": 16,
-        "id2label": dict(enumerate(CLASSES)),
-        **fields,
-    }
-    return SegformerForSemanticSegmentation(SegformerConfig(**settings)).to(dtype)
+    settings = {"depths": [1] * 4, "decoder_hidden_size": 16, "id2label": dict(enumerate(CLASSES))}
+    return SegformerForSemanticSegmentation(SegformerConfig(**{**settings, **fields})).to(dtype)
 
 
 def saved(folder, seed=0, dtype=torch.float32, processor=None, **fields):

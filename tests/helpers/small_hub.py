@@ -14,27 +14,27 @@ from huggingface_hub import constants
 from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.download import fetch
 from revt_hf.core.errors import UserError
-from tests.helpers.hub_repository import COMMIT, Hub, Repository
+from tests.helpers.hub_repository import Hub, Repository
 from tests.helpers.hub_server import TOKEN, serve_hub
 
 WEIGHTS = os.urandom(200_000)
 FILES = {"config.json": b'{"model_type": "segformer"}\n', "model.safetensors": WEIGHTS}
-# Of the tests: nothing may take longer.
+# Seconds: nothing in these tests may take longer.
 LIMIT = 20
 
 
 @contextmanager
 def small_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
     """Serve ``someone/tiny``; downloads go to ``cache``."""
-    with serve_hub(Hub(token=TOKEN)) as hub:
-        hub.repositories["models", "someone/tiny"] = Repository(dict(FILES), COMMIT)
+    pause = time.sleep
+    quick = SimpleNamespace(sleep=lambda seconds: pause(min(seconds / 100, LIMIT)))
+    held = {("models", "someone/tiny"): Repository(dict(FILES))}
+    with serve_hub(Hub(TOKEN, repositories=held)) as hub:
         use_endpoint(patch, hub.endpoint)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
         patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
         patch.setattr(hub_requests, "PATIENCE_SECONDS", 1.5)
-        pause = time.sleep
-        quick = SimpleNamespace(sleep=lambda seconds: pause(min(seconds / 100, LIMIT)))
         for module in ("utils._http", "file_download"):
             patch.setattr(f"huggingface_hub.{module}.time", quick)
         patch.setenv("HF_TOKEN", TOKEN)

@@ -17,10 +17,7 @@ TINY = {
         "hidden_sizes": [8, 16, 40, 64],
         "decoder_hidden_size": 16,
     },
-    "source": {
-        "domain": "streets",
-        "options": {"images": 5, "val_images": 5, "size": [64, 128]},
-    },
+    "source": {"domain": "streets", "options": {"images": 5, "val_images": 5, "size": [64, 128]}},
     "augmentation": {"method": 6, "max_size": [160, 80], "crop": [80, 96]},
     "optimizer": {"lr": 1e-3},
     "schedule": {"warmup_steps": 2},
@@ -34,20 +31,16 @@ TINY = {
     },
     "evaluation": {"max_size": None},
 }
-
-
 # Replaces the sizes of TINY's model where model.init provides them.
-NO_SIZES = {"depths": None, "hidden_sizes": None, "decoder_hidden_size": None}
+NO_SIZES = dict.fromkeys(("depths", "hidden_sizes", "decoder_hidden_size"))
 
 
 def tiny_recipe(**sections):
     """The tiny recipe with values of some sections replaced."""
     values = copy.deepcopy(TINY)
     for section, changes in sections.items():
-        if isinstance(changes, dict):
-            values[section] = {**values.get(section, {}), **changes}
-        else:
-            values[section] = changes
+        merged = {**values.get(section, {}), **changes} if isinstance(changes, dict) else changes
+        values[section] = merged
     return parse_recipe(values, "tiny recipe")
 
 

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from revt_hf import __version__
 from revt_hf.cli.app import app
 from revt_hf.cli.options import key_values
-from revt_hf.config.domain_spec import DomainSpec
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import load_recipe
+from revt_hf.config.recipe import DomainSpec, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.domains import load_spec

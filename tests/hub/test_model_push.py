@@ -20,8 +20,9 @@ from revt_hf.core.errors import UserError
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol
+from tests.helpers.hub_repository import files_of
 from tests.helpers.hub_server import TOKEN
-from tests.helpers.pushed import LICENSE, files_of
+from tests.helpers.pushed import LICENSE
 from tests.helpers.tiny import same_weights
 
 COMPARE = """

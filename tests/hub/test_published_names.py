@@ -15,8 +15,7 @@ from transformers import AutoConfig
 
 from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
-from revt_hf.data_tools.dataset_card import Contents
-from revt_hf.data_tools.dataset_card import card_text as data_card
+from revt_hf.data_tools.export import card_text as data_card
 from revt_hf.evaluation.result import Provenance, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.facts import ModelCardFacts
@@ -24,8 +23,9 @@ from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
-from tests.helpers.pushed import LICENSE, changed, files_of, results_of
-from tests.helpers.rendered import markup
+from tests.helpers.hub_repository import files_of
+from tests.helpers.pushed import LICENSE, changed, results_of
+from tests.helpers.rendered import Rendered
 
 NAMES = [
     "`<img src=x onerror=alert(1)>`",
@@ -49,13 +49,13 @@ def _elements(card):
     """The elements and links of a card's text as renderers of two families show it."""
     card = card.split("\n---\n", 1)[1]
     return [
-        (tags, len(cells), html.count("href="), html.count("<h"), html.count("<!--"))
+        (found.tags, len(found.cells), html.count("href="), html.count("<h"), html.count("<!--"))
         for html in (
             MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(card),
             renderer.markdown(card, extensions=["tables", "fenced_code"]),
             renderer.markdown(card),
         )
-        for tags, cells in [markup(html)]
+        for found in [Rendered(html)]
     ]
 
 
@@ -106,11 +106,10 @@ def test_a_folder_of_that_name_is_pushed_as_text(models, tmp_path, name):
     push(merged, "me/revt", replace(LICENSE, dry_run=dry, with_members=(member,)))
     card = (dry / "README.md").read_text()
     assert "<img" not in card and "](" not in card.replace("](https://arxiv.org", "")
-    tags, cells = markup(
-        MarkdownIt("gfm-like", {"linkify": False}).render(card.split("\n---\n", 1)[1])
-    )
-    assert tags <= ELEMENTS
-    assert " ".join(name.split()) in cells
+    body = card.split("\n---\n", 1)[1]
+    found = Rendered(MarkdownIt("gfm-like", {"linkify": False}).render(body))
+    assert found.tags <= ELEMENTS
+    assert " ".join(name.split()) in found.cells
 
 
 def test_a_data_card_holds_no_markup():
@@ -119,7 +118,7 @@ def test_a_data_card_holds_no_markup():
     odd_split = replace(opened, left_out={NAMES[2]: NAMES[1]})
     domain = get_domain("folder")
     made = [
-        data_card(Contents(domain, None, {"a": text}, {"val": split}, None, license, None))
+        data_card(domain, None, {"a": text}, {"val": split}, None, license, None)
         for text, split, license in (
             ("b", replace(opened, left_out={"e": "f"}), "mit"),
             (odd, odd_split, odd),

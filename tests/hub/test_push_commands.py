@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from revt_hf.evaluation.result import read_results
 from tests.helpers.command_line import refused, revt
 from tests.helpers.golden import ROOT
+from tests.helpers.hub_repository import files_of
 from tests.helpers.hub_server import TOKEN
-from tests.helpers.pushed import files_of
 from tests.helpers.tiny import same_weights, tiny_recipe
 
 

@@ -12,8 +12,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.labels import CLASSES
 from revt_hf.hub.push import check_model
 from revt_hf.merging.average import merge
-from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.record import ImageSize, read_merge_record
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models.convert import convert
 from revt_hf.models.load import load_model
 from tests.helpers.segformers import COUNTER, change_tensors, rewrite, saved, tensors_of, tiny

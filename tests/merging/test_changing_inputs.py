@@ -10,8 +10,8 @@ from revt_hf.checkpoints.tensors import Stamps
 from revt_hf.core.errors import UserError
 from revt_hf.merging import average
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.record import read_merge_record
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models import convert as converting
 from tests.helpers.segformers import change_tensors, random_state, saved, saved_state, tiny
 

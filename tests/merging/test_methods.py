@@ -15,11 +15,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from revt_hf.checkpoints.names import disk_name, memory_names
 from revt_hf.core.errors import UserError
 from revt_hf.merging import registry
-from revt_hf.merging.merge_spec import MergeSpec, Rule, check_spec
 from revt_hf.merging.registry import (
+    MergeSpec,
     Parameter,
+    Rule,
     all_methods,
-    checked_parameters,
+    check_spec,
     find_method,
     register,
 )
@@ -431,9 +432,9 @@ def test_every_method_is_described(name):
 )
 def test_parameters_are_checked(method, values, words):
     with pytest.raises(UserError, match=words):
-        checked_parameters(METHODS[method], values)
-    assert checked_parameters(METHODS["ties"], {"density": "1"}) == {"density": 1.0, "scale": 1.0}
-    assert type(checked_parameters(METHODS["dare"], {"seed": "7"})["seed"]) is int
+        METHODS[method].checked(values)
+    assert METHODS["ties"].checked({"density": "1"}) == {"density": 1.0, "scale": 1.0}
+    assert type(METHODS["dare"].checked({"seed": "7"})["seed"]) is int
 
 
 PLUGIN = '''

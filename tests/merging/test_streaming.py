@@ -21,8 +21,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.merging.average import MergeOptions, merge
 from revt_hf.merging.merge_plan import make_plan
-from revt_hf.merging.merge_spec import MergeSpec, Rule
 from revt_hf.merging.record import MemberRecord, member_states, read_merge_record
+from revt_hf.merging.registry import MergeSpec, Rule
 from tests.helpers.segformers import (
     BIG,
     COUNTER,

@@ -17,11 +17,10 @@ from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.prediction.prediction import PredictOptions, _short_names, predict_files
-from revt_hf.prediction.saving import disagreement
-from revt_hf.prediction.video import Video, VideoOutput
+from revt_hf.prediction.saving import Video, VideoOutput, disagreement
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
-from tests.helpers.image_files import IMAGE, KINDS, read_video, write_video
+from tests.helpers.image_files import IMAGE, KINDS, read_video, write_kind, write_video
 from tests.helpers.networks import random_image, tiny_model
 
 NATIVE = Protocol(max_size=None)
@@ -73,14 +72,14 @@ def _written(folder):
 
 def test_every_kind_of_file_gives_the_class_map_of_what_is_displayed(run, network, tmp_path):
     (tmp_path / "in").mkdir()
-    for name, (write, _, _) in KINDS.items():
-        write(tmp_path / "in" / name)
+    for name in KINDS:
+        write_kind(tmp_path / "in" / name)
     _, done = run(tmp_path / "in")
     assert len(done["images"]) == len(KINDS)
     assert done["failed"] == []
     for found in done["images"]:
         path = Path(found["file"])
-        _, displayed, tolerance = KINDS[path.name]
+        *_, displayed, tolerance = KINDS[path.name]
         image = read_image({"path": str(path), "bytes": None})
         assert np.abs(image.astype(int) - displayed).mean() <= tolerance, path.name
         classes = _read(tmp_path / "out" / "maps" / f"{found['name']}.png")

@@ -9,11 +9,11 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.architecture import SIZES as NETWORKS
-from revt_hf.checkpoints.names import disk_name
+from revt_hf.checkpoints.names import disk_name, original_name
 from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.experiments.execution import plan_experiment
 from revt_hf.experiments.experiment_recipe import load_experiment, member_recipe
-from revt_hf.merging.selection import original_name, select
+from revt_hf.merging.selection import select
 from revt_hf.results.paper import ROWS
 from tests.helpers.recipe_tree import (
     EXPERIMENTS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from revt_hf.results.markdown import code, json_text, shell_line, text, yaml_text
-from tests.helpers.rendered import markup
+from tests.helpers.rendered import Rendered
 
 HOSTILE = [
     "`<img src=x onerror=alert(1)>`",
@@ -59,11 +59,11 @@ def _check(name):
         MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(page),
         renderer.markdown(page, extensions=["tables"]),
     ):
-        tags, cells = markup(html)
-        assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "code"}
-        assert len(cells) == 4
+        found = Rendered(html)
+        assert found.tags <= {"p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "code"}
+        assert len(found.cells) == 4
         if shown.isprintable():
-            assert cells[2:] == [shown, shown]
+            assert found.cells[2:] == [shown, shown]
     assert "<img" not in page and "](" not in page
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training.run_checkpoints import newest_checkpoint, whole_checkpoint
+from revt_hf.training.run_folder import newest_checkpoint, whole_checkpoint
+from tests.helpers.command_line import until
 from tests.helpers.tiny import run, same_weights, tiny_recipe
-from tests.helpers.waiting import until
 
 TRAIN = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 2}
 RECIPE = tiny_recipe(train={**TRAIN, "ema": 0.5, "swad": {"patience": 1}})
