@@ -4,7 +4,7 @@ Torch's own files are rewritten as a temporary safetensors file, so that readers
 only that imports torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,9 @@ RECIPE_FILE = "recipe.yaml"
 MERGE_FILE = "merge.json"
 # Folders of a run with averages of its weights, named like the recipe's fields.
 AVERAGES = ("ema", "swad")
+# An adapter of PEFT, which names its base.
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
@@ -113,6 +116,8 @@ def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
 
 
 def _open_folder(label: str, folder: Path) -> Checkpoint:
+    if (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).exists():
+        return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{label} is not a SegFormer folder: {CONFIG_FILE} is missing")
     # In transformers' order of preference.
@@ -171,21 +176,52 @@ def _open_files(
     from revt_hf.checkpoints.torch_files import read_torch_file
 
     read = read_torch_file(*paths)
+    scratch, tensors = _temporary(
+        paths[0], lambda copy: save_file(read.tensors, copy, metadata={"format": "pt"})
+    )
+    files = (Path(scratch.name) / WEIGHTS_FILE,)
+    return Checkpoint(
+        label, folder, files, tensors, paths, read.dropped, stamps, read.classes, scratch
+    )
+
+
+def _open_adapter(label: str, folder: Path) -> Checkpoint:
+    """The whole model of a PEFT adapter and the base that it names.
+
+    The configuration is the adapter's own if it has one: a base is often an encoder alone.
+    """
+    from revt_hf.checkpoints.adapters import read_adapter
+
+    adapter = read_adapter(folder)
+    stamps = Stamps(adapter.files)
+    with open_checkpoint(adapter.base) as base:
+        stamps.add(*base.originals)
+        scratch, tensors = _temporary(folder, lambda copy: adapter.write(base.tensors, copy))
+        base.stamps.check()
+        described = folder if (folder / CONFIG_FILE).is_file() else base.folder
+        originals = (adapter.files[0], *base.originals)
+    files = (Path(scratch.name) / WEIGHTS_FILE,)
+    return Checkpoint(
+        label, described, files, tensors, originals, base.dropped, stamps, None, scratch
+    )
+
+
+def _temporary(
+    source: Path, write: Callable[[Path], None]
+) -> "tuple[TemporaryDirectory[str], dict[str, TensorInfo]]":
+    """Have a temporary safetensors file written; its folder, and where its tensors lie."""
     try:
         scratch = TemporaryDirectory(prefix="revt-")
     except OSError as error:
-        raise UserError(f"no temporary folder for {paths[0]} ({error}): set TMPDIR") from error
+        raise UserError(f"no temporary folder for {source} ({error}): set TMPDIR") from error
     try:
         copy = Path(scratch.name) / WEIGHTS_FILE
         with readable_os_errors(copy):
-            save_file(read.tensors, copy, metadata={"format": "pt"})
-        tensors = {info.name: info for info in read_header(copy)}
+            write(copy)
+        return scratch, {info.name: info for info in read_header(copy)}
     except BaseException:
         scratch.cleanup()
         raise
-    return Checkpoint(
-        label, folder, (copy,), tensors, paths, read.dropped, stamps, read.classes, scratch
-    )
 
 
 def _part(info: TensorInfo, half: int, halves: int) -> TensorInfo:

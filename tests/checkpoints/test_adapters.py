@@ -1,0 +1,165 @@
+"""Adapters against PEFT's own merge_and_unload."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from revt_hf import merge
+from revt_hf.checkpoints.names import standard_name
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.core.errors import UserError
+from revt_hf.merging.record import member_states, read_merge_record
+from revt_hf.models.load import load_model
+from tests.helpers.segformers import saved
+
+peft = pytest.importorskip("peft")
+
+ATTENTION = ["q_proj", "v_proj"]
+KINDS = {
+    "linear": {"target_modules": ATTENTION},
+    "convolution": {"target_modules": ["q_proj", "proj"]},
+    "rslora": {"target_modules": ATTENTION, "use_rslora": True},
+    "dora": {"target_modules": [*ATTENTION, "proj"], "use_dora": True},
+    "patterns": {
+        "target_modules": ATTENTION,
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {r"stages\.1\..*v_proj": 3},
+    },
+    "pissa": {"target_modules": ATTENTION, "init_lora_weights": "pissa"},
+    "orthogonal": {"target_modules": ATTENTION, "init_lora_weights": "orthogonal"},
+    "mica": {"target_modules": ATTENTION, "init_lora_weights": "mica"},
+    "head": {"target_modules": ATTENTION, "modules_to_save": ["decode_head"]},
+    "bias": {"target_modules": ATTENTION, "bias": "all"},
+}
+
+
+@pytest.fixture
+def base(tmp_path):
+    return saved(tmp_path / "base", hidden_sizes=[8, 16, 40, 64])
+
+
+@pytest.fixture
+def adapter(base, tmp_path):
+    """Save an adapter whose weights were changed; its folder, and PEFT's merged weights."""
+
+    def make(name="a", seed=0, **settings):
+        config = peft.LoraConfig(r=4, lora_alpha=6, **settings)
+        model = peft.get_peft_model(load_model(base), config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        model.peft_config["default"].base_model_name_or_path = str(base)
+        model.save_pretrained(tmp_path / name)
+        merged = model.merge_and_unload().state_dict()
+        return tmp_path / name, {standard_name(key): value for key, value in merged.items()}
+
+    return make
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_an_adapter_is_the_model_that_peft_makes_of_it(adapter, base, settings):
+    folder, wanted = adapter(**settings)
+    with open_checkpoint(folder) as found:
+        assert found.tensors.keys() == wanted.keys()
+        for name, info in found.tensors.items():
+            torch.testing.assert_close(read_tensor(info), wanted[name], rtol=0, atol=2e-6)
+        changed = [
+            name
+            for name, value in load_file(base / "model.safetensors").items()
+            if not value.equal(wanted[name])
+        ]
+    assert changed
+    assert load_model(folder).config.hidden_sizes == [8, 16, 40, 64]
+
+
+def test_merging_adapters_is_the_mean_of_the_whole_models(adapter, tmp_path):
+    made = [adapter(name, seed, target_modules=ATTENTION) for seed, name in enumerate("abc")]
+    merge([folder for folder, _ in made], tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    for name, value in merged.items():
+        mean = torch.stack([weights[name].double() for _, weights in made]).mean(0)
+        torch.testing.assert_close(value.double(), mean, rtol=0, atol=1e-6)
+    record = read_merge_record(tmp_path / "merged" / "merge.json")
+    assert member_states(record) == ["same"] * 3
+    weights = made[0][0] / "adapter_model.safetensors"
+    save_file({name: value * 2 for name, value in load_file(weights).items()}, weights)
+    assert member_states(record) == ["changed", "same", "same"]
+
+
+def test_pefts_own_average_is_another_one(adapter, base):
+    """Its ``linear`` averages the factors: the product of means is no mean of products."""
+    made = [adapter(name, seed, target_modules=ATTENTION) for seed, name in enumerate("abc")]
+    model = load_model(base)
+    start = {standard_name(name): value.clone() for name, value in model.state_dict().items()}
+    model = peft.PeftModel.from_pretrained(model, made[0][0], adapter_name="a")
+    for folder, _ in made[1:]:
+        model.load_adapter(folder, folder.name)
+    model.add_weighted_adapter(["a", "b", "c"], [1 / 3] * 3, "mean", combination_type="linear")
+    model.set_adapter("mean")
+    theirs = {standard_name(k): v for k, v in model.merge_and_unload().state_dict().items()}
+    mean = {name: sum(w[name].double() for _, w in made) / 3 for name in start}
+    off = sum((theirs[n].double() - mean[n]).square().sum() for n in start)
+    update = sum((mean[n] - start[n].double()).square().sum() for n in start)
+    assert (off / update).sqrt() > 0.3
+
+
+WRONG = {
+    "another kind": ({"peft_type": "IA3"}, "only LORA"),
+    "changed base": ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
+    "random change of the base": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
+    "unknown setting": ({"use_qalora": True}, "use_qalora is True"),
+    "future setting": ({"rotate": "all"}, "rotate is 'all'"),
+    "no base": ({"base_model_name_or_path": None}, "base_model_name_or_path"),
+    "missing base": ({"base_model_name_or_path": "no/such/folder"}, "no/such/folder"),
+    "other rank": ({"r": 5}, "has rank 4"),
+    "no number": ({"lora_alpha": "6"}, "lora_alpha of"),
+    "no pattern": ({"rank_pattern": {"(": 4}}, "rank_pattern"),
+    "endless pattern": ({"rank_pattern": {r"(?:.*?.*?){20}(.)\1{3}": 4}}, "rank_pattern"),
+    "patterns are no object": ({"alpha_pattern": [4]}, "alpha_pattern"),
+    "no magnitudes": ({"use_dora": True}, "magnitude"),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), WRONG.values(), ids=WRONG)
+def test_what_would_be_computed_wrongly_is_refused(adapter, changes, sentence):
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
+        open_checkpoint(folder)
+
+
+DAMAGE = {
+    "an unused tensor": (lambda t, n: t | {f"{n}.lora_C.weight": torch.ones(1)}, "lora_C"),
+    "a foreign name": (lambda t, n: t | {"other.weight": torch.ones(1)}, "other.weight"),
+    "half an update": (
+        lambda t, n: {k: v for k, v in t.items() if k != f"{n}.lora_B.weight"},
+        "lacks its",
+    ),
+    "another width": (
+        lambda t, n: t | {f"{n}.lora_A.weight": torch.ones(4, 3)},
+        "do not make an update",
+    ),
+    "another module": (
+        lambda t, n: (
+            t | {f"{n}x.lora_A.weight": torch.ones(4, 3), f"{n}x.lora_B.weight": torch.ones(3, 4)}
+        ),
+        "lacks",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGE.values(), ids=DAMAGE)
+def test_tensors_that_do_not_fit_are_refused(adapter, damage, sentence):
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    module = next(iter(tensors)).rsplit(".lora_", 1)[0]
+    save_file(damage(tensors, module), path)
+    with pytest.raises(UserError, match=sentence):
+        open_checkpoint(folder)
