@@ -28,8 +28,7 @@ _MODULES = {
     "data.labels": ["label_table"],
     "evaluation.evaluate": ["EvaluateOptions", "evaluate"],
     "evaluation.predictor": ["predict"],
-    "evaluation.result": ["Result", "read_results"],
-    "evaluation.splits": ["SplitSpec"],
+    "evaluation.result": ["Result", "SplitSpec", "read_results"],
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
     "hub.push": ["PushOptions", "push"],
     "merging.average": ["MergeOptions", "merge"],
@@ -61,8 +60,8 @@ if TYPE_CHECKING:
     from revt_hf.evaluation.evaluate import evaluate as evaluate
     from revt_hf.evaluation.predictor import predict as predict
     from revt_hf.evaluation.result import Result as Result
+    from revt_hf.evaluation.result import SplitSpec as SplitSpec
     from revt_hf.evaluation.result import read_results as read_results
-    from revt_hf.evaluation.splits import SplitSpec as SplitSpec
     from revt_hf.experiments.execution import ExperimentOptions as ExperimentOptions
     from revt_hf.experiments.execution import run_experiment as run_experiment
     from revt_hf.hub.push import PushOptions as PushOptions

@@ -25,18 +25,19 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec, open_domain
-from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.cost import LIBRARIES
+from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.metric import scores_from
-from revt_hf.evaluation.result import LIBRARIES
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.methods import mean, weighted_mean
 from revt_hf.merging.recalibration import spread
 from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.streaming import Feed
-from revt_hf.training.loss import sums_of
+from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
 
@@ -205,11 +206,16 @@ def score_heads(
     on_image: OnImage = lambda: None,
 ) -> dict[str, HeadScore]:
     """Score each head, in eval mode, on features that the model's encoder computes once."""
-    modules = list(heads.values())
-    sums = [
-        sums_of(model, modules, rows, range(len(rows)), data.protocol, data.workers, on_image)
-        for rows in data.rows
-    ]
+    segmenter, sums = heads_segmenter(model, list(heads.values())), []
+    for rows in data.rows:
+        sums += score_images(
+            [segmenter],
+            rows,
+            data.protocol,
+            workers=data.workers,
+            on_image=on_image,
+            loss=VALID_LOSS,
+        )
     scores = {}
     for index, name in enumerate(heads):
         losses = [split[index].mean_loss for split in sums]

@@ -1,8 +1,7 @@
 """Logits to class map with a few planes of the image's size in memory, never all channels.
 
 Logits are resized bilinearly twice, to the network's input size and to the image's own
-(original: ``encoder_decoder.py``). The class of a pixel is the arg max of its logits, or of the
-mean of several softmax probabilities.
+(original: ``encoder_decoder.py``).
 """
 
 import functools
@@ -22,9 +21,8 @@ _STRIP = 32
 class MeanProbabilities:
     """Class map of the mean of several softmax probabilities of one image.
 
-    Logits are kept at the network's small size and resized to the image's size strip by strip. If
-    they outgrow the image's own channels, they are summed there instead: memory does not grow with
-    the number of views and ensemble members.
+    Logits are kept at the network's small size and resized strip by strip. If they outgrow the
+    image's own channels, they are summed there: memory does not grow with views and members.
     """
 
     def __init__(self, image_size: Size) -> None:
@@ -45,7 +43,6 @@ class MeanProbabilities:
             self._total, self._kept = total, []
 
     def class_map(self) -> NDArray[np.uint8]:
-        """The class map (height, width), uint8."""
         classes = np.empty(self._size, dtype=np.uint8)
         for top, bottom in self._strips():
             best = self._sum(top, bottom).argmax(0)
@@ -57,7 +54,6 @@ class MeanProbabilities:
         return [(top, min(top + _STRIP, height)) for top in range(0, height, _STRIP)]
 
     def _sum(self, top: int, bottom: int) -> torch.Tensor:
-        """The sum of all probabilities (C, rows, width) in some rows."""
         strips = [
             _rows(logits, (network_size, self._size), top, bottom).softmax(0)
             for logits, network_size in self._kept

@@ -1,14 +1,16 @@
-"""What a prediction costs: parameters, floating-point operations, images a second, GPU memory.
+"""What a prediction costs, and the machine and libraries it runs on.
 
 An ensemble costs everything it runs. Operations are counted on the meta device, which computes
 nothing.
 """
 
 import copy
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -19,21 +21,31 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import (
     Segmenter,
+    ensemble_segmenter,
     model_segmenter,
     network_sizes,
     sliding_logits,
 )
 from revt_hf.evaluation.result import Cost
 
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "revt_hf",
+)
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
 
 
 def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
-    """Measure one model's or ensemble's cost, where it is."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     return Cost(
         parameters=parameters_of(segmenter),
@@ -46,14 +58,11 @@ def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:
 
 
 def parameters_of(segmenter: Segmenter) -> int:
-    """Parameters of everything that runs."""
-    return sum(
-        parameter.numel() for module in segmenter.modules for parameter in module.parameters()
-    )
+    return sum(one.numel() for module in segmenter.modules for one in module.parameters())
 
 
 def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
-    """Floating-point operations of one image of a (height, width); see :class:`Cost`."""
+    """Floating-point operations of one image of a (height, width)."""
     shapes_only = _without_weights(segmenter)
     views_a_scale = protocol.views // len(protocol.scales)
     # Other attention kernels hide their products from the counter on some devices.
@@ -97,7 +106,12 @@ def peak_mib(segmenter: Segmenter, size: Size, protocol: Protocol, images: int =
     """Weights and working memory of a prediction in MiB; None if it does not run on CUDA."""
     blank = [np.zeros((*size, 3), dtype=np.uint8)] * images
     predict = partial(segmenter.class_maps, blank, protocol)
-    return cuda_peak_mib(predict, segmenter.device, bytes_of(segmenter))
+    weights = {
+        tensor.data_ptr(): tensor.nbytes
+        for module in segmenter.modules
+        for tensor in module.state_dict().values()
+    }
+    return cuda_peak_mib(predict, segmenter.device, sum(weights.values()))
 
 
 def cuda_peak_mib(work: Callable[[], Any], device: torch.device, held_bytes: int) -> float | None:
@@ -110,18 +124,13 @@ def cuda_peak_mib(work: Callable[[], Any], device: torch.device, held_bytes: int
     return (torch.cuda.max_memory_allocated(device) - others) / _MIB
 
 
-def bytes_of(segmenter: Segmenter) -> int:
-    """What the weights of everything that runs take, in bytes."""
-    tensors = {
-        tensor.data_ptr(): tensor.nbytes
-        for module in segmenter.modules
-        for tensor in module.state_dict().values()
-    }
-    return sum(tensors.values())
-
-
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the type of another device and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

@@ -15,17 +15,21 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.core.processes import failing_together, local_main_first, process_state
+from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.resize import resize_label_to_fit
+from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
-from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
 from revt_hf.evaluation.metric import confusion_matrix, scores_from
-from revt_hf.evaluation.predictor import OnLogits, Segmenter, model_segmenter
-from revt_hf.evaluation.result import DomainScore, Result
-from revt_hf.evaluation.splits import SplitSpec, check_labels, splits_of
+from revt_hf.evaluation.predictor import (
+    OnLogits,
+    Segmenter,
+    ensemble_name,
+    ensemble_segmenter,
+    model_segmenter,
+)
+from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, load_model
 from revt_hf.models.recorded import recorded_protocol
 
@@ -40,7 +44,7 @@ class EvaluateOptions:
 
     Attributes:
         ensembles: also score all models together, combined in these ways; see
-            :func:`revt_hf.evaluation.ensembles.ensemble_segmenter`.
+            :func:`revt_hf.evaluation.predictor.ensemble_segmenter`.
         head: whose decode head an ensemble of features uses, counted from 1.
         cost: also measure the cost of an image of the first split's size.
         batch_size: images that go through a network together, where their input sizes agree.
@@ -130,7 +134,7 @@ def evaluate(
 
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
-    """The models and their ensembles, by the names of their results."""
+    """The models and their ensembles, by name."""
     segmenters = {name: as_segmenter(model) for name, model in models.items()}
     members = [model for one in segmenters.values() for model in one.models]
     for combine in dict.fromkeys(options.ensembles):
@@ -160,9 +164,7 @@ def _scores(
 ) -> dict[str, list[DomainScore]]:
     """The scores of each segmenter on every split; all processes share the images."""
     processes = process_state()
-    shares = [
-        range(processes.process_index, len(images), processes.num_processes) for _, images in loaded
-    ]
+    shares = [own_share(images, processes) for _, images in loaded]
     scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
     quiet = options.quiet or not processes.is_main_process
     total = sum(map(len, shares))
@@ -184,11 +186,6 @@ def _scores(
                     on_image=counted,
                 )
             for name, (one,) in zip(segmenters, sums, strict=True):
-                matrix = one.matrix
-                if processes.num_processes > 1:
-                    # Exact: the counts are integers.
-                    own = torch.from_numpy(matrix).to(processes.device)
-                    matrix = reduce(own, reduction="sum").cpu().numpy()
                 scores[name].append(
                     DomainScore(
                         label=split.label,
@@ -197,7 +194,7 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        **scores_from(matrix).model_dump(),
+                        **scores_from(summed(one, processes).matrix).model_dump(),
                     )
                 )
     return scores
@@ -217,6 +214,18 @@ class Sums:
     def mean_loss(self) -> float:
         """Over the labelled pixels; 0 without any."""
         return self.loss / max(self.pixels, 1)
+
+
+def own_share(images: Any, processes: Processes) -> range:
+    """Every n-th image: those of this process."""
+    return range(processes.process_index, len(images), processes.num_processes)
+
+
+def summed(own: Sums, processes: Processes) -> Sums:
+    """The sums over all processes; exact where they count, in float32 for the loss."""
+    parts = (torch.tensor(own.loss), torch.tensor(own.pixels), torch.from_numpy(own.matrix))
+    loss, pixels, matrix = (reduce(part.to(processes.device), "sum").cpu() for part in parts)
+    return Sums(float(loss), int(pixels), matrix.numpy())
 
 
 def score_images(

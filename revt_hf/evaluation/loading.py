@@ -24,7 +24,6 @@ _READERS = 8
 
 
 def load_labelled(spec: DomainSpec, split: str) -> Any:
-    """One split of a domain, if there is anything to score on it."""
     images = load_spec(spec, split)
     check_labelled(images, domain_label(spec, split))
     return images
@@ -44,14 +43,14 @@ def image_batches(
     images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
     """Consecutive images with the same network input size, at most ``batch_size`` at a time."""
-    loader = DataLoader(
+    rows = DataLoader(
         Subset(images, indices),
         batch_size=None,
         num_workers=worker_count(workers, len(indices)),
         collate_fn=_unchanged,
         worker_init_fn=one_thread,
     )
-    yield from same_size_batches(loader, protocol, batch_size)
+    yield from same_size_batches(rows, protocol, batch_size)
 
 
 def same_size_batches(
@@ -80,14 +79,12 @@ def _unchanged(row: Any) -> Any:
 
 
 def minimum_side(models: Iterable[Any]) -> int:
-    """The smallest side of SegFormers' inputs in pixels: 29 for all sizes B0..B5.
-
-    Each stage has to leave as many rows and columns as its attention reads at once.
-    """
+    """The smallest side of SegFormers' inputs in pixels: 29 for all sizes B0..B5."""
     smallest = 1
     for model in models:
         config, needed = model.config, 1
         stages = zip(config.patch_sizes, config.strides, config.sr_ratios, strict=True)
+        # Each stage has to leave as many rows and columns as its attention reads at once.
         for patch, stride, reduction in reversed(list(stages)):
             needed = (max(needed, reduction) - 1) * stride + patch - 2 * (patch // 2)
         smallest = max(smallest, needed)

@@ -1,6 +1,6 @@
 """Confusion matrices, the IoU and accuracy of them, and mean IoU as an ``evaluate.Metric``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -51,7 +51,6 @@ def _count(labels: NDArray[np.uint8], predictions: NDArray[np.uint8]) -> NDArray
 
 
 def scores_from(matrix: NDArray[np.int64]) -> Scores:
-    """IoU, accuracy and their means of a (19, 19) confusion matrix, which must not be empty."""
     if matrix.sum() == 0:
         raise UserError("no labelled pixel was counted: there is nothing to score")
     hit = np.diag(matrix).astype(np.float64)
@@ -79,15 +78,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 class MeanIoU(evaluate.Metric):
     """Dataset-level mean IoU over the 19 classes; memory does not grow with the images.
 
-    With several processes, sum ``matrix`` (19, 19) int64 over the ranks: the result is exactly
-    that of one process.
+    With several processes, sum ``matrix`` over the ranks: the result is exactly that of one.
     """
-
-    matrix: NDArray[np.int64]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.matrix = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+        self.matrix: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
 
     def _info(self) -> evaluate.MetricInfo:
         image = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
@@ -102,18 +98,12 @@ class MeanIoU(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Count one image: ``prediction`` and ``reference`` are (H, W) train ids."""
+        """Count one image; both are (H, W) train ids."""
         if prediction is None or reference is None or kwargs:
             raise ValueError("give prediction and reference, nothing else")
         self.matrix += confusion_matrix(_uint8(reference), _uint8(prediction))
 
-    def add_batch(
-        self,
-        *,
-        predictions: Iterable[Any] | None = None,
-        references: Iterable[Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Count several images, which may differ in size."""
         if predictions is None or references is None or kwargs:
             raise ValueError("give predictions and references, nothing else")
@@ -121,7 +111,7 @@ class MeanIoU(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Any:
-        """The :class:`Scores`, as a dict, of everything added and given here; then start again."""
+        """The scores of everything added and given here; then start again."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
         result = scores_from(self.matrix).model_dump()

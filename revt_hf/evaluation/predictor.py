@@ -1,13 +1,11 @@
-"""Image to class map: the original's test protocol, its sliding window, scales and flip.
+"""Image to class map: the original's test protocol (``test_time_aug.py``), models and ensembles.
 
-Resize to a max size (ratio kept, never padded), normalise, network, then the logits are resized
-bilinearly twice, to the network's input size and to the image's own, and the arg max is taken
-(original: ``test_time_aug.py``, ``encoder_decoder.py``).
+An image is resized to a max size (ratio kept, never padded) and normalised for the first model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 
 import cv2
@@ -19,13 +17,15 @@ from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
-from revt_hf.data.resize import fit_size, resize_to_fit
+from revt_hf.data.reading import fit_size, resize_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.evaluation.result import EnsembleInfo
+from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import network_sha256
-from revt_hf.models.precision import bf16_autocast
 
+Models = Sequence[SegformerForSemanticSegmentation]
 Image = NDArray[np.uint8]
 ClassMap = NDArray[np.uint8]
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
@@ -33,6 +33,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 # Called with logits (N, C, h, w), the (height, width) of the network's input, the scale of the
 # view, and whether it is mirrored.
 OnLogits = Callable[[torch.Tensor, Size, float, bool], None]
+COMBINATIONS = ("logits", "product", "probabilities", "features")
 
 
 def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:
@@ -68,10 +69,10 @@ def prepare(
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A model or an ensemble that gives every pixel of an image a class.
+    """A model or an ensemble; ``modules`` is everything that runs.
 
-    The probabilities of several networks are averaged; ``modules`` is everything that runs.
-    ``outputs`` decode heads give their logits side by side in a network's channels.
+    The probabilities of several networks are averaged; ``outputs`` decode heads give their logits
+    side by side in a network's channels.
     """
 
     networks: tuple[Network, ...]
@@ -83,23 +84,15 @@ class Segmenter:
     outputs: int = 1
 
     @property
-    def normalisation(self) -> Normalisation:
-        """The normalisation of its networks' inputs: that of the first model."""
-        return normalisation_of(self.models[0])
-
-    @property
     def device(self) -> torch.device:
-        """Where it runs."""
         return self.models[0].device
 
     @cached_property
     def network_sha256(self) -> tuple[str, ...]:
-        """The :func:`network_sha256` of each model, computed when first read."""
         return tuple(map(network_sha256, self.models))
 
     @property
     def ensemble(self) -> EnsembleInfo | None:
-        """How it combines its members, if it is an ensemble."""
         if self.combine is None:
             return None
         return EnsembleInfo(members=len(self.models), combine=self.combine, head=self.head)
@@ -109,14 +102,14 @@ class Segmenter:
         return self.class_maps([image], protocol)[0]
 
     def class_maps(self, images: Sequence[Image], protocol: Protocol) -> list[ClassMap]:
-        """The class maps of images that go through the network together; see :meth:`class_map`."""
+        """The class maps of images that go through the network together."""
         return self.output_maps(images, protocol)[0]
 
     @torch.inference_mode()
     def output_maps(
         self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
     ) -> list[list[ClassMap]]:
-        """The :meth:`class_maps` of each output; ``on_logits`` sees the logits of each view."""
+        """The class maps of each output; ``on_logits`` sees the logits of each view."""
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
         for pixels, scale, flipped in self._views(images, protocol):
@@ -139,8 +132,9 @@ class Segmenter:
         self, images: Sequence[Image], protocol: Protocol
     ) -> Iterator[tuple[torch.Tensor, float, bool]]:
         """The networks' inputs (N, 3, h, w), the scale of each, and whether it is mirrored."""
+        normalisation = normalisation_of(self.models[0])
         for scale in protocol.scales:
-            prepared = [prepare(image, protocol, scale, self.normalisation) for image in images]
+            prepared = [prepare(image, protocol, scale, normalisation) for image in images]
             pixels = torch.cat(prepared).to(self.device)
             yield pixels, scale, False
             if protocol.flip:
@@ -148,8 +142,6 @@ class Segmenter:
 
 
 def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
-    """A single SegFormer as a segmenter."""
-
     def network(pixels: torch.Tensor) -> torch.Tensor:
         with bf16_autocast(model.device, bf16):
             logits: torch.Tensor = model(pixel_values=pixels).logits
@@ -174,10 +166,89 @@ def encoder_features(
     model: SegformerForSemanticSegmentation, pixels: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """The encoder's four stages, each (N, channels, h, w)."""
-    stages: tuple[torch.Tensor, ...] = model.segformer(
-        pixels, output_hidden_states=True
-    ).hidden_states
+    output = model.segformer(pixels, output_hidden_states=True)
+    stages: tuple[torch.Tensor, ...] = output.hidden_states
     return stages
+
+
+def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter:
+    """At least two models in eval mode as one segmenter, combined in one of ``COMBINATIONS``.
+
+    ``probabilities`` is the original's ensemble: the mean of softmax at the image's size;
+    ``features`` decodes the mean of each encoder stage with one head, counted from 1. With several
+    views members are combined within each view.
+    """
+    if combine not in COMBINATIONS:
+        raise UserError(f"unknown ensemble '{combine}': use one of {', '.join(COMBINATIONS)}")
+    if len(models) < 2:
+        raise UserError(f"an ensemble needs at least two models, not {len(models)}")
+    members = tuple(models)
+    networks = tuple(_member_network(model, models[0]) for model in models)
+    if combine == "probabilities":
+        return Segmenter(networks, members, members, combine)
+    if combine != "features":
+        return Segmenter((_mean_of_logits(networks),), members, members, combine)
+    if not 1 <= head <= len(models):
+        raise UserError(f"head {head}: the ensemble has members 1 to {len(models)}")
+    for number, model in enumerate(models, 1):
+        if model.config.hidden_sizes != models[0].config.hidden_sizes:
+            raise UserError(
+                f"an ensemble of features needs encoders of one width: member {number} has "
+                f"{list(model.config.hidden_sizes)}, member 1 has "
+                f"{list(models[0].config.hidden_sizes)}"
+            )
+    modules = (*(model.segformer for model in models), models[head - 1].decode_head)
+    return Segmenter((_mean_of_features(models, head),), modules, members, combine, head)
+
+
+def ensemble_name(members: int, combine: str, head: int) -> str:
+    which = combine if combine != "features" else f"features, head {head}"
+    return f"ensemble of {members} ({which})"
+
+
+def _mean_of_logits(networks: Sequence[Network]) -> Network:
+    """A network that returns the mean of several networks' logits.
+
+    It is also the *product of probabilities*: with l_mc the logits of member m,
+    log(prod_m softmax(l_m)_c) = sum_m l_mc - sum_m logsumexp(l_m), whose last term is the same
+    for all classes. The classes rank as in the sum of logits, hence as in their mean, also after a
+    bilinear resize, which is linear. With several views the normalised geometric mean of the
+    members' probabilities is averaged over them.
+    """
+    return lambda pixels: reduce(torch.add, (one(pixels) for one in networks)) / len(networks)
+
+
+def _mean_of_features(models: Models, head: int) -> Network:
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        features = (encoder_features(one, _converted(one, models[0], pixels)) for one in models)
+        # One member's features at a time beside their sum.
+        sums = reduce(lambda total, stages: tuple(map(torch.add, total, stages)), features)
+        logits: torch.Tensor = models[head - 1].decode_head(tuple(s / len(models) for s in sums))
+        return logits
+
+    return network
+
+
+def _member_network(
+    model: SegformerForSemanticSegmentation, first: SegformerForSemanticSegmentation
+) -> Network:
+    return lambda pixels: model(pixel_values=_converted(model, first, pixels)).logits
+
+
+def _converted(
+    model: SegformerForSemanticSegmentation,
+    first: SegformerForSemanticSegmentation,
+    pixels: torch.Tensor,
+) -> torch.Tensor:
+    """Pixels (N, 3, H, W) that are normalised for the first member, normalised for another."""
+    given, wanted = normalisation_of(first), normalisation_of(model)
+    if given == wanted:
+        return pixels
+    mean, std, own_mean, own_std = (
+        pixels.new_tensor(channels)[:, None, None]
+        for channels in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return (pixels * std + mean - own_mean) / own_std
 
 
 def predict(
@@ -197,20 +268,22 @@ def predict(
 
 
 def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:
-    """Logits of the network's input, by sliding windows if the protocol has them.
+    """Logits (N, C, h, w) of pixels (N, 3, H, W), by sliding windows if the protocol has them.
 
     Each window's logits are resized to its size; where windows overlap they are averaged
-    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``): (N, C, H, W) of pixels (N, 3, H, W).
+    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
     """
-    windows = list(_windows((pixels.shape[2], pixels.shape[3]), protocol))
+    window = protocol.window or max(pixels.shape[2:])
+    spans = [_spans(side, window, protocol.stride or window) for side in pixels.shape[2:]]
+    windows = list(product(*spans))
     if len(windows) == 1:
         return network(pixels)
     total: torch.Tensor | None = None
     counts = pixels.new_zeros(pixels.shape[2:])
     for rows, columns in windows:
-        window = pixels[:, :, rows, columns]
+        part = pixels[:, :, rows, columns]
         logits = functional.interpolate(
-            network(window), size=window.shape[2:], mode="bilinear", align_corners=False
+            network(part), size=part.shape[2:], mode="bilinear", align_corners=False
         )
         if total is None:
             total = logits.new_zeros((*logits.shape[:2], *pixels.shape[2:]))
@@ -220,15 +293,8 @@ def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -
     return total.div_(counts)
 
 
-def _windows(size: Size, protocol: Protocol) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of each window; the last ones are pulled back inside."""
-    if protocol.window is None or protocol.stride is None:
-        yield slice(0, size[0]), slice(0, size[1])
-        return
-    yield from product(*(_spans(length, protocol.window, protocol.stride) for length in size))
-
-
 def _spans(length: int, window: int, stride: int) -> list[slice]:
+    """The windows along one axis; the last one is pulled back inside."""
     steps = max(0, -(-(length - window) // stride)) + 1
     ends = (min(step * stride + window, length) for step in range(steps))
     return [slice(max(0, end - window), end) for end in ends]

@@ -1,30 +1,22 @@
-"""Result files: scores of models on datasets, written and read by every command alike."""
+"""Splits to score on, and result files: the scores of models, written and read by all commands.
+
+Nothing here imports torch: plans and tables are made without it.
+"""
 
 import json
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.config.yaml_files import Section, validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "evaluate",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "revt_hf",
-)
 FORMAT: Literal["revt_hf.results/1"] = "revt_hf.results/1"
 _FAMILY = FORMAT.partition("/")[0] + "/"
 
@@ -35,17 +27,65 @@ Amount = Annotated[float, Field(ge=0)]
 Whole = Annotated[int, Field(ge=0, le=10**18)]
 
 
+@dataclass(frozen=True)
+class SplitSpec:
+    """A split to score on, and whether it belongs to the models' training domain."""
+
+    spec: DomainSpec
+    split: str
+    is_source: bool
+
+    @property
+    def label(self) -> str:
+        """A short name for tables."""
+        # Tables are made without the data room's libraries.
+        from revt_hf.data.domains import domain_label
+
+        return domain_label(self.spec, self.split)
+
+
+def splits_of(recipe: Recipe) -> list[SplitSpec]:
+    """Every source's val and all targets of a recipe."""
+    targets = [SplitSpec(target, target.split, is_source=False) for target in recipe.targets]
+    return check_labels([*source_splits(recipe.sources), *targets])
+
+
+def source_splits(sources: Sequence[Source]) -> list[SplitSpec]:
+    """The val splits of training domains."""
+    return check_labels([SplitSpec(source, source.val, is_source=True) for source in sources])
+
+
+def check_labels(splits: Sequence[SplitSpec]) -> list[SplitSpec]:
+    """The splits, if each has a label of its own: results name them by it alone."""
+    known: dict[str, SplitSpec] = {}
+    for split in splits:
+        other = known.setdefault(split.label, split)
+        if other is not split:
+            raise UserError(
+                f"two splits are called '{split.label}', so their results could not be told apart: "
+                f"{_described(other)} and {_described(split)}; name only one of them, or give "
+                "their folders other names"
+            )
+    return list(splits)
+
+
+def _described(split: SplitSpec) -> str:
+    spec = split.spec
+    parts = [spec.domain, spec.config, spec.data_dir]
+    parts += [f"{key}={value}" for key, value in spec.options.items()]
+    kind = "source" if split.is_source else "target"
+    return f"the {kind} {' '.join(str(part) for part in parts if part)}"
+
+
 class _Part(Section):
     model_config = ConfigDict(serialize_by_alias=True)
 
 
 class Scores(_Part):
-    """Dataset-level scores in percent, by class name where there is one for each class.
+    """Dataset-level scores in percent, as mmsegmentation 0.x ``core/evaluation/metrics.py``.
 
-    A class without a single labelled or predicted pixel has no IoU (None) and does not count in
-    the mean; one that is only predicted has IoU 0 and does. Accuracy is None for classes without
-    labelled pixels. This is mmsegmentation 0.x ``core/evaluation/metrics.py`` (``mean_iou``).
-    ``subsets`` holds the mIoU over ``synthia16`` and ``synthia13``.
+    A class without a labelled or predicted pixel has no IoU (None) and does not count in the mean;
+    one that is only predicted has IoU 0 and does. ``subsets``: mIoU of synthia16 and synthia13.
     """
 
     miou: Percent = Field(alias="mIoU")
@@ -55,12 +95,12 @@ class Scores(_Part):
     subsets: dict[str, Percent | None] = Field(default={})
 
     def over(self, classes: str | None) -> float | None:
-        """The mIoU over all classes, or over a subset; None if the subset has none."""
+        """The mIoU over all classes, or over a subset if it has any."""
         return self.miou if classes is None else self.subsets.get(classes)
 
 
 class DomainScore(Scores):
-    """The scores on one split of a domain; ``label`` is its short name, unique in a result."""
+    """Scores on one split of a domain; ``label`` is its short name, unique in a result."""
 
     label: str
     domain: str
@@ -73,8 +113,7 @@ class DomainScore(Scores):
 
 
 class Cost(_Part):
-    """The cost of predicting one image, at batch size 1."""
-
+    # Of predicting one image, at batch size 1.
     parameters: Whole
     flops: Whole
     images_per_second: Amount
@@ -84,15 +123,13 @@ class Cost(_Part):
 
 
 class EnsembleInfo(_Part):
-    """How the models of an ensemble are combined; ``head`` counts from 1."""
-
     members: Whole
     combine: str
-    head: Whole | None = None
+    head: Whole | None = None  # counts from 1
 
 
 class PaperKey(_Part):
-    """A row of the paper's table: training domain, SegFormer size and augmentation methods."""
+    """A row of the paper's table; methods are those of augmentation."""
 
     source: str
     size: str
@@ -109,15 +146,11 @@ class Selected(_Part):
 
 
 class CheckpointHash(_Part):
-    """Weights that were scored."""
-
     path: str
     sha256: str | None = None
 
 
 class Provenance(_Part):
-    """How and where a result was measured."""
-
     recipe: dict[str, Any] | None = None
     merge: dict[str, Any] | None = None
     versions: dict[str, str] = Field(default={})
@@ -130,8 +163,7 @@ class Result(_Part):
 
     Attributes:
         model: its name; a folder or Hub id where nothing else names it.
-        network_sha256: of each network (:func:`revt_hf.models.load.network_sha256`); the model's
-            name may stand for other weights tomorrow.
+        network_sha256: of each network; the model's name may stand for other weights tomorrow.
         ensemble: how several networks are combined.
         protocol: how images reached the network.
         scores: one for each split.
@@ -184,29 +216,17 @@ class Result(_Part):
 
     def compact(self) -> "Result":
         """What tables and curves need, for files that are published; IoU in two decimals."""
-        scores = tuple(
-            score.model_copy(
-                update={
-                    "data_dir": None,
-                    "accuracy": {},
-                    "iou": {k: None if v is None else round(v, 2) for k, v in score.iou.items()},
-                }
-            )
-            for score in self.scores
-        )
-        return self.model_copy(update={"scores": scores, "provenance": None})
+        scores = []
+        for score in self.scores:
+            iou = {k: None if v is None else round(v, 2) for k, v in score.iou.items()}
+            changes = {"data_dir": None, "accuracy": {}, "iou": iou}
+            scores.append(score.model_copy(update=changes))
+        return self.model_copy(update={"scores": tuple(scores), "provenance": None})
 
 
 class ResultFile(_Part):
-    """The content of a result file."""
-
     format: Literal["revt_hf.results/1"] = FORMAT
     results: Annotated[tuple[Result, ...], Field(min_length=1)]
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
@@ -255,7 +275,7 @@ def _results(value: Any, path: Path) -> list[Result]:
 
 
 def _is_result_file(value: Any) -> bool:
-    """Whether it is one, of any version; other versions are refused when they are validated."""
+    """Other versions are refused when they are validated."""
     return isinstance(value, dict) and str(value.get("format")).startswith(_FAMILY)
 
 

@@ -164,7 +164,7 @@ class MergeSection(_Titled):
 class Ensemble(_Titled):
     """Several networks that predict together, at the cost of all; a baseline for ReVT.
 
-    Each way to ``combine`` them (:mod:`revt_hf.evaluation.ensembles`) is a row. ``features`` uses
+    Each way to ``combine`` them (:mod:`revt_hf.evaluation.predictor`) is a row. ``features`` uses
     one decode head, that of each member in turn.
     """
 

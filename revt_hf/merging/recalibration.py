@@ -34,7 +34,7 @@ from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.evaluation.splits import source_splits
+from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from revt_hf.config.recipe import Augmentation, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
-from revt_hf.data.augment import Pipeline, augment
+from revt_hf.data.augment import Pipeline, PipelineSpec, augment
 from revt_hf.data.domains import load_spec
-from revt_hf.data.domains.prepared import load_prepared
-from revt_hf.data.resize import fit_size
+from revt_hf.data.domains.opening import load_prepared
+from revt_hf.data.normalisation import IMAGENET, Normalisation
+from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import sizes_of
 
 # Sets the draws between sources apart from all other draws of a seed.
@@ -31,6 +32,13 @@ def load_training(source: Source, augmentation: Augmentation) -> Any:
     if source.prepared is None:
         return load_spec(source, source.train)
     return load_prepared(source, augmentation.max_size)
+
+
+def pipeline_spec(
+    augmentation: Augmentation, normalisation: Normalisation = IMAGENET
+) -> PipelineSpec:
+    """The settings of the augmentation pipeline that a recipe asks for."""
+    return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
 def check_crops(
@@ -64,11 +72,7 @@ def check_crops(
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """Augmented crops of the images of one or several sources, indexed by position in the run.
-
-    Every epoch of a source visits all its images in a new order. Items: ``pixel_values``
-    (3, H, W) float32, normalised; ``labels`` (H, W) int64, 0..18 and 255.
-    """
+    """Augmented crops by position in the run; every epoch of a source is in a new order."""
 
     def __init__(
         self,
@@ -78,9 +82,7 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         seed: int,
         positions: int,
     ) -> None:
-        self._sources = sources
-        self._pipeline = pipeline
-        self._seed = seed
+        self._sources, self._pipeline, self._seed = sources, pipeline, seed
         self._drawn, self._count = _mixture(seed, weights, positions)
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,41 +24,12 @@ from revt_hf.core.errors import printable
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_json, write_text
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
-from revt_hf.evaluation.splits import source_splits
+from revt_hf.evaluation.result import source_splits
 from revt_hf.models.folded_head import fold_
+from revt_hf.training import run_folder, setup
 from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
 from revt_hf.training.loss import Meter, averaged_pixels, segmentation_loss, validation_scores
 from revt_hf.training.optim import MovingAverage, WindowAverage, build_optimizer, set_learning_rate
-from revt_hf.training.result import save_result
-from revt_hf.training.run_checkpoints import (
-    MODEL,
-    OPTIMIZER,
-    Stateful,
-    load_checkpoint,
-    save_checkpoint,
-    whole_checkpoint,
-)
-from revt_hf.training.run_folder import (
-    RUN_FILE,
-    TRACKER_PROJECT,
-    MetricsLog,
-    begin_run,
-    check_run,
-    check_trackers,
-    finish_run,
-    flat,
-    give_up_run,
-    training_folder,
-)
-from revt_hf.training.setup import (
-    RunParts,
-    RunRecord,
-    apply_statistics,
-    check_same_processes,
-    effective_batch,
-    load_parts,
-    training_mode,
-)
 
 _log = logging.getLogger("revt_hf")
 _SUMMARY = "loss={loss:.3f}, lr={lr:.1e}, images={images_per_second:.1f}/s"
@@ -118,24 +89,30 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
         with failing_together(accelerator):
             if accelerator.is_main_process:
                 stack.enter_context(locked(run))
-                check_run(recipe, run, options.resume, options.overwrite)
+                run_folder.check_run(recipe, run, options.resume, options.overwrite)
                 if options.resume:
-                    check_same_processes(training_folder(run), accelerator.num_processes)
-            check_trackers(recipe.train.trackers)
+                    before = run_folder.training_folder(run)
+                    setup.check_same_processes(before, accelerator.num_processes)
+            setup.check_trackers(recipe.train.trackers)
             source_splits(recipe.sources)
-            effective_batch(recipe.train, accelerator.num_processes)
-        _train(recipe, run, options, accelerator)
+            record = setup.RunRecord.of(recipe, accelerator)
+        _train(recipe, run, options, accelerator, record)
     return run
 
 
-def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accelerator) -> None:
-    parts = local_main_first(accelerator, lambda: load_parts(recipe))
-    record = RunRecord.of(recipe, accelerator)
+def _train(
+    recipe: Recipe,
+    run: Path,
+    options: TrainOptions,
+    accelerator: Accelerator,
+    record: setup.RunRecord,
+) -> None:
+    parts = local_main_first(accelerator, lambda: setup.load_parts(recipe))
 
     def begin() -> Path:
-        folder = begin_run(run, options.resume)
+        folder = run_folder.begin_run(run, options.resume)
         write_text(folder / RECIPE_FILE, recipe.to_yaml())
-        write_json(folder / RUN_FILE, record.model_dump(mode="json"))
+        write_json(folder / run_folder.RUN_FILE, record.model_dump(mode="json"))
         record.announce(recipe.train, options.quiet)
         return folder
 
@@ -144,10 +121,10 @@ def _train(recipe: Recipe, run: Path, options: TrainOptions, accelerator: Accele
     project.project_dir = project.logging_dir = str(folder)
     try:
         _Run(recipe, folder, options, accelerator, parts, record).train()
-        _on_main(accelerator, lambda: finish_run(folder, run))
+        _on_main(accelerator, lambda: run_folder.finish_run(folder, run))
     except BaseException:
         if accelerator.is_main_process:
-            give_up_run(folder, run)
+            run_folder.give_up_run(folder, run)
         raise
 
 
@@ -157,13 +134,13 @@ class _Run:
     folder: Path
     options: TrainOptions
     accelerator: Accelerator
-    parts: RunParts
-    record: RunRecord
+    parts: setup.RunParts
+    record: setup.RunRecord
 
     def __post_init__(self) -> None:
         self._settings = self.recipe.train
         network: Any = self.parts.model
-        apply_statistics(network, self.record.batch_norm)
+        setup.apply_statistics(network, self.record.batch_norm)
         if self._settings.folded_head:
             fold_(network)
         if self._settings.compile:
@@ -180,13 +157,13 @@ class _Run:
     def train(self) -> None:
         settings, accelerator = self._settings, self.accelerator
         averages = {f"{name}.pt": average for name, average in self._averages.items()}
-        state = {MODEL: self._bare, OPTIMIZER: self._optimizer, **averages}
+        state = {run_folder.MODEL: self._bare, run_folder.OPTIMIZER: self._optimizer, **averages}
         done = self._resume(state)
-        self._metrics = MetricsLog(self.folder, done) if accelerator.is_main_process else None
+        is_main = accelerator.is_main_process
+        self._metrics = setup.MetricsLog(self.folder, done) if is_main else None
         if settings.trackers:
-            accelerator.init_trackers(
-                TRACKER_PROJECT, config=flat(self.recipe.model_dump(mode="json"))
-            )
+            fields = setup.flat(self.recipe.model_dump(mode="json"))
+            accelerator.init_trackers(run_folder.TRACKER_PROJECT, config=fields)
         batches = self._batches(done)
         progress = tqdm(
             total=settings.steps,
@@ -196,7 +173,7 @@ class _Run:
             disable=self.options.quiet or not accelerator.is_local_main_process,
         )
         meter = Meter(self.record.effective_batch, accelerator)
-        training_mode(self._model, self.record.batch_norm)
+        setup.training_mode(self._model, self.record.batch_norm)
         for step in range(done, settings.steps):
             set_learning_rate(self._optimizer, step, settings.steps, self.recipe.schedule)
             meter.add(self._optimizer_step(batches, step))
@@ -214,24 +191,24 @@ class _Run:
                 self._validate(now)
                 meter.restart_clock()
             if settings.checkpoint_every and now % settings.checkpoint_every == 0:
-                keep = settings.keep_checkpoints
-                _on_main(accelerator, partial(save_checkpoint, state, self.folder, now, keep))
+                saved = (state, self.folder, now, settings.keep_checkpoints)
+                _on_main(accelerator, partial(run_folder.save_checkpoint, *saved))
         progress.close()
         _on_main(accelerator, self._save)
         if settings.trackers:
             accelerator.end_training()
 
-    def _resume(self, state: Mapping[str, Stateful]) -> int:
+    def _resume(self, state: run_folder.State) -> int:
         if not self.options.resume:
             return 0
-        found = _on_main(self.accelerator, lambda: whole_checkpoint(self.folder))
+        found = _on_main(self.accelerator, lambda: run_folder.whole_checkpoint(self.folder))
         found = broadcast_object_list([found])[0]
         if found is None:
             _log.info("%s has no checkpoint yet: starting from the beginning", self.folder)
             return 0
         checkpoint, step = found
         with failing_together(self.accelerator):
-            load_checkpoint(checkpoint, state)
+            run_folder.load_checkpoint(checkpoint, state)
         return int(step)
 
     def _batches(self, done: int) -> Iterator[Any]:
@@ -247,7 +224,7 @@ class _Run:
         return iter(self.accelerator.prepare_data_loader(loader))
 
     def _optimizer_step(self, batches: Iterator[Any], step: int) -> torch.Tensor:
-        """One optimizer step; returns this process's share of its loss (the shares sum to it)."""
+        """This process's share of the step's loss; the shares sum to it."""
         settings, accelerator = self._settings, self.accelerator
         micro_batches = [next(batches) for _ in range(settings.gradient_accumulation)]
         counts = [averaged_pixels(batch["labels"], settings.loss) for batch in micro_batches]
@@ -276,7 +253,7 @@ class _Run:
         for average in self._averages.values():
             if isinstance(average, WindowAverage):
                 average.validated(values["val_loss"])
-        training_mode(self._model, self.record.batch_norm)
+        setup.training_mode(self._model, self.record.batch_norm)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         if self._metrics is not None:
@@ -292,4 +269,4 @@ class _Run:
                 write_json(self.folder / name / "window.json", record)
             else:
                 averaged[name] = average.state_dict()
-        save_result(self._bare, self.folder, self.recipe, self.parts.example_size, averaged)
+        setup.save_result(self._bare, self.folder, self.recipe, self.parts.example_size, averaged)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -10,22 +10,19 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together
 from revt_hf.data.domains import domain_label
 from revt_hf.data.labels import IGNORE_INDEX
-from revt_hf.evaluation.evaluate import Sums, score_images
+from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter
-from revt_hf.models.folded_head import folded
-from revt_hf.models.precision import full_precision
+from revt_hf.models.folded_head import folded, full_precision
 
 Averaging = Literal["valid", "paper_code"]
 
@@ -44,11 +41,11 @@ def segmentation_loss(
     pixels: torch.Tensor | None = None,
     rows: int | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of logits (N, 19, h, w), upsampled bilinearly to the labels (N, H, W), int64.
+    """Mean cross-entropy of logits (N, 19, h, w) upsampled to labels (N, H, W); 0 without a pixel.
 
-    Averages over the ``valid`` pixels, or also ignored ones (``paper_code``, as mmsegmentation 0.x
-    ``losses/cross_entropy_loss.py``); parts of a batch that get the whole's ``pixels`` sum to its
-    loss. ``rows`` at a time are upsampled (:func:`summed_in_strips`); no valid pixel gives 0.
+    ``paper_code`` also averages over ignored pixels, as mmsegmentation 0.x
+    ``losses/cross_entropy_loss.py``; parts of a batch that get the whole's ``pixels`` sum to its
+    loss.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if rows is None:
@@ -65,12 +62,14 @@ def segmentation_loss(
     return total / pixels.clamp(min=1)
 
 
+VALID_LOSS: Loss = partial(segmentation_loss, averaging="valid")
+
+
 def summed_in_strips(logits: torch.Tensor, labels: torch.Tensor, rows: int) -> torch.Tensor:
     """Cross-entropy of bilinearly upsampled logits, summed over all labelled pixels.
 
-    Logits are never held at label size: bilinear upsampling is a matrix product on either side, so
-    one strip of ``rows`` at a time is upsampled, scored and dropped, and the gradient (softmax
-    minus one-hot) is computed on the way. Differentiable once.
+    Bilinear upsampling is a matrix product on either side: one strip of ``rows`` at a time is
+    upsampled, scored and dropped, and the gradient (softmax minus one-hot) computed on the way.
     """
     with full_precision(logits):
         total: torch.Tensor = _SummedInStrips.apply(logits, labels, rows)
@@ -133,27 +132,27 @@ def validation_scores(
     held_out: Sequence[Any],
     recipe: Recipe,
 ) -> dict[str, float]:
-    """Mean loss and scores on the sources' val splits, all processes together; ends in eval mode.
-
-    The model's running statistics are set to the main process's, which are the ones it saves.
-    """
+    """Mean loss and scores on the val splits, all processes together; ends in eval mode."""
     settings = recipe.train
+    # The running statistics become the main process's, which are the ones it saves.
     broadcast(list(model.buffers()))
     model.eval()
     scores, losses = [], []
     for images in held_out:
-        indices = range(accelerator.process_index, len(images), accelerator.num_processes)
         # Validation images come in many sizes, which are not worth compiling for.
         stance = torch.compiler.set_stance("force_eager") if settings.compile else nullcontext()
         with folded(model), stance:
-            heads = [model.decode_head]
-            (own,) = sums_of(model, heads, images, indices, recipe.evaluation, settings.workers)
-        shares = (torch.from_numpy(own.matrix), torch.tensor(own.loss), torch.tensor(own.pixels))
-        matrix, loss, pixels = (
-            accelerator.reduce(share.to(accelerator.device), reduction="sum") for share in shares
-        )
-        scores.append(scores_from(matrix.cpu().numpy()))
-        losses.append(float(loss) / max(int(pixels), 1))
+            ((own,),) = score_images(
+                [heads_segmenter(model, [model.decode_head])],
+                images,
+                recipe.evaluation,
+                indices=own_share(images, accelerator),
+                workers=settings.workers,
+                loss=VALID_LOSS,
+            )
+        total = summed(own, accelerator)
+        scores.append(scores_from(total.matrix))
+        losses.append(total.mean_loss)
     values = {
         "val_loss": sum(losses) / len(losses),
         "val_mIoU": sum(score.miou for score in scores) / len(scores),
@@ -163,31 +162,6 @@ def validation_scores(
         for source, score in zip(recipe.sources, scores, strict=True):
             values[f"val_mIoU of {domain_label(source, source.val)}"] = score.miou
     return values
-
-
-def sums_of(
-    model: SegformerForSemanticSegmentation,
-    heads: Sequence[nn.Module],
-    images: Any,
-    indices: Sequence[int],
-    protocol: Protocol,
-    workers: int = 0,
-    on_image: Callable[[], object] = lambda: None,
-) -> list[Sums]:
-    """Loss and confusion matrix of a model's encoder with each of several decode heads.
-
-    The encoder sees each image once; see :func:`revt_hf.evaluation.evaluate.score_images`.
-    """
-    (sums,) = score_images(
-        [heads_segmenter(model, heads)],
-        images,
-        protocol,
-        indices=indices,
-        workers=workers,
-        on_image=on_image,
-        loss=partial(segmentation_loss, averaging="valid"),
-    )
-    return sums
 
 
 class Meter:
@@ -205,7 +179,7 @@ class Meter:
         self._steps = 0
 
     def add(self, loss: torch.Tensor) -> None:
-        """Add this process's share of one step's loss; the shares sum to the loss."""
+        """Add this process's share of one step's loss."""
         self._losses.append(loss)
         self._steps += 1
 

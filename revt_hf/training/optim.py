@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, TypedDict
 
@@ -11,14 +12,15 @@ from torch import nn
 from revt_hf.checkpoints.names import HEAD_PREFIX
 from revt_hf.config.recipe import Optimizer, Schedule
 
+_log = logging.getLogger(__name__)
+Weights = dict[str, torch.Tensor]
+
 
 def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
-    """Four groups: encoder or decode head, with weight decay or without.
+    """Four groups: encoder or decode head, with weight decay or without (LayerNorm).
 
-    The decode head's learning rate is ``head_lr_factor`` times the base. LayerNorm parameters do
-    not decay; everything else does, including biases and the head's BatchNorm, like the paper's
-    ``custom_keys`` (``head``: lr_mult 10, ``norm``: decay_mult 0). Each group keeps its initial
-    learning rate as ``base_lr``.
+    Everything else decays, biases and the head's BatchNorm, too, like the paper's ``custom_keys``
+    (``head``: lr_mult 10, ``norm``: decay_mult 0).
     """
     undecayed = {
         id(parameter)
@@ -26,36 +28,22 @@ def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
         if isinstance(module, nn.LayerNorm)
         for parameter in module.parameters(recurse=False)
     }
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        key = (name.startswith(HEAD_PREFIX), id(parameter) not in undecayed)
-        groups.setdefault(key, []).append(parameter)
-    result = []
-    for (in_head, decays), parameters in sorted(groups.items()):
-        base_lr = spec.lr * (spec.head_lr_factor if in_head else 1.0)
-        result.append(
-            {
-                "params": parameters,
-                "lr": base_lr,
-                "base_lr": base_lr,
-                "weight_decay": spec.weight_decay if decays else 0.0,
-            }
-        )
-    return result
+        in_head, decays = name.startswith(HEAD_PREFIX), id(parameter) not in undecayed
+        lr = spec.lr * (spec.head_lr_factor if in_head else 1.0)
+        decay = spec.weight_decay if decays else 0.0
+        group = {"params": [], "lr": lr, "base_lr": lr, "weight_decay": decay}
+        groups.setdefault((in_head, decays), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
 
 
 def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
-    """Fused AdamW over :func:`parameter_groups`."""
     return torch.optim.AdamW(parameter_groups(model, spec), betas=spec.betas, fused=True)
 
 
 def learning_rate(base_lr: float, step: int, steps: int, spec: Schedule) -> float:
-    """The learning rate of optimizer step ``step`` (from 0) of ``steps``.
-
-    Poly decay ``(base - min) * (1 - step / steps) ** power + min``, multiplied by a linear
-    warm-up from ``warmup_ratio`` to 1 over ``warmup_steps`` (mmcv's ``PolyLrUpdaterHook`` with
-    ``warmup='linear'``).
-    """
+    """That of step ``step`` (from 0), as mmcv's ``PolyLrUpdaterHook`` with ``warmup='linear'``."""
     decayed = (base_lr - spec.min_lr) * (1 - step / steps) ** spec.power + spec.min_lr
     if step >= spec.warmup_steps:
         return decayed
@@ -63,14 +51,8 @@ def learning_rate(base_lr: float, step: int, steps: int, spec: Schedule) -> floa
 
 
 def set_learning_rate(optimizer: Any, step: int, steps: int, spec: Schedule) -> None:
-    """Set every group's learning rate for ``step``; see :func:`learning_rate`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(group["base_lr"], step, steps, spec)
-
-
-_log = logging.getLogger(__name__)
-
-Weights = dict[str, torch.Tensor]
 
 
 class MovingAverage:
@@ -84,12 +66,10 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Add the current weights."""
         learned = {name for name, _ in model.named_parameters()}
         for name, tensor in model.state_dict().items():
             if name in learned:
-                average = self._average[name]
-                average.lerp_(tensor.to(average.dtype), 1 - self._decay)
+                self._average[name].lerp_(tensor, 1 - self._decay)
             else:
                 self._average[name].copy_(tensor)
 
@@ -97,9 +77,8 @@ class MovingAverage:
         """The averaged weights, under the model's names."""
         return self._average
 
-    def load_state_dict(self, state: Weights) -> None:
-        """Resume from a saved average."""
-        for name, tensor in state.items():
+    def load_state_dict(self, state_dict: Weights) -> None:
+        for name, tensor in state_dict.items():
             self._average[name].copy_(tensor)
 
 
@@ -120,6 +99,7 @@ def _joined(one: _Segment, other: _Segment) -> _Segment:
     return {**other, "weights": weights, "first": one["first"]}
 
 
+@dataclass
 class WindowAverage:
     """SWAD: the mean of the weights after every step of a window, in float32.
 
@@ -135,52 +115,50 @@ class WindowAverage:
     algorithm 1, with the loss of a segment measured at its end.
     """
 
-    def __init__(self, patience: int, overfit_patience: int, tolerance: float) -> None:
-        self._patience = patience
-        self._overfit_patience = overfit_patience
-        self._tolerance = tolerance
-        self._step = 0
-        self._since = 1
-        self._running: Weights = {}
-        # Before the window opens: the latest segments; afterwards: those above the level.
-        self._waiting: list[_Segment] = []
-        self._level: float | None = None
-        self._closed = False
-        self._window: _Segment | None = None
+    patience: int
+    overfit_patience: int
+    tolerance: float
+    step: int = 0
+    since: int = 1
+    running: Weights = field(default_factory=dict)
+    # Before the window opens: the latest segments; afterwards: those above the level.
+    waiting: list[_Segment] = field(default_factory=list)
+    level: float | None = None
+    closed: bool = False
+    window: _Segment | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Add the weights after one more step."""
-        self._step += 1
-        if self._closed:
+        self.step += 1
+        if self.closed:
             return
         weights = model.state_dict()
-        count = self._step - self._since + 1
+        count = self.step - self.since + 1
         if count == 1:
-            self._running = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            self.running = {name: tensor.detach().clone() for name, tensor in weights.items()}
             return
         # Those of a checkpoint were read into CPU memory.
-        self._running = {
-            name: tensor.to(weights[name].device) for name, tensor in self._running.items()
+        self.running = {
+            name: tensor.to(weights[name].device) for name, tensor in self.running.items()
         }
-        _move(self._running, weights, 1 / count)
+        _move(self.running, weights, 1 / count)
 
     def validated(self, loss: float) -> None:
         """End a segment."""
-        if self._closed:
+        if self.closed:
             return
-        weights = {name: tensor.cpu() for name, tensor in self._running.items()}
-        self._waiting.append(
-            {"weights": weights, "first": self._since, "last": self._step, "loss": loss}
-        )
-        self._since = self._step + 1
-        if self._level is None:
+        weights = {name: tensor.cpu() for name, tensor in self.running.items()}
+        segment = _Segment(weights=weights, first=self.since, last=self.step, loss=loss)
+        self.waiting = [*self.waiting, segment]
+        self.since = self.step + 1
+        if self.level is None:
             self._open()
-        elif loss <= self._level:
-            self._include(len(self._waiting))
-        elif len(self._waiting) >= self._overfit_patience:
-            self._include(len(self._waiting) - self._overfit_patience)
-            self._waiting, self._running, self._closed = [], {}, True
+        elif loss <= self.level:
+            self._include(len(self.waiting))
+        elif len(self.waiting) >= self.overfit_patience:
+            self._include(len(self.waiting) - self.overfit_patience)
+            self.waiting, self.running, self.closed = [], {}, True
 
     def result(self) -> tuple[Weights, dict[str, Any]]:
         """The averaged weights, under the model's names, and the steps they are the mean of.
@@ -188,55 +166,48 @@ class WindowAverage:
         If the loss fell until the end, these are the weights of the last segment alone, as in the
         authors' implementation, and a warning is logged.
         """
-        if self._window is None:
-            found = self._waiting[-1]
+        if self.window is None:
+            found = self.waiting[-1]
             _log.warning(
                 "SWAD: the loss on source-val did not stop falling within %d validations; the "
                 "average is over the last segment only (steps %d to %d)",
-                self._patience,
+                self.patience,
                 found["first"],
                 found["last"],
             )
         else:
-            found = reduce(_joined, self._waiting, self._window)
+            found = reduce(_joined, self.waiting, self.window)
         return found["weights"], {
             "first_step": found["first"],
             "last_step": found["last"],
-            "opened": self._window is not None,
-            "closed": self._closed,
+            "opened": self.window is not None,
+            "closed": self.closed,
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
-        return {
-            "step": self._step,
-            "since": self._since,
-            "running": self._running,
-            "waiting": list(self._waiting),
-            "level": self._level,
-            "closed": self._closed,
-            "window": self._window,
-        }
+        return {name: getattr(self, name) for name in _STATE}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a saved state."""
-        self._step, self._since = state["step"], state["since"]
-        self._running, self._waiting = state["running"], list(state["waiting"])
-        self._level, self._closed, self._window = state["level"], state["closed"], state["window"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in _STATE:
+            setattr(self, name, state_dict[name])
 
     def _open(self) -> None:
-        self._waiting = self._waiting[-self._patience :]
-        losses = [segment["loss"] for segment in self._waiting]
-        if len(losses) == self._patience and losses[0] == min(losses):
+        self.waiting = self.waiting[-self.patience :]
+        losses = [segment["loss"] for segment in self.waiting]
+        if len(losses) == self.patience and losses[0] == min(losses):
             # Rounding must not put the level below the lowest loss.
-            self._level = max(self._tolerance * sum(losses) / len(losses), losses[0])
-            self._include(max(n for n, loss in enumerate(losses) if loss <= self._level) + 1)
+            self.level = max(self.tolerance * sum(losses) / len(losses), losses[0])
+            self._include(max(n for n, loss in enumerate(losses) if loss <= self.level) + 1)
 
     def _include(self, count: int) -> None:
         """Move the oldest ``count`` waiting segments into the window."""
-        for segment in self._waiting[:count]:
-            self._window = _joined(self._window, segment) if self._window else segment
-        self._waiting = self._waiting[count:]
+        for segment in self.waiting[:count]:
+            self.window = _joined(self.window, segment) if self.window else segment
+        self.waiting = self.waiting[count:]
+
+
+# What a resumed run needs.
+_STATE = ("step", "since", "running", "waiting", "level", "closed", "window")
 
 
 def _move(average: Weights, weights: Mapping[str, torch.Tensor], share: float) -> None:

@@ -1,17 +1,20 @@
-"""The folder of a run: its metrics, whether it may be used, and replacing an older result.
+"""The folder of a run: its checkpoints, and how it replaces an older result.
 
-Nothing here imports torch before it is needed: experiments look at run folders, too.
+Nothing here imports torch before it is needed: plans of experiments look at run folders, too.
 """
 
-import importlib.util
-import json
+import logging
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from pydantic import ValidationError
 
 from revt_hf.checkpoints.tensors import AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import (
     SCRATCH_PREFIX,
@@ -21,12 +24,23 @@ from revt_hf.core.output_folders import (
     real_path,
     replace_folder,
 )
-from revt_hf.core.outputs import check_apart, check_output, write_text
-from revt_hf.models.recorded import METRICS_FILE, read_metrics, recorded_recipe
-from revt_hf.training.run_checkpoints import CHECKPOINT_FOLDER, newest_checkpoint
+from revt_hf.core.outputs import (
+    check_apart,
+    check_output,
+    file_sha256,
+    read_json_object,
+    write_json,
+)
+from revt_hf.models.recorded import METRICS_FILE, recorded_recipe
 
-TRACKER_PROJECT = "revt_hf"
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
+
 RUN_FILE = "run.json"
+TRACKER_PROJECT = "revt_hf"
+MODEL, OPTIMIZER = WEIGHTS_FILE, "optimizer.pt"
+_CHECKPOINTS, _MANIFEST_FILE = "checkpoints", "checkpoint.json"
+_NAME = re.compile(r"step-(\d{8,15})")
 # In a run that trains beside an older result: the state of that result.
 _REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
 _MODEL_FILES = (WEIGHTS_FILE, "config.json", "preprocessor_config.json", RECIPE_FILE)
@@ -35,43 +49,158 @@ _WRITTEN = (
     *(f"{name}/{file}" for name in AVERAGES for file in (*_MODEL_FILES, "window.json")),
     METRICS_FILE,
     RUN_FILE,
-    f"{CHECKPOINT_FOLDER}/step-*",
+    f"{_CHECKPOINTS}/step-*",
     # Trackers that write files.
     f"{TRACKER_PROJECT}/*",
 )
+# The parts of a checkpoint, by file name.
+State: TypeAlias = Mapping[str, "Stateful"]
+_log = logging.getLogger("revt_hf")
 
 
-class MetricsLog:
-    """One JSON object per line, ``step`` first; lines after a resumed step are dropped."""
-
-    def __init__(self, folder: Path, resumed_step: int) -> None:
-        self._path = folder / METRICS_FILE
-        kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
-        write_text(self._path, "".join(f"{json.dumps(row)}\n" for row in kept))
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append the values of one step."""
-        with readable_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+class _Stamp(Section):
+    size: int
+    sha256: str
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Refuse a tracker whose library is not installed."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"train.trackers: {name} is not installed: pip install {name}")
+class _Manifest(Section):
+    """``checkpoint.json``."""
+
+    format: Literal["revt_hf.checkpoint/1"] = "revt_hf.checkpoint/1"
+    step: int
+    files: dict[str, _Stamp]
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as one level of scalars, which is all that TensorBoard accepts."""
-    result: dict[str, str | int | float | bool] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result.update(flat(value, f"{prefix}{key}."))
-        else:
-            scalar = isinstance(value, str | int | float | bool)
-            result[f"{prefix}{key}"] = value if scalar else str(value)
-    return result
+def newest_checkpoint(run: Path) -> tuple[Path, int] | None:
+    """The newest checkpoint of a run, damaged or not, and its step."""
+    return next(iter(_newest_first(run)), None)
+
+
+def whole_checkpoint(run: Path) -> tuple[Path, int] | None:
+    """The newest undamaged checkpoint of a run and its step; None if there is no checkpoint."""
+    problems: list[str] = []
+    for folder, step in _newest_first(run):
+        problem = _damage(folder, step)
+        if problem is None:
+            if problems:
+                _log.warning("%s: resuming from %s", "; ".join(problems), folder)
+            return folder, step
+        problems.append(problem)
+    if problems:
+        raise UserError(
+            f"{problems[0]}, and there is no whole checkpoint before it: delete "
+            f"{run / _CHECKPOINTS} to start from the beginning"
+        )
+    return None
+
+
+def load_checkpoint(folder: Path, state: State) -> None:
+    """Restore parts by file name; nothing is unpickled."""
+    import torch
+    from safetensors.torch import load_file
+
+    # All are read before the first is used.
+    read: dict[str, Any] = {}
+    for name in state:
+        path = folder / name
+        try:
+            read[name] = (
+                load_file(path)
+                if name == MODEL
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+        # Damage surfaces anywhere in the reader, with error classes of its own.
+        except Exception as error:
+            raise UserError(f"{path} cannot be read as a part of a checkpoint") from error
+    for name, target in state.items():
+        try:
+            target.load_state_dict(read[name])
+            if isinstance(target, torch.optim.Optimizer):
+                for parameter, moments in target.state.items():
+                    shapes = {moments[moment].shape for moment in ("exp_avg", "exp_avg_sq")}
+                    if shapes != {parameter.shape}:
+                        raise ValueError("a moment has another shape")
+        # A foreign state can be wrong in any way.
+        except Exception as error:
+            raise UserError(
+                f"{folder / name} does not fit this recipe's model: resume with the recipe it "
+                "came from"
+            ) from error
+
+
+def save_checkpoint(state: State, run: Path, step: int, keep: int) -> None:
+    """Save parts by file name after ``step`` steps; keep the newest ``keep`` checkpoints."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = run / _CHECKPOINTS
+    target = folder / f"step-{step:08d}"
+    scratch = folder / f"{SCRATCH_PREFIX}{target.name}"
+    with readable_os_errors(target):
+        for left in folder.glob(f"{SCRATCH_PREFIX}*"):
+            shutil.rmtree(left)
+        scratch.mkdir(parents=True)
+        try:
+            for name, part in state.items():
+                values = part.state_dict()
+                if name == MODEL:
+                    tensors = {key: tensor.contiguous() for key, tensor in values.items()}
+                    save_file(tensors, scratch / name)
+                    continue
+                # If torch opens the file itself, its error does not tell why a write failed.
+                with (scratch / name).open("wb") as file:
+                    torch.save(values, file)
+            files = {
+                path.name: _Stamp(size=path.stat().st_size, sha256=file_sha256(path))
+                for path in sorted(scratch.iterdir())
+            }
+            write_json(scratch / _MANIFEST_FILE, _Manifest(step=step, files=files).model_dump())
+            # A damaged one of this step, if the run was resumed from before it.
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # Newer ones are damaged: they must not displace the whole ones.
+        done = [path for path, number in _newest_first(run) if number <= step]
+        for old in done[keep:]:
+            shutil.rmtree(old)
+
+
+def _newest_first(run: Path) -> list[tuple[Path, int]]:
+    """The checkpoints of a run, damaged or not, and their steps."""
+    folder = run / _CHECKPOINTS
+    paths = folder.iterdir() if folder.is_dir() else ()
+    named = [(path, _NAME.fullmatch(path.name)) for path in paths]
+    found = [(path, int(match[1])) for path, match in named if match and path.is_dir()]
+    return sorted(found, key=lambda one: one[1], reverse=True)
+
+
+def _damage(folder: Path, step: int) -> str | None:
+    """A sentence naming the damaged file of a checkpoint; None if all are as they were written."""
+    path = folder / _MANIFEST_FILE
+    try:
+        manifest = _Manifest.model_validate(read_json_object(path))
+        if manifest.step != step:
+            return f"{path} belongs to another checkpoint"
+        known = (*manifest.files, _MANIFEST_FILE)
+        for other in sorted(folder.iterdir()):
+            if other.name not in known and not other.name.startswith("."):
+                return f"{other} does not belong to this checkpoint"
+        for name, stamp in manifest.files.items():
+            file = folder / Path(name).name
+            if not file.is_file():
+                return f"{file} is missing"
+            if file.stat().st_size != stamp.size:
+                return f"{file} has {file.stat().st_size} bytes instead of {stamp.size}"
+            if file_sha256(file) != stamp.sha256:
+                return f"{file} is damaged"
+    except UserError as error:
+        return str(error)
+    except ValidationError:
+        return f"{path} is not the manifest of a checkpoint"
+    except OSError as error:
+        return f"cannot read {folder}: {error.strerror or error}"
+    return None
 
 
 def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool) -> None:
@@ -102,10 +231,7 @@ def check_run(recipe: Recipe, run: Path, resume: bool, overwrite: bool) -> None:
 
 
 def training_folder(run: Path) -> Path:
-    """Where a run trains: in its own folder or, to replace a finished result, in one beside it.
-
-    A folder beside it that was to replace something else than the current result is ignored.
-    """
+    """Where a run trains: in its own folder or, to replace the current result, in one beside it."""
     aside = _run_beside(run)
     return aside if aside is not None and _may_replace(aside, run) else run
 

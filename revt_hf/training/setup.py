@@ -1,7 +1,11 @@
-"""Everything a run needs before its first step: data, model, BatchNorm mode and ``run.json``."""
+"""What a run is made of before its first step, what it records, and the folder it ends with."""
 
+import importlib.util
+import json
 import logging
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,22 +15,30 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import SegformerForSemanticSegmentation
+from transformers.models.segformer.image_processing_pil_segformer import (
+    SegformerImageProcessorPil,
+)
 
+from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe, Training
 from revt_hf.config.yaml_files import Section
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.errors import UserError, readable_os_errors
+from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
+from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label
-from revt_hf.data.normalisation import normalisation_of
+from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
+from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
-from revt_hf.models.load import build_model
-from revt_hf.training.data import check_crops, load_training
-from revt_hf.training.result import pipeline_spec
+from revt_hf.models.load import build_model, quiet_transformers
+from revt_hf.models.recorded import METRICS_FILE, read_metrics
+from revt_hf.training.data import check_crops, load_training, pipeline_spec
 from revt_hf.training.run_folder import RUN_FILE
 
 Statistics = Literal["process", "all processes", "frozen"]
 _log = logging.getLogger("revt_hf")
+# Weights last: a folder with weights is a finished one.
+_RESULT_FILES = (RECIPE_FILE, "preprocessor_config.json", "config.json", WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -46,17 +58,14 @@ def load_parts(recipe: Recipe) -> RunParts:
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     images = [load_training(source, recipe.augmentation) for source in recipe.sources]
-    held_out = (
-        [load_labelled(source, source.val) for source in recipe.sources]
-        if recipe.train.validate_every
-        else []
-    )
+    validated = recipe.sources if recipe.train.validate_every else ()
+    held_out = [load_labelled(source, source.val) for source in validated]
     # Reads one image of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in images]
     for source, rows in zip(recipe.sources, images, strict=True):
         check_labelled(rows, domain_label(source, source.train))
     minimum = minimum_side([model])
-    for source, rows in zip(recipe.sources, held_out, strict=False):
+    for source, rows in zip(validated, held_out, strict=True):
         check_sizes(rows, domain_label(source, source.val), recipe.evaluation, minimum)
     check_crops(images, recipe.augmentation, recipe.train.batch_size, minimum)
     return RunParts(images, held_out, example_size, pipeline, model)
@@ -73,7 +82,6 @@ class RunRecord(Section):
 
     @classmethod
     def of(cls, recipe: Recipe, accelerator: Accelerator) -> "RunRecord":
-        """The record of a run that is about to start."""
         device, processes = accelerator.device, accelerator.num_processes
         is_cuda = device.type == "cuda"
         return cls(
@@ -85,7 +93,6 @@ class RunRecord(Section):
         )
 
     def announce(self, settings: Training, quiet: bool) -> None:
-        """Log the effective batch unless ``quiet``, and a warning if processes differ."""
         if not quiet:
             _log.info(
                 "effective batch %d (%s) on %s, %s",
@@ -112,6 +119,13 @@ def effective_batch(settings: Training, processes: int) -> int:
     return images
 
 
+def _product(settings: Training, processes: int) -> str:
+    return (
+        f"batch_size {settings.batch_size} x gradient_accumulation "
+        f"{settings.gradient_accumulation} x {processes} process{'es' if processes > 1 else ''}"
+    )
+
+
 def check_same_processes(run: Path, processes: int) -> None:
     """Refuse to resume with another number of processes, which would see other images."""
     path = run / RUN_FILE
@@ -129,12 +143,10 @@ def check_same_processes(run: Path, processes: int) -> None:
 
 
 def statistics(batch_norm: Literal["live", "frozen"], device: str, processes: int) -> Statistics:
-    """The statistics that the decode head's BatchNorm (the encoder has none) normalises with.
-
-    Those of ``all processes`` together need SyncBatchNorm, which exists on CUDA only.
-    """
+    """The statistics that the decode head's BatchNorm (the encoder has none) normalises with."""
     if batch_norm == "frozen":
         return "frozen"
+    # Those of all processes need SyncBatchNorm, which exists on CUDA only.
     return "all processes" if device == "cuda" and processes > 1 else "process"
 
 
@@ -156,8 +168,80 @@ def training_mode(model: nn.Module, kind: Statistics) -> None:
                 module.eval()
 
 
-def _product(settings: Training, processes: int) -> str:
-    return (
-        f"batch_size {settings.batch_size} x gradient_accumulation "
-        f"{settings.gradient_accumulation} x {processes} process{'es' if processes > 1 else ''}"
+class MetricsLog:
+    """One JSON object per line, ``step`` first; lines after a resumed step are dropped."""
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        self._path = folder / METRICS_FILE
+        kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+        write_text(self._path, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        with readable_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker whose library is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"train.trackers: {name} is not installed: pip install {name}")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested settings as one level of scalars, which is all that TensorBoard accepts."""
+    result: dict[str, str | int | float | bool] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            scalar = isinstance(value, str | int | float | bool)
+            result[f"{prefix}{key}"] = value if scalar else str(value)
+    return result
+
+
+def save_result(
+    model: SegformerForSemanticSegmentation,
+    run: Path,
+    recipe: Recipe,
+    example_size: tuple[int, int],
+    averages: Mapping[str, Mapping[str, torch.Tensor]],
+) -> None:
+    """Save the model, and averages of its weights, into the run's folder."""
+    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # The final weights are saved last: they mark the run as finished.
+    weights = {**{run / name: averaged for name, averaged in averages.items()}, run: final}
+    for folder, state in weights.items():
+        model.load_state_dict(state)
+        scratch = folder / f"{SCRATCH_PREFIX}result"
+        with readable_os_errors(folder), quiet_transformers():
+            # A killed process may have left one.
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            try:
+                model.save_pretrained(scratch)
+                processor = image_processor(recipe, example_size, normalisation_of(model))
+                processor.save_pretrained(scratch)
+                (scratch / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+                open_up(scratch)
+                for name in _RESULT_FILES:
+                    (scratch / name).replace(folder / name)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def image_processor(
+    recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
+) -> Any:
+    """The Hugging Face image processor that prepares images like the test protocol.
+
+    It resizes to one fixed size, so it is exact for images of the source's aspect ratio.
+    """
+    max_size = recipe.evaluation.max_size
+    height, width = size if max_size is None else fit_size(*size, max_size)
+    return SegformerImageProcessorPil(
+        do_resize=max_size is not None,
+        size={"height": height, "width": width},
+        do_reduce_labels=False,
+        **asdict(normalisation),
     )

@@ -5,8 +5,7 @@ import torch
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
-from revt_hf.evaluation.predictor import predict, prepare
+from revt_hf.evaluation.predictor import COMBINATIONS, ensemble_segmenter, predict, prepare
 from tests.helpers.networks import full_size, random_image, same_but_ties, tiny_model
 
 pytestmark = pytest.mark.numeric

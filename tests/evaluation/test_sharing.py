@@ -9,8 +9,7 @@ import pytest
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
-from revt_hf.evaluation.result import write_results
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import SplitSpec, write_results
 from tests.helpers.golden import ROOT
 from tests.helpers.networks import tiny_model
 

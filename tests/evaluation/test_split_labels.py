@@ -4,7 +4,7 @@ import pytest
 
 from revt_hf.config.recipe import DomainSpec, parse_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.splits import SplitSpec, check_labels, source_splits, splits_of
+from revt_hf.evaluation.result import SplitSpec, check_labels, source_splits, splits_of
 
 
 def _split(domain, data_dir="data", split="val", config=None, **options):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from revt_hf.training.run_checkpoints import newest_checkpoint
+from revt_hf.training.run_folder import newest_checkpoint
 from tests.helpers import one_node_slurm
 from tests.helpers.tiny import run, tiny_recipe
 from tests.helpers.tiny_experiment import code_of, folder_of, graph_of, write_experiment

@@ -12,7 +12,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.models.load import build_model, load_model
-from revt_hf.training.result import image_processor
+from revt_hf.training.setup import image_processor
 from tests.helpers.mutate import COUNT, cases, mutated_bytes, mutated_json, reads_or_refuses
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import tiny_recipe

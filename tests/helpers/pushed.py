@@ -6,8 +6,7 @@ from typing import Any
 
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
-from revt_hf.evaluation.result import Result, read_results, write_results
-from revt_hf.evaluation.splits import SplitSpec
+from revt_hf.evaluation.result import Result, SplitSpec, read_results, write_results
 from revt_hf.hub.push import PushOptions
 from revt_hf.merging.average import merge
 from revt_hf.models.recorded import recorded_protocol

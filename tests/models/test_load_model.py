@@ -17,12 +17,12 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.augment import augment, build_pipeline
 from revt_hf.data.labels import CLASSES
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
-from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
-from revt_hf.evaluation.predictor import predict, prepare
+from revt_hf.evaluation.predictor import COMBINATIONS, ensemble_segmenter, predict, prepare
 from revt_hf.merging.recalibration import measured_statistics
 from revt_hf.models import load as modeling
 from revt_hf.models.load import build_model, for_inference_, load_model, network_sha256
-from revt_hf.training.result import image_processor, pipeline_spec
+from revt_hf.training.data import pipeline_spec
+from revt_hf.training.setup import image_processor
 from tests.helpers.networks import random_image, tiny_model
 from tests.helpers.segformers import change_tensors, rewrite
 from tests.helpers.tiny import tiny_recipe

@@ -10,7 +10,7 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.data.augment import build_pipeline, method
 from revt_hf.data.domains import checked_options, get_domain
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.training.result import pipeline_spec
+from revt_hf.training.data import pipeline_spec
 from tests.helpers.recipe_tree import (
     EXPERIMENTS,
     FILES,

@@ -12,7 +12,7 @@ from revt_hf.config.recipe import Augmentation, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.data.domains import load_domain
-from revt_hf.evaluation.splits import splits_of
+from revt_hf.evaluation.result import splits_of
 from revt_hf.merging.recalibration import (
     RecalibrateOptions,
     recalibrate,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training.run_checkpoints import newest_checkpoint, whole_checkpoint
+from revt_hf.training.run_folder import newest_checkpoint, whole_checkpoint
 from tests.helpers.command_line import until
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 

@@ -12,10 +12,9 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import beside, locked
 from revt_hf.core.outputs import atomic_folder
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training import loop, result
-from revt_hf.training import run_checkpoints as checkpoints
-from revt_hf.training.run_checkpoints import newest_checkpoint
-from revt_hf.training.run_folder import MetricsLog, training_folder
+from revt_hf.training import run_folder, setup
+from revt_hf.training.run_folder import newest_checkpoint, training_folder
+from revt_hf.training.setup import MetricsLog
 from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
 
 OLD = tiny_recipe(train={"steps": 1})
@@ -45,7 +44,7 @@ def _contents(folder):
 @contextmanager
 def _killed_after(monkeypatch, step):
     """The folders of checkpoints, until Ctrl-C after that of ``step``."""
-    real, begun = loop.save_checkpoint, []
+    real, begun = run_folder.save_checkpoint, []
 
     def killed(state, where, now, keep):
         real(state, where, now, keep)
@@ -54,7 +53,7 @@ def _killed_after(monkeypatch, step):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "save_checkpoint", killed)
+        patched.setattr(run_folder, "save_checkpoint", killed)
         yield begun
 
 
@@ -105,13 +104,13 @@ def test_beginning_anew_takes_an_unfinished_run_away(folder, monkeypatch):
 
 
 def test_what_others_put_into_a_result_is_not_deleted(folder, monkeypatch):
-    real = loop.save_checkpoint
+    real = run_folder.save_checkpoint
 
     def noted(*arguments):
         real(*arguments)
         (folder / "notes.txt").write_text("precious")
 
-    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    monkeypatch.setattr(run_folder, "save_checkpoint", noted)
     with pytest.raises(UserError, match="was changed while its replacement was trained"):
         run(folder, NEW, overwrite=True)
     assert (folder / "notes.txt").read_text() == "precious"
@@ -128,7 +127,7 @@ def _full(*_, **__):
 
 def test_a_full_disk_keeps_the_old_result(folder, monkeypatch):
     before = _contents(folder)
-    monkeypatch.setattr(result, "open_up", _full)
+    monkeypatch.setattr(setup, "open_up", _full)
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
         run(folder, tiny_recipe(train={"steps": 2}), overwrite=True)
     assert _contents(folder) == before
@@ -136,9 +135,9 @@ def test_a_full_disk_keeps_the_old_result(folder, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_checkpoints(tmp_path, monkeypatch):
-    stamp = checkpoints._stamp
+    digest = run_folder.file_sha256
     monkeypatch.setattr(
-        checkpoints, "_stamp", lambda path: _full() if "3" in path.parent.name else stamp(path)
+        run_folder, "file_sha256", lambda path: _full() if "3" in path.parent.name else digest(path)
     )
     with pytest.raises(UserError, match=r"cannot write .*step-00000003: No space left on device"):
         run(tmp_path / "run", NEW)

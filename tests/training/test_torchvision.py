@@ -11,7 +11,7 @@ _SAVE = """
 import json
 from transformers.utils import is_torchvision_available
 from tests.helpers.tiny import tiny_recipe
-from revt_hf.training.result import image_processor
+from revt_hf.training.setup import image_processor
 print(is_torchvision_available(), end="\\0")
 processor = image_processor(tiny_recipe(), (64, 128))
 values = {**processor.to_dict(), "class": type(processor).__name__}
