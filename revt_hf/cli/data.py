@@ -19,7 +19,7 @@ from revt_hf.cli.options import (
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.data.domains.prepared import Format
+    from revt_hf.data.domains.opening import Format
 
 EXIT_BAD_DATA = 2
 
@@ -48,7 +48,7 @@ def list_domains(json_file: Json = None) -> None:
     """List all datasets: kind, images, license, where to get them."""
     from rich.console import Console
 
-    from revt_hf.data_tools.show import listing, listing_table
+    from revt_hf.data_tools.inspection import listing, listing_table
 
     OutputOptions(json_file).finish(listing())
     Console().print(listing_table())
@@ -64,7 +64,7 @@ def verify_command(
     workers: Threads = None,
 ) -> None:
     """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
-    from revt_hf.data_tools.verify import verify
+    from revt_hf.data_tools.inspection import verify
 
     report.check([settings.data_dir])
     result = verify(settings.spec(name), workers, report.quiet)
@@ -86,7 +86,7 @@ def show_command(
     quiet: Quiet = False,  # noqa: ARG001
 ) -> None:
     """Draw images of a dataset with their coloured labels."""
-    from revt_hf.data_tools.show import show
+    from revt_hf.data_tools.inspection import show
 
     count = show(settings.spec(name), split, output, images, overwrite)
     say(f"{counted(count, 'image')} of {name}/{split}: {output}")

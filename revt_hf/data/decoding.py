@@ -1,8 +1,4 @@
-"""Open and decode one image or label, turned by its own EXIF orientation.
-
-Every image and label of the package comes through here, so no version of OpenCV and no format
-decides how it is turned, and nothing but regular files is opened.
-"""
+"""Open and decode every image and label: no version of OpenCV and no format decides its turn."""
 
 import io
 import json
@@ -60,8 +56,8 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
         raise UserError(f"{name}: the file is truncated")
     width, height = header.size or (0, 0)
     if width * height > MOST_PIXELS:
-        pixels = f"{width}x{height} pixels"
-        raise UserError(f"{name}: {pixels} are more than the {MOST_PIXELS:,} allowed")
+        most = f"more than the {MOST_PIXELS:,} allowed"
+        raise UserError(f"{name}: {width}x{height} pixels are {most}")
     if header.unusual:
         raise UserError(f"{name}: {header.unusual} pixels: save it as 8 or 16 bits")
     return ImageFile(name, bytes(data), header)
@@ -110,14 +106,12 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return bytes(cv2.imencode(".png", in_order)[1].tobytes())
 
 
-def decode_raw(file: ImageFile, table: LabelTable, orientation: int | None = None) -> NDArray[Any]:
-    """A label's raw values (H, W) as they are stored; uint8, uint16 or uint32.
+def decode_raw(file: ImageFile, table: LabelTable, turn: int) -> NDArray[Any]:
+    """A label's raw values (H, W) as stored: uint8, uint16 or uint32, turned by an orientation.
 
-    Palette images give their indices, never their colours, and grey values of 1, 2 or 4 bits are
-    not stretched. ``orientation`` is EXIF's; by default the label's own.
+    Palette images give their indices, never their colours; 1, 2 or 4 bits are not stretched.
     """
     name, header = file.name, file.header
-    turn = header.orientation if orientation is None else orientation
     if header.kind == RAW_SUFFIX:
         return _turned(_mapped(name, channels=0), turn)
     if header.kind == _POLYGONS:
@@ -158,11 +152,9 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
 
 
 def _polygons(data: bytes, table: LabelTable, name: str) -> NDArray[np.uint8]:
-    """Raw label values (H, W) of a ``_polygons.json`` file (IDD, Cityscapes).
-
-    Later polygons cover earlier ones, deleted ones are left out, and ``cargroup`` counts as
-    ``car`` (rules: cityscapesScripts ``json2labelImg.py``).
-    """
+    """Raw label values (H, W) of a ``_polygons.json`` file (IDD, Cityscapes)."""
+    # Rules of cityscapesScripts ``json2labelImg.py``: later polygons cover earlier ones, deleted
+    # ones are left out, and ``cargroup`` counts as ``car``.
     if not table.polygons:
         raise UserError(f"{name}: the encoding '{table.name}' has no polygons")
     try:

@@ -1,8 +1,4 @@
-"""The 19 Cityscapes train ids, and the label encodings of driving datasets by name.
-
-Names, colours and ids of the classes: cityscapesScripts ``labels.py`` (PyPI 2.3.0). The classes
-of the other encodings are in ``labels.yaml``.
-"""
+"""The 19 Cityscapes train ids, and the label encodings of driving datasets by name."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -18,31 +14,12 @@ from numpy.typing import NDArray
 from revt_hf.core.errors import UserError
 
 IGNORE_INDEX = 255
-# Name, colour (RGB), id in Cityscapes' ``_labelIds.png``; the position is the train id.
-_CITYSCAPES = (
-    ("road", (128, 64, 128), 7),
-    ("sidewalk", (244, 35, 232), 8),
-    ("building", (70, 70, 70), 11),
-    ("wall", (102, 102, 156), 12),
-    ("fence", (190, 153, 153), 13),
-    ("pole", (153, 153, 153), 17),
-    ("traffic light", (250, 170, 30), 19),
-    ("traffic sign", (220, 220, 0), 20),
-    ("vegetation", (107, 142, 35), 21),
-    ("terrain", (152, 251, 152), 22),
-    ("sky", (70, 130, 180), 23),
-    ("person", (220, 20, 60), 24),
-    ("rider", (255, 0, 0), 25),
-    ("car", (0, 0, 142), 26),
-    ("truck", (0, 0, 70), 27),
-    ("bus", (0, 60, 100), 28),
-    ("train", (0, 80, 100), 31),
-    ("motorcycle", (0, 0, 230), 32),
-    ("bicycle", (119, 11, 32), 33),
-)
+_CLASSES: dict[str, Any] = yaml.safe_load(files("revt_hf.data").joinpath("labels.yaml").read_text())
+# Name, colour and id in ``_labelIds.png`` of each class.
+_CITYSCAPES: list[tuple[str, int, int]] = _CLASSES["cityscapes"]
 CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
-PALETTE: NDArray[np.uint8] = np.array([colour for _, colour, _ in _CITYSCAPES], dtype=np.uint8)
+PALETTE: NDArray[np.uint8] = np.array([[*c.to_bytes(3)] for _, c, _ in _CITYSCAPES], dtype=np.uint8)
 TRAIN_ID = {name: train_id for train_id, name in enumerate(CLASSES)}
 CITYSCAPES_ID = {train_id: raw for train_id, (_, _, raw) in enumerate(_CITYSCAPES)}
 
@@ -93,13 +70,11 @@ class LabelTable:
         reading: Reading = Reading.VALUE,
         polygons: Mapping[str, int] | None = None,
     ) -> None:
-        self.mapping = dict(mapping)
-        self.name = name
-        self.reading = reading
-        self.polygons = dict(polygons or {})
+        self.name, self.reading = name, reading
+        self.mapping, self.polygons = dict(mapping), dict(polygons or {})
         self._tables: dict[int, NDArray[np.uint8]] = {}
         largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
-        for raw, train_id in mapping.items():
+        for raw, train_id in self.mapping.items():
             if not 0 <= raw <= largest:
                 raise UserError(f"label table '{name}': raw value {raw} is not in 0..{largest}")
             if train_id != IGNORE_INDEX and not 0 <= train_id < NUM_CLASSES:
@@ -173,20 +148,15 @@ def _mapillary(version: str, map_name: str) -> LabelTable:
     return LabelTable(_train_ids(found), f"mapillary_{version}/{map_name}@{_REVISION}")
 
 
-_CLASSES: dict[str, Any] = yaml.safe_load(files("revt_hf.data").joinpath("labels.yaml").read_text())
 _LISTED = {
     name: dict(enumerate(_CLASSES[name])) for name in ("synthia_ids", "camvid_11", "idd_ids")
 }
-_IDD_POLYGONS = {name: raw for raw, name in _LISTED["idd_ids"].items()}
 _CAMVID_32 = {
     colour: name for name, classes in _CLASSES["camvid_32"].items() for colour in classes.values()
 }
 # License plates have the id -1 in Cityscapes: 34 in GTA5, 255 in 8-bit files.
 _MINUS_ONE = {255: IGNORE_INDEX}
-_GTA5 = {
-    **dict.fromkeys(range(35), IGNORE_INDEX),
-    **{raw: train_id for train_id, raw in CITYSCAPES_ID.items()},
-}
+_GTA5 = dict.fromkeys(range(35), IGNORE_INDEX) | {raw: i for i, raw in CITYSCAPES_ID.items()}
 TRAIN_IDS = LabelTable({**{i: i for i in range(NUM_CLASSES)}, **_MINUS_ONE}, "train_ids")
 CITYSCAPES_IDS = LabelTable({**_GTA5, **_MINUS_ONE}, "cityscapes_ids")
 _TABLES = (
@@ -196,7 +166,11 @@ _TABLES = (
     LabelTable(_train_ids(_LISTED["synthia_ids"]), "synthia_ids", Reading.RED),
     LabelTable(_train_ids(_LISTED["camvid_11"]), "camvid_11"),
     LabelTable(_train_ids(_CAMVID_32), "camvid_32", Reading.COLOUR),
-    LabelTable({**_train_ids(_LISTED["idd_ids"]), **_MINUS_ONE}, "idd_ids", polygons=_IDD_POLYGONS),
+    LabelTable(
+        {**_train_ids(_LISTED["idd_ids"]), **_MINUS_ONE},
+        "idd_ids",
+        polygons={name: raw for raw, name in _LISTED["idd_ids"].items()},
+    ),
     *(_mapillary(*one) for one in product(MAPILLARY_VERSIONS, _CLASSES["mapillary_maps"])),
 )
 ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}

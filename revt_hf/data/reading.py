@@ -1,10 +1,13 @@
-"""The one door for images and labels: RGB arrays and train ids, both as displayed."""
+"""The one door for images and labels: RGB arrays and train ids, as displayed; and resizing them.
+
+Sizes follow ``mmcv.imrescale`` as the original's training and test pipelines use it.
+"""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_image
 from revt_hf.data.labels import LabelTable
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 class Label(NamedTuple):
@@ -99,8 +104,7 @@ class Decode:
         if (height, width) != pixels.shape[:2]:
             size = f"the label is {width}x{height}, its image {pixels.shape[1]}x{pixels.shape[0]}"
             if self.fit_labels:
-                fitted = cv2.resize(train_ids, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-                train_ids = np.asarray(fitted, dtype=np.uint8)
+                train_ids = _resized(train_ids, pixels.shape[:2], cv2.INTER_NEAREST)
         return Label(train_ids, unknown, turned, size)
 
 
@@ -120,3 +124,38 @@ def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
 def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
     """Decode an undecoded label cell to train ids (H, W), uint8, turned by its own orientation."""
     return Decode(table).train_ids(open_image(cell))
+
+
+def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of an image scaled to fit a max size (width, height).
+
+    The long side of the max size limits the image's long side; small images are enlarged.
+    """
+    if min(max_size) < 1:
+        shown = f"max size {max_size[0]}x{max_size[1]}"
+        raise UserError(f"{shown}: both sides must be at least 1 pixel")
+    factor = min(max(max_size) / max(height, width), min(max_size) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize_label_to_fit(
+    label: NDArray[np.uint8], image_size: tuple[int, int], max_size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Resize train ids (H, W), nearest, to the size that ``resize_to_fit`` gives their image.
+
+    ``image_size`` is (height, width): 60 label maps of GTA5 do not have their image's size.
+    """
+    return _resized(label, fit_size(*image_size, max_size), cv2.INTER_NEAREST)
+
+
+def resize_to_fit(
+    image: NDArray[Pixel], max_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[Pixel]:
+    """Resize an image (H, W, C) or a label (H, W) to ``fit_size``; the dtype stays."""
+    return _resized(image, fit_size(image.shape[0], image.shape[1], max_size), interpolation)
+
+
+def _resized(pixels: NDArray[Pixel], size: tuple[int, int], interpolation: int) -> NDArray[Pixel]:
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=interpolation), pixels.dtype)

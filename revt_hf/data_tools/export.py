@@ -1,7 +1,7 @@
 """Export a domain as a Hub dataset (parquet and a card), if its license allows it."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,25 +11,37 @@ import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
+from revt_hf import __version__
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.core.outputs import atomic_folder, check_output, write_text
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
-from revt_hf.data.domains import checked_options, dataset_of, get_domain, open_domain
-from revt_hf.data.reading import Decode
-from revt_hf.data.resize import fit_size, resize_label_to_fit, resize_to_fit
-from revt_hf.data_tools.dataset_card import Contents, card_text, check_sharing
+from revt_hf.data.domains import (
+    Domain,
+    Opened,
+    checked_options,
+    dataset_of,
+    get_domain,
+    open_domain,
+)
+from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.data.reading import Decode, fit_size, resize_label_to_fit, resize_to_fit
 from revt_hf.data_tools.parallel import in_threads
+from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import (
     CARD_FILE,
+    MARKER,
     check_repo_id,
     open_repository,
     pushing,
     require_token,
 )
+from revt_hf.hub.local_paths import without_local_paths
+from revt_hf.results.markdown import yaml_text
 
 SHARD_BYTES = 500_000_000
 # A reader holds one row group at a time.
@@ -38,7 +50,10 @@ _FEATURES = datasets.Features(
     {"image": datasets.Image(), "label": datasets.Image(), "name": datasets.Value("string")}
 )
 _DATA = "data"
+Row = dict[str, Any]
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+# Upper ends of the Hub's size categories.
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
 @dataclass(frozen=True)
@@ -60,11 +75,7 @@ class ExportOptions:
 def export_parquet(
     spec: DomainSpec, splits: Sequence[str], output: Path, options: ExportOptions = ExportOptions()
 ) -> Path:
-    """Write splits of a domain as a dataset folder that the Hub and ``datasets`` understand.
-
-    ``README.md`` is the data card, ``data/<split>-00000-of-0000N.parquet`` hold ``image`` and
-    ``label`` as bytes of image files, the label with train ids (8-bit), and ``name``.
-    """
+    """Write splits of a domain as a folder of parquet files and a card, for ``datasets``."""
     domain = get_domain(spec.domain)
     check_sharing(domain, options.license)
     if options.push is not None:
@@ -88,15 +99,9 @@ def export_parquet(
     }
     for name, found in opened.items():
         found.check(f"{spec.domain}/{name}")
-    contents = Contents(
-        domain,
-        domain.chosen_config(spec.config),
-        checked_options(domain, spec.options).model_dump(),
-        opened,
-        options.max_size,
-        options.license,
-        options.push,
-    )
+    config = domain.chosen_config(spec.config)
+    chosen = checked_options(domain, spec.options).model_dump()
+    how = (options.max_size, options.license, options.push)
     with atomic_folder(output, options.overwrite, spec.inputs) as scratch:
         (scratch / _DATA).mkdir()
         for name, found in opened.items():
@@ -104,16 +109,94 @@ def export_parquet(
             rows = in_threads(partial(_encoded, found.decode, options.max_size), images)
             bar = tqdm(rows, f"export {name}", len(images), unit="image", disable=options.quiet)
             _write_split(bar, scratch / _DATA, name)
-        write_text(scratch / CARD_FILE, card_text(contents))
+        write_text(scratch / CARD_FILE, card_text(domain, config, chosen, opened, *how))
     if options.push is not None:
         _push(output, options.push, options)
     return output
 
 
-def _encoded(
-    decode: Decode, max_size: tuple[int, int] | None, row: dict[str, Any]
-) -> dict[str, Any]:
-    """From an undecoded row of a domain to a row of the exported table."""
+def check_sharing(domain: Domain, license: str | None) -> None:
+    """Refuse to copy data that may not be passed on, or whose license nobody has named."""
+    sharing = domain.facts.sharing
+    if sharing.allowed == "no":
+        raise UserError(f"{domain.name} may not be passed on: {sharing.reason}")
+    named = "".join((license or "").split()).casefold()
+    if domain.facts.kind == "any":
+        if not named:
+            raise UserError(f"{domain.name}: {sharing.reason}: name it with --license '...'")
+        return
+    right = domain.facts.license.split(" (")[0]
+    if named and named != "".join(right.split()).casefold():
+        given = (license or "").strip()
+        raise UserError(f"the license of {domain.name} is '{right}', not '{given}'")
+    if not named and sharing.allowed == "confirm":
+        raise UserError(
+            f"{domain.name}: {sharing.reason}: read the license, then confirm it with "
+            f"--license '{right}'"
+        )
+
+
+def card_text(
+    domain: Domain,
+    config: str | None,
+    options: Mapping[str, Any],
+    splits: Mapping[str, Opened],
+    max_size: tuple[int, int] | None,
+    license: str | None,
+    repository: str | None,
+) -> str:
+    """The text of ``README.md``, with metadata for the Hub and without paths of this machine."""
+    facts = domain.facts
+    is_own = facts.kind == "any"
+    words = " ".join(((license if is_own else None) or facts.license).split())
+    metadata = license_metadata(words)
+    if not is_own:
+        # Of a known dataset only its own identifier counts, not one that its words resemble.
+        identifier = facts.sharing.license_id
+        metadata = {**(metadata if identifier == "other" else {}), "license": identifier}
+    name = "Street scenes" if is_own else domain.name
+    size = f", {max_size[0]}x{max_size[1]}" if max_size else ""
+    title = f"{name}{f' ({config})' if config else ''}{size}, {len(CLASSES)} Cityscapes classes"
+    images = sum(opened.images for opened in splits.values())
+    fitting = (size for limit, size in _SIZES.items() if images < limit)
+    parquet = [{"split": name, "path": f"{_DATA}/{name}-*"} for name in splits]
+    front = DatasetCardData(
+        **metadata,
+        task_categories=["image-segmentation"],
+        pretty_name=title,
+        size_categories=next(fitting, "1M<n<10M"),
+        configs=[{"config_name": "default", "data_files": parquet}],
+    )
+    settings = {
+        "domain": domain.name,
+        "config": config,
+        "options": without_local_paths(options),
+        "splits": list(splits),
+        "max_size": list(max_size) if max_size else None,
+    }
+    differences = {name: opened.difference for name, opened in splits.items()}
+    return render_card(
+        "dataset_card.md.jinja",
+        domain=domain,
+        is_own=is_own,
+        title=title,
+        license=words,
+        splits=splits,
+        max_size=max_size,
+        repository=repository,
+        front=yaml_text(front.to_dict()),
+        marker=MARKER,
+        version=__version__,
+        classes=dict(zip(CLASSES, PALETTE.tolist(), strict=True)),
+        ignored=IGNORE_INDEX,
+        tables=sorted({opened.table.name for opened in splits.values()}),
+        differences={name: without_local_paths(one) for name, one in differences.items() if one},
+        settings=yaml_text(settings),
+    )
+
+
+def _encoded(decode: Decode, max_size: tuple[int, int] | None, row: Row) -> Row:
+    """From an undecoded row of a domain to one of the exported table: bytes of image files."""
     source = row["image"]
     own = None
     if max_size is None and not str(source["path"] or "").endswith(RAW_SUFFIX):
@@ -134,8 +217,8 @@ def _encoded(
     }
 
 
-def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
-    held: list[dict[str, Any]] = []
+def _row_groups(rows: Iterable[Row]) -> Iterator[pa.Table]:
+    held: list[Row] = []
     size = 0
     for row in rows:
         more = len(row["image"]["bytes"]) + len(row["label"]["bytes"])
@@ -148,7 +231,7 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(held, _FEATURES.arrow_schema)
 
 
-def _write_split(rows: Iterable[dict[str, Any]], folder: Path, split: str) -> None:
+def _write_split(rows: Iterable[Row], folder: Path, split: str) -> None:
     """Write the shards; renamed last, as their names hold how many there are."""
     writer: pq.ParquetWriter | None = None
     count = written = 0

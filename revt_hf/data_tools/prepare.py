@@ -19,7 +19,7 @@ from revt_hf.core.output_folders import beside, locked, mark_output, real_path, 
 from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains import dataset_of, open_domain
-from revt_hf.data.domains.prepared import (
+from revt_hf.data.domains.opening import (
     IMAGES,
     LABELS,
     RECORD_FILE,
@@ -28,8 +28,7 @@ from revt_hf.data.domains.prepared import (
     PreparedRecord,
     record_source,
 )
-from revt_hf.data.reading import Decode
-from revt_hf.data.resize import resize_label_to_fit, resize_to_fit
+from revt_hf.data.reading import Decode, resize_label_to_fit, resize_to_fit
 from revt_hf.data_tools.parallel import in_threads
 
 

@@ -18,7 +18,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
 from revt_hf.data.domains import label_encoding
 from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
-from revt_hf.data.resize import resize_label_to_fit
+from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
 from revt_hf.evaluation.metric import confusion_matrix, scores_from

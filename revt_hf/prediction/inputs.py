@@ -45,15 +45,15 @@ class Input:
 def find_inputs(paths: Sequence[Path], output: Path) -> tuple[list[Input], dict[str, str]]:
     """All images and videos in files and folders, each once; and files that fail, with the reason.
 
-    Folders are searched recursively for the suffixes in ``IMAGES`` and ``VIDEOS``; hidden files
-    and everything in ``output`` are skipped, other image formats with a warning. A file that is
-    named itself is taken whatever its suffix. Names are relative to the folder, and of several
-    paths they begin with the folder's own name.
+    Hidden files and everything in ``output`` are skipped, other image formats with a warning. A
+    file that is named itself is taken whatever its suffix. Names are relative to the folder, and of
+    several paths they begin with the folder's own name.
     """
     found: dict[str, tuple[Path, PurePosixPath]] = {}
     left_out: dict[str, str] = {}
     for path in paths:
         check_apart(output, [path], inside=True)
+        files, prefix = [(path, path.name)], ""
         if path.is_dir():
             files = list(_inside(path, output, left_out))
             if not files and not left_out:
@@ -61,20 +61,20 @@ def find_inputs(paths: Sequence[Path], output: Path) -> tuple[list[Input], dict[
             prefix = path.resolve().name if len(paths) > 1 else ""
         elif not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
-        elif path.is_file():
-            files, prefix = [(path, path.name)], ""
-        else:
-            files, prefix = [], ""
-            left_out[str(path)] = "not a regular file"
+        elif not path.is_file():
+            files, left_out[str(path)] = [], "not a regular file"
         for file, name in files:
             # Links are not followed: each is an image with a name of its own.
             found.setdefault(os.path.abspath(file), (file, PurePosixPath(prefix, name)))  # noqa: PTH100
     names = unique_names([name for _, name in found.values()])
     inputs = []
     for (path, _), unique in zip(found.values(), names, strict=True):
-        reason = _unwritable(unique)
-        if reason:
-            left_out[_shown(str(path))] = reason
+        longest = max(len(os.fsencode(part)) for part in unique.split("/"))
+        if _shown(unique) != unique:
+            left_out[_shown(str(path))] = NOT_UTF8
+        elif longest > _LONGEST:
+            reason = f"its name has {longest} bytes, too many for its results'"
+            left_out[_shown(str(path))] = f"{reason} ({_LONGEST} at most)"
         else:
             inputs.append(Input(path, unique, path.suffix.lower() in VIDEOS))
     return inputs, left_out
@@ -119,16 +119,6 @@ def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
 
 def _folded(path: PurePosixPath) -> str:
     return str(path).casefold()
-
-
-def _unwritable(name: str) -> str | None:
-    """Why results cannot have this name; None if they can."""
-    if _shown(name) != name:
-        return NOT_UTF8
-    longest = max(len(part.encode()) for part in name.split("/"))
-    if longest > _LONGEST:
-        return f"its name has {longest} bytes, too many for its results' ({_LONGEST} at most)"
-    return None
 
 
 def _shown(name: str) -> str:

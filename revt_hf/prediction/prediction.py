@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.prediction.inputs import Input, find_inputs, read_image
-from revt_hf.prediction.saving import KEPT, LEGENDS, Ids, Kept, Maps, Outputs, VideoOutputs
-from revt_hf.prediction.video import Video
+from revt_hf.prediction.saving import (
+    KEPT,
+    LEGENDS,
+    Ids,
+    Kept,
+    Maps,
+    Outputs,
+    Video,
+    VideoOutputs,
+)
 
 _WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
 
@@ -43,22 +51,19 @@ class PredictOptions:
 
 @dataclass
 class Predicted:
-    """The results of an image, or of all frames of a video.
-
-    By model: pixels of each class, and seconds of network and arg max. ``differing`` counts pixels
-    on which the models disagree.
-    """
+    """The results of an image, or of all frames of a video."""
 
     item: Input
     size: tuple[int, int] = (0, 0)  # height, width
     frames: int = 0
+    # By model: pixels of each class, and seconds of network and arg max.
     pixels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    differing: int = 0
+    differing: int = 0  # pixels on which the models disagree
     outputs: list[Path] = field(default_factory=list)
 
     def add(self, maps: Maps, seconds: Mapping[str, float]) -> None:
-        """Count the class maps (H, W), uint8, of an image or frame, by model."""
+        """Count the class maps of an image or frame."""
         self.frames += 1
         for model, classes in maps.items():
             self.size = (classes.shape[0], classes.shape[1])
@@ -73,21 +78,18 @@ class Predicted:
     def to_json(self) -> dict[str, Any]:
         """The object in ``revt predict --json``; shares are 0..1."""
         total = self.size[0] * self.size[1] * self.frames
-        shares = {
-            model: {name: int(n) / total for name, n in zip(CLASSES, counts, strict=True) if n}
-            for model, counts in self.pixels.items()
-        }
+        models = {}
+        for model, counts in self.pixels.items():
+            shares = {CLASSES[at]: int(counts[at]) / total for at in np.flatnonzero(counts)}
+            models[model] = {"seconds": round(self.seconds[model], 4), "shares": shares}
         return {
             "file": str(self.item.path),
             "name": self.item.name,
             "width": self.size[1],
             "height": self.size[0],
             "frames": self.frames if self.item.is_video else None,
-            "models": {
-                model: {"seconds": round(self.seconds[model], 4), "shares": shares[model]}
-                for model in shares
-            },
-            "differing": self.differing / total if len(shares) > 1 else None,
+            "models": models,
+            "differing": self.differing / total if len(models) > 1 else None,
             "outputs": [str(path) for path in self.outputs],
         }
 
@@ -121,8 +123,7 @@ def predict_files(
 ) -> Prediction:
     """Write class maps and overlays of images, folders of them and videos.
 
-    A file that cannot be used is skipped with a warning. Models are folders or Hub IDs by name; a
-    name that is the path itself is shortened to the end that tells the models apart.
+    A file that cannot be used is skipped with a warning; models are folders or Hub IDs by name.
     """
     options = options or PredictOptions()
     named = _short_names(models)
@@ -160,19 +161,18 @@ def _short_names(models: Mapping[str, str]) -> dict[str, str]:
     raise UserError(f"the same model is listed twice: {', '.join(models.values())}")
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        outputs: Outputs,
-        segmenters: Mapping[str, Segmenter],
-        protocol: Protocol,
-        options: PredictOptions,
-    ) -> None:
-        self.failed: list[tuple[Input, str]] = []
-        self.progress: Any = None
-        self._outputs, self._segmenters = outputs, segmenters
-        self._protocol, self._options = protocol, options
-        self._minimum = minimum_side(model for one in segmenters.values() for model in one.models)
+    outputs: Outputs
+    segmenters: Mapping[str, Segmenter]
+    protocol: Protocol
+    options: PredictOptions
+    failed: list[tuple[Input, str]] = field(default_factory=list)
+    progress: Any = None
+
+    @cached_property
+    def _minimum(self) -> int:
+        return minimum_side(model for one in self.segmenters.values() for model in one.models)
 
     def fail(self, item: Input, reason: str) -> None:
         """Skip a file with a warning."""
@@ -192,7 +192,7 @@ class _Run:
         for row, maps, seconds in self._predicted(self._images(images)):
             one = done[row["item"]] = Predicted(row["item"])
             one.add(maps, seconds)
-            one.outputs = self._outputs.save_image(one.item, row["image"], maps)
+            one.outputs = self.outputs.save_image(one.item, row["image"], maps)
             self.progress.update()
         for item in inputs:
             if item.is_video:
@@ -201,27 +201,20 @@ class _Run:
 
     def _images(self, items: Sequence[Input]) -> Iterator[Row]:
         with jpeg_damage() as find_damage:
-            read = in_threads(
-                partial(read_image, find_damage), items, max(1, self._options.workers)
-            )
-            for item, image, found in read:
-                try:
-                    if isinstance(image, UserError):
-                        raise image
-                    self._check_size(item, image)
-                except UserError as error:
-                    self.fail(item, str(error))
+            read = partial(read_image, find_damage)
+            for item, image, found in in_threads(read, items, max(1, self.options.workers)):
+                reason = str(image) if isinstance(image, UserError) else self._too_small(image)
+                if reason:
+                    self.fail(item, reason)
                     self.progress.update()
                     continue
                 if found:
                     self._warn(f"{item.path}: damaged inside, shown as far as it goes ({found})")
                 yield {"item": item, "image": image}
 
-    def _check_size(self, item: Input, image: NDArray[np.uint8]) -> None:
-        """Refuse an image or frame (H, W, 3) that a network cannot take."""
-        reason = too_small((image.shape[0], image.shape[1]), self._protocol, self._minimum)
-        if reason:
-            raise UserError(f"{item.path}: {reason}")
+    def _too_small(self, image: NDArray[np.uint8]) -> str | None:
+        """Why a network cannot take an image or frame (H, W, 3)."""
+        return too_small((image.shape[0], image.shape[1]), self.protocol, self._minimum)
 
     def _video(self, item: Input, done: dict[Input, Predicted]) -> None:
         try:
@@ -232,7 +225,7 @@ class _Run:
         self.progress.total += video.frames
         self.progress.refresh()
         one = Predicted(item)
-        with VideoOutputs(self._outputs, item, video.rate, one.outputs) as writing:
+        with VideoOutputs(self.outputs, item, video.rate, one.outputs) as writing:
             for row, maps, seconds in self._predicted(self._frames(item, video)):
                 writing.write(one.frames, row["image"], maps)
                 one.add(maps, seconds)
@@ -242,21 +235,20 @@ class _Run:
     def _frames(self, item: Input, video: Video) -> Iterator[Row]:
         try:
             for frame in video:
-                self._check_size(item, frame)
+                if reason := self._too_small(frame):
+                    raise UserError(reason)
                 yield {"image": frame}
         except UserError as error:
             self.fail(item, str(error))
 
-    def _predicted(
-        self, rows: Iterable[Row]
-    ) -> Iterator[tuple[Row, dict[str, NDArray[np.uint8]], dict[str, float]]]:
+    def _predicted(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Maps, dict[str, float]]]:
         """Rows with their class maps and the seconds these took, by model."""
-        for batch in same_size_batches(rows, self._protocol, self._options.batch_size):
+        for batch in same_size_batches(rows, self.protocol, self.options.batch_size):
             images = [row["image"] for row in batch]
             maps, seconds = {}, {}
-            for name, segmenter in self._segmenters.items():
+            for name, segmenter in self.segmenters.items():
                 since = time.perf_counter()
-                maps[name] = segmenter.class_maps(images, self._protocol)
+                maps[name] = segmenter.class_maps(images, self.protocol)
                 seconds[name] = (time.perf_counter() - since) / len(batch)
             for number, row in enumerate(batch):
                 yield row, {name: found[number] for name, found in maps.items()}, seconds

@@ -28,7 +28,7 @@ from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
-from revt_hf.data.resize import fit_size
+from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
 from revt_hf.models.load import build_model, quiet_transformers
 from revt_hf.models.recorded import METRICS_FILE, read_metrics

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.runner import Pair, row
-from revt_hf.data.augment.distortions import (
+from revt_hf.data.augment.mixing import GeneratedImages
+from revt_hf.data.augment.pixmix import PixMixDraws, apply_pixmix, draw_pixmix
+from revt_hf.data.augment.transforms import (
     DIAMETERS,
     HUES,
     PAPER_CODE_DIAMETERS,
@@ -16,10 +18,8 @@ from revt_hf.data.augment.distortions import (
     PhotometricDraws,
     apply_photometric,
     draw_photometric,
+    is_balanced,
 )
-from revt_hf.data.augment.geometry import is_balanced
-from revt_hf.data.augment.mixing import GeneratedImages
-from revt_hf.data.augment.pixmix import PixMixDraws, apply_pixmix, draw_pixmix
 from revt_hf.data.labels import IGNORE_INDEX
 
 RGB = NDArray[np.uint8]

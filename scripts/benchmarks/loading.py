@@ -20,12 +20,12 @@ from revt_hf.core.errors import DataWarning
 from revt_hf.core.resources import core_count
 from revt_hf.data.augment import PipelineSpec, augment, build_pipeline
 from revt_hf.data.domains import load_domain
-from revt_hf.data.domains.prepared import Format, load_prepared
+from revt_hf.data.domains.opening import Format, load_prepared
 from revt_hf.data.labels import IGNORE_INDEX, label_table
 from revt_hf.data.normalisation import MEAN, STD
 from revt_hf.data.reading import read_image, read_label
+from revt_hf.data_tools.inspection import verify
 from revt_hf.data_tools.prepare import prepare
-from revt_hf.data_tools.verify import verify
 
 HEIGHT, WIDTH = 1052, 1914
 BOUND = (1280, 720)

@@ -222,7 +222,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         (
             "data show folder --data-dir DIR --config any --option size=3 --split test --images 7 "
             "--overwrite --quiet --output OUT",
-            "data_tools.show.show",
+            "data_tools.inspection.show",
             {**SPEC, "split": "test", "images": 7, "overwrite": True},
         ),
         (
@@ -233,7 +233,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         ),
         (
             "data verify folder --data-dir DIR --config any --option size=3 --workers 2 --quiet",
-            "data_tools.verify.verify",
+            "data_tools.inspection.verify",
             {**SPEC, "workers": 2, "quiet": True},
         ),
         (

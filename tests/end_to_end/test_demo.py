@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf.data.domains.streets.styles import UNSEEN_STYLES
+from revt_hf.data.domains.streets.paint import UNSEEN_STYLES
 from revt_hf.evaluation.result import read_results
 
 MODELS = ["init", "member 1", "member 4", "member 6", *(f"ReVT, head {n}" for n in (1, 4, 6))]

@@ -15,8 +15,7 @@ from transformers import AutoConfig
 
 from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
-from revt_hf.data_tools.dataset_card import Contents
-from revt_hf.data_tools.dataset_card import card_text as data_card
+from revt_hf.data_tools.export import card_text as data_card
 from revt_hf.evaluation.result import Provenance, write_results
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.facts import ModelCardFacts
@@ -119,7 +118,7 @@ def test_a_data_card_holds_no_markup():
     odd_split = replace(opened, left_out={NAMES[2]: NAMES[1]})
     domain = get_domain("folder")
     made = [
-        data_card(Contents(domain, None, {"a": text}, {"val": split}, None, license, None))
+        data_card(domain, None, {"a": text}, {"val": split}, None, license, None)
         for text, split, license in (
             ("b", replace(opened, left_out={"e": "f"}), "mit"),
             (odd, odd_split, odd),

@@ -17,8 +17,7 @@ from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.prediction.prediction import PredictOptions, _short_names, predict_files
-from revt_hf.prediction.saving import disagreement
-from revt_hf.prediction.video import Video, VideoOutput
+from revt_hf.prediction.saving import Video, VideoOutput, disagreement
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
 from tests.helpers.image_files import IMAGE, KINDS, read_video, write_kind, write_video

@@ -50,12 +50,11 @@ class FractalFolder:
     """Mixing images from the image files of a folder and its sub-folders."""
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        if not folder.is_dir():
+        if not Path(folder).is_dir():
             raise UserError(
                 f"mixing images: no folder {folder}; give one, or '{GENERATED}' for built-in ones"
             )
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        self.files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not self.files:
             raise UserError(f"mixing images: no image file in {folder} or below it")
 

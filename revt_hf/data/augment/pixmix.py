@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.distortions import PhotometricDraws, apply_photometric, draw_photometric
 from revt_hf.data.augment.mixing import MixingImages
+from revt_hf.data.augment.transforms import PhotometricDraws, apply_photometric, draw_photometric
 
 Image = NDArray[Any]  # uint8 or float32, 0..255
 FloatImage = NDArray[np.float32]
@@ -129,10 +129,7 @@ def draw_pixmix(rng: random.Random, k: int, beta: float) -> PixMixDraws:
 def apply_pixmix(
     image: Image, draws: PixMixDraws, mixing: Image | None, paper_code: bool = False
 ) -> FloatImage:
-    """Mix an RGB image (H, W, 3), uint8, into a float32 image of that shape, 0..255.
-
-    ``mixing`` has the image's shape and dtype; it may be ``None`` if no round needs it.
-    """
+    """Mix an RGB image (H, W, 3), uint8, with one of its shape, if any round needs one."""
     mixed = np.empty(image.shape, dtype=np.float32)
     # Every step works on single pixels, so any strips give the same result.
     for top in range(0, image.shape[0], _STRIP):
@@ -149,10 +146,7 @@ def apply_pixmix(
 
 
 class PixMix(A.ImageOnlyTransform):
-    """Mix an RGB image (H, W, 3), uint8, in up to ``k`` rounds into float32, 0..255.
-
-    ``beta`` shapes the weights' Beta distributions; a larger one keeps more of the image.
-    """
+    """Mix an RGB image (H, W, 3), uint8, in up to ``k`` rounds into float32, 0..255."""
 
     def __init__(
         self, mixing: MixingImages, k: int = 4, beta: float = 3.0, paper_code: bool = False
@@ -160,10 +154,7 @@ class PixMix(A.ImageOnlyTransform):
         super().__init__(p=1.0)
         if k < 0 or beta <= 0:
             raise UserError(f"PixMix k {k}, beta {beta}: k must not be negative, beta positive")
-        self.mixing = mixing
-        self.k = k
-        self.beta = beta
-        self.paper_code = paper_code
+        self.mixing, self.k, self.beta, self.paper_code = mixing, k, beta, paper_code
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]

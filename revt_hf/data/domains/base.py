@@ -1,4 +1,4 @@
-"""The interface of a domain: facts, options, and splits that can be opened."""
+"""The interface of a domain: facts, options, layouts, and splits that can be opened."""
 
 import hashlib
 import json
@@ -8,15 +8,16 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import datasets
 from pydantic import BaseModel
 
 from revt_hf.config.yaml_files import Section, validated
 from revt_hf.core.errors import DataWarning, UserError, counted
-from revt_hf.data.labels import LabelTable
+from revt_hf.data.labels import TRAIN_IDS, LabelTable
 from revt_hf.data.reading import Decode
 
 # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
@@ -29,6 +30,10 @@ FEATURES = datasets.Features(
 )
 LOG = logging.getLogger("revt_hf.data.domains")
 _SHOWN = 3
+
+Given: TypeAlias = Mapping[str, Any]  # a domain's options, not validated yet
+# Files, each with a reason or problem.
+Files: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class NotThereError(UserError):
@@ -72,12 +77,63 @@ class Facts:
     kind: Literal["synthetic", "real", "any"] = "real"
 
 
-class SourceFile(NamedTuple):
-    """A file on disk with the properties that show whether it has changed."""
+@dataclass(frozen=True)
+class Layout:
+    """Where images and labels lie below ``data_dir``; apart from these parts their names agree.
 
-    path: str
-    size: int
-    modified_ns: int
+    In folders, ``{split}`` stands for the split's folder, ``{name}`` for its name, and ``{part}``
+    for each of its parts. Upper and lower case of suffixes do not matter.
+
+    Attributes:
+        kind: as downloaded, or converted for mmsegmentation or the original implementation.
+        images: folder of the images.
+        labels: folder of the labels.
+        image_suffix: end of an image's name that its label does not share, or several.
+        label_suffix: end of a label's name, or several.
+        table: maps label values to train ids.
+        folders: folders of splits, where they are not the splits' names.
+        parts: subsets that make up the split together.
+        counted: whether the official number of images can be expected here.
+        config: the only config of the domain that has this layout; None: all have it.
+    """
+
+    kind: Literal["official", "converted"]
+    images: str
+    labels: str
+    image_suffix: str | tuple[str, ...]
+    label_suffix: str | tuple[str, ...]
+    table: LabelTable = TRAIN_IDS
+    folders: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ("",)
+    counted: bool = True
+    config: str | None = None
+
+    @property
+    def suffixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ends of images' names, and those of labels' names."""
+        images, labels = self.image_suffix, self.label_suffix
+        return (
+            (images,) if isinstance(images, str) else images,
+            (labels,) if isinstance(labels, str) else labels,
+        )
+
+    def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
+        """(prefix of the names, folder of images, folder of labels) of each part of a split."""
+
+        def filled(template: str, part: str) -> str:
+            named = template.replace("{split}", self.folders.get(split, split))
+            return named.replace("{name}", split).replace("{part}", part)
+
+        return [
+            (f"{part}/" if part else "", filled(self.images, part), filled(self.labels, part))
+            for part in self.parts
+        ]
+
+    def described(self, split: str) -> str:
+        """``images/*.png with labels/*.png``."""
+        _, images, labels = self.folder_pairs(split)[0]
+        ends = product(*self.suffixes)
+        return " or ".join(f"{images}/*{image} with {labels}/*{label}" for image, label in ends)
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
@@ -99,9 +155,9 @@ class Opened:
     images: int
     content: str  # a hash that changes when an image comes, goes or changes
     expected: int | None = None  # the official number of images, if known
-    missing: tuple[tuple[str, str], ...] = ()  # files that should be there, each with the problem
-    broken: tuple[tuple[str, str], ...] = ()  # files that cannot be opened, each with the reason
-    unused: tuple[tuple[str, str], ...] = ()  # files that may have been meant, each with the reason
+    missing: Files = ()  # files that should be there
+    broken: Files = ()  # files that cannot be opened
+    unused: Files = ()  # files that may have been meant
     left_out: Mapping[str, str] = field(default_factory=dict)  # images known to be defective
 
     @property
@@ -152,19 +208,14 @@ def arrow_split(split: str) -> str:
     return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
 
 
-class DomainOptions(Section):
-    """Options of a domain; by default there are none."""
-
-
 class Domain(ABC):
     """A dataset whose splits can be opened; register it with ``register_domain``."""
 
     name: ClassVar[str]
     facts: ClassVar[Facts]
-    options_model: ClassVar[type[BaseModel]] = DomainOptions
+    options_model: ClassVar[type[BaseModel]] = Section  # no options
     needs_data_dir: ClassVar[bool] = True
-    # The first one is the default.
-    configs: ClassVar[tuple[str, ...]] = ()
+    configs: ClassVar[tuple[str, ...]] = ()  # the first one is the default
 
     @abstractmethod
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
@@ -179,9 +230,7 @@ class Domain(ABC):
         default = self.facts.images if config == self.chosen_config(None) else {}
         return self.facts.images_of.get(config, default).get(split)
 
-    def label(
-        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
-    ) -> str:
+    def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         """A short name for tables and reports."""
         chosen = f"-{config}" if config and config != self.chosen_config(None) else ""
         return f"{self.name}{chosen}/{split}"
@@ -198,16 +247,8 @@ class Domain(ABC):
             )
         return config
 
-    def existing(self, data_dir: Path | None) -> Path:
-        """``data_dir`` as an absolute path; refuses one that is not given or does not exist."""
-        if data_dir is None:
-            raise UserError(f"the domain '{self.name}' needs data_dir, the folder of its data")
-        if not data_dir.is_dir():
-            raise UserError(f"data_dir {data_dir} is not a folder")
-        return data_dir.resolve()
 
-
-def checked_options(domain: Domain, options: Mapping[str, Any]) -> BaseModel:
+def checked_options(domain: Domain, options: Given) -> BaseModel:
     """A domain's options, validated."""
     name = f"options of the domain '{domain.name}'"
     return validated(domain.options_model, dict(options), name, "options")

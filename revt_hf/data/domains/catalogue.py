@@ -1,13 +1,13 @@
 """Real driving datasets: licenses, splits, and layouts on disk."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.base import Facts, Sharing
-from revt_hf.data.domains.files import read_split_file
-from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.base import Facts, Given, Layout, Sharing
+from revt_hf.data.domains.files import Match, read_split_file
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table, mapillary_table
@@ -83,7 +83,7 @@ class Bdd100k(PairedDomain):
     )
 
 
-_DEFAULT_MAP: Literal["dg_standard"] = "dg_standard"
+_DEFAULT_MAP = "dg_standard"
 _VISTAS = {"train": "training", "val": "validation"}
 _MAPILLARY = {"train": 18_000, "val": 2_000}
 
@@ -125,19 +125,12 @@ class Mapillary(PairedDomain):
         for images, labels, suffix, folders in (
             ("{split}/images", "{split}/labels", "_labelTrainIds.png", _VISTAS),
             ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _VISTAS),
-            (
-                "{split}/ColorImage",
-                "segmentation_trainid/{split}/Segmentation",
-                ".png",
-                _VISTAS,
-            ),
+            ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _VISTAS),
             ("half/{split}_img", "half/{split}_label", ".png", {}),
         )
     )
 
-    def label(
-        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
-    ) -> str:
+    def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         mapped = options.get("map") or _DEFAULT_MAP
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
         return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}/{split}"
@@ -164,15 +157,11 @@ _ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
 _ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
 _ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
 _ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
-
-
-def _acdc_layouts(config: str) -> list[Layout]:
-    own, parts = "_gt_labelTrainIds.png", _ACDC_PARTS[config]
-    return [
-        Layout("official", *_ACDC, own, parts=parts, config=config),
-        Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS, parts=parts, config=config),
-        Layout("converted", *_ACDC_BY_SPLIT, own, parts=parts, config=config),
-    ]
+_ACDC_LAYOUTS = (
+    Layout("official", *_ACDC, "_gt_labelTrainIds.png"),
+    Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
+    Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
+)
 
 
 @register_domain
@@ -194,7 +183,11 @@ class Acdc(PairedDomain):
     hidden_test = True
     wrappers = ("acdc",)
     layouts = (
-        *(one for config in _ACDC_PARTS for one in _acdc_layouts(config)),
+        *(
+            replace(layout, parts=parts, config=config)
+            for config, parts in _ACDC_PARTS.items()
+            for layout in _ACDC_LAYOUTS
+        ),
         # A flat folder does not tell the conditions apart.
         Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
     )

@@ -1,11 +1,4 @@
-"""The ``corruptions`` domain: another domain's images, corrupted while they are read.
-
-Labels, splits and names are the base domain's, and so is the table of paths: nothing is copied.
-
-What is random (where a drop falls, which way a camera shakes) is drawn from a seed, the kind and
-the image's name, not from the severity: an image's drops stay, and more of them come. Severities of
-noise, JPEG and contrast are ImageNet-C's (Hendrycks and Dietterich, 2019), the others are ours.
-"""
+"""The ``corruptions`` domain: another domain's images, corrupted while they are read."""
 
 import hashlib
 import os
@@ -18,20 +11,30 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from revt_hf.config.yaml_files import Section, Seed
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.base import Domain, Facts, Opened, Sharing, checked_options, fingerprint
+from revt_hf.data.domains.base import (
+    Domain,
+    Facts,
+    Given,
+    Opened,
+    Sharing,
+    checked_options,
+    fingerprint,
+)
 from revt_hf.data.domains.opening import DOMAINS, open_domain, register_domain
 
-NAME = "corruptions"
 # Part of the fingerprint of corrupted images: raise it when a change moves their pixels.
 CORRUPTIONS_VERSION = 1
 
+NAME = "corruptions"
 Kind = Literal["fog", "rain", "snow", "night", "motion_blur", "noise", "jpeg", "contrast"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SEVERITIES = (1, 2, 3, 4, 5)
 
+# Noise, JPEG and contrast are ImageNet-C's (Hendrycks and Dietterich, 2019), the others are ours.
 # Lengths are shares of the image's height, so that a severity means the same at any size;
 # "drops" and "flakes" are albumentations' names: a quarter, a third, once and twice as many as the
 # image has rows.
@@ -71,12 +74,8 @@ def corrupt(
 ) -> NDArray[np.uint8]:
     """Corrupt an RGB image (H, W, 3), uint8, always in the same way; no pixel moves.
 
-    Args:
-        image: stays as it is.
-        name: of the image; with ``seed`` and ``kind`` it decides what is random.
-        kind: see :data:`KINDS`.
-        severity: 1 to 5.
-        seed: for another draw.
+    What is random (where a drop falls, which way a camera shakes) is drawn from the seed, the kind
+    and the image's name, not from the severity: an image's drops stay, and more of them come.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
@@ -101,42 +100,27 @@ def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
             p=1,
         )
 
-    def rain(
-        slant: int, length: float, width: float, amount: str, brightness: float, **more: Any
-    ) -> Any:
-        return A.RandomRain(
-            slant_range=(-slant, slant),
-            drop_length=max(1, round(length * height)),
-            drop_width=max(1, round(width * height)),
-            blur_value=3,
-            brightness_coefficient=brightness,
-            rain_type=amount,
-            p=1,
-            **more,
-        )
+    def rain(slant: int, length: float, width: float, **more: Any) -> Any:
+        size = {"drop_length": length * height, "drop_width": width * height}
+        size = {key: max(1, round(pixels)) for key, pixels in size.items()}
+        return A.RandomRain(slant_range=(-slant, slant), blur_value=3, p=1, **size, **more)
 
     match kind:
         case "fog":
             # Koschmieder's law at a single distance. RandomFog draws discs instead, slowly.
             return [scaled(value["transmission"], (1 - value["transmission"]) * _AIRLIGHT)]
         case "rain":
-            return [rain(10, value["length"], 0.003, value["drops"], value["brightness"])]
+            look = {"rain_type": value["drops"], "brightness_coefficient": value["brightness"]}
+            return [rain(10, value["length"], 0.003, **look)]
         case "snow":
-            cover = A.RandomSnow(
-                brightness_coeff=value["bleach"],
-                snow_point_range=(value["snow_point"], value["snow_point"]),
-                method="bleach",
-                p=1,
-            )
-            return [cover, rain(2, 0.006, 0.006, value["flakes"], 1, drop_color=(255, 255, 255))]
+            snow = {"brightness_coeff": value["bleach"], "method": "bleach"}
+            cover = A.RandomSnow(snow_point_range=(value["snow_point"],) * 2, **snow, p=1)
+            look = {"rain_type": value["flakes"], "brightness_coefficient": 1}
+            return [cover, rain(2, 0.006, 0.006, **look, drop_color=(255, 255, 255))]
         case "night":
-            gamma, noise = 100 * value["gamma"], value["noise"]
-            grain = A.ISONoise(color_shift=(0.01, 0.01), intensity=(noise, noise), p=1)
-            return [
-                A.RandomGamma(gamma_limit=(gamma, gamma), p=1),
-                scaled(value["exposure"], 0),
-                grain,
-            ]
+            gamma = A.RandomGamma(gamma_limit=(100 * value["gamma"],) * 2, p=1)
+            grain = A.ISONoise(color_shift=(0.01, 0.01), intensity=(value["noise"],) * 2, p=1)
+            return [gamma, scaled(value["exposure"], 0), grain]
         case "motion_blur":
             size = max(3, round(value["length"] * height) | 1)
             return [A.MotionBlur(blur_limit=(size, size), allow_shifted=False, p=1)]
@@ -148,20 +132,18 @@ def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
             return [scaled(value["factor"], 1 - value["factor"], relative_to_mean=True)]
 
 
-class CorruptionsOptions(BaseModel):
+class CorruptionsOptions(Section):
     """Options of the ``corruptions`` domain: the domain to corrupt, and how.
 
     ``data_dir`` is the base domain's folder; another ``seed`` draws other rain.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     base: str
     base_config: str | None = None
-    base_options: dict[str, Any] = {}
+    base_options: dict[str, Any] = Field(default_factory=dict)
     kind: Kind
     severity: Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])] = 3
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +177,7 @@ def corruption_of(label: str) -> Corruption | None:
 
 @register_domain
 class CorruptionsDomain(Domain):
-    """Any other registered domain, corrupted."""
+    """Any other registered domain, corrupted, with its labels, splits, names and table of paths."""
 
     name = NAME
     facts = Facts(
@@ -226,9 +208,7 @@ class CorruptionsDomain(Domain):
         base, base_config, base_options = self._base(options)
         return base.splits(data_dir, base_config, base_options)
 
-    def label(
-        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
-    ) -> str:
+    def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         return self._corruption(split, data_dir, checked_options(self, options)).label
 
     def _base(self, options: Any) -> tuple[Domain, str | None, BaseModel]:

@@ -1,4 +1,4 @@
-"""Files of a dataset: recursive listings, and lists of names in split files."""
+"""Files of a dataset: listings, split files, and finding the layout in which they lie."""
 
 import errno
 import os
@@ -6,24 +6,41 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from revt_hf.core.errors import UserError, readable
-from revt_hf.data.domains.base import SourceFile
+from revt_hf.data.domains.base import Layout, NotThereError
 
 NOT_UTF8 = "its name is not UTF-8: rename it"
+_OTHER_SUFFIX = "its suffix is not"
 # A dangling link, one in a circle, or one through a file.
 _DANGLING = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _IMAGE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?|gif|ppm|pgm)$", re.IGNORECASE)
 _EXTENSIONS = {"jpg": "jpe?g", "jpeg": "jpe?g", "tif": "tiff?", "tiff": "tiff?"}
 
 
-def stem_of(path: str, suffixes: Sequence[str]) -> str | None:
-    """A path without its longest suffix among some; None if it has none of them.
+class SourceFile(NamedTuple):
+    """A file on disk with the properties that show whether it has changed."""
 
-    Upper and lower case do not matter, nor does ``.jpg`` for ``.jpeg``.
-    """
+    path: str
+    size: int
+    modified_ns: int
+
+
+class Pair(NamedTuple):
+    """An image and its label; ``name`` is the image's path without folder and suffix."""
+
+    image: SourceFile
+    label: SourceFile
+    name: str
+
+
+def _stem_of(path: str, suffixes: Sequence[str]) -> str | None:
+    """A path without its longest suffix among some, in any case, ``.jpg`` and ``.jpeg`` alike."""
     found = _suffix_pattern(tuple(suffixes)).search(path)
     return path[: found.start()] if found else None
 
@@ -36,12 +53,6 @@ def _suffix_pattern(suffixes: tuple[str, ...]) -> re.Pattern[str]:
         known = _EXTENSIONS.get(extension.lower(), re.escape(extension))
         ends.append(re.escape(before + dot) + known)
     return re.compile(rf"(?:{'|'.join(ends)})\Z", re.IGNORECASE)
-
-
-def image_stem(path: str) -> str | None:
-    """A path without the extension of an image file; None if it has none."""
-    stem = _IMAGE.sub("", path)
-    return None if stem == path else stem
 
 
 def list_files(folder: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
@@ -105,8 +116,7 @@ def read_split_file(
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    stripped = [line.strip() for line in lines]
-    entries = [line for line in stripped if line and not line.startswith("#")]
+    entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     if not entries:
         raise UserError(f"the split file {path} lists nothing")
     by_last_part = defaultdict(list)
@@ -120,9 +130,7 @@ def read_split_file(
 def _resolve(entry: str, by_last_part: dict[str, list[str]], suffixes: Sequence[str]) -> str | None:
     for text in (entry, re.split(r"[\s,;]", entry)[0]):
         path = text.replace("\\", "/")
-        for stem in (stem_of(path, suffixes), _IMAGE.sub("", path), path):
-            if stem is None:
-                continue
+        for stem in filter(None, (_stem_of(path, suffixes), _IMAGE.sub("", path), path)):
             candidates = by_last_part.get(PurePosixPath(stem).name, [])
             if stem in candidates:
                 return stem
@@ -136,3 +144,136 @@ def _same_end(first: str, second: str) -> bool:
     """Whether the shorter of two paths is the end of the longer one."""
     one, other = PurePosixPath(first).parts[::-1], PurePosixPath(second).parts[::-1]
     return all(part == same for part, same in zip(one, other, strict=False))
+
+
+@dataclass(frozen=True)
+class Match:
+    """A layout that was found, with the images of a split."""
+
+    layout: Layout
+    data_dir: Path  # that was searched
+    root: Path  # the folder that the layout's paths start from: this one, or one in it
+    pairs: dict[str, Pair] = field(default_factory=dict)  # by name
+    # Name of an image without label, or with more than one -> (file, problem).
+    unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)  # files that cannot be opened -> reason
+    unused: dict[str, str] = field(default_factory=dict)  # that may have been meant -> reason
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all images, in order."""
+        return sorted({*self.pairs, *self.unusable})
+
+
+class Finder:
+    """Looks for layouts below a folder and below some folders in it; lists every folder once."""
+
+    def __init__(self, root: Path, wrappers: Sequence[str] = ()) -> None:
+        self._root = root
+        self._roots = [root / name for name in ("", *wrappers) if (root / name).is_dir()]
+        self._list_files = cache(list_files)
+
+    def find(self, layouts: Sequence[Layout], split: str, domain: str) -> Match:
+        """The first layout, in the given order, that has images with labels.
+
+        Raises NotThereError, listing what was looked for, if no layout's folders are there.
+        """
+        reasons: dict[str, None] = {}
+        error: type[UserError] = NotThereError
+        for layout, root in product(layouts, self._roots):
+            pairs = layout.folder_pairs(split)
+            match = Match(layout, self._root, root)
+            folders = [folder for _, *both in pairs for folder in both]
+            absent = [folder for folder in folders if not (root / folder).is_dir()]
+            if absent:
+                reason = f"{absent[0]} is missing"
+            else:
+                for prefix, images, labels in pairs:
+                    self._pair(match, prefix, root / images, root / labels)
+                if match.pairs:
+                    _drop_others(match, layouts, split)
+                    return match
+                reason, wrong = _why_empty(match, split)
+                error = UserError if wrong else error
+            if root == self._root or not absent:
+                reasons[f"{layout.kind}: {layout.described(split)} ({reason})"] = None
+        raise error(
+            f"split '{split}' of {domain} is not in {self._root}; looked for {'; '.join(reasons)}"
+        )
+
+    def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
+        ends, label_ends = match.layout.suffixes
+        shared = images == labels
+        in_images = self._by_stem(match, images, ends, shared)
+        in_labels = self._by_stem(match, labels, label_ends, shared)
+        for stem, files in sorted(in_images.items()):
+            # In a shared folder the name of a label may end like that of an image.
+            found = [f for f in files if not shared or _stem_of(f.path, label_ends) is None]
+            if not found:
+                continue
+            named = in_labels.pop(stem, [])
+            name = prefix + stem
+            twice = next((files for files in (named, found) if len(files) > 1), None)
+            if not named:
+                missing = str(labels / (stem + label_ends[0]))
+                what = f"the image {found[0].path} has no label: {missing} does not exist"
+                match.unusable[name] = (missing, what)
+            elif twice:
+                both = f"{twice[0].path} and {twice[1].path} have the same name"
+                match.unusable[name] = (twice[0].path, f"{both}: keep one of them")
+            else:
+                match.pairs[name] = Pair(found[0], named[0], name)
+        for files in in_labels.values():
+            match.unused.update({file.path: "a label without an image" for file in files})
+
+    def _by_stem(
+        self, match: Match, folder: Path, suffixes: Sequence[str], shared: bool
+    ) -> dict[str, list[SourceFile]]:
+        """The files with one of some suffixes, by the path before it; ``match`` takes the others.
+
+        Unless images and labels share the folder: there, others are of the other kind.
+        """
+        found: dict[str, list[SourceFile]] = {}
+        files, left_out = self._list_files(folder)
+        ends = tuple(_IMAGE.sub("", suffix) for suffix in suffixes if _IMAGE.search(suffix))
+        for path, file in files.items():
+            stem = _stem_of(path, suffixes)
+            if stem is not None:
+                found.setdefault(stem, []).append(file)
+            # Only the extension differs: an image or label of the same kind.
+            elif not shared and _IMAGE.search(path) and _IMAGE.sub("", path).endswith(ends):
+                match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
+        for path, reason in left_out.items():
+            if reason == NOT_UTF8:  # a table cannot hold it
+                raise UserError(f"the file name {path} in {folder} is not UTF-8: rename it")
+            if _stem_of(path, suffixes) is not None:
+                match.broken[str(folder / path)] = reason
+        return found
+
+
+def _drop_others(match: Match, layouts: Sequence[Layout], split: str) -> None:
+    """Forget labels that belong to another layout of the same dataset."""
+    own = {labels for _, _, labels in match.layout.folder_pairs(split)}
+    folders = {labels for one in layouts for _, _, labels in one.folder_pairs(split)} - own
+    foreign = tuple(f"{match.root / folder}/" for folder in folders)
+    ends = {end for one in layouts for end in one.suffixes[1]} - {*match.layout.suffixes[1]}
+    for path in list(match.unused):
+        if path.startswith(foreign) or (ends and _stem_of(path, sorted(ends)) is not None):
+            del match.unused[path]
+
+
+def _why_empty(match: Match, split: str) -> tuple[str, bool]:
+    """Why folders that are there have no image with a label, and whether there is an image."""
+    if match.unusable:
+        count, (_, example) = len(match.unusable), next(iter(match.unusable.values()))
+        return f"none of {count} images has a label: {example}", True
+    pairs = match.layout.folder_pairs(split)
+    folders = tuple(f"{match.root / images}/" for _, images, _ in pairs)
+    others = [
+        path
+        for path, why in match.unused.items()
+        if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
+    ]
+    hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
+    wanted = " or ".join(f"*{suffix}" for suffix in match.layout.suffixes[0])
+    return f"no images {wanted} in {pairs[0][1]}{hint}", bool(others)

@@ -1,29 +1,34 @@
-"""The registry of domains, and loading their splits.
-
-A split is an Arrow table, cached or in memory, whose rows are decoded to arrays when read.
-"""
+"""The registry of domains, and loading their splits: from the source, or from a prepared folder."""
 
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import datasets
 from pydantic import BaseModel
 
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.recipe import DomainSpec, Source
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.domains.base import Domain, Opened, arrow_split, checked_options
+from revt_hf.data.domains.base import Domain, Given, Layout, Opened, arrow_split, checked_options
+from revt_hf.data.domains.files import Finder
+from revt_hf.data.domains.paired import pairs_builder
 from revt_hf.data.reading import Decode
 
-# The group of entry points in which another package names its domains.
-ENTRY_POINTS = "revt_hf.domains"
 _TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
+RECORD_FILE, IMAGES, LABELS = "prepared.json", "images", "labels"
+Format = Literal["webp", "png", "raw"]
+# (suffix of images, suffix of labels); labels compress so well that PNG is always enough.
+SUFFIXES: dict[Format, tuple[str, str]] = {
+    "webp": (".webp", ".png"),
+    "png": (".png", ".png"),
+    "raw": (".npy", ".npy"),
+}
 
 
 class _Registry(Mapping[str, Domain]):
@@ -34,7 +39,7 @@ class _Registry(Mapping[str, Domain]):
 
     @cached_property
     def _complete(self) -> dict[str, Domain]:
-        for entry in entry_points(group=ENTRY_POINTS):
+        for entry in entry_points(group="revt_hf.domains"):
             try:
                 found = entry.load()
                 # A module registers its domains itself while it is imported.
@@ -87,25 +92,22 @@ def open_domain(
     split: str,
     data_dir: str | Path | None = None,
     config: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Given | None = None,
 ) -> Opened:
     """Find one split without reading an image; arguments as for :func:`load_domain`."""
-    domain, folder, chosen, settings = checked_domain(name, data_dir, config, options)
+    domain, folder, chosen, settings = checked_domain(name, data_dir, config, options or {})
     return domain.open(split, folder, chosen, settings)
 
 
 def checked_domain(
-    name: str,
-    data_dir: str | Path | None,
-    config: str | None,
-    options: Mapping[str, Any] | None,
+    name: str, data_dir: str | Path | None, config: str | None, options: Given
 ) -> tuple[Domain, Path | None, str | None, BaseModel]:
     """A domain with its folder, config and options, validated and with their defaults."""
     domain = get_domain(name)
     if data_dir is not None and not domain.needs_data_dir:
         raise UserError(f"the domain '{name}' is built in: it takes no data_dir")
     folder = None if data_dir is None else Path(data_dir)
-    return domain, folder, domain.chosen_config(config), checked_options(domain, options or {})
+    return domain, folder, domain.chosen_config(config), checked_options(domain, options)
 
 
 def load_domain(
@@ -153,30 +155,20 @@ def dataset_of(
     num_proc: int | None = None,
     streaming: bool = False,
 ) -> Any:
-    """The images that a builder lists, decoded when they are read; see :func:`load_domain`."""
-    if not streaming:
-        return table_of(make_builder, split, cache_dir, num_proc).with_transform(decode)
-    try:
-        builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the datasets cache cannot be used ({error}): {_TO_DO}") from error
-    rows = builder.as_streaming_dataset(split=arrow_split(split))
-    return rows.map(decode, batched=True, batch_size=1)
-
-
-def table_of(
-    make_builder: Callable[..., datasets.DatasetBuilder],
-    split: str,
-    cache_dir: str | Path | None = None,
-    num_proc: int | None = None,
-) -> datasets.Dataset:
-    """The undecoded table of a split; arguments as for :func:`load_domain`.
+    """The images that a builder lists, decoded when they are read; see :func:`load_domain`.
 
     If the cache cannot be written or holds a damaged table, warns and builds it in memory.
     """
+    if streaming:
+        try:
+            builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the datasets cache cannot be used ({error}): {_TO_DO}") from error
+        rows = builder.as_streaming_dataset(split=arrow_split(split))
+        return rows.map(decode, batched=True, batch_size=1)
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
     try:
-        return _built(make_builder, split, cache, num_proc, in_memory=False)
+        return _table(make_builder, split, cache, num_proc).with_transform(decode)
     except UserError:
         raise
     # pyarrow, json and the file system raise anything for a damaged cache.
@@ -185,7 +177,7 @@ def table_of(
     problem = f"the datasets cache {cache} cannot be used ({reason})"
     try:
         with tempfile.TemporaryDirectory(prefix="revt-hf-") as scratch:
-            table = _built(make_builder, split, Path(scratch), num_proc, in_memory=True)
+            table = _table(make_builder, split, Path(scratch), num_proc, in_memory=True)
     except OSError as error:
         raise UserError(
             f"{problem}, nor can a temporary folder ({error.strerror or error}): set "
@@ -193,41 +185,33 @@ def table_of(
         ) from error
     sentence = f"the table of '{split}' is built in memory; empty that folder, or {_TO_DO}"
     warnings.warn(f"{problem}: {sentence}", DataWarning, stacklevel=2)
-    return table
+    return table.with_transform(decode)
 
 
-def _built(
+def _table(
     make_builder: Callable[..., datasets.DatasetBuilder],
     split: str,
     cache: Path,
     num_proc: int | None,
-    in_memory: bool,
+    in_memory: bool = False,
 ) -> datasets.Dataset:
-    name = arrow_split(split)
-    with _no_progress_bars():
+    name, already = arrow_split(split), datasets.are_progress_bars_disabled()
+    # Tables of paths are built too quickly for progress bars; the caller's setting is restored.
+    datasets.disable_progress_bars()
+    try:
         builder = make_builder(cache_dir=str(cache))
-        try:
-            builder.download_and_prepare(num_proc=num_proc)
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise error.__cause__ or error from error
+        builder.download_and_prepare(num_proc=num_proc)
         table = builder.as_dataset(split=name, in_memory=in_memory)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error
+    finally:
+        if not already:
+            datasets.enable_progress_bars()
     if len(table) != builder.info.splits[name].num_examples:
         raise ValueError(f"its table of '{split}' is not complete")
     # Damaged bytes must fail here, not in the middle of a training.
     table.data.validate(full=True)
     return table
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Tables of paths are built too quickly for progress bars; restores the caller's setting."""
-    already = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not already:
-            datasets.enable_progress_bars()
 
 
 def label_encoding(images: Any) -> str | None:
@@ -246,3 +230,70 @@ def domain_label(spec: DomainSpec, split: str) -> str:
     """A short name of a split for tables and reports."""
     folder = Path(spec.data_dir) if spec.data_dir else None
     return get_domain(spec.domain).label(split, folder, spec.config, spec.options)
+
+
+class PreparedRecord(Section):
+    """``prepared.json``: where the images come from and how they were made."""
+
+    domain: str
+    config: str | None
+    options: dict[str, Any]
+    split: str
+    max_size: tuple[int, int] | None  # (width, height); None: native
+    format: Format
+    label_encoding: str  # the table that mapped the labels to train ids
+    content: str  # the hash of the split that was read: names, file sizes and times
+    images: int
+    revt_hf: str
+
+
+def record_source(spec: DomainSpec, split: str) -> dict[str, Any]:
+    """The fields of a record that name its source; options have all defaults, as JSON values."""
+    _, _, config, options = checked_domain(spec.domain, None, spec.config, spec.options)
+    return {
+        "domain": spec.domain,
+        "config": config,
+        "options": options.model_dump(mode="json"),
+        "split": split,
+    }
+
+
+def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
+    """The training images of a source from its prepared folder, as ``load_domain`` gives them.
+
+    Refuses one that is incomplete, of another split or max size, or whose source has changed since.
+    """
+    folder = Path(str(source.prepared))
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} is not a prepared folder: it has no {RECORD_FILE}")
+    try:
+        record = PreparedRecord.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not a record of revt data prepare") from error
+    for key, value in record_source(source, source.train).items():
+        if getattr(record, key) != value:
+            raise UserError(
+                f"{folder} was prepared with {key} {getattr(record, key)}, the recipe has {value}"
+            )
+    # The order of a max size's sides does not matter.
+    if sorted(record.max_size or ()) != sorted(max_size or ()):
+        raise UserError(
+            f"{folder} was resized to {record.max_size}, the recipe's augmentation.max_size is "
+            f"{max_size}: prepare it again, or change the recipe"
+        )
+    if source.data_dir is not None or not get_domain(source.domain).needs_data_dir:
+        origin = (source.domain, source.train, source.data_dir, source.config, source.options)
+        if open_domain(*origin).content != record.content:
+            raise UserError(
+                f"{domain_label(source, source.train)} has changed since {folder} was prepared: "
+                "prepare it again"
+            )
+    layout = Layout("converted", IMAGES, LABELS, *SUFFIXES[record.format])
+    match = Finder(folder.resolve()).find([layout], record.split, "a prepared folder")
+    if len(match.pairs) != record.images or match.unusable:
+        raise UserError(
+            f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
+        )
+    builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
+    return dataset_of(builder, Decode(layout.table), source.train)

@@ -3,33 +3,31 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import datasets
 from pydantic import Field
 
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.domains.base import (
     FEATURES,
     Domain,
-    DomainOptions,
-    Facts,
+    Files,
+    Layout,
     Opened,
-    Sharing,
     arrow_split,
     fingerprint,
 )
-from revt_hf.data.domains.files import read_split_file
-from revt_hf.data.domains.layouts import Finder, Layout, Match, Pair
-from revt_hf.data.domains.opening import register_domain
-from revt_hf.data.labels import label_table
+from revt_hf.data.domains.files import Finder, Match, Pair, read_split_file
 from revt_hf.data.reading import Decode
 
 _NANOSECONDS = 1_000_000_000
-Suffix = Annotated[str, Field(min_length=1)]
+# Name, path of the image, path of the label.
+_Row: TypeAlias = tuple[str, str, str]
 
 
-class PairedOptions(DomainOptions):
+class PairedOptions(Section):
     """Options of every domain of files.
 
     ``layout`` takes only the official or only the converted layout (default: the first that is
@@ -51,9 +49,8 @@ class PairsBuilder(datasets.GeneratorBasedBuilder):
 
     BUILDER_CONFIG_CLASS = datasets.BuilderConfig
 
-    def __init__(self, rows: list[tuple[str, str, str]], split: str, **kwargs: Any) -> None:
-        self._rows = rows
-        self._split = split
+    def __init__(self, rows: list[_Row], split: str, **kwargs: Any) -> None:
+        self._rows, self._split = rows, split
         super().__init__(**kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -63,9 +60,7 @@ class PairsBuilder(datasets.GeneratorBasedBuilder):
         # datasets divides a list among processes.
         return [datasets.SplitGenerator(arrow_split(self._split), {"rows": self._rows})]
 
-    def _generate_examples(
-        self, rows: list[tuple[str, str, str]]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, rows: list[_Row]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, image, label in rows:
             yield name, {"image": image, "label": label, "name": name}
 
@@ -116,25 +111,31 @@ class PairedDomain(Domain):
         own = self.own_splits(data_dir, config, options)
         return tuple(dict.fromkeys([*own, *options.split_files]))
 
+    def existing(self, data_dir: Path | None) -> Path:
+        """``data_dir`` as an absolute path; refuses one that is not given or does not exist."""
+        if data_dir is None:
+            raise UserError(f"the domain '{self.name}' needs data_dir, the folder of its data")
+        if not data_dir.is_dir():
+            raise UserError(f"data_dir {data_dir} is not a folder")
+        return data_dir.resolve()
+
     def open(self, split: str, data_dir: Path | None, config: str | None, options: Any) -> Opened:
-        root = self.existing(data_dir)
-        match = self._match(split, root, config, options)
+        match = self._match(split, self.existing(data_dir), config, options)
         layout = match.layout
         names, missing = self._names(split, match, options)
-        left_out = {}
-        if not getattr(options, "include_defective", True):
-            left_out = {name: self.defects[name] for name in names if name in self.defects}
+        defects = {} if getattr(options, "include_defective", True) else self.defects
+        left_out = {name: defects[name] for name in names if name in defects}
         kept = [name for name in names if name not in left_out]
         pairs = [match.pairs[name] for name in kept if name in match.pairs]
-        missing += [match.unusable[name] for name in kept if name in match.unusable]
+        missing += tuple(match.unusable[name] for name in kept if name in match.unusable)
+        if not pairs and not missing:
+            raise UserError(f"split '{split}' of {self.name} has no images in {match.root}")
         # Changes when an image or label does, but not when the data are moved; in seconds, as
         # archives and copies do not keep more.
         content = [
             [name, *([file.size, file.modified_ns // _NANOSECONDS] for file in (image, label))]
             for image, label, name in pairs
         ]
-        if not pairs and not missing:
-            raise UserError(f"split '{split}' of {self.name} has no images in {match.root}")
         expected = None
         if split not in options.split_files and layout.counted:
             expected = self.expected(split, config, options)
@@ -149,13 +150,14 @@ class PairedDomain(Domain):
             images=len(pairs),
             content=fingerprint([split, *content]),
             expected=None if expected is None else expected - len(left_out),
-            missing=tuple(missing),
+            missing=missing,
             broken=tuple(match.broken.items()),
             unused=tuple(match.unused.items()),
             left_out=left_out,
         )
 
     def _match(self, split: str, root: Path, config: str | None, options: Any) -> Match:
+        own = self.own_splits(root, config, options)
         splits = self.splits(root, config, options)
         if split == "test" and self.hidden_test and split not in splits:
             raise UserError(f"{self.name}: the labels of the test split are not public; use val")
@@ -167,85 +169,32 @@ class PairedDomain(Domain):
             reason = f"it has no {kind} layout"
             raise UserError(f"split '{split}' of {self.name} is not in {root}: {reason}")
         finder = Finder(root, self.wrappers)
-        own = self.own_splits(root, config, options)
         if split in own or split not in options.split_files:
             return finder.find(layouts, self.inside.get(split, split), self.name)
         # A split of the user's own: of all splits that are there, in one layout.
         parts: list[Match] = []
-        problems: list[UserError] = []
+        problems = []
         for part in dict.fromkeys(self.inside.get(name, name) for name in own):
             try:
                 parts.append(finder.find([parts[0].layout] if parts else layouts, part, self.name))
             except UserError as error:
                 problems.append(error)
         if not parts:
-            problems.append(UserError(f"{self.name} has no splits to take images from"))
-            raise problems[0]
+            none = UserError(f"{self.name} has no splits to take images from")
+            raise next(iter(problems), none)
         for match in parts[1:]:
             for field in ("pairs", "unusable", "broken", "unused"):
                 getattr(parts[0], field).update(getattr(match, field))
         return parts[0]
 
-    def _names(
-        self, split: str, match: Match, options: Any
-    ) -> tuple[list[str], list[tuple[str, str]]]:
+    def _names(self, split: str, match: Match, options: Any) -> tuple[list[str], Files]:
         """The split's names in order, and listed ones that are not there, each with the problem."""
         if split not in options.split_files:
             chosen = self.chosen(split, match, options)
-            return [name for name in match.names if chosen is None or name in chosen], []
+            return [name for name in match.names if chosen is None or name in chosen], ()
         path = match.data_dir / options.split_files[split]
         listed, unknown = read_split_file(path, match.names, match.layout.suffixes[0])
-        return sorted(listed), [
+        return sorted(listed), tuple(
             (str(path), f"{path} lists '{entry}', an image that does not exist")
             for entry in unknown
-        ]
-
-
-class FolderOptions(PairedOptions):
-    """Options of the ``folder`` domain.
-
-    ``image_dir`` and ``label_dir`` may hold ``{split}``. A suffix may be a list of several; upper
-    and lower case do not matter, nor does ``.jpg`` for ``.jpeg``. ``encoding`` is the name of an
-    encoding or a table of raw value: train id.
-    """
-
-    image_dir: str = "img_dir/{split}"
-    label_dir: str = "ann_dir/{split}"
-    image_suffix: Suffix | tuple[Suffix, ...] = ".png"
-    label_suffix: Suffix | tuple[Suffix, ...] = ".png"
-    encoding: str | dict[int, int] = "train_ids"
-
-
-@register_domain
-class Folder(PairedDomain):
-    """The original's custom dataset: ``img_dir/<split>`` and ``ann_dir/<split>``, recursively."""
-
-    name = "folder"
-    facts = Facts(
-        kind="any",
-        license="your own",
-        download="your own images, in img_dir/<split> and ann_dir/<split>",
-        sharing=Sharing("confirm", "only you know the license of your images"),
-    )
-    options_model = FolderOptions
-    any_split = True
-
-    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        folders = (options.image_dir, options.label_dir)
-        suffixes = (options.image_suffix, options.label_suffix)
-        return [Layout("converted", *folders, *suffixes, label_table(options.encoding))]
-
-    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
-        before, marker, after = options.image_dir.partition("{split}")
-        folder = self.existing(data_dir) / before
-        if not folder.is_dir():
-            raise UserError(f"the folder of images is missing: {folder}")
-        if not marker:
-            return ("all",)
-        names = sorted(path.name for path in folder.iterdir())
-        return [name for name in names if (folder / f"{name}{after}").is_dir()]
-
-    def label(
-        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
-    ) -> str:
-        return f"{data_dir.resolve().name if data_dir else self.name}/{split}"
+        )

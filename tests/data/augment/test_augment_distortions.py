@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from benchmarks.augment import plain_photometric
 
-from revt_hf.data.augment.distortions import (
+from revt_hf.data.augment.transforms import (
     BilateralFilter,
     PhotometricDraws,
     apply_photometric,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.augment.geometry import BoundedResize, RandomCropMaxRatio, is_balanced
-from revt_hf.data.resize import fit_size, resize_to_fit
+from revt_hf.data.augment.transforms import BoundedResize, RandomCropMaxRatio, is_balanced
+from revt_hf.data.reading import fit_size, resize_to_fit
 from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric

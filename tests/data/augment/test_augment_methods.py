@@ -13,13 +13,13 @@ import pytest
 
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
+from revt_hf.data import augment as methods
 from revt_hf.data.augment import (
     METHODS,
     PipelineSpec,
     augment,
     build_pipeline,
     method,
-    methods,
     register_augmentation,
 )
 from revt_hf.data.domains.streets.paint import render

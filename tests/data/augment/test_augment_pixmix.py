@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 
-from revt_hf.data.augment.distortions import apply_photometric
 from revt_hf.data.augment.mixing import GeneratedImages
 from revt_hf.data.augment.pixmix import (
     PixMixDraws,
@@ -18,6 +17,7 @@ from revt_hf.data.augment.pixmix import (
     paper_code_add,
     paper_code_multiply,
 )
+from revt_hf.data.augment.transforms import apply_photometric
 from tests.helpers.golden import golden_file
 
 pytestmark = pytest.mark.numeric

@@ -18,7 +18,7 @@ from revt_hf.data.domains.corruptions import (
     corrupt,
     corruption_of,
 )
-from revt_hf.data.domains.prepared import load_prepared
+from revt_hf.data.domains.opening import load_prepared
 from revt_hf.data.domains.streets import render
 from revt_hf.data_tools.prepare import prepare
 from tests.helpers import drawn

@@ -8,10 +8,9 @@ from scipy.io import savemat
 
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains import DOMAINS, load_domain, open_domain
-from revt_hf.data.domains.base import SourceFile
-from revt_hf.data.domains.camvid import frames
 from revt_hf.data.domains.catalogue import DEV_CITIES
-from revt_hf.data.domains.rendered import robustnet_splits, split_by_hash
+from revt_hf.data.domains.files import SourceFile
+from revt_hf.data.domains.special import frames, robustnet_splits, split_by_hash
 from revt_hf.data.labels import label_table
 from tests.helpers.golden import ROOT
 from tests.helpers.on_disk import (
@@ -83,7 +82,7 @@ def pretend(root, monkeypatch):
                 file: SourceFile(str(path.parent / file), 1, 1) for file in listed
             }
         monkeypatch.setattr(
-            "revt_hf.data.domains.layouts.list_files", lambda folder: (files[folder], {})
+            "revt_hf.data.domains.files.list_files", lambda folder: (files[folder], {})
         )
 
     return run

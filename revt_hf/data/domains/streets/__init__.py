@@ -1,30 +1,28 @@
-"""The ``streets`` domain: a toy benchmark for domain generalisation, drawn by this package.
+"""The ``streets`` domain: a toy benchmark for domain generalisation, drawn by this package."""
 
-A scene has the same layout and label in every style; a style is a config of the domain.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from revt_hf.config.yaml_files import Section, Seed
 from revt_hf.core.errors import UserError
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains.base import (
     FEATURES,
     Domain,
     Facts,
+    Given,
     Opened,
     Sharing,
     arrow_split,
     fingerprint,
 )
 from revt_hf.data.domains.opening import register_domain
-from revt_hf.data.domains.streets.paint import render
-from revt_hf.data.domains.streets.styles import STYLES
+from revt_hf.data.domains.streets.paint import STYLES, render
 from revt_hf.data.labels import TRAIN_IDS
 from revt_hf.data.reading import Decode
 
@@ -35,19 +33,18 @@ STREETS_VERSION = 1
 _FIRST_SCENE = {"train": 0, "val": 1_000_000}
 _SCENES_PER_SEED = 10_000_000
 
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Height = Annotated[int, Field(ge=64, le=4096)]
+Width = Annotated[int, Field(ge=128, le=8192)]
 
-class StreetsOptions(BaseModel):
+
+class StreetsOptions(Section):
     """Options of the ``streets`` domain: sizes of the splits, (height, width) of images, seed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    images: Annotated[int, Field(gt=0, le=1_000_000)] = 100
-    val_images: Annotated[int, Field(gt=0, le=1_000_000)] = 40
-    size: tuple[Annotated[int, Field(ge=64, le=4096)], Annotated[int, Field(ge=128, le=8192)]] = (
-        128,
-        256,
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    images: Count = 100
+    val_images: Count = 40
+    size: tuple[Height, Width] = (128, 256)
+    seed: Seed = 0
 
 
 class StreetsBuilder(datasets.GeneratorBasedBuilder):
@@ -75,7 +72,7 @@ class StreetsBuilder(datasets.GeneratorBasedBuilder):
 
 @register_domain
 class StreetsDomain(Domain):
-    """Drawn streets; a scene's label and layout are the same in every style."""
+    """Drawn streets; a scene has the same layout and label in every style, which is a config."""
 
     name = "streets"
     facts = Facts(
@@ -94,10 +91,9 @@ class StreetsDomain(Domain):
         if split not in _FIRST_SCENE:
             raise UserError(f"unknown split '{split}' of streets: use train or val")
         identity = fingerprint([style, split, options.model_dump(), STREETS_VERSION])
+        known = {"dataset_name": self.name, "hash": identity}
         return Opened(
-            builder=partial(
-                StreetsBuilder, style, split, options, dataset_name=self.name, hash=identity
-            ),
+            builder=partial(StreetsBuilder, style, split, options, **known),
             decode=Decode(TRAIN_IDS),
             layout="built-in",
             found=f"drawn by this package, style '{style}'",
@@ -111,9 +107,7 @@ class StreetsDomain(Domain):
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         return tuple(_FIRST_SCENE)
 
-    def label(
-        self, split: str, data_dir: Path | None, config: str | None, options: Mapping[str, Any]
-    ) -> str:
+    def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         return f"{self.chosen_config(config)}/{split}"
 
 

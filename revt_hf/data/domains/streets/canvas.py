@@ -1,16 +1,20 @@
-"""A pinhole camera, and a buffer that records which surface each pixel shows.
+"""The materials of a street, a pinhole camera, and a buffer of the surface that each pixel shows.
 
 Positions are in metres: x to the right and y up from the point on the road below the camera, z
 ahead. The buffer is twice as fine as the image, which gives smooth edges.
 """
 
+import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from revt_hf.data.domains.streets.styles import MATERIAL_ID, MATERIALS
+from revt_hf.data.labels import IGNORE_INDEX, TRAIN_ID
 
 OVERSAMPLING = 2
 FACING, SIDEWAYS, GROUND = 0, 1, 2
@@ -19,7 +23,59 @@ _NEAR = 0.8
 # Metres ahead at which the street stops bending.
 STRAIGHT_FROM = 110.0
 
+Colours = NDArray[Any]
 Floats = NDArray[np.float64]
+
+# Size in metres of each one's smallest detail, 0 without any. The order counts: styles draw by it.
+TEXTURES = {
+    "flat": 0.0,
+    "grain": 0.12,
+    "blotch": 0.5,
+    "courses": 0.4,
+    "tiles": 0.8,
+    "leaves": 0.4,
+    "blades": 0.3,
+    "planks": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """One kind of surface, with the colours (N, 3) of objects by the name of the palette.
+
+    It has one class and one texture; styles decide on its colours only, so the label of an image
+    cannot depend on its style. The palette ``game`` is bright and clean, ``dull`` northern brick
+    and slate, ``stone`` limestone and dust.
+    """
+
+    train_id: int
+    texture: int  # index into TEXTURES
+    amplitude: float  # strength of the texture as a share of the brightness
+    lamp: Colours  # of the light it emits after dark, black for none
+    palettes: Mapping[str, Colours]
+
+
+def _colours(codes: str) -> Colours:
+    return np.array([list(bytes.fromhex(code)) for code in codes.split()])
+
+
+def _read_materials() -> dict[str, Material]:
+    table = files("revt_hf.data.domains.streets").joinpath("materials.csv")
+    return {
+        row["material"]: Material(
+            TRAIN_ID.get(row["class"], IGNORE_INDEX),
+            list(TEXTURES).index(row["texture"]),
+            float(row["amplitude"]),
+            _colours(row["lamp"] or "000000")[0],
+            {name: _colours(row[name] or row["game"]) for name in ("game", "dull", "stone")},
+        )
+        for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    }
+
+
+# The order counts: styles draw colours and textures by a material's index.
+MATERIALS = _read_materials()
+_MATERIAL_ID = {name: index for index, name in enumerate(MATERIALS)}
 
 
 def box(x0: float, x1: float, y0: float, y1: float) -> Floats:
@@ -47,10 +103,8 @@ class Camera:
         """Points in metres, x and y shaped like z or scalar -> (*z.shape, 2) columns and rows."""
         ahead = np.maximum(z, _NEAR)
         scale = self.focal / ahead
-        pixels = np.empty((*z.shape, 2))
-        pixels[..., 0] = self.centre + x * scale + self.bend * np.minimum(ahead, STRAIGHT_FROM)
-        pixels[..., 1] = self.horizon + (self.height - y) * scale
-        return pixels
+        columns = self.centre + x * scale + self.bend * np.minimum(ahead, STRAIGHT_FROM)
+        return np.stack([columns, self.horizon + (self.height - y) * scale], axis=-1)
 
     @property
     def ground(self) -> tuple[float, float, float]:
@@ -99,7 +153,7 @@ class Canvas:
         self, material: str, item: int, shade: float, facet: int, plane: tuple[float, float, float]
     ) -> int:
         """Register a surface and return its index."""
-        self._rows.append((MATERIAL_ID[material], item, shade, facet, plane))
+        self._rows.append((_MATERIAL_ID[material], item, shade, facet, plane))
         return len(self._rows) - 1
 
     def fill(self, corners: Floats, surface: int) -> None:
@@ -117,7 +171,8 @@ class Canvas:
 class Item:
     """One object at (x, z), drawn part by part in metres relative to where it stands.
 
-    ``mirror`` flips it left to right; ``size`` scales its outline, not its position.
+    ``mirror`` flips it left to right; ``size`` scales its outline, not its position. Polygons have
+    corners (N, 2), several of them (M, N, 2).
     """
 
     def __init__(
@@ -141,10 +196,8 @@ class Item:
     def _surface(self, material: str, shade: float, z: float) -> int:
         return self.canvas.add(material, self.number, shade, FACING, (0.0, 0.0, 1.0 / max(z, 0.5)))
 
-    def face(
-        self, material: str, corners: ArrayLike, shade: float = 1.0, ahead: float = 0.0
-    ) -> None:
-        """Polygon(s) of (x, y) corners, (N, 2) or (M, N, 2), facing the camera."""
+    def face(self, material: str, corners: ArrayLike, shade: float = 1, ahead: float = 0) -> None:
+        """Polygons of (x, y) corners that face the camera."""
         points = np.asarray(corners, dtype=np.float64)
         z = self.z + ahead
         self.canvas.fill(self._facing(points, z), self._surface(material, shade, z))
@@ -182,7 +235,7 @@ class Item:
         cv2.polylines(self.canvas.surface, [corners], False, surface, max(round(thick), 1))
 
     def side(self, material: str, x: float, corners: ArrayLike, shade: float = 0.8) -> None:
-        """Polygon(s) of (z, y) corners, (N, 2) or (M, N, 2), in the plane along the street at x."""
+        """Polygons of (z, y) corners in the plane along the street at x."""
         points = np.asarray(corners, dtype=np.float64)
         z, y = self.z + points[..., 0], self.sy * points[..., 1]
         pixels = self.canvas.camera.project(self.x + self.sx * x, y, z)
@@ -196,15 +249,13 @@ class Item:
 
     def hull(self, material: str, corners: ArrayLike, shade: float = 0.9) -> None:
         """Outline of a solid with (x, y, z) corners (N, 3)."""
-        points = np.asarray(corners, dtype=np.float64)
-        pixels = self.canvas.camera.project(
-            self.x + self.sx * points[:, 0], self.sy * points[:, 1], self.z + points[:, 2]
-        )
+        x, y, z = np.asarray(corners, dtype=np.float64).T
+        pixels = self.canvas.camera.project(self.x + self.sx * x, self.sy * y, self.z + z)
         outline = cv2.convexHull(pixels.astype(np.float32))[:, 0].astype(np.float64)
         self.canvas.fill(outline, self._surface(material, shade, self.z))
 
     def flat(self, material: str, corners: ArrayLike) -> None:
-        """Polygon(s) of (x, z) corners, (N, 2) or (M, N, 2), on the ground."""
+        """Polygons of (x, z) corners on the ground."""
         points = np.asarray(corners, dtype=np.float64)
         camera = self.canvas.camera
         pixels = camera.project(self.x + self.sx * points[..., 0], 0.0, self.z + points[..., 1])

@@ -10,7 +10,6 @@ _WHEEL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
 
 def street_lamp(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """A lamp post whose arm reaches over the road."""
     item = Item(canvas, x, z, mirror=x > 0)
     tall, reach = rng.uniform(5.0, 7.5), rng.uniform(0.9, 2.0)
     item.stroke("mast", [(0, 0), (0, tall - 0.4), (0.3, tall), (reach, tall + 0.1)], 0.15, 1.6)
@@ -40,7 +39,6 @@ def traffic_light(canvas: Canvas, rng: Generator, x: float, z: float, red: bool)
 
 
 def traffic_sign(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """One or two signs on a post."""
     item = Item(canvas, x, z, size=rng.uniform(1.0, 1.35))
     count = 1 + int(rng.random() < 0.35)
     item.stroke("mast", [(0, 0), (0, 1.75 + 0.8 * count)], 0.1, 1.4)
@@ -73,7 +71,6 @@ def _plate(item: Item, kind: int, y: float) -> None:
 
 
 def direction_board(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """A large board on two posts."""
     item = Item(canvas, x, z)
     half, low = rng.uniform(0.9, 1.5), rng.uniform(1.9, 2.6)
     for post in (-0.7 * half, 0.7 * half):
@@ -96,7 +93,6 @@ def litter_bin(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def person(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """An adult or a child who stands or walks."""
     size = rng.uniform(0.92, 1.1) if rng.random() < 0.85 else rng.uniform(0.65, 0.8)
     item = Item(canvas, x, z, bool(rng.random() < 0.5), size)
     stride, wide = rng.uniform(0.04, 0.32), rng.uniform(0.2, 0.27)
@@ -226,7 +222,6 @@ def car(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> N
 
 
 def crossing_car(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """A car that crosses the street, seen from its side."""
     item = Item(canvas, x, z, bool(rng.random() < 0.5))
     length, waist = rng.uniform(3.8, 4.6), rng.uniform(0.85, 1.0)
     roof, tail = rng.uniform(1.4, 1.65), rng.uniform(0.2, 0.9)

@@ -1,28 +1,34 @@
-"""Paint a street's layout: colours, textures, light, weather, camera."""
+"""Styles, and painting a street's layout in one: colours, textures, light, weather, camera."""
 
 import zlib
+from importlib.resources import files
 
 import cv2
 import numpy as np
+import yaml
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.streets.canvas import (
     GROUND,
+    MATERIALS,
     OVERSAMPLING,
     SIDEWAYS,
     STRAIGHT_FROM,
+    TEXTURES,
+    Colours,
     Street,
 )
 from revt_hf.data.domains.streets.street import build_street
-from revt_hf.data.domains.streets.styles import MATERIALS, STYLES, TEXTURES, Style
 
 _PAINT_STREAM = 2
 _FARTHEST = 400.0
 _TILE = 128
 
 Image = NDArray[np.float32]
+Span = tuple[float, float]
 
 _AMPLITUDE = np.array([m.amplitude for m in MATERIALS.values()], dtype=np.float32)
 _TEXTURE = np.array([m.texture for m in MATERIALS.values()])
@@ -32,13 +38,51 @@ _LUMA = np.tile(np.array([0.299, 0.587, 0.114], dtype=np.float32), (3, 1))
 _SMOOTH = np.array([name in ("air", "cloud") for name in MATERIALS])
 
 
+class Style(Section):
+    """One appearance. Spans are (low, high), drawn once per image."""
+
+    palette: tuple[str, float]  # of the materials, and the share of the game's that it replaces
+    object_jitter: float = 5.0  # spread of an object's colours around the palette, in grey levels
+    scene_jitter: float = 4.0  # the same, per material and image
+    recolour: float = 0.0  # share of the materials whose objects get any colours in an image
+    texture: float = 1.0  # strength of the surfaces' textures
+    retexture: float = 0.0  # share of the materials that get another texture in an image
+    weathering: float = 0.0  # strength of irregular stains and patches on everything
+    shadow: float = 0.45  # darkness of the shadows on the ground, 0..1
+    contrast: Span = (1.0, 1.0)
+    gain: Span = (1.0, 1.0)
+    saturation: Span = (1.0, 1.0)
+    tint: float = 0.0  # spread of the colour balance, as a share
+    balance: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the image's channels
+    haze: Span = (0.0, 0.0)  # density of the fog per metre
+    haze_colour: tuple[int, int, int] = (190, 194, 198)
+    night: float = 0.0  # 0 is day, 1 a moonless night, where only lamps help
+    vignette: float = 0.0  # darkening towards the corners, 0..1
+    sensor_noise: Span = (0.0, 0.0)  # standard deviation, in grey levels
+    blur: Span = (0.0, 0.0)  # standard deviation, in pixels at height 128
+    jpeg: int = 0  # quality of a JPEG pass, 0 for none
+
+    @property
+    def palettes(self) -> list[Colours]:
+        """The colours (N, 3) of each material; the game's are repeated where it has fewer."""
+        name, share = self.palette
+        mixed = []
+        for material in MATERIALS.values():
+            colours = material.palettes[name]
+            game = np.resize(material.palettes["game"], colours.shape)
+            mixed.append(np.rint(game + share * (colours - game)))
+        return mixed
+
+
+_TABLE = files("revt_hf.data.domains.streets").joinpath("styles.yaml").read_text(encoding="utf-8")
+STYLES = {name: Style(**values) for name, values in yaml.safe_load(_TABLE).items()}
+UNSEEN_STYLES: tuple[str, ...] = ("overcast", "night", "fog", "noise")
+
+
 def render(
     seed: int, style: str, height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The image (H, W, 3), uint8, RGB, of a street in a style, and its label (H, W), uint8.
-
-    The same arguments give the same image on every run; the label does not depend on the style.
-    """
+    """The image (H, W, 3), uint8, RGB, of a street in a style, and its label (H, W), uint8."""
     if style not in STYLES:
         raise UserError(f"unknown street style '{style}': use one of {', '.join(STYLES)}")
     street = build_street(seed, height, width)
@@ -90,7 +134,7 @@ def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
     pick = rng.random((items, kinds))
     of_object = rng.normal(0.0, 1.0, (items, kinds, 4))
     of_scene = rng.normal(0.0, style.scene_jitter, (kinds, 3))
-    palettes = [style.palette[name] for name in MATERIALS]
+    palettes = style.palettes
     if style.recolour > 0:
         fresh = rng.random(kinds) < style.recolour
         count = rng.integers(1, 5, kinds)
@@ -103,7 +147,7 @@ def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
     chosen = first[street.material] + (pick[street.item, street.material] * size[street.material])
     colours = np.concatenate(palettes)[chosen.astype(np.intp)].astype(np.float64)
     jitter = of_object[street.item, street.material]
-    # Three quarters of an object's deviation is brightness, as it is in photographs
+    # Three quarters of an object's deviation is brightness, as it is in photographs.
     deviation = style.object_jitter * (0.5 * jitter[:, :3] + jitter[:, 3:])
     colours += deviation + of_scene[street.material]
     return np.clip(colours * street.shade[:, None], 0, 255).astype(np.float32)

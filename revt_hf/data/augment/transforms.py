@@ -1,8 +1,4 @@
-"""Photometric distortion as mmsegmentation 0.x has it (after SSD's), and bilateral filtering.
-
-Each photometric step is a look-up table, so a whole distortion is one table, at most one trip to
-HSV and back, and one more table.
-"""
+"""Resize, balanced crop, photometric distortion as in mmsegmentation 0.x, bilateral filtering."""
 
 import random
 from dataclasses import dataclass
@@ -15,11 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
+from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.reading import resize_label_to_fit, resize_to_fit
 
 Image = NDArray[np.uint8]
+Window = tuple[slice, slice]
+
+TRIES = 10
+# mmsegmentation's RandomCrop checks ten windows and draws another one after the tenth.
+PAPER_CODE_TRIES = 11
 
 # OpenCV's 8-bit hue is in units of two degrees.
 HUES = 180
+_VALUES = np.arange(256, dtype=np.float32)
 
 SIGMA = 75.0
 DIAMETERS = (1, 14)
@@ -27,7 +31,72 @@ DIAMETERS = (1, 14)
 # hundred others and looks washed out. The paper's runs drew it once in 15 times.
 PAPER_CODE_DIAMETERS = (0, 14)
 
-_VALUES = np.arange(256, dtype=np.float32)
+
+class BoundedResize(A.DualTransform):
+    """Resize an image (bilinear) to fit (width, height), and its label (nearest) to the same size.
+
+    A label whose size differs from its image's (60 label maps of GTA) ends up aligned with it.
+    """
+
+    def __init__(self, max_size: tuple[int, int]) -> None:
+        super().__init__(p=1.0)
+        self.max_size = max_size
+
+    def apply(self, img: NDArray[np.generic], **params: Any) -> NDArray[np.generic]:
+        return resize_to_fit(img, self.max_size)
+
+    def apply_to_mask(self, mask: Image, **params: Any) -> Image:
+        return resize_label_to_fit(mask, params["shape"][:2], self.max_size)
+
+
+def is_balanced(label: Image, cat_max_ratio: float) -> bool:
+    """Whether a label (H, W) has several classes, the largest below this share of those labelled.
+
+    Rule: mmsegmentation's ``RandomCrop``.
+    """
+    # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).reshape(-1)[:IGNORE_INDEX]
+    largest, labelled = float(counts.max()), float(counts.sum())
+    return largest < labelled and largest / labelled < cat_max_ratio
+
+
+class RandomCropMaxRatio(A.DualTransform):
+    """Crop image and label to the first of ``tries`` random windows that is balanced, or the last.
+
+    ``size`` is a side or (height, width); a side shorter than the crop stays whole.
+    """
+
+    def __init__(
+        self, size: int | tuple[int, int], cat_max_ratio: float = 0.75, tries: int = TRIES
+    ) -> None:
+        super().__init__(p=1.0)
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width, tries) < 1:
+            raise UserError(f"crop {height}x{width}, {tries} tries: all must be at least 1")
+        self.size, self.cat_max_ratio, self.tries = (height, width), cat_max_ratio, tries
+
+    @property
+    def targets_as_params(self) -> list[str]:
+        return ["mask"]
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        window = self._draw(*params["shape"][:2])
+        for _ in range(self.tries - 1):
+            if self.cat_max_ratio >= 1 or is_balanced(data["mask"][window], self.cat_max_ratio):
+                break
+            window = self._draw(*params["shape"][:2])
+        return {"window": window}
+
+    def _draw(self, height: int, width: int) -> Window:
+        top = self.py_random.randint(0, max(height - self.size[0], 0))
+        left = self.py_random.randint(0, max(width - self.size[1], 0))
+        return slice(top, top + self.size[0]), slice(left, left + self.size[1])
+
+    def apply(self, img: NDArray[np.generic], window: Window, **params: Any) -> NDArray[np.generic]:
+        # Of the label as well: DualTransform applies this to masks too.
+        return img[window]
 
 
 @dataclass(frozen=True)
@@ -56,7 +125,7 @@ def draw_photometric(rng: random.Random) -> PhotometricDraws:
 
 
 def apply_photometric(image: Image, draws: PhotometricDraws) -> Image:
-    """Apply one distortion to an RGB image (H, W, 3), uint8; the result is uint8 as well."""
+    """Apply one distortion to an RGB image (H, W, 3): a look-up table, HSV and back, one more."""
     before, in_hsv, after = _tables(draws)
     if before is not None:
         image = cv2.LUT(image, before)
@@ -66,9 +135,7 @@ def apply_photometric(image: Image, draws: PhotometricDraws) -> Image:
         for channel, table in in_hsv:
             cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    if after is not None:
-        image = cv2.LUT(image, after)
-    return image
+    return image if after is None else cv2.LUT(image, after)
 
 
 # PixMix distorts an image strip by strip.

@@ -1,37 +1,42 @@
-"""Verify a dataset: read every image and label, and collect problems and statistics."""
+"""Inspect datasets: verify every image and label of one, draw some of them, list all."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
 from tqdm import tqdm
 
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, counted
+from revt_hf.core.outputs import check_output_file, check_suffix
 from revt_hf.data.decoding import decode_image, open_image
+from revt_hf.data.domains import DOMAINS, dataset_of, load_spec
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
-from revt_hf.data.domains.opening import checked_domain, table_of
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.domains.opening import checked_domain
+from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
 from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
+from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 # Names in a note, and problems in the text.
 _SHOWN = 20
+_COLUMNS = ("image", "train ids", "together")
+_SHARING = {"yes": "yes", "no": "no", "confirm": "if you confirm the license"}
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A file, and what is wrong with it."""
 
     file: str
     what: str
 
 
-@dataclass(frozen=True)
-class SplitCount:
+class SplitCount(NamedTuple):
     """Images of a split, and the official number (None: unknown)."""
 
     images: int
@@ -40,17 +45,13 @@ class SplitCount:
 
 @dataclass
 class Verified:
-    """The result; ``problems`` make the data unusable, ``notes`` do not.
-
-    ``pixels`` counts the labels' train ids, (256,).
-    """
+    """The result; ``problems`` make the data unusable, ``notes`` do not."""
 
     domain: str
     config: str | None
-    layout: str
-    found: str
-    label_encoding: str
+    first: Opened  # split
     splits: dict[str, SplitCount] = field(default_factory=dict)
+    # Of each train id.
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,29 +79,28 @@ class Verified:
         return {
             "domain": self.domain,
             "config": self.config,
-            "layout": self.layout,
-            "label_encoding": self.label_encoding,
-            "splits": {name: asdict(count) for name, count in self.splits.items()},
+            "layout": self.first.layout,
+            "label_encoding": self.first.table.name,
+            "splits": {name: count._asdict() for name, count in self.splits.items()},
             "classes": self.class_shares,
             "ignored": self.ignored_share,
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [problem._asdict() for problem in self.problems],
             "notes": self.notes,
         }
 
     @property
     def text(self) -> str:
         """The result for the terminal."""
-        lines = [f"{self.domain}: {self.found}", ""]
+        lines = [f"{self.domain}: {self.first.found}", ""]
         width = max(map(len, self.splits))
-        for split, count in self.splits.items():
-            official = "" if count.expected is None else f" of {count.expected:,}"
-            noun = "image" if count.images == 1 and not official else "images"
-            lines.append(f"  {split:<{width}}  {count.images:>7,}{official} {noun}")
+        for split, (images, expected) in self.splits.items():
+            official = "" if expected is None else f" of {expected:,}"
+            noun = "image" if images == 1 and not official else "images"
+            lines.append(f"  {split:<{width}}  {images:>7,}{official} {noun}")
         if self.pixels[:NUM_CLASSES].any():
+            shares = self.class_shares.items()
             lines += ["", "  share of labelled pixels"]
-            lines += [
-                f"  {name:<14} {100 * share:6.2f} %" for name, share in self.class_shares.items()
-            ]
+            lines += [f"  {name:<14} {100 * share:6.2f} %" for name, share in shares]
             lines.append(f"  {'(ignored':<14} {100 * self.ignored_share:6.2f} % of all)")
         lines += ["", *(f"note: {note}" for note in self.notes)]
         lines += [f"problem: {p.file}: {p.what}" for p in self.problems[:_SHOWN]]
@@ -113,9 +113,8 @@ class Verified:
 
 def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) -> Verified:
     """Read every image and label of a domain's splits, and collect what is wrong with them."""
-    domain, folder, config, options = checked_domain(
-        spec.domain, spec.data_dir, spec.config, spec.options
-    )
+    given = (spec.data_dir, spec.config, spec.options)
+    domain, folder, config, options = checked_domain(spec.domain, *given)
     opened: dict[str, Opened] = {}
     unusable: dict[str, UserError] = {}
     for split in domain.splits(folder, config, options):
@@ -130,7 +129,7 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
         reasons = [unusable[split] for split in (*broken, *absent)]
         raise next(iter(reasons), UserError(f"{spec.domain}: no split in {spec.data_dir}"))
     first = next(iter(opened.values()))
-    result = Verified(spec.domain, config, first.layout, first.found, first.table.name)
+    result = Verified(spec.domain, config, first)
     result.notes += [f"{split}: {unusable[split]}" for split in absent]
     result.problems += [Problem(split, str(unusable[split])) for split in broken]
     for split in (*absent, *broken):
@@ -144,7 +143,7 @@ def verify(spec: DomainSpec, workers: int | None = None, quiet: bool = False) ->
         for file, what in (*found.missing, *found.broken):
             # The file stands before its problem already.
             what = what.removeprefix(f"{file} ").removesuffix(f": {file} does not exist")
-            if Problem(file, what) not in result.problems:
+            if (file, what) not in result.problems:
                 result.problems.append(Problem(file, what))
         unused = by_reason(found.unused, _SHOWN)
         result.notes += [note for note in unused if note not in result.notes]
@@ -159,17 +158,13 @@ def _read_all(
     seen: dict[str, bool] = {}
     refitted = 0
     total = sum(found.images for found in opened.values())
-    with (
-        tqdm(total=total, unit="image", desc="verify", disable=quiet) as progress,
-        jpeg_damage() as find_damage,
-    ):
+    progress = tqdm(total=total, unit="image", desc="verify", disable=quiet)
+    with progress, jpeg_damage() as find_damage:
         for split, found in opened.items():
             keys: list[str] = []
-            rows = _unseen(found, split, seen, keys)
-            before = progress.n
-            for key, pixels, problems, fitted in in_threads(
-                partial(_check, found, find_damage), rows, workers
-            ):
+            rows, before = _unseen(found, split, seen, keys), progress.n
+            check = partial(_check, found, find_damage)
+            for key, pixels, problems, fitted in in_threads(check, rows, workers):
                 if pixels is not None:
                     result.pixels += pixels
                 result.problems += problems
@@ -191,7 +186,9 @@ def _unseen(
     found: Opened, split: str, seen: dict[str, bool], keys: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows that are not in ``seen`` yet; ``keys`` takes those of all."""
-    for row in table_of(found.builder, split) if found.images else ():
+    if not found.images:
+        return
+    for row in dataset_of(found.builder, found.decode, split).with_format(None):
         keys.append(row["image"]["path"] or f"{split}/{row['name']}")
         if keys[-1] not in seen:
             seen[keys[-1]] = False
@@ -218,7 +215,7 @@ def _check(
         fitted = bool(label.size) and found.decode.fit_labels
         unknown = found.table.problem(label.unknown) if label.unknown else ""
         what = (unknown, label.turned, "" if fitted else label.size)
-        found_here += [("label", one or "") for one in what]
+        found_here += [("label", one) for one in what]
         ids = np.ascontiguousarray(label.train_ids)
         counts = cv2.calcHist([ids], [0], None, [256], [0, 256]).reshape(-1).astype(np.int64)
     except UserError as error:
@@ -229,3 +226,59 @@ def _check(
         if str(what)
     ]
     return row["key"], counts, problems, fitted
+
+
+def show(
+    spec: DomainSpec, split: str, output: Path, images: int = 6, overwrite: bool = False
+) -> int:
+    """Write a contact sheet (PNG) of images spread over a split, and return their number."""
+    check_suffix(output, ".png")
+    check_output_file(output, overwrite, [spec.data_dir])
+    rows = load_spec(spec, split)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(images, len(rows))).round().astype(int))
+    sheet, names = [], []
+    classes: set[int] = set()
+    for row in map(rows.__getitem__, chosen.tolist()):
+        image, label = row["image"], row["label"]
+        panels = (image, colourise(label), overlay(image, label))
+        sheet.append(list(map(Panel, _COLUMNS, panels)))
+        names.append(row["name"])
+        classes |= set(np.unique(label).tolist()) - {IGNORE_INDEX}
+    legend = [CLASSES[train_id] for train_id in sorted(classes)]
+    contact_sheet(sheet, _COLUMNS, names, legend, output)
+    return len(sheet)
+
+
+def listing() -> list[dict[str, Any]]:
+    """The facts about every domain, as JSON values."""
+    return [
+        {
+            "domain": domain.name,
+            "kind": domain.facts.kind,
+            "configs": list(domain.configs),
+            "images": dict(domain.facts.images),
+            "license": domain.facts.license,
+            "download": domain.facts.download,
+            "redistribution": domain.facts.sharing.allowed,
+            "redistribution_reason": domain.facts.sharing.reason,
+        }
+        for domain in DOMAINS.values()
+    ]
+
+
+def listing_table() -> Table:
+    """The same for the terminal."""
+    table = Table(show_lines=True)
+    table.add_column("domain", no_wrap=True)
+    table.add_column("images", no_wrap=True)
+    # One wide column: names of licenses and archives do not fit into narrow ones.
+    table.add_column("terms", overflow="fold")
+    for row in listing():
+        counts = "\n".join(f"{split} {count:,}" for split, count in row["images"].items())
+        table.add_row(
+            "\n".join([row["domain"], row["kind"], *(f"- {name}" for name in row["configs"])]),
+            counts or "-",
+            f"license: {row['license']}\ndownload: {row['download']}\n"
+            f"redistribution: {_SHARING[row['redistribution']]}",
+        )
+    return table
