@@ -13,7 +13,7 @@ import regex
 import torch
 
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo, header_bytes, read_header
-from revt_hf.checkpoints.names import listed, standard_name
+from revt_hf.checkpoints.names import HEAD_PREFIX, listed, standard_name
 from revt_hf.checkpoints.tensors import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
@@ -48,16 +48,30 @@ class Update:
     magnitude: TensorInfo | None
     pissa: bool
 
+    @property
+    def module(self) -> str:
+        """The updated module's name in memory."""
+        return self.down.name.removeprefix(_PREFIX).removesuffix(_DOWN)
+
+    def factors(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``up`` (out, r), scaled, and ``down`` (r, in * kh * kw) of the weight's change, float64.
+
+        Magnitudes are left out. A PiSSA's rank doubles: training began from what the largest
+        singular values leave of the weight.
+        """
+        down, up = (read_tensor(info).double().flatten(1) for info in (self.down, self.up))
+        up = self.scale * up
+        if self.pissa:
+            left, values, right = torch.linalg.svd(weight.double().flatten(1), full_matrices=False)
+            rank = len(down)
+            up = torch.cat([up, -left[:, :rank] * values[:rank]], 1)
+            down = torch.cat([down, right[:rank]])
+        return up, down
+
     def apply(self, weight: torch.Tensor) -> torch.Tensor:
         """The updated weight, computed in float64."""
-        down, up = (read_tensor(info).double().flatten(1) for info in (self.down, self.up))
-        rows = weight.double().flatten(1)
-        if self.pissa:
-            # Training began from what the largest singular values leave of the weight.
-            left, values, right = torch.linalg.svd(rows, full_matrices=False)
-            rank = down.shape[0]
-            rows = rows - (left[:, :rank] * values[:rank]) @ right[:rank]
-        rows = rows + self.scale * up @ down
+        up, down = self.factors(weight)
+        rows = weight.double().flatten(1) + up @ down
         if self.magnitude is not None:
             magnitude = read_tensor(self.magnitude).double().reshape(-1, 1)
             rows = rows * (magnitude / torch.linalg.norm(rows, dim=1, keepdim=True))
@@ -72,6 +86,7 @@ class Adapter:
     """
 
     folder: Path
+    config: dict[str, Any]
     base: str
     updates: dict[str, Update]
     replaced: dict[str, TensorInfo]
@@ -96,7 +111,7 @@ class Adapter:
                     f"{list(shape)} of {self.base}"
                 )
         for name, info in self.replaced.items():
-            if name in base and base[name].shape != info.shape and name in self.updates:
+            if name in base and base[name].shape != info.shape and not name.startswith(HEAD_PREFIX):
                 raise self._wrong(
                     f"{info.name} is {list(info.shape)}, not {list(base[name].shape)}"
                 )
@@ -116,7 +131,7 @@ class Adapter:
                 tensor = read_tensor(info)
                 if name in self.updates:
                     tensor = self.updates[name].apply(tensor).to(DTYPES[entries[name]["dtype"]])
-                file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+                file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def _dtype(self, name: str, info: TensorInfo) -> str:
         """The dtype of a result: the wider one, so that an update is not rounded away."""
@@ -159,6 +174,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError(f"{folder / ADAPTER_WEIGHTS_FILE}: unknown tensors {listed(odd)}")
     return Adapter(
         folder=folder,
+        config=config,
         base=f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base,
         updates=updates,
         # PEFT wraps the modules that it updates; `bias: all` saves their biases from inside.

@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", type=Path, metavar="FILE", help="Read the merge from this recipe (YAML).")
     again = "Repeat the merge of this merge.json."
     add("--from", dest="repeat", type=Path, metavar="FILE", help=again)
+    summed = "Write PEFT adapters' mean as one adapter of summed rank."
+    add("--as-adapter", action="store_true", help=summed)
     add("--dry-run", action="store_true", help="Print the plan and write nothing.")
     add("--no-hash", action="store_true", help="Do not record the models' sha256.")
     add("--allow-nonfinite", action="store_true", help="Accept NaN and infinity.")
@@ -76,7 +78,12 @@ def merge_command(arguments: Sequence[str]) -> None:
         raise UserError("--from compares sha256 with the record's: leave out --no-hash")
     else:
         options = MergeOptions(
-            given.overwrite, not given.no_hash, given.allow_nonfinite, given.quiet, repeats
+            overwrite=given.overwrite,
+            hashing=not given.no_hash,
+            allow_nonfinite=given.allow_nonfinite,
+            quiet=given.quiet,
+            repeats=repeats,
+            as_adapter=given.as_adapter,
         )
         done = merge(spec, given.output, options=options)
         result = read_merge_record(done / "merge.json").to_json() if given.json else {}

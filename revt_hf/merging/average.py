@@ -21,7 +21,13 @@ from revt_hf.checkpoints.architecture import (
     model_config,
 )
 from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
-from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import (
+    ADAPTER_WEIGHTS_FILE,
+    CONFIG_FILE,
+    MERGE_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+)
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
@@ -46,6 +52,7 @@ class MergeOptions:
         allow_nonfinite: accept NaN and infinity.
         quiet: no progress bar.
         repeats: the record of a merge that has to give the same weights again.
+        as_adapter: write the mean of PEFT adapters as an adapter of summed rank, not as a model.
     """
 
     overwrite: bool = False
@@ -53,6 +60,7 @@ class MergeOptions:
     allow_nonfinite: bool = False
     quiet: bool = True
     repeats: MergeRecord | None = None
+    as_adapter: bool = False
 
 
 def merge(
@@ -84,12 +92,25 @@ def merge(
     check_output(target, options.overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
+        # An adapter's base is an input that only the adapter names.
+        read = [path for source in plan.inputs for path in source.originals]
+        check_output(target, options.overwrite, [*inputs, *read])
         description = result_description(plan)
         evaluation = _evaluation(plan)
+        adapters = None
+        if options.as_adapter:
+            from revt_hf.merging import summed_adapter
+
+            adapters = summed_adapter.adapters_of(plan)
         for line in plan.remarks():
             _log.info(line)
         with atomic_folder(target, options.overwrite, inputs) as scratch:
             record = _write_weights(plan, scratch / WEIGHTS_FILE, evaluation, options)
+            if adapters:
+                summed_adapter.write_summed(plan, adapters, scratch / WEIGHTS_FILE, scratch)
+                (scratch / WEIGHTS_FILE).unlink()
+                digest = headers.tensors_sha256(scratch / ADAPTER_WEIGHTS_FILE)
+                record = replace(record, tensors_sha256=digest if options.hashing else None)
             plan.check_unchanged()
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)

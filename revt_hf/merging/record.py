@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from revt_hf.checkpoints.headers import tensors_sha256
-from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE, Checkpoint, open_checkpoint
+from revt_hf.checkpoints.tensors import (
+    ADAPTER_WEIGHTS_FILE,
+    MERGE_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    open_checkpoint,
+)
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, read_json_object
 from revt_hf.merging.registry import JsonRecord, MergeSpec, Rule
@@ -225,7 +231,8 @@ def describes(record: Record, folder: Path) -> bool | None:
     """Whether a folder's weights are those of the record; None if their digest was not taken."""
     if record.tensors_sha256 is None:
         return None
-    weights = folder / WEIGHTS_FILE
+    adapter = folder / ADAPTER_WEIGHTS_FILE
+    weights = adapter if adapter.is_file() else folder / WEIGHTS_FILE
     return weights.is_file() and tensors_sha256(weights) == record.tensors_sha256
 
 

@@ -1,18 +1,20 @@
 """Adapters against PEFT's own merge_and_unload."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from revt_hf import merge
+from revt_hf import MergeOptions, MergeSpec, Rule, merge
 from revt_hf.checkpoints.names import standard_name
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
-from revt_hf.merging.record import member_states, read_merge_record
+from revt_hf.merging.record import describes, member_states, read_merge_record
 from revt_hf.models.load import load_model
+from tests.helpers.command_line import revt
 from tests.helpers.segformers import saved
 
 peft = pytest.importorskip("peft")
@@ -106,6 +108,61 @@ def test_pefts_own_average_is_another_one(adapter, base):
     off = sum((theirs[n].double() - mean[n]).square().sum() for n in start)
     update = sum((mean[n] - start[n].double()).square().sum() for n in start)
     assert (off / update).sqrt() > 0.3
+
+
+SUMMED = [name for name in KINDS if name != "dora"]
+
+
+@pytest.mark.parametrize("kind", SUMMED)
+def test_a_merge_written_as_an_adapter_is_that_merge(adapter, base, tmp_path, kind):
+    folders = [str(adapter(name, seed, **KINDS[kind])[0]) for seed, name in enumerate("abc")]
+    rule = Rule("backbone", "weighted_mean", (1.0, 2.0, 1.0))
+    spec = MergeSpec(tuple(folders), (rule,), head=2)
+    merge(spec, tmp_path / "whole")
+    merge(spec, tmp_path / "summed", MergeOptions(as_adapter=True))
+    wanted = load_file(tmp_path / "whole" / "model.safetensors")
+    model = peft.PeftModel.from_pretrained(load_model(base), tmp_path / "summed")
+    found = {standard_name(k): v for k, v in model.merge_and_unload().state_dict().items()}
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6)
+    with open_checkpoint(tmp_path / "summed") as own:
+        for name, value in wanted.items():
+            torch.testing.assert_close(read_tensor(own.tensors[name]), value, rtol=0, atol=2e-6)
+    record = read_merge_record(tmp_path / "summed" / "merge.json")
+    assert describes(record, tmp_path / "summed")
+    weights = tmp_path / "summed" / "adapter_model.safetensors"
+    save_file({name: value * 2 for name, value in load_file(weights).items()}, weights)
+    assert not describes(record, tmp_path / "summed")
+
+
+def test_what_is_no_adapter_is_refused_before_it_is_merged(adapter, base, tmp_path, capsys):
+    first, second = (adapter(n, s, target_modules=ATTENTION)[0] for s, n in enumerate("ab"))
+    dora, _ = adapter("d", use_dora=True, target_modules=ATTENTION)
+    biased, _ = adapter("e", bias="all", target_modules=ATTENTION)
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(base, elsewhere)
+    other = tmp_path / "other"
+    shutil.copytree(second, other)
+    path = other / "adapter_config.json"
+    path.write_text(path.read_text().replace(str(base), str(elsewhere)))
+    for members, rule, sentence in [
+        ((first, dora), Rule(), "is a DoRA"),
+        ((first, biased), Rule(), "has other biases"),
+        ((first, other), Rule(), "was trained on"),
+        ((first, base), Rule(), "is no adapter"),
+        ((first, second), Rule(method="median"), "the median of adapters is no adapter"),
+    ]:
+        spec = MergeSpec(tuple(map(str, members)), (rule,))
+        with pytest.raises(UserError, match=sentence):
+            merge(spec, tmp_path / "merged", MergeOptions(as_adapter=True))
+        assert not (tmp_path / "merged").exists()
+    code, _, error = revt(
+        capsys, "merge", first, second, "--output", tmp_path / "out", "--as-adapter"
+    )
+    assert code == 0, error
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 WRONG = {
