@@ -34,8 +34,6 @@ class Failure:
 
 
 class Repository:
-    """Commits, branches and pull requests of one repository."""
-
     def __init__(self, files: dict[str, bytes], private: bool = False) -> None:
         self.commits = {COMMIT: files}
         self.refs = {"main": COMMIT, "v1": COMMIT}
@@ -78,6 +76,5 @@ class Hub:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative name."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
