@@ -22,7 +22,6 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.selection import pyramid_step, select
-from revt_hf.results.figures import figure, short_names
 
 # Presets of ``revt merge --select``: an attention's LayerNorm counts as attention and as norm.
 _LAYER_TYPES = ("attention", "mlp", "norm", "patch_embed")
@@ -169,12 +168,16 @@ def diagnose_similarity(
     with atomic_folder(output, overwrite, inputs) as scratch:
         write_json(scratch / "similarity.json", result)
         if plot:
-            _draw_similarity(result, short_names(list(members)), scratch / "similarity.png")
+            _draw_similarity(result, list(members), scratch / "similarity.png")
     return result
 
 
-def _draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+def _draw_similarity(result: Mapping[str, Any], members: Sequence[str], path: Path) -> None:
     """Draw a heat map of each measure: pairs of members by blocks, layer types and head modules."""
+    # It imports datasets, which takes more memory than the comparison.
+    from revt_hf.results.figures import figure, short_names
+
+    names = short_names(members)
     types = result["layer_types"]
     head = [part for part in types if part["name"].startswith("head ")]
     encoder = [part for part in types if part not in head]
@@ -188,7 +191,7 @@ def _draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path
     if result["base"] is not None:
         panels += [
             ("Cosine of displacements", pairs, "displacement_cosine", False),
-            ("Displacement from the base", list(names), "from_base", True),
+            ("Displacement from the base", names, "from_base", True),
         ]
     columns = {"": result["blocks"], "Layers of the encoder": encoder, "Modules of the head": head}
     columns = {heading: parts for heading, parts in columns.items() if parts}
