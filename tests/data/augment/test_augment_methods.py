@@ -22,7 +22,7 @@ from revt_hf.data.augment import (
     method,
     register_augmentation,
 )
-from revt_hf.data.domains.streets.paint import render
+from revt_hf.data.domains.streets import render
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
 from revt_hf.hub.records import method_name
