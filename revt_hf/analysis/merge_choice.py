@@ -51,10 +51,7 @@ METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[in
 def choose_merge(
     method: str, members: Mapping[str, str], recipe: Path, output: Path, options: ChooseOptions
 ) -> dict[str, Any]:
-    """Choose a merge of members on source-val of a training recipe, and write its merge recipe.
-
-    Returns JSON values: the choice, every merge that was tried, and a report in lines of text.
-    """
+    """Choose a merge on source-val of a training recipe, and write its merge recipe."""
     title, choose, most_merges = METHODS[method]
     paths = list(members.values())
     loaded = load_recipe(recipe)

@@ -36,10 +36,7 @@ _FEWEST_COLUMNS = 5
 
 
 def _tensor_groups(names: Sequence[str]) -> dict[str, Mapping[str, list[int]]]:
-    """Indices of tensors by table and name: blocks, layer types, wholes, blocks with all before.
-
-    Blocks are named as in the original, from input to output: patch_embed1, block1.0, ..., norm4.
-    """
+    """Indices of tensors by table and part; blocks have the original's names and order."""
     types = {}
     for preset in _LAYER_TYPES:
         # Not every file has every type of layer.

@@ -33,10 +33,7 @@ METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor's bytes lie in a safetensors file: little-endian, row-major.
-
-    ``dtype`` is safetensors' name (``F32``, ``BF16``, ...), ``offset`` is from the file's start.
-    """
+    """Where a tensor's bytes lie in a safetensors file; ``dtype`` is safetensors' name."""
 
     file: Path
     name: str
@@ -47,10 +44,7 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> list[TensorInfo]:
-    """The tensors of a safetensors file in the order of their bytes.
-
-    As strict as safetensors itself: every accepted file can be loaded.
-    """
+    """A safetensors file's tensors in the order of their bytes; as strict as safetensors itself."""
     with readable(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

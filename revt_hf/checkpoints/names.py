@@ -102,20 +102,14 @@ def standard_name(name: str) -> str:
 
 
 def memory_names(original: str) -> tuple[str, ...]:
-    """In-memory names of a tensor of the original implementation.
-
-    Two names (key, then value) for a fused ``attn.kv`` tensor, none for the unused ``conv_seg``.
-    """
+    """In-memory names of an original's tensor: two of a fused ``attn.kv``, none of ``conv_seg``."""
     if original.startswith(_UNUSED):
         return ()
     return tuple(_renamed(original, _TO_MEMORY)) or (original,)
 
 
 def original_name(on_disk: str) -> str:
-    """The original's name of a tensor named as on disk, or that name if it has no such tensor.
-
-    Key and value share one name: the original holds both in a fused ``attn.kv``.
-    """
+    """The original's name of a tensor named as on disk, or that name if it has no such tensor."""
     return next(_renamed(on_disk, _TO_ORIGINAL), on_disk)
 
 

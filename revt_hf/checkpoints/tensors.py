@@ -95,10 +95,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
-    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision`` for reading.
-
-    Weights are safetensors, whole or in shards, or torch's, of transformers or of the original.
-    """
+    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision``."""
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path)

@@ -7,36 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revt_hf.cli.options import (
-    DataOptions,
-    Images,
-    Models,
-    OutputOptions,
-    Overwrite,
-    OverwriteOptions,
-    ProtocolOptions,
-    Workers,
-    named_models,
-    with_options,
-)
+from revt_hf.cli import options as common
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError
 
 if TYPE_CHECKING:
     from revt_hf.analysis.blending import DiagnoseOptions
 
-diagnose_app = typer.Typer(
-    name="diagnose", help="See when and why averaging works.", no_args_is_help=True
-)
 
-Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for plot and JSON.")]
+Output = Annotated[Path, "DIR", "Folder for plot and JSON."]
 
 
 @dataclass(frozen=True)
-class Diagnosis(DataOptions, ProtocolOptions, OutputOptions):
+class Diagnosis(common.DataOptions, common.ProtocolOptions, common.OutputOptions):
     """What a diagnosis is measured on: source-val of a recipe, or any split of a domain."""
 
     recipe: Annotated[Path | None, "Use the source-val splits of this recipe."] = None
-    images: Images = None
+    images: common.Images = None
 
     def checked(
         self,
@@ -55,12 +42,10 @@ class Diagnosis(DataOptions, ProtocolOptions, OutputOptions):
         return DiagnoseOptions(output, *measured, overwrite, self.quiet)
 
 
-@diagnose_app.command("similarity")
-@with_options
 def similarity_command(
-    models: Models,
+    models: common.Models,
     output: Output,
-    report: OverwriteOptions,
+    report: common.OverwriteOptions,
     base: Annotated[str | None, "Initial weights: also compare displacements from them."] = None,
     no_plot: Annotated[bool, "Write only the JSON."] = False,
 ) -> None:
@@ -68,7 +53,7 @@ def similarity_command(
     from revt_hf.analysis.similarity import diagnose_similarity, mean_of
     from revt_hf.results.figures import aligned
 
-    members = named_models(models)
+    members = common.named_models(models)
     report.check([*members.values(), base], [output])
     how = (not no_plot, report.overwrite, report.quiet)
     result = diagnose_similarity(members, output, base, *how)
@@ -80,26 +65,24 @@ def similarity_command(
     report.finish(result, aligned(rows).splitlines(), f"written: {output}")
 
 
-@diagnose_app.command("path")
-@with_options
 def path_command(
-    models: Models,
+    models: common.Models,
     output: Output,
     data: Diagnosis,
     init: Annotated[str | None, "Initial weights: also score the lines from them."] = None,
-    points: Annotated[int, typer.Option(min=2, help="Points on each line, ends included.")] = 11,
+    points: Annotated[int, Bounds(2), "Points on each line, ends included."] = 11,
     interpolate: Annotated[
         str, "Interpolate the encoder only, or all: the decode head as well."
     ] = "encoder",
-    workers: Workers = 0,
-    overwrite: Overwrite = False,
+    workers: common.Workers = 0,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Score the straight line between two members: is there a barrier?"""
     from revt_hf.analysis.landscape import diagnose_path
 
     if interpolate not in ("encoder", "all"):
         raise UserError(f"--interpolate {interpolate}: use encoder or all")
-    members = named_models(models)
+    members = common.named_models(models)
     options = data.checked(output, members.values(), overwrite, workers, [init])
     result = diagnose_path(members, options, init, points, interpolate == "all")
     names: dict[Any, str] = dict(enumerate(members, 1))
@@ -115,14 +98,12 @@ def path_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("plane")
-@with_options
 def plane_command(
-    models: Models,
+    models: common.Models,
     output: Output,
     data: Diagnosis,
     steps: Annotated[str, "Steps of the grids, coarse to fine."] = "3,6",
-    workers: Workers = 0,
+    workers: common.Workers = 0,
 ) -> None:
     """Score all weighted means of three members on a grid; the same command resumes."""
     from revt_hf.analysis.landscape import diagnose_plane
@@ -131,7 +112,7 @@ def plane_command(
         levels = [int(part) for part in steps.split(",")]
     except ValueError as error:
         raise UserError(f"--steps {steps}: write whole numbers such as 4,8") from error
-    members = named_models(models)
+    members = common.named_models(models)
     options = data.checked(output, members.values(), workers=workers)
     result = diagnose_plane(members, levels, options)
     lines = []
@@ -142,8 +123,6 @@ def plane_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("norm")
-@with_options
 def norm_command(
     models: Annotated[list[str], typer.Argument(help="A merge, then members to compare it to.")],
     output: Output,
@@ -151,13 +130,13 @@ def norm_command(
     train: Annotated[
         str, "With --domain: split to recalibrate on. A recipe names its own."
     ] = "train",
-    recalibrate_on: Annotated[int, typer.Option(min=1, help="Approximate number of images.")] = 100,
-    overwrite: Overwrite = False,
+    recalibrate_on: Annotated[int, Bounds(1), "Approximate number of images."] = 100,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Measure how far the head's BatchNorm statistics are off, also after recalibration."""
     from revt_hf.analysis.merge_comparison import diagnose_norm
 
-    named = named_models(models)
+    named = common.named_models(models)
     merge, *members = named.values()
     options = data.checked(output, [merge], overwrite, also_read=members)
     sources = data.sources(train, data.split)
@@ -170,20 +149,18 @@ def norm_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@diagnose_app.command("disagreement")
-@with_options
 def disagreement_command(
-    models: Models,
+    models: common.Models,
     merge: Annotated[str, "The merge of these members."],
     output: Output,
     data: Diagnosis,
-    show: Annotated[int, typer.Option(min=1, help="Draw this many disputed images.")] = 4,
-    overwrite: Overwrite = False,
+    show: Annotated[int, Bounds(1), "Draw this many disputed images."] = 4,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Show where members differ on images, and what their merge predicts there."""
     from revt_hf.analysis.merge_comparison import diagnose_disagreement
 
-    members = named_models(models)
+    members = common.named_models(models)
     options = data.checked(output, [*members.values(), merge], overwrite)
     result = diagnose_disagreement(members, merge, show, options)
     lines = [
@@ -196,21 +173,20 @@ def disagreement_command(
     data.finish(result, lines, f"written: {output}")
 
 
-@with_options
 def choose(
     method: Annotated[str, typer.Argument(help="soup, weights or leave-one-out.")],
-    models: Models,
+    models: common.Models,
     recipe: Annotated[Path, "Score on source-val of this recipe, never on its targets."],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Merge recipe to write (YAML).")],
-    protocol: ProtocolOptions,
-    report: OverwriteOptions,
+    output: Annotated[Path, "FILE", "Merge recipe to write (YAML)."],
+    protocol: common.ProtocolOptions,
+    report: common.OverwriteOptions,
     on: Annotated[list[str] | None, "Score on this source alone."] = None,
-    head: Annotated[int | None, typer.Option(min=1, help="Use this member's head.")] = None,
+    head: Annotated[int | None, Bounds(1), "Use this member's head."] = None,
     evaluations: Annotated[
-        int | None, typer.Option(min=2, help="With weights: score at most this many merges (40).")
+        int | None, Bounds(2), "With weights: score at most this many merges (40)."
     ] = None,
-    images: Images = None,
-    workers: Workers = 0,
+    images: common.Images = None,
+    workers: common.Workers = 0,
 ) -> None:
     """Choose members and weights of a merge on source-val, and write its recipe.
 
@@ -224,7 +200,7 @@ def choose(
         raise UserError(f"unknown method '{method}': use one of {', '.join(METHODS)}")
     if evaluations is not None and method != "weights":
         raise UserError(f"--evaluations is an option of weights, not of {method}")
-    members = named_models(models)
+    members = common.named_models(models)
     report.check([*members.values(), recipe], [output])
     resolved = protocol.resolve(members.values())
     scored = (resolved, tuple(on or ()), head, evaluations or 40, images, workers)

@@ -6,28 +6,45 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import analysis, benchmark, data, evaluate, model_folders, push, results, training
+from revt_hf.cli import analysis, evaluate, model_folders, results, training
+from revt_hf.cli.options import with_options
 
-_PANELS: dict[str, list[typer.Typer | Callable[..., None]]] = {
-    "Data": [data.data_app],
-    "Train": [
-        training.train,
-        training.run,
-        training.submit,
-        training.demo,
-        training.recipe_app,
-    ],
+
+def _group(text: str, **commands: Callable[..., None]) -> typer.Typer:
+    group = typer.Typer(help=text, no_args_is_help=True)
+    for name, command in commands.items():
+        group.command(name)(with_options(command))
+    return group
+
+
+_DATA = _group(
+    "Inspect, verify and prepare datasets.",
+    list=training.list_domains,
+    verify=training.verify_command,
+    show=training.show_command,
+    prepare=training.prepare_command,
+)
+_RECIPE = _group(
+    "Show recipes and their schema.", schema=training.recipe_schema, show=training.recipe_show
+)
+_DIAGNOSE = _group(
+    "See when and why averaging works.",
+    similarity=analysis.similarity_command,
+    path=analysis.path_command,
+    plane=analysis.plane_command,
+    norm=analysis.norm_command,
+    disagreement=analysis.disagreement_command,
+)
+_PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
+    "Data": [("data", _DATA)],
+    "Train": [training.train, training.run, training.submit, training.demo, ("recipe", _RECIPE)],
     "Merge": [model_folders.inspect, model_folders.recalibrate, model_folders.convert],
     "Evaluate": [
-        evaluate.evaluate,
-        evaluate.predict,
-        results.table,
-        results.report,
-        results.curves,
-        benchmark.benchmark,
+        *(evaluate.evaluate, evaluate.predict, results.table, results.report, results.curves),
+        evaluate.benchmark,
     ],
-    "Understand": [analysis.choose, analysis.diagnose_app],
-    "Publish": [push.push, push.merge_and_push],
+    "Understand": [analysis.choose, ("diagnose", _DIAGNOSE)],
+    "Publish": [model_folders.push, model_folders.merge_and_push],
 }
 
 
@@ -53,7 +70,7 @@ app.command(rich_help_panel="Merge", context_settings=_RAW, add_help_option=Fals
 )
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        if isinstance(_command, typer.Typer):
-            app.add_typer(_command, rich_help_panel=_panel)
+        if isinstance(_command, tuple):
+            app.add_typer(_command[1], name=_command[0], rich_help_panel=_panel)
         else:
-            app.command(rich_help_panel=_panel)(_command)
+            app.command(rich_help_panel=_panel)(with_options(_command))

@@ -1,54 +1,39 @@
-"""``revt evaluate`` and ``revt predict``."""
+"""``revt evaluate``, ``predict`` and ``benchmark``."""
 
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from revt_hf.cli.options import (
-    BatchSize,
-    DataOptions,
-    Models,
-    OutputOptions,
-    OverwriteOptions,
-    ProtocolOptions,
-    Workers,
-    named_models,
-    with_options,
-)
+from revt_hf.cli import options as common
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, counted
+from revt_hf.core.outputs import check_output_file, write_text
+
+if TYPE_CHECKING:
+    from revt_hf.speed.measuring import BenchmarkResult
 
 EXIT_FAILED = 2
+ClassIds = StrEnum("ClassIds", ["train", "cityscapes"])
+_IMAGE, _CROP, _BATCH = (1024, 512), 512, 2
 
 
-class ClassIds(StrEnum):
-    """The ids in class maps."""
-
-    train = "train"
-    cityscapes = "cityscapes"
-
-
-@with_options
 def evaluate(
-    models: Models,
-    data: DataOptions,
-    choice: ProtocolOptions,
-    report: OutputOptions,
+    models: common.Models,
+    data: common.DataOptions,
+    choice: common.ProtocolOptions,
+    report: common.OutputOptions,
     ensembles: Annotated[
         list[str] | None,
-        typer.Option(
-            "--ensemble",
-            metavar="HOW",
-            help="Also score all models together: logits, product, probabilities or features.",
-        ),
+        "--ensemble HOW",
+        "Also score all models together: logits, product, probabilities or features.",
     ] = None,
-    head: Annotated[
-        int, typer.Option(min=1, help="Model whose decode head an ensemble of features uses.")
-    ] = 1,
+    head: Annotated[int, Bounds(1), "Model whose decode head an ensemble of features uses."] = 1,
     cost: Annotated[bool, "Also measure parameters, FLOPs, images/s and GPU memory."] = False,
-    batch_size: BatchSize = 1,
-    workers: Workers = 0,
+    batch_size: common.BatchSize = 1,
+    workers: common.Workers = 0,
     classes: Annotated[
         str | None, "Print the mean over synthia16 or synthia13 instead of all 19 classes."
     ] = None,
@@ -62,7 +47,7 @@ def evaluate(
     from revt_hf.results.rows import check_subset
 
     check_subset(classes)
-    named, splits = named_models(models), data.splits()
+    named, splits = common.named_models(models), data.splits()
     read = [path for one in splits for path in one.spec.inputs]
     report.check([*named.values(), data.recipe, *read])
     how = (tuple(ensembles or ()), head, cost, batch_size, workers)
@@ -74,31 +59,25 @@ def evaluate(
         print_scores(results, classes)
 
 
-@with_options
 def predict(
-    models: Models,
+    models: common.Models,
     paths: Annotated[
-        list[Path],
-        typer.Option(
-            "--input", metavar="PATH", help="Image, folder of images or video; may be repeated."
-        ),
+        list[Path], "--input PATH", "Image, folder of images or video; may be repeated."
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
-    choice: ProtocolOptions,
-    report: OverwriteOptions,
+    output: Annotated[Path, "DIR", "Folder of the results."],
+    choice: common.ProtocolOptions,
+    report: common.OverwriteOptions,
     save: Annotated[
         str | None,
-        typer.Option(
-            metavar="KIND,...",
-            help="Write only maps, overlays, side-by-side or differences. "
-            "Default: everything that suits the input.",
-        ),
+        "KIND,...",
+        "Write only maps, overlays, side-by-side or differences. "
+        "Default: everything that suits the input.",
     ] = None,
     ids: Annotated[
         ClassIds, "Write train ids (0..18) or Cityscapes' ids (7, 8, 11, ...)."
     ] = ClassIds.train,
-    batch_size: BatchSize = 1,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
+    batch_size: common.BatchSize = 1,
+    workers: Annotated[int, Bounds(1, 256), "Threads that decode images."] = 2,
 ) -> None:
     """Write class maps, overlays and model comparisons for images and videos."""
     from revt_hf.prediction.inputs import IMAGES, VIDEOS
@@ -109,7 +88,7 @@ def predict(
     for kind in kinds or ():
         if kind not in KEPT:
             raise UserError(f"--save {kind}: use {', '.join(KEPT)}, with commas between them")
-    named = named_models(models)
+    named = common.named_models(models)
     for model in named.values():
         if Path(model).suffix.lower() in IMAGES | VIDEOS and Path(model).is_file():
             raise UserError(
@@ -134,3 +113,144 @@ def predict(
     report.finish(done.to_json(), remark=remark)
     if done.failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What both benchmarks take."""
+
+    sizes: Annotated[
+        list[str] | None,
+        "--size",
+        "Also measure b0 to b5 with random weights. "
+        "Default without models: all six, with --train b0.",
+    ] = None
+    warm_up: Annotated[
+        int | None, Bounds(0), "Images or steps before the timed ones. Default: 5 images, 3 steps."
+    ] = None
+    device: Annotated[str | None, "Use cpu, cuda or cuda:N. Default: a GPU if there is one."] = None
+
+    def on_gpu(self) -> bool:
+        from revt_hf.speed.measuring import chosen_device
+
+        return chosen_device(self.device).type == "cuda"
+
+
+@dataclass(frozen=True)
+class PredictBenchmark:
+    """Options without --train."""
+
+    variant: Annotated[
+        list[str] | None, "Run eager, sdpa, folded, bf16 or compiled. Default: all of them."
+    ] = None
+    image: Annotated[str | None, "WIDTHxHEIGHT", "Size of the image. Default: 1024x512."] = None
+    max_size: Annotated[
+        str | None,
+        "WIDTHxHEIGHT",
+        "Resize the image to fit this size, or native to keep it. Default: native.",
+    ] = None
+    images: Annotated[
+        int | None, Bounds(1), "Number of timed images. Default: 200 on a GPU, 20 on a CPU."
+    ] = None
+    frame_rate: Annotated[
+        bool | None, "--frame-rate/--no-frame-rate", "Measure images/s at batch 1. Default: yes."
+    ] = None
+    best_batch: Annotated[
+        bool | None,
+        "--best-batch/--no-best-batch",
+        "Search for the batch size with the most images/s. Default: yes.",
+    ] = None
+
+    def measure(self, models: dict[str, str], shared: Benchmark, quiet: bool) -> "BenchmarkResult":
+        from revt_hf.speed.inference import InferenceOptions, inference_benchmark
+
+        size = _IMAGE if self.image is None else common.parse_max_size(self.image, "--image")
+        if size is None:
+            raise UserError("--image native: write WIDTHxHEIGHT, such as 1024x512")
+        options = InferenceOptions(
+            image=size[::-1],
+            max_size=None if self.max_size is None else common.parse_max_size(self.max_size),
+            images=self.images or (200 if shared.on_gpu() else 20),
+            warm_up=5 if shared.warm_up is None else shared.warm_up,
+            frame_rate=self.frame_rate is not False,
+            best_batch=self.best_batch is not False,
+        )
+        sizes, variants = shared.sizes or [], self.variant or []
+        return inference_benchmark(models, sizes, variants, options, shared.device, quiet)
+
+
+@dataclass(frozen=True)
+class TrainBenchmark:
+    """Options with --train."""
+
+    recipe: Annotated[
+        Path | None,
+        "With --train: take model, crop and batch size from this recipe and also time "
+        "data loading.",
+    ] = None
+    crop: Annotated[
+        int | None, Bounds(32, 2**15), "With --train: crop size in pixels. Default: 512."
+    ] = None
+    batch_size: Annotated[int | None, Bounds(1), "With --train: crops in a step. Default: 2."] = (
+        None
+    )
+    steps: Annotated[
+        int | None,
+        Bounds(1),
+        "With --train: number of timed steps. Default: 50 on a GPU, 10 on a CPU.",
+    ] = None
+    workers: Annotated[
+        int | None,
+        Bounds(0, 256),
+        "With --train and --recipe: processes that load crops. Default: the recipe's.",
+    ] = None
+
+    def measure(self, models: dict[str, str], shared: Benchmark, quiet: bool) -> "BenchmarkResult":
+        from revt_hf.config.recipe import load_recipe
+        from revt_hf.speed.training import TrainingOptions, training_benchmark
+
+        recipe = None if self.recipe is None else load_recipe(self.recipe)
+        side = self.crop or (recipe and recipe.augmentation.crop) or _CROP
+        options = TrainingOptions(
+            crop=(side, side) if isinstance(side, int) else side,
+            batch=self.batch_size or (recipe.train.batch_size if recipe else _BATCH),
+            steps=self.steps or (50 if shared.on_gpu() else 10),
+            warm_up=3 if shared.warm_up is None else shared.warm_up,
+        )
+        workers = self.workers
+        if workers is None:
+            workers = recipe.train.workers if recipe else 0
+        named = None if recipe is None else (str(self.recipe), recipe)
+        sizes = shared.sizes or []
+        return training_benchmark(models, sizes, options, named, workers, shared.device, quiet)
+
+
+def benchmark(
+    shared: Benchmark,
+    inference: PredictBenchmark,
+    training: TrainBenchmark,
+    report: common.OverwriteOptions,
+    models: common.OptionalModels = None,
+    train: Annotated[bool, "Measure training steps instead of predictions."] = False,
+    markdown: Annotated[Path | None, "FILE", "Write the tables to this file as Markdown."] = None,
+) -> None:
+    """Measure how fast models predict or train on this machine."""
+    wrong = inference if train else training
+    for field in fields(wrong):
+        if getattr(wrong, field.name) not in (None, []):
+            flag = f"--{field.name.replace('_', '-')}"
+            raise UserError(f"{flag} goes {'without' if train else 'with'} --train")
+    if training.workers is not None and training.recipe is None:
+        raise UserError("--workers goes with --recipe: without one nothing is loaded")
+    from revt_hf.results.formats import markdown as markdown_text
+    from revt_hf.results.formats import print_layouts
+
+    named = common.named_models(models or [])
+    inputs = [*named.values(), training.recipe]
+    check_output_file(markdown, report.overwrite, inputs, [report.json_file])
+    report.check(inputs)
+    result = (training if train else inference).measure(named, shared, report.quiet)
+    report.finish(result.to_json())
+    if markdown is not None:
+        write_text(markdown, "\n".join(map(markdown_text, result.tables)))
+    print_layouts(result.tables)

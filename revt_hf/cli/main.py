@@ -89,7 +89,6 @@ def _kept_elsewhere(arguments: Sequence[str]) -> bool:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code."""
     for argument in arguments:
         # Neither safetensors nor Arrow nor JSON can hold such names.
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
@@ -198,7 +197,6 @@ class _Closed(_Escaped):
 
 @contextlib.contextmanager
 def _escaped_output() -> Iterator[None]:
-    """Escape control characters in the output."""
     before: Any = sys.stdout
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -229,7 +227,6 @@ class _Remarks(logging.Handler):
 
 
 def _log_to_stderr() -> None:
-    """Print the package's log records and data warnings as plain lines."""
     log = logging.getLogger("revt_hf")
     log.handlers = [_Remarks()]
     log.setLevel(logging.INFO)

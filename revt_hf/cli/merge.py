@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from revt_hf.cli.naming import split_name
 from revt_hf.core.errors import UserError, say
 from revt_hf.merging.registry import MergeSpec, Rule
 
@@ -50,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def merge_command(arguments: Sequence[str]) -> None:
-    """Run ``revt merge`` with the arguments that follow it on the command line."""
     given = _parser().parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
@@ -111,3 +109,13 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
         raise UserError("two models have the same name: give one of them another NAME=PATH")
     rule = Rule(given.select, given.method, weights, parameters)
     return MergeSpec(members, (rule,), given.head, given.base, names)
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Name and path of ``NAME=PATH``; no name for a path alone."""
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return None, text
+    if not name or not path:
+        raise UserError(f"{text}: write a model as PATH or NAME=PATH")
+    return name, path

@@ -8,20 +8,25 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 
-from revt_hf.cli.naming import split_name
+from revt_hf.cli.merge import split_name
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import InputPath, check_output_file, write_json
 
 if TYPE_CHECKING:
     from revt_hf.config.protocol import Protocol
-    from revt_hf.config.recipe import DomainSpec, Source
+    from revt_hf.config.recipe import DomainSpec, Recipe, Source
     from revt_hf.evaluation.result import SplitSpec
 
 _LARGEST_SIDE = 2**15
+
+
+class Bounds(NamedTuple):
+    least: int | None = None
+    largest: int | None = None
 
 
 def _silence(quiet: bool) -> bool:
@@ -40,7 +45,7 @@ _MODELS = typer.Argument(
 )
 Models = Annotated[list[str], _MODELS]
 OptionalModels = Annotated[list[str] | None, _MODELS]
-Recipe = Annotated[Path, typer.Argument(help="Training recipe (YAML).")]
+RecipeFile = Annotated[Path, typer.Argument(help="Training recipe (YAML).")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.steps=100."),
@@ -53,20 +58,15 @@ Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write results to this file.", callback=_writable),
 ]
-Split = Annotated[str, typer.Option(help="Split of the domain.")]
-Images = Annotated[
-    int | None, typer.Option(min=1, help="Use at most this many images of each split.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through a network together.")]
-Workers = Annotated[
-    int,
-    typer.Option(min=0, max=256, help="Processes that decode images; 0 decodes in this process."),
-]
+Split = Annotated[str, "Split of the domain."]
+Images = Annotated[int | None, Bounds(1), "Use at most this many images of each split."]
+BatchSize = Annotated[int, Bounds(1), "Images that go through a network together."]
+Workers = Annotated[int, Bounds(0, 256), "Processes that decode images; 0 decodes in this process."]
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where a command's results go besides standard output."""
+    """Where results go besides standard output."""
 
     json_file: Json = None
     quiet: Quiet = False
@@ -92,7 +92,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class OverwriteOptions(OutputOptions):
-    """The same of a command with another output."""
+    """The same for a command with another output."""
 
     overwrite: Overwrite = False
 
@@ -101,25 +101,15 @@ class OverwriteOptions(OutputOptions):
 class DomainOptions:
     """Where the images of a domain are, and its variants."""
 
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = (
-        None
-    )
-    config: Annotated[str | None, typer.Option(help="Configuration of the domain.")] = None
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="Option of the domain."),
-    ] = None
+    data_dir: Annotated[Path | None, "DIR", "Folder of the dataset."] = None
+    config: Annotated[str | None, "Configuration of the domain."] = None
+    options: Annotated[list[str] | None, "--option KEY=VALUE", "Option of the domain."] = None
 
     def spec(self, domain: str) -> "DomainSpec":
-        """The domain as recipes name it."""
         from revt_hf.config.recipe import DomainSpec
 
-        return DomainSpec(
-            domain=domain,
-            data_dir=str(self.data_dir) if self.data_dir else None,
-            config=self.config,
-            options=key_values(self.options),
-        )
+        folder, options = str(self.data_dir) if self.data_dir else None, key_values(self.options)
+        return DomainSpec(domain=domain, data_dir=folder, config=self.config, options=options)
 
 
 @dataclass(frozen=True)
@@ -132,40 +122,43 @@ class DataOptions(DomainOptions):
 
     def splits(self) -> "list[SplitSpec]":
         """The splits that are named: source-val and targets of the recipe, or the domain's."""
-        from revt_hf.config.recipe import load_recipe
+        from revt_hf.config.recipe import DomainSpec
         from revt_hf.evaluation.result import SplitSpec, splits_of
 
-        if self.domain is not None and self.recipe is None:
-            return [SplitSpec(self.spec(self.domain), self.split, is_source=False)]
-        if self.domain is None and self.recipe is not None:
-            return splits_of(load_recipe(self.recipe))
-        raise UserError("name what to measure on: either --domain NAME or --recipe FILE")
+        chosen = self._chosen("name what to measure on: either --domain NAME or --recipe FILE")
+        if isinstance(chosen, DomainSpec):
+            return [SplitSpec(chosen, self.split, is_source=False)]
+        return splits_of(chosen)
 
     def sources(self, train: str, val: str) -> "Sequence[Source]":
         """The sources of the recipe, or the domain with these splits."""
-        from revt_hf.config.recipe import Source, load_recipe
+        from revt_hf.config.recipe import DomainSpec, Source
+
+        where = "say where the source images are: either --recipe FILE or --domain NAME"
+        chosen = self._chosen(where)
+        if isinstance(chosen, DomainSpec):
+            return [Source(**chosen.model_dump(), train=train, val=val)]
+        return chosen.sources
+
+    def _chosen(self, problem: str) -> "DomainSpec | Recipe":
+        from revt_hf.config.recipe import load_recipe
 
         if self.domain is not None and self.recipe is None:
-            return [Source(**self.spec(self.domain).model_dump(), train=train, val=val)]
+            return self.spec(self.domain)
         if self.domain is None and self.recipe is not None:
-            return load_recipe(self.recipe).sources
-        raise UserError("say where the source images are: either --recipe FILE or --domain NAME")
+            return load_recipe(self.recipe)
+        raise UserError(problem)
 
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """The test protocol of a command."""
-
     protocol: Annotated[
         str | None,
         "Test protocol: paper, native, slide or multi-scale. "
         "Default: the one the models were made for.",
     ] = None
     max_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WIDTHxHEIGHT", help="Resize images to fit this size, or native to keep theirs."
-        ),
+        str | None, "WIDTHxHEIGHT", "Resize images to fit this size, or native to keep theirs."
     ] = None
 
     def resolve(self, models: Iterable[str | Path]) -> "Protocol":
@@ -183,10 +176,10 @@ class ProtocolOptions:
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a command declare options briefly.
+    """Let a command declare options briefly; fields of a dataclass become options, too.
 
-    Fields of a dataclass become options, and in ``Annotated[int, "Help text."]`` the text is the
-    help of an option.
+    ``Annotated[int, "--number COUNT", Bounds(1), "Help text."]``: flag, metavar and bounds only
+    where they are not the usual ones.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -215,10 +208,23 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 def _parameter(parameter: inspect.Parameter, annotation: Any) -> inspect.Parameter:
     """The parameter as typer wants it; a flag has no opposite."""
     kind, *details = get_args(annotation)
-    if isinstance(details[0], str):
-        names = [f"--{parameter.name.replace('_', '-')}"] if kind is bool else []
-        annotation = Annotated[kind, typer.Option(*names, help=details[0])]
+    if isinstance(details[-1], str):
+        flags = [f"--{parameter.name.replace('_', '-')}"] if kind is bool else []
+        annotation = Annotated[kind, _option(*flags, *details)]
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+@functools.cache
+def _option(*details: str | Bounds) -> Any:
+    """The option of such an annotation; the same object for the same annotation."""
+    *usage, text = details
+    words = " ".join(detail for detail in usage if isinstance(detail, str)).split()
+    flags = [word for word in words if word.startswith("--")][-1:]
+    metavar = next((word for word in words if not word.startswith("--")), None)
+    bounds = next((detail for detail in usage if isinstance(detail, Bounds)), Bounds())
+    return typer.Option(
+        *flags, metavar=metavar, min=bounds.least, max=bounds.largest, help=str(text)
+    )
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:

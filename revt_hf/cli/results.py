@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from revt_hf.cli.options import (
-    Models,
-    OverwriteOptions,
-    ProtocolOptions,
-    named_models,
-    with_options,
-)
+from revt_hf.cli import options as common
 from revt_hf.core.errors import UserError, counted, say
 from revt_hf.core.outputs import check_output_file, check_suffix, write_text
 
@@ -32,12 +26,8 @@ _INTRO = (
 _RESULTS = typer.Argument(
     help="Result files (JSON) of revt evaluate and revt run, and folders of them."
 )
-Classes = Annotated[
-    str | None, typer.Option(help="Average over synthia16 or synthia13 instead of all 19 classes.")
-]
-ResultProtocol = Annotated[
-    str | None, typer.Option("--protocol", help="Use only results by this protocol.")
-]
+Classes = Annotated[str | None, "Average over synthia16 or synthia13 instead of all 19 classes."]
+ResultProtocol = Annotated[str | None, "--protocol", "Use only results by this protocol."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +43,6 @@ class Shown:
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
 
     def options(self) -> "TableOptions":
-        """The same for the table."""
         from revt_hf.results.tables import TableOptions
 
         return TableOptions(**dataclasses.asdict(self))
@@ -69,23 +58,18 @@ class Shown:
         return words
 
 
-@with_options
 def table(
     results: Annotated[list[Path] | None, _RESULTS] = None,
     *,
     shown: Shown,
-    to: OverwriteOptions,
+    to: common.OverwriteOptions,
     format: Annotated[str, "Write terminal, markdown, latex, csv or html."] = "terminal",
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")
-    ] = None,
+    output: Annotated[Path | None, "FILE", "Write the table to this file."] = None,
     update: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Renew the tables between a Markdown file's comments."),
+        Path | None, "FILE", "Renew the tables between a Markdown file's comments."
     ] = None,
     check: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Exit with code 1 if these tables are out of date."),
+        Path | None, "FILE", "Exit with code 1 if these tables are out of date."
     ] = None,
 ) -> None:
     """Print one table of many results: rows are models, columns are domains."""
@@ -118,9 +102,8 @@ def table(
             say(f"written: {output}")
     elif format == "terminal":
         from revt_hf.results.formats import print_layouts
-        from revt_hf.results.layout import layout
 
-        print_layouts([layout(one) for one in tables])
+        print_layouts(tables)
     else:
         print(formatted(tables, chosen), end="")
 
@@ -161,7 +144,6 @@ def renewed_document(document: Path, words: Sequence[str] | None = None) -> tupl
 
 
 def _parsed(words: Sequence[str], place: str) -> tuple[Sequence[Path], Shown]:
-    """Results and options of a command in a comment."""
     if tuple(words[: len(_COMMAND)]) != _COMMAND or len(words) == len(_COMMAND):
         raise UserError(f"{place} is to be followed by: revt table RESULTS...")
     app = typer.Typer()
@@ -177,21 +159,18 @@ def _parsed(words: Sequence[str], place: str) -> tuple[Sequence[Path], Shown]:
     return values.pop("results"), Shown(**values)
 
 
-@with_options
+@common.with_options
 def _in_comment(results: Annotated[list[Path], _RESULTS], *, shown: Shown) -> None:
     """The part of ``revt table`` that a comment may hold."""
 
 
-@with_options
 def report(
-    models: Models,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the page (HTML) here.")],
+    models: common.Models,
+    output: Annotated[Path, "FILE", "Write the page (HTML) here."],
     recipe: Annotated[Path, "Use the source-val and target splits of this recipe."],
-    choice: ProtocolOptions,
-    to: OverwriteOptions,
-    init: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Initial weights of the members.")
-    ] = None,
+    choice: common.ProtocolOptions,
+    to: common.OverwriteOptions,
+    init: Annotated[Path | None, "MODEL", "Initial weights of the members."] = None,
 ) -> None:
     """Compare members and their merges on one page, with images.
 
@@ -202,7 +181,7 @@ def report(
     from revt_hf.results.page import write_page
     from revt_hf.results.report import compare, report_models
 
-    named = named_models(models)
+    named = common.named_models(models)
     loaded = load_recipe(recipe)
     inputs = [recipe, init, *named.values(), *loaded.inputs]
     check_output_file(output, to.overwrite, inputs, [to.json_file])
@@ -217,17 +196,16 @@ def report(
     to.finish(made.results, [f"open {output}"], write=write_results)
 
 
-@with_options
 def curves(
     results: Annotated[list[Path], _RESULTS],
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Write the figure (PNG) here.")],
-    to: OverwriteOptions,
+    output: Annotated[Path, "FILE", "Write the figure (PNG) here."],
+    to: common.OverwriteOptions,
     protocol: ResultProtocol = None,
     classes: Classes = None,
 ) -> None:
     """Draw mIoU over the severity of corruptions: members against their merges."""
     from revt_hf.evaluation.result import read_results
-    from revt_hf.results.curves import build_curves, draw_curves
+    from revt_hf.results.figures import build_curves, draw_curves
 
     loaded = read_results(results)
     read = {one.path for one in loaded}

@@ -1,34 +1,133 @@
-"""``revt train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
+"""``revt data``, ``train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from revt_hf.cli.options import OutputOptions, Overrides, Overwrite, Quiet, Recipe, with_options
+from revt_hf.cli import options as common
+from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, counted, say
 
-recipe_app = typer.Typer(name="recipe", help="Show recipes and their schema.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from revt_hf.data.domains.opening import Format
 
+EXIT_BAD_DATA = 2
+OutputFormat = StrEnum("OutputFormat", ["webp", "png", "raw", "parquet"])
+
+
+Domain = Annotated[str, typer.Argument(help="Domain; revt data list shows all.")]
+Threads = Annotated[
+    int | None, "--workers", Bounds(1, 256), "Number of threads; default: all cores."
+]
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment (YAML).")]
-ExperimentFolder = Annotated[
-    Path, typer.Option("--output", help="Folder of the experiment; finished steps are kept.")
-]
+ExperimentFolder = Annotated[Path, "--output", "Folder of the experiment; finished steps are kept."]
 Launcher = Annotated[
-    str | None,
-    typer.Option(metavar="COMMAND", help="Start trainings with this, such as 'accelerate launch'."),
+    str | None, "COMMAND", "Start trainings with this, such as 'accelerate launch'."
 ]
 
 
-@with_options
+def list_domains(json_file: common.Json = None) -> None:
+    """List all datasets: kind, images, license, where to get them."""
+    from rich.console import Console
+
+    from revt_hf.data_tools.inspection import listing, listing_table
+
+    common.OutputOptions(json_file).finish(listing())
+    Console().print(listing_table())
+
+
+def verify_command(
+    name: Domain,
+    settings: common.DomainOptions,
+    report: common.OutputOptions,
+    strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
+    workers: Threads = None,
+) -> None:
+    """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
+    from revt_hf.data_tools.inspection import verify
+
+    report.check([settings.data_dir])
+    result = verify(settings.spec(name), workers, report.quiet)
+    report.finish(result.to_json())
+    print(result.text)
+    if result.problems or (strict and not result.is_complete):
+        raise typer.Exit(EXIT_BAD_DATA)
+
+
+def show_command(
+    name: Domain,
+    settings: common.DomainOptions,
+    output: Annotated[Path, "Contact sheet (PNG) to write."],
+    split: common.Split = "val",
+    images: Annotated[int, Bounds(1), "Show at most this many images."] = 6,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,  # noqa: ARG001
+) -> None:
+    """Draw images of a dataset with their coloured labels."""
+    from revt_hf.data_tools.inspection import show
+
+    count = show(settings.spec(name), split, output, images, overwrite)
+    say(f"{counted(count, 'image')} of {name}/{split}: {output}")
+
+
+def prepare_command(
+    name: Domain,
+    settings: common.DomainOptions,
+    output: Annotated[Path, "Folder to write."],
+    split: Annotated[
+        list[str] | None, "Split to prepare, default train; parquet takes several."
+    ] = None,
+    resize: Annotated[
+        str | None, "WIDTHxHEIGHT", "Max size, or native. Default: 1280x720; native for parquet."
+    ] = None,
+    format: Annotated[
+        OutputFormat | None,
+        "webp (default), png and raw are for training; parquet is a Hub dataset.",
+    ] = None,
+    push: Annotated[str | None, "REPO_ID", "Push the parquet files to the Hub."] = None,
+    private: Annotated[bool, "Make that repository private."] = False,
+    license: Annotated[str | None, "Confirm the license under which images are passed on."] = None,
+    workers: Threads = None,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Resize images once for faster training, or pack them for the Hub."""
+    format = format or (OutputFormat.parquet if push else OutputFormat.webp)
+    default = None if format is OutputFormat.parquet else (1280, 720)
+    max_size = default if resize is None else common.parse_max_size(resize, "--resize")
+    splits = split or ["train"]
+    if format is OutputFormat.parquet:
+        if workers is not None:
+            raise UserError("--workers is for the formats webp, png and raw")
+        from revt_hf.data_tools.export import ExportOptions, export_parquet
+
+        options = ExportOptions(max_size, license, push, private, overwrite, quiet)
+        done = export_parquet(settings.spec(name), splits, output, options)
+        say(f"packed: {done}{f', pushed to {push}' if push else ''}")
+        return
+    if push or license or private:
+        raise UserError("--push, --private and --license go with --format parquet")
+    if len(splits) > 1:
+        raise UserError("give one --split: each prepared folder holds one")
+    from revt_hf.data_tools.prepare import prepare
+
+    what = (settings.spec(name), splits[0], output, max_size, cast("Format", format.value))
+    record = prepare(*what, overwrite, workers, quiet)
+    count = counted(record.images, "image")
+    remark = f"in a recipe: source.prepared: {output}"
+    say(f"prepared {count} of {name}/{record.split}: {output}; {remark}")
+
+
 def train(
-    recipe: Recipe,
+    recipe: common.RecipeFile,
     output: Annotated[Path, "Folder of the trained SegFormer."],
-    overrides: Overrides = None,
+    overrides: common.Overrides = None,
     resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Fine-tune a SegFormer with the settings of a recipe."""
     from revt_hf.config.recipe import load_recipe
@@ -45,7 +144,6 @@ def train(
         say(f"trained: {done}")
 
 
-@recipe_app.command("schema")
 def recipe_schema() -> None:
     """Print the JSON schema of training recipes, for editors."""
     from revt_hf.config import recipe
@@ -53,37 +151,30 @@ def recipe_schema() -> None:
     print(json.dumps(recipe.recipe_schema(), indent=2))
 
 
-@recipe_app.command("show")
-def recipe_show(recipe: Recipe, overrides: Overrides = None) -> None:
+def recipe_show(recipe: common.RecipeFile, overrides: common.Overrides = None) -> None:
     """Print a recipe with its parents, overrides and defaults resolved."""
     from revt_hf.config.recipe import load_recipe
 
     print(load_recipe(recipe, overrides or []).to_yaml(), end="")
 
 
-@with_options
 def run(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: OutputOptions,
-    overrides: Overrides = None,
+    report: common.OutputOptions,
+    overrides: common.Overrides = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="STEPS",
-            help="Run only these steps and what they need, such as 'members/*' or merges/revt.",
-        ),
+        "STEPS",
+        "Run only these steps and what they need, such as 'members/*' or merges/revt.",
     ] = None,
     no_needs: Annotated[bool, "With --only: do not run what the steps need."] = False,
     dry_run: Annotated[bool, "Show the steps and their states; run nothing."] = False,
     report_only: Annotated[bool, "Write tables and report of finished steps only."] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Run this many trainings side by side. Default: one per GPU, or one per core.",
-        ),
+        Bounds(1, 1024),
+        "Run this many trainings side by side. Default: one per GPU, or one per core.",
     ] = None,
     launcher: Launcher = None,
 ) -> None:
@@ -95,12 +186,13 @@ def run(
     quiet, steps = report.quiet, tuple(only or ())
     _check_json(report, output, [experiment], writes=not dry_run)
     options = ExperimentOptions(steps, not no_needs, report_only, jobs, launcher, quiet)
+    what = (experiment, output, overrides or [], options)
     if dry_run:
-        tree, rows = plan_experiment(experiment, output, overrides or [], options)
+        tree, rows = plan_experiment(*what)
         Console().print(tree)
         report.finish(rows)
         return
-    outcome = run_experiment(experiment, output, overrides or [], options)
+    outcome = run_experiment(*what)
     report.finish(outcome.steps, [] if quiet else [f"written: {path}" for path in outcome.written])
     problem = outcome.problem()
     if problem is not None:
@@ -109,15 +201,12 @@ def run(
         say(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")
 
 
-@with_options
 def submit(
     experiment: ExperimentFile,
     output: ExperimentFolder,
-    report: OutputOptions,
-    overrides: Overrides = None,
-    slurm: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings of the jobs (YAML).")
-    ] = None,
+    report: common.OutputOptions,
+    overrides: common.Overrides = None,
+    slurm: Annotated[Path | None, "FILE", "Settings of the jobs (YAML)."] = None,
     partition: Annotated[str | None, "Slurm partition."] = None,
     account: Annotated[str | None, "Slurm account to charge."] = None,
     time: Annotated[str | None, "Time limit of a task, such as 12:00:00."] = None,
@@ -125,9 +214,7 @@ def submit(
     cpus: Annotated[int | None, "Cores of a task."] = None,
     memory: Annotated[str | None, "Memory of a task, such as 32G."] = None,
     launcher: Launcher = None,
-    only_print: Annotated[
-        bool, typer.Option("--print", help="Show scripts and commands; submit nothing.")
-    ] = False,
+    only_print: Annotated[bool, "--print", "Show scripts and commands; submit nothing."] = False,
 ) -> None:
     """Submit the remaining steps of an experiment to Slurm, as array jobs."""
     from revt_hf.experiments.slurm_jobs import as_text, submit_experiment
@@ -138,40 +225,35 @@ def submit(
     _check_json(report, output, [experiment, slurm], writes=not only_print)
     settings = load_settings(slurm, flags)
     jobs = submit_experiment(experiment, output, overrides or [], settings, dry_run=only_print)
-    lines = []
-    if not jobs:
-        done = "all steps are done, nothing is left to submit"
-        lines = [f"{done}: revt run --report-only writes tables and report"]
-    elif only_print:
+    done = "all steps are done, nothing is left to submit"
+    lines = [] if jobs else [f"{done}: revt run --report-only writes tables and report"]
+    if only_print and jobs:
         print(as_text(jobs), end="")
-    elif not report.quiet:
+    elif jobs and not report.quiet:
         for job in jobs:
             after = f", after {', '.join(job.after)}" if job.after else ""
-            tasks = counted(len(job.stage.tasks), "task")
-            lines.append(f"{job.stage.name}: job {job.number}, {tasks}{after}")
+            tasks = counted(len(job.tasks), "task")
+            lines.append(f"{job.name}: job {job.number}, {tasks}{after}")
         lines.append(f"scripts, logs and job numbers: {jobs[0].file.parent}")
     report.finish([job.to_json() for job in jobs], lines)
 
 
 def _check_json(
-    report: OutputOptions, output: Path, inputs: list[Path | None], writes: bool
+    report: common.OutputOptions, output: Path, inputs: list[Path | None], writes: bool
 ) -> None:
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
     from revt_hf.experiments.experiment_folder import ExperimentFolder
 
-    begun = writes or ExperimentFolder(output, {}).is_begun
-    report.check(inputs, [] if begun else [output])
+    report.check(inputs, [] if writes or ExperimentFolder(output, {}).is_begun else [output])
 
 
-@with_options
 def demo(
     output: Annotated[Path, "Folder to write."] = Path("demo"),
     quick: Annotated[bool, "Take one minute, just to see that everything runs."] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
 ) -> None:
     """Train, merge and compare models on built-in street scenes, and write a report page."""
-    from revt_hf.demo.run import run_demo
+    from revt_hf.demo import run_demo
 
-    page = run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)
-    say(f"open {page}")
+    say(f"open {run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)}")

@@ -16,10 +16,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Status, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.model_steps import Train
+from revt_hf.experiments.graph import build_graph
+from revt_hf.experiments.steps import Score, Train
 from revt_hf.experiments.training_processes import (
     REVT,
     TrainingProcesses,
@@ -27,8 +27,13 @@ from revt_hf.experiments.training_processes import (
     progress_bars,
 )
 
-_STYLES = {"done": "green", "stale": "yellow", "begun": "cyan", "missing": "dim"}
-_WORDS = {"stale": "to do again: its inputs changed", "missing": "to do"}
+# How a state is printed, and its style.
+_STATES = {
+    "done": ("done", "green"),
+    "stale": ("to do again: its inputs changed", "yellow"),
+    "begun": ("begun", "cyan"),
+    "missing": ("to do", "dim"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,6 @@ class ExperimentOptions:
 
 @dataclass
 class Outcome:
-    """What a run did."""
-
     done: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -65,12 +68,11 @@ class Outcome:
 
     def problem(self) -> str | None:
         """One sentence on the failures; None if there are none."""
-        if not self.failed and not self.blocked:
-            return None
         total = len(self.done) + len(self.kept) + len(self.failed) + len(self.blocked)
         if not self.failed:
             needs = ", ".join(sorted(set(self.blocked.values())))
-            return f"{len(self.blocked)} of {total} steps need what is not done: {needs}"
+            sentence = f"{len(self.blocked)} of {total} steps need what is not done: {needs}"
+            return sentence if needs else None
         # Steps that failed for the same reason are listed once.
         steps: dict[str, list[str]] = {}
         for step, why in self.failed.items():
@@ -109,8 +111,8 @@ def run_experiment(
     if options.report_only and options.only:
         raise UserError("--report-only runs no step: leave --only out")
     steps = graph.chosen(options.only, options.needs)
-    launcher = [*(_launcher_words(options.launcher) or [sys.executable]), *REVT]
     folder = ExperimentFolder(Path(output), graph.steps)
+    launcher = [*(_launcher_words(options.launcher) or [sys.executable]), *REVT]
     folder.check(graph.data_dirs)
     outcome = Outcome()
     if not options.report_only:
@@ -121,7 +123,7 @@ def run_experiment(
     folder = ExperimentFolder(Path(output), graph.steps)
     outcome.steps = step_rows(steps, folder)
     if not options.only:
-        from revt_hf.experiments.experiment_report import write_outputs
+        from revt_hf.experiments.experiment_results import write_outputs
 
         outcome.written = write_outputs(graph, folder, Path(path).stem, options.quiet)
     return outcome
@@ -134,15 +136,14 @@ def plan_experiment(
     options: ExperimentOptions | None = None,
 ) -> tuple[Tree, list[dict[str, Any]]]:
     """The steps that :func:`run_experiment` would look at, with their states; writes nothing."""
-    graph = build_graph(load_experiment(path, overrides))
     options = options or ExperimentOptions()
+    graph = build_graph(load_experiment(path, overrides))
     steps = graph.chosen(options.only, options.needs)
     folder = ExperimentFolder(Path(output), graph.steps)
     return step_tree(graph.experiment.title, steps, folder), step_rows(steps, folder)
 
 
 def _launcher_words(launcher: str | None) -> list[str]:
-    """A launcher's program and arguments; empty without one."""
     try:
         words = shlex.split(launcher or "")
     except ValueError as error:
@@ -183,13 +184,11 @@ class _Execution:
             if any(one in self._pending for one in step.inputs):
                 continue
             missing = [one for one in step.inputs if not self.folder.done(one)]
-            if step.id in self._locks:
-                ready.append(step)
-            elif self.folder.done(step.id):
+            if step.id not in self._locks and self.folder.done(step.id):
                 step.update_labels(self.folder)
                 self.outcome.kept.append(step.id)
                 self._settle(step)
-            elif missing:
+            elif step.id not in self._locks and missing:
                 self.outcome.blocked[step.id] = missing[0]
                 self._settle(step)
             else:
@@ -198,17 +197,14 @@ class _Execution:
 
     def _train(self) -> None:
         slots = self.options.slots or default_slots(self.options.launcher)
-        with TrainingProcesses(self.progress, slots, self.launcher) as trainings:
+        with TrainingProcesses(self.progress, self.launcher) as trainings:
             while ready := [step for step in self._ready() if isinstance(step, Train)]:
                 for step in ready:
-                    if step.id not in self._locks and trainings.has_slot:
+                    if step.id not in self._locks and len(trainings.running) < slots:
                         self._start(step, trainings, sharing=min(slots, len(ready)))
-                for name, problem, seconds in trainings.wait() if trainings.busy else ():
+                for name, problem, seconds in trainings.wait() if trainings.running else ():
                     with self._locks.pop(name):
-                        if problem is None:
-                            self._finish(self._pending[name], seconds)
-                        else:
-                            self._fail(self._pending[name], problem)
+                        self._end(self._pending[name], seconds, problem)
 
     def _start(self, step: Train, trainings: TrainingProcesses, sharing: int) -> None:
         try:
@@ -218,7 +214,7 @@ class _Execution:
                 trainings.start(step.job(self.folder), sharing)
                 self._locks[step.id] = lock.pop_all()
         except UserError as error:
-            self._fail(step, str(error))
+            self._end(step, problem=str(error))
 
     def _work(self, steps: Sequence[Step]) -> None:
         first, since = steps[0], time.perf_counter()
@@ -228,31 +224,30 @@ class _Execution:
                 for step in steps:
                     stack.enter_context(self.folder.locked(step))
                 self.folder.check_data(first)
-                total = self.folder.image_count(first) if first.counts_images else None
+                total = self.folder.image_count(first) if isinstance(first, Score) else None
                 bar = self.progress.add_task(name, total=total, note="")
                 stack.callback(self.progress.remove_task, bar)
                 first.run_together(steps, self.folder, lambda: self.progress.advance(bar))
                 seconds = (time.perf_counter() - since) / len(steps)
                 for step in steps:
-                    self._finish(step, seconds)
+                    self._end(step, seconds)
         except UserError as error:
             for step in steps:
-                self._fail(step, str(error))
+                self._end(step, problem=str(error))
 
-    def _finish(self, step: Step, seconds: float) -> None:
+    def _end(self, step: Step, seconds: float = 0, problem: str | None = None) -> None:
+        """Record that a step is done, or why it failed."""
         try:
-            self.folder.finish(step, seconds)
+            if problem is None:
+                self.folder.finish(step, seconds)
+                self.outcome.done.append(step.id)
         except UserError as error:
-            self._fail(step, str(error))
-            return
-        self.outcome.done.append(step.id)
+            problem = str(error)
+        if problem is not None:
+            self.outcome.failed[step.id] = problem
+            if not self.options.quiet:
+                self.progress.console.print(f"failed: {step.id}: {problem}", markup=False)
         self._settle(step)
-
-    def _fail(self, step: Step, why: str) -> None:
-        self.outcome.failed[step.id] = why
-        self._settle(step)
-        if not self.options.quiet:
-            self.progress.console.print(f"failed: {step.id}: {why}", markup=False)
 
     def _settle(self, step: Step) -> None:
         del self._pending[step.id]
@@ -263,13 +258,19 @@ def step_tree(title: str, steps: Sequence[Step], folder: ExperimentFolder) -> Tr
     """The steps in the folders of their results, each with its state; then the totals."""
     tree = Tree(Text(f"{title} ({folder.path})"))
     branches: dict[str, Tree] = {"": tree}
+
+    def branch(path: str) -> Tree:
+        if path not in branches:
+            parent, _, name = path.rpartition("/")
+            branches[path] = branch(parent).add(Text(name))
+        return branches[path]
+
     statuses = [folder.status(step.id) for step in steps]
     for step, status in zip(steps, statuses, strict=True):
         parent, _, name = step.id.rpartition("/")
         note = f": {status.note}" if status.state == "begun" else ""
-        words = _WORDS.get(status.state, status.state) + note
-        text = Text.assemble(name, "  ", (words, _STYLES[status.state]))
-        _branch(branches, parent).add(text)
+        words, style = _STATES[status.state]
+        branch(parent).add(Text.assemble(name, "  ", (words + note, style)))
     counts = Counter(status.state for status in statuses)
     totals = ", ".join(f"{count} {state}" for state, count in counts.items())
     tree.add(Text(f"{len(steps)} steps: {totals}", style="bold"))
@@ -291,10 +292,3 @@ def step_rows(steps: Sequence[Step], folder: ExperimentFolder) -> list[dict[str,
 def lacking_data(statuses: Sequence[Status]) -> Counter[str]:
     """How many steps lack their data, by the reason."""
     return Counter(one.note for one in statuses if one.note and one.state != "begun")
-
-
-def _branch(branches: dict[str, Tree], path: str) -> Tree:
-    if path not in branches:
-        parent, _, name = path.rpartition("/")
-        branches[path] = _branch(branches, parent).add(Text(name))
-    return branches[path]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -39,13 +38,13 @@ class Stamp(Section):
     beside: dict[str, str]
 
 
-def _beside(folder: Path) -> dict[str, str]:
-    found = (folder / name for name in (CONFIG_FILE, PROCESSOR_FILE))
-    return {path.name: file_sha256(path) for path in found if path.is_file()}
+class StepRecord(Section):
+    """``.steps/ID.json``: what a finished step was made from, and what it wrote."""
 
-
-def _joined(hashes: Iterable[str], beside: dict[str, str]) -> str:
-    return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])
+    step: str
+    inputs: str
+    result: Stamp
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,24 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Step(ABC):
+class Step:
     """A unit of work with one result; ``id`` is also its path below the experiment's folder."""
 
     id: str
     inputs: tuple[str, ...]
     # Of Slurm; None if there is nothing to do.
     stage: ClassVar[str | None] = None
-    counts_images: ClassVar[bool] = False
 
-    @abstractmethod
     def run(self, folder: "ExperimentFolder") -> None:
-        """Do the work and write the output, or raise a UserError."""
+        """Do the work and write the output, or raise a UserError; by default there is no work."""
+        raise UserError(folder.status(self.id).note)
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What else determines the result; without defaults, so that new fields change nothing."""
+        return {}
 
     def companions(self, ready: Sequence["Step"], folder: "ExperimentFolder") -> list["Step"]:
-        """This step and those of ``ready`` that are to be run together with it."""
+        """The steps to run together, of those that are ready; this is the first of them."""
         return [self]
 
     def run_together(
@@ -95,7 +93,6 @@ class Step(ABC):
         return Path(self.model(folder)) / WEIGHTS_FILE
 
     def images(self) -> list[tuple[DomainSpec, str]]:
-        """The splits that it reads."""
         return []
 
     def checkpoint(self) -> str | None:
@@ -103,26 +100,14 @@ class Step(ABC):
         return None
 
     def fingerprint(self, folder: "ExperimentFolder") -> str:
-        """A hash of the finished result."""
         record = folder.record(self)
         return _joined([record.result.sha256], record.result.beside) if record else ""
 
     def status(self, folder: "ExperimentFolder") -> Status:
-        """The state of the step."""
         return folder.recorded_status(self)
 
     def update_labels(self, folder: "ExperimentFolder") -> None:
         """Bring titles and the like in a finished result up to date."""
-        return
-
-
-class StepRecord(Section):
-    """``.steps/ID.json``: what a finished step was made from, and what it wrote."""
-
-    step: str
-    inputs: str
-    result: Stamp
-    seconds: float
 
 
 class ExperimentFolder:
@@ -140,11 +125,9 @@ class ExperimentFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the folder is an experiment's already."""
         return (self.path / _STEPS_FOLDER).is_dir()
 
     def begin(self) -> None:
-        """Make the folder an experiment's."""
         with readable_os_errors(self.path):
             (self.path / _STEPS_FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -174,7 +157,6 @@ class ExperimentFolder:
         return self.status(step_id).state == "done"
 
     def finish(self, step: Step, seconds: float) -> None:
-        """Record that the output of a step has been written."""
         output, inputs = step.output(self), self.input_hash(step)
         if inputs is None or not output.is_file():
             raise UserError(f"{step.id} left no {output}")
@@ -199,10 +181,9 @@ class ExperimentFolder:
         """The state of a step according to its record."""
         output = step.output(self)
         record = self.record(step) if output.is_file() else None
-        if record is not None:
-            inputs = self.input_hash(step)
-            if inputs == record.inputs and self._is_same(output, record.result):
-                return Status("done")
+        same = record is not None and self.input_hash(step) == record.inputs
+        if same and record and self._is_same(output, record.result):
+            return Status("done")
         note = ""
         try:
             self.check_data(step)
@@ -249,13 +230,9 @@ class ExperimentFolder:
         return self._known[key]
 
     def _stamp(self, result: Path) -> Stamp:
-        now = result.stat()
-        return Stamp(
-            size=now.st_size,
-            modified_ns=now.st_mtime_ns,
-            sha256=self._sha256(result),
-            beside=_beside(result.parent) if result.name == WEIGHTS_FILE else {},
-        )
+        now, digest = result.stat(), self._sha256(result)
+        beside = _beside(result.parent) if result.name == WEIGHTS_FILE else {}
+        return Stamp(size=now.st_size, modified_ns=now.st_mtime_ns, sha256=digest, beside=beside)
 
     def _is_same(self, result: Path, stamp: Stamp) -> bool:
         """Whether a result has the content that it had when it was stamped."""
@@ -265,13 +242,11 @@ class ExperimentFolder:
         return (now.sha256, now.beside) == (stamp.sha256, stamp.beside)
 
     def check_data(self, step: Step) -> None:
-        """Refuse a step whose images cannot be read."""
         for split in step.images():
             for _, reason in self._opened(*split).missing:
                 raise UserError(reason)
 
     def image_count(self, step: Step) -> int:
-        """The number of images that a step reads."""
         return sum(self._opened(*split).images for split in step.images())
 
     def locked(self, step: Step) -> AbstractContextManager[object]:
@@ -294,6 +269,15 @@ class ExperimentFolder:
             place = (spec.data_dir, spec.config, spec.options)
             self._domains[key] = open_domain(spec.domain, split, *place)
         return self._domains[key]
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    found = (folder / name for name in (CONFIG_FILE, PROCESSOR_FILE))
+    return {path.name: file_sha256(path) for path in found if path.is_file()}
+
+
+def _joined(hashes: Iterable[str], beside: dict[str, str]) -> str:
+    return " ".join([*hashes, " ".join(f"{name}:{digest}" for name, digest in beside.items())])
 
 
 def hash_of(values: Any) -> str:

@@ -8,25 +8,24 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import write_json, write_text
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.execution import lacking_data
 from revt_hf.experiments.experiment_folder import ExperimentFolder, Step
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.graph import Graph
-from revt_hf.experiments.score_steps import Score
+from revt_hf.experiments.graph import Graph, build_graph
 from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
+from revt_hf.experiments.steps import Score
 from revt_hf.experiments.training_processes import REVT
 
-_SUBMITTED = "submitted.json"
 _MOST_NETWORKS = 8
 _log = logging.getLogger(__name__)
+_Tasks = tuple[tuple[str, ...], ...]
 _ABOUT: dict[Kind, str] = {
     "train": "Trainings; a task that is started again resumes from its checkpoint.",
     "merge": "Merges and their recalibration.",
@@ -35,13 +34,27 @@ _ABOUT: dict[Kind, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stage:
-    """An array job."""
+    """An array job that waits for all earlier ones; ``number`` is Slurm's, once it is submitted."""
 
     name: str
     kind: Kind
     tasks: tuple[tuple[str, ...], ...]
+    file: Path
+    after: tuple[str, ...]
+    script: str = ""
+    number: str | None = None
+
+    def sbatch(self, numbers: Sequence[str]) -> list[str]:
+        """The command that submits it to run after the jobs of these numbers."""
+        wait = [f"--dependency=afterany:{':'.join(numbers)}"] if numbers else []
+        return ["sbatch", "--parsable", *wait, str(self.file)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in ``submitted.json`` and ``--json``."""
+        row = {"stage": self.name, "job": self.number, "after": list(self.after)}
+        return row | {"script": str(self.file), "tasks": [list(task) for task in self.tasks]}
 
 
 def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
@@ -53,44 +66,43 @@ def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
     if not left:
         return []
     chosen = tuple(step.id for step in left if step.stage == "select")
-    found = [
-        *_trainings([step for step in left if step.stage == "train"]),
-        Stage("merge", "merge", _merges([step for step in left if step.stage == "merge"])),
-        Stage("score", "score", _scores([step for step in left if isinstance(step, Score)])),
-        Stage("select", "report", (chosen,) if chosen else ()),
-        Stage("report", "report", ((),)),
+    found: list[tuple[str, Kind, _Tasks]] = [
+        *((f"train-{n}", "train", tasks) for n, tasks in enumerate(_trainings(left))),
+        ("merge", "merge", _merges(left)),
+        ("score", "score", _scores([step for step in left if isinstance(step, Score)])),
+        ("select", "report", (chosen,) if chosen else ()),
+        ("report", "report", ((),)),
     ]
-    return [stage for stage in found if stage.tasks]
+    scripts, made = folder.path.absolute() / "slurm", list[Stage]()
+    for name, kind, tasks in found:
+        if tasks:
+            after = tuple(before.name for before in made)
+            made.append(Stage(name, kind, tasks, scripts / f"{name}.sh", after))
+    return made
 
 
-def batch_script(
-    stage: Stage, settings: SlurmSettings, title: str, run: Sequence[str], folder: Path
-) -> str:
-    """The batch script of a stage, in bash."""
-    for path in (folder, Path.cwd()):
+def batch_script(stage: Stage, settings: SlurmSettings, title: str, run: Sequence[str]) -> str:
+    for path in (stage.file.parent, Path.cwd()):
         if printable(str(path)) != str(path):
             # Slurm reads options line by line: the text after a line break would be a command.
             raise UserError(f"{path}: a folder of jobs has no control characters in its name")
     own = settings.of(stage.kind)
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "experiment"
-    log = shlex.quote(str(folder / stage.name).replace("%", "%%") + "-%a.log")
+    log = shlex.quote(str(stage.file.with_suffix("")).replace("%", "%%") + "-%a.log")
     limit = f"%{own.at_once}" if own.at_once else ""
     command = [sys.executable, *REVT, "run", *run]
     if stage.kind == "train" and settings.launcher:
         command += ["--launcher", settings.launcher]
     if all(stage.tasks):
         command.append("--no-needs")
-    options = [
-        f"--job-name={name}-{stage.name}",
-        f"--array=0-{len(stage.tasks) - 1}{limit}",
-        f"--output={log}",
-        "--open-mode=append",
-        *own.options(),
-    ]
     return "\n".join(
         [
             "#!/usr/bin/env bash",
-            *(f"#SBATCH {option}" for option in options),
+            f"#SBATCH --job-name={name}-{stage.name}",
+            f"#SBATCH --array=0-{len(stage.tasks) - 1}{limit}",
+            f"#SBATCH --output={log}",
+            "#SBATCH --open-mode=append",
+            *(f"#SBATCH {option}" for option in own.options()),
             "",
             f"# {_ABOUT[stage.kind]}",
             "set -e",
@@ -109,25 +121,29 @@ def batch_script(
     )
 
 
-def _trainings(steps: Sequence[Step]) -> Iterator[Stage]:
-    """One stage for trainings without missing inputs, one for those that start from them, ..."""
+def _trainings(left: Sequence[Step]) -> list[_Tasks]:
+    """First the trainings without missing inputs, then those that start from them, ..."""
     levels: dict[str, int] = {}
-    for step in steps:
-        levels[step.id] = max((levels[one] + 1 for one in step.inputs if one in levels), default=0)
-    for level in range(max(levels.values(), default=-1) + 1):
-        tasks = [(step_id,) for step_id, at in levels.items() if at == level]
-        yield Stage(f"train-{level}", "train", tuple(tasks))
+    for step in left:
+        if step.stage == "train":
+            before = [levels[one] + 1 for one in step.inputs if one in levels]
+            levels[step.id] = max(before, default=0)
+    return [
+        tuple((step_id,) for step_id, at in levels.items() if at == level)
+        for level in sorted(set(levels.values()))
+    ]
 
 
-def _merges(steps: Sequence[Step]) -> tuple[tuple[str, ...], ...]:
+def _merges(left: Sequence[Step]) -> _Tasks:
     names: dict[str, dict[str, None]] = {}
-    for step in steps:
-        kind, name, *_ = step.id.split("/")
-        names.setdefault(name, {})[f"{kind}/{name}"] = None
+    for step in left:
+        if step.stage == "merge":
+            kind, name, *_ = step.id.split("/")
+            names.setdefault(name, {})[f"{kind}/{name}"] = None
     return tuple(map(tuple, names.values()))
 
 
-def _scores(steps: Sequence[Score]) -> tuple[tuple[str, ...], ...]:
+def _scores(steps: Sequence[Score]) -> _Tasks:
     """Networks with all their protocols: no two tasks make the same temporary merge."""
     networks: dict[str, list[str]] = {}
     for step in steps:
@@ -152,79 +168,44 @@ def _threads(stage: Stage, settings: StageSettings) -> str:
     return f"$(((SLURM_CPUS_ON_NODE + {processes - 1}) / {processes}))"
 
 
-@dataclass
-class SlurmJob:
-    """A stage as it is submitted."""
-
-    stage: Stage
-    file: Path
-    script: str
-    after: tuple[str, ...]
-    number: str | None = None
-
-    def sbatch(self, numbers: Sequence[str]) -> list[str]:
-        """The command that submits it to run after the jobs of these numbers."""
-        wait = [f"--dependency=afterany:{':'.join(numbers)}"] if numbers else []
-        return ["sbatch", "--parsable", *wait, str(self.file)]
-
-    def to_json(self) -> dict[str, Any]:
-        """Its entry in ``submitted.json`` and ``--json``."""
-        return {
-            "stage": self.stage.name,
-            "job": self.number,
-            "after": list(self.after),
-            "script": str(self.file),
-            "tasks": [list(task) for task in self.stage.tasks],
-        }
-
-
 def submit_experiment(
     path: str | Path,
     output: str | Path,
     overrides: Sequence[str] = (),
     settings: SlurmSettings | None = None,
     dry_run: bool = False,
-) -> list[SlurmJob]:
-    """Submit the steps of an experiment that are not done."""
+) -> list[Stage]:
     experiment = load_experiment(path, overrides)
     graph = build_graph(experiment)
     folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
     run = [str(path), "--output", str(output), *(w for o in overrides for w in ("--set", o))]
-    scripts = Path(output).absolute() / "slurm"
-    found = stages(graph, folder)
-    jobs = [
-        SlurmJob(
-            stage,
-            scripts / f"{stage.name}.sh",
-            batch_script(stage, settings or SlurmSettings(), experiment.title, run, scripts),
-            tuple(before.name for before in found[:number]),
-        )
-        for number, stage in enumerate(found)
-    ]
+    jobs = stages(graph, folder)
+    for job in jobs:
+        job.script = batch_script(job, settings or SlurmSettings(), experiment.title, run)
+    submitted = Path(output).absolute() / "slurm" / "submitted.json"
     if jobs and not dry_run:
-        _check_slurm(scripts)
+        _check_slurm(submitted)
     # Not an error: the nodes of a cluster may see data that this machine does not.
     for note, count in lacking_data([folder.status(one) for one in graph.steps]).items():
         _log.info("seen from this machine, %d steps lack their data: %s", count, note)
     if jobs and not dry_run:
         folder.begin()
-        _submit(jobs, scripts)
+        _submit(jobs, submitted)
     return jobs
 
 
-def as_text(jobs: Sequence[SlurmJob]) -> str:
-    """The scripts, then the commands that submit them, in bash."""
+def as_text(jobs: Sequence[Stage]) -> str:
     parts = [f"# {job.file}\n{job.script}" for job in jobs]
     commands = []
     for job in jobs:
         sbatch = job.sbatch([f"${name.replace('-', '_')}" for name in job.after])
         words = [*sbatch[:-1], shlex.quote(sbatch[-1])]
-        commands.append(f"{job.stage.name.replace('-', '_')}=$({' '.join(words)})")
+        commands.append(f"{job.name.replace('-', '_')}=$({' '.join(words)})")
     return "\n".join([*parts, "# These submit them:", *commands, ""])
 
 
-def _submit(jobs: Sequence[SlurmJob], folder: Path) -> None:
+def _submit(jobs: Sequence[Stage], submitted: Path) -> None:
     for job in jobs:
         write_text(job.file, job.script)
     numbers: dict[str, str] = {}
@@ -232,9 +213,9 @@ def _submit(jobs: Sequence[SlurmJob], folder: Path) -> None:
         for job in jobs:
             command = job.sbatch([numbers[name] for name in job.after])
             # On a federation of clusters: number;cluster.
-            job.number = _slurm(command, f"refused {job.stage.name}").partition(";")[0]
-            numbers[job.stage.name] = job.number
-        write_json(folder / _SUBMITTED, [job.to_json() for job in jobs])
+            job.number = _slurm(command, f"refused {job.name}").partition(";")[0]
+            numbers[job.name] = job.number
+        write_json(submitted, [job.to_json() for job in jobs])
     except BaseException as error:
         if numbers:
             listed = ", ".join(numbers.values())
@@ -244,7 +225,7 @@ def _submit(jobs: Sequence[SlurmJob], folder: Path) -> None:
         raise
 
 
-def _check_slurm(folder: Path) -> None:
+def _check_slurm(submitted: Path) -> None:
     """Refuse if there is no Slurm, or if jobs submitted before are still in its queue."""
     if shutil.which("sbatch") is None:
         raise UserError(
@@ -252,15 +233,15 @@ def _check_slurm(folder: Path) -> None:
             "scripts with --print"
         )
     try:
-        before = {str(row["job"]) for row in json.loads((folder / _SUBMITTED).read_text())}
+        before = {str(row["job"]) for row in json.loads(submitted.read_text())}
     except (OSError, ValueError, TypeError, KeyError):
         return
     queue = ["squeue", "--noheader", "--format=%F", f"--user={getpass.getuser()}"]
     waiting = sorted(before & set(_slurm(queue, "did not show its queue").split()), key=int)
     if waiting:
         raise UserError(
-            f"{folder}: jobs submitted before are not over ({', '.join(waiting)}): wait for them, "
-            f"or scancel {' '.join(waiting)}"
+            f"{submitted.parent}: jobs submitted before are not over ({', '.join(waiting)}): wait "
+            f"for them, or scancel {' '.join(waiting)}"
         )
 
 

@@ -83,11 +83,9 @@ class StageSettings(Section):
 
     @property
     def gpu_count(self) -> int:
-        """The number of GPUs of a task."""
         return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
 
     def options(self) -> list[str]:
-        """The options of sbatch."""
         table = {
             "partition": self.partition,
             "account": self.account,
@@ -128,7 +126,6 @@ class SlurmSettings(StageSettings):
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:
-    """Read and validate settings."""
     values: dict[str, Any] = {}
     if file is not None:
         values = read_with_parents(file)

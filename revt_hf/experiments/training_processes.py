@@ -19,11 +19,10 @@ from rich.progress import (
 )
 
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.child import Child
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_text
-from revt_hf.core.resources import core_count
+from revt_hf.core.resources import Child, core_count
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_folder import training_folder
 
@@ -58,18 +57,11 @@ class _Running:
 
 
 def progress_bars(quiet: bool) -> Progress:
-    """The progress bars that runs are shown with."""
     # Not through the stream that escapes control characters of names: bars move the cursor.
     console = Console(file=getattr(sys.stdout, "stream", None))
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet,
-    )
+    texts = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")]
+    times = [TimeElapsedColumn(), TimeRemainingColumn()]
+    return Progress(*texts, *times, console=console, disable=quiet)
 
 
 class TrainingProcesses:
@@ -78,31 +70,20 @@ class TrainingProcesses:
     Each run gets one GPU, unless the user's launcher decides that.
     """
 
-    def __init__(self, progress: Progress, slots: int, launcher: Sequence[str] = _HERE) -> None:
+    def __init__(self, progress: Progress, launcher: Sequence[str] = _HERE) -> None:
+        self.running: list[_Running] = []
         self._progress = progress
-        self._slots = slots
         self._launcher = launcher
         self._gpus = visible_gpus() if tuple(launcher) == _HERE else []
-        self._running: list[_Running] = []
 
     def __enter__(self) -> "TrainingProcesses":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for running in self._running:
+        for running in self.running:
             running.process.stop()
-        for running in self._running:
+        for running in self.running:
             running.process.wait()
-
-    @property
-    def has_slot(self) -> bool:
-        """Whether another run can start."""
-        return len(self._running) < self._slots
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run is in progress."""
-        return bool(self._running)
 
     def start(self, job: TrainingJob, sharing: int) -> None:
         """Start a run that shares the cores with others; recipe and log lie beside its folder."""
@@ -112,7 +93,7 @@ class TrainingProcesses:
             write_text(recipe, job.recipe.to_yaml())
         mode = "--resume" if job.resume else "--overwrite"
         command = [*self._launcher, "train", str(recipe), "--output", str(job.output)]
-        used = [running.gpu for running in self._running]
+        used = [running.gpu for running in self.running]
         gpu = min(self._gpus, key=used.count, default=None)
         # Small networks make better use of one core each than of all of them together.
         threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, core_count() // sharing))
@@ -120,36 +101,33 @@ class TrainingProcesses:
         if gpu is not None:
             environment[gpu_variable()] = gpu
         process = Child([*command, "--quiet", mode], job.log, environment)
-        bar = self._progress.add_task(
-            escape(printable(job.name)), total=job.recipe.train.steps, note=""
-        )
-        self._running.append(_Running(job, process, bar, time.perf_counter(), gpu))
+        name, total = escape(printable(job.name)), job.recipe.train.steps
+        bar = self._progress.add_task(name, total=total, note="")
+        self.running.append(_Running(job, process, bar, time.perf_counter(), gpu))
 
     def wait(self) -> list[tuple[str, str | None, float]]:
         """Watch the runs for half a second: name, problem and seconds of those that have ended."""
         ended = []
         time.sleep(_POLL_SECONDS)
-        for running in list(self._running):
+        for running in list(self.running):
             metrics = read_metrics(training_folder(running.job.output))
             for row in [row for row in metrics if "loss" in row][-1:]:
                 note = f"loss {row['loss']:.3f}"
                 self._progress.update(running.bar, completed=row["step"], note=note)
             code = running.process.poll()
             if code is not None:
-                self._running.remove(running)
+                self.running.remove(running)
                 self._progress.remove_task(running.bar)
                 problem = _problem(running, code) if code else None
-                seconds = time.perf_counter() - running.since
-                ended.append((running.job.name, problem, seconds))
+                ended.append((running.job.name, problem, time.perf_counter() - running.since))
         return ended
 
 
 def train_side_by_side(jobs: Sequence[TrainingJob], quiet: bool) -> None:
-    """Train all jobs at once."""
-    with progress_bars(quiet) as progress, TrainingProcesses(progress, len(jobs)) as trainings:
+    with progress_bars(quiet) as progress, TrainingProcesses(progress) as trainings:
         for job in jobs:
             trainings.start(job, len(jobs))
-        while trainings.busy:
+        while trainings.running:
             for name, problem, _ in trainings.wait():
                 if problem is not None:
                     raise UserError(f"{name}: {problem}")
@@ -164,8 +142,8 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     listed = os.environ.get(gpu_variable())
     # Names that are set already (numbers, GPU-... or MIG-...) are passed on as they are.
-    names = [name.strip() for name in listed.split(",")] if listed else map(str, range(count))
-    return list(names)[:count]
+    names = listed.split(",") if listed else map(str, range(count))
+    return [name.strip() for name in names][:count]
 
 
 def gpu_variable() -> str:
@@ -173,9 +151,8 @@ def gpu_variable() -> str:
     import torch
 
     # ROCm reads both, its own first.
-    if torch.version.hip and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return "HIP_VISIBLE_DEVICES"
-    return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in os.environ else "CUDA_VISIBLE_DEVICES"
+    hip, cuda = "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
+    return hip if hip in os.environ or (torch.version.hip and cuda not in os.environ) else cuda
 
 
 def default_slots(launcher: str | None) -> int:
@@ -198,9 +175,9 @@ def _cpu_only() -> bool:
 
 def _problem(running: _Running, code: int) -> str:
     lines = [line for line in running.process.said() if line]
-    sentences = [line for line in lines if line.startswith("error: ")]
-    if sentences:
-        return sentences[-1].removeprefix("error: ")
+    for line in reversed(lines):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
     end = f"{lines[-1]} ({running.job.log})" if lines else ""
     if code > _SIGNALLED:
         return f"ended by signal {code - _SIGNALLED}{f' after: {end}' if end else ''}"

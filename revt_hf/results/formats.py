@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any, TextIO
@@ -14,15 +14,16 @@ from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable
 from revt_hf.evaluation.result import Result
-from revt_hf.results.layout import COST_FIELDS, Heading, Span, TableLayout, cost_layout, layout
+from revt_hf.results.layout import COSTS, Span, TableLayout, cost_layout
 from revt_hf.results.markdown import text
-from revt_hf.results.rows import MEAN, TableRow
-from revt_hf.results.tables import ResultTable, TableOptions, build_tables
+from revt_hf.results.tables import TableOptions, build_tables
 
 # Columns of text in a file or a pipe, where nothing needs to be folded.
 _WIDE = 1000
-_CSV = ("protocol", "source", "classes", "group", "kind", "selected_on", "label", "is_source")
-_NUMBERS = ("mean", "std", "n", "paper", "values")
+_CSV = (
+    *("protocol", "source", "classes", "group", "kind", "selected_on", "label", "is_source"),
+    *("mean", "std", "n", "paper", "values"),
+)
 _LATEX = {
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -58,24 +59,23 @@ def table_format(name: str) -> TableFormat:
     return TableFormat(name)
 
 
-def formatted(tables: Sequence[ResultTable], chosen: TableFormat) -> str:
+def formatted(tables: Sequence[TableLayout], chosen: TableFormat) -> str:
     """Tables as text that ends in a line break."""
     if chosen is TableFormat.csv:
         return csv_lines(tables)
-    contents = [layout(table) for table in tables]
     if chosen is TableFormat.terminal:
         out = io.StringIO()
-        print_layouts(contents, out)
+        print_layouts(tables, out)
         return out.getvalue()
     write = {TableFormat.latex: latex, TableFormat.html: html, TableFormat.markdown: markdown}
-    return "\n".join(map(write[chosen], contents))
+    return "\n".join(map(write[chosen], tables))
 
 
 def print_scores(results: Sequence[Result], classes: str | None = None) -> None:
     """Print a table of models and domains, over all classes or a subset's, and what they cost."""
     tables = build_tables(results, TableOptions(classes=classes))
     costs = {one.model: one.cost for one in results if one.cost is not None}
-    print_layouts([*map(layout, tables), *([cost_layout(costs)] if costs else [])])
+    print_layouts([*tables, *([cost_layout(costs)] if costs else [])])
 
 
 def print_layouts(contents: Sequence[TableLayout], file: TextIO | None = None) -> None:
@@ -94,7 +94,8 @@ def _terminal(content: TableLayout) -> Group:
     for heading in content.headings:
         left = heading.role == "name"
         style = "dim" if heading.role == "source" else None
-        title = Text(_two_lines(heading))
+        # What is in brackets is below the name.
+        title = Text(heading.flat.replace(" (", "\n(", 1))
         table.add_column(title, justify="left" if left else "right", style=style, overflow="fold")
     for row in content.rows:
         # A Text is printed as it is; a str would be read as rich markup. Without spaces, a
@@ -103,11 +104,6 @@ def _terminal(content: TableLayout) -> Group:
         styles = ["not dim bold" if cell.best else "" for cell in row]
         table.add_row(*map(Text, shown, styles))
     return Group(Text(content.caption), table, *map(Text, content.notes))
-
-
-def _two_lines(heading: Heading) -> str:
-    name, bracket, rest = heading.flat.partition(" (")
-    return f"{name}\n({rest}" if bracket else name
 
 
 def markdown(content: TableLayout) -> str:
@@ -136,8 +132,8 @@ def latex(content: TableLayout) -> str:
     """A table for LaTeX with the package booktabs; ends in a line break."""
     heads = content.headings
     columns = "".join("l" if heading.role == "name" else "r" for heading in heads)
-    areas, rules = _latex_spans(content.areas)
-    names, _ = _latex_spans(content.names)
+    areas, rules = _latex_spans(content.spans("area"))
+    names, _ = _latex_spans(content.spans("role", "name"))
     parts = [_latex_line(_tex(heading.part) for heading in heads)] if content.has_parts else []
     body = (
         _latex_line(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row)
@@ -203,41 +199,13 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def csv_lines(tables: Sequence[ResultTable]) -> str:
-    """A line for each row and domain: mean and population std (percent), n, paper, all values."""
-    costs = COST_FIELDS if any(table.costs for table in tables) else ()
+def csv_lines(tables: Sequence[TableLayout]) -> str:
+    """A line for each row and domain."""
+    records = [record for table in tables for record in table.records]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_CSV, *_NUMBERS, *costs])
-    for table in tables:
-        for row in table.rows:
-            for numbers in _csv_rows(table, row):
-                writer.writerow([*numbers, *(_number(row.cost(name)) for name in costs)])
+    costs = [heading for table in tables for heading in table.headings if heading.role == "cost"]
+    fields = [*_CSV, *(name for name, *_ in COSTS if costs)]
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     return out.getvalue()
-
-
-def _csv_rows(table: ResultTable, row: TableRow) -> Iterator[list[str]]:
-    papers = row.paper_scores(table.classes)
-    about = [table.protocol_title, " ".join(table.sources), table.classes or "", row.title]
-    about += [row.kind or "", row.selected_on or ""]
-    labels = [(column.label, column.is_source, column.has_paper) for column in table.columns]
-    for label, is_source, has_paper in [*labels, (MEAN, False, False)]:
-        spread = row.cells.get(label)
-        paper = papers.get(label) if has_paper else None
-        if spread is None and paper is None:
-            continue
-        values = spread.values if spread else ()
-        yield [
-            *about,
-            label,
-            str(is_source).lower(),
-            _number(spread.mean if spread else None),
-            _number(spread.std if spread else None),
-            str(len(values)),
-            "" if paper is None else f"{paper:.2f}",
-            " ".join(map(repr, values)),
-        ]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -1,31 +1,88 @@
-"""A table as headings and cells of text: the one form that every format and page renders."""
+"""A table as headings and cells of text, the one form that every format and page renders."""
 
-from collections.abc import Iterator, Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
 from revt_hf.evaluation.result import Cost
-from revt_hf.results.rows import MEAN, TableRow
-from revt_hf.results.summary import DASH, shown_spread
-from revt_hf.results.tables import MARKS, ResultTable
 
 Role = Literal["name", "count", "source", "target", "mean", "gap", "cost"]
 
+DASH = "\u2013"
+_MINUS = "\u2212"
 # The field of Cost, its heading, the unit it is shown in, and its decimals.
-_COSTS = (
+COSTS = (
     ("parameters", "parameters (M)", 1e6, 1),
     ("flops", "GFLOPs", 1e9, 1),
     ("images_per_second", "images/s", 1.0, 1),
     ("peak_mib", "MiB", 1.0, 0),
 )
-COST_FIELDS = tuple(name for name, *_ in _COSTS)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of one cell, at least one: the mIoU of several seeds and heads, 0..100."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """Their population standard deviation, as in the original's ``collect_results.py``."""
+        return statistics.pstdev(self.values)
+
+    def __str__(self) -> str:
+        """``28.7 ± 1.2``, or only the mean of one value."""
+        several = len(self.values) > 1
+        return f"{shown(self.mean)} \u00b1 {shown(self.std)}" if several else shown(self.mean)
+
+
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """The mean, or None if there is no value or one is missing: means stay comparable."""
+    present = [value for value in values if value is not None]
+    if not present or len(present) < len(values):
+        return None
+    return math.fsum(present) / len(present)
+
+
+def shown(value: float | None) -> str:
+    """A number as the tables print it: one decimal, or a dash for None."""
+    return DASH if value is None else f"{value:.1f}"
+
+
+def difference(value: float, reference: float) -> float:
+    """``value - reference`` of the printed numbers, so that a reader's subtraction agrees."""
+    return round(round(value, 1) - round(reference, 1), 1)
+
+
+def signed(delta: float | None) -> str:
+    """A difference with its sign, one decimal, or a dash for None."""
+    if delta is None:
+        return DASH
+    if abs(delta) < 0.05:
+        return "\u00b10.0"
+    return f"{'+' if delta > 0 else _MINUS}{abs(delta):.1f}"
+
+
+def best_rows(column: Sequence[float | None]) -> set[int]:
+    """The rows with the best printed number; none if fewer than two rows have one."""
+    present = {row: shown(value) for row, value in enumerate(column) if value is not None}
+    if len(present) < 2:
+        return set()
+    best = shown(max(value for value in column if value is not None))
+    return {row for row, text in present.items() if text == best}
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of one column."""
+    """The heading of one column: ``part`` and ``area`` are what stands below and above it."""
 
     name: str
     role: Role
@@ -64,50 +121,42 @@ class Span:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Headings and rows of cells, as many in each row; ``kinds`` of the rows, for their style."""
+    """Headings and rows of cells, as many in each row.
+
+    ``kinds`` of the rows are for their style; ``records`` are the table's numbers, lines of CSV.
+    """
 
     caption: str
     headings: tuple[Heading, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    records: tuple[Mapping[str, str], ...] = ()
 
     @property
     def has_parts(self) -> bool:
-        """Whether some headings share a name."""
         return any(heading.part for heading in self.headings)
 
-    @property
-    def areas(self) -> list[Span]:
-        """Areas over their columns; neighbours without one are together."""
-        groups = [[*group] for _, group in groupby(self.headings, attrgetter("area"))]
-        return [Span(group[0].area, group[0], len(group), is_area=True) for group in groups]
-
-    @property
-    def names(self) -> list[Span]:
-        """Names over their columns: the paper's and our numbers on a domain share one."""
-        groups = [[*group] for _, group in groupby(self.headings, attrgetter("role", "name"))]
-        return [Span(group[0].name, group[0], len(group)) for group in groups]
+    def spans(self, *fields: str) -> list[Span]:
+        """Neighbours with the same fields, such as ``area``, under the text of the last field."""
+        groups = [[*group] for _, group in groupby(self.headings, attrgetter(*fields))]
+        return [Span(getattr(group[0], fields[-1]), group[0], len(group)) for group in groups]
 
     @property
     def head(self) -> list[list[Span]]:
-        """Headings in up to three lines, as HTML spans them."""
+        """Headings in up to three lines, as HTML spans them: areas, names and parts."""
         lower = 2 if self.has_parts else 1
-        first: list[Span] = []
-        for area in self.areas:
-            if area.text:
-                first.append(area)
-            else:
-                at = self.headings.index(area.heading)
-                alone = self.headings[at : at + area.columns]
-                first += [Span(heading.name, heading, rows=1 + lower) for heading in alone]
-        second = [
-            Span(name.text, name.heading, name.columns, 1 if name.heading.part else lower)
-            for name in self.names
-            if name.heading.area
-        ]
-        third = [Span(heading.part, heading) for heading in self.headings if heading.part]
-        return [line for line in (first, second, third) if line]
+        lines: list[list[Span]] = [[], [], []]
+        for area, group in groupby(self.headings, attrgetter("area")):
+            headings = [*group]
+            if area:
+                lines[0].append(Span(area, headings[0], len(headings), is_area=True))
+            for _, same in groupby(headings, attrgetter("role", "name")):
+                first, *others = same
+                rows = (1 if first.part else lower) + (not area)
+                lines[bool(area)].append(Span(first.name, first, 1 + len(others), rows))
+        lines[2] = [Span(heading.part, heading) for heading in self.headings if heading.part]
+        return [line for line in lines if line]
 
     @property
     def bodies(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
@@ -117,72 +166,24 @@ class TableLayout:
         return [(kind, [row for _, row in group]) for kind, group in pairs]
 
 
-def layout(table: ResultTable) -> TableLayout:
-    """A table of results as text."""
-    return TableLayout(
-        table.caption,
-        tuple(_headings(table)),
-        tuple(tuple(_cells(table, row)) for row in table.rows),
-        table.notes,
-    )
-
-
 def cost_layout(costs: Mapping[str, Cost]) -> TableLayout:
     """The costs of models and ensembles by name, all of one image size on one device."""
     first = next(iter(costs.values()))
     height, width = first.image_size or (0, 0)
     return TableLayout(
         f"Cost of a {width}x{height} image ({first.device})",
-        (Heading("model", "name"), *(Heading(name, "cost") for _, name, _, _ in _COSTS)),
+        (Heading("model", "name"), *(Heading(name, "cost") for _, name, _, _ in COSTS)),
         tuple(
-            (Cell(model), *(_cost(getattr(cost, name), unit, d) for name, _, unit, d in _COSTS))
+            (Cell(model), *(cost_cell(getattr(cost, name), unit, d) for name, _, unit, d in COSTS))
             for model, cost in costs.items()
         ),
     )
 
 
-def _cost(value: float | None, unit: float, decimals: int) -> Cell:
+def cost_cell(value: float | None, unit: float, decimals: int) -> Cell:
     return Cell(DASH if value is None else f"{value / unit:.{decimals}f}")
 
 
-def _headings(table: ResultTable) -> Iterator[Heading]:
-    yield Heading("model", "name")
-    if _counts(table):
-        yield Heading("n", "count")
-    for column in table.columns:
-        role: Role = "source" if column.is_source else "target"
-        area = "source" if column.is_source else "targets"
-        for part in ("paper", "ours") if column.has_paper else ("",):
-            yield Heading(column.label, role, part, area)
-    if table.has_mean:
-        yield Heading(MEAN, "mean", area="targets")
-    if table.costs:
-        for _, name, _, _ in _COSTS:
-            yield Heading(name, "cost", area="cost")
-
-
-def _cells(table: ResultTable, row: TableRow) -> Iterator[Cell]:
-    yield Cell(f"{row.title} {MARKS[row.selected_on]}".strip())
-    if _counts(table):
-        yield Cell(str(row.count) if row.count else DASH)
-    papers = row.paper_scores(table.classes)
-    for column in table.columns:
-        if column.has_paper:
-            yield Cell(f"{papers[column.label]:.2f}" if column.label in papers else DASH)
-        yield _score(row, column.label)
-    if table.has_mean:
-        yield _score(row, MEAN)
-    for name, _, unit, decimals in _COSTS if table.costs else ():
-        yield _cost(row.cost(name), unit, decimals)
-
-
-def _score(row: TableRow, label: str) -> Cell:
-    spread = row.cells.get(label)
-    text = shown_spread(spread)
-    if spread is not None and len(spread.values) < row.count:
-        text += f" (n={len(spread.values)})"
-    return Cell(text, label in row.best)
-
-
-def _counts(table: ResultTable) -> bool:
-    return any(row.count > 1 for row in table.rows)
+def gap(source: float | None, unseen: float | None) -> float | None:
+    """mIoU on the source domain minus that on unseen domains (printed numbers), or None."""
+    return None if source is None or unseen is None else difference(source, unseen)

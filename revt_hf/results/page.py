@@ -1,21 +1,21 @@
-"""A report as one self-contained HTML file."""
+"""A report as one self-contained HTML file; its sentences are in the template."""
 
 import base64
 import io
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from revt_hf.core.outputs import write_text
-from revt_hf.data.labels import CLASSES
-from revt_hf.results.charts import class_bars, curve_charts, swatch
+from revt_hf.data.labels import CLASSES, PALETTE, TRAIN_ID
 from revt_hf.results.formats import render
-from revt_hf.results.layout import Cell, Heading, TableLayout
-from revt_hf.results.report import Report, ReportModel
-from revt_hf.results.summary import (
-    DASH,
+from revt_hf.results.layout import (
+    Cell,
+    Heading,
+    TableLayout,
     best_rows,
     difference,
     gap,
@@ -23,25 +23,39 @@ from revt_hf.results.summary import (
     shown,
     signed,
 )
+from revt_hf.results.report import Report, TrainingCurve
+from revt_hf.results.sheets import Panel
 
 _MAX_IMAGE_WIDTH = 960
+_MAX_POINTS = 300
+_COLOURS = 8
 
 
 def write_page(report: Report, path: Path) -> None:
     """Write a report as one HTML file without scripts or outside resources, atomically."""
-    result = headline(report)
+    order = [*report.targets, *report.sources, *(example.domain for example in report.examples)]
     page = render(
         "report.html.jinja",
         report=report,
-        tiles=_tiles(result) if result else [],
-        verdict=_verdict(report, result) if result else "",
-        verdict_note=_verdict_note(report, result) if result else "",
+        members=report.names("member"),
+        result=headline(report),
+        other_merges=[report.unseen(name) for name in report.names("merge")[1:]],
         scores=score_layout(report),
-        gap_note=_gap_note(report),
-        classes=class_bars(report),
-        domains=_examples(report),
+        gaps=_gaps(report),
+        bars=class_bars(report),
+        classes=CLASSES,
+        domains={
+            domain: [one for one in report.examples if one.domain == domain and one.panels]
+            for domain in dict.fromkeys(order)
+        },
         charts=curve_charts(report),
+        max_points=_MAX_POINTS,
+        style=partial(style_of, report),
         swatch=swatch,
+        image=image_data,
+        shown=shown,
+        signed=signed,
+        difference=difference,
     )
     write_text(path, page)
 
@@ -54,62 +68,39 @@ def score_layout(report: Report) -> TableLayout:
         Heading("Model", "name"),
         *(Heading(d, "source", "", "source val", _images(report, d)) for d in report.sources),
         *(Heading(d, "target", "", unseen, _images(report, d)) for d in report.targets),
+        *([Heading("mean of unseen", "mean", area=unseen)] if several else []),
+        Heading("gap", "gap", note="source \u2212 unseen"),
     ]
-    if several:
-        headings.append(Heading("mean of unseen", "mean", area=unseen))
-    headings.append(Heading("gap", "gap", note="source \u2212 unseen"))
-
-    values = {model.name: _values(report, model.name, several) for model in report.models}
-    columns = zip(*values.values(), strict=True)
-    best = [{[*values][row] for row in best_rows(column)} for column in columns]
+    models = [m for kind in ("init", "member", "merge") for m in report.models if m.kind == kind]
+    values = {
+        model.name: [
+            *(report.miou(model.name, domain) for domain in report.domains),
+            *([report.unseen(model.name)] if several else []),
+        ]
+        for model in models
+    }
+    best = [best_rows(column) for column in zip(*values.values(), strict=True)]
     rows: list[tuple[Cell, ...]] = []
-    kinds: list[str] = []
+    for row, model in enumerate(models):
+        cells = [Cell(model.name, note=model.note)]
+        for column, value in enumerate(values[model.name]):
+            score = report.score(model.name, [*report.domains, ""][column])
+            note = f"aAcc {shown(score.aacc)} %, {score.images} images" if score else ""
+            cells.append(Cell(shown(value), row in best[column], note, value))
+        rows.append((*cells, _gap_cell(report, values[model.name])))
+    kinds = [str(model.kind) for model in models]
     members = report.names("member")
-    for kind in ("init", "member", "merge"):
-        for model in report.models:
-            if model.kind == kind:
-                rows.append(_row(report, model, values[model.name], best))
-                kinds.append(kind)
-        if kind == "member" and len(members) > 1:
-            means = [mean_or_none(column) for column in zip(*map(values.get, members), strict=True)]
-            rows.append((Cell("Mean of members"), *_cells(report, means)))
-            kinds.append("summary")
-    dash = f"{DASH}: no score{', and no mean over domains without it' if several else ''}."
-    note = f"mIoU in %, bars from 0 to 100. Bold: the best of a column. {dash}"
-    return TableLayout("", tuple(headings), tuple(rows), (note,), tuple(kinds))
+    if len(members) > 1:
+        at = kinds.index("member") + len(members)
+        means = [mean_or_none(column) for column in zip(*map(values.get, members), strict=True)]
+        cells = [Cell("Mean of members"), *(Cell(shown(mean), bar=mean) for mean in means)]
+        rows.insert(at, (*cells, _gap_cell(report, means)))
+        kinds.insert(at, "summary")
+    return TableLayout("", tuple(headings), tuple(rows), kinds=tuple(kinds))
 
 
-def _values(report: Report, model: str, several: bool) -> list[float | None]:
-    values = [report.miou(model, domain) for domain in report.domains]
-    return [*values, report.unseen(model)] if several else values
-
-
-def _row(
-    report: Report, model: ReportModel, values: list[float | None], best: list[set[str]]
-) -> tuple[Cell, ...]:
-    notes = []
-    for domain in report.domains:
-        score = report.score(model.name, domain)
-        notes.append(f"aAcc {shown(score.aacc)} %, {score.images} images" if score else "")
-    marks = [model.name in names for names in best]
-    return (Cell(model.name, note=model.note), *_cells(report, values, marks, notes))
-
-
-def _cells(
-    report: Report,
-    values: list[float | None],
-    marks: list[bool] | None = None,
-    notes: list[str] | None = None,
-) -> list[Cell]:
-    """Scores as text with bars, and the gap between source and unseen domains."""
-    marks = marks or [False] * len(values)
-    notes = (notes or []) + [""] * len(values)
-    cells = [
-        Cell(shown(value), mark, note, value)
-        for value, mark, note in zip(values, marks, notes, strict=False)
-    ]
-    source = mean_or_none(values[: len(report.sources)])
-    return [*cells, Cell(signed(gap(source, values[-1])))]
+def _gap_cell(report: Report, values: list[float | None]) -> Cell:
+    return Cell(signed(gap(mean_or_none(values[: len(report.sources)]), values[-1])))
 
 
 def _images(report: Report, domain: str) -> str:
@@ -127,7 +118,6 @@ class Headline:
 
     merge: str
     merge_miou: float
-    members: int
     members_miou: float
     best_member: str
     best_miou: float
@@ -142,109 +132,132 @@ def headline(report: Report) -> Headline | None:
         return None
     best = max(members, key=lambda name: known[name])
     mean = sum(known[name] for name in members) / len(members)
-    return Headline(merges[0], known[merges[0]], len(members), mean, best, known[best])
+    return Headline(merges[0], known[merges[0]], mean, best, known[best])
 
 
-def _tiles(result: Headline) -> list[tuple[str, str, str]]:
-    """Label, text below and value of each tile."""
-    to_mean = signed(difference(result.merge_miou, result.members_miou))
-    to_best = signed(difference(result.merge_miou, result.best_miou))
-    best = f"Best member: {result.best_member}"
-    return [
-        (result.merge, "mIoU on unseen domains", shown(result.merge_miou)),
-        ("Mean of members", f"ReVT {to_mean} points", shown(result.members_miou)),
-        (best, f"ReVT {to_best} points", shown(result.best_miou)),
-    ]
-
-
-def _verdict(report: Report, result: Headline) -> str:
-    count, names = len(report.targets), ", ".join(report.targets)
-    where = f"the {count} unseen domains ({names})" if count > 1 else f"the unseen domain {names}"
-    measure = f"the mean mIoU over {where}" if count > 1 else f"the mIoU on {where}"
-    plural = f"its {result.members} members" if result.members > 1 else "its only member"
-    return (
-        f"{result.merge} reaches {shown(result.merge_miou)} %, {measure}: "
-        f"{_compared(result.merge_miou, result.members_miou)} the mean of {plural} "
-        f"({shown(result.members_miou)} %) and {_compared(result.merge_miou, result.best_miou)} "
-        f"the best member, {result.best_member} ({shown(result.best_miou)} %)."
-    )
-
-
-def _compared(value: float, reference: float) -> str:
-    delta = difference(value, reference)
-    if delta == 0:
-        return "level with"
-    return f"{abs(delta):.1f} points {'above' if delta > 0 else 'below'}"
-
-
-def _verdict_note(report: Report, result: Headline) -> str:
-    notes = []
-    if result.members > 1:
-        notes.append(
-            "Which member is best was found with the labels of the unseen domains, "
-            "so it could not have been picked beforehand without them."
-        )
-    others = [report.unseen(name) for name in report.names("merge")[1:]]
-    scored = [value for value in others if value is not None]
-    if scored:
-        reached = (
-            f"with another head it reaches {shown(scored[0])} %."
-            if len(scored) == 1
-            else f"with other heads it reaches {shown(min(scored))} to {shown(max(scored))} %."
-        )
-        notes.append(f"The ReVT named here is the first one listed, not picked by score; {reached}")
-    return " ".join(notes)
-
-
-def _gap_note(report: Report) -> str:
+def _gaps(report: Report) -> dict[str, float]:
+    """The known gaps of merges and of the members' mean between source and unseen domains."""
     members = report.names("member")
     gaps = {name: gap(report.source(name), report.unseen(name)) for name in report.names("merge")}
     gaps["mean of members"] = gap(
         mean_or_none([report.source(name) for name in members]),
         mean_or_none([report.unseen(name) for name in members]),
     )
-    known = [f"{name} {signed(value)}" for name, value in gaps.items() if value is not None]
-    if not known:
-        return ""
-    source = report.sources[0] if len(report.sources) == 1 else "the mean of the sources"
-    unseen = "the mean of the unseen domains" if len(report.targets) > 1 else report.targets[0]
-    return (
-        f"Gap, {source} minus {unseen}, in points: {', '.join(known)}. "
-        "It also shrinks when a model gets worse on the source, so read it with the scores."
+    return {name: value for name, value in gaps.items() if value is not None}
+
+
+def image_data(panel: Panel) -> tuple[str, int, int]:
+    """An image as data URL, scaled down if it is large, and its width and height."""
+    image = Image.fromarray(panel.image)
+    image.thumbnail((_MAX_IMAGE_WIDTH, image.height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=82, method=4)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/webp;base64,{text}", image.width, image.height
+
+
+def swatch(name: str) -> str | None:
+    """A class's Cityscapes colour as CSS; None for another class."""
+    if name not in TRAIN_ID:
+        return None
+    red, green, blue = PALETTE[TRAIN_ID[name]]
+    return f"rgb({red} {green} {blue})"
+
+
+def style_of(report: Report, model: str) -> str:
+    """The CSS class that colours a model's marks, the same in all charts."""
+    members = report.names("member")
+    if model in members:
+        return f"c{members.index(model) % _COLOURS}"
+    return "accent" if model in report.names("merge") else "grey"
+
+
+@dataclass(frozen=True)
+class ClassBar:
+    """The IoU of one class: of the first merge, the members' mean, and each member's."""
+
+    name: str
+    merge: float
+    mean: float
+    members: dict[str, float]
+
+
+def class_bars(report: Report) -> list[ClassBar]:
+    """The bars per class; none without a merge, a member, or something to compare."""
+    merges, members = report.names("merge")[:1], report.names("member")
+    if not merges or not members:
+        return []
+    means = report.class_means([*merges, *members])
+    known = [name for name in CLASSES if name in means]
+    bars = []
+    for name in [*known, *sorted(name for name in means if name not in TRAIN_ID)]:
+        each = {member: means[name][member] for member in members}
+        mean = mean_or_none([*each.values()]) or 0.0
+        bars.append(ClassBar(name, means[name][merges[0]], mean, each))
+    return bars
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: an SVG path per model; ticks are (percent of the axis, text)."""
+
+    name: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    paths: dict[str, str]
+    last: dict[str, float]
+
+
+def curve_charts(report: Report) -> list[Chart]:
+    """One chart per name of a curve that has points to draw, one line per model."""
+    last_step = max((step for curve in report.curves for step, _ in curve.points), default=0)
+    charts = []
+    for name in dict.fromkeys(curve.name for curve in report.curves):
+        curves = [curve for curve in report.curves if curve.name == name]
+        lines = {curve.model: points for curve in curves if (points := _thinned(curve))}
+        if lines:
+            charts.append(_chart(name, lines, max(last_step, 1)))
+    return charts
+
+
+def _thinned(curve: TrainingCurve) -> list[tuple[float, float]]:
+    """The finite points, at most ``_MAX_POINTS`` of them: means of equally many neighbours."""
+    points = [(float(step), value) for step, value in curve.points if math.isfinite(value)]
+    if len(points) <= _MAX_POINTS:
+        return points
+    size = math.ceil(len(points) / _MAX_POINTS)
+    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    return [
+        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group))
+        for group in groups
+    ]
+
+
+def _chart(name: str, lines: dict[str, list[tuple[float, float]]], x_span: int) -> Chart:
+    everything = [y for points in lines.values() for _, y in points]
+    y_ticks = _ticks(min(everything), max(everything))
+    low, span = y_ticks[0], y_ticks[-1] - y_ticks[0]
+    paths = {}
+    for model, points in lines.items():
+        spots = [f"{x / x_span * 1000:.1f} {1000 - (y - low) / span * 1000:.1f}" for x, y in points]
+        # A line of no length is drawn as a dot, so that a single point is seen.
+        paths[model] = f"M{' L'.join(spots)}" + (f" L{spots[0]}" if len(spots) == 1 else "")
+    steps = [tick for tick in _ticks(0, x_span) if tick <= x_span]
+    return Chart(
+        name,
+        [(x / x_span * 100, f"{x / 1000:g}k" if x >= 1000 else f"{x:g}") for x in steps],
+        [((tick - low) / span * 100, f"{tick:g}") for tick in y_ticks],
+        paths,
+        {model: points[-1][1] for model, points in lines.items()},
     )
 
 
-def _examples(report: Report) -> list[dict[str, Any]]:
-    """Each domain's name, examples (anchor, name, images as data URLs) and legend."""
-    order = [*report.targets, *report.sources, *(example.domain for example in report.examples)]
-    domains, number = [], 0
-    for domain in dict.fromkeys(order):
-        examples = []
-        for example in report.examples:
-            if example.domain != domain or not example.panels:
-                continue
-            back, figures = f"scene-{number + 1}", []
-            for panel in example.panels:
-                number += 1
-                thumbnail = Image.fromarray(panel.image)
-                thumbnail.thumbnail((_MAX_IMAGE_WIDTH, thumbnail.height), Image.Resampling.LANCZOS)
-                buffer = io.BytesIO()
-                thumbnail.save(buffer, format="WEBP", quality=82, method=4)
-                text = base64.b64encode(buffer.getvalue()).decode("ascii")
-                figures.append(
-                    {
-                        "key": f"image-{number}",
-                        "title": panel.title,
-                        "text": f"{panel.title}: {domain}, {example.name}",
-                        "data": f"data:image/webp;base64,{text}",
-                        "width": thumbnail.width,
-                        "height": thumbnail.height,
-                        "is_merge": panel.title in report.names("merge"),
-                    }
-                )
-            examples.append((back, example.name, figures))
-        if examples:
-            present = report.classes(domain)
-            legend = [name for name in CLASSES if name in present]
-            domains.append({"name": domain, "examples": examples, "legend": legend})
-    return domains
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, 3 to 7 of them, that enclose ``low..high``."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(number * step, 10) for number in range(first, last + 1)]

@@ -19,8 +19,8 @@ from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec
 from revt_hf.models.recorded import read_metrics, recorded_recipe
+from revt_hf.results.layout import mean_or_none
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
-from revt_hf.results.summary import mean_or_none
 
 ModelKind = Literal["init", "member", "merge"]
 
@@ -51,10 +51,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """A model's (step, value) points; curves of one name, such as ``training loss``, share a chart.
-
-    Values that are not finite are not drawn.
-    """
+    """A model's (step, value) points; curves of one name, such as ``loss``, share a chart."""
 
     model: str
     name: str
@@ -65,8 +62,7 @@ class TrainingCurve:
 class Report:
     """The content of a report page; the headline is about the first merge.
 
-    ``sources`` and ``targets`` are labels of domains; scores may be missing. ``details`` are
-    headings with texts on how this was made, whose line breaks are kept.
+    ``sources`` and ``targets`` are labels of domains; ``details`` are headings with texts.
     """
 
     title: str
@@ -94,7 +90,6 @@ class Report:
 
     @property
     def domains(self) -> list[str]:
-        """The labels of all domains, sources first."""
         return [*self.sources, *self.targets]
 
     @cached_property
@@ -108,15 +103,12 @@ class Report:
         return scores
 
     def names(self, kind: ModelKind | None = None) -> list[str]:
-        """The names of the models, of one kind or of all."""
         return [model.name for model in self.models if kind in (None, model.kind)]
 
     def score(self, model: str, domain: str) -> DomainScore | None:
-        """The score of a model on a domain, or None."""
         return self._scores.get((model, domain))
 
     def miou(self, model: str, domain: str) -> float | None:
-        """The mIoU of a model on a domain, 0..100, or None."""
         score = self.score(model, domain)
         return None if score is None else score.miou
 
@@ -129,7 +121,6 @@ class Report:
         return mean_or_none([self.miou(model, domain) for domain in self.targets])
 
     def on(self, domain: str) -> list[DomainScore]:
-        """All scores on a domain."""
         return [score for (_, where), score in self._scores.items() if where == domain]
 
     def classes(self, domain: str) -> set[str]:
@@ -138,14 +129,12 @@ class Report:
         return {name for one in scores for name, value in one.iou.items() if value is not None}
 
     def class_means(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Class -> model -> mean IoU (0..100) over unseen domains.
+        """Class -> model -> mean IoU (0..100) over the unseen domains where every model has one.
 
-        A domain counts for a class only if every model has a value there, so that all means of
-        a class are over the same domains. Classes without such a domain are left out.
+        Thus all means of a class are over the same domains; classes without any are left out.
         """
-        names = {name for score in self._scores.values() for name in score.iou}
         means = {}
-        for name in names if models else ():
+        for name in {name for score in self._scores.values() for name in score.iou}:
             columns = []
             for domain in self.targets:
                 scores = [self.score(model, domain) for model in models]

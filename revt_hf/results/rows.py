@@ -4,16 +4,17 @@ import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.labels import SUBSETS
 from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
+from revt_hf.results.layout import Spread
 from revt_hf.results.paper import PaperRow, paper_row
-from revt_hf.results.summary import Spread
 
 MEAN = "mean of targets"
+Sources = tuple[str, ...]
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ def check_subset(classes: str | None) -> None:
 
 @dataclass
 class ScoredNetwork:
-    """One network scored by one protocol, in however many files."""
+    """One network scored by one protocol, in however many files; ``result`` is the first."""
 
     result: Result
     scores: dict[str, DomainScore] = field(default_factory=dict)
@@ -36,11 +37,10 @@ class ScoredNetwork:
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol it was scored by."""
         return self.result.protocol
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def sources(self) -> Sources:
         """The labels of the source-val splits, sorted."""
         return _sources(self.scores.values())
 
@@ -52,15 +52,17 @@ class ScoredNetwork:
     def add(self, result: Result) -> None:
         """Add the scores of a result; the same score counts once."""
         for score in result.scores:
-            old = self.scores.get(score.label)
-            if old is not None and _measured(old) != _measured(score):
+            old = self.scores.setdefault(score.label, score)
+            path = self.paths.setdefault(score.label, result.path)
+            if (old.miou, old.images, old.label_encoding) != (
+                score.miou,
+                score.images,
+                score.label_encoding,
+            ):
                 raise UserError(
-                    f"{self.paths[score.label]} and {result.path} score {result.model} on "
-                    f"{score.label} differently ({old.miou:.2f} and {score.miou:.2f}): keep one"
+                    f"{path} and {result.path} score {result.model} on {score.label} "
+                    f"differently ({old.miou:.2f} and {score.miou:.2f}): keep one"
                 )
-            if old is None:
-                self.scores[score.label] = score
-                self.paths[score.label] = result.path
         self.cost = self.cost or result.cost
         self.selected = self.selected or result.selected
 
@@ -79,20 +81,21 @@ def entries_of(results: Sequence[Result]) -> list[ScoredNetwork]:
     for group in groups.values():
         # Ensembles of two experiments may have one name; their sources tell them apart.
         for part in by_source(group, [_sources(one.scores) for one in group]).values():
-            entry = ScoredNetwork(part[0])
+            entries.append(ScoredNetwork(part[0]))
             for result in part:
-                entry.add(result)
-            entries.append(entry)
+                entries[-1].add(result)
     return entries
 
 
-def by_source(
-    items: Sequence[T], sources: Sequence[tuple[str, ...]]
-) -> dict[tuple[str, ...], list[T]]:
+def _sources(scores: Iterable[DomainScore]) -> Sources:
+    return tuple(sorted({score.label for score in scores if score.is_source}))
+
+
+def by_source(items: Sequence[T], sources: Sequence[Sources]) -> dict[Sources, list[T]]:
     """Items by what they were trained on; those that do not tell join the others if they can."""
     known = {source for source in sources if source}
     unknown = next(iter(known)) if len(known) == 1 else ()
-    parts: dict[tuple[str, ...], list[T]] = {}
+    parts: dict[Sources, list[T]] = {}
     for item, source in zip(items, sources, strict=True):
         parts.setdefault(source or unknown, []).append(item)
     return parts
@@ -124,25 +127,13 @@ class TableRow:
     title: str
     entries: tuple[ScoredNetwork, ...] = ()
     kind: str | None = None
+    size: str | None = None
     paper: PaperRow | None = None
     cells: Mapping[str, Spread] = field(default_factory=dict)
-    best: frozenset[str] = frozenset()
-
-    @property
-    def size(self) -> str | None:
-        """Size of the SegFormers, if it is known."""
-        if self.entries:
-            return self.entries[0].result.size
-        return self.paper.size if self.paper else None
-
-    @property
-    def count(self) -> int:
-        """The number of networks it is the mean of."""
-        return len(self.entries)
 
     def paper_scores(self, classes: str | None) -> dict[str, float]:
         """The paper's mIoU in percent by the domain's label, where it is over these classes."""
-        return self.paper.scores if self.paper and self.paper.over(classes) else {}
+        return self.paper.scores(classes) if self.paper else {}
 
     @property
     def selections(self) -> list[Selected]:
@@ -150,8 +141,8 @@ class TableRow:
         return [entry.selected for entry in self.entries if entry.selected is not None]
 
     @property
-    def selected_on(self) -> Literal["source", "target"] | None:
-        """Whether its networks were selected, and on what."""
+    def selected_on(self) -> str | None:
+        """``source`` or ``target`` where its networks were selected on one."""
         if not self.selections:
             return None
         return "target" if any(one.target for one in self.selections) else "source"
@@ -171,26 +162,23 @@ def row_of(
     title: str,
 ) -> TableRow:
     """The mean of networks on every domain."""
-    first = entries[0].result
     _check_averaging(entries)
-    cells = {}
-    for label in labels:
-        values = [one.scores[label].over(classes) for one in entries if label in one.scores]
-        present = tuple(value for value in values if value is not None)
-        if present:
-            cells[label] = Spread(present)
-    means = [_mean(entry, targets, classes) for entry in entries]
-    complete = tuple(mean for mean in means if mean is not None)
+    found = [
+        {label: one.scores[label].over(classes) for label in labels if label in one.scores}
+        for one in entries
+    ]
+    known = [{label: v for label, v in one.items() if v is not None} for one in found]
     # Means over different domains would not be comparable.
-    if len(targets) > 1 and len(complete) == len(means):
-        cells[MEAN] = Spread(complete)
-    return TableRow(title, tuple(entries), first.kind, _paper_row(first), cells)
-
-
-def _mean(entry: ScoredNetwork, targets: Sequence[str], classes: str | None) -> float | None:
-    values = [entry.scores[label].over(classes) for label in targets if label in entry.scores]
-    present = [value for value in values if value is not None]
-    return statistics.fmean(present) if targets and len(present) == len(targets) else None
+    if len(targets) > 1 and all(set(targets) <= set(one) for one in known):
+        for one in known:
+            one[MEAN] = statistics.fmean(one[label] for label in targets)
+    cells = {}
+    for label in (*labels, MEAN):
+        values = tuple(one[label] for one in known if label in one)
+        if values:
+            cells[label] = Spread(values)
+    first = entries[0].result
+    return TableRow(title, tuple(entries), first.kind, first.size, _paper_row(first), cells)
 
 
 def _paper_row(result: Result) -> PaperRow | None:
@@ -201,21 +189,13 @@ def _paper_row(result: Result) -> PaperRow | None:
         raise UserError(f"{result.path}: paper: {error}") from error
 
 
-def _sources(scores: Iterable[DomainScore]) -> tuple[str, ...]:
-    return tuple(sorted({score.label for score in scores if score.is_source}))
-
-
-def _measured(score: DomainScore) -> tuple[float, int, str | None]:
-    return score.miou, score.images, score.label_encoding
-
-
 def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
     """Refuse a mean over numbers that are not of the same kind."""
     for label in dict.fromkeys(label for entry in entries for label in entry.scores):
         first, *others = [entry for entry in entries if label in entry.scores]
         names = {first.name: first}
         for entry in others:
-            what = f"{not_averaged(first, entry, label)}: "
+            what = f"{_not_averaged(first, entry, label)}: "
             old, new = first.scores[label], entry.scores[label]
             if old.images != new.images:
                 raise UserError(f"{what}{old.images} and {new.images} images; keep one")
@@ -226,7 +206,7 @@ def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
             other = names.setdefault(entry.name, entry)
             if other is not entry:
                 raise UserError(
-                    f"{not_averaged(other, entry, label)}: two networks of one name; keep one"
+                    f"{_not_averaged(other, entry, label)}: two networks of one name; keep one"
                 )
     # One name must not stand for different weights in different columns.
     known: dict[Hashable, Result] = {}
@@ -239,7 +219,22 @@ def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
             )
 
 
-def not_averaged(first: ScoredNetwork, second: ScoredNetwork, label: str) -> str:
+def check_names_of_protocols(entries: Sequence[ScoredNetwork]) -> None:
+    """Refuse one name for two protocols where a reader would take them for one."""
+    seen: dict[Hashable, ScoredNetwork] = {}
+    for entry in entries:
+        one = entry.result
+        for label in entry.scores:
+            key = (one.protocol_name, entry.sources, one.row, one.size, label)
+            first = seen.setdefault(key, entry)
+            if one.protocol_name is not None and first.protocol != entry.protocol:
+                raise UserError(
+                    f"{_not_averaged(first, entry, label)}: their protocol '{one.protocol_name}' "
+                    f"is {first.protocol.text} and {entry.protocol.text}; keep one"
+                )
+
+
+def _not_averaged(first: ScoredNetwork, second: ScoredNetwork, label: str) -> str:
     """The beginning of every refusal to average."""
     return (
         f"{first.called(label)} and {second.called(label)} cannot be averaged in the row "

@@ -3,8 +3,7 @@
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.experiments.model_steps import MergeStep, Train
-from revt_hf.experiments.score_steps import Score
+from revt_hf.experiments.steps import MergeStep, Score, Train
 from tests.helpers.tiny_experiment import MEMBERS_ONLY, graph_of, write_experiment
 
 SMALL = {"model.size": None, "model.depths": None, "model.hidden_sizes": None}

@@ -13,9 +13,9 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Cost, Selected, read_results
-from revt_hf.experiments import network_scores
+from revt_hf.experiments import experiment_results
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
-from revt_hf.experiments.score_steps import read_result
+from revt_hf.experiments.steps import read_result
 from revt_hf.models.recorded import read_metrics
 from tests.helpers.command_line import SECONDS, alive, until
 from tests.helpers.networks import tiny_model
@@ -490,14 +490,14 @@ COST = Cost(
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
     """Write an experiment of two checkpoints and a merge; the options of its scoring."""
-    options, really = [], network_scores.evaluate
+    options, really = [], experiment_results.evaluate
 
     def evaluate(segmenters, splits, protocol, given, on_image):
         options.append(given)
         return really(segmenters, splits, protocol, given, on_image)
 
-    monkeypatch.setattr(network_scores, "evaluate", evaluate)
-    monkeypatch.setattr(network_scores, "cost_of", lambda *_: COST)
+    monkeypatch.setattr(experiment_results, "evaluate", evaluate)
+    monkeypatch.setattr(experiment_results, "cost_of", lambda *_: COST)
     for name in "ab":
         tiny_model(ord(name)).save_pretrained(tmp_path / name)
     return options

@@ -92,16 +92,16 @@ def started(monkeypatch):
 
 @pytest.fixture
 def start(gpus, started, tmp_path):
-    """Start as many trainings, of as many as may run; the GPUs given to all that were started."""
+    """Start trainings; the GPUs given to all that were started."""
 
-    def run(slots, count, *launcher, ended=()):
-        with progress_bars(True) as progress, TrainingProcesses(progress, slots, *launcher) as all_:
+    def run(count, *launcher, ended=()):
+        with progress_bars(True) as progress, TrainingProcesses(progress, *launcher) as trainings:
             for number in range(count):
                 if number in ended:
                     started[ended[number]].code = 0
-                    all_.wait()
+                    trainings.wait()
                 job = TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}")
-                all_.start(job, 1)
+                trainings.start(job, 1)
         return [process.environment.get("CUDA_VISIBLE_DEVICES") for process in started]
 
     return run
@@ -109,16 +109,16 @@ def start(gpus, started, tmp_path):
 
 def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, start):
     gpus(4)
-    assert start(4, 5, ended={4: 2}) == ["0", "1", "2", "3", "2"]
+    assert start(5, ended={4: 2}) == ["0", "1", "2", "3", "2"]
 
 
 def test_more_trainings_than_gpus_share_them(gpus, start):
     gpus(2)
-    assert start(4, 4) == ["0", "1", "0", "1"]
+    assert start(4) == ["0", "1", "0", "1"]
 
 
 def test_a_launcher_and_a_cpu_are_left_alone(gpus, start):
     gpus(4)
-    assert start(1, 1, ["accelerate", "launch"]) == [None]
+    assert start(1, ["accelerate", "launch"]) == [None]
     gpus(0)
-    assert start(1, 1) == [None, None]
+    assert start(1) == [None, None]

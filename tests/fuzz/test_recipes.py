@@ -8,8 +8,8 @@ import yaml
 
 from revt_hf.cli.options import key_values, parse_max_size
 from revt_hf.config.recipe import load_recipe
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_recipe import load_experiment
+from revt_hf.experiments.graph import build_graph
 from revt_hf.experiments.slurm_settings import load_settings
 from revt_hf.merging.merge_recipe import load_merge_recipe
 from tests.helpers.mutate import SCALARS, cases, mutated_json, mutated_text, reads_or_refuses

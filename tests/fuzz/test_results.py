@@ -6,7 +6,7 @@ import yaml
 
 from revt_hf.evaluation.result import FORMAT, read_results, write_results
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
-from revt_hf.results.curves import build_curves
+from revt_hf.results.figures import build_curves
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.tables import TableOptions, build_tables
 from tests.helpers.made_up_results import result

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.evaluation.result import FORMAT, read_results
-from revt_hf.results.layout import TableLayout, layout
-from revt_hf.results.tables import ResultTable, TableOptions, build_tables
+from revt_hf.results.layout import TableLayout
+from revt_hf.results.tables import TableOptions, build_tables
 
 PROTOCOL = {"max_size": [1024, 512], "window": None, "stride": None, "scales": [1.0], "flip": False}
 NATIVE = {"protocol": {**PROTOCOL, "max_size": None}, "protocol_name": "native"}
@@ -65,16 +65,15 @@ def written(folder: Path, *results: Any) -> list[Path]:
     return paths
 
 
-def tables(folder: Path, *results: Any, **options: Any) -> list[ResultTable]:
+def tables(folder: Path, *results: Any, **options: Any) -> list[TableLayout]:
     """The tables of results, which are written and read."""
     return build_tables(read_results(written(folder, *results)), TableOptions(**options))
 
 
-def texts(content: TableLayout | ResultTable) -> list[list[str]]:
+def texts(table: TableLayout) -> list[list[str]]:
     """Headings and rows of a table."""
-    shown = layout(content) if isinstance(content, ResultTable) else content
-    heads = [heading.flat for heading in shown.headings]
-    return [heads, *([cell.text for cell in row] for row in shown.rows)]
+    heads = [heading.flat for heading in table.headings]
+    return [heads, *([cell.text for cell in row] for row in table.rows)]
 
 
 PAPER = {"source": "gta5", "size": "b5", "methods": [1, 4, 6]}

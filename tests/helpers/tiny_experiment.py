@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from revt_hf.cli.main import main
-from revt_hf.experiments.build_graph import build_graph
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.experiment_recipe import load_experiment
+from revt_hf.experiments.graph import build_graph
 from revt_hf.experiments.slurm_jobs import stages
 from tests.helpers.tiny import TINY
 

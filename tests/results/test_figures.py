@@ -1,16 +1,180 @@
-"""Names in figures: neither formulas nor control characters nor hidden labels."""
+"""`revt curves`, mIoU over severity, members against merges; and names in any figure."""
 
+import json
 import warnings
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from revt_hf.results.figures import figure, legend_name, short_names
+from revt_hf.evaluation.result import read_results, write_results
+from revt_hf.results.figures import (
+    ALL,
+    MEMBERS,
+    build_curves,
+    draw_curves,
+    figure,
+    legend_name,
+    short_names,
+)
+from tests.helpers.command_line import refused, revt
+from tests.helpers.made_up_results import evaluated, result, score, written
+
+
+def _rows(scores, clean=70.0):
+    """Rows of a network: ``fog-3`` -> mIoU, and of the split as it is."""
+    return [score("town/val", clean)] + [
+        score(f"town-{name}/val", miou, domain="corruptions", is_source=False)
+        for name, miou in scores.items()
+    ]
+
+
+def _network(model, scores, clean=70.0, **values):
+    return result(model, {}, scores=_rows(scores, clean), **values)
+
+
+BOTH = [
+    _network("base/0", {"fog-1": 60.0, "fog-3": 50.0, "rain-1": 50.0, "rain-3": 30.0}),
+    _network("pixmix/0", {"fog-1": 64.0, "fog-3": 40.0, "rain-1": 54.0, "rain-3": 34.0}, 74.0),
+]
+REVT = _network(
+    "revt/0", {"fog-1": 66.0, "fog-3": 55.0}, 71.0, group="ReVT {1,4,6}", kind="merge", seed=0
+)
+NATIVE = {**REVT, "protocol_name": "native", "protocol": {"max_size": None}}
+FEWER = [score("town/val", 70.0, images=9), *_rows({"fog-1": 1.0})[1:]]
+CLEAN, *CORRUPTED = _rows({"fog-1": 60.0})
+CITY = [score("city-fog-1/val", 50.0, domain="corruptions"), *_rows({"fog-1": 60.0})]
+FOG = {0: (70.0, 74.0), 1: (60.0, 64.0), 3: (50.0, 40.0)}
+# (60 + 50) / 2 and (64 + 54) / 2; (50 + 30) / 2 and (40 + 34) / 2
+MEAN = {0: (70.0, 74.0), 1: (55.0, 59.0), 3: (40.0, 37.0)}
+
+
+def _curves(tmp_path, *evaluations, **how):
+    return build_curves(read_results(written(tmp_path / "r", *evaluations)), **how)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "classes", "wanted"),
+    [
+        # One kind of a merge is no mean of several.
+        (
+            [*BOTH, REVT],
+            None,
+            [
+                (MEMBERS, "town/val", "fog", FOG),
+                (MEMBERS, "town/val", "rain", {**FOG, 1: (50.0, 54.0), 3: (30.0, 34.0)}),
+                (MEMBERS, "town/val", ALL, MEAN),
+                ("ReVT {1,4,6}", "town/val", "fog", {0: (71.0,), 1: (66.0,), 3: (55.0,)}),
+            ],
+        ),
+        # The mean leaves out what a kind lacks.
+        (
+            [_network("base/0", {"fog-1": 60.0, "fog-2": 55.0, "rain-1": 50.0})],
+            None,
+            [
+                (MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,), 2: (55.0,)}),
+                (MEMBERS, "town/val", "rain", {0: (70.0,), 1: (50.0,)}),
+                (MEMBERS, "town/val", ALL, {0: (70.0,), 1: (55.0,)}),
+            ],
+        ),
+        # The score without corruption is in another file.
+        (
+            [result("base/0", {}, scores=rows) for rows in ([CLEAN], CORRUPTED)],
+            None,
+            [(MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,)})],
+        ),
+        (
+            [REVT],
+            "synthia16",
+            [("ReVT {1,4,6}", "town/val", "fog", {0: (72.0,), 1: (67.0,), 3: (56.0,)})],
+        ),
+        # city/val itself was not scored.
+        (
+            [result("base/0", {}, scores=CITY)],
+            None,
+            [
+                (MEMBERS, "city/val", "fog", {1: (50.0,)}),
+                (MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,)}),
+            ],
+        ),
+    ],
+    ids=["members and a merge", "mean of all", "several files", "classes", "splits"],
+)
+def test_a_line_of_members_and_one_of_each_merge(tmp_path, evaluations, classes, wanted):
+    curves = _curves(tmp_path, *evaluations, classes=classes)
+    assert [
+        (c.networks, c.of, c.corruption, {s: spread.values for s, spread in c.points.items()})
+        for c in curves.curves
+    ] == wanted
+    draw_curves(curves, tmp_path / "drawn.png")
+    with Image.open(tmp_path / "drawn.png") as image:
+        # A panel for each split and kind.
+        assert (image.width > 600) == (len({(c.of, c.corruption) for c in curves.curves}) > 1)
+
+
+def test_results_of_evaluate_and_compact_ones_are_read_alike(tmp_path):
+    (path,) = written(tmp_path, evaluated("a", CITY[1:], protocol={"max_size": None}))
+    found = read_results([path])
+    curves = build_curves(found)
+    assert curves.curves[0].networks == "a"
+    assert curves.protocol == "native"
+    again = tmp_path / "again.json"
+    write_results(again, [one.compact() for one in found])
+    assert build_curves(read_results([again])) == curves
+
+
+def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
+    written(tmp_path / "r", *BOTH, REVT)
+    drawn, numbers = tmp_path / "curves.png", tmp_path / "curves.json"
+    code, out, error = revt(capsys, "curves", tmp_path / "r", "--output", drawn, "--json", numbers)
+    assert code == 0, error
+    assert out == f"4 curves: {drawn}\n"
+    quiet = ("--output", tmp_path / "quiet.png", "--quiet")
+    assert revt(capsys, "curves", tmp_path / "r", *quiet) == (0, "", "")
+    found = json.loads(numbers.read_text())
+    assert (found["protocol"], found["classes"]) == ("paper", None)
+    point = found["curves"][0]["points"][2]
+    assert point == {"severity": 3, "mIoU": 45.0, "std": 5.0, "values": [50.0, 40.0]}
+    with Image.open(drawn) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    # The merge's line and the members' are there.
+    for colour in ((0x2F, 0x55, 0xD4), (0xA9, 0xB2, 0xBE)):
+        assert (np.abs(pixels - colour).max(-1) < 3).sum() > 100
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "words"),
+    [
+        (BOTH, ["--output", "curves.svg"], "curves.svg: PNG is written"),
+        ([result("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
+        ([REVT], ["--protocol", "native"], "by the protocol 'native', only by paper"),
+        ([REVT], ["--classes", "synthia12"], "unknown classes 'synthia12'"),
+        ([REVT, NATIVE], [], "by several protocols (paper, native): name one, --protocol"),
+        (
+            [_network("base/0", {"fog-1": 60.0, "fog-1-seed1": 61.0})],
+            [],
+            "several seeds of fog 1 on town/val: keep one",
+        ),
+        (
+            [BOTH[0], result("base/1", {}, scores=FEWER)],
+            [],
+            "500 and 9 images of town/val: keep one",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(capsys, tmp_path, values, arguments, words):
+    written(tmp_path / "r", *values)
+    output = tmp_path / "curves.png"
+    assert words in refused(capsys, "curves", tmp_path / "r", "--output", output, *arguments)
+    assert not output.exists()
+
 
 NAMES = ["$\\frac{$", "a_b^{", "\\", "{%s}", "$x$ and $", "_hidden", "a\x1b[31m\nb"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_can_be_drawn(tmp_path, name):
+    """No name is a formula, holds control characters, or hides a label."""
     with warnings.catch_warnings(), figure(tmp_path / "f.png", 2, 2) as (drawing, axes):
         # A legend without entries is a warning.
         warnings.simplefilter("error")

@@ -1,7 +1,8 @@
-"""The report page: its numbers, its charts and images, and what it refuses."""
+"""``revt report``: the page's numbers, its charts and images, and what it refuses."""
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,63 +13,66 @@ from PIL import Image
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import DomainScore, Result
-from revt_hf.results.page import headline, write_page
-from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve
+from revt_hf.evaluation.result import DomainScore, Result, read_results
+from revt_hf.merging.average import merge
+from revt_hf.results.page import write_page
+from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve, report_models
 from revt_hf.results.sheets import Panel
+from tests.helpers.command_line import refused, revt
+from tests.helpers.networks import tiny_model
 from tests.helpers.rendered import Rendered
+from tests.helpers.tiny import tiny_recipe
 
 DASH = "\u2013"
 
 
-def result(model, scores, **iou):
+def result(model, mious, **iou):
     """A result on 7 images of each domain; by default road has the mIoU and car half of it."""
-    return Result(
-        model=model,
-        protocol=Protocol(),
-        scores=tuple(
-            DomainScore(
-                label=domain,
-                domain=domain,
-                split="val",
-                is_source=domain == "town",
-                images=7,
-                mIoU=miou,
-                aAcc=88.0,
-                IoU=iou or {"road": miou, "car": miou / 2, "train": None},
-            )
-            for domain, miou in scores.items()
-        ),
-    )
+    scores = []
+    for name, miou in mious.items():
+        values = {"IoU": iou or {"road": miou, "car": miou / 2, "train": None}, "aAcc": 88.0}
+        places = {"label": name, "domain": name, "split": "val", "is_source": name == "town"}
+        scores.append(DomainScore(**places, **values, images=7, mIoU=miou))
+    return Result(model=model, protocol=Protocol(), scores=tuple(scores))
 
 
-def make_report(merged=45.0, **changes):
-    """Members reach 40 and 44 on the mean of the unseen domains, the merge ``merged``."""
+def make_report(merged=45.0, odd="", **changes):
+    """Members reach 40 and 44 on the mean of the unseen domains, the merge ``merged``.
+
+    Every name and text ends with ``odd``.
+    """
     image = np.zeros((12, 24, 3), np.uint8)
     image[..., 0] = 200
+    town, rain, night = (f"{name}{odd}" for name in ("town", "rain", "night"))
+    init, plain, blur, average = (f"{name}{odd}" for name in ("init", "plain", "blur", "average"))
     values = {
-        "title": "A title",
-        "intro": "What this is.",
+        "title": f"A title{odd}",
+        "intro": f"What this is.{odd}",
         "models": [
-            ReportModel("init", "init", note="not fine-tuned"),
-            ReportModel("plain", "member"),
-            ReportModel("blur", "member", note="blurred images"),
-            ReportModel("average", "merge"),
+            ReportModel(init, "init", note=f"not fine-tuned{odd}"),
+            ReportModel(plain, "member"),
+            ReportModel(blur, "member", note="blurred images"),
+            ReportModel(average, "merge"),
         ],
-        "sources": ["town"],
-        "targets": ["rain", "night"],
+        "sources": [town],
+        "targets": [rain, night],
         "results": [
-            result("init", {"town": 9.0, "rain": 3.2}),
-            result("plain", {"town": 71.5, "rain": 38.0, "night": 42.0}),
-            result("blur", {"town": 70.3, "rain": 43.0, "night": 45.0}),
-            result("average", {"town": 72.9, "rain": merged - 1, "night": merged + 1}),
+            result(init, {town: 9.0, rain: 3.2}),
+            result(plain, {town: 71.5, rain: 38.0, night: 42.0}),
+            result(blur, {town: 70.3, rain: 43.0, night: 45.0}),
+            result(average, {town: 72.9, rain: merged - 1, night: merged + 1}),
         ],
-        "examples": [Example("night", "frame 17", [Panel("in", image), Panel("average", image)])],
+        "examples": [
+            Example(night, f"frame 17{odd}", [Panel(f"in{odd}", image), Panel(average, image)])
+        ],
         "curves": [
-            TrainingCurve("plain", "loss", [(0, 2.0), (100, 1.0), (200, float("nan"))]),
-            TrainingCurve("blur", "loss", [(100, 1.5)]),
+            TrainingCurve(plain, f"loss{odd}", [(0, 2.0), (100, 1.0), (200, float("nan"))]),
+            TrainingCurve(blur, f"loss{odd}", [(100, 1.5)]),
         ],
-        "details": {"Commands": "revt merge plain blur\nrevt evaluate average", "Seeds": "1, 2"},
+        "details": {
+            f"Commands{odd}": f"revt merge plain blur\nrevt evaluate average{odd}",
+            "Seeds": "1, 2",
+        },
     }
     return Report(**{**values, **changes})
 
@@ -128,23 +132,19 @@ def test_the_headline_follows_the_numbers(tmp_path, merged, mean, best, tiles):
 
 def test_the_headline_is_about_the_first_merge_and_names_the_others(tmp_path):
     report = make_report(41.0)
-    other = result("other", {"rain": 50.0, "night": 60.0})
-    report = replace(
-        report,
-        models=[*report.models, ReportModel("other", "merge")],
-        results=[*report.results, other],
-    )
-    _, page = written(report, tmp_path)
-    assert "average reaches 41.0 %" in page.text
-    assert "with another head it reaches 55.0 %" in page.text
+    for number, (name, reached) in enumerate([("x", "another head it"), ("y", "other heads it")]):
+        report.models.append(ReportModel(name, "merge"))
+        report.results.append(result(name, {"rain": 50.0 + number, "night": 60.0}))
+        report = replace(report)
+        _, page = written(report, tmp_path)
+        assert "average reaches 41.0 %" in page.text
+        assert f"with {reached} reaches 55.0 {'to 55.5 ' if number else ''}%." in page.text
 
 
 def test_there_is_no_headline_without_all_scores(tmp_path):
     results = [*make_report().results]
     results[2] = result("blur", {"town": 70.3, "night": 45.0})
-    report = make_report(results=results)
-    assert headline(report) is None
-    _, page = written(report, tmp_path)
+    _, page = written(make_report(results=results), tmp_path)
     assert "No comparison" in page.text
     assert "points above" not in page.text
     assert rows(page)["Mean"] == ["70.9", DASH, "43.5", DASH, DASH]
@@ -152,8 +152,7 @@ def test_there_is_no_headline_without_all_scores(tmp_path):
 
 def test_one_target_needs_no_mean(tmp_path):
     results = [one.model_copy(update={"scores": one.scores[:2]}) for one in make_report().results]
-    report = make_report(targets=["rain"], results=results, examples=[])
-    _, page = written(report, tmp_path)
+    _, page = written(make_report(targets=["rain"], results=results, examples=[]), tmp_path)
     assert rows(page)["plain"] == ["71.5", "38.0", "+33.5"]
     assert "mean of unseen" not in page.text
     assert "the mIoU on the unseen domain rain" in page.text
@@ -171,27 +170,17 @@ def test_class_bars_show_members_and_means(tmp_path):
 
 
 def test_class_means_are_over_the_domains_that_all_models_share():
-    scores = {
-        "a": {
-            "rain": {"road": 80.0, "car": 10.0, "train": None},
-            "night": {"road": 60.0, "car": 20.0},
-        },
-        "b": {
-            "rain": {"road": 90.0, "car": None, "train": 5.0},
-            "night": {"road": 50.0, "car": 40.0},
-        },
-    }
     results = [
-        result(model, {domain: 1.0}, **iou)
-        for model, domains in scores.items()
-        for domain, iou in domains.items()
+        result("a", {"rain": 1.0}, road=80.0, car=10.0, train=None),
+        result("a", {"night": 1.0}, road=60.0, car=20.0),
+        result("b", {"rain": 1.0}, road=90.0, car=None, train=5.0),
+        result("b", {"night": 1.0}, road=50.0, car=40.0),
     ]
-    models = [ReportModel("a", "merge"), ReportModel("b", "member")]
-    report = make_report(models=models, results=results)
-    assert report.class_means(["a", "b"]) == {
-        "road": {"a": 70.0, "b": 70.0},
-        "car": {"a": 20.0, "b": 40.0},
-    }
+    report = make_report(
+        models=[ReportModel("a", "merge"), ReportModel("b", "member")], results=results
+    )
+    means = {"road": {"a": 70.0, "b": 70.0}, "car": {"a": 20.0, "b": 40.0}}
+    assert report.class_means(["a", "b"]) == means
 
 
 def test_images_are_embedded_with_alt_text_and_legend(tmp_path):
@@ -253,33 +242,10 @@ def test_nothing_is_loaded_from_outside(tmp_path):
 
 def test_everything_is_escaped(tmp_path):
     nasty = '<b>"x"</b>&\'{{ 7 * 7 }}{% if %}'
-    names = {"init": nasty + "0", "plain": nasty + "1", "blur": nasty + "2", "average": nasty}
-    report = make_report()
-    results = []
-    for one in report.results:
-        scores = tuple(
-            score.model_copy(
-                update={"label": nasty + score.label, "iou": {**score.iou, nasty: 3.0}}
-            )
-            for score in one.scores
-        )
-        results.append(one.model_copy(update={"model": names[one.model], "scores": scores}))
-    panel = Panel(nasty, report.examples[0].panels[0].image)
-    report = make_report(
-        title=nasty,
-        intro=nasty,
-        models=[replace(model, name=names[model.name], note=nasty) for model in report.models],
-        sources=[nasty + "town"],
-        targets=[nasty + "rain", nasty + "night"],
-        results=results,
-        examples=[Example(nasty + "night", nasty, [panel])],
-        curves=[TrainingCurve(names[one.model], nasty, one.points) for one in report.curves],
-        details={nasty: nasty},
-    )
-    html, page = written(report, tmp_path)
+    html, page = written(make_report(odd=nasty), tmp_path)
     assert "<b>&" not in html and '<b>"' not in html
-    assert nasty in page.text
-    assert page.attributes("img", "alt") == [f"{nasty}: {nasty}night, {nasty}"]
+    assert page.text.count(nasty) > 20
+    assert page.attributes("img", "alt")[0] == f"in{nasty}: night{nasty}, frame 17{nasty}"
     # The only <b> are those of the layout: tiles and class values hold numbers.
     assert all(re.fullmatch(r"[\d.]+ ?", text) for text in re.findall(r"<b>([^<]*)<", html))
 
@@ -300,16 +266,65 @@ def test_the_page_replaces_the_old_one_only_when_complete(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_reports_that_do_not_fit_together_are_refused():
-    report = make_report()
-    for changes, message in (
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"targets": []}, "one unseen"),
         ({"sources": []}, "one source"),
         ({"targets": ["rain", "night", "town"]}, "'town' is listed twice"),
-        ({"models": [*report.models, report.models[0]]}, "'init' is listed twice"),
-        ({"results": [*report.results, result("guest", {"rain": 1.0})]}, "'guest', which is not a"),
+        ({"models": [ReportModel("init", "init")] * 2}, "'init' is listed twice"),
+        ({"results": [result("guest", {"rain": 1.0})]}, "'guest', which is not a model"),
         ({"results": [result("plain", {"sea": 1.0})]}, "'sea', which is not a domain"),
-        ({"results": [*report.results, report.results[1]]}, "two scores of plain on town"),
-    ):
-        with pytest.raises(UserError, match=message):
-            make_report(**changes)
+        ({"results": [result("plain", {"town": 1.0})] * 2}, "two scores of plain on town"),
+    ],
+)
+def test_reports_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        make_report(**changes)
+
+
+SMALL = {"val_images": 2, "size": [64, 128]}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Initial weights, two members and their merge."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("init", "a", "b")):
+        tiny_model(seed).save_pretrained(root / name)
+    merge([root / "a", root / "b"], root / "revt")
+    return root
+
+
+def test_a_report_of_folders(capsys, folders, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    source = {"domain": "streets", "options": SMALL}
+    target = {**source, "config": "fog"}
+    recipe.write_text(tiny_recipe(source=source, targets=[target]).to_yaml())
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "val_mIoU": 3.0}]
+    (folders / "a" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page, numbers = tmp_path / "page.html", tmp_path / "results.json"
+    models = [folders / "revt", f"first={folders / 'a'}", folders / "b"]
+    arguments = [*models, "--init", folders / "init", "--recipe", recipe, "--max-size", "native"]
+    code, out, error = revt(
+        capsys, "report", *arguments, "--output", page, "--json", numbers, "--quiet"
+    )
+    assert code == 0, error
+    assert out == f"open {page}\n"
+    results = read_results([numbers])
+    assert [one.model for one in results] == ["init", "first", "b", "revt"]
+    assert [score.label for score in results[0].scores] == ["source/val", "fog/val"]
+    shown = Rendered(page.read_text())
+    heads = [row[0][0] for row in shown.rows[2:]]
+    assert heads == ["init", "first", "b", "Mean of members", "revt"]
+    titles = ["input", "ground truth", "first", "b", "revt"]
+    assert [text.split(":")[0] for text in shown.attributes("img", "alt")] == titles
+    assert "training loss" in shown.text and "source-val mIoU" in shown.text
+    assert "Images: native size; logits resized" in shown.text
+    assert "is written" in refused(capsys, "report", *arguments, "--output", tmp_path / "page.pdf")
+
+
+@pytest.mark.parametrize(("names", "lacking"), [(["revt"], "member"), (["a", "b"], "merge")])
+def test_a_report_needs_members_and_merges(folders, names, lacking):
+    with pytest.raises(UserError, match=f"name at least one {lacking}"):
+        report_models({name: str(folders / name) for name in names})

@@ -1,10 +1,7 @@
 """Overlays and contact sheets."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from revt_hf.core.errors import UserError
@@ -12,11 +9,11 @@ from revt_hf.data.labels import IGNORE_INDEX, PALETTE, TRAIN_ID
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 
-def flat(colour: tuple[int, int, int], height: int = 20, width: int = 40) -> NDArray[np.uint8]:
+def flat(colour, height=20, width=40):
     return np.full((height, width, 3), colour, dtype=np.uint8)
 
 
-def test_overlay_mixes_the_palette_in() -> None:
+def test_overlay_mixes_the_palette_in_and_keeps_ignored_pixels_and_its_input():
     image = flat((100, 200, 50), 1, 2)
     labels = np.array([[TRAIN_ID["car"], TRAIN_ID["road"]]], dtype=np.uint8)
     out = overlay(image, labels, opacity=0.25)
@@ -24,15 +21,9 @@ def test_overlay_mixes_the_palette_in() -> None:
     # 0.75 * image + 0.25 * (0, 0, 142) and (128, 64, 128)
     assert out.tolist() == [[[75, 150, 73], [107, 166, 70]]]
     assert overlay(flat((0, 0, 0), 1, 2), labels)[0, 1].tolist() == [77, 38, 77]  # 0.6 of road
-
-
-def test_overlay_keeps_ignored_pixels_and_its_input() -> None:
-    image = flat((9, 8, 7), 1, 2)
-    labels = np.array([[IGNORE_INDEX, 18]], dtype=np.uint8)
-    out = overlay(image, labels, opacity=1.0)
-    assert out[0, 0].tolist() == [9, 8, 7]
-    assert out[0, 1].tolist() == PALETTE[18].tolist()
-    assert image[0, 1].tolist() == [9, 8, 7]
+    out = overlay(image, np.array([[IGNORE_INDEX, 18]], dtype=np.uint8), opacity=1.0)
+    assert out.tolist() == [[[100, 200, 50], PALETTE[18].tolist()]]
+    assert image[0, 1].tolist() == [100, 200, 50]
 
 
 @pytest.mark.parametrize(
@@ -44,14 +35,14 @@ def test_overlay_keeps_ignored_pixels_and_its_input() -> None:
         (np.zeros((20, 40), np.uint8), 1.5, "opacity"),
     ],
 )
-def test_overlay_refuses(labels: NDArray[np.uint8], opacity: float, message: str) -> None:
+def test_overlay_refuses(labels, opacity, message):
     with pytest.raises(UserError, match=message):
         overlay(flat((0, 0, 0)), labels, opacity)
     with pytest.raises(UserError, match="panel 'grey'"):
         Panel("grey", np.zeros((4, 4), np.uint8))
 
 
-def test_contact_sheet_lays_out_panels_and_legend(tmp_path: Path) -> None:
+def test_contact_sheet_lays_out_panels_and_legend(tmp_path):
     path = tmp_path / "new" / "sheet.png"
     rows = [
         [Panel("in", flat((250, 0, 0))), Panel("out", flat((0, 250, 0)))],
@@ -65,46 +56,44 @@ def test_contact_sheet_lays_out_panels_and_legend(tmp_path: Path) -> None:
     red, green, blue = (
         (sheet == colour).all(axis=-1) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))
     )
-    for mask, left in ((red, 20), (green, 130), (blue, 20)):
+    top = np.nonzero(red)[0].min()
+    for mask, left, above in ((red, 20, top), (green, 130, top), (blue, 20, top + 50 + 10)):
         ys, xs = np.nonzero(mask)
         # 40x20 images, scaled to 100x50
-        assert (xs.min(), xs.max()) == (left, left + 99)
-        assert ys.max() - ys.min() == 49
+        assert (xs.min(), xs.max(), ys.min(), ys.max()) == (left, left + 99, above, above + 49)
         assert mask.sum() == 100 * 50
-    top = np.nonzero(red)[0].min()
-    assert np.nonzero(green)[0].min() == top
-    assert np.nonzero(blue)[0].min() == top + 50 + 10
     assert (sheet[:top].min(axis=(1, 2)) < 100).any()  # the titles' ink
-    bottom = np.nonzero(blue)[0].max()
     for name in ("sky", "terrain"):
         where = np.nonzero((sheet == PALETTE[TRAIN_ID[name]]).all(axis=-1))
         assert where[0].size > 50
-        assert where[0].min() > bottom
+        assert where[0].min() > top + 110
     assert (sheet[-5:] == 255).all()
 
 
-def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path: Path) -> None:
-    def size(title: str, caption: str) -> tuple[int, int]:
+def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path):
+    def size(title, caption):
         path = tmp_path / "sheet.png"
         contact_sheet([[Panel(caption, flat((1, 2, 3)))]], ["in"], [title], [], path, 100)
         with Image.open(path) as image:
             return image.size
 
-    plain = size("", "in")
-    assert size("night", "in")[0] > plain[0]
-    assert size("night", "in")[1] == plain[1]
-    assert size("", "frame 7")[1] > plain[1]
-    assert size("", "")[1] == plain[1]
+    width, height = size("", "in")
+    wider = size("night", "in")
+    assert wider[0] > width and wider[1] == height
+    assert size("", "frame 7")[1] > height
+    assert size("", "")[1] == height
 
 
-def test_contact_sheet_refuses_and_leaves_nothing(tmp_path: Path) -> None:
-    row = [Panel("in", flat((1, 2, 3)))]
-    path = tmp_path / "sheet.png"
-    for rows, width, message in (
+@pytest.mark.parametrize(
+    ("rows", "width", "message"),
+    [
         ([], 100, "at least one row"),
-        ([row, []], 100, "at least one row"),
-        ([row], 10, "panel width"),
-    ):
-        with pytest.raises(UserError, match=message):
-            contact_sheet(rows, ["a"], [""] * len(rows), [], path, width)
+        ([1, 0], 100, "at least one row"),
+        ([1], 10, "panel width"),
+    ],
+)
+def test_contact_sheet_refuses_and_leaves_nothing(tmp_path, rows, width, message):
+    panels = [[Panel("in", flat((1, 2, 3)))] * count for count in rows]
+    with pytest.raises(UserError, match=message):
+        contact_sheet(panels, ["a"], [""] * len(rows), [], tmp_path / "sheet.png", width)
     assert not list(tmp_path.iterdir())
