@@ -1,7 +1,4 @@
-"""Headers of safetensors files: where the tensors lie. No torch, nothing is loaded.
-
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""Headers of safetensors files (https://github.com/huggingface/safetensors#format)."""
 
 import hashlib
 import json
@@ -119,11 +116,7 @@ def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
 
 def is_storable(name: str) -> bool:
     """Whether a name is valid UTF-8: JSON can express a lone surrogate, which is not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _sizes(value: Any) -> TypeGuard[list[int]]:

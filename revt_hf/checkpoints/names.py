@@ -1,7 +1,6 @@
 """Tensor names: original (mmsegmentation) <-> transformers in memory <-> transformers on disk.
 
-``save_pretrained`` writes other names than ``state_dict()`` shows. Wherever tensors of several
-models meet, the names on disk are used. No torch is imported.
+Wherever tensors of several models meet, the names on disk (``save_pretrained``) are used.
 """
 
 import re
@@ -131,8 +130,8 @@ def is_model_name(name: str) -> bool:
 def unwrap(label: str, names: Sequence[str]) -> dict[str, str]:
     """Name in the file -> name within a whole SegFormer, without the prefixes of wrappers.
 
-    ``module.`` and ``_orig_mod.`` are removed anywhere in a name; any other prefix is removed if it
-    is the only one. Tensors outside it, averages and auxiliary heads are left out.
+    A prefix that is the only one is removed; tensors outside it, averages and auxiliary heads are
+    left out.
     """
     bare = {name: _bare(name) for name in names}
     prefix_of = {name: _prefix(short) for name, short in bare.items()}

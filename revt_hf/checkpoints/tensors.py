@@ -1,7 +1,6 @@
 """The one door for checkpoints: which tensors they have and where their bytes lie.
 
-Torch's own files are rewritten as a temporary safetensors file, so that readers see one format;
-only that imports torch.
+Torch's own files are rewritten as temporary safetensors files; only that imports torch.
 """
 
 from collections.abc import Iterable

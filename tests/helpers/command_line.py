@@ -1,6 +1,7 @@
 """Run commands of the command line inside the test process; wait for other processes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from revt_hf.cli.main import main
+from tests.helpers.golden import ROOT
 
 SECONDS = 60
 
@@ -30,6 +32,21 @@ def refused(capsys, *arguments):
     assert error.count("error: ") == 1, error
     assert "Traceback" not in error
     return error
+
+
+def in_two_processes(module, *arguments):
+    """Run a module with torchrun, on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    done = subprocess.run(
+        [*command, "2", "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def until(condition):
