@@ -39,8 +39,8 @@ from revt_hf.hub.commit import (
     open_repository,
     pushing,
     require_token,
+    without_local_paths,
 )
-from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.results.markdown import yaml_text
 
 SHARD_BYTES = 500_000_000
