@@ -152,6 +152,18 @@ def _cosine(first: float, second: float, gap: float) -> float | None:
     return max(-1.0, min(1.0, float((first + second - gap) / 2 / scale))) if scale else None
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def diagnose_similarity(
     members: Mapping[str, str],
     output: Path,
