@@ -30,9 +30,6 @@ def test_table_json_and_agreement(rows, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "100 missed" in output
     assert "0.5 TOO LARGE" in output
-
-
-def test_unknown_row(rows):
     with pytest.raises(UserError, match="good, wrong"):
         runner.run(["other"])
 

@@ -32,19 +32,12 @@ def test_the_session_of_the_readme(tmp_path):
     assert "license: apache-2.0" in (tmp_path / "runs" / "card" / "README.md").read_text()
 
 
-@pytest.fixture
-def extensions():
-    """What the blocks of docs/extending.md define, each of them run alone."""
-    blocks = _blocks("docs/extending.md")
+def test_extensions_are_found_by_name(tmp_path):
+    blocks, defined = _blocks("docs/extending.md"), {}
     assert len(blocks) == 3
-    defined: dict[str, object] = {}
     for block in blocks:
         assert len(block.splitlines()) < 30
         exec(compile(block, "docs/extending.md", "exec"), defined)
-    return defined
-
-
-def test_extensions_are_found_by_name(extensions, tmp_path):
     with pytest.raises(revt.UserError, match="photos"):
         revt.load_domain("town", "val", tmp_path)
     from revt_hf.data.augment import PipelineSpec, augment, build_pipeline

@@ -6,6 +6,9 @@ import re
 import sys
 from importlib.metadata import packages_distributions
 
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from tests.helpers.golden import ROOT
 
 # torch 2.13 is the oldest that can be had for a CPU beside the other lowest versions.
@@ -20,17 +23,6 @@ def _required():
     return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<\d+)?", line).groups() for line in lines)
 
 
-def _normal(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _numbers(version):
-    numbers = [int(part) for part in version.split(".")]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    return numbers
-
-
 def test_the_lowest_versions_are_those_that_are_tried():
     lines = (ROOT / "constraints-min.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
@@ -38,8 +30,7 @@ def test_the_lowest_versions_are_those_that_are_tried():
     assert pins.keys() == required.keys()
     for name in pins.keys() - _NOT_TRIED:
         # Wheels of OpenCV have a fourth number.
-        tried = _numbers(".".join(pins[name].split(".")[:3]))
-        assert tried == _numbers(required[name]), name
+        assert Version(".".join(pins[name].split(".")[:3])) == Version(required[name]), name
 
 
 def test_everything_that_is_imported_is_required():
@@ -50,11 +41,6 @@ def test_everything_that_is_imported_is_required():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
-    found = packages_distributions()
-    required = {_normal(name) for name in _required()}
-    missing = {
-        name
-        for name in imported - sys.stdlib_module_names - {"revt_hf"}
-        if not required & {_normal(one) for one in found.get(name, [name])}
-    }
-    assert not missing
+    found, required = packages_distributions(), {*map(canonicalize_name, _required())}
+    for name in imported - sys.stdlib_module_names - {"revt_hf"}:
+        assert required & {*map(canonicalize_name, found.get(name, [name]))}, name

@@ -143,10 +143,7 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 class HeadScore(BaseModel):
-    """Loss (nats, over all labelled pixels) and mIoU (percent) with one decode head.
-
-    Of several splits they are the means over the splits.
-    """
+    """Loss (nats) and mIoU (percent) with one decode head; of several splits, the means."""
 
     # A network that diverged has a loss of NaN.
     model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="constants")
@@ -208,10 +205,7 @@ def score_heads(
     data: ScoringData,
     on_image: OnImage = lambda: None,
 ) -> dict[str, HeadScore]:
-    """Score a model's encoder with each of several decode heads, all in eval mode.
-
-    The encoder runs once for each image; the model's own head is scored only if among ``heads``.
-    """
+    """Score each head, in eval mode, on features that the model's encoder computes once."""
     segmenter, sums = heads_segmenter(model, list(heads.values())), []
     for rows in data.rows:
         sums += score_images(

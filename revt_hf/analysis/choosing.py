@@ -23,10 +23,7 @@ _GRID_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merge of members (numbers from 1), scored with the heads of the numbers in ``scores``.
-
-    ``weights`` are one each, of sum 1; None for the plain mean.
-    """
+    """A merge of members (numbers from 1), and its score with the head of each number."""
 
     members: tuple[int, ...]
     weights: tuple[float, ...] | None
@@ -63,10 +60,7 @@ class Choice:
 
 
 class MergeScorer:
-    """Scores merges of some members on source-val.
-
-    All merges get the ``head`` of that number, or else the best of their members' heads.
-    """
+    """Scores merges on source-val with the given ``head``, or the best of their members' heads."""
 
     def __init__(
         self,
@@ -124,10 +118,7 @@ def greedy_soup(scorer: MergeScorer, _: int = 0) -> Choice:
 
 
 def leave_one_out(scorer: MergeScorer, _: int = 0) -> Choice:
-    """Measure what each member adds (mIoU of the mean of all minus that of the mean without it).
-
-    Chooses the best of these means.
-    """
+    """Measure what each member adds to the mean of all, and choose the best of the means."""
     if len(scorer.members) < 3:
         raise UserError("leave-one-out needs at least three members: without one, two are a merge")
     everyone = scorer.mean(scorer.members)

@@ -83,10 +83,7 @@ def paths(
     interpolate_head: bool = False,
     on_image: OnImage = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Score the line between two members, and those from the initial weights, if any, to each.
-
-    ``interpolate_head`` adds lines whose head is interpolated, too.
-    """
+    """Score the line between two members, and those from the initial weights, if any, to each."""
     if points < 2:
         raise UserError(f"--points {points}: a line has at least two, its ends")
     lines = []
@@ -227,10 +224,7 @@ def scan(
     finished: FinishedPoints,
     on_image: OnImage = lambda: None,
 ) -> Iterator[tuple[int, list[PlanePoint]]]:
-    """Score the unfinished points of all levels with each member's head, and save them one by one.
-
-    Yields each level's number of steps with all points so far.
-    """
+    """Score and save new points with each head; yields each level's steps and all points so far."""
     heads = {str(n + 1): blender.head(n) for n in range(len(blender.members))}
     points: list[PlanePoint] = []
     for steps, fresh in zip(levels, new_points(levels, len(blender.members)), strict=True):

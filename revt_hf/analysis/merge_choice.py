@@ -17,12 +17,12 @@ from revt_hf.analysis.choosing import (
     leave_one_out,
     search_weights,
 )
+from revt_hf.analysis.similarity import aligned
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import check_output_file, write_text
 from revt_hf.evaluation.result import splits_of
-from revt_hf.results.figures import aligned
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ METHODS: dict[str, tuple[str, Callable[[MergeScorer, int], Choice], Callable[[in
 def choose_merge(
     method: str, members: Mapping[str, str], recipe: Path, output: Path, options: ChooseOptions
 ) -> dict[str, Any]:
-    """Choose a merge of members on source-val of a training recipe, and write its merge recipe.
-
-    Returns JSON values: the choice, every merge that was tried, and a report in lines of text.
-    """
+    """Choose a merge on source-val of a training recipe, and write its merge recipe."""
     title, choose, most_merges = METHODS[method]
     paths = list(members.values())
     loaded = load_recipe(recipe)

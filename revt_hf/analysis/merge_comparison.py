@@ -50,10 +50,7 @@ def _records(members: Sequence[str], merge: str) -> dict[str, Any]:
 def diagnose_norm(
     models: Mapping[str, str], sources: Sequence[Source], images: int, options: DiagnoseOptions
 ) -> dict[str, Any]:
-    """Write ``norm.png`` and ``norm.json`` (returned): shifts of the head's BatchNorm statistics.
-
-    ``models`` are a merge, then its members; ``images`` of ``sources`` also recalibrate the merge.
-    """
+    """Write ``norm.png`` and ``norm.json`` (returned); the merge is also recalibrated."""
     (merge, *members), names = models.values(), short_names(list(models))
     data = options.data(merge, *members)
     training = spread_images(sources, images)
@@ -103,10 +100,7 @@ def norm_shifts(
     training: Any,
     on_image: OnImage = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Measure a merge, the merge recalibrated on rows of ``training``, and its members.
-
-    One model is in memory at a time; each member's statistics belong to its own encoder.
-    """
+    """Measure a merge, the same recalibrated on ``training``, and its members, one at a time."""
     model = load_model(merge).to(process_state().device)
     shifts = [norm_shift(model, merge, "merge", data, on_image)]
     recalibrate_model(model, training, data.protocol, on_image)
@@ -144,10 +138,7 @@ def _draw_norm(
 def diagnose_disagreement(
     members: Mapping[str, str], merge: str, shown: int, options: DiagnoseOptions
 ) -> dict[str, Any]:
-    """Write ``disagreement.png`` and ``disagreement.json`` (returned): where members differ.
-
-    The ``shown`` most disputed images are drawn.
-    """
+    """Write ``disagreement.png`` and ``disagreement.json`` (returned): where members differ."""
     folders = list(members.values())
     if len(folders) < 2:
         raise UserError("only several members can differ: name at least two")
@@ -236,10 +227,7 @@ def disagreement(
     shown: int = 4,
     on_image: OnImage = lambda: None,
 ) -> tuple[Counter[Any], list[tuple[str, float]], list[DisputedImage]]:
-    """Counts of all images, name and disputed share of each, and the most disputed ones.
-
-    One model is in memory at a time.
-    """
+    """Counts of all images, name and disputed share of each, and the ``shown`` most disputed."""
     rows: Any = ConcatDataset(list(data.rows))
     with tempfile.TemporaryDirectory(prefix="revt-") as folder:
         files = [

@@ -44,10 +44,7 @@ class Products:
         self._check_finite()
 
     def norms(self, group: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """|x_i|^2 of each member, and the products of the members' differences from the reference.
-
-        Over the tensors of a group (indices) together: (members,) and (members, members).
-        """
+        """|x_i|^2 of members and the products of their differences, over a group of tensors."""
         products = self._products[group].sum(0)
         between = products[1:, 1:]
         return products[0, 0] + 2 * products[0, 1:] + between.diagonal(), between

@@ -79,10 +79,7 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
 
 @dataclass(frozen=True)
 class Description:
-    """The network that a model folder describes.
-
-    ``classes`` are names by row of the decode head, ``numbers`` the config's other ones by key.
-    """
+    """The network that a model folder describes; ``classes`` are by row of the decode head."""
 
     label: str
     file: Path
@@ -114,10 +111,7 @@ def json_values(instance: Any) -> dict[str, Any]:
 def infer_description(
     label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
 ) -> Description:
-    """Describe one of the original's networks by its tensors' shapes (by on-disk name).
-
-    Without ``classes``, one for each row of the head, 19 are Cityscapes' and others are numbered.
-    """
+    """Describe one of the original's networks; without ``classes`` 19 are Cityscapes'."""
     from revt_hf.data.labels import CLASSES
 
     architecture, count = infer_architecture(label, shapes)
@@ -228,10 +222,7 @@ def tensor_problems(
     shapes: Mapping[str, tuple[int, ...]],
     shown: Callable[[str], str] = str,
 ) -> str:
-    """The first few tensors that are left over, missing (``shown`` names them), or of another kind.
-
-    Both mappings have on-disk names.
-    """
+    """What is wrong with tensors by on-disk name; ``shown`` gives the names of missing ones."""
     problems = []
     for name, info in held.items():
         label = shortened(ascii(info.name), _LONGEST)

@@ -96,10 +96,7 @@ def _is_number(value: Any) -> bool:
 
 
 def read_description(folder: Path, label: str | None = None) -> Description:
-    """Read and check ``config.json`` and, if there is one, ``preprocessor_config.json``.
-
-    Only values that a SegFormer of this package has are accepted.
-    """
+    """Read and check ``config.json`` and, if there is one, ``preprocessor_config.json``."""
     fields = _Fields(folder / CONFIG_FILE)
     if fields.values.get("model_type") != "segformer":
         raise fields.wrong("model_type", "only a 'segformer' is used here")
@@ -175,10 +172,7 @@ def _dtype(fields: _Fields) -> str | None:
 
 
 def read_normalisation(folder: Path) -> Normalisation:
-    """How a model folder's images are normalised; ImageNet's constants without the file.
-
-    Everything else is ignored: the test protocol or the recipe decides it.
-    """
+    """How a model folder's images are normalised; ImageNet's constants without the file."""
     fields = _fields(folder)
     return IMAGENET if fields is None else _normalisation(fields)
 

@@ -30,11 +30,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(source: str, quiet: bool = False) -> Path:
-    """Download a model from the Hub, or take it from the cache; returns the snapshot's folder.
-
-    Every file, cached ones too, is compared with the hash that the Hub names for it. Torch's own
-    files are taken only where there is no safetensors file.
-    """
+    """The folder of a Hub model, downloaded or cached, each file as the Hub's hash says."""
     from huggingface_hub import constants
 
     repository, _, revision = source.partition("@")

@@ -1,7 +1,4 @@
-"""Headers of safetensors files: where the tensors lie. No torch, nothing is loaded.
-
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""Headers of safetensors files (https://github.com/huggingface/safetensors#format)."""
 
 import hashlib
 import json
@@ -33,10 +30,7 @@ METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor's bytes lie in a safetensors file: little-endian, row-major.
-
-    ``dtype`` is safetensors' name (``F32``, ``BF16``, ...), ``offset`` is from the file's start.
-    """
+    """Where a tensor's bytes lie in a safetensors file; ``dtype`` is safetensors' name."""
 
     file: Path
     name: str
@@ -47,10 +41,7 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> list[TensorInfo]:
-    """The tensors of a safetensors file in the order of their bytes.
-
-    As strict as safetensors itself: every accepted file can be loaded.
-    """
+    """A safetensors file's tensors in the order of their bytes; as strict as safetensors itself."""
     with readable(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
@@ -125,11 +116,7 @@ def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
 
 def is_storable(name: str) -> bool:
     """Whether a name is valid UTF-8: JSON can express a lone surrogate, which is not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _sizes(value: Any) -> TypeGuard[list[int]]:

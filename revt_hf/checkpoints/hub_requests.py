@@ -4,6 +4,7 @@
 sleeps as long as a server asks (``Retry-After``), and uses what a server names as a path.
 """
 
+import json
 import logging
 import re
 import sys
@@ -35,10 +36,9 @@ class HubError(Exception):
 
 @contextmanager
 def bounded_requests(answer_seconds: float) -> Iterator["Limits"]:
-    """Bound every request that ``huggingface_hub`` makes within this block.
+    """Bound every request of ``huggingface_hub`` within this block: each fails without progress.
 
-    A request fails after ``PATIENCE_SECONDS`` without progress, or the longer one of the library's
-    own timeouts. One attempt may wait ``answer_seconds`` where the library sets no limit.
+    One attempt may wait ``answer_seconds`` where the library sets no limit.
     """
     from huggingface_hub.utils import _http as http
     from huggingface_hub.utils import logging as hub_logging
@@ -182,9 +182,8 @@ class Limits:
 
 
 def _check_commit(response: Any) -> None:
-    response.read()
     try:
-        commit = response.json().get("sha")
+        commit = json.loads(response.read()).get("sha")
     except (ValueError, AttributeError) as error:
         raise HubError("the Hub's answer is not JSON: check HF_ENDPOINT") from error
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):

@@ -1,7 +1,6 @@
 """Tensor names: original (mmsegmentation) <-> transformers in memory <-> transformers on disk.
 
-``save_pretrained`` writes other names than ``state_dict()`` shows. Wherever tensors of several
-models meet, the names on disk are used. No torch is imported.
+Wherever tensors of several models meet, the names on disk (``save_pretrained``) are used.
 """
 
 import re
@@ -102,20 +101,14 @@ def standard_name(name: str) -> str:
 
 
 def memory_names(original: str) -> tuple[str, ...]:
-    """In-memory names of a tensor of the original implementation.
-
-    Two names (key, then value) for a fused ``attn.kv`` tensor, none for the unused ``conv_seg``.
-    """
+    """In-memory names of an original's tensor: two of a fused ``attn.kv``, none of ``conv_seg``."""
     if original.startswith(_UNUSED):
         return ()
     return tuple(_renamed(original, _TO_MEMORY)) or (original,)
 
 
 def original_name(on_disk: str) -> str:
-    """The original's name of a tensor named as on disk, or that name if it has no such tensor.
-
-    Key and value share one name: the original holds both in a fused ``attn.kv``.
-    """
+    """The original's name of a tensor named as on disk, or that name if it has no such tensor."""
     return next(_renamed(on_disk, _TO_ORIGINAL), on_disk)
 
 
@@ -137,8 +130,8 @@ def is_model_name(name: str) -> bool:
 def unwrap(label: str, names: Sequence[str]) -> dict[str, str]:
     """Name in the file -> name within a whole SegFormer, without the prefixes of wrappers.
 
-    ``module.`` and ``_orig_mod.`` are removed anywhere in a name; any other prefix is removed if it
-    is the only one. Tensors outside it, averages and auxiliary heads are left out.
+    A prefix that is the only one is removed; tensors outside it, averages and auxiliary heads are
+    left out.
     """
     bare = {name: _bare(name) for name in names}
     prefix_of = {name: _prefix(short) for name, short in bare.items()}

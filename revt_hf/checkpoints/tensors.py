@@ -1,7 +1,6 @@
 """The one door for checkpoints: which tensors they have and where their bytes lie.
 
-Torch's own files are rewritten as a temporary safetensors file, so that readers see one format;
-only that imports torch.
+Torch's own files are rewritten as temporary safetensors files; only that imports torch.
 """
 
 from collections.abc import Iterable
@@ -95,10 +94,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
-    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision`` for reading.
-
-    Weights are safetensors, whole or in shards, or torch's, of transformers or of the original.
-    """
+    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision``."""
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path)

@@ -24,6 +24,8 @@ DTYPES: dict[str, torch.dtype] = {
 _OPTIMIZER = "optim"
 _LARGEST_COUNT = 2**53
 _UNKNOWN_OPERATION = "Unsupported operand"
+_UNSAFE = "is refused, nothing in it was run"
+_Found = tuple[tuple[str, ...], dict[str, torch.Tensor], dict[Any, Any]]
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _NUMBER_KINDS = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
 # Needed to unpickle NumPy numbers; files of NumPy 1 name an older module.
@@ -37,10 +39,9 @@ _NUMPY_NUMBERS: list[Any] = [
 
 @dataclass(frozen=True)
 class TorchFile:
-    """The model in a torch file.
+    """The model in a torch file: tensors by on-disk name, contiguous, no two sharing memory.
 
-    ``tensors`` are by on-disk name, on the CPU, contiguous, no two sharing memory, memory-mapped
-    where possible; ``names`` are their names in the file, ``classes`` those that ``meta`` holds.
+    ``names`` are their names in the file, ``classes`` those that ``meta`` holds.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -52,10 +53,9 @@ class TorchFile:
 def read_torch_file(path: Path, *shards: Path) -> TorchFile:
     """Read the model of a file that ``torch.save`` wrote, and of its shards; nothing in it is run.
 
-    The tensors may lie under any keys at any depth, with wrappers' prefixes and the original's or
-    transformers' names. Anything beside them (an optimizer) is ignored.
+    The tensors may lie under any keys at any depth; anything beside them (an optimizer) is ignored.
     """
-    state, meta = _state_dict(path, _load(path))
+    state, classes = _state_dict(path, _load(path))
     for shard in shards:
         state |= _state_dict(shard, _load(shard))[0]
     parts, dropped = standard_parts(str(path), {name: at.shape for name, at in state.items()})
@@ -74,7 +74,7 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
         tensors[on_disk] = tensor.contiguous()
         storages.add(storage)
     names = {on_disk: part.name for on_disk, part in parts.items()}
-    return TorchFile(tensors, names, dropped, _classes(meta))
+    return TorchFile(tensors, names, dropped, classes)
 
 
 def read_tensor(info: TensorInfo) -> torch.Tensor:
@@ -107,29 +107,19 @@ def _load(path: Path) -> Any:
     # Damaged bytes raise nearly anything.
     except Exception as error:
         refused = _REFUSED.search(str(error))
+        why = "is not a torch checkpoint of tensors and plain values, or it is damaged"
         if refused:
-            raise UserError(
-                f"{path} is refused, nothing in it was run: it asks for {refused[1]}, and only "
-                "tensors and plain values are read"
-            ) from error
-        if _UNKNOWN_OPERATION in str(error):
-            raise UserError(
-                f"{path} is refused, nothing in it was run: its pickle has operations that torch's "
-                "safe reader does not know; save it again with torch.save's own protocol"
-            ) from error
-        raise UserError(
-            f"{path} is not a torch checkpoint of tensors and plain values, or it is damaged"
-        ) from error
+            why = f"{_UNSAFE}: it asks for {refused[1]}, and only tensors and plain values are read"
+        elif _UNKNOWN_OPERATION in str(error):
+            why = (
+                f"{_UNSAFE}: its pickle has operations that torch's safe reader does not know; "
+                "save it again with torch.save's own protocol"
+            )
+        raise UserError(f"{path} {why}") from error
 
 
-def _classes(meta: dict[Any, Any]) -> tuple[str, ...] | None:
-    found = meta.get("CLASSES")
-    named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
-    return tuple(found) if found and named else None
-
-
-def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict[Any, Any]]:
-    """The model's tensors, and the nearest ``meta`` above or beside them."""
+def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...] | None]:
+    """The model's tensors, and the classes in the nearest ``meta`` above or beside them."""
     everything = list(_dicts(content))
     models = [one for one in everything if any(map(is_model_name, one[1]))]
     if len(models) > 1:
@@ -145,12 +135,12 @@ def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], dict
             f"holds {listed(tensors or top) or type(content).__name__}"
         )
     _, state, meta = models[0]
-    return state, meta
+    found = meta.get("CLASSES")
+    named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
+    return state, tuple(found) if found and named else None
 
 
-def _dicts(
-    content: Any,
-) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor], dict[Any, Any]]]:
+def _dicts(content: Any) -> Iterator[_Found]:
     """The keys, named tensors and nearest ``meta`` of every dict, each once, even in a circle."""
     waiting: deque[tuple[tuple[str, ...], Any, dict[Any, Any]]] = deque([((), content, {})])
     seen = set()

@@ -254,6 +254,6 @@ def demo(
     quiet: common.Quiet = False,
 ) -> None:
     """Train, merge and compare models on built-in street scenes, and write a report page."""
-    from revt_hf.demo.run import run_demo
+    from revt_hf.demo import run_demo
 
     say(f"open {run_demo(output, quick=quick, overwrite=overwrite, quiet=quiet)}")

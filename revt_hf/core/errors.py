@@ -18,10 +18,7 @@ _IN_A_LINE = re.compile(rf"[\t\n\r{_HIDDEN}]")
 
 
 def printable(text: str, lines: bool = False) -> str:
-    """Escape characters that would move the cursor, or colour or reorder the text.
-
-    With ``lines``, line breaks and tabs stay; otherwise a name cannot forge a second line.
-    """
+    """Escape what would move the cursor, colour or reorder text; but for ``lines``, end a line."""
     pattern = _IN_LINES if lines else _IN_A_LINE
     return pattern.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -83,10 +80,7 @@ def readable(what: str | Path) -> Iterator[None]:
 
 @contextmanager
 def readable_os_errors(target: Path) -> Iterator[None]:
-    """Turn write errors of the file system, torch and safetensors into a UserError.
-
-    It names ``target``, or the output that a hidden folder belongs to.
-    """
+    """Turn write errors of the file system, torch and safetensors into one of ``target``."""
     name = _BESIDE.sub(r"\1", str(target))
     try:
         yield

@@ -39,10 +39,7 @@ _cleaning = threading.Lock()
 def mark_output(
     folder: Path, patterns: Iterable[str] = (), files: Collection[str] = ("*",)
 ) -> None:
-    """Write the marker of a folder that we have written or are about to write.
-
-    ``patterns`` (``fnmatch``) are files that may be written later, ``files`` those there are ours.
-    """
+    """Write a folder's marker; ``files`` (``fnmatch``) there are ours, ``patterns`` will be."""
     ours = [path for path in _files(folder) if _matches(path, files)]
     value = {"format": _FORMAT, "files": ours, "patterns": list(patterns)}
     scratch = folder / f"{SCRATCH_PREFIX}marker"
@@ -74,10 +71,10 @@ def folder_state(folder: Path) -> str | None:
 def foreign_file(folder: Path, among: Collection[str] = ("*",)) -> str | None:
     """The first file matching ``among`` that we did not write, relative; None if all are ours."""
     files, patterns = _read_marker(folder) or (set(), [])
-    for path in _files(folder):
-        if path not in files and not _matches(path, patterns) and _matches(path, among):
-            return path
-    return None
+    found = (path for path in _files(folder) if _matches(path, among))
+    return next(
+        (path for path in found if path not in files and not _matches(path, patterns)), None
+    )
 
 
 def owner(file: Path) -> Path | None:
@@ -137,10 +134,7 @@ def scratch_file(target: Path) -> Path:
 # Not the package filelock: importing it takes a quarter of the time of a small merge.
 @contextmanager
 def lock_file(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock while the block runs; yields whether it was acquired.
-
-    A dead process holds no lock. A thread may lock the same path again within its own block.
-    """
+    """Yield whether an exclusive lock was acquired; a thread may lock a path again in its block."""
     key = (path, threading.get_ident())
     if key in _held:
         yield True
@@ -200,12 +194,10 @@ def open_up(folder: Path) -> None:
 
 
 def replace_folder(scratch: Path, target: Path) -> None:
-    """Move ``scratch`` to ``target``; the old folder is deleted only once that has worked.
-
-    Where the system can swap two names at once, ``target`` exists at every moment.
-    """
+    """Move ``scratch`` to ``target``; the old folder is deleted only once that has worked."""
     if not target.exists():
         scratch.rename(target)
+    # Where the system can swap two names at once, ``target`` exists at every moment.
     elif _swap(scratch, target):
         remove_replaced(target, scratch)
     else:

@@ -166,10 +166,7 @@ def _input_paths(inputs: Iterable[InputPath]) -> Iterator[tuple[InputPath, Path]
 def atomic_folder(
     target: Path, overwrite: bool = False, inputs: Iterable[InputPath] = ()
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that becomes ``target`` when the block succeeds.
-
-    ``overwrite`` and ``inputs`` are those of :func:`check_output`.
-    """
+    """Yield a temporary folder beside ``target`` that becomes it when the block succeeds."""
     check_output(target, overwrite, inputs)
     place = real_path(target)
     with readable_os_errors(target), locked(target):
@@ -197,11 +194,7 @@ def growing_folder(
     inputs: Collection[InputPath] = (),
     inside: bool = False,
 ) -> Iterator[None]:
-    """Write into a folder file by file; files that are not written again stay.
-
-    With ``overwrite``, existing files that match ``patterns`` must be ours; see
-    :func:`check_output`.
-    """
+    """Write into a folder file by file; files that are not written again stay."""
     place = real_path(target)
     with locked(target):
         check_output(target, overwrite, inputs, patterns, inside)
@@ -215,10 +208,7 @@ def growing_folder(
 
 @contextmanager
 def folder_in_place(target: Path, overwrite: bool, patterns: Iterable[str]) -> Iterator[None]:
-    """Write a folder at its final path, for work that records its own path.
-
-    The old folder comes back if the block fails; after a kill, with the next call.
-    """
+    """Write a folder at its final path; the old one comes back if the block fails or is killed."""
     check_output(target, overwrite)
     place = real_path(target)
     kept = beside(place, "kept")

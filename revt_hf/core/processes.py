@@ -42,10 +42,7 @@ def separate_accelerator() -> Iterator[None]:
 
 @contextmanager
 def failing_together(processes: Processes) -> Iterator[None]:
-    """End all processes when one of them meets bad input; the main one raises the UserError.
-
-    No process may wait for another one inside the block.
-    """
+    """End all processes when one meets bad input; inside, no process may wait for another one."""
     problem: UserError | None = None
     try:
         yield

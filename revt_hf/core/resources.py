@@ -1,10 +1,20 @@
-"""Cores and memory that this process may use; torch is not imported."""
+"""Cores and memory that this process may use, and children that end with it, without torch."""
 
+import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator
+import select
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import subprocess
 
 _MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -12,8 +22,11 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 _MEMORY = Path("/proc/meminfo")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-
-
+_POLL_SECONDS = 0.1
+# torchrun gives its own processes 30 seconds.
+_GRACE_SECONDS = 40.0
+_LINES = 200
+_LINE_BYTES = 1 << 16
 # By controller, the files and the keys of page cache of each version of control groups.
 _VERSIONS = {
     "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -97,3 +110,105 @@ def _left_in_groups() -> Iterator[float]:
             if most != "max":
                 cached = sum(int(count) for key, count in lines if key in page_cache)
                 yield (int(most) - taken + cached) / _MIB
+
+
+class Child:
+    """A command in its own process group that ends with this process; ``log`` gets its output.
+
+    A watcher process runs it until its own standard input ends, which the system closes even after
+    a kill of this process, and then ends the whole group.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        # Imported here, since merging uses this module and starts no processes.
+        import subprocess
+
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "revt_hf.core.resources", *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C goes to this process only, which then ends its children.
+            start_new_session=True,
+        )
+        self._last: deque[str] = deque(maxlen=_LINES)
+        self._reader = Thread(target=self._read, args=(log,), daemon=True)
+        self._reader.start()
+
+    def poll(self) -> int | None:
+        """The exit code; None while the command runs."""
+        code = self._process.poll()
+        if code is not None:
+            self._reader.join(_GRACE_SECONDS)
+        return code
+
+    def stop(self) -> None:
+        """Ask the command to end; then :meth:`wait`."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait until the command and everything it started are gone."""
+        self._process.wait()
+        self._reader.join(_GRACE_SECONDS)
+
+    def said(self) -> list[str]:
+        """The last lines of the command's output."""
+        return list(self._last)
+
+    def _read(self, log: Path) -> None:
+        """Keep the last lines even if the log cannot be written, as on a full disk."""
+        with contextlib.ExitStack() as stack:
+            file: BinaryIO | None = None
+            with contextlib.suppress(OSError):
+                file = stack.enter_context(log.open("wb", buffering=0))
+            while self._process.stdout and (line := self._process.stdout.readline(_LINE_BYTES)):
+                self._last.append(line.decode(errors="replace").rstrip())
+                with contextlib.suppress(OSError):
+                    if file is not None:
+                        file.write(line)
+
+
+def _watch(command: Sequence[str]) -> int:
+    """Run a command until it or standard input ends; returns its exit code."""
+    import subprocess
+
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    except OSError as error:
+        print(f"error: cannot start {command[0]}: {error.strerror or error}")
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while process.poll() is None and not _parent_gone():
+            pass
+    finally:
+        _end_group(process)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _parent_gone() -> bool:
+    ready, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
+    return bool(ready) and not os.read(sys.stdin.fileno(), 1)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """Terminate what is left of a process group; kill it if that takes too long."""
+    number: int
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < deadline:
+            process.poll()
+            try:
+                os.killpg(process.pid, number)
+            except (ProcessLookupError, PermissionError):
+                return
+            # Once is enough; from here on, only check whether the group still exists.
+            number = 0
+            time.sleep(_POLL_SECONDS / 2)
+
+
+if __name__ == "__main__":
+    sys.exit(_watch(sys.argv[1:]))

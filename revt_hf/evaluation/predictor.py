@@ -22,8 +22,8 @@ from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size, resize_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.evaluation.result import EnsembleInfo
+from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import network_sha256
-from revt_hf.models.precision import bf16_autocast
 
 Models = Sequence[SegformerForSemanticSegmentation]
 Image = NDArray[np.uint8]

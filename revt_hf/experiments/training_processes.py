@@ -19,11 +19,10 @@ from rich.progress import (
 )
 
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.child import Child
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_text
-from revt_hf.core.resources import core_count
+from revt_hf.core.resources import Child, core_count
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_folder import training_folder
 

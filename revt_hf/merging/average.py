@@ -1,7 +1,4 @@
-"""ReVT: the mean of the members' encoders with the decode head of one; and other merges.
-
-Nothing here imports torch.
-"""
+"""ReVT: the mean of the members' encoders with the decode head of one; and other merges."""
 
 import json
 import logging
@@ -106,10 +103,7 @@ def merge(
 
 
 def result_description(plan: MergePlan) -> Description:
-    """The result's ``config.json``: that of the head's member, or derived from the tensors' shapes.
-
-    Tensors that are not those of a whole SegFormer are refused.
-    """
+    """The result's configuration: the head's member's, or derived from shapes; else refused."""
     sources = plan.by_authority()
     label = sources[0].label
     known = next((one.description for one in sources if one.description), None)
@@ -237,9 +231,8 @@ def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     entries: dict[str, Any] = {headers.METADATA: {"format": "pt", METADATA_KEY: text}}
     end = 0
     for item in plan.items:
-        first, end = end, end + item.nbytes
-        shape = list(item.shape)
-        entries[item.name] = {"dtype": item.dtype, "shape": shape, "data_offsets": [first, end]}
+        offsets, end = [end, end + item.nbytes], end + item.nbytes
+        entries[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": offsets}
     return headers.header_bytes(entries)
 
 

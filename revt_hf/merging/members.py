@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.architecture import VARIANCE, Description, fitting_tensors, has_head
+from revt_hf.checkpoints.architecture import (
+    VARIANCE,
+    Description,
+    fitting_tensors,
+    has_head,
+    tensor_problems,
+)
 from revt_hf.checkpoints.description import (
     PROCESSOR_FILE,
     is_train_id_order,
@@ -16,7 +22,7 @@ from revt_hf.checkpoints.description import (
     read_description,
     read_processor,
 )
-from revt_hf.checkpoints.headers import FLOATS, TensorInfo
+from revt_hf.checkpoints.headers import TensorInfo
 from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError
@@ -36,8 +42,7 @@ Infos = Mapping[str, TensorInfo]
 class MergeInput(Checkpoint):
     """A member or the base: a checkpoint, and where the plan's tensors lie in its files.
 
-    ``file`` and ``offset`` (in bytes) of each item are arrays, and ``tensors`` is empty: dozens of
-    members must fit into little memory. ``added`` are missing counters.
+    These are arrays, and ``tensors`` is empty: dozens of members must fit into little memory.
     """
 
     name: str | None
@@ -60,10 +65,9 @@ def open_source(
     name: str | None = None,
     whole: bool = True,
 ) -> tuple[MergeInput, Infos]:
-    """Open a member or the base, and check its tensors against its ``config.json``, if any.
+    """Open a source, with tensors in the first one's ``order``, checked by its configuration.
 
-    ``order`` holds the first member's tensors, None for that member. With ``whole`` the decode
-    head, if there is one, has to fit, too.
+    With ``whole`` the decode head, if there is one, has to fit, too.
     """
     checkpoint = open_checkpoint(label, quiet)
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
@@ -79,29 +83,22 @@ def open_source(
         checkpoint = replace(checkpoint, classes=description.classes)
         fitting_tensors(description, held, with_head=whole and has_head(held))
     order = held if order is None else order
-    places = [held.get(name) for name in order]
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = MergeInput(
         **{**vars(checkpoint), "tensors": {}},
         name=name,
         description=description,
         processor=processor,
-        file=np.array([index[place.file] if place else NOWHERE for place in places]),
-        offset=np.array([place.offset if place else NOWHERE for place in places]),
-        dtypes=tuple(
-            (place or first).dtype for place, first in zip(places, order.values(), strict=True)
-        ),
-        added=tuple(name for name, place in held.items() if place.offset == NOWHERE),
+        file=np.array([index[held[n].file] if n in held else NOWHERE for n in order]),
+        offset=np.array([held[n].offset if n in held else NOWHERE for n in order]),
+        dtypes=tuple(held.get(n, first).dtype for n, first in order.items()),
+        added=tuple(n for n, place in held.items() if place.offset == NOWHERE),
     )
     return source, held
 
 
 def check_agreement(first: MergeInput, other: MergeInput, encoder_only: bool = False) -> None:
-    """Refuse networks that are not the same function of their weights and images.
-
-    Dropout, stochastic depth, dtype and versions do not matter; with ``encoder_only`` neither do
-    the head and the classes of ``other``, and how its images are resampled.
-    """
+    """Refuse networks that are not the same function of their weights and images."""
     found = [*_field_differences(first, other, encoder_only)]
     found += [] if encoder_only else _class_differences(first, other)
     _refuse(first, other, found)
@@ -123,18 +120,9 @@ def check_same_tensors(
     first: MergeInput, wanted: Infos, other: MergeInput, held: Infos, extra_is_fine: bool = False
 ) -> None:
     """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
-    problems = []
-    for name in sorted(wanted.keys() if extra_is_fine else wanted.keys() | held.keys()):
-        if name not in held:
-            problems.append(f"{name} is missing")
-        elif name not in wanted:
-            problems.append(f"{name} is extra")
-        elif held[name].shape != wanted[name].shape:
-            shapes = [list(places[name].shape) for places in (held, wanted)]
-            problems.append(f"{name} is {shapes[0]}, not {shapes[1]}")
-        elif (held[name].dtype in FLOATS) != (wanted[name].dtype in FLOATS):
-            problems.append(f"{name} is {held[name].dtype}, not {wanted[name].dtype}")
-    _refuse(first, other, problems)
+    compared = {name: at for name, at in held.items() if not extra_is_fine or name in wanted}
+    problems = tensor_problems(compared, {name: place.shape for name, place in wanted.items()})
+    _refuse(first, other, [problems] if problems else [])
 
 
 def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool) -> Iterator[str]:

@@ -145,11 +145,7 @@ class MergePlan:
 
 
 def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open all members, compare them, and decide on every tensor; ``stack`` closes their files.
-
-    Members that cannot be read or differ, rules that do not fit them and selections of nothing are
-    refused.
-    """
+    """Open and compare all members, and decide on every tensor; ``stack`` closes their files."""
     check_spec(spec)
     names = spec.names or (None,) * len(spec.members)
     first, order = open_source(spec.members[0], stack, quiet, name=names[0])

@@ -144,10 +144,7 @@ def recalibrate_on_images(
     on_image: OnImage = lambda: None,
     sources: Sequence[records.ChangeSource] = (),
 ) -> Path:
-    """Write a copy of a SegFormer folder with statistics of images of the *source* domain.
-
-    ``sources`` name their origin in the record. All other tensors keep their bits.
-    """
+    """Copy a SegFormer folder with statistics of images of the *source* domain; all else stays."""
     folder, target = Path(source), Path(output)
     check_output(target, overwrite, [source])
     with open_checkpoint(folder, quiet=True) as checkpoint:
@@ -219,10 +216,7 @@ def measured_statistics(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance, each (channels,), float64, of the input of the head's BatchNorm.
-
-    They are over all pixels of ``images``, rows with ``image``; the model is in eval mode.
-    """
+    """Mean and variance (channels,), float64, of the BatchNorm's input over all of ``images``."""
     layer = model.decode_head.batch_norm
     moments = _Moments(layer.num_features)
     handle = layer.register_forward_pre_hook(moments)

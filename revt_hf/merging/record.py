@@ -83,10 +83,9 @@ class ImageSize(JsonRecord):
 
 @dataclass(frozen=True)
 class MemberRecord(JsonRecord):
-    """A member or the base; path and name are as given, ``files`` are its shards.
+    """A member or the base; ``sha256`` is of its file, or of the digests of its shards (``files``).
 
-    ``sha256`` is of its file, or of its shards' digests; None if it was not taken. ``dropped`` are
-    tensors that no SegFormer has, ``added`` missing counters.
+    ``dropped`` are tensors that no SegFormer has, ``added`` missing counters.
     """
 
     path: str
@@ -148,11 +147,7 @@ class RecalibrationRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRecord(MergeHistory):
-    """``merge.json``; the weights' metadata hold the same.
-
-    ``evaluation`` is the test protocol that the merge is made for, ``tensors_sha256`` of the
-    tensors beside the file (None if it was not taken), ``changes`` are those of the weights since.
-    """
+    """``merge.json``; the weights' metadata hold the same. ``changes`` came after the merge."""
 
     __pydantic_config__: ClassVar = _STRICT
     file: ClassVar = MERGE_FILE

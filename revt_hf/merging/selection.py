@@ -1,18 +1,8 @@
-"""Which tensors are merged: presets, their sums and differences, or a regular expression.
+"""Which tensors are merged: presets, their sums and differences from left to right, or a regex.
 
-Names are transformers' on-disk names (``revt_hf.checkpoints.names``). A selection is one of
-
-- presets joined by ``+`` and ``-``, evaluated from left to right: ``backbone-norm``,
-  ``stage1+stage2``. All but ``all`` and ``head`` lie within the backbone. ``norm`` is every
-  LayerNorm, as the original's ``.*norm.*``. The head's BatchNorm, which the original calls ``bn``,
-  is neither in ``norm`` nor in ``no_norm``.
-- ``blocks:K``, a preset as well: the first K steps of the original's pyramid from input to output,
-  patch_embed1, block1.0, block1.1, ..., norm1, patch_embed2, ..., norm4.
-- any other text, or any text after ``re:``: a regular expression that must match from the start
-  of a name (``re.match``, as in the original): the name on disk or the original's name.
-- any text after ``original:``: a regular expression for the original's names alone. ``.*norm.*``
-  needs this to leave the head's ``batch_norm`` out; so do negations, because ``(?!.*attn)``
-  excludes no name on disk.
+docs/merging.md describes the language. A regex must match from the start of a name (``re.match``,
+as in the original): the name on disk or the original's. The head's BatchNorm, which the original
+calls ``bn``, is neither in ``norm`` nor in ``no_norm``.
 """
 
 import difflib

@@ -81,10 +81,7 @@ class Feed:
         buffer: bytearray | None = None,
         busy: Busy | None = None,
     ) -> Array:
-        """``count`` numbers of an item (and its neighbours) from ``start`` on, at least float32.
-
-        They lie in new memory where ``buffer`` is missing or too small.
-        """
+        """``count`` numbers of an item (and its neighbours), in ``buffer`` if it fits."""
         dtype = self.source.dtypes[item]
         size = count * ITEM_SIZES[dtype]
         if buffer is None or len(buffer) < size:
@@ -94,10 +91,7 @@ class Feed:
         return _unpacked(view, dtype)
 
     def read(self, item: int, start: int, view: memoryview, busy: Busy | None = None) -> None:
-        """Fill ``view`` with the bytes from ``start`` on of an item.
-
-        ``busy`` gets the hashing of ``view`` in another thread, which must end before it changes.
-        """
+        """Fill ``view`` from byte ``start`` of an item on; ``busy`` gets what then reads it."""
         file, offset = int(self.source.file[item]), int(self.source.offset[item]) + start
         self._fill(file, offset, view)
         if busy is not None and self._lane is not None and self._in_order:

@@ -41,23 +41,19 @@ from revt_hf.data.normalisation import IMAGENET
 
 # The unused conv_seg has the head's ``channels``, 128 in every size.
 _UNUSED_WIDTH = 128
-_ENCODER = "backbone."
 _KEY, _VALUE = ".self.key.", ".self.value."
 _EPSILON = "layer_norm_eps"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The result of a conversion: ``size`` is ``b0`` .. ``b5`` or None, ``labels`` the class names.
-
-    ``dropped`` are tensors of the source that were left out, ``added`` counters that it lacks.
-    """
+    """The result of a conversion."""
 
     output: Path
-    size: str | None
-    labels: tuple[str, ...]
-    dropped: tuple[str, ...]
-    added: tuple[str, ...] = ()
+    size: str | None  # ``b0`` to ``b5``
+    labels: tuple[str, ...]  # class names
+    dropped: tuple[str, ...]  # tensors of the source that were left out
+    added: tuple[str, ...] = ()  # counters that it lacks
 
 
 def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> Converted:
@@ -91,10 +87,9 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
     whole = has_head(held)
     beside = _description_beside(source) if whole else None
     classes = beside.classes if beside else read.classes
-    description, infos = _inferred(label, held, original_name, classes)
+    description, infos, added = _inferred(label, held, original_name, classes)
     if beside is not None:
         _check_same(str(source.parent), description.architecture, beside)
-    added = _added(infos)
     tensors = {**added, **{name: read.tensors[name] for name in infos}}
     prefix = "" if whole else BACKBONE_PREFIX
     dtype = common_dtype(info.dtype for info in infos.values())
@@ -138,9 +133,8 @@ def convert_to_mmseg(
             raise UserError(f"{label} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE)
         described = read_description(checkpoint.folder, label)
-        inferred, infos = _inferred(label, checkpoint.tensors, str)
+        inferred, infos, added = _inferred(label, checkpoint.tensors, str)
         _check_same(label, inferred.architecture, described)
-        added = _added(infos)
         tensors = {**added, **{name: read_tensor(info) for name, info in infos.items()}}
         checkpoint.stamps.check()
     whole = has_head(infos)
@@ -165,10 +159,6 @@ def convert_to_mmseg(
     return Converted(output_file, size, labels, dropped, tuple(added))
 
 
-def _added(infos: Mapping[str, TensorInfo]) -> dict[str, torch.Tensor]:
-    return {COUNTER: torch.tensor(0)} if has_head(infos) and COUNTER not in infos else {}
-
-
 def _description_beside(source: Path) -> Description | None:
     """The description in the folder of transformers' own weights, if that is what they are."""
     folder = source.parent
@@ -184,7 +174,6 @@ def _description_beside(source: Path) -> Description | None:
 
 
 def _check_same(label: str, inferred: Architecture, described: Description) -> None:
-    """Refuse a configuration of another network than the original's."""
     differences = inferred.differences(described.architecture)
     # Tensors decide it, and an encoder alone has none of it.
     differences.pop("decoder_hidden_size", None)
@@ -202,8 +191,8 @@ def _inferred(
     held: Mapping[str, TensorInfo],
     shown: Callable[[str], str],
     classes: Sequence[str] | None = None,
-) -> tuple[Description, dict[str, TensorInfo]]:
-    """The original's network and its tensors, all there; ImageNet's classifier is left out."""
+) -> tuple[Description, dict[str, TensorInfo], dict[str, torch.Tensor]]:
+    """The original's network and its tensors, without ImageNet's classifier; a counter it lacks."""
     whole = has_head(held)
     infos = {n: at for n, at in held.items() if whole or not n.startswith(IMAGENET_CLASSIFIER)}
     shapes = {name: info.shape for name, info in infos.items()}
@@ -212,14 +201,14 @@ def _inferred(
     problems = tensor_problems(infos, tensor_shapes(description.architecture, count), shown)
     if problems:
         raise UserError(f"{label} is not a SegFormer as the original builds it: {problems}")
-    return description, infos
+    return description, infos, {COUNTER: torch.tensor(0)} if whole and COUNTER not in infos else {}
 
 
 def _original_state(tensors: Mapping[str, torch.Tensor], whole: bool) -> dict[str, torch.Tensor]:
-    state = {}
+    state, prefix = {}, "" if whole else "backbone."
     for name, tensor in tensors.items():
+        if _KEY in name:
+            tensor = torch.cat([tensor, tensors[name.replace(_KEY, _VALUE)]])
         if _VALUE not in name:
-            if _KEY in name:
-                tensor = torch.cat([tensor, tensors[name.replace(_KEY, _VALUE)]])
-            state[original_name(name).removeprefix("" if whole else _ENCODER)] = tensor
+            state[original_name(name).removeprefix(prefix)] = tensor
     return state

@@ -11,24 +11,33 @@ pass (a percent of its time), so weights may change and gradients reach every pa
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.core.errors import UserError
-from revt_hf.models.precision import full_precision
+
+
+def bf16_autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16 where the device supports it (``meta`` does not)."""
+    if not (enabled and torch.amp.is_autocast_available(device.type)):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def full_precision(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Switch autocast off on the tensor's device."""
+    kind = tensor.device.type
+    available = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else nullcontext()
 
 
 class FoldedDecodeHead(SegformerDecodeHead):
-    """A decode head with the same modules and another order of operations; see :func:`fold_`.
-
-    Projections, fusion and folded BatchNorm are not called as modules: their hooks do not run.
-    """
+    """A decode head whose projections, fusion and folded BatchNorm do not run as modules."""
 
     def forward(  # type: ignore[override]  # transformers passes a sequence of stages
         self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs: Any
@@ -83,23 +92,19 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
 
 def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Fold a model's decode head in place, which must be SegFormer's own; returns the model.
-
-    Parameter names and saved files stay the same; it can be trained, saved and copied as before.
-    """
-    head = model.decode_head
-    if type(head) not in (SegformerDecodeHead, FoldedDecodeHead):
-        raise UserError(
-            f"only SegFormer's own decode head can be folded, not {type(head).__name__}"
-        )
-    _set_class(head, FoldedDecodeHead)
+    """Fold SegFormer's own decode head in place; parameter names and saved files stay the same."""
+    kind = type(model.decode_head)
+    if kind not in (SegformerDecodeHead, FoldedDecodeHead):
+        raise UserError(f"only SegFormer's own decode head can be folded, not {kind.__name__}")
+    # The module object stays, and with it its parameters, hooks, mode and position in the model.
+    model.decode_head.__class__ = FoldedDecodeHead
     return model
 
 
 def unfold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
     """Undo :func:`fold_` in place; returns the same model."""
     if is_folded(model):
-        _set_class(model.decode_head, SegformerDecodeHead)
+        model.decode_head.__class__ = SegformerDecodeHead
     return model
 
 
@@ -109,19 +114,12 @@ def is_folded(model: SegformerForSemanticSegmentation) -> bool:
 
 
 @contextmanager
-def folded(
-    model: SegformerForSemanticSegmentation,
-) -> Iterator[SegformerForSemanticSegmentation]:
+def folded(model: SegformerForSemanticSegmentation) -> Iterator[None]:
     """Fold a model's decode head inside the block only."""
     before = is_folded(model)
     fold_(model)
     try:
-        yield model
+        yield
     finally:
         if not before:
             unfold_(model)
-
-
-def _set_class(head: nn.Module, kind: type[SegformerDecodeHead]) -> None:
-    # The module object stays, and with it its parameters, hooks, mode and position in the model.
-    head.__class__ = kind

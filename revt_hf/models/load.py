@@ -1,4 +1,4 @@
-"""The one door for models: load a SegFormer, or build one for training. Both are transformers'."""
+"""The one door for models: load a SegFormer of transformers, or build one for training."""
 
 import dataclasses
 import json
@@ -36,11 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
-    """Build the network of a recipe's ``model`` section: float32, on the CPU, 19 classes.
-
-    ``seed`` determines every randomly initialised weight. With ``init``, the model keeps the
-    normalisation of the initial weights (:func:`revt_hf.data.normalisation.normalisation_of`).
-    """
+    """Build the network of a recipe's ``model`` section; ``seed`` determines all random weights."""
     torch.manual_seed(seed)
     if spec.init is None:
         size = SIZES[spec.size or "b0"]
@@ -89,22 +85,16 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Speed up a model's predictions in place; logits, names and saved files stay the same.
-
-    The decode head is folded. On a CPU, convolution weights are stored channels last as well, so
-    that depth-wise convolutions need not copy their inputs. Call it on the final device.
-    """
+    """Speed up predictions in place, on the final device; logits and saved files stay the same."""
     fold_(model)
     if model.device.type == "cpu":
+        # Depth-wise convolutions need not copy their inputs then.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     return model
 
 
 def network_sha256(model: SegformerForSemanticSegmentation) -> str:
-    """sha256 of everything that determines predictions: tensors, architecture, normalisation.
-
-    It depends neither on the file format nor on the device nor on :func:`for_inference_`.
-    """
+    """sha256 of all that determines predictions: tensors, architecture, normalisation."""
     config = model.config
     fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
     normalisation = normalisation_of(model)
@@ -121,8 +111,7 @@ def network_sha256(model: SegformerForSemanticSegmentation) -> str:
 def _apply_common(config: SegformerConfig, spec: Model) -> None:
     if spec.head == "fresh":
         _name_classes(config)
-    config.drop_path_rate = spec.drop_path
-    config.classifier_dropout_prob = spec.dropout
+    config.drop_path_rate, config.classifier_dropout_prob = spec.drop_path, spec.dropout
 
 
 def _name_classes(config: SegformerConfig) -> None:

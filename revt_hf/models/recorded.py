@@ -16,16 +16,12 @@ from revt_hf.core.outputs import read_json_object
 
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
-
 # Sections of every resolved recipe of ours.
 _SECTION = re.compile(rb"^(model|source)[ \t]*:", re.MULTILINE)
 
 
 def recorded_recipe(folder: str | Path) -> Recipe | None:
-    """The resolved recipe in a model folder, if there is one; a damaged one is a UserError.
-
-    A ``recipe.yaml`` of another program is ignored with a :class:`DataWarning`.
-    """
+    """The resolved recipe in a model folder; one of another program is ignored with a warning."""
     path = Path(folder) / RECIPE_FILE
     if not path.is_file():
         return None
@@ -49,11 +45,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
-    """The test protocol that model folders or Hub ids record, by default the original's (1024x512).
-
-    ``changes`` override its fields, such as ``max_size``. Models that record different protocols,
-    or do not exist, are a UserError.
-    """
+    """The one test protocol that models record, or the original's (1024x512); with ``changes``."""
     recorded = {
         str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
     }
@@ -71,7 +63,6 @@ def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
 
 
 def _short(evaluation: Protocol) -> str:
-    """The protocol's name, or its fields that differ from the default."""
     if evaluation.preset is not None:
         return evaluation.preset
     changed = evaluation.model_dump(exclude_defaults=True)
@@ -92,10 +83,7 @@ def _evaluation_of(folder: Path) -> Protocol:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``metrics.jsonl``, if any: numbers by name, including ``step``.
-
-    Incomplete lines, as a killed process or a full disk leaves them, are skipped.
-    """
+    """The whole rows of a run's ``metrics.jsonl``, if any: numbers by name, including ``step``."""
     try:
         lines = (folder / METRICS_FILE).read_bytes().splitlines()
     except OSError:

@@ -28,8 +28,7 @@ from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_siz
 from revt_hf.models.load import for_inference_
 from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
-from revt_hf.speed.networks import SMALLEST, random_network, smooth_image
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, ratio
 
 # The variant that the others are compared with: transformers' default.
 REFERENCE = "sdpa"
@@ -124,8 +123,7 @@ def inference_benchmark(
 ) -> BenchmarkResult:
     """Measure how fast models (folders or Hub IDs, by name) and random ``b0`` to ``b5`` predict.
 
-    Without models and sizes all six sizes are measured, without variants all of ``VARIANTS``, on a
-    GPU if there is one. The result has rows of :class:`InferenceRow`.
+    Default: all six sizes, all ``VARIANTS``, a GPU if there is one.
     """
     options = options or InferenceOptions()
     where = measuring.chosen_device(device)
@@ -134,22 +132,21 @@ def inference_benchmark(
             raise UserError(f"--variant {name}: use {', '.join(VARIANTS)}")
     chosen = {name: one for name, one in VARIANTS.items() if not variants or name in variants}
     ((height, width),) = network_sizes(options.image, options.protocol)
-    if min(height, width) < SMALLEST:
+    if min(height, width) < measuring.SMALLEST:
         raise UserError(
             f"--image and --max-size make {width}x{height} pixels: the network needs at least "
-            f"{SMALLEST} on each side"
+            f"{measuring.SMALLEST} on each side"
         )
     sizes = sizes or ([] if models else list(SIZES))
-    makers = measuring.model_makers(models or {}, sizes, random_network)
+    makers = measuring.model_makers(models or {}, sizes, measuring.random_network)
     machine = measuring.machine_facts(where)
     rows: list[InferenceRow] = []
     with measuring.progress_bar(len(makers) * len(chosen), "variant", quiet) as progress:
         for name, make in makers.items():
             rows += measure_model(name, make(), chosen, options, where, progress)
-    network_input = {"network_input": options.protocol.text}
-    protocol = {**asdict(options), "image": options.image[::-1], **network_input}
-    tables = [_table(rows, options, machine)]
-    return BenchmarkResult("inference", machine, protocol, rows, tables)
+    seen = {"image": options.image[::-1], "network_input": options.protocol.text}
+    table = _table(rows, options, machine)
+    return BenchmarkResult("inference", machine, asdict(options) | seen, rows, [table])
 
 
 def measure_model(
@@ -173,11 +170,9 @@ def measure_model(
     for reference in [row for row in rows if row.variant == REFERENCE and REFERENCE in maps]:
         for row in [row for row in rows if row.variant in maps]:
             row.differing = float((maps[row.variant] != maps[REFERENCE]).mean())
-            if row.images_per_second and reference.images_per_second:
-                row.ratio_to_sdpa = row.images_per_second / reference.images_per_second
-            if row.best_images_per_second and reference.best_images_per_second:
-                best = row.best_images_per_second / reference.best_images_per_second
-                row.best_ratio_to_sdpa = best
+            row.ratio_to_sdpa = ratio(row.images_per_second, reference.images_per_second)
+            best = ratio(row.best_images_per_second, reference.best_images_per_second)
+            row.best_ratio_to_sdpa = best
     return rows
 
 
@@ -194,7 +189,7 @@ def _measure(
     plain = variant.segmenter(model, torch.device("cpu"))
     row.parameters = parameters_of(plain)
     row.flops = flops_of(plain, options.image, options.protocol)
-    pixels = prepare(smooth_image(*options.image), options.protocol)
+    pixels = prepare(measuring.smooth_image(*options.image), options.protocol)
     segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
     if segmenter is None:
         return None
@@ -210,12 +205,11 @@ def _measure(
         row.images_per_second = 1 / statistics.median(seconds)
         row.mean_images_per_second = 1 / statistics.fmean(seconds)
     if options.best_batch:
-        largest = options.largest_batch
-        rates, row.ended_by = rates_by_batch(predict, pixels, variant.compiled, largest)
-        row.tried = rates
-        if rates:
-            row.best_batch = max(rates, key=lambda batch: rates[batch])
-            row.best_images_per_second = rates[row.best_batch]
+        limits = variant.compiled, options.largest_batch
+        row.tried, row.ended_by = rates_by_batch(predict, pixels, *limits)
+        if row.tried:
+            row.best_batch = max(row.tried, key=row.tried.__getitem__)
+            row.best_images_per_second = row.tried[row.best_batch]
             row.best_batch_peak_mib, _ = attempt(partial(memory, row.best_batch))
     return first[0]
 
@@ -231,10 +225,7 @@ def _class_maps(segmenter: Segmenter, image: Size, pixels: torch.Tensor) -> list
 def rates_by_batch(
     predict: Callable[[torch.Tensor], Any], pixels: torch.Tensor, compiled: bool, largest: int
 ) -> tuple[dict[int, float], str]:
-    """Images/s of batches 1, 2, 4, ... until they stop rising, and why there is no larger one.
-
-    ``predict`` gets copies of one image's pixels, (N, 3, h, w).
-    """
+    """Images/s of batches 1, 2, 4, ... until they stop rising, and why there is no larger one."""
     rates: dict[int, float] = {}
     allowed_mib, grown_mib, best = available_mib() * _MEMORY_SHARE, 0.0, 0.0
     for batch in (2**power for power in range(largest.bit_length())):
@@ -281,6 +272,6 @@ def _table(
     else:
         left_out += [one.name for one in fields(InferenceRow) if one.name.startswith("best_")]
     notes.append(f"network input: {options.protocol.text}. {measuring.RANDOM_WEIGHTS}")
-    width, height = options.image[::-1]
+    height, width = options.image
     caption = f"Prediction of {width}x{height} images on {machine['device']}"
-    return measuring.table(caption, InferenceRow, rows, notes, machine, left_out)
+    return measuring.table(caption, rows, notes, machine, left_out)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: device, models, timed runs, failures, tables."""
+"""What the benchmarks share: device, models and images, timed runs, failures, tables."""
 
 import platform
 import re
@@ -10,20 +10,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.config.recipe import Model as ModelSection
 from revt_hf.core.errors import UserError
+from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.evaluation.cost import device_name
-from revt_hf.models.load import load_model
+from revt_hf.models.load import build_model, load_model
 from revt_hf.results.layout import DASH, Cell, Heading, TableLayout
 
 OUT_OF_MEMORY = "out of memory"
 RANDOM_WEIGHTS = "b0 to b5 have random weights: speed and memory do not depend on their values"
+# The encoder's first stage sees an eighth of a quarter of the image as one key.
+SMALLEST = 32
+_PATCH = 32
+_GREY, _CONTRAST = 128.0, 48.0
 _PROCESSORS = Path("/proc/cpuinfo")
 _LONGEST = 160
 
@@ -97,6 +106,45 @@ def model_makers(
     return {**makers, **{name: partial(loaded.__getitem__, name) for name in loaded}}
 
 
+def random_network(size: str) -> Model:
+    """A B0 to B5 in eval mode with random weights, with activations scaled like a trained one's.
+
+    BatchNorm has the statistics of an image, and logits have a standard deviation of 2.
+    """
+    model = build_model(ModelSection.model_validate({"size": size, "drop_path": 0}), seed=0)
+    with torch.no_grad():
+        model.decode_head.batch_norm.momentum = 1.0
+        spread = model.train()(pixel_values=smooth_pixels(2, 128, 256)).logits.std()
+        model.decode_head.classifier.weight.mul_(2 / spread)
+    return model.eval()
+
+
+def smooth_pixels(batch: int, height: int, width: int) -> torch.Tensor:
+    """Smooth patches, (N, 3, H, W) float32, scaled like normalised images."""
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(batch, 3, *_patches(height, width), generator=generator)
+    return functional.interpolate(patches, size=(height, width), mode="bicubic")
+
+
+def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth patches of colour as an image, (H, W, 3) uint8."""
+    pixels = smooth_pixels(1, height, width)[0] * _CONTRAST + _GREY
+    return pixels.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def patch_labels(batch: int, height: int, width: int) -> torch.Tensor:
+    """Labels in patches, (N, H, W) int64, 0..18; those at the top are ignored (255)."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randint(0, NUM_CLASSES, (batch, *_patches(height, width)), generator=generator)
+    coarse[:, 0] = IGNORE_INDEX
+    labels = coarse.repeat_interleave(_PATCH, 1).repeat_interleave(_PATCH, 2)
+    return labels[:, :height, :width].contiguous()
+
+
+def _patches(height: int, width: int) -> tuple[int, int]:
+    return -(-height // _PATCH), -(-width // _PATCH)
+
+
 def progress_bar(total: int, unit: str, quiet: bool) -> Any:
     """A bar that each finished row updates."""
     return tqdm(total=total, unit=unit, desc="benchmark", disable=quiet)
@@ -132,6 +180,11 @@ def run_seconds(call: Callable[[], Any], warm_up: int, runs: int) -> list[float]
     return timeit.repeat(call, number=1, repeat=warm_up + runs)[warm_up:]
 
 
+def ratio(rate: float | None, reference: float | None) -> float | None:
+    """One rate over another; None if one was not measured."""
+    return rate / reference if rate and reference else None
+
+
 def column(heading: str, scale: float = 1.0, decimals: int | None = None) -> Any:
     """A field of a row that is a column of the table; numbers have three digits by default."""
     return field(default=None, metadata={"column": (heading, scale, decimals)})
@@ -139,7 +192,6 @@ def column(heading: str, scale: float = 1.0, decimals: int | None = None) -> Any
 
 def table(
     caption: str,
-    row: type,
     rows: Sequence[Any],
     notes: Sequence[str],
     machine: Mapping[str, Any],
@@ -149,23 +201,23 @@ def table(
 
     The first two columns name a row.
     """
-    formats = {
+    columns = {
         one.name: one.metadata["column"]
-        for one in fields(row)
+        for one in fields(rows[0])
         if one.metadata and one.name not in left_out
     }
     headings = [
         Heading(heading, "cost" if number > 1 else "name")
-        for number, (heading, *_) in enumerate(formats.values())
+        for number, (heading, *_) in enumerate(columns.values())
     ]
     cells = [
-        tuple(Cell(_text(getattr(one, name), *how)) for name, (_, *how) in formats.items())
-        for one in rows
+        tuple(Cell(_text(getattr(row, name), *how)) for name, (_, *how) in columns.items())
+        for row in rows
     ]
     failures = [
-        f"{names[0].text} {names[1].text}: {one.failure}"
-        for names, one in zip(cells, rows, strict=True)
-        if one.failure is not None
+        f"{names[0].text} {names[1].text}: {row.failure}"
+        for names, row in zip(cells, rows, strict=True)
+        if row.failure is not None
     ]
     versions = [f"{name} {version}" for name, version in machine["versions"].items()]
     facts = [machine["device"], machine["processor"], machine["system"], *versions, machine["date"]]

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -22,23 +22,18 @@ from revt_hf.core.resources import worker_count
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.cost import cuda_peak_mib
-from revt_hf.models.folded_head import fold_
+from revt_hf.models.folded_head import bf16_autocast, fold_
 from revt_hf.models.load import build_model
-from revt_hf.models.precision import bf16_autocast
-from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
-from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column
-from revt_hf.speed.networks import SMALLEST, patch_labels, smooth_pixels
+from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, ratio
 from revt_hf.training.data import TrainingCrops, load_training, pipeline_spec, training_loader
 from revt_hf.training.loss import segmentation_loss
-from revt_hf.training.optim import build_optimizer, parameter_groups
+from revt_hf.training.optim import build_optimizer
 
 # Rows of a strip: the time is the same from 8 to 64.
 LOSS_ROWS = 16
 FIRST = "transformers labels="
 _ROUNDS = 3
-
-AdamW = Literal["fused", "foreach", "for-loop"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,9 @@ class StepKind:
 
     fields: dict[str, Any] = field(default_factory=dict)
     labels: bool = False  # transformers' own loss, by its ``labels=`` argument
-    adamw: AdamW = "fused"  # torch's implementation; trainings use ``fused``
+    adamw: Literal["fused", "foreach", "for-loop"] = "fused"  # torch's implementation
 
-    @property
+    @cached_property
     def settings(self) -> Training:
         return Training.model_validate(self.fields)
 
@@ -69,43 +64,32 @@ STEPS = {
 }
 
 
-def adamw(model: nn.Module, kind: AdamW) -> torch.optim.AdamW:
-    """The optimizer of a training, in one of torch's implementations."""
-    if kind == "fused":
-        return build_optimizer(model, Optimizer())
-    groups = parameter_groups(model, Optimizer())
-    return torch.optim.AdamW(groups, betas=Optimizer().betas, foreach=kind == "foreach")
-
-
 class TrainingStep:
-    """A training step; each one sees the same images and draws the same dropout and drop path.
-
-    ``pixels`` (N, 3, H, W) float32 and ``labels`` (N, H, W) int64 are on the model's device.
-    """
+    """A training step; each one sees the same images and draws the same dropout and drop path."""
 
     def __init__(
         self, model: Model, kind: StepKind, pixels: torch.Tensor, labels: torch.Tensor
     ) -> None:
         self.model: Any = model.train()
-        self.optimizer = adamw(model, kind.adamw)
-        self._settings, self._labels_argument = kind.settings, kind.labels
-        self._pixels, self._labels = pixels, labels
-        if self._settings.folded_head:
+        self.kind, self._pixels, self._labels = kind, pixels, labels
+        self.optimizer = build_optimizer(model, Optimizer())
+        for group in self.optimizer.param_groups:
+            group.update(fused=kind.adamw == "fused", foreach=kind.adamw == "foreach")
+        if kind.settings.folded_head:
             fold_(model)
-        if self._settings.compile:
+        if kind.settings.compile:
             model.compile()
 
     def __call__(self) -> float:
         """Do a step and return its loss; the work on a GPU is done."""
         torch.manual_seed(0)
-        settings = self._settings
-        if self._labels_argument:
+        if self.kind.labels:
             loss = self.model(pixel_values=self._pixels, labels=self._labels).loss
         else:
+            settings = self.kind.settings
             with bf16_autocast(self._pixels.device, settings.precision == "bf16"):
                 logits = self.model(pixel_values=self._pixels).logits
-            rows = settings.loss_rows
-            loss = segmentation_loss(logits, self._labels, settings.loss, rows=rows)
+            loss = segmentation_loss(logits, self._labels, settings.loss, rows=settings.loss_rows)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -159,23 +143,18 @@ def training_benchmark(
     device: str | None = None,
     quiet: bool = False,
 ) -> BenchmarkResult:
-    """Measure training steps: rows of :class:`StepRow`, and a recipe's ``loaders``.
-
-    Without models and sizes (``b0`` to ``b5``, untrained) the model is the recipe's, or B0.
-    """
+    """Measure training steps of models (default: the recipe's, or B0), and a recipe's loaders."""
     options = options or TrainingOptions()
     where = measuring.chosen_device(device)
-    height, width = options.crop
-    if min(options.crop) < 2 * SMALLEST:
-        raise UserError(f"crop {width}x{height}: a side has at least {2 * SMALLEST} pixels")
+    (height, width), least = options.crop, 2 * measuring.SMALLEST
+    if min(height, width) < least:
+        raise UserError(f"crop {width}x{height}: a side has at least {least} pixels")
     sizes = sizes or ([] if models or recipe else ["b0"])
     makers = measuring.model_makers(models or {}, sizes, _untrained)
     machine = measuring.machine_facts(where)
     loaders: list[LoaderRow] = []
     if recipe is not None:
-        makers = makers or {
-            recipe[0]: partial(build_model, recipe[1].model, recipe[1].train.seed),
-        }
+        makers = makers or {recipe[0]: partial(build_model, recipe[1].model, recipe[1].train.seed)}
         # Results name the number of workers that there was.
         loaders = measure_loaders(recipe[1], worker_count(workers, workers), quiet)
     rows: list[StepRow] = []
@@ -184,14 +163,23 @@ def training_benchmark(
             rows += measure_steps(name, make(), options, where, progress)
     source = None if recipe is None else recipe[0]
     protocol = {**asdict(options), "crop": [width, height], "recipe": source}
-    tables = [_steps_table(rows, options, machine)]
-    if recipe is not None:
+    notes = [
+        f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
+        "section. AdamW is fused unless named",
+        f"the median of {options.steps} steps after {options.warm_up}; images lie on the device, "
+        "Accelerate is not used",
+        measuring.RANDOM_WEIGHTS,
+    ]
+    size = f"{options.batch} crops of {width}x{height}"
+    caption = f"Training steps of {size} on {machine['device']}"
+    tables = [measuring.table(caption, rows, notes, machine)]
+    if loaders:
         note = (
             f"the median of {_ROUNDS} rounds; decoding, augmentation and batches of {source}, "
             "without the transfer to a GPU"
         )
         caption = "Loading training crops, no network"
-        tables.append(measuring.table(caption, LoaderRow, loaders, [note], machine))
+        tables.append(measuring.table(caption, loaders, [note], machine))
     return BenchmarkResult("training", machine, protocol, rows, tables, loaders)
 
 
@@ -208,8 +196,8 @@ def measure_steps(
     kinds: Mapping[str, StepKind] = STEPS,
 ) -> list[StepRow]:
     """A row for each kind of training step, compared with the first; ``progress`` is a tqdm bar."""
-    batch = smooth_pixels(options.batch, *options.crop), patch_labels(options.batch, *options.crop)
-    pixels, labels = (tensor.to(device) for tensor in batch)
+    pixels = measuring.smooth_pixels(options.batch, *options.crop).to(device)
+    labels = measuring.patch_labels(options.batch, *options.crop).to(device)
 
     def measure(row: StepRow, kind: StepKind) -> None:
         copied = copy.deepcopy(model)
@@ -230,39 +218,31 @@ def measure_steps(
         _, row.failure = attempt(partial(measure, row, kind), kind.settings.compile)
         if row.steps_per_second:
             row.images_per_second = options.batch * row.steps_per_second
-            if rows[0].steps_per_second:
-                row.ratio = row.steps_per_second / rows[0].steps_per_second
+        row.ratio = ratio(row.steps_per_second, rows[0].steps_per_second)
         progress.update()
     return rows
 
 
 def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow]:
-    """Images/s of loading alone, from the sources and from the recipe's prepared folders.
-
-    There is a row for loading in the training's own process and one with workers.
-    """
+    """Images/s of loading alone, from sources and prepared folders, without and with workers."""
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation))
     has_prepared = any(source.prepared for source in recipe.sources)
-    counts = list(dict.fromkeys((0, workers)))
-    rows: list[LoaderRow] = []
-    total = len(counts) * (1 + has_prepared)
-    with measuring.progress_bar(total, "loader", quiet) as progress:
-        for prepared, count in itertools.product([False, True][: 1 + has_prepared], counts):
-            row = LoaderRow(prepared, count)
-            rows.append(row)
-            changes = {} if prepared else {"prepared": None}
+    kinds = itertools.product([False, True][: 1 + has_prepared], dict.fromkeys((0, workers)))
+    rows = [LoaderRow(*kind) for kind in kinds]
+    with measuring.progress_bar(len(rows), "loader", quiet) as progress:
+        for row in rows:
+            changes = {} if row.prepared else {"prepared": None}
             sources = [source.model_copy(update=changes) for source in recipe.sources]
             try:
                 images = [load_training(source, recipe.augmentation) for source in sources]
             except UserError as error:
-                if prepared or not has_prepared:
+                if row.prepared or not has_prepared:
                     raise
                 row.failure = str(error)
                 continue
             rates = [_round(recipe, images, pipeline, row) for _ in range(_ROUNDS)]
             row.images_per_second = statistics.median(rates)
-            if rows[0].images_per_second:
-                row.ratio = row.images_per_second / rows[0].images_per_second
+            row.ratio = ratio(row.images_per_second, rows[0].images_per_second)
             progress.update()
     return rows
 
@@ -281,19 +261,3 @@ def _round(recipe: Recipe, images: list[Any], pipeline: Pipeline, row: LoaderRow
     since = time.perf_counter()
     count = sum(1 for _ in batches)
     return count * batch / (time.perf_counter() - since)
-
-
-def _steps_table(
-    rows: Sequence[StepRow], options: TrainingOptions, machine: Mapping[str, Any]
-) -> TableLayout:
-    notes = [
-        f"{FIRST}: transformers' own loss; the others: ours, with these fields of a recipe's train "
-        "section. AdamW is fused unless named",
-        f"the median of {options.steps} steps after {options.warm_up}; images lie on the device, "
-        "Accelerate is not used",
-        measuring.RANDOM_WEIGHTS,
-    ]
-    height, width = options.crop
-    size = f"{options.batch} crops of {width}x{height}"
-    caption = f"Training steps of {size} on {machine['device']}"
-    return measuring.table(caption, StepRow, rows, notes, machine)

@@ -22,8 +22,7 @@ from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter
-from revt_hf.models.folded_head import folded
-from revt_hf.models.precision import full_precision
+from revt_hf.models.folded_head import folded, full_precision
 
 Averaging = Literal["valid", "paper_code"]
 

@@ -13,7 +13,7 @@ from revt_hf.config.recipe import Model
 from revt_hf.data.labels import NUM_CLASSES
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model, for_inference_
-from revt_hf.speed.networks import patch_labels, random_network, smooth_pixels
+from revt_hf.speed.measuring import patch_labels, random_network, smooth_pixels
 from revt_hf.speed.training import FIRST, LOSS_ROWS, STEPS, TrainingStep
 from revt_hf.training.loss import segmentation_loss
 

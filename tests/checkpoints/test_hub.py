@@ -68,23 +68,6 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(hub, monkeypatch, file, pl
         assert str(path) in not_fetched("is damaged, its bytes are not those of the Hub's hash")
 
 
-@pytest.mark.parametrize(
-    ("failure", "sentence"),
-    [
-        (Failure("resolve", 403, headers=GATED), "is gated: accept its license on .*/someone/tiny"),
-        (Failure("resolve", 401, headers=GATED), "the model is gated"),
-        (Failure("/api", 401), r"refuses your token \(status 401\): log in with 'hf auth login'"),
-        (Failure("/api", 403), r"your token may not read http.* \(status 403\)"),
-        (Failure("resolve", 403), r"your token may not read http.* \(status 403\)"),
-        (Failure("resolve", 404, headers={"X-Error-Code": "EntryNotFound"}), "was removed"),
-        (Failure("/api", 404, headers={"X-Error-Code": "RepoNotFound"}), "check the name"),
-    ],
-)
-def test_refusals_are_told_apart(hub, failure, sentence):
-    hub.failures.append(failure)
-    not_fetched(sentence)
-
-
 def test_half_a_snapshot_is_not_used(hub, monkeypatch):
     hub.failures.append(Failure("GET*.safetensors", 500))
     not_fetched("status 500")
@@ -94,22 +77,30 @@ def test_half_a_snapshot_is_not_used(hub, monkeypatch):
     not_fetched("not whole in the cache")
 
 
-def test_what_is_not_there_is_told_apart(hub, monkeypatch, tmp_path):
-    not_fetched("no model http.*/someone/absent .*: check the name", "someone/absent")
-    not_fetched("has no branch, tag or commit 'nowhere'", "someone/tiny@nowhere")
-    hub.model("someone/tiny").commit("empty", {"README.md": b""})
-    not_fetched("'someone/tiny' has no config.json", "someone/tiny@empty")
-    hub.model("someone/tiny").commit(
-        "weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS}
-    )
-    not_fetched("has no weights: neither model.safetensors nor", "someone/tiny@weightless")
-    not_fetched("is not the id of a Hub model", "some--one/ti..ny")
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("someone/absent", "no model http.*/someone/absent .*: check the name"),
+        ("someone/tiny@nowhere", "has no branch, tag or commit 'nowhere'"),
+        ("someone/tiny@empty", "'someone/tiny' has no config.json"),
+        ("someone/tiny@weightless", "has no weights: neither model.safetensors nor"),
+        ("some--one/ti..ny", "is not the id of a Hub model"),
+    ],
+)
+def test_what_is_not_there_is_told_apart(hub, monkeypatch, source, sentence):
+    model = hub.model("someone/tiny")
+    model.commit("empty", {"README.md": b""})
+    model.commit("weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS})
+    not_fetched(sentence, source)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    not_fetched("there is no such folder, and it is not whole in the cache, and HF_HUB_OFFLINE is")
+
+
+def test_a_token_is_asked_for(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     hub.failures.append(Failure("/api", 401))
     not_fetched("there is no such folder, and http.* asks for a token")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    not_fetched("there is no such folder, and it is not whole in the cache, and HF_HUB_OFFLINE is")
 
 
 def test_a_cache_that_cannot_be_written(hub, monkeypatch):
@@ -186,9 +177,16 @@ def test_a_push_in_between_does_not_mix(hub, monkeypatch):
         (Failure("GET*.s", 429, headers={"ratelimit": '"api";r=0;t=86400'}), "wait 86400 .*429"),
         (Failure("", 302, headers={"Location": "/again"}), "redirects without end"),
         (Failure("HEAD", 307, headers={"Location": "/again"}), "without coming to an end"),
+        (Failure("resolve", 403, headers=GATED), "is gated: accept its license on .*/someone/tiny"),
+        (Failure("resolve", 401, headers=GATED), "the model is gated"),
+        (Failure("/api", 401), r"refuses your token \(status 401\): log in with 'hf auth login'"),
+        (Failure("/api", 403), r"your token may not read http.* \(status 403\)"),
+        (Failure("resolve", 403), r"your token may not read http.* \(status 403\)"),
+        (Failure("resolve", 404, headers={"X-Error-Code": "EntryNotFound"}), "was removed"),
+        (Failure("/api", 404, headers={"X-Error-Code": "RepoNotFound"}), "check the name"),
     ],
 )
-def test_a_hub_that_does_not_answer_ends_in_one_sentence(hub, failure, sentence):
+def test_a_hub_that_refuses_or_does_not_answer_is_one_sentence(hub, failure, sentence):
     hub.failures.append(failure)
     not_fetched(f"cannot load the model 'someone/tiny': .*{sentence}")
     hub.failures.clear()

@@ -10,22 +10,19 @@ import tempfile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers import SegformerModel
 
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
-from tests.helpers.golden import golden_file
 from tests.helpers.hub_repository import COMMIT, Hub, Repository, files_of
 from tests.helpers.hub_server import serve_hub
-
-SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 40, 64], "decoder_hidden_size": 16}
+from tests.helpers.segformers import tiny
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return SegformerForSemanticSegmentation(SegformerConfig(**SMALL, num_labels=19))
+    return tiny(0, hidden_sizes=[8, 16, 40, 64])
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +30,6 @@ def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("segformer")
     model.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def expected(folder):
-    return load_file(folder / "model.safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -50,68 +42,69 @@ def scratch(tmp_path, monkeypatch):
     assert not list(scratch.iterdir())
 
 
-def read(checkpoint):
-    return {name: read_tensor(place) for name, place in checkpoint.tensors.items()}
+def _sharded(model, folder):
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert not (folder / "model.safetensors").exists()
+    return folder
 
 
-def check_same(found, expected):
+def _torch_weights(model, folder):
+    model.config.save_pretrained(folder)
+    torch.save(dict(model.state_dict()), folder / "pytorch_model.bin")
+    return folder
+
+
+def _alone(model, folder):
+    model.save_pretrained(folder)
+    return (folder / "model.safetensors").rename(folder.parent / "lone.safetensors")
+
+
+def _in_memory_names(model, folder):
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder.with_suffix(".safetensors"))
+    return folder.with_suffix(".safetensors")
+
+
+def _encoder(model, folder):
+    encoder = SegformerModel(model.config)
+    encoder.load_state_dict(model.segformer.state_dict())
+    encoder.save_pretrained(folder)
+    return folder
+
+
+def _folder(model, folder):
+    model.save_pretrained(folder)
+    return folder
+
+
+def _file_of_a_folder(model, folder):
+    return _folder(model, folder) / "model.safetensors"
+
+
+DESCRIBED = (_folder, _file_of_a_folder, _sharded, _torch_weights, _encoder)
+
+
+@pytest.mark.parametrize("kind", [*DESCRIBED, _alone, _in_memory_names])
+def test_sources_of_every_kind_have_the_same_tensors(model, folder, tmp_path, scratch, kind):
+    source = kind(model, tmp_path / "own")
+    expected = load_file(folder / "model.safetensors")
+    if kind is _encoder:
+        expected = {n: tensor for n, tensor in expected.items() if n.startswith("segformer.")}
+    with open_checkpoint(source) as checkpoint:
+        found = {name: read_tensor(place) for name, place in checkpoint.tensors.items()}
+        assert checkpoint.label == str(source)
+        assert checkpoint.folder == (tmp_path / "own" if kind in DESCRIBED else None)
+        order = [(place.file, place.offset) for place in checkpoint.tensors.values()]
+        assert order == sorted(order)
+        assert (len(checkpoint.files) > 1) == (kind is _sharded)
+        rewritten = [scratch in file.parents for file in checkpoint.files]
+        assert rewritten == [kind is _torch_weights] * len(rewritten)
+        assert (checkpoint.files != checkpoint.originals) == (kind is _torch_weights)
+        assert not any(scratch in file.parents for file in checkpoint.originals)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor), name
-
-
-def test_a_folder_and_its_file(folder, expected, tmp_path):
-    with open_checkpoint(folder) as checkpoint:
-        check_same(read(checkpoint), expected)
-        assert (checkpoint.label, checkpoint.folder) == (str(folder), folder)
-        assert checkpoint.files == checkpoint.originals == (folder / "model.safetensors",)
-    lone = shutil.copy(folder / "model.safetensors", tmp_path)
-    for file, beside in ((folder / "model.safetensors", folder), (lone, None)):
-        with open_checkpoint(str(file)) as checkpoint:
-            check_same(read(checkpoint), expected)
-            assert checkpoint.folder == beside
-
-
-def test_shards(model, expected, tmp_path):
-    model.save_pretrained(tmp_path, max_shard_size="60KB")
-    assert not (tmp_path / "model.safetensors").exists()
-    with open_checkpoint(tmp_path) as checkpoint:
-        check_same(read(checkpoint), expected)
-        order = [(place.file, place.offset) for place in checkpoint.tensors.values()]
-        assert order == sorted(order) and len(checkpoint.files) > 1
-
-
-def test_torch_weights_in_a_folder(model, folder, expected, tmp_path, scratch):
-    shutil.copy(folder / "config.json", tmp_path)
-    torch.save(dict(model.state_dict()), tmp_path / "pytorch_model.bin")
-    with open_checkpoint(tmp_path) as checkpoint:
-        check_same(read(checkpoint), expected)
-        assert checkpoint.folder == tmp_path
-        assert checkpoint.originals == (tmp_path / "pytorch_model.bin",)
-        assert scratch in checkpoint.files[0].parents
-
-
-def test_in_memory_names_and_an_encoder_by_itself(model, expected, tmp_path):
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, tmp_path / "memory.safetensors")
-    with open_checkpoint(tmp_path / "memory.safetensors") as checkpoint:
-        check_same(read(checkpoint), expected)
-        assert {place.name for place in checkpoint.tensors.values()} == state.keys()
-    encoder = SegformerModel(model.config)
-    encoder.load_state_dict(model.segformer.state_dict())
-    encoder.save_pretrained(tmp_path / "encoder")
-    own = {name: tensor for name, tensor in expected.items() if name.startswith("segformer.")}
-    with open_checkpoint(tmp_path / "encoder") as checkpoint:
-        check_same(read(checkpoint), own)
-
-
-@pytest.mark.parametrize("name", ["a", "merged_mean_backbone"])
-def test_the_originals_files_open_too(name):
-    with open_checkpoint(golden_file(f"merge/{name}.pth")) as checkpoint:
-        found = read(checkpoint)
-    assert "segformer.encoder.block.0.0.attention.self.query.weight" in found
-    assert found["decode_head.batch_norm.num_batches_tracked"].dtype == torch.int64
 
 
 def test_temporary_files_go_when_the_reader_fails_and_need_a_place(tmp_path, scratch, monkeypatch):
@@ -186,7 +179,8 @@ with open_checkpoint(sys.argv[1], quiet=len(sys.argv) > 2) as opened:
 """
 
 
-def test_a_hub_id_is_fetched_without_torch(folder, expected, tmp_path):
+def test_a_hub_id_is_fetched_without_torch(folder, tmp_path):
+    count = len(load_file(folder / "model.safetensors"))
     repository = shutil.copytree(folder, tmp_path / "repository")
     (repository / "README.md").write_text("not needed")
     shutil.copytree(folder, repository / "ema")
@@ -207,6 +201,6 @@ def test_a_hub_id_is_fetched_without_torch(folder, expected, tmp_path):
                 text=True,
                 timeout=120,
             )
-            assert json.loads(done.stdout) == [len(expected), COMMIT, files, [], name]
+            assert json.loads(done.stdout) == [count, COMMIT, files, [], name]
             assert token not in done.stderr
             assert ("%" in done.stderr, bool(done.stderr)) == (not quiet, not quiet)

@@ -118,29 +118,6 @@ def test_nothing_is_run_whatever_the_file_is_called(tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"state_dict": {}}, "holds no named tensors"),
-        ([VALUES], "holds no named tensors"),
-        (VALUES, "holds no named tensors"),
-        ({3: VALUES}, "holds no named tensors"),
-        ({"state_dict": {"conv1.weight": VALUES}}, r"it holds state_dict\.conv1\.weight"),
-        ({"state_dict": {"decode_head.conv_seg.bias": VALUES}}, "holds no tensors of a SegFormer"),
-        ({QUERY: VALUES.to_sparse()}, "is not an ordinary tensor"),
-        ({QUERY: torch.ones(1).expand(10**12)}, "is not an ordinary tensor"),
-        ({QUERY: torch.ones(2, dtype=torch.complex64)}, "is not an ordinary tensor"),
-        ({QUERY: torch.empty(2, device="meta")}, "is not an ordinary tensor"),
-        ({QUERY: VALUES, ON_DISK: VALUES}, "one tensor under two names"),
-        ({"backbone.block1.0.attn.kv.bias": torch.ones(3)}, "holds no key and value"),
-        ({"backbone.block1.0.attn.kv.bias": torch.ones(())}, "holds no key and value"),
-    ],
-)
-def test_what_is_not_a_model_is_one_sentence(tmp_path, content, words):
-    with pytest.raises(UserError, match=words):
-        open_checkpoint(saved(tmp_path, content))
-
-
 def test_damaged_files_and_another_protocol(tmp_path):
     for archive in (True, False):
         path = saved(tmp_path, {QUERY: VALUES}, _use_new_zipfile_serialization=archive)
@@ -278,6 +255,19 @@ def test_class_names_are_found_beside_the_model_and_what_is_left_out_is_told(tmp
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ({"state_dict": {}}, "holds no named tensors"),
+        ([VALUES], "holds no named tensors"),
+        (VALUES, "holds no named tensors"),
+        ({3: VALUES}, "holds no named tensors"),
+        ({"state_dict": {"conv1.weight": VALUES}}, r"it holds state_dict\.conv1\.weight"),
+        ({"state_dict": {"decode_head.conv_seg.bias": VALUES}}, "holds no tensors of a SegFormer"),
+        ({QUERY: VALUES.to_sparse()}, "is not an ordinary tensor"),
+        ({QUERY: torch.ones(1).expand(10**12)}, "is not an ordinary tensor"),
+        ({QUERY: torch.ones(2, dtype=torch.complex64)}, "is not an ordinary tensor"),
+        ({QUERY: torch.empty(2, device="meta")}, "is not an ordinary tensor"),
+        ({QUERY: VALUES, ON_DISK: VALUES}, "one tensor under two names"),
+        ({"backbone.block1.0.attn.kv.bias": torch.ones(3)}, "holds no key and value"),
+        ({"backbone.block1.0.attn.kv.bias": torch.ones(())}, "holds no key and value"),
         ({**prefixed("model."), **prefixed("imnet_model.")}, r" model\., imnet_model\."),
         ({**STATE, **prefixed("teacher.")}, r"several models, .*segformer\..*, teacher\."),
         ({"state_dict": STATE, "state_dict_ema": dict(STATE)}, "under state_dict, state_dict_ema"),
@@ -288,7 +278,7 @@ def test_class_names_are_found_beside_the_model_and_what_is_left_out_is_told(tmp
         ({f"\x1b[31m{n}": torch.ones(1) for n in range(50)}, r"holds \\x1b\[31m0, .* and 42 more"),
     ],
 )
-def test_what_is_not_clear_is_asked_about(tmp_path, content, words):
+def test_what_is_not_one_model_is_one_sentence(tmp_path, content, words):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match=words) as caught:
         open_checkpoint(tmp_path / "x.pth")

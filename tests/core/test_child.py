@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from revt_hf.core.child import Child
+from revt_hf.core.resources import Child
 from tests.helpers.command_line import SECONDS, alive, until
 
 # Says its number, then does nothing; a launcher starts it and waits, as `accelerate launch` does.
@@ -17,7 +17,7 @@ LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from revt_hf.core.child import Child
+from revt_hf.core.resources import Child
 child = Child(sys.argv[2:], Path(sys.argv[1]), os.environ)
 time.sleep(600)
 """

@@ -17,13 +17,7 @@ from safetensors import SafetensorError
 
 from revt_hf.core import output_folders
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.output_folders import (
-    MARKER_FILE,
-    beside,
-    locked,
-    mark_output,
-    scratch_file,
-)
+from revt_hf.core.output_folders import MARKER_FILE, beside, locked, mark_output, scratch_file
 from revt_hf.core.outputs import atomic_file, atomic_folder, folder_in_place, write_json
 
 
@@ -50,19 +44,16 @@ def _stream_writer():
 
 @pytest.mark.parametrize("fail", [_full, _full_of_torch, _full_of_safetensors, _stream_writer])
 def test_a_full_disk_is_one_sentence_and_the_old_output_stays(tmp_path, fail):
-    _write(tmp_path / "out", "old")
-    (tmp_path / "file").write_text("old")
-    refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'out'}: ")
-    with refused as refusal, atomic_folder(tmp_path / "out", overwrite=True):
-        fail()
-    said = str(refusal.value)
-    assert said.lower().count("no space left on") == 1
-    assert "\n" not in said and "(os error" not in said
-    refused = pytest.raises(UserError, match=f"cannot write {tmp_path / 'file'}: ")
-    with refused, atomic_file(tmp_path / "file"):
-        fail()
-    assert (tmp_path / "out" / "a.txt").read_text() == "old"
-    assert (tmp_path / "file").read_text() == "old"
+    out, file = tmp_path / "out", tmp_path / "file"
+    _write(out, "old")
+    file.write_text("old")
+    for path, writing in ((out, atomic_folder(out, overwrite=True)), (file, atomic_file(file))):
+        with pytest.raises(UserError, match=f"cannot write {path}: ") as refusal, writing:
+            fail()
+        said = str(refusal.value)
+        assert said.lower().count("no space left on") == 1
+        assert "\n" not in said and "(os error" not in said
+    assert (out / "a.txt").read_text() == file.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
 
 
@@ -97,16 +88,14 @@ with locked(Path(sys.argv[1])):
 
 def test_one_process_writes_and_a_dead_one_does_not_count(tmp_path):
     output = tmp_path / "deep" / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(output)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", HOLD, str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
+    (tmp_path / "link").symlink_to(tmp_path / "deep", target_is_directory=True)
     try:
-        with pytest.raises(UserError, match="is being written by another process"):
-            _write(output, "mine")
-        (tmp_path / "link").symlink_to(tmp_path / "deep", target_is_directory=True)
-        with pytest.raises(UserError, match="is being written by another process"):
-            _write(tmp_path / "link" / "out", "mine")
+        for path in (output, tmp_path / "link" / "out"):
+            with pytest.raises(UserError, match="is being written by another process"):
+                _write(path, "mine")
         assert not output.exists()
     finally:
         process.send_signal(signal.SIGKILL)
@@ -166,13 +155,11 @@ def test_leftovers_beside_an_output_go_with_the_next_call(tmp_path, monkeypatch,
 
 def test_files_that_a_dead_process_left_go(tmp_path):
     dead = subprocess.check_output([sys.executable, "-c", "import os; print(os.getpid())"])
-    left = tmp_path / f".revt-{int(dead)}-abcd.json"
-    alive = tmp_path / f".revt-{os.getppid()}-abcd.json"
-    for path in (left, alive):
+    left, kept = (tmp_path / f".revt-{int(pid)}-abcd.json" for pid in (dead, os.getppid()))
+    for path in (left, kept):
         path.write_text("half")
     write_json(tmp_path / "out.json", {})
-    assert not left.exists()
-    assert alive.exists()
+    assert (left.exists(), kept.exists()) == (False, True)
 
 
 def test_long_names_and_links_can_be_written_and_devices_are_not_replaced(tmp_path):

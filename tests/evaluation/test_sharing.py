@@ -1,47 +1,22 @@
 """Two real processes (gloo) share the images of `revt evaluate` and score as one does."""
 
-import os
-import subprocess
-import sys
-
-import pytest
-
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.result import SplitSpec, write_results
-from tests.helpers.golden import ROOT
-from tests.helpers.networks import tiny_model
+from tests.helpers.command_line import in_two_processes
+from tests.helpers.networks import saved
 
 OPTIONS = ("val_images=5", "size=[64, 128]")
 
 
-def _together(folder, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(ROOT / "tests/helpers/counted_evaluation.py")]
-    return subprocess.run(
-        [*command, *map(str, [folder, *arguments])],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folders = [tmp_path_factory.mktemp("models") / name for name in ("a", "b")]
-    for seed, folder in enumerate(folders):
-        tiny_model(seed).save_pretrained(folder)
-    return folders
-
-
-def test_two_processes_with_uneven_shares_score_as_one(models, tmp_path):
+def test_two_processes_with_uneven_shares_score_as_one(tmp_path):
+    models = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
     arguments = [*models, "--domain", "streets", "--max-size", "native", "--ensemble", "logits"]
     arguments += [part for option in OPTIONS for part in ("--option", option)]
     result = tmp_path / "together.json"
-    done = _together(tmp_path, *arguments, "--json", result)
-    assert done.returncode == 0, done.stderr
+    script = "tests.helpers.counted_evaluation"
+    done = in_two_processes(script, tmp_path, *arguments, "--json", result)
     shares = {path.name: path.read_text() for path in tmp_path.glob("*-of-*")}
     assert shares == {"0-of-2": "0 2 4", "1-of-2": "1 3"}
     # Bad input before: both end, one says why.

@@ -1,34 +1,22 @@
-"""What tests of benchmarks have in common: no machine code, no bars, no processes."""
+"""What tests of benchmarks have in common: no machine code, no bars."""
 
 import torch
 from tqdm import tqdm
 
-CPU = torch.device("cpu")
+CPU, BAR = torch.device("cpu"), tqdm(total=0, disable=True)
+NO_COMPILER = "torch.compile failed: InvalidCxxCompiler: No working C++"
 
 
-def bar():
-    return tqdm(total=0, disable=True)
-
-
-def compile_without_code(monkeypatch):
-    """Let ``torch.compile`` run its graphs as they are; the calls that it gets."""
+def compile_without_code(monkeypatch, fails=False):
+    """``torch.compile`` runs graphs as they are, or fails at the first call; the calls it gets."""
     really, calls = torch.compile, []
+
+    def failing(*arguments, **keywords):
+        raise RuntimeError("backend='inductor' raised:\nInvalidCxxCompiler: No working C++")
 
     def compiling(function, **options):
         calls.append(options)
-        return really(function, backend="eager", **options)
+        return failing if fails else really(function, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", compiling)
     return calls
-
-
-def no_compiler(monkeypatch):
-    """Let what was compiled fail when it first runs, as without a C++ compiler."""
-
-    def compiling(function, **options):
-        def failing(*arguments, **keywords):
-            raise RuntimeError("backend='inductor' raised:\nInvalidCxxCompiler: No working C++")
-
-        return failing
-
-    monkeypatch.setattr(torch, "compile", compiling)

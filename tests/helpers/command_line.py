@@ -1,11 +1,16 @@
 """Run commands of the command line inside the test process; wait for other processes."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from revt_hf.cli.main import main
+from tests.helpers.golden import ROOT
 
 SECONDS = 60
 
@@ -29,6 +34,21 @@ def refused(capsys, *arguments):
     return error
 
 
+def in_two_processes(module, *arguments):
+    """Run a module with torchrun, on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    done = subprocess.run(
+        [*command, "2", "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def until(condition):
     """Wait for something; what it answers."""
     deadline = time.monotonic() + SECONDS
@@ -47,3 +67,25 @@ def alive(number):
     except OSError:
         return False
     return state != "Z"
+
+
+_MEASURED = """
+import json, sys
+from revt_hf.cli.main import main
+try:
+    main(sys.argv[2:])
+except SystemExit as end:
+    assert not end.code
+line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+heavy = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
+print(json.dumps([int(line.split()[1]) / 1024, heavy]))
+"""
+
+
+def measured_command(arguments, modules):
+    """A command in a process of its own: its peak memory in MiB, and which of these it imports."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc")
+    command = [sys.executable, "-c", _MEASURED, json.dumps(modules), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return json.loads(done.stdout.splitlines()[-1])

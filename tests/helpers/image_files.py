@@ -78,3 +78,12 @@ def read_video(path):
     while (read := capture.read())[0]:
         frames.append(read[1][..., ::-1])
     return capture.get(cv2.CAP_PROP_FPS), frames
+
+
+def write_pairs(root, split, pairs):
+    """A split of images and labels (arrays) by name, in the original's layout."""
+    for name, pair in pairs.items():
+        for kind, pixels in zip(("img_dir", "ann_dir"), pair, strict=True):
+            path = root / kind / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), pixels)

@@ -31,6 +31,8 @@ TINY = {
     },
     "evaluation": {"max_size": None},
 }
+# Another source.
+NIGHT = {**TINY["source"], "config": "night"}
 # Replaces the sizes of TINY's model where model.init provides them.
 NO_SIZES = dict.fromkeys(("depths", "hidden_sizes", "decoder_hidden_size"))
 

@@ -5,13 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.cli.model_folders import inspect
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.labels import CLASSES
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_model, recalibrate_on_images
@@ -22,7 +20,7 @@ from revt_hf.merging.record import (
     checked_record,
     read_merge_record,
 )
-from tests.helpers.segformers import change_tensors, tensors_of
+from tests.helpers.segformers import change_tensors, saved, tensors_of, tiny
 
 pytestmark = pytest.mark.numeric
 
@@ -32,36 +30,18 @@ SOURCES = (ChangeSource("streets", "train"),)
 
 
 @pytest.fixture
-def model():
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 16, 40, 64],
-        decoder_hidden_size=16,
-        id2label=dict(enumerate(CLASSES)),
-        label2id={name: train_id for train_id, name in enumerate(CLASSES)},
-    )
-    return SegformerForSemanticSegmentation(config).eval()
-
-
-@pytest.fixture
 def images():
     rng = np.random.default_rng(0)
     return [{"image": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)} for _ in range(4)]
 
 
-def saved(model, folder, dtype=torch.float32):
-    model.to(dtype).save_pretrained(folder)
-    model.to(torch.float32)
-    return folder
-
-
 @pytest.fixture
-def merged(model, tmp_path):
-    return merge([saved(model, tmp_path / name) for name in "ab"], tmp_path / "merged")
+def merged(tmp_path):
+    return merge([saved(tmp_path / name) for name in "ab"], tmp_path / "merged")
 
 
-def test_statistics_are_those_of_the_layers_input(model, images):
+def test_statistics_are_those_of_the_layers_input(images):
+    model = tiny().eval()
     recalibrate_model(model, images, NATIVE)
     layer = model.decode_head.batch_norm
     seen = []
@@ -75,8 +55,8 @@ def test_statistics_are_those_of_the_layers_input(model, images):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_only_the_statistics_change(model, images, tmp_path, dtype):
-    folder = saved(model, tmp_path / "model", dtype)
+def test_only_the_statistics_change(images, tmp_path, dtype):
+    folder = saved(tmp_path / "model", 0, dtype)
     out = recalibrate_on_images(folder, tmp_path / "out", images, NATIVE)
     before, after = tensors_of(folder), tensors_of(out)
     assert {name for name in before if not before[name].equal(after[name])} == STATISTICS
@@ -135,8 +115,8 @@ def test_weights_that_their_record_does_not_describe_are_refused(merged, images,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_of_another_program_is_not_passed_on(model, images, tmp_path):
-    saved(model, tmp_path / "m")
+def test_a_recipe_of_another_program_is_not_passed_on(images, tmp_path):
+    saved(tmp_path / "m")
     (tmp_path / "m" / "recipe.yaml").write_text("trainer: theirs\n")
     with pytest.warns(DataWarning, match="not a revt recipe"):
         recalibrate_on_images(tmp_path / "m", tmp_path / "out", images[:1], NATIVE)

@@ -7,20 +7,17 @@ import pytest
 import torch
 import yaml
 
-from revt_hf.speed import inference, training
-from revt_hf.speed.measuring import chosen_device
+from revt_hf.speed import inference, measuring, training
 from revt_hf.speed.training import STEPS
-from tests.helpers.benchmarking import no_compiler
+from tests.helpers.benchmarking import NO_COMPILER, compile_without_code
 from tests.helpers.command_line import refused, revt
-from tests.helpers.networks import tiny_model
+from tests.helpers.networks import saved, tiny_model
 from tests.helpers.tiny import TINY
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_model(0).save_pretrained(place)
-    return place
+    return saved(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +39,7 @@ def quick(monkeypatch):
 
 def _benchmark(capsys, *arguments):
     code, out, error = revt(capsys, "benchmark", *arguments, "--device", "cpu", "--quiet")
-    assert code == 0, error
-    assert error == ""
+    assert (code, error) == (0, "")
     return out
 
 
@@ -57,7 +53,7 @@ def _check_machine(machine):
 
 
 def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
-    no_compiler(monkeypatch)
+    compile_without_code(monkeypatch, fails=True)
     files = tmp_path / "deep" / "b.json", tmp_path / "b.md"
     variants = ("--variant", "compiled", "--variant", "folded", "--variant", "sdpa")
     out = _benchmark(
@@ -67,16 +63,9 @@ def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
     result = json.loads(files[0].read_text())
     _check_machine(result["machine"])
     assert result["kind"] == "inference"
-    assert result["protocol"] == {
-        "image": [192, 96],
-        "max_size": [96, 48],
-        "images": 3,
-        "warm_up": 1,
-        "frame_rate": True,
-        "best_batch": True,
-        "largest_batch": 1024,
-        "network_input": "96x48",
-    }
+    sizes = {"image": [192, 96], "max_size": [96, 48], "network_input": "96x48"}
+    counts = {"images": 3, "warm_up": 1, "largest_batch": 1024}
+    assert result["protocol"] == {**sizes, **counts, "frame_rate": True, "best_batch": True}
     *rows, compiled = result["rows"]
     assert [row["variant"] for row in rows] == ["sdpa", "folded"]
     rates = [row["images_per_second"] for row in rows]
@@ -85,13 +74,12 @@ def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
         assert (row["model"], row["peak_mib"], row["failure"]) == ("mine", None, None)
         assert row["ratio_to_sdpa"] == pytest.approx(rate / rates[0])
         assert row["tried"].keys() == {"1", "2"}
-    reason = "torch.compile failed: InvalidCxxCompiler: No working C++"
-    assert (compiled["failure"], compiled["best_batch"]) == (reason, None)
+    assert (compiled["failure"], compiled["best_batch"]) == (NO_COMPILER, None)
     text = files[1].read_text()
-    for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00", reason):
+    for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00", NO_COMPILER):
         assert words in text
         assert words.partition(" ")[0] in out
-    assert f"mine compiled: {reason}" in out
+    assert f"mine compiled: {NO_COMPILER}" in out
     (line,) = [line for line in text.splitlines() if line.startswith("| mine | folded |")]
     # Parameters, GFLOPs, memory, classes, two rates with their ratios, a batch and its memory.
     assert line.count("|") == 13
@@ -107,12 +95,9 @@ def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick):
 
 def test_all_six_sizes_by_default(capsys, quick, monkeypatch, tmp_path):
     asked = []
-
-    def network(size):
-        asked.append(size)
-        return tiny_model(0)
-
-    monkeypatch.setattr("revt_hf.speed.inference.random_network", network)
+    monkeypatch.setattr(
+        measuring, "random_network", lambda size: asked.append(size) or tiny_model(0)
+    )
     arguments = ("--variant", "sdpa", "--images", "1", "--image", "64x64", "--no-best-batch")
     _benchmark(capsys, *arguments, "--json", tmp_path / "b.json")
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
@@ -193,13 +178,8 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     taken = tmp_path / "taken.md"
     taken.write_text("precious")
     (tmp_path / "folder").mkdir()
-    names = {
-        "MODEL": str(folder),
-        "RECIPE": str(recipe),
-        "TAKEN": str(taken),
-        "TAKEN/b.json": str(taken / "b.json"),
-        "FOLDER": str(tmp_path / "folder"),
-    }
+    names = {"MODEL": folder, "RECIPE": recipe, "TAKEN": taken, "FOLDER": tmp_path / "folder"}
+    names["TAKEN/b.json"] = taken / "b.json"
     error = refused(capsys, "benchmark", *(names.get(argument, argument) for argument in arguments))
     assert words in error
     assert taken.read_text() == "precious"
@@ -207,5 +187,5 @@ def test_mistakes_are_one_sentence_and_write_nothing(
 
 
 def test_devices():
-    assert chosen_device("cpu") == torch.device("cpu")
-    assert chosen_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert measuring.chosen_device("cpu") == torch.device("cpu")
+    assert measuring.chosen_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,20 +13,19 @@ from revt_hf.data_tools.prepare import prepare
 from revt_hf.models.folded_head import is_folded
 from revt_hf.models.load import build_model
 from revt_hf.speed import training
-from revt_hf.speed.networks import patch_labels, smooth_pixels
+from revt_hf.speed.measuring import patch_labels, smooth_pixels
 from revt_hf.speed.training import (
     FIRST,
     STEPS,
     StepKind,
     TrainingOptions,
     TrainingStep,
-    adamw,
     measure_loaders,
     measure_steps,
 )
 from revt_hf.training import loss
 from revt_hf.training.optim import parameter_groups
-from tests.helpers.benchmarking import CPU, bar, compile_without_code, no_compiler
+from tests.helpers.benchmarking import BAR, CPU, NO_COMPILER, compile_without_code
 from tests.helpers.tiny import TINY, tiny_recipe
 
 QUICK = TrainingOptions(crop=(64, 96), batch=2, steps=3, warm_up=1)
@@ -37,15 +36,17 @@ def model():
     return build_model(Model.model_validate(TINY["model"]), seed=0)
 
 
-def _batch():
-    return smooth_pixels(2, 64, 96), patch_labels(2, 64, 96)
+def _step(model, kind):
+    return TrainingStep(
+        copy.deepcopy(model), kind, smooth_pixels(2, 64, 96), patch_labels(2, 64, 96)
+    )
 
 
 def test_all_ways_train_alike(model, monkeypatch):
     compile_without_code(monkeypatch)
     losses = {}
     for name, kind in STEPS.items():
-        step = TrainingStep(copy.deepcopy(model), kind, *_batch())
+        step = _step(model, kind)
         losses[name] = [step() for _ in range(3)]
     usual = losses.pop(FIRST)
     assert usual[2] < usual[0]
@@ -58,21 +59,21 @@ def test_the_fields_are_used(model, monkeypatch):
     monkeypatch.setattr(
         loss, "summed_in_strips", lambda *given: strips.append(given[2]) or really(*given)
     )
-    plain = TrainingStep(copy.deepcopy(model), STEPS["ours"], *_batch())
-    plain()
-    assert not strips
-    assert not is_folded(plain.model)
-    kind = StepKind({"folded_head": True, "loss_rows": 8})
-    ours = TrainingStep(copy.deepcopy(model), kind, *_batch())
-    ours()
+    for kind, folded in (
+        (StepKind({"folded_head": True, "loss_rows": 8}), True),
+        (StepKind(), False),
+    ):
+        step = _step(model, kind)
+        step()
+        assert (is_folded(step.model), step.model.training) == (folded, True)
     assert strips == [8]
-    assert is_folded(ours.model)
-    assert ours.model.training
 
 
 @pytest.mark.parametrize("kind", ["fused", "foreach", "for-loop"])
 def test_adamw_updates_in_its_way(model, kind):
-    groups = adamw(model, kind).param_groups
+    step = _step(model, StepKind(adamw=kind))
+    step()
+    groups = step.optimizer.param_groups
     assert {(bool(group["fused"]), bool(group["foreach"])) for group in groups} == {
         (kind == "fused", kind == "foreach")
     }
@@ -84,7 +85,7 @@ def test_a_row_has_everything(model, monkeypatch):
     compile_without_code(monkeypatch)
     monkeypatch.setattr(training, "cuda_peak_mib", lambda step, device, held: held / 2**20)
     weights = sum(parameter.nbytes for parameter in model.parameters()) / 2**20
-    rows = measure_steps("tiny", model, QUICK, CPU, bar())
+    rows = measure_steps("tiny", model, QUICK, CPU, BAR)
     assert [row.step for row in rows] == list(STEPS)
     for row in rows:
         assert (row.model, row.failure, row.steps, row.kind) == ("tiny", None, 3, STEPS[row.step])
@@ -95,19 +96,18 @@ def test_a_row_has_everything(model, monkeypatch):
 
 
 def test_what_does_not_run_is_a_row(model, monkeypatch):
-    no_compiler(monkeypatch)
+    compile_without_code(monkeypatch, fails=True)
     really = TrainingStep.__call__
 
     def small_gpu(self):
-        if self._labels_argument:
+        if self.kind.labels:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return really(self)
 
     monkeypatch.setattr(TrainingStep, "__call__", small_gpu)
     kinds = {FIRST: STEPS[FIRST], "compile": StepKind({"compile": True}), "ours": STEPS["ours"]}
-    first, compiled, ours = measure_steps("tiny", model, QUICK, CPU, bar(), kinds)
-    assert first.failure == "out of memory"
-    assert compiled.failure == "torch.compile failed: InvalidCxxCompiler: No working C++"
+    first, compiled, ours = measure_steps("tiny", model, QUICK, CPU, BAR, kinds)
+    assert (first.failure, compiled.failure) == ("out of memory", NO_COMPILER)
     assert (compiled.steps_per_second, compiled.ratio, compiled.peak_mib) == (None, None, None)
     assert (ours.failure, ours.ratio) == (None, None)
     assert ours.steps_per_second > 0
@@ -125,13 +125,11 @@ def test_loaders_with_and_without_workers_and_prepared_images(tmp_path):
 
 
 def test_prepared_images_do_without_the_source(tmp_path):
-    root = tmp_path / "data"
-    for kind in ("img_dir", "ann_dir"):
+    root, image = tmp_path / "data", np.zeros((80, 160, 3), np.uint8)
+    for kind, content in (("img_dir", image), ("ann_dir", image[..., 0])):
         (root / kind / "train").mkdir(parents=True)
-    for number in range(3):
-        image = np.zeros((80, 160, 3), np.uint8)
-        cv2.imwrite(str(root / "img_dir" / "train" / f"{number}.png"), image)
-        cv2.imwrite(str(root / "ann_dir" / "train" / f"{number}.png"), image[..., 0])
+        for number in range(3):
+            cv2.imwrite(str(root / kind / "train" / f"{number}.png"), content)
     source = {"domain": "folder", "data_dir": str(root), "options": {}, "val": "train"}
     folder = tmp_path / "prepared"
     prepare(tiny_recipe(source=source).source, "train", folder, (160, 80), "png", quiet=True)

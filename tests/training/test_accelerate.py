@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from tests.helpers.golden import ROOT
 from tests.helpers.tiny import run, tiny_recipe
 
 BF16 = tiny_recipe(train={"precision": "bf16", "steps": 1})
+FOLDER = ROOT / "recipes" / "accelerate"
 
 
 @pytest.fixture(autouse=True)
@@ -47,35 +47,23 @@ def test_trainings_do_not_share_their_precision(tmp_path):
     assert Accelerator(mixed_precision="no").mixed_precision == "no"
     run(tmp_path / "fp32", tiny_recipe(train={"steps": 1}))
     run(tmp_path / "again", BF16)
-    records = [
-        json.loads((tmp_path / name / "run.json").read_text())["precision"]
-        for name in ("bf16", "fp32", "again")
-    ]
-    assert records == ["bf16", "fp32", "bf16"]
+    for name, expected in (("bf16", "bf16"), ("fp32", "fp32"), ("again", "bf16")):
+        assert json.loads((tmp_path / name / "run.json").read_text())["precision"] == expected
 
 
-def test_a_process_group_is_left_at_the_end_but_not_by_one_that_fails():
+@pytest.mark.parametrize(("end", "said"), [("", "left\n"), ("raise ValueError", "")])
+def test_a_process_group_is_left_at_the_end_but_not_by_one_that_fails(end, said):
     code = (
-        "import torch.distributed as d, sys\n"
+        "import torch.distributed as d\n"
         "import revt_hf.core.processes\n"
         "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1)\n"
         "really = d.destroy_process_group\n"
         "d.destroy_process_group = lambda: (print('left'), really())\n"
-        "if sys.argv[1] == 'fail': raise ValueError\n"
     )
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", code, how],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        ).stdout
-        for how in ("end", "fail")
-    ]
-    assert said == ["left\n", ""]
+    command = [sys.executable, "-c", code + end]
+    assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout == said
 
 
-FOLDER = ROOT / "recipes" / "accelerate"
 # name -> distributed type, machines
 KINDS = {
     "one_gpu": ("NO", 1),
@@ -85,12 +73,6 @@ KINDS = {
 }
 
 
-def test_all_are_described():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(KINDS)
-    readme = (FOLDER / "README.md").read_text()
-    assert all(f"`{name}.yaml`" in readme for name in KINDS)
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_accelerate_reads_it(name):
     # Unknown keys are errors of Accelerate's.
@@ -98,6 +80,8 @@ def test_accelerate_reads_it(name):
     assert (config.distributed_type.value, config.num_machines) == KINDS[name]
     assert (config.num_processes > 1) is (config.distributed_type.value == "MULTI_GPU")
     assert config.use_cpu is (name == "cpu")
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(KINDS)
+    assert f"`{name}.yaml`" in (FOLDER / "README.md").read_text()
 
 
 def test_a_run_on_the_cpu(tmp_path):

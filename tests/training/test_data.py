@@ -6,36 +6,28 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
-from PIL import Image
 
 from revt_hf.config.recipe import Augmentation, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.result import splits_of
-from revt_hf.merging.recalibration import (
-    RecalibrateOptions,
-    recalibrate,
-    spread_images,
-)
+from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate, spread_images
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
-from tests.helpers.tiny import TINY, run, same_weights, tiny_recipe
+from tests.helpers.image_files import write_pairs
+from tests.helpers.networks import random_image
+from tests.helpers.tiny import NIGHT, TINY, run, same_weights, tiny_recipe
 
-NIGHT = {**TINY["source"], "config": "night"}
 ONE = PipelineSpec(method=6, max_size=None, crop=32)
 PLAIN = PipelineSpec(method=3, max_size=None, crop=None)
 
 
 def _images(count, first=0):
     """Images whose label is their number."""
-    rng = np.random.default_rng(0)
     return [
-        {
-            "image": rng.integers(0, 256, (40, 48, 3), dtype=np.uint8),
-            "label": np.full((40, 48), first + number, np.uint8),
-        }
-        for number in range(count)
+        {"image": random_image(40, 48, n), "label": np.full((40, 48), first + n, np.uint8)}
+        for n in range(count)
     ]
 
 
@@ -54,26 +46,19 @@ def _drawn(weights, positions=2000, seed=0):
 
 
 def _pixels(samples):
-    return [sample["pixel_values"] for sample in samples]
-
-
-def _same(first, second):
-    return len(first) == len(second) and all(map(torch.equal, first, second))
+    return torch.stack([sample["pixel_values"] for sample in samples])
 
 
 def test_samples_depend_on_seed_and_position_only():
     sample, crops = _crops()[0], _crops()
-    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == (
-        (3, 32, 32),
-        torch.float32,
-    )
-    assert (sample["labels"].shape, sample["labels"].dtype) == ((32, 32), torch.int64)
+    kinds = [(tuple(sample[name].shape), sample[name].dtype) for name in ("pixel_values", "labels")]
+    assert kinds == [((3, 32, 32), torch.float32), ((32, 32), torch.int64)]
     forwards = _pixels(crops[n] for n in range(8))
-    assert _same(forwards, _pixels(crops[n] for n in reversed(range(8)))[::-1])
-    assert not _same(forwards, _pixels(_crops(seed=1)[n] for n in range(8)))
+    assert forwards.equal(_pixels(crops[n] for n in reversed(range(8))).flip(0))
+    assert not forwards.equal(_pixels(_crops(seed=1)[n] for n in range(8)))
     # A later start gives the same rest.
     whole = _pixels(training_loader(crops, 4, 0, first_position=0))
-    assert _same(whole[3:], _pixels(training_loader(crops, 4, 0, first_position=12)))
+    assert whole[3:].equal(_pixels(training_loader(crops, 4, 0, first_position=12)))
 
 
 def test_every_epoch_has_all_images_in_another_order_and_other_draws():
@@ -104,32 +89,39 @@ def test_processes_share_the_batches_of_one(processes):
 def mixed(tmp_path_factory):
     """A split of two images that have the same size only within a max size, and a thin one."""
     root = tmp_path_factory.mktemp("mixed")
-    for kind, mode in (("img_dir", "RGB"), ("ann_dir", "L")):
-        (root / kind / "train").mkdir(parents=True)
-        for name, size in (("a", (64, 48)), ("b", (128, 96)), ("thin", (90, 20))):
-            Image.new(mode, size).save(root / kind / "train" / f"{name}.png")
+    sizes = {"a": (48, 64), "b": (96, 128), "thin": (20, 90)}
+    black = {
+        name: (np.zeros((*s, 3), np.uint8), np.zeros(s, np.uint8)) for name, s in sizes.items()
+    }
+    write_pairs(root, "train", black)
     rows = load_domain("folder", "train", root, cache_dir=root / "cache")
     return [rows.select([0, 1]), rows.select([0, 2])]
 
 
+WHOLE = {"crop": None, "max_size": None}
+
+
 @pytest.mark.parametrize(
-    ("split", "augmentation", "minimum", "words"),
+    ("split", "augmentation", "batch_size", "minimum", "words"),
     [
-        (0, {"crop": 40}, 57, r"augmentation\.crop.*at least 57.*not 40"),
-        (0, {"crop": (64, 48)}, 57, r"augmentation\.crop.*not 48"),
-        (0, {"crop": None, "max_size": None}, 29, r"a\.png \(64x48\).*b\.png \(128x96\)"),
-        (1, {"crop": None, "max_size": None}, 29, r"thin\.png: 90x20 pixels"),
+        (0, {"crop": 40}, 2, 57, r"augmentation\.crop.*at least 57.*not 40"),
+        (0, {"crop": (64, 48)}, 2, 57, r"augmentation\.crop.*not 48"),
+        (0, WHOLE, 2, 29, r"a\.png \(64x48\).*b\.png \(128x96\)"),
+        (1, WHOLE, 2, 29, r"thin\.png: 90x20 pixels"),
+        (0, WHOLE, 1, 29, None),
+        (0, {"crop": None, "max_size": (64, 48)}, 2, 29, None),
+        (1, {"crop": 32}, 2, 29, None),
     ],
 )
 def test_crops_and_whole_images_that_cannot_be_trained_on(
-    mixed, split, augmentation, minimum, words
+    mixed, split, augmentation, batch_size, minimum, words
 ):
+    given = ([mixed[split]], Augmentation(**augmentation), batch_size, minimum)
+    if words is None:
+        check_crops(*given)
+        return
     with pytest.raises(UserError, match=words):
-        check_crops([mixed[split]], Augmentation(**augmentation), 2, minimum)
-    # And those that can.
-    check_crops([mixed[0]], Augmentation(crop=None, max_size=None), 1, 29)
-    check_crops([mixed[0]], Augmentation(crop=None, max_size=(64, 48)), 2, 29)
-    check_crops([mixed[1]], Augmentation(crop=32), 2, 29)
+        check_crops(*given)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.1, 0.9)])
@@ -148,17 +140,12 @@ def test_each_source_goes_through_all_its_images():
     assert _drawn((1.0, 1.0), 50) == labels[:50] != _drawn((1.0, 1.0), 50, seed=1)
 
 
-def test_the_weight_changes_the_run(tmp_path):
-    usual = run(tmp_path / "a", tiny_recipe(more_sources=[NIGHT]))
-    assert same_weights(usual, run(tmp_path / "b", tiny_recipe(more_sources=[NIGHT])))
-    other = tiny_recipe(more_sources=[{**NIGHT, "weight": 50}])
-    assert not same_weights(usual, run(tmp_path / "c", other))
-
-
-def test_validation_and_results_name_each_source(tmp_path):
+def test_the_weight_changes_the_run_and_results_name_each_source(tmp_path):
     recipe = tiny_recipe(more_sources=[NIGHT], train={"validate_every": 3})
-    run(tmp_path / "run", recipe)
-    scores = next(row for row in read_metrics(tmp_path / "run") if "val_mIoU" in row)
+    usual = run(tmp_path / "usual", recipe)
+    other = tiny_recipe(more_sources=[{**NIGHT, "weight": 50}])
+    assert not same_weights(usual, run(tmp_path / "other", other))
+    scores = next(row for row in read_metrics(tmp_path / "usual") if "val_mIoU" in row)
     each = [scores["val_mIoU of source/val"], scores["val_mIoU of night/val"]]
     assert scores["val_mIoU"] == pytest.approx(sum(each) / 2)
     labels = Counter((split.label, split.is_source) for split in splits_of(recipe))
@@ -185,13 +172,13 @@ def test_recalibration_images_are_spread_over_the_split():
     assert len(spread_images([source], 50)) == 9
 
 
+AS_TARGET = {"more_sources": [NIGHT], "targets": [{**NIGHT, "split": "val"}]}
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        (
-            {"more_sources": [NIGHT], "targets": [{**NIGHT, "split": "val"}]},
-            r"more_sources\.0\.val is 'val', which is also a target",
-        ),
+        (AS_TARGET, r"more_sources\.0\.val is 'val', which is also a target"),
         ({"more_sources": [{**NIGHT, "weight": 0}]}, "more_sources.0.weight"),
         ({"more_sources": [{**NIGHT, "wieght": 1}]}, "did you mean 'weight'"),
     ],

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 from pydantic import BaseModel
-from safetensors.torch import load_file
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.config.recipe import Recipe
@@ -14,6 +13,7 @@ from revt_hf.models.folded_head import FoldedDecodeHead, is_folded
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training import loss
+from tests.helpers.benchmarking import compile_without_code
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 # Values other than the tiny recipe's.
@@ -61,36 +61,22 @@ def test_no_field_is_forgotten():
     assert set(_all_fields()) == tested | TESTED_ELSEWHERE
 
 
+def _losses(folder):
+    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
+
+
 @pytest.fixture(scope="module")
-def usual_folder(tmp_path_factory):
+def usual(tmp_path_factory):
+    """Weights and losses."""
     folder = tmp_path_factory.mktemp("usual") / "run"
-    run(folder, tiny_recipe())
-    return folder
-
-
-@pytest.fixture
-def usual(usual_folder):
-    return load_file(usual_folder / "model.safetensors")
-
-
-@pytest.fixture
-def usual_losses(usual_folder):
-    return _losses(usual_folder)
-
-
-def test_the_same_recipe_gives_the_same_weights(usual, tmp_path):
-    assert same_weights(usual, run(tmp_path / "run", tiny_recipe()))
+    return run(folder, tiny_recipe()), _losses(folder)
 
 
 @pytest.mark.parametrize(("section", "field", "value"), CHANGES_WEIGHTS)
 def test_each_field_changes_the_weights(usual, tmp_path, section, field, value):
     recipe = tiny_recipe(**{section: {field: value} if field else value})
     weights = run(tmp_path / "run", recipe)
-    assert not same_weights(usual, weights), json.dumps([section, field])
-
-
-def _losses(folder):
-    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
+    assert not same_weights(usual[0], weights), json.dumps([section, field])
 
 
 @pytest.fixture
@@ -113,45 +99,35 @@ def calls(monkeypatch):
     return counted
 
 
-FOLDED, USUAL, STRIPS = (
-    "FoldedDecodeHead.forward",
-    "SegformerDecodeHead.forward",
-    "summed_in_strips 24",
-)
+FOLDED, USUAL = "FoldedDecodeHead.forward", "SegformerDecodeHead.forward"
+STRIPS = "summed_in_strips 24"
 
 
 @pytest.mark.parametrize(
-    ("train", "expected", "exact"),
+    ("train", "expected", "rounding"),
     [
-        ({"folded_head": True}, {FOLDED: 3}, False),
-        ({"loss_rows": 24}, {USUAL: 3, STRIPS: 3}, False),
+        ({"folded_head": True}, {FOLDED: 3}, 1e-5),
+        ({"loss_rows": 24}, {USUAL: 3, STRIPS: 3}, 1e-5),
         # Validation is folded, and training goes on as it was.
-        ({"validate_every": 1}, {FOLDED: 3 * 5, USUAL: 3}, True),
+        ({"validate_every": 1}, {FOLDED: 3 * 5, USUAL: 3}, 0),
     ],
 )
 def test_speed_fields_change_the_calls_and_not_the_losses(
-    usual_losses, tmp_path, calls, train, expected, exact
+    usual, tmp_path, calls, train, expected, rounding
 ):
     run(tmp_path / "run", tiny_recipe(train=train))
     assert calls == expected
-    close = usual_losses if exact else pytest.approx(usual_losses, rel=1e-5)
-    assert _losses(tmp_path / "run") == close
+    assert _losses(tmp_path / "run") == pytest.approx(usual[1], rel=rounding, abs=0)
     assert not is_folded(load_model(tmp_path / "run"))
 
 
-def test_compile(usual_losses, tmp_path, monkeypatch):
+def test_compile(usual, tmp_path, monkeypatch):
     """Its graphs run as they are: making machine code of them is not ours to test."""
-    compiled, really = [], torch.compile
-
-    def without_code(function, **options):
-        compiled.append(function)
-        return really(function, backend="eager", **options)
-
-    monkeypatch.setattr(torch, "compile", without_code)
+    compiled = compile_without_code(monkeypatch)
     torch._dynamo.utils.counters.clear()
     everything = {"compile": True, "folded_head": True, "loss_rows": 24}
     run(tmp_path / "run", tiny_recipe(train=everything))
     assert len(compiled) == 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    assert _losses(tmp_path / "run") == pytest.approx(usual_losses, rel=1e-5)
+    assert _losses(tmp_path / "run") == pytest.approx(usual[1], rel=1e-5)
     assert load_model(tmp_path / "run")

@@ -1,5 +1,6 @@
 """Parameter groups and schedule against the original's; EMA, and SWAD's window of weights."""
 
+import itertools
 import json
 import logging
 
@@ -32,18 +33,14 @@ def model():
     return SegformerForSemanticSegmentation(SegformerConfig(num_labels=19))
 
 
-def _rates_by_name(model, optimizer):
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-
-
 def test_every_parameter_has_the_originals_rate_and_decay(model):
     expected = json.loads(golden_file("optimizer_b0.json").read_text())
-    ours = _rates_by_name(model, build_optimizer(model, Optimizer()))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    ours = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in build_optimizer(model, Optimizer()).param_groups
+        for parameter in group["params"]
+    }
     seen = set()
     for original, (rate, decay) in expected.items():
         for name in memory_names(original):
@@ -70,8 +67,6 @@ def test_all_groups_follow_the_schedule():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
 
 
-pytestmark = pytest.mark.numeric
-
 STEPS = 3
 
 
@@ -84,17 +79,6 @@ def test_the_average_is_the_formulas():
     average.update(layer)
     assert average.state_dict()["weight"].tolist() == [2.0, 2.0]  # 0.75 * 1 + 0.25 * 5
     assert average.state_dict()["running_mean"].tolist() == [7.0, 7.0]
-
-
-def test_moving_average_is_kept_beside_the_final_weights(tmp_path):
-    averaged = []
-    for decay in (0.5, 0.9):
-        final = run(tmp_path / f"{decay}", tiny_recipe(train={"ema": decay}))
-        averaged.append(load_file(tmp_path / f"{decay}" / "ema" / "model.safetensors"))
-        assert averaged[-1].keys() == final.keys()
-        assert not same_weights(averaged[-1], final)
-    assert not same_weights(*averaged)
-    assert SegformerForSemanticSegmentation.from_pretrained(tmp_path / "0.5" / "ema")
 
 
 def _window_by_the_paper(losses, patience, overfit_patience, tolerance):
@@ -168,27 +152,28 @@ def test_a_window_that_does_not_open_is_said(caplog):
     assert "steps 7 to 9" in caplog.text
 
 
-def test_swad_is_kept_beside_the_final_weights(tmp_path):
-    swad = {"patience": 1, "overfit_patience": 6, "tolerance": 9.0}
-    recipe = tiny_recipe(train={"validate_every": 1, "ema": 0.5, "swad": swad})
-    final = run(tmp_path / "run", recipe)
-    folder = tmp_path / "run" / "swad"
-    averaged = load_file(folder / "model.safetensors")
-    assert same_weights(final, run(tmp_path / "plain", tiny_recipe()))
-    assert averaged.keys() == final.keys()
-    assert not same_weights(averaged, final)
-    assert not same_weights(averaged, load_file(tmp_path / "run" / "ema" / "model.safetensors"))
-    assert json.loads((folder / "window.json").read_text())["first_step"] == 1
-    assert SegformerForSemanticSegmentation.from_pretrained(folder)
-    assert all(row["val_loss"] > 0 for row in read_metrics(tmp_path / "run") if "val_mIoU" in row)
-    # Another window is another average: it opens at once here, with the second step there.
-    swad = {**swad, "patience": 3}
-    later = tiny_recipe(train={"validate_every": 1, "swad": swad})
-    run(tmp_path / "later", later)
-    losses = [row["val_loss"] for row in read_metrics(tmp_path / "later") if "val_loss" in row]
-    window = _window_by_the_paper(losses, **swad) or (2, 2)
-    record = json.loads((tmp_path / "later" / "swad" / "window.json").read_text())
-    assert (record["first_step"], record["last_step"]) == (window[0] + 1, window[1] + 1)
+SWAD = {"patience": 1, "overfit_patience": 6, "tolerance": 9.0}
+
+
+def test_averages_are_kept_beside_the_final_weights(tmp_path):
+    plain = run(tmp_path / "plain", tiny_recipe())
+    found = []
+    # Another decay is another average. With a patience of 3 the window may not open.
+    for decay, patience in ((0.5, 1), (0.9, 3)):
+        folder, swad = tmp_path / str(decay), {**SWAD, "patience": patience}
+        train = {"validate_every": 1, "ema": decay, "swad": swad}
+        assert same_weights(plain, run(folder, tiny_recipe(train=train)))
+        for name in ("ema", "swad"):
+            found.append(load_file(folder / name / "model.safetensors"))
+            assert found[-1].keys() == plain.keys()
+            assert SegformerForSemanticSegmentation.from_pretrained(folder / name)
+        losses = [row["val_loss"] for row in read_metrics(folder) if "val_loss" in row]
+        assert min(losses) > 0
+        window = _window_by_the_paper(losses, **swad) or (2, 2)
+        record = json.loads((folder / "swad" / "window.json").read_text())
+        assert (record["first_step"], record["last_step"]) == (window[0] + 1, window[1] + 1)
+    for one, other in itertools.combinations([plain, *found[:3]], 2):
+        assert not same_weights(one, other)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from revt_hf.config.recipe import DomainSpec, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import locked
 from revt_hf.data.domains.opening import load_prepared
+from revt_hf.data_tools import prepare as module
 from revt_hf.data_tools.prepare import prepare
+from tests.helpers.image_files import write_pairs
 from tests.helpers.tiny import run, same_weights, tiny_recipe
 
 MAX_SIZE = (160, 80)
@@ -23,20 +25,32 @@ SIZES = [(97, 203), (80, 160), (120, 90), (64, 128), (75, 161)]
 def root(tmp_path):
     """Images of several sizes in the original's layout."""
     rng = np.random.default_rng(0)
-    for number, (height, width) in enumerate(SIZES):
-        for kind, image in (
-            ("img_dir", rng.integers(0, 256, (height, width, 3), dtype=np.uint8)),
-            ("ann_dir", rng.integers(0, 19, (height, width), dtype=np.uint8)),
-        ):
-            path = tmp_path / "data" / kind / "train" / "town" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), image)
+    pairs = {
+        f"town/{number}": (
+            rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+            rng.integers(0, 19, size, dtype=np.uint8),
+        )
+        for number, size in enumerate(SIZES)
+    }
+    write_pairs(tmp_path / "data", "train", pairs)
     return tmp_path / "data"
 
 
 @pytest.fixture
-def spec(root):
-    return DomainSpec(domain="folder", data_dir=str(root))
+def make(root, tmp_path):
+    """Prepare it into a folder."""
+
+    def made(*arguments, **options):
+        spec = DomainSpec(domain="folder", data_dir=str(root))
+        prepare(spec, "train", tmp_path / "small", MAX_SIZE, *arguments, quiet=True, **options)
+        return tmp_path / "small"
+
+    return made
+
+
+@pytest.fixture
+def small(make):
+    return make()
 
 
 def _source(root, prepared):
@@ -44,11 +58,10 @@ def _source(root, prepared):
 
 
 @pytest.mark.parametrize("format", ["webp", "png", "raw"])
-def test_training_sees_the_same_bits(root, spec, tmp_path, format):
-    prepare(spec, "train", tmp_path / "small", MAX_SIZE, format, quiet=True)
+def test_training_sees_the_same_bits(root, make, tmp_path, format):
     source = {"domain": "folder", "data_dir": str(root), "options": {}}
     usual = run(tmp_path / "a", tiny_recipe(source=source))
-    prepared = {**source, "prepared": str(tmp_path / "small")}
+    prepared = {**source, "prepared": str(make(format))}
     assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
 
 
@@ -56,12 +69,10 @@ def test_labels_that_were_fitted_stay_the_same(tmp_path):
     """GTA5's labels of another size go through two nearest resizes either way."""
     root = tmp_path / "gta"
     rng = np.random.default_rng(1)
-    for number in range(1, 4):
-        for kind, image in (
-            ("images", rng.integers(0, 256, (90, 170, 3), dtype=np.uint8)),
-            ("labels", rng.integers(0, 35, (93, 168), dtype=np.uint8)),
-        ):
-            (root / kind).mkdir(parents=True, exist_ok=True)
+    for kind, size, most in (("images", (90, 170, 3), 256), ("labels", (93, 168), 35)):
+        (root / kind).mkdir(parents=True)
+        for number in range(1, 4):
+            image = rng.integers(0, most, size, dtype=np.uint8)
             cv2.imwrite(str(root / kind / f"{number:05d}.png"), image)
     source = {"domain": "gta5", "data_dir": str(root), "train": "full", "options": {}}
     spec = DomainSpec(domain="gta5", data_dir=str(root))
@@ -72,27 +83,15 @@ def test_labels_that_were_fitted_stay_the_same(tmp_path):
     assert same_weights(usual, run(tmp_path / "b", tiny_recipe(source=prepared)))
 
 
-def test_raw_images_are_not_read_whole(root, spec, tmp_path):
-    prepare(spec, "train", tmp_path / "small", MAX_SIZE, "raw", quiet=True)
-    row = load_prepared(_source(root, tmp_path / "small"), MAX_SIZE)[0]
-    base = row["image"]
+def test_raw_images_are_not_read_whole(root, make):
+    base = load_prepared(_source(root, make("raw")), MAX_SIZE)[0]["image"]
     while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap) or "mmap" in type(base).__name__
 
 
-@pytest.fixture
-def small(spec, tmp_path):
-    """A prepared folder."""
-    prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
-    return tmp_path / "small"
-
-
-def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
-    from revt_hf.data_tools import prepare as module
-
-    written = []
-    real = module._write
+def test_an_interrupted_run_goes_on(make, tmp_path, monkeypatch):
+    written, real = [], module._write
 
     def counting(path, image):
         written.append(path.name)
@@ -102,39 +101,31 @@ def test_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_write", counting)
     with pytest.raises(KeyboardInterrupt):
-        prepare(spec, "train", tmp_path / "small", MAX_SIZE, workers=1, quiet=True)
+        make(workers=1)
     assert not (tmp_path / "small").exists()
-    first = list(written)
-    written.clear()
-    monkeypatch.setattr(
-        module, "_write", lambda path, image: (written.append(path.name), real(path, image))
-    )
-    prepare(spec, "train", tmp_path / "small", MAX_SIZE, workers=1, quiet=True)
-    assert not set(first[:4]) & set(written)
+    make(workers=1)
+    assert not set(written[:4]) & set(written[5:])
     assert len(list((tmp_path / "small" / "images").rglob("*.webp"))) == len(SIZES)
     assert not list(tmp_path.glob(".small*"))
 
 
-def test_another_job_does_not_take_over_what_is_left(spec, tmp_path):
+def test_another_job_does_not_take_over_what_is_left(make, tmp_path):
     left = tmp_path / ".small.revt-preparing" / "images" / "stray.webp"
     left.parent.mkdir(parents=True)
     left.write_text("left over")
-    prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
-    assert not (tmp_path / "small" / "images" / "stray.webp").exists()
+    assert not (make() / "images" / "stray.webp").exists()
 
 
-def test_changed_sources_are_noticed(root, small):
+def _change_the_source(root, small):
     image = root / "img_dir" / "train" / "town" / "0.png"
     cv2.imwrite(str(image), np.zeros((97, 203, 3), np.uint8))
-    with pytest.raises(UserError, match="has changed since"):
-        load_prepared(_source(root, small), MAX_SIZE)
 
 
-def _delete_one(small):
+def _delete_one(root, small):
     (small / "images" / "town" / "0.webp").unlink()
 
 
-def _damage_the_record(small):
+def _damage_the_record(root, small):
     (small / "prepared.json").write_text("{")
 
 
@@ -148,6 +139,7 @@ OTHER_OPTIONS = {"label_suffix": ".png", "encoding": "cityscapes_ids"}
         ({"train": "val"}, None, MAX_SIZE, "prepared with split train"),
         ({"options": OTHER_OPTIONS}, None, MAX_SIZE, "prepared with options"),
         ({"prepared": "data"}, None, MAX_SIZE, r"not a prepared folder.*prepared\.json"),
+        ({}, _change_the_source, MAX_SIZE, "has changed since"),
         ({}, _delete_one, MAX_SIZE, "4 of 5 images"),
         ({}, _damage_the_record, MAX_SIZE, "not a record"),
     ],
@@ -157,43 +149,42 @@ def test_what_does_not_fit_is_refused(root, small, changes, damage, max_size, wo
     source = _source(root, small)
     load_prepared(source, MAX_SIZE[::-1])  # a max size has no orientation
     if damage is not None:
-        damage(small)
+        damage(root, small)
     with pytest.raises(UserError, match=words):
         load_prepared(source.model_copy(update=changes), max_size)
 
 
-def test_what_is_there_is_kept(root, spec, tmp_path):
-    (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "precious").write_text("x")
-    with pytest.raises(UserError, match="exists already"):
-        prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
-    assert (tmp_path / "small" / "precious").exists()
+def test_only_what_was_prepared_is_replaced(root, make, small):
+    make("png", overwrite=True)
+    record = json.loads((small / "prepared.json").read_text())
+    kept = {"domain": "folder", "max_size": list(MAX_SIZE), "images": len(SIZES)}
+    assert record.items() >= (kept | {"label_encoding": "train_ids"}).items()
+    precious = small / "images" / "mine.png"
+    precious.write_text("precious")
+    for options, words in (
+        ({}, "exists already"),
+        ({"overwrite": True}, r"holds images/mine\.png"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make(**options)
+    assert precious.exists()
+    spec = DomainSpec(domain="folder", data_dir=str(root))
     with pytest.raises(UserError, match="is or holds the input"):
         prepare(spec, "train", root, MAX_SIZE, overwrite=True, quiet=True)
     assert (root / "img_dir").is_dir()
 
 
-def test_only_what_was_prepared_is_replaced(spec, small):
-    prepare(spec, "train", small, MAX_SIZE, "png", overwrite=True, quiet=True)
-    record = json.loads((small / "prepared.json").read_text())
-    kept = {"domain": "folder", "max_size": list(MAX_SIZE), "images": len(SIZES)}
-    assert record.items() >= (kept | {"label_encoding": "train_ids"}).items()
-    (small / "images" / "mine.png").write_text("precious")
-    with pytest.raises(UserError, match=r"holds images/mine\.png"):
-        prepare(spec, "train", small, MAX_SIZE, overwrite=True, quiet=True)
-
-
-def test_a_full_disk_is_noticed_early(spec, tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_early(make, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="GB left"):
-        prepare(spec, "train", tmp_path / "small", MAX_SIZE, "raw", quiet=True)
+        make("raw")
     assert not (tmp_path / "small").exists()
 
 
-def test_two_jobs_do_not_share_an_output(spec, tmp_path):
+def test_two_jobs_do_not_share_an_output(make, tmp_path):
     def other():
         with pytest.raises(UserError, match="being written by another process"):
-            prepare(spec, "train", tmp_path / "small", MAX_SIZE, quiet=True)
+            make()
         return True
 
     with locked(tmp_path / "small"), ThreadPoolExecutor() as threads:

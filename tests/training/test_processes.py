@@ -1,9 +1,6 @@
 """Two real processes (gloo) train as one does with their common batch."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
-from tests.helpers.golden import ROOT
+from tests.helpers.command_line import in_two_processes
 from tests.helpers.tiny import in_float64, run
 from tests.helpers.two_processes import DETERMINED, USUAL, determined
 
@@ -25,18 +22,8 @@ pytestmark = pytest.mark.numeric
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", "-m", "tests.helpers.two_processes"]
-    result = subprocess.run(
-        [*command, str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout, result.stderr
+    done = in_two_processes("tests.helpers.two_processes", folder)
+    return folder, done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -62,11 +49,11 @@ def test_two_processes_equal_one_with_the_same_global_batch(together, alone, nam
     apart = {key: (theirs[key] - ours[key]).abs().max().item() for key in ours}
     assert {tensor.dtype for tensor in ours.values()} == {torch.float64, torch.int64}
     assert max(apart.values()) < 1e-12, max(apart, key=apart.get)
-    losses = [
+    first, second = (
         [row["loss"] for row in read_metrics(folder)] for folder in (together / name, alone / loss)
-    ]
-    assert len(losses[0]) == 20
-    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    )
+    assert len(first) == 20
+    assert first == pytest.approx(second, abs=1e-12)
 
 
 def test_validation_scores_what_is_saved_and_a_resumed_run_ends_with_the_same_bits(together):
