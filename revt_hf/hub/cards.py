@@ -1,16 +1,15 @@
 """Cards of the Hub (``README.md``): rendered from templates, and checked before they are sent."""
 
 import re
-from functools import cache
 from typing import Annotated, Any, Literal
 
-import jinja2
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from revt_hf.config.yaml_files import validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.hub.commit import is_repo_id
+from revt_hf.results.formats import templates
 from revt_hf.results.markdown import code, text
 
 # The Hub's own list (its message in huggingface_hub issue 4218), without the licenses of single
@@ -39,22 +38,13 @@ class Markdown(str):
 
 def render_card(template: str, **values: Any) -> str:
     """Render a template; no value becomes markup unless it is a :class:`Markdown`."""
-    return _environment().get_template(template).render(**values)
+    environment = templates("revt_hf.hub", _escaped)
+    environment.filters |= {"code": lambda value: Markdown(code(value)), "markdown": Markdown}
+    return environment.get_template(template).render(**values)
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(  # noqa: S701
-        loader=jinja2.PackageLoader("revt_hf.hub"),
-        finalize=lambda value: value if isinstance(value, Markdown) else text(str(value)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["code"] = lambda value: Markdown(code(value))
-    environment.filters["markdown"] = Markdown
-    return environment
+def _escaped(value: Any) -> str:
+    return value if isinstance(value, Markdown) else text(str(value))
 
 
 def license_metadata(license: str) -> dict[str, Any]:

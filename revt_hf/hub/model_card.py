@@ -3,21 +3,26 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
+from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec
+from revt_hf.config.recipe import DomainSpec, Recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
+from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.labels import CLASSES, ENCODINGS
 from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.cards import Markdown, license_metadata, render_card
-from revt_hf.hub.commit import MARKER
-from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.local_paths import without_local_paths
-from revt_hf.hub.records import method_name
+from revt_hf.hub.commit import MARKER, without_local_paths
+from revt_hf.hub.facts import ModelCardFacts, published_recipe
 from revt_hf.merging.registry import Rule
+from revt_hf.models.recorded import recorded_protocol
 from revt_hf.results.markdown import json_text, shell_line, text, yaml_text
 
 PAPER = "https://arxiv.org/abs/2308.13331"
@@ -31,24 +36,26 @@ _NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 def card_text(facts: ModelCardFacts) -> str:
     """The text of a model card; every number in it comes from ``facts``."""
     records = []
-    if facts.recipe_text:
-        records.append(("Training recipe (recipe.yaml)", "yaml", facts.recipe_text.rstrip()))
+    if facts.recipe:
+        recipe = published_recipe(facts.recipe, facts.base_models).rstrip()
+        records.append(("Training recipe (recipe.yaml)", "yaml", recipe))
     if facts.merge:
-        record = json_text(json.dumps(facts.merge.record.to_json(), indent=2, ensure_ascii=False))
+        record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
     return render_card(
         "model_card.md.jinja",
         facts=facts,
         metadata=yaml_text(_metadata(facts).to_dict()),
-        name=facts.name,
+        architecture=_architecture(read_json_object(facts.folder / "config.json")),
+        processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
         marker=MARKER,
         task=TASK,
         classes=len(CLASSES),
-        summary=_summary(facts),
+        version=__version__,
+        paper=PAPER,
+        encodings=ENCODINGS,
         settings=_settings,
         method_name=method_name,
-        changes=[str(change).capitalize() for change in facts.changes],
-        rows=[_row(facts, *pair) for pair in facts.scores],
         command=_command(facts),
         records=records,
         data_licenses=_data_licenses(facts),
@@ -87,30 +94,23 @@ def _eval_result(score: DomainScore) -> EvalResult:
     )
 
 
-def _summary(facts: ModelCardFacts) -> str:
-    what = (
-        f"A {text(facts.architecture)} for the {len(CLASSES)} Cityscapes classes of street scenes"
-    )
-    made = f"; written by revt_hf {__version__}."
-    kinds = " and ".join(dict.fromkeys(change.kind for change in facts.changes))
-    changed = f", {kinds} afterwards" if kinds else ""
-    if facts.merge is None:
-        return what + changed + made
-    members = facts.merge.members
-    merged = sum(member.is_merge for member in members)
-    recalibrated = sum(bool(member.changes) for member in members)
-    special = [
-        *([f"{merged} of them merged before"] if merged else []),
-        *([f"{recalibrated} recalibrated before"] if recalibrated else []),
-    ]
-    brackets = f" ({', '.join(special)})" if special else ""
-    return (
-        f"{what}: {f'a [ReVT]({PAPER})' if facts.is_revt else 'a merge'}"
-        f"{f'{changed},' if changed else ''} of {len(members)} "
-        f"{'models' if merged else 'fine-tuned models'}"
-        f"{brackets}, made to generalise to unseen roads at "
-        f"the inference cost of one of them{made}"
-    )
+def _architecture(config: Mapping[str, Any]) -> str:
+    depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
+    for name, size in SIZES.items():
+        if (depths, widths) == (size.depths, size.hidden_sizes):
+            return f"SegFormer-{name.upper()}"
+    if not (depths and widths):
+        return "SegFormer"
+    shown = (", ".join(map(str, numbers)) for numbers in (depths, widths))
+    return "SegFormer (depths {}; widths {})".format(*shown)
+
+
+def _processor_size(path: Path) -> tuple[int, int] | None:
+    processor = read_json_object(path) if path.is_file() else {}
+    size = processor.get("size") or {}
+    if not processor.get("do_resize") or not {"width", "height"} <= set(size):
+        return None
+    return size["width"], size["height"]
 
 
 def _settings(rule: Rule) -> Markdown:
@@ -120,18 +120,6 @@ def _settings(rule: Rule) -> Markdown:
         plain = not isinstance(value, str) and _NUMBERS.fullmatch(written)
         shown += f", {text(key)} {written if plain else text(written)}"
     return Markdown(shown)
-
-
-def _row(facts: ModelCardFacts, row: DomainScore, protocol: Protocol) -> dict[str, str]:
-    encoding = row.label_encoding or "not recorded"
-    return {
-        "label": row.label,
-        "kind": facts.kind(row),
-        "images": str(row.images),
-        "miou": f"{row.miou:.2f}",
-        "encoding": encoding if encoding in ENCODINGS else text(encoding),
-        "protocol": protocol.text,
-    }
 
 
 def _command(facts: ModelCardFacts) -> str:
@@ -146,11 +134,12 @@ def _command(facts: ModelCardFacts) -> str:
     for key, value in spec.options.items():
         words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
     # A Hub repository does not always record its protocol.
-    max_size = facts.evaluation.max_size
-    if facts.evaluation == Protocol(max_size=max_size):
-        words += ["--max-size", "native" if max_size is None else "{}x{}".format(*max_size)]
-    elif facts.evaluation.preset:
-        words += ["--protocol", facts.evaluation.preset]
+    protocol = recorded_protocol([facts.folder])
+    if protocol == Protocol(max_size=protocol.max_size):
+        size = protocol.max_size
+        words += ["--max-size", "native" if size is None else "{}x{}".format(*size)]
+    elif protocol.preset:
+        words += ["--protocol", protocol.preset]
     return shell_line(words)
 
 
@@ -171,10 +160,21 @@ def _first_unseen(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
     return DomainSpec(domain=first.domain, config=first.config, options=options), first.split
 
 
-def _data_licenses(facts: ModelCardFacts) -> Mapping[str, str]:
+def _data_licenses(facts: ModelCardFacts) -> dict[str, str]:
     used = (source.domain for recipe in facts.recipes for source in recipe.sources)
+    domains = {name: DOMAINS[name] for name in dict.fromkeys(used) if name in DOMAINS}
     return {
-        name: DOMAINS[name].facts.license
-        for name in dict.fromkeys(used)
-        if name in DOMAINS and DOMAINS[name].facts.kind != "any" and DOMAINS[name].needs_data_dir
+        name: domain.facts.license
+        for name, domain in domains.items()
+        if domain.facts.kind != "any" and domain.needs_data_dir
     }
+
+
+def method_name(recipe: Recipe) -> str:
+    """The augmentation method of a recipe, such as ``4 (pixmix)``."""
+    name = recipe.augmentation.method
+    try:
+        return str(method(name))
+    except UserError:
+        # It was registered where the model was trained.
+        return str(name)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any, TextIO
@@ -184,14 +184,16 @@ def html(content: TableLayout) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Render a template of this room; every value is escaped."""
-    return _environment().get_template(template).render(**values)
+    return templates("revt_hf.results").get_template(template).render(**values)
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def templates(package: str, escape: Callable[[Any], str] | None = None) -> jinja2.Environment:
+    """The templates of a room, in which ``escape``, or else HTML's rules, escape every value."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("revt_hf.results"),
-        autoescape=True,
+        loader=jinja2.PackageLoader(package),
+        autoescape=escape is None,  # noqa: S701
+        finalize=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
