@@ -17,18 +17,18 @@ from tqdm import tqdm
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.architecture import CLASSIFIER
-from revt_hf.checkpoints.description import rows_by_train_id
 from revt_hf.checkpoints.headers import FLOATS
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
-from revt_hf.data.domains import load_spec, open_domain
+from revt_hf.data.domains import in_space, load_spec, open_domain, space_of_images
+from revt_hf.data.labels import CITYSCAPES, LabelSpace
 from revt_hf.evaluation.cost import LIBRARIES
 from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled
-from revt_hf.evaluation.metric import scores_from
+from revt_hf.evaluation.metric import mean_iou
 from revt_hf.evaluation.predictor import heads_segmenter
 from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
@@ -37,6 +37,7 @@ from revt_hf.merging.recalibration import spread
 from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.streaming import Feed
+from revt_hf.models.load import label_space
 from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
@@ -87,7 +88,10 @@ class Blender:
                 raise UserError(f"{self.members[0]} lacks the tensor {missing[0]}")
             # Files keep their own order of classes, the model has that of the train IDs.
             description = self._plan.sources[0].description
-            self._rows = list(rows_by_train_id(description)) if description else []
+            space = label_space(self.model)
+            self._rows = (
+                list(space.rows(description.classes, description.label)) if description else []
+            )
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Blender":
@@ -166,6 +170,11 @@ class ScoringData:
         return sum(map(len, self.rows))
 
     @property
+    def space(self) -> LabelSpace:
+        """The classes that the images are labelled with."""
+        return space_of_images(self.rows[0]) or CITYSCAPES
+
+    @property
     def label(self) -> str:
         return " + ".join(split.label for split in self.splits)
 
@@ -193,10 +202,13 @@ def load_data(
     splits: Sequence[SplitSpec], protocol: Protocol, images: int | None = None, workers: int = 0
 ) -> ScoringData:
     """Open splits for scoring: at most ``images`` of each, spread over it."""
-    loaded = tuple(spread(load_spec(split.spec, split.split), images) for split in splits)
-    for split, rows in zip(splits, loaded, strict=True):
-        check_labelled(rows, split.label)
-    return ScoringData(tuple(splits), loaded, protocol, workers)
+    loaded: list[Any] = []
+    for split in splits:
+        rows = spread(load_spec(split.spec, split.split), images)
+        space = space_of_images(loaded[0] if loaded else rows)
+        loaded.append(rows if space is None else in_space(rows, space, split.label))
+        check_labelled(loaded[-1], split.label)
+    return ScoringData(tuple(splits), tuple(loaded), protocol, workers)
 
 
 def score_heads(
@@ -219,7 +231,7 @@ def score_heads(
     scores = {}
     for index, name in enumerate(heads):
         losses = [split[index].mean_loss for split in sums]
-        mious = [scores_from(split[index].matrix).miou for split in sums]
+        mious = [mean_iou(split[index].matrix) for split in sums]
         scores[name] = HeadScore(loss=float(np.mean(losses)), miou=float(np.mean(mious)))
     return scores
 

@@ -19,7 +19,7 @@ from revt_hf.analysis.blending import DiagnoseOptions, OnImage, ScoringData, abo
 from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import process_state
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, colourise
+from revt_hf.data.labels import IGNORE_INDEX, LabelSpace
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import measured_statistics, recalibrate_model, spread_images
@@ -147,7 +147,7 @@ def diagnose_disagreement(
         counts, images, worst = disagreement(folders, merge, data, shown, bar.update)
     result = about(data, _records(folders, merge)) | shares(counts, [*members, merge])
     result["images"] = [{"name": name, "disputed": share * 100} for name, share in images]
-    draw = partial(_draw_disagreement, worst)
+    draw = partial(_draw_disagreement, worst, data.space)
     return options.written("disagreement", result, draw, *folders, merge)
 
 
@@ -235,7 +235,7 @@ def disagreement(
             for model in range(len(members) + 1)
         ]
         for source, paths in zip((*members, merge), files, strict=True):
-            segmenter = model_segmenter(load_for_evaluation(source))
+            segmenter = model_segmenter(load_for_evaluation(source, data.space))
             for image, path in enumerate(paths):
                 classes = segmenter.class_map(rows[image]["image"], data.protocol)
                 if not cv2.imwrite(str(path), classes):
@@ -261,7 +261,7 @@ def disagreement(
     return counts, disputed, worst
 
 
-def _draw_disagreement(images: Sequence[DisputedImage], path: Path) -> None:
+def _draw_disagreement(images: Sequence[DisputedImage], space: LabelSpace, path: Path) -> None:
     """Draw image, ground truth, disputed pixels, the merge there, and the map of the merge."""
     rows = []
     for one in images:
@@ -275,12 +275,11 @@ def _draw_disagreement(images: Sequence[DisputedImage], path: Path) -> None:
         rows.append(
             [
                 Panel(one.name, one.image),
-                Panel(_COLUMNS[1], colourise(one.label)),
+                Panel(_COLUMNS[1], space.colourise(one.label)),
                 Panel(f"{one.disputed * 100:.1f} % of pixels; 2 classes orange, 3 red", heat),
                 Panel("right green, wrong red, no label white", there),
-                Panel(_COLUMNS[4], colourise(one.merged)),
+                Panel(_COLUMNS[4], space.colourise(one.merged)),
             ]
         )
-    present = np.unique(np.concatenate([np.unique([one.merged, one.label]) for one in images]))
-    legend = [CLASSES[value] for value in present if value != IGNORE_INDEX]
+    legend = space.legend([found for one in images for found in (one.merged, one.label)])
     contact_sheet(rows, _COLUMNS, [""] * len(rows), legend, path, 300)

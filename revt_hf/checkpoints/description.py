@@ -7,7 +7,6 @@ a small merge.
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from revt_hf.checkpoints.architecture import (
 )
 from revt_hf.checkpoints.headers import is_storable
 from revt_hf.checkpoints.tensors import CONFIG_FILE
-from revt_hf.core.errors import UserError, shortened
+from revt_hf.core.errors import UserError, plain, shortened
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
@@ -41,7 +40,6 @@ _BILINEAR = 2
 _FILTERS = 5
 _SIDES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 _SHOWN = 60
-_NUMBERED = re.compile(r"label\d+")
 T = TypeVar("T")
 
 
@@ -249,34 +247,6 @@ def _size(fields: _Fields) -> dict[str, int]:
     ):
         raise fields.wrong("size", "it has to have height and width")
     return dict(sides)
-
-
-def rows_by_train_id(description: Description) -> tuple[int, ...]:
-    """The row of the decode head's classifier for each train id, found by class name."""
-    # Importing the tables of classes takes longer than most merges' comparisons.
-    from revt_hf.data.labels import CLASSES
-
-    found = [plain(name) for name in description.classes]
-    wanted = [plain(name) for name in CLASSES]
-    where = f"{description.label}: its {CONFIG_FILE}"
-    if len(found) != len(wanted):
-        raise UserError(f"{where} names {len(found)} classes, the domains have {len(wanted)}")
-    if all(_NUMBERED.fullmatch(name) for name in found):
-        raise UserError(
-            f"{where} does not name its classes ({description.classes[0]}, ...): write the "
-            "names of its rows into id2label"
-        )
-    unknown = [name for name in description.classes if plain(name) not in wanted]
-    missing = [name for name in CLASSES if plain(name) not in found]
-    if unknown or missing:
-        also = f" {unknown[0]!a}, which the domains do not have, and" if unknown else ""
-        raise UserError(f"{where} names{also} no {missing[0]!a}: other classes than the domains'")
-    return tuple(found.index(name) for name in wanted)
-
-
-def plain(name: str) -> str:
-    """A class name for comparison: without case, spaces, hyphens and underscores."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def is_train_id_order(names: Sequence[str]) -> bool:

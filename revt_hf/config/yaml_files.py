@@ -106,22 +106,20 @@ def _unshared(value: Any) -> Any:
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, within the limits of :func:`parse_yaml`."""
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "not a regular file")
         with path.open("rb") as file:
             # One more byte, so that parse_yaml notices a file that is too large.
             data = file.read(_BYTES + 1)
-        values = parse_yaml(data.decode(errors="strict" if len(data) <= _BYTES else "replace"))
+        return parse_yaml(data.decode(errors="strict" if len(data) <= _BYTES else "replace"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
-        raise UserError(f"cannot read the recipe {path}: {reason}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a YAML mapping, this is {type(values).__name__}")
-    return values
+        raise UserError(f"cannot read {path}: {reason}") from error
 
 
 def read_with_parents(
@@ -147,7 +145,9 @@ def read_with_parents(
             return merged_by_path[resolved]
         if len(merged_by_path) + len(children) >= _FILES:
             raise UserError(f"{path}: more than {_FILES} files extend each other")
-        values = _read_yaml(path)
+        values = read_yaml(path)
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: a recipe is a YAML mapping, this is {type(values).__name__}")
         parents = _parents(path, values.pop("extends", []))
         if localise is not None:
             localise(values, path.parent)

@@ -28,6 +28,11 @@ def say(line: str) -> None:
     print(printable(line))
 
 
+def plain(name: str) -> str:
+    """A class name for comparison: without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
 def shortened(text: str, longest: int = 100) -> str:
     """The first characters of a long text, then ``...``."""
     return text if len(text) <= longest else f"{text[:longest]}..."

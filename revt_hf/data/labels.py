@@ -1,25 +1,167 @@
-"""The 19 Cityscapes train ids, and the label encodings of driving datasets by name."""
+"""Label spaces (Cityscapes' 19 classes, or others), and the label encodings of datasets by name."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from importlib.resources import files
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, plain
 
 IGNORE_INDEX = 255
+Colour: TypeAlias = tuple[int, int, int]
 _CLASSES: dict[str, Any] = yaml.safe_load(files("revt_hf.data").joinpath("labels.yaml").read_text())
 # Name, colour and id in ``_labelIds.png`` of each class.
 _CITYSCAPES: list[tuple[str, int, int]] = _CLASSES["cityscapes"]
 CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
-PALETTE: NDArray[np.uint8] = np.array([[*c.to_bytes(3)] for _, c, _ in _CITYSCAPES], dtype=np.uint8)
+MOST_CLASSES = 254
+# Names that transformers gives to classes without names.
+_NUMBERED = re.compile(r"label\d+")
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a dataset or a model: their names and colours (0xRRGGBB) by class id.
+
+    Ids are 0 to n - 1, and 255 is ignored. Spaces with the same names in the same order are equal.
+    """
+
+    name: str = field(compare=False)
+    classes: tuple[str, ...]
+    colours: tuple[int, ...] = field(compare=False)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8]:
+        """Colours (n, 3), RGB, uint8."""
+        return np.array([[*colour.to_bytes(3)] for colour in self.colours], dtype=np.uint8)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each class by name."""
+        return {name: number for number, name in enumerate(self.classes)}
+
+    @property
+    def by_name(self) -> dict[str, Colour]:
+        """The colour of each class."""
+        return {name: self.colour(number) for name, number in self.ids.items()}
+
+    @property
+    def by_plain(self) -> dict[str, int]:
+        """The colour of each class (0xRRGGBB) by its :func:`plain` name."""
+        return dict(zip(map(plain, self.classes), self.colours, strict=True))
+
+    @property
+    def subsets(self) -> dict[str, tuple[int, ...]]:
+        """The ids of subsets that papers average over; none outside Cityscapes."""
+        return SUBSETS if self == CITYSCAPES else {}
+
+    def colourise(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Class ids (H, W), uint8 -> RGB image (H, W, 3), uint8; ignored pixels are black."""
+        table = np.zeros((256, 3), dtype=np.uint8)
+        table[: len(self)] = self.palette
+        return table[labels]
+
+    def legend(self, maps: Iterable[NDArray[np.uint8]]) -> dict[str, Colour]:
+        """Names and colours (RGB) of the classes in class maps, in the order of their ids."""
+        found = np.unique(np.concatenate([np.unique(one) for one in maps]))
+        known = [number for number in found.tolist() if number < len(self)]
+        return {self.classes[number]: self.colour(number) for number in known}
+
+    def colour(self, number: int) -> Colour:
+        """A class's colour, RGB, 0..255."""
+        red, green, blue = self.colours[number].to_bytes(3)
+        return red, green, blue
+
+    def rows(self, found: Sequence[str], where: str) -> tuple[int, ...]:
+        """Where each class of this space is among ``found`` names, whatever their order.
+
+        Refuses names that are not those of this space; the sentence begins with ``where``.
+        """
+        names, wanted = list(map(plain, found)), list(map(plain, self.classes))
+        if len(names) != len(wanted):
+            raise UserError(f"{where} names {len(found)} classes, {self.name} has {len(wanted)}")
+        if names != wanted and all(map(_NUMBERED.fullmatch, names)):
+            raise UserError(
+                f"{where} does not name its classes ({found[0]}, ...): write the names of its "
+                "rows into id2label"
+            )
+        unknown = [name for name in found if plain(name) not in wanted]
+        missing = [name for name in self.classes if plain(name) not in names]
+        if unknown or missing:
+            also = f" {unknown[0]!a}, which {self.name} does not have, and" if unknown else ""
+            raise UserError(f"{where} names{also} no {missing[0]!a}: other classes")
+        return tuple(map(names.index, wanted))
+
+
+CITYSCAPES = LabelSpace("cityscapes19", CLASSES, tuple(colour for _, colour, _ in _CITYSCAPES))
+
+
+def parse_classes(given: Any, where: str) -> LabelSpace:
+    """Classes as a list of names, or an object of names to colours ``#rrggbb``, in order.
+
+    Refused are fewer than 2 or more than 254 classes, and names that are equal but for case,
+    spaces, hyphens and underscores.
+    """
+    names = [*given] if isinstance(given, list | tuple | dict) else []
+    if not 2 <= len(names) <= MOST_CLASSES or not all(isinstance(one, str) for one in names):
+        raise UserError(
+            f"{where}: give 2 to {MOST_CLASSES} names of classes as a list, or an object of names "
+            "to colours such as '#804080'"
+        )
+    same = [one for number, one in enumerate(names) if plain(one) in map(plain, names[:number])]
+    if same or not all(map(plain, names)):
+        raise UserError(f"{where}: {(same or names)[0]!a} is there twice, or a name is empty")
+    space = space_of(names, where)
+    if space == CITYSCAPES and tuple(names) != CLASSES:
+        space = LabelSpace(where, tuple(names), tuple(CITYSCAPES.by_plain[plain(n)] for n in names))
+    if not isinstance(given, dict):
+        return space
+    return replace(space, colours=tuple(parse_colour(one, where) for one in given.values()))
+
+
+def parse_colour(given: Any, where: str) -> int:
+    """``#rrggbb`` as 0xRRGGBB."""
+    if not isinstance(given, str) or not _COLOUR.fullmatch(given):
+        raise UserError(f"{where}: {given!a} is no colour: write it as '#804080'")
+    return int(given[1:], 16)
+
+
+def space_of(classes: Sequence[str], name: str) -> LabelSpace:
+    """The space of a model's class names: Cityscapes' in any order is Cityscapes'.
+
+    Other classes keep their order. Colours are Cityscapes' where the name is, else PASCAL VOC's
+    colours by id.
+    """
+    known = CITYSCAPES.by_plain
+    names = list(map(plain, classes))
+    if sorted(names) == sorted(known):
+        return CITYSCAPES
+    colours = (known.get(one, _voc_colour(number)) for number, one in enumerate(names, 1))
+    return LabelSpace(name, tuple(classes), tuple(colours))
+
+
+def _voc_colour(number: int) -> int:
+    """The bits of a class number, dealt to red, green and blue from the highest bit on."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (number >> 3 * bit + channel & 1) << 7 - bit
+    return int.from_bytes(channels)
+
+
 TRAIN_ID = {name: train_id for train_id, name in enumerate(CLASSES)}
 CITYSCAPES_ID = {train_id: raw for train_id, (_, _, raw) in enumerate(_CITYSCAPES)}
 
@@ -41,13 +183,6 @@ _UNKNOWN = 254
 _ENTRIES = {np.dtype(np.uint8): 1 << 8, np.dtype(np.uint16): 1 << 16, np.dtype(np.uint32): 1 << 24}
 
 
-def colourise(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Train ids (H, W), uint8 -> RGB image (H, W, 3), uint8; ignored pixels are black."""
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[:NUM_CLASSES] = PALETTE
-    return table[labels]
-
-
 class Reading(Enum):
     """Where in a label image a pixel's raw value is stored."""
 
@@ -57,7 +192,7 @@ class Reading(Enum):
 
 
 class LabelTable:
-    """A look-up table from one encoding's raw values to train ids; any other value is refused."""
+    """A look-up table from an encoding's raw values to a space's ids; other values are refused."""
 
     def __init__(
         self,
@@ -65,23 +200,34 @@ class LabelTable:
         name: str,
         reading: Reading = Reading.VALUE,
         polygons: Mapping[str, int] | None = None,
+        space: LabelSpace = CITYSCAPES,
     ) -> None:
-        self.name, self.reading = name, reading
+        self.name, self.reading, self.space = name, reading, space
         self.mapping, self.polygons = dict(mapping), dict(polygons or {})
         self._tables: dict[int, NDArray[np.uint8]] = {}
         largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
         for raw, train_id in self.mapping.items():
             if not 0 <= raw <= largest:
                 raise UserError(f"label table '{name}': raw value {raw} is not in 0..{largest}")
-            if train_id != IGNORE_INDEX and not 0 <= train_id < NUM_CLASSES:
+            if train_id != IGNORE_INDEX and not 0 <= train_id < len(space):
+                kind = "a train id" if space == CITYSCAPES else "a class id"
                 raise UserError(
-                    f"label table '{name}': {raw} maps to {train_id}, which is neither a train id "
-                    f"(0..{NUM_CLASSES - 1}) nor {IGNORE_INDEX} (ignored)"
+                    f"label table '{name}': {raw} maps to {train_id}, which is neither {kind} "
+                    f"(0..{len(space) - 1}) nor {IGNORE_INDEX} (ignored)"
                 )
 
     def __reduce__(self) -> Any:
         # Workers rebuild the arrays: the one for colours takes 16 MiB.
-        return LabelTable, (self.mapping, self.name, self.reading, self.polygons)
+        return LabelTable, (self.mapping, self.name, self.reading, self.polygons, self.space)
+
+    def in_space(self, space: LabelSpace) -> "LabelTable":
+        """The same classes by the ids of another space; refused if they are other ones."""
+        rows = space.rows(self.space.classes, f"the label encoding {self.name}")
+        if space == self.space:
+            return self
+        new_ids = {old: new for new, old in enumerate(rows)} | {IGNORE_INDEX: IGNORE_INDEX}
+        mapping = {raw: new_ids[old] for raw, old in self.mapping.items()}
+        return LabelTable(mapping, self.name, self.reading, self.polygons, space)
 
     def __call__(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
         """Map raw labels (H, W), uint8, uint16 or uint32, to train ids (H, W), uint8."""
@@ -153,7 +299,14 @@ _CAMVID_32 = {
 # License plates have the id -1 in Cityscapes: 34 in GTA5, 255 in 8-bit files.
 _MINUS_ONE = {255: IGNORE_INDEX}
 _GTA5 = dict.fromkeys(range(35), IGNORE_INDEX) | {raw: i for i, raw in CITYSCAPES_ID.items()}
-TRAIN_IDS = LabelTable({**{i: i for i in range(NUM_CLASSES)}, **_MINUS_ONE}, "train_ids")
+
+
+def id_table(space: LabelSpace, name: str = "class_ids") -> LabelTable:
+    """The table of labels that hold a space's own ids, and 255."""
+    return LabelTable({**{i: i for i in range(len(space))}, **_MINUS_ONE}, name, space=space)
+
+
+TRAIN_IDS = id_table(CITYSCAPES, "train_ids")
 CITYSCAPES_IDS = LabelTable({**_GTA5, **_MINUS_ONE}, "cityscapes_ids")
 _TABLES = (
     TRAIN_IDS,
@@ -172,17 +325,28 @@ _TABLES = (
 ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
 
 
-def label_table(encoding: str | Mapping[int, int]) -> LabelTable:
-    """The look-up table of a named encoding, or of a user's own mapping.
+def own_table(encoding: Mapping[int | str, int | str], space: LabelSpace) -> LabelTable:
+    """A user's table of raw values, or of colours ``#rrggbb``, to ids or names of classes.
 
-    Args:
-        encoding: a name, or raw value -> train id (0..18) or 255 (ignored).
-
-    Raises:
-        UserError: the name is unknown, or the mapping has values out of range.
+    255 and ``ignored`` are ignored.
     """
-    if not isinstance(encoding, str):
-        return LabelTable(encoding, "custom table")
+    where, known = "label table 'custom table'", {plain(n): i for n, i in space.ids.items()}
+    known["ignored"] = IGNORE_INDEX
+    colours = [isinstance(raw, str) for raw in encoding]
+    if any(colours) and not all(colours):
+        raise UserError(f"{where}: its keys are values and colours: use one kind")
+    mapping = {}
+    for raw, found in encoding.items():
+        if isinstance(found, str) and plain(found) not in known:
+            raise UserError(f"{where}: {raw} maps to {found!a}, which is no class of {space.name}")
+        key = parse_colour(raw, where) if isinstance(raw, str) else raw
+        mapping[key] = known[plain(found)] if isinstance(found, str) else found
+    reading = Reading.COLOUR if any(colours) else Reading.VALUE
+    return LabelTable(mapping, "custom table", reading, space=space)
+
+
+def label_table(encoding: str) -> LabelTable:
+    """The look-up table of a named encoding to Cityscapes' classes; refuses an unknown name."""
     if encoding not in ENCODINGS:
         raise UserError(
             f"unknown label encoding '{encoding}': use one of {', '.join(sorted(ENCODINGS))}, "

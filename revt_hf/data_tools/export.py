@@ -28,7 +28,7 @@ from revt_hf.data.domains import (
     get_domain,
     open_domain,
 )
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX
 from revt_hf.data.reading import Decode, fit_size, resize_label_to_fit, resize_to_fit
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub.cards import license_metadata, render_card
@@ -152,7 +152,9 @@ def card_text(
         metadata = {**(metadata if identifier == "other" else {}), "license": identifier}
     name = "Street scenes" if is_own else domain.name
     size = f", {max_size[0]}x{max_size[1]}" if max_size else ""
-    title = f"{name}{f' ({config})' if config else ''}{size}, {len(CLASSES)} Cityscapes classes"
+    space = domain.space(checked_options(domain, options))
+    kind = "Cityscapes " if space == CITYSCAPES else ""
+    title = f"{name}{f' ({config})' if config else ''}{size}, {len(space)} {kind}classes"
     images = sum(opened.images for opened in splits.values())
     fitting = (size for limit, size in _SIZES.items() if images < limit)
     parquet = [{"split": name, "path": f"{_DATA}/{name}-*"} for name in splits]
@@ -183,7 +185,8 @@ def card_text(
         front=yaml_text(front.to_dict()),
         marker=MARKER,
         version=__version__,
-        classes=dict(zip(CLASSES, PALETTE.tolist(), strict=True)),
+        classes=dict(zip(space.classes, space.palette.tolist(), strict=True)),
+        kind=kind,
         ignored=IGNORE_INDEX,
         tables=sorted({opened.table.name for opened in splits.values()}),
         differences={name: without_local_paths(one) for name, one in differences.items() if one},

@@ -16,10 +16,10 @@ from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError, counted
 from revt_hf.core.outputs import check_output_file, check_suffix
 from revt_hf.data.decoding import decode_image, open_image
-from revt_hf.data.domains import DOMAINS, dataset_of, load_spec
+from revt_hf.data.domains import DOMAINS, dataset_of, load_spec, space_of_images
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, colourise
+from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX
 from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
@@ -59,15 +59,16 @@ class Verified:
     @property
     def class_shares(self) -> dict[str, float]:
         """Share of the labelled pixels by class, 0..1."""
-        counts = self.pixels[:NUM_CLASSES]
+        classes = self.first.table.space.classes
+        counts = self.pixels[: len(classes)]
         shares = counts / max(int(counts.sum()), 1)
-        return dict(zip(CLASSES, shares.tolist(), strict=True))
+        return dict(zip(classes, shares.tolist(), strict=True))
 
     @property
     def ignored_share(self) -> float:
         """Share of the ignored pixels among all, 0..1."""
         ignored = int(self.pixels[IGNORE_INDEX])
-        return ignored / max(ignored + int(self.pixels[:NUM_CLASSES].sum()), 1)
+        return ignored / max(int(self.pixels.sum()), 1)
 
     @property
     def is_complete(self) -> bool:
@@ -97,7 +98,7 @@ class Verified:
             official = "" if expected is None else f" of {expected:,}"
             noun = "image" if images == 1 and not official else "images"
             lines.append(f"  {split:<{width}}  {images:>7,}{official} {noun}")
-        if self.pixels[:NUM_CLASSES].any():
+        if self.pixels[:IGNORE_INDEX].any():
             shares = self.class_shares.items()
             lines += ["", "  share of labelled pixels"]
             lines += [f"  {name:<14} {100 * share:6.2f} %" for name, share in shares]
@@ -170,7 +171,7 @@ def _read_all(
                 result.problems += problems
                 refitted += fitted
                 # A label that cannot be read is a problem of its own.
-                seen[key] = pixels is None or bool(pixels[:NUM_CLASSES].any())
+                seen[key] = pixels is None or bool(pixels[:IGNORE_INDEX].any())
                 progress.update()
             progress.update(found.images - (progress.n - before))
             if keys and not any(seen[key] for key in keys):
@@ -236,16 +237,15 @@ def show(
     check_output_file(output, overwrite, [spec.data_dir])
     rows = load_spec(spec, split)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(images, len(rows))).round().astype(int))
-    sheet, names = [], []
-    classes: set[int] = set()
+    sheet, names, labels = [], [], []
+    space = space_of_images(rows) or CITYSCAPES
     for row in map(rows.__getitem__, chosen.tolist()):
         image, label = row["image"], row["label"]
-        panels = (image, colourise(label), overlay(image, label))
+        panels = (image, space.colourise(label), overlay(image, label, space=space))
         sheet.append(list(map(Panel, _COLUMNS, panels)))
         names.append(row["name"])
-        classes |= set(np.unique(label).tolist()) - {IGNORE_INDEX}
-    legend = [CLASSES[train_id] for train_id in sorted(classes)]
-    contact_sheet(sheet, _COLUMNS, names, legend, output)
+        labels.append(label)
+    contact_sheet(sheet, _COLUMNS, names, space.legend(labels), output)
     return len(sheet)
 
 

@@ -1,7 +1,7 @@
 """Score models on domains: the one loop, in which every image is decoded once for all models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,8 +16,8 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
-from revt_hf.data.domains import label_encoding
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.domains import in_space, label_encoding
+from revt_hf.data.labels import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
@@ -30,7 +30,7 @@ from revt_hf.evaluation.predictor import (
     model_segmenter,
 )
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
-from revt_hf.models.load import for_inference_, load_model
+from revt_hf.models.load import for_inference_, label_space, load_model
 from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
@@ -109,8 +109,12 @@ def evaluate(
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
     )
-    loaded = [(split, images) for (split, _), images in zip(pairs, rows, strict=True)]
     with failing_together(processes):
+        space = label_space(next(iter(segmenters.values())).models[0])
+        loaded = [
+            (split, in_space(images, space, split.label))
+            for (split, _), images in zip(pairs, rows, strict=True)
+        ]
         minimum = minimum_side(model for one in segmenters.values() for model in one.models)
         for split, images in loaded:
             check_sizes(images, split.label, protocol, minimum)
@@ -135,7 +139,7 @@ def evaluate(
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
     """The models and their ensembles, by name."""
-    segmenters = {name: as_segmenter(model) for name, model in models.items()}
+    segmenters = load_segmenters(models)
     members = [model for one in segmenters.values() for model in one.models]
     for combine in dict.fromkeys(options.ensembles):
         ensemble = ensemble_segmenter(members, combine, options.head)
@@ -143,16 +147,32 @@ def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dic
     return segmenters
 
 
-def as_segmenter(model: Scorable) -> Segmenter:
+def load_segmenters(models: Mapping[str, Scorable]) -> dict[str, Segmenter]:
+    """Models that predict the same classes, all in the order of the first one's."""
+    segmenters: dict[str, Segmenter] = {}
+    space = None
+    for name, model in models.items():
+        segmenters[name] = as_segmenter(model, space)
+        for one in segmenters[name].models:
+            own = label_space(one)
+            space = space or own
+            if own != space:
+                raise UserError(f"{name} predicts other classes than {next(iter(models))}")
+    return segmenters
+
+
+def as_segmenter(model: Scorable, space: LabelSpace | None = None) -> Segmenter:
     """A model as a segmenter; a folder or Hub ID is loaded, a segmenter stays as it is."""
-    if isinstance(model, Segmenter):
-        return model
-    return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
+    if isinstance(model, str | Path):
+        model = load_for_evaluation(model, space)
+    return model if isinstance(model, Segmenter) else model_segmenter(model)
 
 
-def load_for_evaluation(source: str | Path) -> SegformerForSemanticSegmentation:
+def load_for_evaluation(
+    source: str | Path, space: LabelSpace | None = None
+) -> SegformerForSemanticSegmentation:
     """A model on the accelerator's device, in eval mode and made faster; not for training."""
-    return for_inference_(load_model(source).to(process_state().device))
+    return for_inference_(load_model(source, space).to(process_state().device))
 
 
 def _scores(
@@ -185,7 +205,8 @@ def _scores(
                     workers=options.workers,
                     on_image=counted,
                 )
-            for name, (one,) in zip(segmenters, sums, strict=True):
+            for (name, segmenter), (one,) in zip(segmenters.items(), sums, strict=True):
+                space = label_space(segmenter.models[0])
                 scores[name].append(
                     DomainScore(
                         label=split.label,
@@ -194,7 +215,7 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        **scores_from(summed(one, processes).matrix).model_dump(),
+                        **scores_from(summed(one, processes).matrix, space).model_dump(),
                     )
                 )
     return scores
@@ -202,13 +223,11 @@ def _scores(
 
 @dataclass
 class Sums:
-    """Loss (nats) over labelled pixels, and confusion matrix (19, 19), summed over images."""
+    """Confusion matrix (n, n), and loss (nats) over labelled pixels, summed over images."""
 
+    matrix: NDArray[np.int64]
     loss: float = 0.0
     pixels: int = 0
-    matrix: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-    )
 
     @property
     def mean_loss(self) -> float:
@@ -225,7 +244,7 @@ def summed(own: Sums, processes: Processes) -> Sums:
     """The sums over all processes; exact where they count, in float32 for the loss."""
     parts = (torch.tensor(own.loss), torch.tensor(own.pixels), torch.from_numpy(own.matrix))
     loss, pixels, matrix = (reduce(part.to(processes.device), "sum").cpu() for part in parts)
-    return Sums(float(loss), int(pixels), matrix.numpy())
+    return Sums(matrix.numpy(), float(loss), int(pixels))
 
 
 def score_images(
@@ -243,7 +262,13 @@ def score_images(
     The loss is taken at the network's input size as in training: labels are resized like their
     images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
     """
-    sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
+    counts = [len(label_space(one.models[0])) for one in segmenters]
+    for one in segmenters:
+        images = in_space(images, label_space(one.models[0]), "the domain")
+    sums = [
+        [Sums(np.zeros((count, count), np.int64)) for _ in range(one.outputs)]
+        for one, count in zip(segmenters, counts, strict=True)
+    ]
     chosen = range(len(images)) if indices is None else indices
     for rows in image_batches(images, chosen, protocol, batch_size, workers):
         batch = [row["image"] for row in rows]
@@ -252,7 +277,7 @@ def score_images(
             maps = segmenter.output_maps(batch, protocol, on_logits)
             for total, classes in zip(totals, maps, strict=True):
                 for row, predicted in zip(rows, classes, strict=True):
-                    total.matrix += confusion_matrix(row["label"], predicted)
+                    total.matrix += confusion_matrix(row["label"], predicted, len(total.matrix))
         for _ in rows:
             on_image()
     return sums

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, SUBSETS
+from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from revt_hf.evaluation.result import Scores
 
 # calcHist counts in float32, which is exact up to here.
@@ -18,50 +18,62 @@ _EXACT_COUNTS = 2**24
 
 
 def confusion_matrix(
-    labels: NDArray[np.uint8], predictions: NDArray[np.uint8]
+    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], classes: int
 ) -> NDArray[np.int64]:
     """Count pixels by label (rows) and prediction (columns), without ignored ones.
 
-    Both are (H, W) uint8, labels 0..18 and 255, predictions 0..18; the counts are (19, 19).
+    Both are (H, W) uint8, ids below ``classes`` and 255 in labels; the counts are (n, n).
     """
     if labels.shape != predictions.shape or labels.ndim != 2:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ")
     if labels.dtype != np.uint8 or predictions.dtype != np.uint8:
         raise ValueError("labels and predictions must be uint8")
-    total = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    total = np.zeros((classes, classes), dtype=np.int64)
     rows = max(1, _EXACT_COUNTS // max(1, labels.shape[1]))
     for top in range(0, labels.shape[0], rows):
-        total += _count(labels[top : top + rows], predictions[top : top + rows])
+        total += _count(labels[top : top + rows], predictions[top : top + rows], classes)
     return total
 
 
-def _count(labels: NDArray[np.uint8], predictions: NDArray[np.uint8]) -> NDArray[np.int64]:
-    span = [0, NUM_CLASSES]
+def _count(
+    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    span = [0, classes]
     joint = cv2.calcHist(
-        [labels, predictions], [0, 1], None, [NUM_CLASSES, NUM_CLASSES], [*span, *span]
+        [labels, predictions], [0, 1], None, [classes, classes], [*span, *span]
     ).astype(np.int64)
     by_value = cv2.calcHist([labels], [0], None, [256], [0, 256]).astype(np.int64).reshape(-1)
-    valid = by_value[:NUM_CLASSES].sum()
+    valid = by_value[:classes].sum()
     if valid + by_value[IGNORE_INDEX] != labels.size:
-        outside = np.flatnonzero(by_value[NUM_CLASSES:IGNORE_INDEX])[0] + NUM_CLASSES
-        raise ValueError(f"label {outside} is neither a train id nor {IGNORE_INDEX}")
+        outside = np.flatnonzero(by_value[classes:IGNORE_INDEX])[0] + classes
+        raise ValueError(f"label {outside} is neither a class id nor {IGNORE_INDEX}")
     if joint.sum() != valid:
-        raise ValueError(f"a prediction is {predictions.max()}, train ids end at 18")
+        raise ValueError(f"a prediction is {predictions.max()}, class ids end at {classes - 1}")
     return joint
 
 
-def scores_from(matrix: NDArray[np.int64]) -> Scores:
+def mean_iou(matrix: NDArray[np.int64]) -> float:
+    """Mean IoU in percent, 0..100, over the classes that occur."""
+    return float(np.mean([value for value in _iou(matrix) if value is not None]))
+
+
+def _iou(matrix: NDArray[np.int64]) -> list[float | None]:
     if matrix.sum() == 0:
         raise UserError("no labelled pixel was counted: there is nothing to score")
     hit = np.diag(matrix).astype(np.float64)
+    return _shares(hit, matrix.sum(axis=1).astype(np.float64) + matrix.sum(axis=0) - hit)
+
+
+def scores_from(matrix: NDArray[np.int64], space: LabelSpace) -> Scores:
+    iou = _iou(matrix)
+    hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1).astype(np.float64)
-    iou = _shares(hit, labelled + matrix.sum(axis=0) - hit)
     return Scores(
-        mIoU=float(np.mean([value for value in iou if value is not None])),
+        mIoU=mean_iou(matrix),
         aAcc=float(hit.sum() / labelled.sum() * 100),
-        IoU=dict(zip(CLASSES, iou, strict=True)),
-        Acc=dict(zip(CLASSES, _shares(hit, labelled), strict=True)),
-        subsets={name: _mean([iou[train_id] for train_id in ids]) for name, ids in SUBSETS.items()},
+        IoU=dict(zip(space.classes, iou, strict=True)),
+        Acc=dict(zip(space.classes, _shares(hit, labelled), strict=True)),
+        subsets={name: _mean([iou[one] for one in ids]) for name, ids in space.subsets.items()},
     )
 
 
@@ -76,14 +88,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class MeanIoU(evaluate.Metric):
-    """Dataset-level mean IoU over the 19 classes; memory does not grow with the images.
+    """Dataset-level mean IoU over a space's classes; memory does not grow with the images.
 
     With several processes, sum ``matrix`` over the ranks: the result is exactly that of one.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, space: LabelSpace = CITYSCAPES, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.matrix: NDArray[np.int64] = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+        self.space = space
+        self.matrix: NDArray[np.int64] = np.zeros((len(space), len(space)), dtype=np.int64)
 
     def _info(self) -> evaluate.MetricInfo:
         image = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
@@ -91,17 +104,17 @@ class MeanIoU(evaluate.Metric):
             description="Dataset-level mean IoU from a running confusion matrix.",
             citation="",
             inputs_description=(
-                "predictions: (H, W) train ids 0..18; references: (H, W) train ids 0..18, 255 is "
-                "ignored; both uint8, at the label's own size."
+                "predictions: (H, W) class ids; references: (H, W) class ids, 255 is ignored; both "
+                "uint8, at the label's own size."
             ),
             features=datasets.Features({"predictions": image, "references": image}),
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Count one image; both are (H, W) train ids."""
+        """Count one image; both are (H, W) class ids."""
         if prediction is None or reference is None or kwargs:
             raise ValueError("give prediction and reference, nothing else")
-        self.matrix += confusion_matrix(_uint8(reference), _uint8(prediction))
+        self.matrix += confusion_matrix(_uint8(reference), _uint8(prediction), len(self.space))
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Count several images, which may differ in size."""
@@ -114,7 +127,7 @@ class MeanIoU(evaluate.Metric):
         """The scores of everything added and given here; then start again."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
-        result = scores_from(self.matrix).model_dump()
+        result = scores_from(self.matrix, self.space).model_dump()
         self.matrix = np.zeros_like(self.matrix)
         return result
 
@@ -126,6 +139,6 @@ def _uint8(values: Any) -> NDArray[np.uint8]:
     array = np.asarray(values)
     if array.dtype != np.uint8:
         if array.size and (array.min() < 0 or array.max() > 255):
-            raise ValueError("train ids are 0..18 and 255")
+            raise ValueError("class ids are 0..253 and 255")
         array = array.astype(np.uint8)
     return array

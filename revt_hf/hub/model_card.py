@@ -10,13 +10,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.checkpoints.description import read_description
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
-from revt_hf.data.labels import CLASSES, ENCODINGS
+from revt_hf.data.labels import CITYSCAPES, ENCODINGS, space_of
 from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.cards import Markdown, license_metadata, render_card
 from revt_hf.hub.commit import MARKER, without_local_paths
@@ -42,6 +43,7 @@ def card_text(facts: ModelCardFacts) -> str:
     if facts.merge:
         record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
+    classes = read_description(facts.folder).classes
     return render_card(
         "model_card.md.jinja",
         facts=facts,
@@ -50,7 +52,8 @@ def card_text(facts: ModelCardFacts) -> str:
         processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
         marker=MARKER,
         task=TASK,
-        classes=len(CLASSES),
+        classes=len(classes),
+        kind="Cityscapes " if space_of(classes, "") == CITYSCAPES else "",
         version=__version__,
         paper=PAPER,
         encodings=ENCODINGS,

@@ -18,14 +18,13 @@ from revt_hf.checkpoints.architecture import (
 from revt_hf.checkpoints.description import (
     PROCESSOR_FILE,
     is_train_id_order,
-    plain,
     read_description,
     read_processor,
 )
 from revt_hf.checkpoints.headers import TensorInfo
 from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, plain
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
 NOWHERE = -1

@@ -32,7 +32,7 @@ from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.evaluate import as_segmenter, score_images
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.metric import scores_from
+from revt_hf.evaluation.metric import mean_iou
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
@@ -116,7 +116,7 @@ def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bo
     for rows in held_out:
         with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
             ((sums,),) = score_images(segmenters, rows, protocol, on_image=progress.update)
-        scores.append(scores_from(sums.matrix).miou)
+        scores.append(mean_iou(sums.matrix))
     return scores
 
 

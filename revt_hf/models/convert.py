@@ -36,7 +36,7 @@ from revt_hf.core.outputs import (
     check_output_file,
     write_json,
 )
-from revt_hf.data.labels import CLASSES, PALETTE
+from revt_hf.data.labels import CITYSCAPES, CLASSES
 from revt_hf.data.normalisation import IMAGENET
 
 # The unused conv_seg has the head's ``channels``, 128 in every size.
@@ -149,7 +149,8 @@ def convert_to_mmseg(
         state["decode_head.conv_seg.weight"] = torch.zeros(rows, _UNUSED_WIDTH, 1, 1)
         state["decode_head.conv_seg.bias"] = torch.zeros(rows)
     # The original's test script asks for both; None lets it choose colours.
-    meta = {"CLASSES": labels, "PALETTE": PALETTE.tolist() if labels == CLASSES else None}
+    palette = CITYSCAPES.palette.tolist() if labels == CLASSES else None
+    meta = {"CLASSES": labels, "PALETTE": palette}
     # An open file: torch hides why it cannot open a path, and refuses names without a suffix.
     with atomic_file(output_file) as scratch, scratch.open("wb") as file:
         torch.save({"meta": meta, "state_dict": state}, file)

@@ -21,21 +21,23 @@ from revt_hf.checkpoints.architecture import (
     Description,
     fitting_tensors,
 )
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description, rows_by_train_id
+from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
 from revt_hf.checkpoints.headers import common_dtype, tensors_hash
 from revt_hf.checkpoints.names import COUNTER, listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.labels import CITYSCAPES, LabelSpace, space_of
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.models.folded_head import fold_
 
 _log = logging.getLogger(__name__)
 
 
-def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
+def build_model(
+    spec: Model, seed: int, space: LabelSpace = CITYSCAPES
+) -> SegformerForSemanticSegmentation:
     """Build the network of a recipe's ``model`` section; ``seed`` determines all random weights."""
     torch.manual_seed(seed)
     if spec.init is None:
@@ -45,15 +47,15 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
             hidden_sizes=list(spec.hidden_sizes or size.hidden_sizes),
             decoder_hidden_size=spec.decoder_hidden_size or size.decoder_hidden_size,
         )
-        _apply_common(config, spec)
+        _apply_common(config, spec, space)
         model = _new_model(config)
         _initialise_convolutions(model)
         return model
     with _opened(spec.init) as (checkpoint, description):
         config = SegformerConfig(**description.config())
-        _apply_common(config, spec)
+        _apply_common(config, spec, space)
         if spec.head == "init":
-            return _whole(checkpoint, description, config)
+            return _whole(checkpoint, description, config, space)
         if spec.decoder_hidden_size:
             config.decoder_hidden_size = spec.decoder_hidden_size
         model = _new_model(config)
@@ -65,7 +67,9 @@ def build_model(spec: Model, seed: int) -> SegformerForSemanticSegmentation:
     return model
 
 
-def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
+def load_model(
+    source: str | Path, space: LabelSpace | None = None
+) -> SegformerForSemanticSegmentation:
     """Load a trained SegFormer in float32 and eval mode, on the CPU.
 
     Every tensor of the files is used, and every tensor of the network is present and finite. The
@@ -75,13 +79,25 @@ def load_model(source: str | Path) -> SegformerForSemanticSegmentation:
 
     Args:
         source: a folder, or a Hub id (``repo`` or ``repo@revision``).
+        space: the classes, in the order of the outputs; None for the model's own, where
+            Cityscapes' 19 are in the order of the train ids.
 
     Raises:
         UserError: it cannot be read, changes meanwhile, its tensors do not match its
-            ``config.json``, or its classes are not the domains' 19; file, key or tensor is named.
+            ``config.json``, or its classes are not those of ``space``; what is wrong is named.
     """
     with _opened(source) as (checkpoint, description):
-        return _whole(checkpoint, description, SegformerConfig(**description.config()))
+        return _whole(checkpoint, description, SegformerConfig(**description.config()), space)
+
+
+def label_space(model: SegformerForSemanticSegmentation) -> LabelSpace:
+    """The classes that a model predicts, in the order of its outputs.
+
+    19 classes without names are Cityscapes': networks that were built in Python have none.
+    """
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    nameless = names == [f"LABEL_{number}" for number in range(len(CITYSCAPES))]
+    return CITYSCAPES if nameless else space_of(names, "the model")
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
@@ -108,15 +124,15 @@ def network_sha256(model: SegformerForSemanticSegmentation) -> str:
     return digest.hexdigest()
 
 
-def _apply_common(config: SegformerConfig, spec: Model) -> None:
+def _apply_common(config: SegformerConfig, spec: Model, space: LabelSpace) -> None:
     if spec.head == "fresh":
-        _name_classes(config)
+        _name_classes(config, space)
     config.drop_path_rate, config.classifier_dropout_prob = spec.drop_path, spec.dropout
 
 
-def _name_classes(config: SegformerConfig) -> None:
-    config.id2label = dict(enumerate(CLASSES))
-    config.label2id = {name: train_id for train_id, name in enumerate(CLASSES)}
+def _name_classes(config: SegformerConfig, space: LabelSpace) -> None:
+    config.id2label = dict(enumerate(space.classes))
+    config.label2id = dict(space.ids)
 
 
 def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
@@ -152,15 +168,19 @@ def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
 
 
 def _whole(
-    checkpoint: Checkpoint, description: Description, config: SegformerConfig
+    checkpoint: Checkpoint,
+    description: Description,
+    config: SegformerConfig,
+    space: LabelSpace | None,
 ) -> SegformerForSemanticSegmentation:
-    """The network with its decode head, rows in the order of the train ids."""
-    rows = list(rows_by_train_id(description))
+    """The network with its decode head, rows in the order of the space (None: its own)."""
+    space = space or space_of(description.classes, description.label)
+    rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)
     if rows != sorted(rows):
         for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
             tensors[name] = tensors[name][rows]
-    _name_classes(config)
+    _name_classes(config, space)
     with torch.device("meta"):
         model = _new_model(config)
     model.load_state_dict(

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from tqdm import tqdm
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
-from revt_hf.data.labels import CLASSES, NUM_CLASSES
+from revt_hf.data.labels import CITYSCAPES, LabelSpace
 from revt_hf.data_tools.parallel import in_threads, jpeg_damage
-from revt_hf.evaluation.evaluate import load_for_evaluation
+from revt_hf.evaluation.evaluate import load_segmenters
 from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
-from revt_hf.evaluation.predictor import Segmenter, model_segmenter
+from revt_hf.evaluation.predictor import Segmenter
+from revt_hf.models.load import label_space
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.prediction.inputs import Input, find_inputs, read_image
 from revt_hf.prediction.saving import (
@@ -67,7 +68,7 @@ class Predicted:
         self.frames += 1
         for model, classes in maps.items():
             self.size = (classes.shape[0], classes.shape[1])
-            counts = np.bincount(classes.reshape(-1), minlength=NUM_CLASSES)
+            counts = np.bincount(classes.reshape(-1), minlength=256)
             self.pixels[model] = self.pixels.get(model, 0) + counts
             self.seconds[model] = self.seconds.get(model, 0.0) + seconds[model]
         first, *others = maps.values()
@@ -75,12 +76,12 @@ class Predicted:
             agreeing = np.logical_and.reduce([first == other for other in others])
             self.differing += int(agreeing.size - np.count_nonzero(agreeing))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, space: LabelSpace) -> dict[str, Any]:
         """The object in ``revt predict --json``; shares are 0..1."""
         total = self.size[0] * self.size[1] * self.frames
         models = {}
         for model, counts in self.pixels.items():
-            shares = {CLASSES[at]: int(counts[at]) / total for at in np.flatnonzero(counts)}
+            shares = {space.classes[at]: int(counts[at]) / total for at in np.flatnonzero(counts)}
             models[model] = {"seconds": round(self.seconds[model], 4), "shares": shares}
         return {
             "file": str(self.item.path),
@@ -101,6 +102,7 @@ class Prediction:
     models: Mapping[str, str]
     protocol: Protocol
     ids: Ids
+    space: LabelSpace
     images: Sequence[Predicted]
     failed: Sequence[tuple[Input, str]]
 
@@ -110,7 +112,7 @@ class Prediction:
             "models": dict(self.models),
             "protocol": self.protocol.model_dump(mode="json"),
             "ids": self.ids,
-            "images": [image.to_json() for image in self.images],
+            "images": [image.to_json(self.space) for image in self.images],
             "failed": [{"file": str(item.path), "reason": reason} for item, reason in self.failed],
         }
 
@@ -128,9 +130,11 @@ def predict_files(
     check_output(output, options.overwrite, list(named.values()), _WRITTEN)
     inputs, left_out = find_inputs(paths, output)
     protocol = options.protocol or recorded_protocol(list(named.values()))
-    segmenters = {
-        name: model_segmenter(load_for_evaluation(model)) for name, model in named.items()
-    }
+    segmenters = load_segmenters(named)
+    space = label_space(next(iter(segmenters.values())).models[0])
+    if options.ids == "cityscapes" and space != CITYSCAPES:
+        raise UserError("--ids cityscapes: the models predict other classes than Cityscapes'")
+    outputs = replace(outputs, space=space)
     run = _Run(outputs, segmenters, protocol, options)
     for file, reason in left_out.items():
         run.fail(Input(Path(file), Path(file).stem, is_video=False), reason)
@@ -140,7 +144,7 @@ def predict_files(
         tqdm(total=images, unit="image", desc="predict", disable=options.quiet) as run.progress,
     ):
         done = run.predict(inputs)
-    return Prediction(named, protocol, options.ids, done, run.failed)
+    return Prediction(named, protocol, options.ids, space, done, run.failed)
 
 
 def _short_names(models: Mapping[str, str]) -> dict[str, str]:

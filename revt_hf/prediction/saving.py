@@ -1,6 +1,6 @@
 """Results of images and videos: class maps, overlays and comparisons, in a folder for each."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import clear_files, scratch_file
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.decoding import encode_png
-from revt_hf.data.labels import CITYSCAPES_ID, CLASSES, NUM_CLASSES
+from revt_hf.data.labels import CITYSCAPES, CITYSCAPES_ID, Colour, LabelSpace
 from revt_hf.prediction.inputs import Input
 from revt_hf.results.sheets import Panel, contact_sheet, legend_strip, overlay, title_strip
 
@@ -28,7 +28,7 @@ DIFFERENCES = "where they differ"
 _WIDEST, _NARROWEST, _LEGEND = 640, 160, 240
 _DIMMED = 0.45
 _DIFFERING = np.array((255, 64, 32), dtype=np.float32)
-_CITYSCAPES = np.array([CITYSCAPES_ID[train_id] for train_id in range(NUM_CLASSES)], np.uint8)
+_CITYSCAPES = np.array([CITYSCAPES_ID[train_id] for train_id in range(len(CITYSCAPES))], np.uint8)
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 # Containers without an index only estimate their number of frames.
 _TOLERATED = 0.02
@@ -49,6 +49,7 @@ class Outputs:
     models: Sequence[str]
     kept: tuple[Kept, ...] | None
     ids: Ids = "train"
+    space: LabelSpace = CITYSCAPES
 
     def __post_init__(self) -> None:
         comparing = [kind for kind in self.kept or () if kind in KEPT[2:]]
@@ -70,13 +71,13 @@ class Outputs:
     def save_image(self, item: Input, image: Image, maps: Maps) -> list[Path]:
         """Write the results of an image and return their paths."""
         name, kinds = f"{item.name}.png", self.kinds(is_video=False)
-        drawn = _drawn(image, maps)
+        drawn = _drawn(image, maps, self.space)
         written: dict[Path, NDArray[np.uint8]] = {}
         for model, classes in maps.items():
             if "maps" in kinds:
                 written[self.path("maps", name, model)] = self.in_ids(classes)
             if "overlays" in kinds:
-                legend = _with_legend(drawn[model], present([classes]))
+                legend = _with_legend(drawn[model], self.space.legend([classes]))
                 written[self.path("overlays", name, model)] = legend
         if "differences" in kinds:
             written[self.path("differences", name)] = drawn[DIFFERENCES]
@@ -88,7 +89,8 @@ class Outputs:
             panels = {"image": image, **drawn}
             sheet = [Panel(title, pixels) for title, pixels in panels.items()]
             width = min(max(image.shape[1], _NARROWEST), _WIDEST)
-            contact_sheet([sheet], list(panels), [""], present(maps.values()), done[-1], width)
+            colours = self.space.legend(maps.values())
+            contact_sheet([sheet], list(panels), [""], colours, done[-1], width)
         return done
 
     def in_ids(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -105,7 +107,7 @@ class VideoOutputs:
     rate: float
     done: list[Path] = field(default_factory=list)
     _open: dict[Path, "VideoOutput"] = field(default_factory=dict)
-    _seen: set[str] = field(default_factory=set)
+    _seen: dict[str, Colour] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "VideoOutputs":
@@ -116,8 +118,9 @@ class VideoOutputs:
         kinds = self.outputs.kinds(is_video=True)
         suffix = ".avi" if self.item.path.suffix.lower() == ".avi" else ".mp4"
         name = f"{self.item.name}{suffix}"
-        self._seen |= set(present(maps.values()))
-        drawn = _drawn(image, maps)
+        space = self.outputs.space
+        self._seen |= space.legend(maps.values())
+        drawn = _drawn(image, maps, space)
         for model, classes in maps.items() if "maps" in kinds else ():
             folder = self.outputs.path("maps", self.item.name, model)
             write_png(folder / f"{number:06}.png", self.outputs.in_ids(classes))
@@ -143,7 +146,8 @@ class VideoOutputs:
         if self._open and problem[0] is None:
             self.done.append(self.outputs.path(LEGENDS, f"{self.item.name}.png"))
             blank = np.empty((0, _WIDEST, 3), np.uint8)
-            classes = [name for name in CLASSES if name in self._seen]
+            order = self.outputs.space.classes
+            classes = {name: self._seen[name] for name in order if name in self._seen}
             write_png(self.done[-1], _with_legend(blank, classes))
 
 
@@ -153,13 +157,7 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
         scratch.write_bytes(encode_png(image))
 
 
-def present(maps: Iterable[NDArray[np.uint8]]) -> list[str]:
-    """Names of the classes in class maps, in the order of train ids."""
-    found = np.unique(np.concatenate([np.unique(classes) for classes in maps]))
-    return [CLASSES[train_id] for train_id in found]
-
-
-def _with_legend(image: Image, classes: Sequence[str]) -> Image:
+def _with_legend(image: Image, classes: Mapping[str, Colour]) -> Image:
     """An unchanged image above a legend of classes; padded on the right if names need the width."""
     width = max(image.shape[1], _LEGEND)
     padding = ((0, 0), (0, width - image.shape[1]), (0, 0))
@@ -174,9 +172,9 @@ def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return np.asarray(others / (len(maps) - 1), dtype=np.float32)
 
 
-def _drawn(image: Image, maps: Maps) -> dict[str, Image]:
+def _drawn(image: Image, maps: Maps, space: LabelSpace) -> dict[str, Image]:
     """Overlays by model; and in dimmed grey with red, where several models differ."""
-    drawn = {model: overlay(image, classes) for model, classes in maps.items()}
+    drawn = {model: overlay(image, classes, space=space) for model, classes in maps.items()}
     if len(maps) > 1:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * _DIMMED
         disagreeing = disagreement(list(maps.values()))

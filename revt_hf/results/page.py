@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from revt_hf.core.outputs import write_text
-from revt_hf.data.labels import CLASSES, PALETTE, TRAIN_ID
 from revt_hf.results.formats import render
 from revt_hf.results.layout import (
     Cell,
@@ -43,7 +42,7 @@ def write_page(report: Report, path: Path) -> None:
         scores=score_layout(report),
         gaps=_gaps(report),
         bars=class_bars(report),
-        classes=CLASSES,
+        classes=list(report.colours),
         domains={
             domain: [one for one in report.examples if one.domain == domain and one.panels]
             for domain in dict.fromkeys(order)
@@ -51,7 +50,7 @@ def write_page(report: Report, path: Path) -> None:
         charts=curve_charts(report),
         max_points=_MAX_POINTS,
         style=partial(style_of, report),
-        swatch=swatch,
+        swatch=partial(swatch, report),
         image=image_data,
         shown=shown,
         signed=signed,
@@ -156,11 +155,11 @@ def image_data(panel: Panel) -> tuple[str, int, int]:
     return f"data:image/webp;base64,{text}", image.width, image.height
 
 
-def swatch(name: str) -> str | None:
-    """A class's Cityscapes colour as CSS; None for another class."""
-    if name not in TRAIN_ID:
+def swatch(report: Report, name: str) -> str | None:
+    """A class's colour as CSS; None for a class that the models do not have."""
+    if name not in report.colours:
         return None
-    red, green, blue = PALETTE[TRAIN_ID[name]]
+    red, green, blue = report.colours[name]
     return f"rgb({red} {green} {blue})"
 
 
@@ -188,9 +187,9 @@ def class_bars(report: Report) -> list[ClassBar]:
     if not merges or not members:
         return []
     means = report.class_means([*merges, *members])
-    known = [name for name in CLASSES if name in means]
+    known = [name for name in report.colours if name in means]
     bars = []
-    for name in [*known, *sorted(name for name in means if name not in TRAIN_ID)]:
+    for name in [*known, *sorted(name for name in means if name not in report.colours)]:
         each = {member: means[name][member] for member in members}
         mean = mean_or_none([*each.values()]) or 0.0
         bars.append(ClassBar(name, means[name][merges[0]], mean, each))

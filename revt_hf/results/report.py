@@ -12,12 +12,13 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import colourise
+from revt_hf.data.labels import CITYSCAPES, Colour
 from revt_hf.evaluation.cost import library_versions
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
 from revt_hf.evaluation.loading import load_labelled
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec
+from revt_hf.models.load import label_space
 from revt_hf.models.recorded import read_metrics, recorded_recipe
 from revt_hf.results.layout import mean_or_none
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
@@ -62,7 +63,8 @@ class TrainingCurve:
 class Report:
     """The content of a report page; the headline is about the first merge.
 
-    ``sources`` and ``targets`` are labels of domains; ``details`` are headings with texts.
+    ``sources`` and ``targets`` are labels of domains, ``colours`` those of the classes; ``details``
+    are headings with texts.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Report:
     examples: list[Example] = field(default_factory=list)
     curves: list[TrainingCurve] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
+    colours: Mapping[str, Colour] = field(default_factory=lambda: CITYSCAPES.by_name)
 
     def __post_init__(self) -> None:
         if not self.targets or not self.sources:
@@ -198,15 +201,16 @@ def build_report(
     merges = [model for model in models if model.kind == "merge"][:1]
     drawn = [model for model in models if model.kind == "member" or model in merges]
     networks = networks or {model.name: load_for_evaluation(model.folder) for model in drawn}
+    space = label_space(next(iter(networks.values())))
     examples = []
     for split, images in splits:
         if not split.is_source:
             row = images[len(images) // 2]
             image = row["image"]
-            panels = [Panel("input", image), Panel("ground truth", colourise(row["label"]))]
+            panels = [Panel("input", image), Panel("ground truth", space.colourise(row["label"]))]
             for model in drawn:
                 classes = predict(networks[model.name], image, protocol)
-                panels.append(Panel(model.name, overlay(image, classes)))
+                panels.append(Panel(model.name, overlay(image, classes, space=space)))
             examples.append(Example(split.label, row["name"], panels))
     curves = []
     for model in models:
@@ -230,6 +234,7 @@ def build_report(
         results=list(results),
         examples=examples,
         curves=curves,
+        colours=space.by_name,
         details={**details, "Protocol": measured, "Versions": "\n".join(versions)},
     )
 
@@ -240,7 +245,7 @@ def write_sheet(report: Report, path: Path) -> None:
         [example.panels for example in report.examples],
         [panel.title for panel in report.examples[0].panels],
         [example.domain for example in report.examples],
-        sorted(report.classes(report.targets[0])),
+        {name: report.colours[name] for name in sorted(report.classes(report.targets[0]))},
         path,
         panel_width=300,
     )

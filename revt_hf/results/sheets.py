@@ -1,6 +1,6 @@
 """Label maps over images, and contact sheets of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES, PALETTE, TRAIN_ID, colourise
+from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, Colour, LabelSpace
 
-Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont
 
 _LANCZOS = Image.Resampling.LANCZOS
@@ -37,9 +36,12 @@ class Panel:
 
 
 def overlay(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], opacity: float = 0.6
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    opacity: float = 0.6,
+    space: LabelSpace = CITYSCAPES,
 ) -> NDArray[np.uint8]:
-    """Lay the Cityscapes colours of a label map (H, W) over an RGB image (H, W, 3), both uint8.
+    """Lay the space's colours of a label map (H, W) over an RGB image (H, W, 3), both uint8.
 
     ``opacity`` is the share of the label's colour, 0..1; ignored pixels (255) keep the image.
     """
@@ -52,11 +54,11 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise UserError(f"opacity {opacity} is not in 0..1")
     ignored = labels == IGNORE_INDEX
-    unknown = labels[~ignored & (labels >= NUM_CLASSES)]
+    unknown = labels[~ignored & (labels >= len(space))]
     if unknown.size:
-        raise UserError(f"label {int(unknown[0])} is neither a train id nor {IGNORE_INDEX}")
+        raise UserError(f"label {int(unknown[0])} is neither a class id nor {IGNORE_INDEX}")
     share = np.where(ignored, 0.0, opacity).astype(np.float32)[..., None]
-    blend = image + share * (colourise(labels).astype(np.float32) - image)
+    blend = image + share * (space.colourise(labels).astype(np.float32) - image)
     return np.rint(blend).astype(np.uint8)
 
 
@@ -64,7 +66,7 @@ def contact_sheet(
     rows: Sequence[Sequence[Panel]],
     column_titles: Sequence[str],
     row_titles: Sequence[str],
-    legend_classes: Sequence[str],
+    legend_colours: Mapping[str, Colour],
     path: Path,
     panel_width: int = 400,
 ) -> None:
@@ -87,7 +89,7 @@ def contact_sheet(
     headings = [_wrap(title, bold, panel_width) for title in column_titles]
     top = _MARGIN + max(map(len, headings)) * line + _TEXT_GAP
     bands = [_Band(row, column_titles, font, panel_width) for row in rows]
-    legend = _legend(legend_classes, font, width - 2 * _MARGIN)
+    legend = _legend(legend_colours, font, width - 2 * _MARGIN)
     bottom = top + sum(band.height for band in bands) + (len(rows) - 1) * _GAP
     height = bottom + (_GAP * 2 + legend.height if legend else 0) + _MARGIN
 
@@ -129,7 +131,7 @@ class _Band:
         self.height = self.image_height + (text + _TEXT_GAP if text else 0)
 
 
-def legend_strip(classes: Sequence[str], width: int) -> NDArray[np.uint8]:
+def legend_strip(classes: Mapping[str, Colour], width: int) -> NDArray[np.uint8]:
     """The colours of classes with their names, (H, width, 3), uint8, to go below an image."""
     legend = _legend(classes, _strip_font(width), width)
     assert legend is not None  # noqa: S101
@@ -207,7 +209,7 @@ def _upwards(sheet: Image.Image, lines: Sequence[str], font: Font, top: int, hei
     sheet.paste(strip, (_MARGIN, top + (height - strip.height) // 2))
 
 
-def _legend(classes: Sequence[str], font: Font, width: int) -> Image.Image | None:
+def _legend(classes: Mapping[str, Colour], font: Font, width: int) -> Image.Image | None:
     """Swatches with names, as many per line as fit, the lines centred."""
     if not classes:
         return None
@@ -225,7 +227,7 @@ def _legend(classes: Sequence[str], font: Font, width: int) -> Image.Image | Non
         x = max(0, (width - sum(sizes[name] for name in names) + 18) // 2)
         for name in names:
             box = (x, number * pitch, x + line, number * pitch + line)
-            draw.rectangle(box, fill=tuple(PALETTE[TRAIN_ID[name]].tolist()), outline=_EDGE)
+            draw.rectangle(box, fill=classes[name], outline=_EDGE)
             draw.text((x + line + 6, number * pitch), name, _INK, font)
             x += sizes[name]
     return legend

@@ -23,6 +23,7 @@ from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter
 from revt_hf.models.folded_head import folded, full_precision
+from revt_hf.models.load import label_space
 
 Averaging = Literal["valid", "paper_code"]
 
@@ -41,7 +42,7 @@ def segmentation_loss(
     pixels: torch.Tensor | None = None,
     rows: int | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy of logits (N, 19, h, w) upsampled to labels (N, H, W); 0 without a pixel.
+    """Mean cross-entropy of logits (N, C, h, w) upsampled to labels (N, H, W); 0 without a pixel.
 
     ``paper_code`` also averages over ignored pixels, as mmsegmentation 0.x
     ``losses/cross_entropy_loss.py``; parts of a batch that get the whole's ``pixels`` sum to its
@@ -151,7 +152,7 @@ def validation_scores(
                 loss=VALID_LOSS,
             )
         total = summed(own, accelerator)
-        scores.append(scores_from(total.matrix))
+        scores.append(scores_from(total.matrix, label_space(model)))
         losses.append(total.mean_loss)
     values = {
         "val_loss": sum(losses) / len(losses),

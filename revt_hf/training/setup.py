@@ -26,7 +26,7 @@ from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.data.augment import Pipeline, build_pipeline
-from revt_hf.data.domains import domain_label
+from revt_hf.data.domains import domain_label, in_space, space_of_spec
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
@@ -54,12 +54,21 @@ class RunParts:
 
 def load_parts(recipe: Recipe) -> RunParts:
     """Load and check the data and the model of a recipe."""
-    model = build_model(recipe.model, recipe.train.seed)
+    space = space_of_spec(recipe.sources[0])
+    model = build_model(recipe.model, recipe.train.seed, space)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
-    images = [load_training(source, recipe.augmentation) for source in recipe.sources]
+    images = [
+        in_space(
+            load_training(source, recipe.augmentation), space, domain_label(source, source.train)
+        )
+        for source in recipe.sources
+    ]
     validated = recipe.sources if recipe.train.validate_every else ()
-    held_out = [load_labelled(source, source.val) for source in validated]
+    held_out = [
+        in_space(load_labelled(source, source.val), space, domain_label(source, source.val))
+        for source in validated
+    ]
     # Reads one image of each, so that broken data stop the run before anything is written.
     example_size, *_ = [source[0]["image"].shape[:2] for source in images]
     for source, rows in zip(recipe.sources, images, strict=True):

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from revt_hf.config.yaml_files import Section, validated
 from revt_hf.core.errors import DataWarning, UserError, counted
-from revt_hf.data.labels import TRAIN_IDS, LabelTable
+from revt_hf.data.labels import CITYSCAPES, TRAIN_IDS, LabelSpace, LabelTable
 from revt_hf.data.reading import Decode
 
 LOG = logging.getLogger("revt_hf.data.domains")
@@ -240,6 +240,10 @@ class Domain(ABC):
     @abstractmethod
     def splits(self, data_dir: Path | None, config: str | None, options: Any) -> tuple[str, ...]:
         """The splits with labels, whether or not they are there."""
+
+    def space(self, options: Any) -> LabelSpace:
+        """The classes that the labels are read as."""
+        return CITYSCAPES
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         """The official number of images of a split, if known."""

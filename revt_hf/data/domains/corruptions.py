@@ -25,6 +25,7 @@ from revt_hf.data.domains.base import (
     fingerprint,
 )
 from revt_hf.data.domains.opening import DOMAINS, open_domain, register_domain
+from revt_hf.data.labels import LabelSpace
 
 # Part of the fingerprint of corrupted images: raise it when a change moves their pixels.
 CORRUPTIONS_VERSION = 1
@@ -196,6 +197,10 @@ class CorruptionsDomain(Domain):
             content=fingerprint([opened.content, *drawn]),
             found=f"{opened.found}; {options.kind} of severity {options.severity}",
         )
+
+    def space(self, options: Any) -> LabelSpace:
+        base, _, settings = self._base(options)
+        return base.space(settings)
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         base, base_config, base_options = self._base(options)

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains.base import Domain, Given, Layout, Opened, arrow_split, checked_options
 from revt_hf.data.domains.files import Finder
 from revt_hf.data.domains.paired import pairs_builder
+from revt_hf.data.labels import CITYSCAPES, LabelSpace, id_table
 from revt_hf.data.reading import Decode
 
 _TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
@@ -213,14 +215,43 @@ def _table(
 
 def label_encoding(images: Any) -> str | None:
     """The name of the label table that a loaded split is read with; None for other rows."""
+    transform = _transform(images)
+    return None if transform is None else transform.table.name
+
+
+def _transform(images: Any) -> Decode | None:
     form = getattr(images, "format", None) or {"format_kwargs": {}}
-    transform = form["format_kwargs"].get("transform")
-    return transform.table.name if isinstance(transform, Decode) else None
+    found = form["format_kwargs"].get("transform")
+    return found if isinstance(found, Decode) else None
+
+
+def space_of_images(images: Any) -> LabelSpace | None:
+    """The classes that a loaded split is labelled with; None for other rows."""
+    transform = _transform(images)
+    return None if transform is None else transform.table.space
+
+
+def in_space(images: Any, space: LabelSpace, name: str) -> Any:
+    """A loaded split by the class ids of ``space``; refused if its classes are other ones.
+
+    Other rows are returned as they are: their ids are those of the model that they are for.
+    """
+    transform = _transform(images)
+    if transform is None or transform.table.space == space:
+        return images
+    space.rows(transform.table.space.classes, name)
+    return images.with_transform(replace(transform, table=transform.table.in_space(space)))
 
 
 def load_spec(spec: DomainSpec, split: str) -> datasets.Dataset:
     """Load one split of the domain that a recipe names; see :func:`load_domain`."""
     return load_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
+
+
+def space_of_spec(spec: DomainSpec) -> LabelSpace:
+    """The classes of the domain that a recipe names."""
+    domain, _, _, options = checked_domain(spec.domain, None, spec.config, spec.options)
+    return domain.space(options)
 
 
 def domain_label(spec: DomainSpec, split: str) -> str:
@@ -293,4 +324,6 @@ def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
             f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
         )
     builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
-    return dataset_of(builder, Decode(layout.table), source.train)
+    space = space_of_spec(source)
+    table = layout.table if space == CITYSCAPES else id_table(space)
+    return dataset_of(builder, Decode(table), source.train)

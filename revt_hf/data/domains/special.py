@@ -8,14 +8,25 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from revt_hf.config.yaml_files import read_yaml
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Given, Layout, NotThereError, Sharing
 from revt_hf.data.domains.files import Match
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
-from revt_hf.data.labels import label_table
+from revt_hf.data.labels import (
+    CITYSCAPES,
+    IGNORE_INDEX,
+    TRAIN_IDS,
+    LabelSpace,
+    LabelTable,
+    id_table,
+    label_table,
+    own_table,
+    parse_classes,
+)
 
 Suffix = Annotated[str, Field(min_length=1)]
 _TOTAL = 24_966
@@ -238,7 +249,44 @@ class FolderOptions(PairedOptions):
     label_dir: str = "ann_dir/{split}"
     image_suffix: Suffix | tuple[Suffix, ...] = ".png"
     label_suffix: Suffix | tuple[Suffix, ...] = ".png"
-    encoding: str | dict[int, int] = "train_ids"  # its name, or raw value -> train id
+    # None: Cityscapes' 19. A list of names, names with colours '#rrggbb', or a YAML file of either.
+    classes: tuple[str, ...] | dict[str, str] | None = None
+    # Name of an encoding of Cityscapes' classes; or raw value, or colour '#rrggbb', to the id or
+    # the name of a class, or "ignored". By default labels hold ids of the classes, and 255.
+    encoding: str | dict[int | str, int | str] | None = None
+    reduce_zero_label: bool = False  # 0 is ignored, and n + 1 is class n
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        # The content, so that the recipe beside a model tells its classes.
+        return read_yaml(Path(given)) if isinstance(given, str) else given
+
+    @property
+    def space(self) -> LabelSpace:
+        """The classes."""
+        if self.classes is None:
+            return CITYSCAPES
+        given = self.classes
+        return parse_classes([*given] if isinstance(given, tuple) else given, "options.classes")
+
+    @property
+    def table(self) -> LabelTable:
+        """What the values of label files mean."""
+        space, encoding = self.space, self.encoding
+        if self.reduce_zero_label:
+            if encoding is not None:
+                raise UserError("options.reduce_zero_label: only without an encoding")
+            return LabelTable(
+                {0: IGNORE_INDEX, 255: IGNORE_INDEX, **{i + 1: i for i in range(len(space))}},
+                "class_ids + 1",
+                space=space,
+            )
+        if isinstance(encoding, dict):
+            return own_table(encoding, space)
+        if encoding is None:
+            return TRAIN_IDS if space == CITYSCAPES else id_table(space)
+        return label_table(encoding).in_space(space)
 
 
 @register_domain
@@ -258,7 +306,11 @@ class Folder(PairedDomain):
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
         folders = (options.image_dir, options.label_dir)
         suffixes = (options.image_suffix, options.label_suffix)
-        return [Layout("converted", *folders, *suffixes, label_table(options.encoding))]
+        return [Layout("converted", *folders, *suffixes, options.table)]
+
+    def space(self, options: Any) -> LabelSpace:
+        space: LabelSpace = options.space
+        return space
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
         before, marker, after = options.image_dir.partition("{split}")
