@@ -25,7 +25,7 @@ CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
 MOST_CLASSES = 254
 # Names that transformers gives to classes without names.
-_NUMBERED = re.compile(r"label\d+")
+NUMBERED = re.compile(r"label\d+")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -91,9 +91,12 @@ class LabelSpace:
         Refuses names that are not those of this space; the sentence begins with ``where``.
         """
         names, wanted = list(map(plain, found)), list(map(plain, self.classes))
+        twice = [one for one in found if names.count(plain(one)) > 1]
+        if twice:
+            raise UserError(f"{where} names {twice[0]!a} twice")
         if len(names) != len(wanted):
             raise UserError(f"{where} names {len(found)} classes, {self.name} has {len(wanted)}")
-        if names != wanted and all(map(_NUMBERED.fullmatch, names)):
+        if names != wanted and all(map(NUMBERED.fullmatch, names)):
             raise UserError(
                 f"{where} does not name its classes ({found[0]}, ...): write the names of its "
                 "rows into id2label"

@@ -27,8 +27,8 @@ from revt_hf.checkpoints.names import COUNTER, listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.recipe import Model
-from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CITYSCAPES, LabelSpace, space_of
+from revt_hf.core.errors import UserError, plain
+from revt_hf.data.labels import CITYSCAPES, NUMBERED, LabelSpace, space_of
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.models.folded_head import fold_
 
@@ -174,7 +174,11 @@ def _whole(
     space: LabelSpace | None,
 ) -> SegformerForSemanticSegmentation:
     """The network with its decode head, rows in the order of the space (None: its own)."""
-    space = space or space_of(description.classes, description.label)
+    if space is None:
+        # Names that say nothing may only stand for Cityscapes', and are refused below.
+        nameless = all(map(NUMBERED.fullmatch, map(plain, description.classes)))
+        own = space_of(description.classes, description.label)
+        space = CITYSCAPES if nameless else own
     rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)
     if rows != sorted(rows):

@@ -1,12 +1,23 @@
 """Encodings to train ids."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES, ENCODINGS, PALETTE, SUBSETS, colourise, label_table
+from revt_hf.data.labels import (
+    CITYSCAPES,
+    CLASSES,
+    ENCODINGS,
+    SUBSETS,
+    id_table,
+    label_table,
+    own_table,
+    parse_classes,
+    space_of,
+)
 from tests.helpers.golden import golden_file
 
 MAPS = {
@@ -75,10 +86,10 @@ def test_no_encoding_knows_more_than_the_facts(facts):
 
 def test_classes_and_colours_are_those_of_the_facts(facts):
     assert list(CLASSES) == facts["cityscapes19"]["names"]
-    assert PALETTE.tolist() == facts["cityscapes19"]["palette"]
+    assert CITYSCAPES.palette.tolist() == facts["cityscapes19"]["palette"]
     assert {name: list(ids) for name, ids in SUBSETS.items()} == facts["class_subsets"]
-    image = colourise(np.array([[0, 18, 255]], dtype=np.uint8))
-    assert image[0].tolist() == [[128, 64, 128], PALETTE[18].tolist(), [0, 0, 0]]
+    image = CITYSCAPES.colourise(np.array([[0, 18, 255]], dtype=np.uint8))
+    assert image[0].tolist() == [[128, 64, 128], CITYSCAPES.palette[18].tolist(), [0, 0, 0]]
     colours = [red << 16 | green << 8 | blue for red, green, blue in facts["camvid32"]["colors"]]
     assert sorted(label_table("camvid_32").mapping) == sorted(colours)
     assert list(label_table("idd_ids").polygons) == facts["idd40"]["names"]
@@ -86,10 +97,70 @@ def test_classes_and_colours_are_those_of_the_facts(facts):
 
 
 def test_own_tables_and_unknown_values():
-    table = label_table({3: 0, 4: 255})
+    table = own_table({3: 0, 4: 255}, CITYSCAPES)
     assert table(np.array([[3, 4]], dtype=np.uint8)).tolist() == [[0, 255]]
     with pytest.raises(UserError, match=r"label value 19 \(3 pixels\).*train_ids"):
         label_table("train_ids")(np.array([[0, 19, 19, 19]], dtype=np.uint8))
-    for wrong, words in (({70_000: 0}, "70000"), ({3: 40}, "40"), ("camvid", r"camvid_11.*train")):
+    with pytest.raises(UserError, match=r"camvid_11.*train"):
+        label_table("camvid")
+    for wrong, words in WRONG_TABLES:
         with pytest.raises(UserError, match=words):
-            label_table(wrong)
+            own_table(wrong, CITYSCAPES)
+
+
+WRONG_TABLES = [
+    ({70_000: 0}, "70000"),
+    ({3: 40}, "40"),
+    ({3: "boat"}, "'boat', which is no class of cityscapes19"),
+    ({3: 0, "#000000": 1}, "use one kind"),
+    ({"black": 1}, "'black' is no colour"),
+]
+
+
+def test_own_tables_have_names_and_colours():
+    table = own_table({"#ff0000": "Traffic_Light", "#00FF00": 2, "#000000": "ignored"}, CITYSCAPES)
+    colours = np.array([[0xFF0000, 0x00FF00, 0]], dtype=np.uint32)
+    assert table(colours).tolist() == [[6, 2, 255]]
+    assert own_table({0: "road", 255: "car"}, CITYSCAPES)(
+        np.array([[255, 0]], np.uint8)
+    ).tolist() == [[13, 0]]
+
+
+def test_a_space_is_its_names_in_order():
+    space = parse_classes({"Sky": "#010203", "cow shed": "#0a0b0c"}, "mine")
+    assert (
+        space
+        == parse_classes(["Sky", "cow shed"], "other")
+        != parse_classes(["cow shed", "Sky"], "x")
+    )
+    assert space.palette.tolist() == [[1, 2, 3], [10, 11, 12]]
+    assert space.colourise(np.array([[1, 255]], np.uint8)).tolist() == [[[10, 11, 12], [0, 0, 0]]]
+    # Cityscapes' colour where the name is Cityscapes', PASCAL VOC's otherwise.
+    assert parse_classes(["sky", "cow"], "mine").palette.tolist() == [[70, 130, 180], [0, 128, 0]]
+    assert parse_classes(list(CLASSES), "mine") == CITYSCAPES
+    assert parse_classes(list(CLASSES[::-1]), "mine") != CITYSCAPES
+    assert space_of(CLASSES[::-1], "a model") == CITYSCAPES
+    for wrong, words in (
+        (["road"], "2 to 254"),
+        ("road", "2 to 254"),
+        ([1, 2], "2 to 254"),
+        ([f"c{n}" for n in range(255)], "2 to 254"),
+        (["traffic light", "TrafficLight"], "twice"),
+        (["a", " "], "empty"),
+        ({"a": "red", "b": "#000000"}, "'red' is no colour"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse_classes(wrong, "mine")
+
+
+def test_spaces_meet_by_name_whatever_their_order():
+    table = id_table(parse_classes(["a b", "c", "d"], "mine"))
+    turned = table.in_space(parse_classes(["D", "A_B", "c"], "other"))
+    assert turned(np.array([[0, 1, 2, 255]], np.uint8)).tolist() == [[1, 2, 0, 255]]
+    assert pickle.loads(pickle.dumps(turned))(np.array([[2]], np.uint8)).tolist() == [[0]]
+    for other, words in (
+        (["a b", "c"], "names 3 classes, other has 2"),
+        (["a b", "c", "e"], "names 'd', which other does not have, and no 'e'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            table.in_space(parse_classes(other, "other"))

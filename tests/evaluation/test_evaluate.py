@@ -36,7 +36,9 @@ def models():
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (1, 2), (4, 2)])
 def test_batches_and_workers_give_identical_matrices(models, monkeypatch, batch_size, workers):
     matrices, ticks = [], []
-    monkeypatch.setattr(loop, "scores_from", lambda m: matrices.append(m.copy()) or scores_from(m))
+    monkeypatch.setattr(
+        loop, "scores_from", lambda m, *s: matrices.append(m.copy()) or scores_from(m, *s)
+    )
     evaluated(models, on_image=lambda: ticks.append(1), batch_size=batch_size, workers=workers)
     assert len(ticks) == len(IMAGES)
     assert len(matrices) == 2

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.labels import CITYSCAPES, CLASSES
 from revt_hf.evaluation.metric import MeanIoU, confusion_matrix, scores_from
 from tests.helpers.golden import golden_file
 
@@ -53,7 +53,7 @@ def test_batches_and_single_images_count_the_same(images):
 def test_absent_classes_by_hand():
     label = np.array([[0, 0, 1, 255]], dtype=np.uint8)
     prediction = np.array([[0, 2, 1, 5]], dtype=np.uint8)
-    scores = scores_from(confusion_matrix(label, prediction))
+    scores = scores_from(confusion_matrix(label, prediction, 19), CITYSCAPES)
     # Class 2 is only predicted: IoU 0, counted. Class 5 only on an ignored pixel: no IoU.
     assert scores.iou[CLASSES[2]] == 0
     assert scores.iou[CLASSES[5]] is None
@@ -70,12 +70,14 @@ def test_absent_classes_by_hand():
 )
 def test_values_out_of_range_are_refused(label, prediction, words):
     with pytest.raises(ValueError, match=words):
-        confusion_matrix(np.full((4, 4), label, np.uint8), np.full((4, 4), prediction, np.uint8))
+        confusion_matrix(
+            np.full((4, 4), label, np.uint8), np.full((4, 4), prediction, np.uint8), 19
+        )
     with pytest.raises(ValueError, match="differ"):
-        confusion_matrix(np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8))
+        confusion_matrix(np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8), 19)
 
 
 def test_counts_stay_exact_beyond_float32():
     # 2**24 + 8 pixels of one class: a single float32 counter would stop at 2**24.
     label = np.zeros((4097, 4096), np.uint8)
-    assert confusion_matrix(label, label)[0, 0] == label.size
+    assert confusion_matrix(label, label, 19)[0, 0] == label.size

@@ -14,12 +14,12 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import augment, build_pipeline
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.labels import CITYSCAPES, CLASSES
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
 from revt_hf.evaluation.predictor import COMBINATIONS, ensemble_segmenter, predict, prepare
 from revt_hf.merging.recalibration import measured_statistics
 from revt_hf.models import load as modeling
-from revt_hf.models.load import build_model, for_inference_, load_model, network_sha256
+from revt_hf.models.load import build_model, for_inference_, label_space, load_model, network_sha256
 from revt_hf.training.data import pipeline_spec
 from revt_hf.training.setup import image_processor
 from tests.helpers.networks import NATIVE, random_image, saved, tiny_model
@@ -106,22 +106,27 @@ def test_classes_in_another_order_are_brought_into_the_train_ids(folder):
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "words", "loads"),
     [
-        ([f"LABEL_{n}" for n in range(19)], r"does not name its classes \(LABEL_0"),
-        (["background", *CLASSES[1:]], "'background', which the domains do not .*, and no 'road'"),
-        (["sidewalk", *CLASSES[1:]], "no 'road'"),
-        ([f"c{n}" for n in range(20)], "names 20 classes, the domains have 19"),
-        ([f"c{n}" for n in range(150)], "names 150 classes, the domains have 19"),
+        ([f"LABEL_{n}" for n in range(19)], r"does not name its classes \(LABEL_0", False),
+        (["sidewalk", *CLASSES[1:]], "names 'sidewalk' twice", False),
+        (["background", *CLASSES[1:]], "'background', which .* does not .*, and no 'road'", True),
+        ([f"c{n}" for n in range(20)], "names 20 classes, cityscapes19 has 19", True),
+        ([f"c{n}" for n in range(150)], "names 150 classes, cityscapes19 has 19", True),
     ],
 )
-def test_other_classes_are_refused_before_the_first_step(folder, names, words):
+def test_other_classes_are_refused_before_the_first_step(folder, names, words, loads):
     model = tiny_model(0)
     model.config.id2label = dict(enumerate(names))
     SegformerForSemanticSegmentation(model.config).save_pretrained(folder)
-    for load in (load_model, _build):
+    for load in (_build, lambda folder: load_model(folder, CITYSCAPES)):
         with pytest.raises(UserError, match=words):
             load(folder)
+    if loads:
+        assert label_space(load_model(folder)).classes == tuple(names)
+    else:
+        with pytest.raises(UserError, match=words):
+            load_model(folder)
     # A fresh head does not care.
     fresh = _build(folder, "fresh").config
     assert (fresh.num_labels, fresh.id2label[0]) == (19, "road")

@@ -9,7 +9,7 @@ import torch
 from revt_hf.checkpoints.names import memory_names
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model, Optimizer, Schedule
-from revt_hf.data.labels import CLASSES, PALETTE
+from revt_hf.data.labels import CITYSCAPES, CLASSES
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.convert import convert, convert_to_mmseg
 from revt_hf.models.folded_head import fold_
@@ -54,7 +54,7 @@ def test_the_golden_file_comes_back(golden, tmp_path):
     before = read(golden_file("mit_b0_mmseg.pth"))
     back = read(convert_to_mmseg(golden, tmp_path / "back.pth").output)
     check_same_state(back["state_dict"], before["state_dict"])
-    assert back["meta"] == {"CLASSES": CLASSES, "PALETTE": PALETTE.tolist()}
+    assert back["meta"] == {"CLASSES": CLASSES, "PALETTE": CITYSCAPES.palette.tolist()}
 
 
 @pytest.fixture(scope="module", params=["usual", "folded head, loss in strips"])

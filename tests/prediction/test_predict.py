@@ -12,7 +12,7 @@ from PIL import Image
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES, PALETTE
+from revt_hf.data.labels import CITYSCAPES, CLASSES
 from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
@@ -106,7 +106,9 @@ def test_shares_legend_and_ids_are_those_of_the_class_map(run, tmp_path):
     assert found["differing"] is found["frames"] is None
     legend = _read(tmp_path / "out" / "overlays" / "a.png")[IMAGE.shape[0] :]
     for train_id, name in enumerate(CLASSES):
-        assert ((legend == PALETTE[train_id]).all(-1).sum() > 20) == (name in shares), name
+        assert ((legend == CITYSCAPES.palette[train_id]).all(-1).sum() > 20) == (name in shares), (
+            name
+        )
     shutil.rmtree(tmp_path / "out" / "overlays")
     run(tmp_path / "a.png", "--save", "maps", "--ids", "cityscapes", "--overwrite")
     assert _written(tmp_path / "out") == ["maps/a.png"]

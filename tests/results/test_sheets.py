@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import IGNORE_INDEX, PALETTE, TRAIN_ID
+from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, TRAIN_ID
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 
@@ -22,7 +22,7 @@ def test_overlay_mixes_the_palette_in_and_keeps_ignored_pixels_and_its_input():
     assert out.tolist() == [[[75, 150, 73], [107, 166, 70]]]
     assert overlay(flat((0, 0, 0), 1, 2), labels)[0, 1].tolist() == [77, 38, 77]  # 0.6 of road
     out = overlay(image, np.array([[IGNORE_INDEX, 18]], dtype=np.uint8), opacity=1.0)
-    assert out.tolist() == [[[100, 200, 50], PALETTE[18].tolist()]]
+    assert out.tolist() == [[[100, 200, 50], CITYSCAPES.palette[18].tolist()]]
     assert image[0, 1].tolist() == [100, 200, 50]
 
 
@@ -48,7 +48,14 @@ def test_contact_sheet_lays_out_panels_and_legend(tmp_path):
         [Panel("in", flat((250, 0, 0))), Panel("out", flat((0, 250, 0)))],
         [Panel("in", flat((0, 0, 250)))],
     ]
-    contact_sheet(rows, ["in", "out"], ["", ""], ["sky", "terrain"], path, panel_width=100)
+    contact_sheet(
+        rows,
+        ["in", "out"],
+        ["", ""],
+        {n: CITYSCAPES.by_name[n] for n in ("sky", "terrain")},
+        path,
+        panel_width=100,
+    )
     with Image.open(path) as image:
         assert image.format == "PNG"
         sheet = np.asarray(image.convert("RGB"))
@@ -64,7 +71,7 @@ def test_contact_sheet_lays_out_panels_and_legend(tmp_path):
         assert mask.sum() == 100 * 50
     assert (sheet[:top].min(axis=(1, 2)) < 100).any()  # the titles' ink
     for name in ("sky", "terrain"):
-        where = np.nonzero((sheet == PALETTE[TRAIN_ID[name]]).all(axis=-1))
+        where = np.nonzero((sheet == CITYSCAPES.palette[TRAIN_ID[name]]).all(axis=-1))
         assert where[0].size > 50
         assert where[0].min() > top + 110
     assert (sheet[-5:] == 255).all()
@@ -73,7 +80,7 @@ def test_contact_sheet_lays_out_panels_and_legend(tmp_path):
 def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path):
     def size(title, caption):
         path = tmp_path / "sheet.png"
-        contact_sheet([[Panel(caption, flat((1, 2, 3)))]], ["in"], [title], [], path, 100)
+        contact_sheet([[Panel(caption, flat((1, 2, 3)))]], ["in"], [title], {}, path, 100)
         with Image.open(path) as image:
             return image.size
 
@@ -95,5 +102,5 @@ def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path):
 def test_contact_sheet_refuses_and_leaves_nothing(tmp_path, rows, width, message):
     panels = [[Panel("in", flat((1, 2, 3)))] * count for count in rows]
     with pytest.raises(UserError, match=message):
-        contact_sheet(panels, ["a"], [""] * len(rows), [], tmp_path / "sheet.png", width)
+        contact_sheet(panels, ["a"], [""] * len(rows), {}, tmp_path / "sheet.png", width)
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.evaluate import as_segmenter, score_images
-from revt_hf.evaluation.metric import scores_from
+from revt_hf.evaluation.metric import mean_iou
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
 from tests.helpers.command_line import in_two_processes
@@ -63,7 +63,7 @@ def test_validation_scores_what_is_saved_and_a_resumed_run_ends_with_the_same_bi
     images = load_spec(USUAL.source, USUAL.source.val)
     protocol = Protocol(max_size=USUAL.evaluation.max_size)
     ((sums,),) = score_images([as_segmenter(load_model(whole))], images, protocol)
-    assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(scores_from(sums.matrix).miou)
+    assert read_metrics(whole)[-1]["val_mIoU"] == pytest.approx(mean_iou(sums.matrix))
 
 
 def test_only_the_main_process_speaks(started):
