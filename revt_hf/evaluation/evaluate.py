@@ -16,7 +16,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
-from revt_hf.data.domains import in_space, label_encoding
+from revt_hf.data.domains import in_space, label_encoding, space_of_spec
 from revt_hf.data.labels import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
@@ -106,11 +106,14 @@ def evaluate(
     with failing_together(processes):
         check_labels([split for split, _ in pairs])
         segmenters = _segmenters(named, options)
+        space = label_space(next(iter(segmenters.values())).models[0])
+        for split, given in pairs:
+            if given is None:
+                space.rows(space_of_spec(split.spec).classes, split.label)
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
     )
     with failing_together(processes):
-        space = label_space(next(iter(segmenters.values())).models[0])
         loaded = [
             (split, in_space(images, space, split.label))
             for (split, _), images in zip(pairs, rows, strict=True)

@@ -55,6 +55,8 @@ class RunParts:
 def load_parts(recipe: Recipe) -> RunParts:
     """Load and check the data and the model of a recipe."""
     space = space_of_spec(recipe.sources[0])
+    for source in recipe.sources:
+        space.rows(space_of_spec(source).classes, domain_label(source, source.train))
     model = build_model(recipe.model, recipe.train.seed, space)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))

@@ -1,0 +1,158 @@
+"""From a folder of images with classes and colours of its own to a scored and published merge."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from revt_hf import merge, train
+from revt_hf.config.recipe import parse_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.models.load import label_space, load_model
+from tests.helpers.command_line import refused, revt
+from tests.helpers.tiny import TINY, TrainOptions
+
+CLASSES = {"water": "#1e90ff", "Grass Land": "#32cd32", "boat": "#ff4500"}
+COLOURS = np.array([[30, 144, 255], [50, 205, 50], [255, 69, 0], [0, 0, 0]], np.uint8)
+TABLE = {**{colour: name for name, colour in CLASSES.items()}, "#000000": "ignored"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Images whose colours are their classes', and RGB labels."""
+    root = tmp_path_factory.mktemp("harbour")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("img_dir", "ann_dir"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(3):
+            ids = rng.integers(0, 4, (4, 6)).astype(np.uint8).repeat(20, 0).repeat(20, 1)
+            noise = rng.integers(0, 30, (*ids.shape, 3))
+            image = np.clip(COLOURS[ids].astype(int) + noise, 0, 255).astype(np.uint8)
+            for kind, pixels in (("img_dir", image), ("ann_dir", COLOURS[ids])):
+                cv2.imwrite(str(root / kind / split / f"{number}.png"), pixels[..., ::-1])
+    return root
+
+
+def source(data, **changes):
+    options = {"classes": CLASSES, "encoding": TABLE, **changes}
+    return {"domain": "folder", "data_dir": str(data), "options": options}
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """Two members and their merge."""
+    root = tmp_path_factory.mktemp("runs")
+    changes = {"source": source(data), "evaluation": {"max_size": None}}
+    changes["train"] = {**TINY["train"], "validate_every": 3}
+    for seed, name in enumerate("ab"):
+        recipe = parse_recipe(
+            {**TINY, **changes, "train": {**changes["train"], "seed": seed}}, "own"
+        )
+        train(recipe, root / name, TrainOptions(quiet=True))
+    merge([root / "a", root / "b"], root / "m")
+    return root
+
+
+def test_models_have_the_classes_of_their_data(runs):
+    for name in "abm":
+        config = json.loads((runs / name / "config.json").read_text())
+        assert list(config["id2label"].values()) == list(CLASSES)
+        assert label_space(load_model(runs / name)).classes == tuple(CLASSES)
+
+
+def test_scores_are_by_these_classes_in_any_order(runs, data, tmp_path, capsys):
+    """The same counts, however the domain lists its classes."""
+    turned = dict(reversed(CLASSES.items()))
+    found = []
+    for classes in (CLASSES, turned):
+        options = [f"classes={json.dumps(classes)}", f"encoding={json.dumps(TABLE)}"]
+        where = [argument for option in options for argument in ("--option", option)]
+        path = tmp_path / f"{len(found)}.json"
+        command = ["evaluate", runs / "a", runs / "m", "--domain", "folder", "--data-dir", data]
+        code, _, error = revt(capsys, *command, *where, "--json", path, "--quiet")
+        assert code == 0, error
+        found.append([each["scores"][0] for each in json.loads(path.read_text())["results"]])
+        assert list(found[-1][0]["IoU"]) == list(CLASSES)
+        assert found[-1][0]["subsets"] == {}
+    assert found[0] == found[1]
+
+
+def test_other_classes_are_refused_with_their_names(runs, data, capsys):
+    error = refused(capsys, "evaluate", runs / "a", "--domain", "streets")
+    assert "names 19 classes" in error
+    options = [f"classes={json.dumps(['water', 'Grass Land', 'ship'])}", "encoding={}"]
+    where = [argument for option in options for argument in ("--option", option)]
+    error = refused(
+        capsys, "evaluate", runs / "a", "--domain", "folder", "--data-dir", data, *where
+    )
+    assert "'ship'" in error
+    assert "'boat'" in error
+
+
+def test_sources_of_one_training_share_their_classes(data, tmp_path):
+    other = source(data, classes=["water", "Grass Land", "ship"], encoding={0: 0})
+    recipe = parse_recipe({**TINY, "source": source(data), "more_sources": [other]}, "own")
+    with pytest.raises(UserError, match="'ship'"):
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True))
+
+
+def test_pictures_have_the_classes_colours(runs, data, tmp_path, capsys):
+    image = data / "img_dir" / "val" / "0.png"
+    assert revt(capsys, "predict", runs / "m", "--input", image, "--output", tmp_path / "p")[0] == 0
+    ids = cv2.imread(str(tmp_path / "p" / "maps" / "0.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(ids)) <= {0, 1, 2}
+    assert "Cityscapes'" in refused(
+        capsys,
+        "predict",
+        runs / "m",
+        "--input",
+        image,
+        "--output",
+        tmp_path / "q",
+        "--ids",
+        "cityscapes",
+    )
+    options = [
+        "--option",
+        f"classes={json.dumps(CLASSES)}",
+        "--option",
+        f"encoding={json.dumps(TABLE)}",
+    ]
+    where = ["folder", "--data-dir", data, *options]
+    assert (
+        revt(capsys, "data", "show", *where, "--split", "val", "--output", tmp_path / "s.png")[0]
+        == 0
+    )
+    sheet = cv2.imread(str(tmp_path / "s.png"))[..., ::-1]
+    for colour in COLOURS[:3]:
+        assert (sheet == colour).all(-1).sum() > 100
+    code, out, error = revt(capsys, "data", "verify", *where)
+    assert code == 0, error
+    assert all(name in out for name in CLASSES)
+
+
+def test_a_file_of_classes_stands_in_the_recipe_with_its_content(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump(CLASSES, sort_keys=False))
+    from revt_hf.data.domains import checked_options, get_domain, load_domain
+
+    options = {"classes": "classes.yaml", "encoding": TABLE}
+    assert checked_options(get_domain("folder"), options).classes == CLASSES
+    rows = load_domain("folder", "val", data, options=options)
+    assert set(np.unique(rows[0]["label"])) <= {0, 1, 2, 255}
+    (tmp_path / "classes.yaml").write_text("[one]")
+    with pytest.raises(UserError, match="2 to 254"):
+        load_domain("folder", "val", data, options=options)
+
+
+def test_zero_can_be_no_class(tmp_path):
+    from revt_hf.data.domains import checked_options, get_domain
+
+    options = {"classes": ["a", "b"], "reduce_zero_label": True}
+    table = checked_options(get_domain("folder"), options).table
+    assert table(np.array([[0, 1, 2, 255]], np.uint8)).tolist() == [[255, 0, 1, 255]]
+    with pytest.raises(UserError, match="only without an encoding"):
+        _ = checked_options(get_domain("folder"), {**options, "encoding": {0: 0}}).table
