@@ -45,11 +45,23 @@ def verify_command(
     report: common.OutputOptions,
     strict: Annotated[bool, "Fail if a split is not of its official size."] = False,
     workers: Threads = None,
+    starter: Annotated[
+        Path | None,
+        "FILE",
+        "Instead, write a recipe's source section with a class for each value of the labels.",
+    ] = None,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Read a whole dataset: layout, counts, broken files, unknown labels, class shares."""
     from revt_hf.data_tools.inspection import verify
 
     report.check([settings.data_dir])
+    if starter is not None:
+        from revt_hf.data_tools.starter import write_starter
+
+        count = write_starter(settings.spec(name), starter, overwrite, report.quiet)
+        say(f"{counted(count, 'value')} of the labels: {starter}")
+        return
     result = verify(settings.spec(name), workers, report.quiet)
     report.finish(result.to_json())
     print(result.text)

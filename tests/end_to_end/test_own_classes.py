@@ -10,6 +10,7 @@ import yaml
 from revt_hf import merge, train
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
+from revt_hf.data.domains import checked_options, get_domain, load_domain
 from revt_hf.models.load import label_space, load_model
 from tests.helpers.command_line import refused, revt
 from tests.helpers.tiny import TINY, TrainOptions
@@ -137,8 +138,6 @@ def test_pictures_have_the_classes_colours(runs, data, tmp_path, capsys):
 def test_a_file_of_classes_stands_in_the_recipe_with_its_content(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.yaml").write_text(yaml.safe_dump(CLASSES, sort_keys=False))
-    from revt_hf.data.domains import checked_options, get_domain, load_domain
-
     options = {"classes": "classes.yaml", "encoding": TABLE}
     assert checked_options(get_domain("folder"), options).classes == CLASSES
     rows = load_domain("folder", "val", data, options=options)
@@ -149,10 +148,45 @@ def test_a_file_of_classes_stands_in_the_recipe_with_its_content(data, tmp_path,
 
 
 def test_zero_can_be_no_class(tmp_path):
-    from revt_hf.data.domains import checked_options, get_domain
-
     options = {"classes": ["a", "b"], "reduce_zero_label": True}
     table = checked_options(get_domain("folder"), options).table
     assert table(np.array([[0, 1, 2, 255]], np.uint8)).tolist() == [[255, 0, 1, 255]]
     with pytest.raises(UserError, match="only without an encoding"):
         _ = checked_options(get_domain("folder"), {**options, "encoding": {0: 0}}).table
+
+
+def test_verify_writes_a_table_to_be_named(data, tmp_path, capsys):
+    path = tmp_path / "harbour.yaml"
+    command = ["data", "verify", "folder", "--data-dir", data, "--starter", path, "--quiet"]
+    code, out, error = revt(capsys, *command)
+    assert code == 0, error
+    assert "4 values" in out
+    written = yaml.safe_load(path.read_text())["source"]
+    assert written["data_dir"] == str(data)
+    assert list(written["options"]["classes"].values()) == sorted(["#000000", *CLASSES.values()])
+    assert "exists already" in refused(capsys, *command)
+    text = path.read_text().replace("      class 0: '#000000'\n", "")
+    text = text.replace("'#000000': class 0", "'#000000': ignored")
+    for number, name in enumerate(("water", "Grass Land", "boat"), 1):
+        text = text.replace(f"class {number}", name)
+    (tmp_path / "named.yaml").write_text(text)
+    options = yaml.safe_load(text)["source"]["options"]
+    assert options["classes"] == CLASSES
+    assert set(np.unique(load_domain("folder", "val", data, options=options)[0]["label"])) <= {
+        0,
+        1,
+        2,
+        255,
+    }
+
+
+def test_values_that_are_no_classes_are_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for kind, shape in (("img_dir", (40, 60, 3)), ("ann_dir", (40, 60))):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+        pixels = rng.integers(0, 60_000, shape).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / "data" / kind / "val" / "0.png"), pixels)
+    command = ["data", "verify", "folder", "--data-dir", tmp_path / "data"]
+    error = refused(capsys, *command, "--quiet", "--starter", tmp_path / "s.yaml")
+    assert "more than 254 values" in error
+    assert not (tmp_path / "s.yaml").exists()
