@@ -77,9 +77,16 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
     return None
 
 
+# The key of classes' colours in config.json, which transformers keeps and ignores.
+COLOURS = "class_colours"
+
+
 @dataclass(frozen=True)
 class Description:
-    """The network that a model folder describes; ``classes`` are by row of the decode head."""
+    """The network that a model folder describes; ``classes`` are by row of the decode head.
+
+    ``colours`` (``#rrggbb``) are theirs, where the file has our own key for them.
+    """
 
     label: str
     file: Path
@@ -88,6 +95,7 @@ class Description:
     dtype: str | None
     numbers: Mapping[str, float]
     normalisation: Normalisation
+    colours: tuple[str, ...] | None = None
 
     def config(self) -> dict[str, Any]:
         """Arguments of a ``SegformerConfig`` of this network; nothing else of the file."""
@@ -97,6 +105,7 @@ class Description:
             "num_encoder_blocks": len(self.architecture.depths),
             "id2label": dict(enumerate(self.classes)),
             "label2id": {name: number for number, name in enumerate(self.classes)},
+            **({COLOURS: list(self.colours)} if self.colours else {}),
         }
 
 

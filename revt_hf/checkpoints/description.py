@@ -7,12 +7,14 @@ a small merge.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from revt_hf.checkpoints.architecture import (
+    COLOURS,
     IGNORED,
     NUMBERS,
     Architecture,
@@ -110,6 +112,7 @@ def read_description(folder: Path, label: str | None = None) -> Description:
         dtype=_dtype(fields),
         numbers={**numbers, IGNORED: fields.whole(IGNORED, 255, -1000, 65_536)},
         normalisation=read_normalisation(folder),
+        colours=_colours(fields),
     )
 
 
@@ -157,6 +160,19 @@ def _classes(fields: _Fields) -> tuple[str, ...]:
     if fields.values.get("num_labels") not in (None, len(names)):
         raise fields.wrong("num_labels", f"id2label has {len(names)} classes")
     return tuple(names[number] for number in numbers)
+
+
+def _colours(fields: _Fields) -> tuple[str, ...] | None:
+    given, count = fields.values.get(COLOURS), len(_classes(fields))
+    if given is None:
+        return None
+    if (
+        not isinstance(given, list)
+        or len(given) != count
+        or not all(isinstance(one, str) and re.fullmatch("#[0-9a-fA-F]{6}", one) for one in given)
+    ):
+        raise fields.wrong(COLOURS, f"it has to be a list of {count} colours such as '#804080'")
+    return tuple(given)
 
 
 def _dtype(fields: _Fields) -> str | None:

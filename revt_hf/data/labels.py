@@ -142,16 +142,18 @@ def parse_colour(given: Any, where: str) -> int:
     return int(given[1:], 16)
 
 
-def space_of(classes: Sequence[str], name: str) -> LabelSpace:
+def space_of(classes: Sequence[str], name: str, given: Sequence[str] | None = None) -> LabelSpace:
     """The space of a model's class names: Cityscapes' in any order is Cityscapes'.
 
-    Other classes keep their order. Colours are Cityscapes' where the name is, else PASCAL VOC's
-    colours by id.
+    Other classes keep their order. Without ``given`` colours (``#rrggbb``) they are Cityscapes'
+    where the name is, else PASCAL VOC's by id.
     """
     known = CITYSCAPES.by_plain
     names = list(map(plain, classes))
     if sorted(names) == sorted(known):
         return CITYSCAPES
+    if given is not None:
+        return LabelSpace(name, tuple(classes), tuple(parse_colour(one, name) for one in given))
     colours = (known.get(one, _voc_colour(number)) for number, one in enumerate(names, 1))
     return LabelSpace(name, tuple(classes), tuple(colours))
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.architecture import (
     CLASSIFIER,
+    COLOURS,
     SIZES,
     VARIANCE,
     Architecture,
@@ -97,7 +98,11 @@ def label_space(model: SegformerForSemanticSegmentation) -> LabelSpace:
     """
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     nameless = names == [f"LABEL_{number}" for number in range(len(CITYSCAPES))]
-    return CITYSCAPES if nameless else space_of(names, "the model")
+    return (
+        CITYSCAPES
+        if nameless
+        else space_of(names, "the model", getattr(model.config, COLOURS, None))
+    )
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
@@ -133,6 +138,8 @@ def _apply_common(config: SegformerConfig, spec: Model, space: LabelSpace) -> No
 def _name_classes(config: SegformerConfig, space: LabelSpace) -> None:
     config.id2label = dict(enumerate(space.classes))
     config.label2id = dict(space.ids)
+    if space.colours != space_of(space.classes, space.name).colours:
+        setattr(config, COLOURS, [f"#{colour:06x}" for colour in space.colours])
 
 
 def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
@@ -177,7 +184,7 @@ def _whole(
     if space is None:
         # Names that say nothing may only stand for Cityscapes', and are refused below.
         nameless = all(map(NUMBERED.fullmatch, map(plain, description.classes)))
-        own = space_of(description.classes, description.label)
+        own = space_of(description.classes, description.label, description.colours)
         space = CITYSCAPES if nameless else own
     rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)

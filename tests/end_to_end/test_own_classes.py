@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import merge, train
 from revt_hf.config.recipe import parse_recipe
@@ -61,7 +62,11 @@ def test_models_have_the_classes_of_their_data(runs):
     for name in "abm":
         config = json.loads((runs / name / "config.json").read_text())
         assert list(config["id2label"].values()) == list(CLASSES)
-        assert label_space(load_model(runs / name)).classes == tuple(CLASSES)
+        space = label_space(load_model(runs / name))
+        assert space.classes == tuple(CLASSES)
+        assert space.palette.tolist() == COLOURS[:3].tolist()
+        plain = SegformerForSemanticSegmentation.from_pretrained(runs / name)
+        assert plain.config.id2label[1] == "Grass Land"
 
 
 def test_scores_are_by_these_classes_in_any_order(runs, data, tmp_path, capsys):
@@ -190,3 +195,34 @@ def test_values_that_are_no_classes_are_refused(tmp_path, capsys):
     error = refused(capsys, *command, "--quiet", "--starter", tmp_path / "s.yaml")
     assert "more than 254 values" in error
     assert not (tmp_path / "s.yaml").exists()
+
+
+def test_report_and_card_are_of_these_classes(runs, data, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    values = yaml.safe_load((runs / "a" / "recipe.yaml").read_text())
+    night = {
+        **source(data),
+        "domain": "corruptions",
+        "options": {
+            "base": "folder",
+            "base_options": source(data)["options"],
+            "kind": "night",
+            "severity": 3,
+        },
+    }
+    recipe.write_text(yaml.safe_dump({**values, "targets": [night]}))
+    page = tmp_path / "page.html"
+    command = ["report", runs / "a", runs / "b", runs / "m", "--recipe", recipe, "--output", page]
+    code, _, error = revt(capsys, *command, "--quiet")
+    assert code == 0, error
+    html = page.read_text()
+    assert "Grass Land" in html
+    assert "rgb(30 144 255)" in html
+    assert "traffic sign" not in html
+    card = tmp_path / "card"
+    command = ["push", runs / "m", "owner/name", "--license", "apache-2.0", "--dry-run", card]
+    code, _, error = revt(capsys, *command, "--quiet")
+    assert code == 0, error
+    text = (card / "README.md").read_text()
+    assert "3 classes" in text
+    assert "Cityscapes classes" not in text
