@@ -162,7 +162,6 @@ class Match:
 
     @property
     def names(self) -> list[str]:
-        """The names of all images, in order."""
         return sorted({*self.pairs, *self.unusable})
 
 

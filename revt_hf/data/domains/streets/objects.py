@@ -111,7 +111,6 @@ def person(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) -> None:
-    """A bicycle from the side or from behind, with or without a rider."""
     item = Item(canvas, x, z, bool(rng.random() < 0.5))
     if rng.random() < 0.6:
         for wheel in (-0.52, 0.52):
@@ -233,7 +232,6 @@ def crossing_car(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bus(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> None:
-    """A bus along the street, sometimes a double-decker."""
     item = Item(canvas, x, z)
     half, top, length = rng.uniform(1.2, 1.3), rng.uniform(2.8, 3.2), rng.uniform(9.0, 12.0)
     if rng.random() < 0.2:
