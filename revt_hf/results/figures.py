@@ -84,18 +84,6 @@ def legend_name(name: str) -> str:
     return printable(f" {name}" if name.startswith("_") else name)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if column else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 @dataclass(frozen=True)
 class Curve:
     """The mean of some networks over the severity of one corruption."""
