@@ -30,7 +30,8 @@ _MODULES = {
     "evaluation.predictor": ["predict"],
     "evaluation.result": ["Result", "SplitSpec", "read_results"],
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
-    "hub.push": ["PushOptions", "push"],
+    "hub.commit": ["PushOptions"],
+    "hub.push": ["push"],
     "merging.average": ["MergeOptions", "merge"],
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
     "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from revt_hf.evaluation.result import read_results as read_results
     from revt_hf.experiments.execution import ExperimentOptions as ExperimentOptions
     from revt_hf.experiments.execution import run_experiment as run_experiment
-    from revt_hf.hub.push import PushOptions as PushOptions
+    from revt_hf.hub.commit import PushOptions as PushOptions
     from revt_hf.hub.push import push as push
     from revt_hf.merging.average import MergeOptions as MergeOptions
     from revt_hf.merging.average import merge as merge

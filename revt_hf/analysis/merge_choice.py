@@ -17,12 +17,12 @@ from revt_hf.analysis.choosing import (
     leave_one_out,
     search_weights,
 )
+from revt_hf.analysis.similarity import aligned
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import check_output_file, write_text
 from revt_hf.evaluation.result import splits_of
-from revt_hf.results.figures import aligned
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.selection import pyramid_step, select
-from revt_hf.results.figures import figure, short_names
 
 # Presets of ``revt merge --select``: an attention's LayerNorm counts as attention and as norm.
 _LAYER_TYPES = ("attention", "mlp", "norm", "patch_embed")
@@ -153,6 +152,18 @@ def _cosine(first: float, second: float, gap: float) -> float | None:
     return max(-1.0, min(1.0, float((first + second - gap) / 2 / scale))) if scale else None
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def diagnose_similarity(
     members: Mapping[str, str],
     output: Path,
@@ -169,12 +180,16 @@ def diagnose_similarity(
     with atomic_folder(output, overwrite, inputs) as scratch:
         write_json(scratch / "similarity.json", result)
         if plot:
-            _draw_similarity(result, short_names(list(members)), scratch / "similarity.png")
+            _draw_similarity(result, list(members), scratch / "similarity.png")
     return result
 
 
-def _draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+def _draw_similarity(result: Mapping[str, Any], members: Sequence[str], path: Path) -> None:
     """Draw a heat map of each measure: pairs of members by blocks, layer types and head modules."""
+    # It imports datasets, which takes more memory than the comparison.
+    from revt_hf.results.figures import figure, short_names
+
+    names = short_names(members)
     types = result["layer_types"]
     head = [part for part in types if part["name"].startswith("head ")]
     encoder = [part for part in types if part not in head]
@@ -188,7 +203,7 @@ def _draw_similarity(result: Mapping[str, Any], names: Sequence[str], path: Path
     if result["base"] is not None:
         panels += [
             ("Cosine of displacements", pairs, "displacement_cosine", False),
-            ("Displacement from the base", list(names), "from_base", True),
+            ("Displacement from the base", names, "from_base", True),
         ]
     columns = {"": result["blocks"], "Layers of the encoder": encoder, "Modules of the head": head}
     columns = {heading: parts for heading, parts in columns.items() if parts}

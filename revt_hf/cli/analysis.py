@@ -50,8 +50,7 @@ def similarity_command(
     no_plot: Annotated[bool, "Write only the JSON."] = False,
 ) -> None:
     """Compare weights by block and layer type: cosine, L2 and mean squared displacement."""
-    from revt_hf.analysis.similarity import diagnose_similarity, mean_of
-    from revt_hf.results.figures import aligned
+    from revt_hf.analysis.similarity import aligned, diagnose_similarity, mean_of
 
     members = common.named_models(models)
     report.check([*members.values(), base], [output])

@@ -127,7 +127,7 @@ class Publication:
     def check(self, repo_id: str) -> None:
         """Refuse now what the push would refuse after all the work."""
         from revt_hf.hub.commit import check_repo_id, require_token
-        from revt_hf.hub.records import known_hub_ids
+        from revt_hf.hub.facts import known_hub_ids
 
         check_repo_id(repo_id, "model")
         if not self.license:
@@ -141,7 +141,8 @@ class Publication:
             check_repo_id(name, "dataset")
 
     def send(self, folder: Path, repo_id: str, results: Path | None, **more: Any) -> None:
-        from revt_hf.hub.push import PushOptions, push
+        from revt_hf.hub.commit import PushOptions
+        from revt_hf.hub.push import push
 
         given = {key: value for key, value in vars(self).items() if value is not None}
         done = push(folder, repo_id, PushOptions(**given, **more), results)

@@ -1,8 +1,4 @@
-"""Read an image file's own structure before it is decoded: size, orientation, truncation, loss.
-
-How OpenCV turns an image depends on its format and on OpenCV's version (a TIFF is always turned),
-and it stretches packed grey values and expands palettes. So all of that is read here, once.
-"""
+"""An image file's own structure, as OpenCV's way to turn and expand it depends on its version."""
 
 import io
 import re
@@ -41,10 +37,7 @@ _MOST_TEXT = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """An image file's structure; ``size`` is (width, height) in pixels as stored, before turning.
-
-    ``lossy`` is false only for formats that are known to keep the values that were written.
-    """
+    """An image file's structure; ``size`` is (width, height) in pixels as stored, not turned."""
 
     kind: str = ""  # "png", "jpeg", ..., Pillow's name of a rare format, empty if unknown
     size: tuple[int, int] | None = None

@@ -107,10 +107,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def decode_raw(file: ImageFile, table: LabelTable, turn: int) -> NDArray[Any]:
-    """A label's raw values (H, W) as stored: uint8, uint16 or uint32, turned by an orientation.
-
-    Palette images give their indices, never their colours; 1, 2 or 4 bits are not stretched.
-    """
+    """A label's raw values (H, W) as stored: uint8, uint16 or uint32, turned by an orientation."""
     name, header = file.name, file.header
     if header.kind == RAW_SUFFIX:
         return _turned(_mapped(name, channels=0), turn)

@@ -57,11 +57,7 @@ class Reading(Enum):
 
 
 class LabelTable:
-    """A look-up table from the raw values of one label encoding to train ids.
-
-    ``mapping`` is raw value (0..65535, or 0xRRGGBB for colours) -> train id (0..18) or 255
-    (ignored); any other value is refused. ``polygons`` is class name -> raw value.
-    """
+    """A look-up table from one encoding's raw values to train ids; any other value is refused."""
 
     def __init__(
         self,
@@ -116,7 +112,7 @@ class LabelTable:
         """A sentence on values outside the encoding, given with their pixel counts."""
         colours = self.reading is Reading.COLOUR
         listed = ", ".join(
-            f"{(raw >> 16, raw >> 8 & 255, raw & 255) if colours else raw} ({count} pixels)"
+            f"{tuple(raw.to_bytes(3)) if colours else raw} ({count} pixels)"
             for raw, count in unknown.items()
         )
         kind = "colour" if colours else "value"

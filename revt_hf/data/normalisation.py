@@ -12,10 +12,7 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The fields of a ``preprocessor_config.json`` that decide the network's input values.
-
-    The defaults are ImageNet's constants, used for models without that file.
-    """
+    """The fields of a ``preprocessor_config.json`` that decide the network's input values."""
 
     image_mean: Channels = (0.485, 0.456, 0.406)
     image_std: Channels = (0.229, 0.224, 0.225)

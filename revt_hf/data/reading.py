@@ -1,13 +1,11 @@
-"""The one door for images and labels: RGB arrays and train ids, as displayed; and resizing them.
-
-Sizes follow ``mmcv.imrescale`` as the original's training and test pipelines use it.
-"""
+"""The one door for images and labels: RGB arrays and train ids, as displayed; and resizing them."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -18,12 +16,13 @@ from revt_hf.data.decoding import ImageFile, decode_image, decode_raw, open_imag
 from revt_hf.data.labels import LabelTable
 
 Pixel = TypeVar("Pixel", bound=np.generic)
+Bytes: TypeAlias = NDArray[np.uint8]
 
 
 class Label(NamedTuple):
     """Train ids (H, W), uint8, and what is wrong with them; empty where nothing is."""
 
-    train_ids: NDArray[np.uint8]
+    train_ids: Bytes
     unknown: dict[int, int]  # pixels of each raw value outside the encoding
     turned: str  # how its orientation differs from its image's
     size: str  # how its size differs from its image's; it may have been resized since
@@ -31,16 +30,13 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True)
 class Decode:
-    """Decode rows of a domain; pass it to ``datasets.Dataset.with_transform``.
-
-    Gives ``image`` (H, W, 3) uint8 RGB, ``label`` (H, W) uint8 train ids and ``name``.
-    """
+    """Decodes rows of a domain; a transform of ``datasets.Dataset.with_transform``."""
 
     table: LabelTable
     # Resize (nearest) labels whose size is not their image's: for datasets known to have some.
     fit_labels: bool = False
     # Applied to every image with its name; keeps the size.
-    change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None = None
+    change: Callable[[Bytes, str], Bytes] | None = None
     # True turns a label like its image, false by its own orientation; None does the latter, too,
     # and warns where the two differ.
     follow_exif: bool | None = None
@@ -57,20 +53,16 @@ class Decode:
                         "these images are changed by their names: select the column 'name' too"
                     )
                 decoded["image"] = list(map(self.change, decoded["image"], rows["name"]))
-        if "label" in rows and "image" not in rows:
-            if self.follow_exif:
+        if "label" in rows:
+            if self.follow_exif and "image" not in rows:
                 raise UserError("labels are turned like their images: select 'image' too")
-            decoded["label"] = list(map(self.train_ids, labels))
-        elif "label" in rows:
-            decoded["label"] = list(map(self.train_ids, labels, images, decoded["image"]))
+            pairs = zip_longest(labels, images, decoded.get("image", []))
+            decoded["label"] = [self.train_ids(*pair) for pair in pairs]
         return decoded
 
     def train_ids(
-        self,
-        label: ImageFile,
-        image: ImageFile | None = None,
-        pixels: NDArray[np.uint8] | None = None,
-    ) -> NDArray[np.uint8]:
+        self, label: ImageFile, image: ImageFile | None = None, pixels: Bytes | None = None
+    ) -> Bytes:
         """Train ids (H, W), uint8; refuses a label with a problem, warns if only EXIF differs."""
         found = self.lenient(label, image, pixels)
         for value, count in found.unknown.items():
@@ -81,9 +73,7 @@ class Decode:
             _warn_once(f"{label.name}: {found.turned}")
         return found.train_ids
 
-    def lenient(
-        self, label: ImageFile, image: ImageFile | None, pixels: NDArray[np.uint8] | None
-    ) -> Label:
+    def lenient(self, label: ImageFile, image: ImageFile | None, pixels: Bytes | None) -> Label:
         """Decode a label and compare it with its image, as far as that can be read."""
         turn = (image if self.follow_exif and image else label).header.orientation
         train_ids, unknown = self.table.lenient(decode_raw(label, self.table, turn))
@@ -113,38 +103,30 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=2)
 
 
-def read_image(cell: dict[str, Any]) -> NDArray[np.uint8]:
-    """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8, turned as displayed.
-
-    A raw array (``.npy``) is mapped into memory, so only the part that is used is read.
-    """
+def read_image(cell: dict[str, Any]) -> Bytes:
+    """Decode an undecoded ``datasets.Image`` cell to RGB (H, W, 3), uint8, turned as displayed."""
     return decode_image(open_image(cell))
 
 
-def read_label(cell: dict[str, Any], table: LabelTable) -> NDArray[np.uint8]:
+def read_label(cell: dict[str, Any], table: LabelTable) -> Bytes:
     """Decode an undecoded label cell to train ids (H, W), uint8, turned by its own orientation."""
     return Decode(table).train_ids(open_image(cell))
 
 
 def fit_size(height: int, width: int, max_size: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of an image scaled to fit a max size (width, height).
-
-    The long side of the max size limits the image's long side; small images are enlarged.
-    """
+    """(height, width) of an image scaled up or down to fit a max size, long side to long side."""
     if min(max_size) < 1:
         shown = f"max size {max_size[0]}x{max_size[1]}"
         raise UserError(f"{shown}: both sides must be at least 1 pixel")
+    # As ``mmcv.imrescale``, which the original's training and test pipelines use.
     factor = min(max(max_size) / max(height, width), min(max_size) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def resize_label_to_fit(
-    label: NDArray[np.uint8], image_size: tuple[int, int], max_size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Resize train ids (H, W), nearest, to the size that ``resize_to_fit`` gives their image.
-
-    ``image_size`` is (height, width): 60 label maps of GTA5 do not have their image's size.
-    """
+    label: Bytes, image_size: tuple[int, int], max_size: tuple[int, int]
+) -> Bytes:
+    """Resize train ids (H, W), nearest, like an image of ``image_size`` (height, width)."""
     return _resized(label, fit_size(*image_size, max_size), cv2.INTER_NEAREST)
 
 

@@ -39,8 +39,8 @@ from revt_hf.hub.commit import (
     open_repository,
     pushing,
     require_token,
+    without_local_paths,
 )
-from revt_hf.hub.local_paths import without_local_paths
 from revt_hf.results.markdown import yaml_text
 
 SHARD_BYTES = 500_000_000
@@ -58,11 +58,7 @@ _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export: ``max_size`` is (width, height), ``license`` the one the user confirms.
-
-    ``push`` is the id of a Hub dataset; its ``data`` folder and card are replaced if they were
-    pushed from here.
-    """
+    """How to export and push; an earlier push from here is replaced."""
 
     max_size: tuple[int, int] | None = None
     license: str | None = None

@@ -37,10 +37,7 @@ for line in sys.stdin:
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Results of ``work`` in the order of ``items``.
-
-    ``workers`` is all cores by default, and at most twice as many: each holds some results.
-    """
+    """Results of ``work`` in the order of ``items``; ``workers`` is all cores by default."""
     count = min(workers or core_count(), _THREADS_A_CORE * core_count())
     opencv_threads = cv2.getNumThreads()
     pending: deque[Future[Result]] = deque()
@@ -62,11 +59,8 @@ def in_threads(
 
 @contextmanager
 def jpeg_damage() -> Iterator[FindDamage]:
-    """A function that gives libjpeg's warning about a JPEG file that can be decoded, or None.
-
-    libjpeg only warns on standard error, so one process for each thread that asks decodes images
-    once more and pipes it.
-    """
+    """A function that gives libjpeg's warning about a JPEG file that can be decoded, or None."""
+    # libjpeg only warns on standard error: a process for each thread decodes again and pipes it.
     own = threading.local()
     started: list[subprocess.Popen[str]] = []
 

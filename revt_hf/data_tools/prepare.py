@@ -42,11 +42,7 @@ def prepare(
     workers: int | None = None,
     quiet: bool = False,
 ) -> PreparedRecord:
-    """Write a split's images resized, and its labels as train ids, for faster training.
-
-    Training with ``source.prepared`` set to the output sees the same bits as training on the
-    source. An interrupted call continues where it stopped when it is repeated.
-    """
+    """Write a split's images resized, and its labels as train ids; go on where it stopped."""
     check_output(output, overwrite, spec.inputs)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")

@@ -1,7 +1,10 @@
-"""Pushing to the Hub: repository IDs, the token, and one sentence for every failure."""
+"""Pushing to the Hub: its IDs, the token, no local paths, and one sentence for every failure."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
@@ -18,7 +21,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.hub_requests import bounded_requests, failed_transport
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError, causes
+from revt_hf.results.markdown import yaml_text
 
 Kind = Literal["model", "dataset"]
 CARD_FILE = "README.md"
@@ -26,6 +31,50 @@ CARD_FILE = "README.md"
 MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
 # The Hub adds it to every new repository.
 _GIVEN = ".gitattributes"
+# Values of these keys are paths, even relative ones.
+_KEYS = frozenset({"data_dir", "prepared", "init", "mixing", "path", "head", "_name_or_path"})
+_ABSOLUTE = re.compile(r"\s*(file:|/|~|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
+# In a longer text: from the begin of a path to a space or bracket. URLs have a colon before it.
+_INSIDE = re.compile(
+    r"(?<![\w/\\:.~*)\]])(?:file:/+|/(?=\w)|~[\w.-]*/|[A-Za-z]:[/\\]|\\\\)[^\s'\"`,;()\[\]{}<>|]+"
+)
+_SECRETS = re.compile(r"\bhf_\w{8,}|(?<=://)[^/@\s]+@")
+_NAMELESS = "folder"
+_REFUSALS = {
+    (401, 403): "the Hub refused the token (status {}): it needs the right to write",
+    (404,): "there is no such repository or branch, or the token may not see it (status {})",
+    (409, 412): "the repository was changed at the same time (status {})",
+    (400, 413, 422): "the Hub did not accept what it was sent (status {})",
+}
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How a model is pushed.
+
+    Attributes:
+        private: make the repository private.
+        create_pr: open a pull request instead of changing the branch.
+        revision: the branch, created if it does not exist; None for main.
+        dry_run: write exactly what would be sent to this folder, and send nothing.
+        overwrite: replace the folder of an earlier dry run.
+        with_members: folders of the merge's members, published in ``members/``.
+        license: of the weights; required.
+        base_models: Hub IDs of the members or of the initial weights.
+        datasets: Hub IDs of the training datasets.
+        quiet: hide progress bars.
+    """
+
+    private: bool = False
+    create_pr: bool = False
+    revision: str | None = None
+    dry_run: str | Path | None = None
+    overwrite: bool = False
+    with_members: Sequence[Path] = ()
+    license: str | None = None
+    base_models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    quiet: bool = False
 
 
 def is_repo_id(text: str) -> bool:
@@ -38,7 +87,6 @@ def is_repo_id(text: str) -> bool:
 
 
 def check_repo_id(repo_id: str, kind: Kind) -> None:
-    """Refuse an invalid Hub ID."""
     if not is_repo_id(repo_id):
         raise UserError(
             f"'{repo_id}' is not the ID of a Hub {kind}: write it as owner/name, of "
@@ -47,7 +95,6 @@ def check_repo_id(repo_id: str, kind: Kind) -> None:
 
 
 def require_token() -> None:
-    """Refuse to push without a token."""
     if huggingface_hub.get_token() is None:
         raise UserError("pushing needs a Hub token: run 'hf auth login' or set HF_TOKEN")
 
@@ -60,10 +107,7 @@ def open_repository(
     branch: str | None = None,
     make_branch: bool = False,
 ) -> tuple[str, list[str]]:
-    """Create a repository unless it exists; the last commit and the files of its branch.
-
-    Refuses a repository that should be private but is public, or holds content from elsewhere.
-    """
+    """Create a repository unless it exists; the last commit and the files of its branch."""
     # Where nothing is asked for, the owner's account decides.
     hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
@@ -122,20 +166,42 @@ def _failure(error: BaseException, endpoint: str) -> str:
     for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
-            return _refusal(status)
+            known = (text for statuses, text in _REFUSALS.items() if status in statuses)
+            return next(known, "the Hub answered with status {}").format(status)
         lost = failed_transport(cause, endpoint)
         if lost is not None:
             return lost
     return f"the upload broke off ({type(error).__name__})"
 
 
-def _refusal(status: int) -> str:
-    if status in (401, 403):
-        return f"the Hub refused the token (status {status}): it needs the right to write"
-    if status == 404:
-        return "there is no such repository or branch, or the token may not see it (status 404)"
-    if status in (409, 412):
-        return f"the repository was changed at the same time (status {status})"
-    if status in (400, 413, 422):
-        return f"the Hub did not accept what it was sent (status {status})"
-    return f"the Hub answered with status {status}"
+def last_part(path: str) -> str:
+    """The last part of a path of any system, or of a Hub ID without ``@revision``."""
+    plain = _without_tokens(path).strip().rstrip("/\\")
+    name = re.split(r"[/\\]", plain)[-1].partition("@")[0].removeprefix("file:")
+    return _NAMELESS if name in ("", ".", "..") or name.startswith("~") else name
+
+
+def without_local_paths(value: Any, hub_ids: Collection[str] = (), key: str = "") -> Any:
+    """The JSON value of ``key`` with only the last part of local paths, and without tokens."""
+    if isinstance(value, Mapping):
+        return {
+            without_local_paths(str(name)): without_local_paths(inner, hub_ids, str(name))
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_local_paths(inner, hub_ids, key) for inner in value]
+    if not isinstance(value, str) or value.partition("@")[0] in hub_ids:
+        return value
+    if key in _KEYS or _ABSOLUTE.match(value):
+        return last_part(value)
+    return _INSIDE.sub(lambda found: last_part(found[0]), _without_tokens(value))
+
+
+def _without_tokens(text: str) -> str:
+    # Names of files may hold bytes that are not UTF-8.
+    return _SECRETS.sub("", text.encode("utf-8", "replace").decode())
+
+
+def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
+    """A resolved recipe as YAML, without local paths."""
+    return yaml_text(without_local_paths(recipe.model_dump(mode="json"), hub_ids))

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,24 @@ from revt_hf.core.outputs import (
     write_text,
 )
 from revt_hf.evaluation.result import read_results, write_results
-from revt_hf.hub.cards import check_card
-from revt_hf.hub.commit import CARD_FILE, check_repo_id, open_repository, pushing, require_token
-from revt_hf.hub.facts import ModelCardFacts, published_result, results_of
-from revt_hf.hub.local_paths import without_local_paths
-from revt_hf.hub.model_card import card_text
-from revt_hf.hub.records import MemberFacts, published_recipe, published_record
+from revt_hf.hub.cards import card_text, check_card
+from revt_hf.hub.commit import (
+    CARD_FILE,
+    PushOptions,
+    check_repo_id,
+    open_repository,
+    published_recipe,
+    pushing,
+    require_token,
+    without_local_paths,
+)
+from revt_hf.hub.facts import (
+    MemberFacts,
+    model_facts,
+    published_record,
+    published_result,
+    results_of,
+)
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -49,35 +60,6 @@ _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, _OWN))})
 _LENGTH_BYTES = 8
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is half-published: run the same command again"
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How a model is pushed.
-
-    Attributes:
-        private: make the repository private.
-        create_pr: open a pull request instead of changing the branch.
-        revision: the branch, created if it does not exist; None for main.
-        dry_run: write exactly what would be sent to this folder, and send nothing.
-        overwrite: replace the folder of an earlier dry run.
-        with_members: folders of the merge's members, published in ``members/``.
-        license: of the weights; required.
-        base_models: Hub IDs of the members or of the initial weights.
-        datasets: Hub IDs of the training datasets.
-        quiet: hide progress bars.
-    """
-
-    private: bool = False
-    create_pr: bool = False
-    revision: str | None = None
-    dry_run: str | Path | None = None
-    overwrite: bool = False
-    with_members: Sequence[Path] = ()
-    license: str | None = None
-    base_models: Sequence[str] = ()
-    datasets: Sequence[str] = ()
-    quiet: bool = False
 
 
 def push(
@@ -124,14 +106,11 @@ def _assemble(
     folder: Path, repo_id: str, options: PushOptions, results: str | Path | None, target: Path
 ) -> None:
     """Check everything, then write the content of the repository into an empty folder."""
-    check_files(folder)
+    for path in (folder, *options.with_members):
+        _check_files(path)
     measured = None if results is None else read_results([Path(results)])
-    facts = ModelCardFacts.from_folder(
-        *(folder, repo_id, options.license, measured),
-        *(options.base_models, options.datasets, options.with_members),
-    )
-    known = facts.merge.members if facts.merge else ()
-    members = dict(_named_member(member, known) for member in options.with_members)
+    facts = model_facts(folder, repo_id, options, measured)
+    members = {_name_of(member, facts.members): member for member in options.with_members}
     for model in (folder, *members.values()):
         check_model(model)
     text = card_text(facts)
@@ -141,12 +120,12 @@ def _assemble(
     _write_model(folder, target, link, hub_ids)
     write_text(target / CARD_FILE, text)
     if facts.merge:
-        write_json(target / MERGE_FILE, facts.merge.record.to_json())
+        write_json(target / MERGE_FILE, facts.merge.to_json())
     elif facts.changes:
         changes = without_local_paths(read_json_object(folder / CHANGES_FILE))
         write_json(target / CHANGES_FILE, changes)
-    if facts.recipe_text:
-        write_text(target / RECIPE_FILE, facts.recipe_text)
+    if facts.recipe:
+        write_text(target / RECIPE_FILE, published_recipe(facts.recipe, hub_ids))
     published = [published_result(result, repo_id) for result in facts.results]
     for name, member in members.items():
         copy = target / _MEMBERS / name
@@ -161,8 +140,7 @@ def _assemble(
         write_results(target / _RESULTS_FILE, published)
 
 
-def check_files(folder: Path) -> None:
-    """Refuse a folder that lacks a file of a SegFormer."""
+def _check_files(folder: Path) -> None:
     for name in (WEIGHTS_FILE, *_CONFIG_FILES):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a complete SegFormer folder: {name} is missing")
@@ -170,7 +148,6 @@ def check_files(folder: Path) -> None:
 
 def check_model(folder: Path) -> None:
     """Refuse a folder that does not load as it is, or whose record describes other weights."""
-    check_files(folder)
     load_model(folder)
     described = read_description(folder)
     with open_checkpoint(folder) as checkpoint:
@@ -189,16 +166,15 @@ def check_model(folder: Path) -> None:
     checked_record(folder)
 
 
-def _named_member(folder: Path, members: Sequence[MemberFacts]) -> tuple[str, Path]:
-    check_files(folder)
+def _name_of(folder: Path, members: Sequence[MemberFacts]) -> str:
     digest = file_sha256(folder / WEIGHTS_FILE)
-    names = [member.name for member in members if member.sha256 == digest]
+    names = [member.name for member in members if member.record.sha256 == digest]
     if not names:
         raise UserError(
             f"{folder} is not a member of this model: {MERGE_FILE} does not name its weights "
             f"(sha256 {digest})"
         )
-    return names[0], folder
+    return names[0]
 
 
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:

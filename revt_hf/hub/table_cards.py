@@ -6,20 +6,17 @@
 import sys
 from pathlib import Path
 
-import yaml
 from huggingface_hub import ModelCardData
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
-from revt_hf.hub.cards import Markdown, check_card, render_card
-from revt_hf.hub.model_card import PAPER, TAGS, TASK
-from revt_hf.results.paper import ROWS, SOURCES, PaperRow
+from revt_hf.hub.cards import PAPER, TAGS, TASK, Markdown, check_card, render_card
+from revt_hf.results.rows import ROWS, SOURCES, PaperRow
 
 _LINKS = {
     "paper": Markdown(PAPER),
     "original": Markdown("https://github.com/ifnspaml/revt-domain-generalization"),
 }
-_TARGETS = ("cityscapes", "bdd100k")
 
 
 def file_name(row: PaperRow) -> str:
@@ -38,14 +35,6 @@ def row_card(row: PaperRow) -> str:
         base_model=None if row.is_merge else [f"nvidia/mit-{row.size}"],
         base_model_relation=None if row.is_merge else "finetune",
     )
-    name = f"{row.source}-{row.size}"
-    recipe = {
-        "model": {"init": f"nvidia/mit-{row.size}"},
-        "source": {"domain": row.source, "data_dir": f"data/{row.source}"},
-        "targets": [{"domain": name, "data_dir": f"data/{name}"} for name in _TARGETS],
-    }
-    members = " ".join(f"runs/{name}/{number}" for number in row.methods)
-    merge = "-".join([f"runs/{name}/revt", *map(str, row.methods)])
     card = render_card(
         "table_card.md.jinja",
         **_LINKS,
@@ -53,10 +42,6 @@ def row_card(row: PaperRow) -> str:
         row=row,
         source=SOURCES[row.source],
         methods=[str(method(number)) for number in row.methods],
-        name=name,
-        recipe=yaml.safe_dump(recipe, sort_keys=False).rstrip(),
-        members=members,
-        model=merge if row.is_merge else members,
         has_pixmix=any("pixmix" in method(number).steps() for number in row.methods),
     )
     check_card(card)

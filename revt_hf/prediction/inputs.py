@@ -93,11 +93,7 @@ def read_image(
 
 
 def unique_names(files: Sequence[PurePosixPath]) -> list[str]:
-    """Names without suffix, none of which is another's or another's folder.
-
-    Files that differ only in the suffix keep it (``a.jpg``, ``a.png``); names that are still
-    equal are numbered. Upper and lower case count as equal, as on some file systems.
-    """
+    """Names without suffix, none of which is another's or its folder, in upper or lower case."""
     stems = [file.with_suffix("") for file in files]
     counts = Counter(map(_folded, stems))
     folders = {_folded(parent) for stem in stems for parent in stem.parents}

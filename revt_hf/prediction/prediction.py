@@ -121,10 +121,7 @@ def predict_files(
     output: Path,
     options: PredictOptions | None = None,
 ) -> Prediction:
-    """Write class maps and overlays of images, folders of them and videos.
-
-    A file that cannot be used is skipped with a warning; models are folders or Hub IDs by name.
-    """
+    """Write class maps and overlays of images, folders and videos; failing files are warnings."""
     options = options or PredictOptions()
     named = _short_names(models)
     outputs = Outputs(output, tuple(named), options.kept, options.ids)

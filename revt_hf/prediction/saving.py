@@ -98,10 +98,7 @@ class Outputs:
 
 @dataclass
 class VideoOutputs:
-    """A video's results, written frame by frame in a ``with`` block; ``done`` are their paths.
-
-    Videos keep their size, so the legend is an image of its own.
-    """
+    """A video's results, written frame by frame in a ``with`` block; the legend is an image."""
 
     outputs: Outputs
     item: Input
@@ -171,10 +168,7 @@ def _with_legend(image: Image, classes: Sequence[str]) -> Image:
 
 
 def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """How much class maps (H, W) differ at each pixel, (H, W) float32.
-
-    0 where all agree, 1 where no two do, else the share outside the majority.
-    """
+    """Share of class maps (H, W) outside each pixel's majority: 0 if all agree, 1 if no two do."""
     votes = [sum((classes == other).astype(np.uint8) for other in maps) for classes in maps]
     others = len(maps) - np.max(votes, axis=0).astype(np.float32)
     return np.asarray(others / (len(maps) - 1), dtype=np.float32)
@@ -220,10 +214,7 @@ class Video:
 
 
 class VideoOutput:
-    """A video that is written frame by frame and appears when the ``with`` block ends.
-
-    Codecs only allow even sizes: an odd frame's last row or column is repeated.
-    """
+    """A video that is written frame by frame and appears when the ``with`` block ends."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate

@@ -1,9 +1,5 @@
 """Distances between members' weights: known answers, all kinds of files, little memory."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +8,11 @@ from safetensors.numpy import load_file, save_file
 from revt_hf.analysis.similarity import similarity
 from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
+from tests.helpers.command_line import measured_command
 from tests.helpers.golden import golden_file
 from tests.helpers.networks import changed
+from tests.helpers.segformers import BIG, COUNTER, saved_state
 
 pytestmark = pytest.mark.numeric
 
@@ -142,38 +141,18 @@ def test_the_originals_numbers_on_the_same_files():
         assert row["msd"] == pytest.approx(float(msd), rel=1e-6)
 
 
-_COMMAND = """
-import json, sys
-HEAVY = ("torch", "matplotlib", "transformers")
-from revt_hf.cli.main import main
-try:
-    main(sys.argv[1:])
-except SystemExit as done:
-    assert not done.code
-line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-heavy = [name for name in HEAVY if name in sys.modules]
-print(json.dumps({"mib": int(line.split()[1]) / 1024, "heavy": heavy}))
-"""
-
-
 def test_the_command_takes_little_memory_and_neither_torch_nor_matplotlib(tmp_path):
-    sizes = {"depths": (1, 1, 14, 1), "hidden_sizes": (64, 128, 320, 512)}
-    shapes = tensor_shapes(Architecture(**sizes), 19)  # 100 MiB
-    for member in range(3):
-        (tmp_path / str(member)).mkdir()
-        config = {"model_type": "segformer", **sizes, "num_labels": 19}
-        (tmp_path / str(member) / "config.json").write_text(json.dumps(config))
-        tensors = {name: np.full(s, member + 1, dtype=np.float32) for name, s in shapes.items()}
-        tensors["decode_head.batch_norm.num_batches_tracked"] = np.array(1)
-        save_file(tensors, tmp_path / str(member) / "model.safetensors")
-    folders = [str(tmp_path / str(member)) for member in range(3)]
-    arguments = ["diagnose", "similarity", *folders, "--output", str(tmp_path / "out"), "--no-plot"]
-    done = subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments], capture_output=True, text=True, check=True
-    )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["mib"] < 60
-    assert told["heavy"] == []
-    written = json.loads((tmp_path / "out" / "similarity.json").read_text())
+    sizes = {**BIG, "depths": (1, 1, 14, 1)}  # 100 MiB
+    shapes = tensor_shapes(Architecture(**sizes), 19) | {COUNTER: ()}
+    folders = []
+    for number in range(3):
+        state = {name: torch.full(shape, number + 1.0) for name, shape in shapes.items()}
+        state[COUNTER] = torch.tensor(1)
+        folders.append(saved_state(tmp_path / str(number), state, sizes))
+    command = ["diagnose", "similarity", *folders, "--output", tmp_path / "out", "--no-plot"]
+    mebibytes, heavy = measured_command(command, ("torch", "matplotlib", "transformers"))
+    assert mebibytes < 60
+    assert heavy == []
+    written = read_json_object(tmp_path / "out" / "similarity.json")
     assert written["wholes"][0]["msd"] == [1, 4, 1]
     assert not (tmp_path / "out" / "similarity.png").exists()

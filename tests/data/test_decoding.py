@@ -33,22 +33,29 @@ DISPLAYED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PALETTES = ("PNG", "TIFF", "BMP", "GIF")
 every_turn = pytest.mark.parametrize("turn", range(1, 9))
 
 
-def encoded(kind, pixels=PIXELS, mode=None, **options):
+def encoded(kind, pixels=PIXELS, mode=None, palette=None, **options):
     image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette)
     data = io.BytesIO()
     (image if mode is None else image.convert(mode)).save(data, kind, **options)
     return data.getvalue()
 
 
+def cell(data):
+    return {"path": None, "bytes": data}
+
+
 def image_of(data):
-    return read_image({"path": None, "bytes": data})
+    return read_image(cell(data))
 
 
 def label_of(data):
-    return read_label({"path": None, "bytes": data}, ANY)
+    return read_label(cell(data), ANY)
 
 
 def displayed(pixels, orientation):
@@ -133,30 +140,22 @@ def test_images_are_turned_as_they_are_displayed(kind, turn):
     data = TURNED[kind](turn)
     stored = image_of(encoded("JPEG")) if kind == "jpeg" else PIXELS
     assert (image_of(data) == displayed(stored, turn)).all()
-    assert image_size({"path": None, "bytes": data}) == displayed(PIXELS, turn).shape[:2]
+    assert image_size(cell(data)) == displayed(PIXELS, turn).shape[:2]
 
 
 @pytest.mark.parametrize("turn", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_turns_nothing(turn):
-    assert (image_of(TURNED["tiff"](turn)) == PIXELS).all()
-    assert (image_of(TURNED["png"](turn)) == PIXELS).all()
+    for kind in ("tiff", "png"):
+        assert (image_of(TURNED[kind](turn)) == PIXELS).all()
 
 
 @every_turn
-@pytest.mark.parametrize(
-    "write",
-    [
-        *(
-            lambda turn, kind=kind, mode=mode: encoded(kind, VALUES, mode, exif=exif(turn))
-            for kind in ("PNG", "TIFF")
-            for mode in ("L", "P")
-        ),
-        lambda turn: png_profile(turn, VALUES),
-    ],
-    ids=["png", "palette png", "tiff", "palette tiff", "png with a profile"],
-)
-def test_labels_are_turned_by_their_own_orientation(write, turn):
-    assert (label_of(write(turn)) == displayed(VALUES, turn)).all()
+@pytest.mark.parametrize("mode", ["L", "P", "profile"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_labels_are_turned_by_their_own_orientation(kind, mode, turn):
+    profile = mode == "profile"
+    data = png_profile(turn, VALUES) if profile else encoded(kind, VALUES, mode, exif=exif(turn))
+    assert (label_of(data) == displayed(VALUES, turn)).all()
 
 
 def packed_rows(values, bits):
@@ -166,51 +165,22 @@ def packed_rows(values, bits):
     return [np.packbits(row).tobytes() for row in rows]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_packed_grey_labels_are_read_as_stored(bits):
-    values = VALUES % (1 << bits)
+def packed_png(values, bits):
     header = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in packed_rows(values, bits)))
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    assert (label_of(b"\x89PNG\r\n\x1a\n" + chunks) == values).all()
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
-def test_palette_labels_give_their_indices(kind):
-    image = Image.fromarray(VALUES)
-    image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
-    data = io.BytesIO()
-    image.save(data, kind)
-    assert (label_of(data.getvalue()) == VALUES).all()
-    if kind != "GIF":  # black and white
-        assert (label_of(encoded(kind, (VALUES % 2).astype(bool))) == VALUES % 2).all()
-
-
-BLACK_AND_WHITE, GREYS = [(0,) * 3, (255,) * 3], [(value,) * 3 for value in range(256)]
-
-
-@pytest.mark.parametrize(
-    ("bits", "palette"),
-    [
-        (1, BLACK_AND_WHITE),
-        (1, BLACK_AND_WHITE[::-1]),
-        (4, BLACK_AND_WHITE),
-        (8, BLACK_AND_WHITE),
-        (4, GREYS[:16]),
-        (8, GREYS[:16]),
-        (8, GREYS),
-    ],
-)
-def test_bmp_labels_give_their_indices_whatever_the_palette_looks_like(bits, palette):
-    values = VALUES % min(len(palette), 19)
-    # From the last row to the first, rows of whole words.
+def palette_bmp(values, bits, greys):
+    """From the last row to the first, rows of whole words, with a palette of these greys."""
     rows = packed_rows(values[::-1], bits)
     body = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in rows)
-    colours = b"".join(bytes((*colour, 0)) for colour in palette)
+    colours = b"".join(bytes((grey, grey, grey, 0)) for grey in greys)
     start = 54 + len(colours)
     head = struct.pack("<IHHI", start + len(body), 0, 0, start)
-    info = struct.pack("<IiiHHIIiiII", 40, 8, 5, 1, bits, 0, 0, 0, 0, len(palette), 0)
-    assert (label_of(b"BM" + head + info + colours + body) == values).all()
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 5, 1, bits, 0, 0, 0, 0, len(greys), 0)
+    return b"BM" + head + info + colours + body
 
 
 def netpbm(kind, values, peak):
@@ -223,68 +193,50 @@ def netpbm(kind, values, peak):
     return head.encode() + b" ".join(b"%d" % value for value in values.reshape(-1)) + b"\n"
 
 
+COLOURS = np.random.default_rng(0).integers(0, 256, 768).tolist()
+PEAKS = (1, 18, 100, 255, 1000, 4095, 65535)
+# Bytes of a label, and the number of its values from 0.
+STORED = {
+    **{f"{bits} bits": (packed_png(VALUES % (1 << bits), bits), 1 << bits) for bits in (1, 2, 4)},
+    **{f"palette {kind}": (encoded(kind, VALUES, palette=COLOURS), 19) for kind in PALETTES},
+    **{
+        f"black and white {kind}": (encoded(kind, (VALUES % 2).astype(bool)), 2)
+        for kind in PALETTES[:3]
+    },
+    # Whatever the palette looks like.
+    **{
+        f"bmp of {bits} bits, greys {greys}": (
+            palette_bmp(VALUES % min(len(greys), 19), bits, greys),
+            len(greys),
+        )
+        for bits, greys in (
+            *((1, (0, 255)), (1, (255, 0)), (4, (0, 255)), (8, (0, 255))),
+            *((4, range(16)), (8, range(16)), (8, range(256))),
+        )
+    },
+    **{
+        f"netpbm {kind} up to {peak}": (
+            netpbm(kind, VALUES.astype(int) % (peak + 1), peak),
+            peak + 1,
+        )
+        for kind in (2, 5)
+        for peak in PEAKS
+    },
+}
+
+
+@pytest.mark.parametrize(("data", "count"), STORED.values(), ids=STORED)
+def test_labels_are_read_as_stored(data, count):
+    assert (label_of(data) == VALUES % min(count, 19)).all()
+
+
 @pytest.mark.parametrize("kind", [2, 3, 5, 6])
-@pytest.mark.parametrize("peak", [1, 18, 100, 255, 1000, 4095, 65535])
-def test_netpbm_labels_are_read_as_stored_and_images_as_bright_as_their_white_says(kind, peak):
+@pytest.mark.parametrize("peak", PEAKS)
+def test_netpbm_images_are_as_bright_as_their_white_says(kind, peak):
     shape = (5, 7, 1) if kind in (2, 5) else (5, 7, 3)
     values = np.linspace(0, peak, int(np.prod(shape))).astype(int).reshape(shape)
     shown = image_of(netpbm(kind, values, peak))
     assert np.abs(shown - values / peak * 255).max() <= 1
-    if kind in (2, 5):
-        values = VALUES.astype(int) % (peak + 1)
-        assert (label_of(netpbm(kind, values, peak)) == values).all()
-
-
-@pytest.mark.parametrize("kind", [1, 4])
-def test_bitmaps_are_black_where_their_bits_are_set(kind):
-    data = netpbm(kind, VALUES % 2, 1)
-    assert (image_of(data) == (1 - VALUES[..., None] % 2) * 255).all()
-    tiff = bytearray(encoded("TIFF", VALUES))
-    at = tiff.index(struct.pack("<HHI", 262, 3, 1)) + 8  # which value is white
-    tiff[at : at + 2] = struct.pack("<H", 0)
-    for label, name in ((data, "netpbm"), (bytes(tiff), "tiff")):
-        with pytest.raises(UserError, match=f"a {name} file whose zero is white: save the label"):
-            label_of(label)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "words"),
-    [
-        (PIXELS.astype(np.float32), "32-bit floating-point pixels: save it as 8 or 16 bits"),
-        (PIXELS.astype(np.float64), "64-bit floating-point"),
-        (PIXELS[..., 0].astype(np.int32), "32-bit signed"),
-        (PIXELS[..., 0].astype(np.int16), "16-bit signed"),
-    ],
-)
-def test_what_opencv_cannot_read_is_said_by_the_error_alone(pixels, words, capfd):
-    data = cv2.imencode(".tif", pixels)[1].tobytes()
-    for read in (image_of, label_of):
-        with pytest.raises(UserError, match=words):
-            read(data)
-    with pytest.raises(UserError, match="a damaged one"):
-        image_of(COMPLETE["tiff"][:-500])
-    with pytest.raises(UserError, match="not an image"):
-        image_of(b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes())
-    assert capfd.readouterr().err == ""  # the errors say it all
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded("JPEG", VALUES),
-        encoded("WEBP", VALUES, "RGB"),
-        encoded("TIFF", VALUES, compression="jpeg"),
-        encoded("JPEG2000", VALUES),
-        *([encoded("AVIF", VALUES, "RGB")] if features.check("avif") else []),
-    ],
-)
-def test_labels_that_may_have_lost_something_are_refused(tmp_path, data):
-    path = tmp_path / "label.png"  # by content, whatever it is called
-    path.write_bytes(data)
-    words = r"label\.png: (a label.*(one channel|may change values)|not a label)"
-    with pytest.raises(UserError, match=words):
-        read_label({"path": str(path), "bytes": None}, ANY)
-    assert read_header(data).lossy
 
 
 LARGE = np.tile(PIXELS, (20, 20, 1))
@@ -293,6 +245,65 @@ COMPLETE = {
     "webp": encoded("WEBP", LARGE, exif=exif(1).tobytes()),
     **{kind: encoded(kind.upper(), LARGE) for kind in ("jpeg", "png", "tiff", "bmp")},
 }
+BITMAPS = [netpbm(kind, VALUES % 2, 1) for kind in (1, 4)]
+LOSSY = [
+    encoded("JPEG", VALUES),
+    encoded("WEBP", VALUES, "RGB"),
+    encoded("TIFF", VALUES, compression="jpeg"),
+    encoded("JPEG2000", VALUES),
+    *([encoded("AVIF", VALUES, "RGB")] if features.check("avif") else []),
+]
+
+
+def white_is_zero():
+    tiff = bytearray(encoded("TIFF", VALUES))
+    at = tiff.index(struct.pack("<HHI", 262, 3, 1)) + 8  # which value is white
+    tiff[at : at + 2] = struct.pack("<H", 0)
+    return bytes(tiff)
+
+
+def tiff_of(pixels):
+    return cv2.imencode(".tif", pixels)[1].tobytes()
+
+
+IMAGE, LABEL, BOTH = (image_of,), (label_of,), (image_of, label_of)
+WHITE = "file whose zero is white: save the label"
+MAY = r"(a label.*(one channel|may change values)|not a label)"
+PNG = encoded("PNG")
+REFUSED = [
+    (BOTH, tiff_of(PIXELS.astype(np.float32)), "32-bit floating-point pixels: save it as 8 or 16"),
+    (BOTH, tiff_of(PIXELS.astype(np.float64)), "64-bit floating-point"),
+    (BOTH, tiff_of(PIXELS[..., 0].astype(np.int32)), "32-bit signed"),
+    (BOTH, tiff_of(PIXELS[..., 0].astype(np.int16)), "16-bit signed"),
+    (IMAGE, COMPLETE["tiff"][:-500], "a damaged one"),
+    (IMAGE, b"Pf\n2 2\n-1.0\n" + np.ones(4, np.float32).tobytes(), "not an image"),
+    # Its thumbnail's end must not be taken for its own.
+    (BOTH, encoded("JPEG", LARGE, exif=exif(1).tobytes() + encoded("JPEG"))[:-300], "truncated"),
+    (BOTH, BITMAPS[1][:-1], "truncated"),
+    (BOTH, netpbm(5, VALUES % 2, 255)[:-1], "truncated"),
+    *((LABEL, data, f"a netpbm {WHITE}") for data in BITMAPS),
+    (LABEL, white_is_zero(), f"a tiff {WHITE}"),
+    *((LABEL, data, MAY) for data in LOSSY),
+    (
+        IMAGE,
+        PNG[:16] + struct.pack(">II", 1 << 16, 1 << 16) + PNG[24:],
+        "65536x65536 pixels are more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("readers", "data", "words"), REFUSED)
+def test_files_are_refused_by_content_and_by_the_error_alone(readers, data, words, capfd):
+    for read in readers:
+        with pytest.raises(UserError, match=words):
+            read(data)
+    assert capfd.readouterr().err == ""
+
+
+def test_bitmaps_are_black_where_their_bits_are_set_and_lossy_files_known():
+    for data in BITMAPS:
+        assert (image_of(data) == (1 - VALUES[..., None] % 2) * 255).all()
+    assert all(read_header(data).lossy for data in LOSSY)
 
 
 @pytest.mark.parametrize("kind", COMPLETE)
@@ -305,45 +316,22 @@ def test_cut_images_are_refused_and_bytes_behind_one_are_no_damage(kind):
             image_of(data[: int(len(data) * kept)])
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        # Its thumbnail's end must not be taken for its own.
-        encoded("JPEG", LARGE, exif=exif(1).tobytes() + encoded("JPEG"))[:-300],
-        netpbm(4, VALUES % 2, 1)[:-1],
-        netpbm(5, VALUES % 2, 255)[:-1],
-    ],
-)
-def test_a_truncated_file_is_told_as_such(data):
-    for read in (image_of, label_of):
-        with pytest.raises(UserError, match="truncated"):
-            read(data)
-
-
-def test_only_regular_files_are_opened(tmp_path):
+def test_only_regular_files_of_some_size_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     (tmp_path / "folder.png").mkdir()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(tmp_path / "socket.png"))
-    for name in ("pipe.png", "device.png", "folder.png", "socket.png"):
-        for path in (tmp_path / name, (tmp_path / name).with_suffix(".npy")):
-            if path.suffix == ".npy":
-                path.symlink_to(tmp_path / name)
+    for path in list(tmp_path.iterdir()):
+        path.with_suffix(".npy").symlink_to(path)
+        for one in (path, path.with_suffix(".npy")):
             with pytest.raises(UserError, match=rf"{path.stem}.*not a regular file"):
-                open_image({"path": str(path), "bytes": None})
+                open_image({"path": str(one), "bytes": None})
     listening.close()
-
-
-def test_images_that_would_fill_the_memory_are_refused(tmp_path):
-    data = encoded("PNG")
-    with pytest.raises(UserError, match="65536x65536 pixels are more"):
-        image_of(data[:16] + struct.pack(">II", 1 << 16, 1 << 16) + data[24:])
-    path = tmp_path / "sparse.png"
-    with path.open("wb") as file:
+    with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(1 << 31)
     with pytest.raises(UserError, match=r"sparse\.png.*too many"):
-        read_image({"path": str(path), "bytes": None})
+        read_image({"path": str(tmp_path / "sparse.png"), "bytes": None})
 
 
 def test_the_door_can_be_imported_first():

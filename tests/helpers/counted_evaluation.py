@@ -7,21 +7,18 @@ from revt_hf.cli.main import main
 from revt_hf.core.processes import process_state
 from revt_hf.evaluation import evaluate
 
+_batches = evaluate.image_batches
 
-def _count(folder: Path) -> None:
-    batches = evaluate.image_batches
 
-    def counted(images, indices, *rest):
-        state = process_state()
-        name = f"{state.process_index}-of-{state.num_processes}"
-        (folder / name).write_text(" ".join(map(str, indices)))
-        yield from batches(images, indices, *rest)
-
-    evaluate.image_batches = counted
+def _counted(images, indices, *rest):
+    state = process_state()
+    name = f"{state.process_index}-of-{state.num_processes}"
+    Path(sys.argv[1], name).write_text(" ".join(map(str, indices)))
+    yield from _batches(images, indices, *rest)
 
 
 if __name__ == "__main__":
-    _count(Path(sys.argv[1]))
+    evaluate.image_batches = _counted
     try:
         main(["evaluate", "/nowhere", "--domain", "streets"])
     except SystemExit as end:

@@ -29,8 +29,6 @@ _POLYGON_CELL = 4
 
 @dataclass(frozen=True)
 class Encoding:
-    """How labels are written."""
-
     table: str  # the name of the table to read them with
     train_ids: Mapping[int, int | None]  # of every raw value; None where the facts do not give it
     write: Callable[[Path, np.ndarray], None]  # writes raw values (H, W) to a path
@@ -40,11 +38,9 @@ class Encoding:
 
     def raw(self, number: int) -> np.ndarray:
         """All raw values, in an order and a width that depend on the image's number."""
-        shape = (_ROWS, _COLUMNS + number)
-        values = np.array(list(self.train_ids))
-        assert values.size <= shape[0] * shape[1]
-        order = (np.arange(shape[0] * shape[1]) + 5 * number) % values.size
-        grid = values[order].reshape(shape)
+        values, count = np.array(list(self.train_ids)), _ROWS * (_COLUMNS + number)
+        assert values.size <= count
+        grid = values[(np.arange(count) + 5 * number) % values.size].reshape(_ROWS, -1)
         return grid.repeat(self.cell, axis=0).repeat(self.cell, axis=1)
 
 
@@ -80,7 +76,6 @@ class Case:
 
     @property
     def looked_for(self) -> str:
-        """The description of the layout in messages."""
         wild = {"name": "*", "part": self.names[0].partition("/")[0], "rest": "*"}
         return f"{self.image.format(**wild)} with {self.label.format(**wild)}"
 
@@ -90,11 +85,9 @@ class Case:
         return root / self.image.format(**filled), root / self.label.format(**filled)
 
     def write_one(self, root: Path, name: str, number: int) -> Written:
-        raw = self.encoding.raw(number)
+        self.touch(root, [name])
+        (image, label), raw = self.paths(root, name), self.encoding.raw(number)
         written = Written(random_image(raw.shape, number, self.lossy), raw)
-        image, label = self.paths(root, name)
-        for path in (image, label):
-            path.parent.mkdir(parents=True, exist_ok=True)
         save_image(image, written.image)
         self.encoding.write(label, raw)
         return written
@@ -131,7 +124,6 @@ def as_they_are(rows: list[Any]) -> list[Any]:
 
 
 def save_palette(path: Path, indices: np.ndarray, colours: list[list[int]], **how: Any) -> None:
-    """Write a palette image of these indices."""
     label = Image.fromarray(indices.astype(np.uint8), mode="P")
     label.putpalette([value for colour in colours for value in colour])
     label.save(path, **how)
@@ -160,18 +152,16 @@ def _polygons(path: Path, raw: np.ndarray) -> None:
     height, width = raw.shape
     names = [*FACTS["idd40"]["names"], "spaceship"]
 
-    def shape(label: str, left: int, top: int, right: int, bottom: int, deleted: int) -> Any:
+    def shape(label: str, left: int, top: int, right: int, bottom: int, deleted: int = 0) -> Any:
         corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
         return {"label": label, "polygon": corners, "deleted": deleted, "draw": True}
 
-    shapes = [shape("sky", 0, 0, width, height, 0)]
-    last = _POLYGON_CELL - 1
-    for top in range(0, height, _POLYGON_CELL):
-        for left in range(0, width, _POLYGON_CELL):
-            name = names[raw[top, left]]
-            if name == "car" and top % (2 * _POLYGON_CELL):
-                name = "cargroup"
-            shapes.append(shape(name, left, top, left + last, top + last, 0))
+    shapes, last = [shape("sky", 0, 0, width, height)], _POLYGON_CELL - 1
+    for top, left in product(range(0, height, _POLYGON_CELL), range(0, width, _POLYGON_CELL)):
+        name = names[raw[top, left]]
+        group = name == "car" and top % (2 * _POLYGON_CELL)
+        name = "cargroup" if group else name
+        shapes.append(shape(name, left, top, left + last, top + last))
     shapes.append(shape("wall", 0, 0, width, height, 1))
     path.write_text(json.dumps({"imgHeight": height, "imgWidth": width, "objects": shapes}))
 
@@ -197,6 +187,8 @@ _TRAIN_IDS: dict[int, int | None] = {**{i: i for i in range(len(CLASSES))}, IGNO
 _GTA5 = {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED}
 _SYNTHIA = by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"])
 _V1_2_IDS = by_raw_id(_V1_2["id_to_trainid_dg_standard"])
+_V2_0_IDS = _obvious_classes(_V2_0["names"])
+_DG_STANDARD = "mapillary_v{}/dg_standard@1"
 _CAMVID_11 = by_raw_id(FACTS["camvid11_segnet"]["id_to_cityscapes_trainid_suggested"])
 _CAMVID_32 = dict(zip(_CAMVID_VALUES, _obvious_classes(_CAMVID["names"]).values(), strict=True))
 _CITYSCAPES = {
@@ -207,21 +199,15 @@ _CITYSCAPES = {
     "KITTI": {**FACTS["kitti2015_semantic"]["id_to_trainid"], "255": IGNORED},
 }
 ENCODINGS = {
-    **{
-        name: Encoding("cityscapes_ids", by_raw_id(ids), _grey, 100)
-        for name, ids in _CITYSCAPES.items()
-    },
+    **{n: Encoding("cityscapes_ids", by_raw_id(m), _grey, 100) for n, m in _CITYSCAPES.items()},
     "TRAIN_IDS": Encoding("train_ids", _TRAIN_IDS, _grey, 19),
     "GTA5": Encoding("gta5_ids", _GTA5, _palette([*_GTA5_COLOURS, [0, 0, 142]]), 77),
     "SYNTHIA": Encoding("synthia_ids", _SYNTHIA, _sixteen_bits, 259),
     "MAPILLARY_V1_2": Encoding(
-        "mapillary_v1.2/dg_standard@1", _V1_2_IDS, _palette(_V1_2["palette"]), 66
+        _DG_STANDARD.format("1.2"), _V1_2_IDS, _palette(_V1_2["palette"]), 66
     ),
     "MAPILLARY_V2_0": Encoding(
-        "mapillary_v2.0/dg_standard@1",
-        _obvious_classes(_V2_0["names"]),
-        _palette(_V2_0["palette"]),
-        124,
+        _DG_STANDARD.format("2.0"), _V2_0_IDS, _palette(_V2_0["palette"]), 124
     ),
     "CAMVID_11": Encoding("camvid_11", _CAMVID_11, _grey, 12),
     "CAMVID_32": Encoding("camvid_32", _CAMVID_32, _colours, 0x010203, "(1, 2, 3)"),

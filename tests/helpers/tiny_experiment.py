@@ -34,14 +34,10 @@ MEMBERS_ONLY = {"merges": None, "ensembles": None, "selections": None}
 
 def write_experiment(folder, **sections):
     """Write an experiment and its members' recipe; sections are replaced, None removes one."""
-    values = {**copy.deepcopy(EXPERIMENT), **sections}
-    values = {key: value for key, value in values.items() if value is not None}
-    member = copy.deepcopy(TINY)
-    member["source"]["options"]["val_images"] = 2
-    target = {"domain": "streets", "config": "fog"}
-    target["options"] = {"val_images": 2, "size": [64, 128]}
-    member["targets"] = [target]
-    member["train"]["steps"] = 2
+    values = {key: value for key, value in {**EXPERIMENT, **sections}.items() if value is not None}
+    member, size = copy.deepcopy(TINY), {"val_images": 2, "size": [64, 128]}
+    member["source"]["options"]["val_images"] = member["train"]["steps"] = 2
+    member["targets"] = [{"domain": "streets", "config": "fog", "options": size}]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "member.yaml").write_text(yaml.safe_dump(member))
     path = folder / "experiment.yaml"
@@ -50,17 +46,14 @@ def write_experiment(folder, **sections):
 
 
 def graph_of(path, *overrides):
-    """The graph of an experiment's steps."""
     return build_graph(load_experiment(path, overrides))
 
 
 def folder_of(path, output):
-    """An experiment's folder as it is now."""
     return ExperimentFolder(output, graph_of(path).steps)
 
 
 def stages_of(path, output):
-    """The stages that are left, by name."""
     return {stage.name: stage for stage in stages(graph_of(path), folder_of(path, output))}
 
 
@@ -80,8 +73,7 @@ def printed(capsys, path, output, *more):
     text, _, commands = capsys.readouterr().out.partition("# These submit them:\n")
     scripts = {}
     for part in text.split("#!/usr/bin/env bash\n")[1:]:
-        script, _, _ = part.rpartition(f"# {output.absolute()}")
-        script = script or part
+        script = part.rpartition(f"# {output.absolute()}")[0] or part
         name = next(line for line in script.splitlines() if "--job-name=" in line)
         scripts[name.partition("=tiny-")[2]] = f"#!/usr/bin/env bash\n{script}"
     return scripts, commands.splitlines()
@@ -92,13 +84,8 @@ def told(script, task, folder):
     (folder / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$OMP_NUM_THREADS" "$@"\n')
     (folder / "python").chmod(0o755)
     script = script.replace(f"exec {shlex.quote(sys.executable)}", f"exec {folder / 'python'}")
-    environment = {
-        **os.environ,
-        "SLURM_ARRAY_TASK_ID": str(task),
-        "SLURM_CPUS_ON_NODE": "6",
-    }
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_CPUS_ON_NODE": "6"}
     environment.pop("OMP_NUM_THREADS", None)
-    done = subprocess.run(
-        ["bash", "-c", script], env=environment, cwd="/", capture_output=True, text=True
-    )
+    command = ["bash", "-c", script]
+    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
     return done.stdout.splitlines(), done.returncode

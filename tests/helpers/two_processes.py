@@ -13,14 +13,13 @@ from revt_hf.core.processes import failing_together
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers.tiny import in_float64, tiny_recipe
 
-# Nothing may depend on which images stand in one batch together.
-_DETERMINED = {"model": {"drop_path": 0, "dropout": 0, "batch_norm": "frozen"}}
-
 
 def determined(**settings):
     """A recipe whose result depends on the global batch only; learns at full speed at once."""
-    train_settings = {"steps": 20, "effective_batch": 4, **settings}
-    return tiny_recipe(**_DETERMINED, schedule={"warmup_steps": 0}, train=train_settings)
+    # Nothing may depend on which images stand in one batch together.
+    model = {"drop_path": 0, "dropout": 0, "batch_norm": "frozen"}
+    settings = {"steps": 20, "effective_batch": 4, **settings}
+    return tiny_recipe(model=model, schedule={"warmup_steps": 0}, train=settings)
 
 
 # name -> batch_size, gradient_accumulation and loss of each of two processes
@@ -29,9 +28,8 @@ DETERMINED = {
     "accumulated": (1, 2, "valid"),
     "paper_code": (1, 2, "paper_code"),
 }
-USUAL = tiny_recipe(
-    train={"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 4}
-)
+_USUAL = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 4}
+USUAL = tiny_recipe(train=_USUAL)
 
 
 def _command(*arguments: str | Path) -> None:

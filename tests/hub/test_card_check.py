@@ -7,7 +7,7 @@ import yaml
 
 from revt_hf.core.errors import UserError
 from revt_hf.hub.cards import check_card
-from revt_hf.hub.local_paths import last_part, without_local_paths
+from revt_hf.hub.commit import last_part, without_local_paths
 
 GOOD = {
     "library_name": "transformers",

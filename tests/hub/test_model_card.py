@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,9 @@ from revt_hf.config.recipe import DomainSpec, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.hub.cards import check_card
+from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import MARKER
-from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.model_card import card_text
+from revt_hf.hub.facts import model_facts
 from revt_hf.hub.push import PushOptions, push
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
@@ -34,8 +34,8 @@ from tests.helpers.pushed import changed, results_of
 
 def card(folder, results=None, base_models=(), license="apache-2.0", **more):
     """The checked text of a folder's card."""
-    facts = ModelCardFacts.from_folder(folder, "me/roads", license, results, base_models, **more)
-    text = card_text(facts)
+    options = PushOptions(license=license, base_models=base_models, **more)
+    text = card_text(model_facts(Path(folder), "me/roads", options, results))
     check_card(text)
     return text
 

@@ -17,10 +17,9 @@ from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
 from revt_hf.data_tools.export import card_text as data_card
 from revt_hf.evaluation.result import Provenance, write_results
-from revt_hf.hub.cards import check_card
-from revt_hf.hub.facts import ModelCardFacts
-from revt_hf.hub.local_paths import without_local_paths
-from revt_hf.hub.model_card import card_text
+from revt_hf.hub.cards import card_text, check_card
+from revt_hf.hub.commit import PushOptions, without_local_paths
+from revt_hf.hub.facts import model_facts
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from tests.helpers.hub_repository import files_of
@@ -41,7 +40,8 @@ MODULES = {"auto_map": {"AutoConfig": "evil.Evil"}, "trust_remote_code": True}
 @pytest.fixture(scope="module")
 def plain(models):
     """Elements of a card without odd names."""
-    facts = ModelCardFacts.from_folder(models.revt, "me/roads", "mit", results_of(models))
+    options = PushOptions(license="mit")
+    facts = model_facts(models.revt, "me/roads", options, results_of(models))
     return _elements(card_text(facts))
 
 
@@ -73,7 +73,7 @@ def _odd_card(models, folder, name):
     row |= {"label": f"{name}/val", "label_encoding": name}
     measured = changed(results_of(models)[0], row, model=str(folder))
     results = [measured, *results_of(models)]
-    facts = ModelCardFacts.from_folder(folder, "me/roads", name, results)
+    facts = model_facts(folder, "me/roads", PushOptions(license=name), results)
     return card_text(facts), row
 
 

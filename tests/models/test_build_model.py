@@ -35,14 +35,6 @@ def test_sizes_are_the_papers(size):
     assert size_name(SegformerConfig(depths=[1, 2, 3, 4])) is None
 
 
-def test_the_seed_decides_the_weights():
-    def weights(seed):
-        return build_model(Model(size="b0", **SMALL), seed).decode_head.classifier.weight
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
-
-
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
     """An image classifier as ImageNet checkpoints are, and a segmentation model."""
@@ -51,6 +43,14 @@ def starts(tmp_path_factory):
     for name, kind in KINDS.items():
         kind(SegformerConfig(**SMALL, **NAMES)).save_pretrained(root / name)
     return root
+
+
+def test_the_seed_decides_the_weights():
+    first, same, other = (
+        build_model(Model(size="b0", **SMALL), seed).decode_head.classifier.weight
+        for seed in (1, 1, 2)
+    )
+    assert first.equal(same) and not first.equal(other)
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
@@ -67,16 +67,11 @@ def test_a_start_gives_its_encoder_and_a_fresh_head(starts, name, kind):
 def test_head_start_keeps_the_head_and_its_width_can_be_chosen(starts):
     path = str(starts / "segmenter")
     theirs = SegformerForSemanticSegmentation.from_pretrained(path).decode_head.state_dict()
-    ours = build_model(Model(init=path, head="init"), 0).decode_head.state_dict()
+    model = build_model(Model(init=path, head="init", drop_path=0.3, dropout=0.4), 0)
+    ours = model.decode_head.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert (model.config.drop_path_rate, model.decode_head.dropout.p) == (0.3, 0.4)
     with pytest.raises(UserError, match="is an encoder: it has no decode head"):
         build_model(Model(init=str(starts / "classifier"), head="init"), 0)
     wide = build_model(Model(init=path, decoder_hidden_size=24), 0)
     assert wide.decode_head.classifier.in_channels == 24
-
-
-def test_rates_reach_the_network(starts):
-    spec = Model(init=str(starts / "segmenter"), head="init", drop_path=0.3, dropout=0.4)
-    model = build_model(spec, 0)
-    assert model.config.drop_path_rate == 0.3
-    assert model.decode_head.dropout.p == 0.4

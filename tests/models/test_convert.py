@@ -24,39 +24,39 @@ from revt_hf.models.load import build_model
 from tests.helpers.original_files import WIDTHS, check_same_state, original_shapes, original_state
 from tests.helpers.segformers import rewrite
 
-NARROW = WIDTHS["narrow"]
-ONE = (1, 1, 1, 1)
-# Real widths and heads; depths cut down, so that all stay small.
-SHALLOW = {
-    "b0": (NARROW, (2, 2, 2, 2), 256),
-    "b1": (WIDTHS["wide"], (1, 1, 1, 1), 256),
-    "b2": (WIDTHS["wide"], (1, 2, 1, 1), 768),
-    "b3": (WIDTHS["wide"], (1, 1, 2, 1), 768),
-    "b4": (WIDTHS["wide"], (1, 2, 2, 1), 768),
-    "b5": (WIDTHS["wide"], (2, 1, 3, 1), 768),
-}
+NARROW, ONE = WIDTHS["narrow"], (1, 1, 1, 1)
+# Depths cut down, so that all stay small.
+SHALLOW = {"b0": (2, 2, 2, 2), "b1": ONE, "b2": (1, 2, 1, 1), "b3": (1, 1, 2, 1)}
+SHALLOW |= {"b4": (1, 2, 2, 1), "b5": (2, 1, 3, 1)}
 
 
 def read(path):
     return torch.load(path, weights_only=True)
 
 
+def converted(folder, state, name="out", **meta):
+    """What ``convert`` returns for a file of these tensors."""
+    torch.save({**meta, "state_dict": state}, folder / f"{name}.pth")
+    return convert(folder / f"{name}.pth", folder / name)
+
+
+def back(folder, path):
+    """The original's tensors in the file that a folder is converted to."""
+    return read(convert_to_mmseg(folder, path).output)["state_dict"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A whole SegFormer, converted."""
-    root = tmp_path_factory.mktemp("converted")
-    torch.save(original_state(5, NARROW, ONE, 16), root / "x.pth")
-    return convert(root / "x.pth", root / "folder").output
+    return converted(tmp_path_factory.mktemp("x"), original_state(5, NARROW, ONE, 16)).output
 
 
 @pytest.mark.parametrize("size", sorted(SHALLOW))
 def test_every_size_there_and_back_and_there(tmp_path, size):
-    widths, depths, decoder = SHALLOW[size]
-    state = original_state(3, widths, depths, decoder, labels=7)
-    torch.save({"state_dict": state}, tmp_path / "a.pth")
-    first = convert(tmp_path / "a.pth", tmp_path / "first").output
-    convert_to_mmseg(first, tmp_path / "b.pth")
-    check_same_state(read(tmp_path / "b.pth")["state_dict"], state)
+    depths, decoder = SHALLOW[size], SIZES[size].decoder_hidden_size
+    state = original_state(3, SIZES[size].hidden_sizes, depths, decoder, labels=7)
+    first = converted(tmp_path, state, "first").output
+    check_same_state(back(first, tmp_path / "b.pth"), state)
     second = convert(tmp_path / "b.pth", tmp_path / "second").output
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -99,11 +99,8 @@ def test_an_imagenet_encoder_is_a_start(tmp_path):
     model = build_model(Model(init=str(tmp_path / "mit")), 0)
     assert torch.equal(model.segformer.stages[3].layer_norm.weight, state["norm4.weight"])
     assert (model.config.num_labels, model.config.decoder_hidden_size) == (19, 256)
-    convert_to_mmseg(tmp_path / "mit", tmp_path / "back.pth")
-    check_same_state(
-        read(tmp_path / "back.pth")["state_dict"],
-        {name: tensor for name, tensor in state.items() if not name.startswith("head.")},
-    )
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    check_same_state(back(tmp_path / "mit", tmp_path / "back.pth"), encoder)
 
 
 def test_an_image_classifiers_encoder_goes_to_the_original(tmp_path):
@@ -131,9 +128,7 @@ def test_an_image_classifiers_encoder_goes_to_the_original(tmp_path):
 )
 def test_class_names(tmp_path, meta, labels, names):
     state = original_state(0, NARROW, ONE, 16, labels=labels)
-    torch.save({"meta": meta, "state_dict": state}, tmp_path / "x.pth")
-    done = convert(tmp_path / "x.pth", tmp_path / "out")
-    assert done.labels == names
+    assert converted(tmp_path, state, meta=meta).labels == names
     config = SegformerConfig.from_pretrained(tmp_path / "out")
     assert tuple(config.id2label.values()) == names
     assert config.num_labels == labels
@@ -158,12 +153,9 @@ def test_the_folder_is_an_ordinary_one(folder):
 def test_half_precision_stays(tmp_path, dtype):
     state = original_state(0, NARROW, ONE, 16)
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
-    torch.save(state, tmp_path / "x.pth")
-    convert(tmp_path / "x.pth", tmp_path / "out")
-    stored = load_file(tmp_path / "out" / "model.safetensors")
-    assert stored["decode_head.classifier.weight"].dtype == dtype
-    back = read(convert_to_mmseg(tmp_path / "out", tmp_path / "back.pth").output)["state_dict"]
-    check_same_state(back, state)
+    out = converted(tmp_path, state).output
+    assert load_file(out / "model.safetensors")["decode_head.classifier.weight"].dtype == dtype
+    check_same_state(back(out, tmp_path / "back.pth"), state)
 
 
 def _changed(name, change=None, new=None):
@@ -182,10 +174,7 @@ def _changed(name, change=None, new=None):
         (_changed("backbone.patch_embed3.proj.weight"), r"patch_embed3\.proj\.weight .*missing"),
         (_changed("backbone.norm1.weight", lambda t: t[1:]), r"norm1\.weight' is \[31\], not \[32"),
         (_changed("backbone.norm1.weight", torch.Tensor.long), r"norm1\.weight' is of dtype I64"),
-        (
-            _changed("backbone.norm1.bias", torch.clone, "backbone.block1.4.norm1.bias"),
-            "is missing",
-        ),
+        (_changed("backbone.norm1.bias", torch.clone, "backbone.block1.4.norm1.bias"), "is miss"),
         (_changed("classifier.bias", torch.clone), r"classifier\.bias' has no place"),
         (original_state(0, (8, 16, 40, 64), ONE, 16), r"widths \[8, 16, 40, 64\]"),
         (original_state(0, NARROW, (1, 0, 1, 1), 16), "block2"),
@@ -194,11 +183,10 @@ def _changed(name, change=None, new=None):
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, state, words):
-    torch.save({"state_dict": state}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=words) as caught:
-        convert(tmp_path / "x.pth", tmp_path / "out")
-    assert "x.pth" in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+        converted(tmp_path, state)
+    assert "out.pth" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pth"]
 
 
 @pytest.mark.parametrize(
@@ -219,9 +207,9 @@ def test_a_config_the_original_cannot_build(tmp_path, folder, change, words):
 
 
 def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
-    source, out, back = tmp_path / "x.pth", tmp_path / "out", tmp_path / "back.pth"
+    source, out, file = tmp_path / "x.pth", tmp_path / "out", tmp_path / "back.pth"
     convert_to_mmseg(folder, source)
-    for do, taken, given in ((convert, out, source), (convert_to_mmseg, back, folder)):
+    for do, taken, given in ((convert, out, source), (convert_to_mmseg, file, folder)):
         do(given, taken)
         with pytest.raises(UserError, match="--overwrite"):
             do(given, taken)
@@ -239,8 +227,7 @@ def test_outputs_are_not_overwritten_unasked(tmp_path, folder):
 def test_a_lone_file_may_have_any_name(tmp_path, folder, original):
     state = held = load_file(folder / "model.safetensors")
     if original:
-        back = read(convert_to_mmseg(folder, tmp_path / "plain").output)["state_dict"]
-        held = {f"module.{name}": tensor for name, tensor in back.items()}
+        held = {f"module.{n}": tensor for n, tensor in back(folder, tmp_path / "plain").items()}
     save_file(held, tmp_path / "x.safetensors")
     out = convert(tmp_path / "x.safetensors", tmp_path / "out").output
     check_same_state(load_file(out / "model.safetensors"), state)

@@ -57,11 +57,6 @@ def test_the_golden_file_comes_back(golden, tmp_path):
     assert back["meta"] == {"CLASSES": CLASSES, "PALETTE": PALETTE.tolist()}
 
 
-@pytest.fixture(scope="module")
-def trace():
-    return np.load(golden_file("train_trace_b0.npz"))
-
-
 @pytest.fixture(scope="module", params=["usual", "folded head, loss in strips"])
 def trained(golden, request):
     """Losses, and the network afterwards: dropout and drop path off, batches as recorded."""
@@ -92,11 +87,9 @@ def trained(golden, request):
     return losses, model.state_dict()
 
 
-def test_losses_are_the_originals(trace, trained):
+def test_losses_and_tensors_are_the_originals(trained):
+    trace = np.load(golden_file("train_trace_b0.npz"))
     np.testing.assert_allclose(trained[0], trace["losses"], rtol=1e-4)
-
-
-def test_tensors_are_the_originals(trace, trained):
     names = [name for name in trace.files if name != "losses"]
     assert len(names) == 9
     for name in names:

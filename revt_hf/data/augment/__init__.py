@@ -36,11 +36,7 @@ Steps: TypeAlias = Callable[[], Sequence[Step]]
 
 @dataclass(frozen=True)
 class Method:
-    """An augmentation method; the paper's have a number, 1..6.
-
-    ``steps`` makes the steps between crop and normalisation, in order: names of built-in ones
-    (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations transforms.
-    """
+    """An augmentation method; the paper's have a number, 1..6."""
 
     name: str
     steps: Steps
@@ -195,11 +191,7 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
 def augment(
     pipeline: A.Compose, image: NDArray[np.uint8], label: NDArray[np.uint8], seed: int
 ) -> dict[str, Any]:
-    """Augment one sample; only the seed decides how, not what was augmented before.
-
-    Takes an image (H, W, 3), uint8, RGB, and its label (H, W), uint8; gives ``image``
-    (H', W', 3), float32, normalised, and ``mask`` (H', W'), uint8.
-    """
+    """Augment an image (H, W, 3), uint8, RGB, and its label (H, W); only the seed decides how."""
     if pipeline.is_check_shapes and image.shape[:2] != label.shape:
         raise UserError(
             f"a label of {label.shape[1]}x{label.shape[0]} pixels for an image of "

@@ -1,8 +1,6 @@
-"""PixMix's mixing images: from a folder, or generated.
+"""PixMix's mixing images: from a folder, or generated, complex and colourful as PixMix wants them.
 
-Generated ones are Julia sets, fractal flames and warped noise in bright palettes: structurally
-complex and colourful, as PixMix wants them (Hendrycks et al., 2022, section 3). Iterated functions
-after Barnsley and Draves ("The Fractal Flame Algorithm", 2003); cosine palettes after Quilez.
+Flames after Draves, "The Fractal Flame Algorithm", 2003; cosine palettes after Quilez.
 """
 
 import random

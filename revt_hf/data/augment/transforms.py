@@ -33,10 +33,7 @@ PAPER_CODE_DIAMETERS = (0, 14)
 
 
 class BoundedResize(A.DualTransform):
-    """Resize an image (bilinear) to fit (width, height), and its label (nearest) to the same size.
-
-    A label whose size differs from its image's (60 label maps of GTA) ends up aligned with it.
-    """
+    """Resize an image (bilinear) to fit (width, height), and its label (nearest) like it."""
 
     def __init__(self, max_size: tuple[int, int]) -> None:
         super().__init__(p=1.0)
@@ -50,10 +47,7 @@ class BoundedResize(A.DualTransform):
 
 
 def is_balanced(label: Image, cat_max_ratio: float) -> bool:
-    """Whether a label (H, W) has several classes, the largest below this share of those labelled.
-
-    Rule: mmsegmentation's ``RandomCrop``.
-    """
+    """Whether a label has several classes, the largest below this share (mmsegmentation's rule)."""
     # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
     counts = cv2.calcHist([label], [0], None, [256], [0, 256]).reshape(-1)[:IGNORE_INDEX]
     largest, labelled = float(counts.max()), float(counts.sum())
@@ -61,10 +55,7 @@ def is_balanced(label: Image, cat_max_ratio: float) -> bool:
 
 
 class RandomCropMaxRatio(A.DualTransform):
-    """Crop image and label to the first of ``tries`` random windows that is balanced, or the last.
-
-    ``size`` is a side or (height, width); a side shorter than the crop stays whole.
-    """
+    """Crop to the first balanced of some random windows, or the last; short sides stay whole."""
 
     def __init__(
         self, size: int | tuple[int, int], cat_max_ratio: float = 0.75, tries: int = TRIES
@@ -101,16 +92,13 @@ class RandomCropMaxRatio(A.DualTransform):
 
 @dataclass(frozen=True)
 class PhotometricDraws:
-    """One distortion: grey levels to add, factors, hues to turn; ``None`` leaves a step out.
-
-    ``contrast_first`` applies the contrast before saturation and hue instead of after them.
-    """
+    """One distortion: grey levels to add, factors, hues to turn; ``None`` leaves a step out."""
 
     brightness: float | None = None
     contrast: float | None = None
     saturation: float | None = None
     hue: int | None = None
-    contrast_first: bool = True
+    contrast_first: bool = True  # before saturation and hue, not after them
 
 
 def draw_photometric(rng: random.Random) -> PhotometricDraws:
@@ -182,10 +170,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):
 
 
 class BilateralFilter(A.ImageOnlyTransform):
-    """Smooth an RGB image (H, W, 3), uint8, with probability ``p``, keeping its edges.
-
-    The diameter is drawn from 1..14 pixels, or 0..14 with ``paper_code``, unless it is given.
-    """
+    """Smooth an RGB image (H, W, 3), uint8, with probability ``p``, keeping its edges."""
 
     def __init__(
         self, diameter: tuple[int, int] | None = None, p: float = 0.5, paper_code: bool = False

@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -20,14 +20,6 @@ from revt_hf.core.errors import DataWarning, UserError, counted
 from revt_hf.data.labels import TRAIN_IDS, LabelTable
 from revt_hf.data.reading import Decode
 
-# Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(decode=False),
-        "label": datasets.Image(decode=False),
-        "name": datasets.Value("string"),
-    }
-)
 LOG = logging.getLogger("revt_hf.data.domains")
 _SHOWN = 3
 
@@ -136,6 +128,35 @@ class Layout:
         return " or ".join(f"{images}/*{image} with {labels}/*{label}" for image, label in ends)
 
 
+class RowsBuilder(datasets.GeneratorBasedBuilder):
+    """One split as a table of the undecoded rows that ``make`` gives, one for each source."""
+
+    def __init__(
+        self, sources: list[Any], make: Callable[[Any], dict[str, Any]], split: str, **kwargs: Any
+    ) -> None:
+        self._sources, self._make, self._split = sources, make, split
+        super().__init__(**kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        # Undecoded: PIL would destroy palette ids and 16-bit labels; see ``reading.Decode``.
+        cell = datasets.Image(decode=False)
+        features = {"image": cell, "label": cell, "name": datasets.Value("string")}
+        return datasets.DatasetInfo(features=datasets.Features(features))
+
+    def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        # datasets divides a list among processes.
+        return [datasets.SplitGenerator(arrow_split(self._split), {"sources": self._sources})]
+
+    def _generate_examples(self, sources: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in map(self._make, sources):
+            yield row["name"], row
+
+
+def arrow_split(split: str) -> str:
+    """A split's name for ``datasets``, which only allows words and gives ``all`` a meaning."""
+    return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
+
+
 def fingerprint(parts: Iterable[Any]) -> str:
     """A short hash of JSON values; ``datasets`` itself would not notice a changed file."""
     digest = hashlib.sha256()
@@ -201,11 +222,6 @@ def by_reason(files: Iterable[tuple[str, str]], shown: int = _SHOWN) -> list[str
         + (f" and {len(named) - shown} more" if len(named) > shown else "")
         for why, named in reasons.items()
     ]
-
-
-def arrow_split(split: str) -> str:
-    """A split's name for ``datasets``, which only allows words and gives ``all`` a meaning."""
-    return f"split_{re.sub(r'[^0-9A-Za-z]', '_', split)}"
 
 
 class Domain(ABC):

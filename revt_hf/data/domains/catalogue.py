@@ -16,15 +16,27 @@ from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table,
 DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
 _CITYSCAPES_INSIDE = {"dev": "train", "train_without_dev": "train"}
 _CITYSCAPES = ("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png")
+_VISTAS = {"train": "training", "val": "validation"}
+_MAPILLARY = {"train": 18_000, "val": 2_000}
+_ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
+_ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
+_ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
+_ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
+_ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
+_ACDC_LAYOUTS = (
+    Layout("official", *_ACDC, "_gt_labelTrainIds.png"),
+    Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
+    Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
+)
+_KITTI_COPY = ("images/validation", "labels/validation", ".png")
+_WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
+# Of IDD: parts I and II have different images.
+_IDD = ("leftImg8bit/{split}", "gtFine/{split}", ("_leftImg8bit.png", "_leftImg8bit.jpg"))
 
 
 @register_domain
 class Cityscapes(PairedDomain):
-    """Cityscapes, fine annotations (Cordts et al., CVPR 2016): 50 German and Swiss cities.
-
-    ``dev`` is cut out of the official ``train``. The original implementation's list for it was
-    never published: here it is five cities, or what ``split_files: {dev: ...}`` names.
-    """
+    """Cityscapes, fine annotations (Cordts et al., CVPR 2016): 50 German and Swiss cities."""
 
     name = "cityscapes"
     facts = Facts(
@@ -36,6 +48,7 @@ class Cityscapes(PairedDomain):
         images={"train": 2_975, "val": 500},
     )
     inside = _CITYSCAPES_INSIDE
+    # The original implementation's list for dev was never published: here it is five cities.
     hidden_test = True
     wrappers = ("cityscapes",)
     layouts = (
@@ -46,20 +59,16 @@ class Cityscapes(PairedDomain):
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
         if split not in self.inside:
             return None
+        dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         if "dev" in options.split_files:
             path = match.data_dir / options.split_files["dev"]
             dev = set(read_split_file(path, match.names, match.layout.suffixes[0])[0])
-        else:
-            dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         return dev if split == "dev" else {*match.names} - dev
 
 
 @register_domain
 class Bdd100k(PairedDomain):
-    """BDD100K, semantic segmentation (Yu et al., CVPR 2020): the 10k images, from US dash cams.
-
-    They are not a part of the 100k images. The files hold train ids already.
-    """
+    """BDD100K, semantic segmentation (Yu et al., CVPR 2020): the 10k images of US dash cams."""
 
     name = "bdd100k"
     facts = Facts(
@@ -84,26 +93,17 @@ class Bdd100k(PairedDomain):
 
 
 _DEFAULT_MAP = "dg_standard"
-_VISTAS = {"train": "training", "val": "validation"}
-_MAPILLARY = {"train": 18_000, "val": 2_000}
 
 
 class MapillaryOptions(PairedOptions):
-    """Options of ``mapillary``: ``map`` chooses how its classes become train ids.
-
-    The default is ``dg_standard``; see ``revt_hf/data/labels.yaml``. Converted labels
-    were mapped when they were made, so ``map`` cannot be given for them.
-    """
+    """Options of ``mapillary``: ``map`` (see ``labels.yaml``) turns its classes into train ids."""
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
 
 
 @register_domain
 class Mapillary(PairedDomain):
-    """Mapillary Vistas (Neuhold et al., ICCV 2017): street images from all over the world.
-
-    The configs are the versions of the labels.
-    """
+    """Mapillary Vistas (Neuhold et al., ICCV 2017), worldwide; configs are the labels' versions."""
 
     name = "mapillary"
     facts = Facts(
@@ -142,34 +142,17 @@ class Mapillary(PairedDomain):
                 f"map={options.map}"
             )
         table = mapillary_table(str(config), options.map or _DEFAULT_MAP)
-        folders = [f"{{split}}/{config}/labels"]
-        if config == MAPILLARY_VERSIONS[0]:
-            folders.append("{split}/labels")
+        folders = (f"{{split}}/{config}/labels", "{split}/labels")
         official = [
             Layout("official", "{split}/images", labels, ".jpg", ".png", table, _VISTAS)
-            for labels in folders
+            for labels in folders[: 2 if config == MAPILLARY_VERSIONS[0] else 1]
         ]
         return official if options.map else [*official, *self.layouts]
 
 
-_ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
-_ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
-_ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
-_ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
-_ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
-_ACDC_LAYOUTS = (
-    Layout("official", *_ACDC, "_gt_labelTrainIds.png"),
-    Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
-    Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
-)
-
-
 @register_domain
 class Acdc(PairedDomain):
-    """ACDC (Sakaridis et al., ICCV 2021): the same Swiss roads in fog, at night, in rain and snow.
-
-    (Not the cardiac dataset of the same name.)
-    """
+    """ACDC (Sakaridis et al., ICCV 2021): the same Swiss roads in fog, night, rain and snow."""
 
     name = "acdc"
     facts = Facts(
@@ -193,15 +176,9 @@ class Acdc(PairedDomain):
     )
 
 
-_KITTI_COPY = ("images/validation", "labels/validation", ".png")
-
-
 @register_domain
 class Kitti2015(PairedDomain):
-    """KITTI 2015, semantics (Alhaija et al., IJCV 2018): 200 labelled images from Karlsruhe.
-
-    All of them are ``val``, as the field evaluates on them.
-    """
+    """KITTI 2015, semantics (Alhaija et al., IJCV 2018): 200 labelled images from Karlsruhe."""
 
     name = "kitti2015"
     facts = Facts(
@@ -221,15 +198,9 @@ class Kitti2015(PairedDomain):
     )
 
 
-_WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
-
-
 @register_domain
 class Wilddash(PairedDomain):
-    """WildDash 1 (Zendel et al., ECCV 2018): hard road scenes from all over the world.
-
-    WildDash 2 has panoptic labels and is not covered.
-    """
+    """WildDash 1 (Zendel et al., ECCV 2018): hard road scenes; WildDash 2 is not covered."""
 
     name = "wilddash"
     facts = Facts(
@@ -245,17 +216,9 @@ class Wilddash(PairedDomain):
     )
 
 
-# Parts I and II have different images.
-_IDD = ("leftImg8bit/{split}", "gtFine/{split}", ("_leftImg8bit.png", "_leftImg8bit.jpg"))
-
-
 @register_domain
 class Idd(PairedDomain):
-    """IDD, the India Driving Dataset, segmentation part I (Varma et al., WACV 2019).
-
-    The download holds polygons, which are drawn while reading; labels made by IDD's own tool are
-    taken where there are no polygons. There is no terrain class.
-    """
+    """IDD, the India Driving Dataset, segmentation part I (Varma et al., WACV 2019)."""
 
     name = "idd"
     facts = Facts(
@@ -267,6 +230,7 @@ class Idd(PairedDomain):
     hidden_test = True
     wrappers = ("IDD_Segmentation",)
     layouts = (
+        # The download holds polygons; where there are none, labels made by IDD's own tool.
         Layout("official", *_IDD, "_gtFine_polygons.json", label_table("idd_ids")),
         Layout("official", *_IDD, "_gtFine_labelids.png", label_table("idd_ids")),
         Layout("converted", *_IDD, "_gtFine_labelTrainIds.png"),

@@ -133,10 +133,7 @@ def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
 
 
 class CorruptionsOptions(Section):
-    """Options of the ``corruptions`` domain: the domain to corrupt, and how.
-
-    ``data_dir`` is the base domain's folder; another ``seed`` draws other rain.
-    """
+    """Options of ``corruptions``; ``data_dir`` is the base domain's folder."""
 
     base: str
     base_config: str | None = None

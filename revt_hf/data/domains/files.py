@@ -174,10 +174,7 @@ class Finder:
         self._list_files = cache(list_files)
 
     def find(self, layouts: Sequence[Layout], split: str, domain: str) -> Match:
-        """The first layout, in the given order, that has images with labels.
-
-        Raises NotThereError, listing what was looked for, if no layout's folders are there.
-        """
+        """The first layout that has images; NotThereError says what was looked for."""
         reasons: dict[str, None] = {}
         error: type[UserError] = NotThereError
         for layout, root in product(layouts, self._roots):

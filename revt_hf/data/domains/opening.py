@@ -155,10 +155,7 @@ def dataset_of(
     num_proc: int | None = None,
     streaming: bool = False,
 ) -> Any:
-    """The images that a builder lists, decoded when they are read; see :func:`load_domain`.
-
-    If the cache cannot be written or holds a damaged table, warns and builds it in memory.
-    """
+    """A builder's images, decoded when read; if the cache cannot be used, warns, and uses none."""
     if streaming:
         try:
             builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)

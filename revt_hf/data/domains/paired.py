@@ -1,77 +1,46 @@
 """Domains whose images and labels are files: the part that all of them share."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
-import datasets
 from pydantic import Field
 
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, counted
-from revt_hf.data.domains.base import (
-    FEATURES,
-    Domain,
-    Files,
-    Layout,
-    Opened,
-    arrow_split,
-    fingerprint,
-)
+from revt_hf.data.domains.base import Domain, Files, Layout, Opened, RowsBuilder, fingerprint
 from revt_hf.data.domains.files import Finder, Match, Pair, read_split_file
 from revt_hf.data.reading import Decode
 
 _NANOSECONDS = 1_000_000_000
-# Name, path of the image, path of the label.
-_Row: TypeAlias = tuple[str, str, str]
 
 
 class PairedOptions(Section):
-    """Options of every domain of files.
+    """Options of every domain of files."""
 
-    ``layout`` takes only the official or only the converted layout (default: the first that is
-    found, official ones first). ``split_files`` maps a split to a text file (relative to
-    ``data_dir``) with one name, stem or path a line: it narrows a split of the dataset down, or
-    makes a new split out of all of them under any other name. ``labels_follow_exif`` decides about
-    a label without an orientation whose image EXIF turns: true turns it too, as it was drawn on
-    the image as stored; false does not, as it was drawn on the image as displayed. By default
-    such labels stay as they are, with a warning.
-    """
-
+    # Take only this one; by default the first that is found, official ones first.
     layout: Literal["official", "converted"] | None = None
+    # Split -> text file, relative to data_dir, with one name, stem or path a line: narrows a split
+    # of the dataset down, or makes a new one out of all of them.
     split_files: dict[str, str] = Field(default_factory=dict)
+    # Of a label without an orientation whose image EXIF turns: true turns it too, false does not;
+    # None does not, and warns.
     labels_follow_exif: bool | None = None
-
-
-class PairsBuilder(datasets.GeneratorBasedBuilder):
-    """One split as a table of (name, image path, label path); the images stay where they are."""
-
-    BUILDER_CONFIG_CLASS = datasets.BuilderConfig
-
-    def __init__(self, rows: list[_Row], split: str, **kwargs: Any) -> None:
-        self._rows, self._split = rows, split
-        super().__init__(**kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=FEATURES)
-
-    def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        # datasets divides a list among processes.
-        return [datasets.SplitGenerator(arrow_split(self._split), {"rows": self._rows})]
-
-    def _generate_examples(self, rows: list[_Row]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, image, label in rows:
-            yield name, {"image": image, "label": label, "name": name}
 
 
 def pairs_builder(
     pairs: Sequence[Pair], split: str, name: str, key: Sequence[Any] = ()
-) -> partial[PairsBuilder]:
-    """A builder of pairs; ``datasets`` caches its table by their files and by ``key``."""
+) -> partial[RowsBuilder]:
+    """A builder of pairs, with paths; ``datasets`` caches its table by their files and ``key``."""
     rows = [(pair.name, pair.image.path, pair.label.path) for pair in pairs]
     files = [file for pair in pairs for file in (pair.image, pair.label)]
-    return partial(PairsBuilder, rows, split, dataset_name=name, hash=fingerprint([*key, *files]))
+    known = {"dataset_name": name, "hash": fingerprint([*key, *files])}
+    return partial(RowsBuilder, rows, _row, split, **known)
+
+
+def _row(paths: tuple[str, str, str]) -> dict[str, Any]:
+    return dict(zip(("name", "image", "label"), paths, strict=True))
 
 
 class PairedDomain(Domain):

@@ -26,13 +26,9 @@ _BLANK = (15188, 17705)
 
 
 class Gta5Options(PairedOptions):
-    """Options of ``gta5``.
+    """Options of ``gta5``: which division, and whether with images known to be of one colour."""
 
-    ``split``: ``official`` reads ``split.mat``; ``robustnet`` is the same division as RobustNet
-    publishes it, without 15 training frames; ``hash`` divides by file name in the official
-    proportions. ``include_defective`` keeps the images that are known to be of one colour.
-    """
-
+    # By split.mat; the same without 15 training frames; by file name in the official proportions.
     split: Literal["official", "robustnet", "hash"] = "official"
     include_defective: bool = False
 
@@ -143,11 +139,7 @@ _SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
 
 @register_domain
 class Synthia(PairedDomain):
-    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images.
-
-    There is no official division: ``train`` and ``val`` are drawn by a seed. Labels are the first
-    channel of 16-bit colours; terrain, truck and train do not occur.
-    """
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images, drawn by a seed."""
 
     name = "synthia"
     facts = Facts(
@@ -207,10 +199,7 @@ def frames(split: str) -> frozenset[str]:
 
 @register_domain
 class Camvid(PairedDomain):
-    """CamVid (Brostow et al., 2009): 701 frames of Cambridge, in two editions.
-
-    Configs ``segnet`` (480x360, 11 classes) and ``full`` (960x720, 32 colours, also split ``all``).
-    """
+    """CamVid (Brostow et al., 2009): 701 frames of Cambridge, in two editions."""
 
     name = "camvid"
     facts = Facts(
@@ -243,18 +232,13 @@ class Camvid(PairedDomain):
 
 
 class FolderOptions(PairedOptions):
-    """Options of the ``folder`` domain.
-
-    ``image_dir`` and ``label_dir`` may hold ``{split}``. A suffix may be a list of several; upper
-    and lower case do not matter, nor does ``.jpg`` for ``.jpeg``. ``encoding`` is the name of an
-    encoding or a table of raw value: train id.
-    """
+    """Options of ``folder``: folders may hold ``{split}``, suffixes be several."""
 
     image_dir: str = "img_dir/{split}"
     label_dir: str = "ann_dir/{split}"
     image_suffix: Suffix | tuple[Suffix, ...] = ".png"
     label_suffix: Suffix | tuple[Suffix, ...] = ".png"
-    encoding: str | dict[int, int] = "train_ids"
+    encoding: str | dict[int, int] = "train_ids"  # its name, or raw value -> train id
 
 
 @register_domain

@@ -22,16 +22,14 @@ from revt_hf.data.augment import (
     method,
     register_augmentation,
 )
-from revt_hf.data.domains.streets.paint import render
+from revt_hf.data.domains.streets import render
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
-from revt_hf.hub.records import method_name
+from revt_hf.hub.cards import method_name
 
 SMALL = PipelineSpec(max_size=(160, 90), crop=64)
 SEEDS = range(12)
 NUMBERS = range(1, 7)
-
-
 START = ["BoundedResize", "RandomCropMaxRatio"]
 END = ["Normalize", "PadIfNeeded"]
 RECIPE = {"model": {"size": "b0"}, "source": {"domain": "streets"}}
@@ -98,9 +96,7 @@ def test_shapes_types_values_and_untouched_inputs(number):
         assert (result["image"].dtype, result["mask"].dtype) == (np.float32, np.uint8)
         assert (result["image"].shape, result["mask"].shape) == ((64, 64, 3), (64, 64))
         assert set(np.unique(result["mask"])) <= set(np.unique(LABEL))
-        assert np.isfinite(result["image"]).all()
-        assert (result["image"] >= low - 1e-5).all()
-        assert (result["image"] <= high + 1e-5).all()
+        assert ((result["image"] >= low - 1e-5) & (result["image"] <= high + 1e-5)).all()
         assert result["image"].std() > 0.2
     _results(method=number, sample=(image, label), max_size=None, crop=None)
     _results(method=number, sample=(image, label[:, :-1]))  # the resize brings them together
@@ -154,10 +150,10 @@ def test_mixing_folder_mean_and_std_change_the_output(tmp_path):
         assert _digest(_results(method=4, **{field: value})) != _digest(_results(method=4)), field
 
 
-@pytest.mark.parametrize(("paper_code", "diameter"), [(False, (1, 14)), (True, (0, 14))])
-def test_paper_code_reaches_the_bilateral_filter(paper_code, diameter):
-    transforms = build_pipeline(PipelineSpec(method=5, paper_code=paper_code)).transforms
-    assert [t.diameter for t in transforms if hasattr(t, "diameter")] == [diameter]
+def test_paper_code_reaches_the_bilateral_filter():
+    for paper_code, diameter in ((False, (1, 14)), (True, (0, 14))):
+        transforms = build_pipeline(PipelineSpec(method=5, paper_code=paper_code)).transforms
+        assert [t.diameter for t in transforms if hasattr(t, "diameter")] == [diameter]
 
 
 def test_normalisation_of_floats_is_on_0_to_255():

@@ -13,18 +13,12 @@ from revt_hf.data.domains.files import SourceFile
 from revt_hf.data.domains.special import frames, robustnet_splits, split_by_hash
 from revt_hf.data.labels import label_table
 from tests.helpers.golden import ROOT
-from tests.helpers.on_disk import (
-    CASE,
-    CASES,
-    FACTS,
-    random_image,
-    save_image,
-)
+from tests.helpers.on_disk import CASE, CASES, FACTS, random_image, save_image
 
 GTA = FACTS["gta_split"]
 REMOVED = set(GTA["robustnet_removed_from_train"])
 BLANK = {number for numbers in GTA["blank_images"].values() for number in numbers}
-GTA_KEYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
+SPLITS = ("train", "val", "test")
 GTA5, CITYSCAPES = CASE["gta5-palette"], CASE["cityscapes-ids"]
 WILDDASH, FOG = CASE["wilddash-ids"], CASE["acdc-fog-train-ids"]
 
@@ -78,12 +72,9 @@ def pretend(root, monkeypatch):
         for path in case.paths(root, "x"):
             path.parent.mkdir(parents=True, exist_ok=True)
             listed = (f"{name}{path.name.removeprefix('x')}" for name in names)
-            files[path.parent] = {
-                file: SourceFile(str(path.parent / file), 1, 1) for file in listed
-            }
-        monkeypatch.setattr(
-            "revt_hf.data.domains.files.list_files", lambda folder: (files[folder], {})
-        )
+            found = {file: SourceFile(str(path.parent / file), 1, 1) for file in listed}
+            files[path.parent] = (found, {})
+        monkeypatch.setattr("revt_hf.data.domains.files.list_files", files.__getitem__)
 
     return run
 
@@ -92,13 +83,28 @@ def joined(parts):
     return sorted(name for part in parts.values() for name in part)
 
 
+def remove(case, root, names):
+    for path in (path for name in names for path in case.paths(root, name)):
+        path.unlink()
+
+
+def touch(root, *images):
+    """Empty images and labels of the same names."""
+    for path in (root / kind / image for image in images for kind in ("img_dir", "ann_dir")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
 def gta_names(numbers):
     return [f"{number:05d}" for number in sorted(numbers)]
 
 
 def write_split_mat(path, **ids):
     path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {GTA_KEYS[split]: np.array([[n] for n in found]) for split, found in ids.items()})
+    savemat(
+        path,
+        {f"{split}Ids": np.array([[n] for n in sorted(found)]) for split, found in ids.items()},
+    )
 
 
 @pytest.mark.parametrize("folder", ["", "code", "mapping", "read_mapping"])
@@ -106,10 +112,10 @@ def test_gta5_reads_split_mat(folder, root, names):
     GTA5.touch(root / "gta", gta_names(range(1, 7)))
     path = root / "gta" / folder / "split.mat"
     write_split_mat(path, train=[6, 1], val=[3], test=[2, 4, 900])
-    assert names("gta5", "train") == ["00001", "00006"]
-    assert names("gta5", "val") == ["00003"]
-    assert names("gta5", "test") == ["00002", "00004"]
-    assert names("gta5", "full") == gta_names(range(1, 7))
+    numbers = {"train": [1, 6], "val": [3], "test": [2, 4], "full": range(1, 7)}
+    assert {split: names("gta5", split) for split in numbers} == {
+        split: gta_names(wanted) for split, wanted in numbers.items()
+    }
     path.rename(root / "split.mat")
     assert names("gta5", "val") == ["00003"]
     (root / "split.mat").unlink()
@@ -137,9 +143,8 @@ def test_gta5_with_a_broken_split_mat(content, root, names):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        cut = content.pop("cut", None)
-        savemat(path, {key: np.array(ids) for key, ids in content.items()})
-        path.write_bytes(path.read_bytes()[:cut])
+        savemat(path, {key: np.array(ids) for key, ids in content.items() if key != "cut"})
+        path.write_bytes(path.read_bytes()[: content.get("cut")])
     with pytest.raises(UserError) as refusal:
         names("gta5", "train")
     problem = "is not the split file of gta5 (trainIds, valIds, testIds)"
@@ -151,7 +156,7 @@ def test_gta5_list_of_robustnet(root, names):
     assert [len(part) for part in parts.values()] == GTA["robustnet_counts"]
     assert GTA["robustnet_counts"] == [12_388, 6_382, 6_181]
     everything = set().union(*parts.values())
-    assert len(everything) == sum(len(part) for part in parts.values())
+    assert len(everything) == sum(GTA["robustnet_counts"])
     assert set(range(1, GTA["total"] + 1)) - everything == REMOVED
     assert len(REMOVED) == 15
     begin = [number for number in range(1, 27) if number in parts["train"]]
@@ -159,22 +164,19 @@ def test_gta5_list_of_robustnet(root, names):
     assert (15_188 in parts["train"], 17_705 in parts["test"]) == (True, True)
     # It needs no split.mat.
     GTA5.touch(root, gta_names(range(1, 31)))
-    found = {split: names("gta5", split, split="robustnet") for split in GTA_KEYS}
     for split, numbers in parts.items():
-        assert found[split] == gta_names(n for n in range(1, 31) if n in numbers)
-    assert joined(found) == gta_names(range(1, 31))
+        wanted = gta_names(n for n in range(1, 31) if n in numbers)
+        assert names("gta5", split, split="robustnet") == wanted
 
 
 def test_gta5_hash_is_a_matter_of_the_name(root, names):
     """In the official proportions: three standard deviations of a binomial are at most 238."""
     GTA5.touch(root, gta_names(range(1, 41)))
-    before = {split: names("gta5", split, split="hash") for split in GTA_KEYS}
+    before = {split: names("gta5", split, split="hash") for split in SPLITS}
     assert joined(before) == gta_names(range(1, 41))
     gone = gta_names(range(1, 41, 3))
-    for name in gone:
-        for path in GTA5.paths(root, name):
-            path.unlink()
-    for split in GTA_KEYS:
+    remove(GTA5, root, gone)
+    for split in SPLITS:
         now = names("gta5", split, split="hash")
         assert now == [name for name in before[split] if name not in gone]
     found = [split_by_hash(name) for name in gta_names(range(1, GTA["total"] + 1))]
@@ -185,16 +187,16 @@ def test_gta5_hash_is_a_matter_of_the_name(root, names):
 
 
 def test_complete_gta5_is_not_warned_of(root, pretend):
-    pretend(GTA5, gta_names(range(1, GTA["total"] + 1)))
-    official = {split: {*numbers} for split, numbers in robustnet_splits().items()}
-    robustnet_train = frozenset(official["train"])
-    official["train"] |= REMOVED
-    write_split_mat(root / "split.mat", **{s: sorted(ids) for s, ids in official.items()})
+    everything = set(range(1, GTA["total"] + 1))
+    pretend(GTA5, gta_names(everything))
+    parts = robustnet_splits()
+    official = {**parts, "train": parts["train"] | REMOVED}
+    write_split_mat(root / "split.mat", **official)
     for division, split, defective, wanted in (
         ("official", "train", True, official["train"]),
-        ("official", "full", False, set(range(1, GTA["total"] + 1)) - REMOVED - BLANK),
-        ("robustnet", "train", False, robustnet_train - BLANK),
-        ("robustnet", "train", True, robustnet_train),
+        ("official", "full", False, everything - REMOVED - BLANK),
+        ("robustnet", "train", False, parts["train"] - BLANK),
+        ("robustnet", "train", True, parts["train"]),
     ):
         options = {"split": division, "include_defective": defective}
         opened = open_domain("gta5", split, root, options=options)
@@ -204,9 +206,8 @@ def test_complete_gta5_is_not_warned_of(root, pretend):
 def test_gta5_leaves_defective_images_out(root, names, caplog):
     numbers = {1, 2, *REMOVED, *BLANK}
     GTA5.touch(root, gta_names(numbers))
-    write_split_mat(
-        root / "split.mat", train=sorted(numbers - {2, 17_705}), val=[2, 12160], test=[17_705, 3]
-    )
+    train = numbers - {2, 17_705}
+    write_split_mat(root / "split.mat", train=train, val=[2, 12160], test=[17_705, 3])
     with caplog.at_level("INFO", logger="revt_hf.data.domains"):
         assert names("gta5", "full") == ["00001", "00002"]
     assert "gta5/full: 17 defective images left out (12160, 12166, 12167, ...)" in caplog.text
@@ -260,70 +261,57 @@ def city_names(root):
     return found
 
 
-def test_cityscapes_dev_is_whole_cities(city_names, names, root):
+def test_cityscapes_dev_is_whole_cities_or_a_list(city_names, names, root):
     dev, rest = names("cityscapes", "dev"), names("cityscapes", "train_without_dev")
     assert names("cityscapes", "train") == city_names
     assert sorted([*dev, *rest]) == city_names
     assert {name.split("/")[0] for name in dev} == set(DEV_CITIES)
     assert {name.split("/")[0] for name in rest} == {"aachen", "weimar"}
-    # Where all images are of dev cities, dev and train are the same files with one cache.
-    for name in rest:
-        for path in CITYSCAPES.paths(root, name):
-            path.unlink()
-    assert names("cityscapes", "train") == names("cityscapes", "dev") == dev
-
-
-def test_cityscapes_dev_by_a_list(city_names, names, root):
     listed = ["ulm/ulm_000000_000019", "weimar/weimar_000001_000019"]
     (root / "cs_splits").mkdir()
     (root / "cs_splits" / "val_split.txt").write_text("\n".join(reversed(listed)) + "\n")
     by_list = {"split_files": {"dev": "cs_splits/val_split.txt"}}
     assert names("cityscapes", "dev", **by_list) == listed
-    rest = names("cityscapes", "train_without_dev", **by_list)
-    assert sorted([*listed, *rest]) == city_names
+    others = names("cityscapes", "train_without_dev", **by_list)
+    assert sorted([*listed, *others]) == city_names
+    # Where all images are of dev cities, dev and train are the same files with one cache.
+    remove(CITYSCAPES, root, rest)
+    assert names("cityscapes", "train") == names("cityscapes", "dev") == dev
 
 
-def test_camvid_frames():
-    parts = [frames(split) for split in ("train", "val", "test")]
-    assert [len(part) for part in parts] == [367, 101, 233]
-    everything = frozenset().union(*parts)
+def test_camvid_is_divided_by_frame(root, names):
+    parts = {split: frames(split) for split in SPLITS}
+    assert [len(part) for part in parts.values()] == [367, 101, 233]
+    everything = frozenset().union(*parts.values())
     assert len(everything) == 701
     folder = ROOT.parent / "shared" / "data" / "camvid" / "img_dir"
     if folder.is_dir():
         assert {path.stem for path in folder.rglob("*.png")} <= everything
-
-
-def test_camvid_full_edition_is_divided_by_frame(root, names):
-    everything = {split: sorted(frames(split))[3] for split in ("test", "val", "train")}
-    CASE["camvid-full"].touch(root, [*everything.values(), "0099XX_000001"])
-    for split, name in everything.items():
+    some = {split: sorted(frames(split))[3] for split in SPLITS}
+    CASE["camvid-full"].touch(root, [*some.values(), "0099XX_000001"])
+    for split, name in some.items():
         assert names("camvid", split, "full") == [name]
-    assert names("camvid", "all", "full") == sorted([*everything.values(), "0099XX_000001"])
+    assert names("camvid", "all", "full") == sorted([*some.values(), "0099XX_000001"])
     with pytest.raises(UserError, match=r"unknown split 'dusk' of camvid: use train, val, test"):
         names("camvid", "dusk", "full")
     CASE["camvid-segnet-folders"].touch(root)
-    for folder in ("img_dir", "ann_dir"):
-        (root / folder / "train").rename(root / folder / "dusk")
+    for kind in ("img_dir", "ann_dir"):
+        (root / kind / "train").rename(root / kind / "dusk")
     assert names("camvid", "dusk", "segnet") == sorted(CASE["camvid-segnet-folders"].names)
 
 
-@pytest.mark.parametrize("split", ["all", "night-drive", "day & night", "split.1"])
-def test_splits_of_any_name(split, root, names):
+def test_splits_of_any_name(root, names):
     """For ``datasets`` they would have to be words, and not ``all``."""
-    for folder in ("img_dir", "ann_dir"):
-        (root / folder / split).mkdir(parents=True)
-        (root / folder / split / "a.png").touch()
-    assert names("folder", split) == ["a"]
+    for split in ("all", "night-drive", "day & night", "split.1"):
+        touch(root, f"{split}/a.png")
+        assert names("folder", split) == ["a"]
 
 
 def test_names_follow_the_options(root, names):
     """The files are the same, and so is the cache."""
-    for folder in ("img_dir", "ann_dir"):
-        (root / folder / "train").mkdir(parents=True)
-        (root / folder / "train" / "a_rgb.png").touch()
+    touch(root, "train/a_rgb.png")
     assert names("folder", "train") == ["a_rgb"]
-    both = {"image_suffix": "_rgb.png", "label_suffix": "_rgb.png"}
-    assert names("folder", "train", **both) == ["a"]
+    assert names("folder", "train", image_suffix="_rgb.png", label_suffix="_rgb.png") == ["a"]
     whole = {"image_dir": "img_dir", "label_dir": "ann_dir"}
     domain = DOMAINS["folder"]
     assert domain.splits(root, None, domain.options_model(**whole)) == ("all",)
@@ -331,31 +319,31 @@ def test_names_follow_the_options(root, names):
     assert names("folder", "train") == ["a_rgb"]
 
 
-@pytest.mark.parametrize("chosen", ["dg_standard", "segformer_as_run", "rein", "ifn", "ifn_as_run"])
-def test_mapillary_maps(chosen, root):
-    for version in ("v1.2", "v2.0"):
-        CASE[f"mapillary-{version}"].touch(root / version)
-        opened = open_domain("mapillary", "train", root / version, version, {"map": chosen})
+@pytest.mark.parametrize("version", ["v1.2", "v2.0"])
+def test_mapillary_maps(version, root):
+    CASE[f"mapillary-{version}"].touch(root)
+    for chosen in ("dg_standard", "segformer_as_run", "rein", "ifn", "ifn_as_run"):
+        opened = open_domain("mapillary", "train", root, version, {"map": chosen})
         assert opened.table.name == f"mapillary_{version}/{chosen}@1"
         assert opened.table.mapping == label_table(opened.table.name).mapping
 
 
 def test_mapillary_maps_do_not_go_with_converted_labels(root):
+    def refused(words, **options):
+        with pytest.raises(UserError, match=words) as refusal:
+            open_domain("mapillary", "val", root, options=options)
+        return str(refusal.value)
+
     CASE["mapillary-v1.2-ifn"].touch(root)
-    with pytest.raises(UserError, match=r"mapped when they were made.*map=rein"):
-        open_domain("mapillary", "val", root, options={"map": "rein", "layout": "converted"})
-    with pytest.raises(UserError) as refusal:
-        open_domain("mapillary", "val", root, options={"map": "rein"})
-    assert "converted:" not in str(refusal.value)
-    with pytest.raises(UserError, match=r"options of the domain 'mapillary'.*map"):
-        open_domain("mapillary", "val", root, options={"map": "mine"})
+    refused(r"mapped when they were made.*map=rein", map="rein", layout="converted")
+    assert "converted:" not in refused("is not in", map="rein")
+    refused(r"options of the domain 'mapillary'.*map", map="mine")
 
 
 def test_acdc_configs_are_parts_of_all(root, names):
     case = CASE["acdc-all-train-ids"]
     case.touch(root)
-    conditions = ("fog", "night", "rain", "snow")
-    parts = {condition: names("acdc", "train", condition) for condition in conditions}
+    parts = {name: names("acdc", "train", name) for name in ("fog", "night", "rain", "snow")}
     for condition, found in parts.items():
         assert {name.partition("/")[0] for name in found} == {condition}
     assert joined(parts) == names("acdc", "train", "all") == sorted(case.names)
@@ -397,13 +385,11 @@ def test_too_many_images_are_warned_of(root, tmp_path):
     WILDDASH.touch(root, [f"ad{number:04d}" for number in range(72)])
     with pytest.warns(DataWarning, match=r"wilddash/val: 72 images, officially 70 \(2 too many"):
         load_domain("wilddash", "val", root, cache_dir=tmp_path / "cache")
-    for name in ("ad0000", "ad0001"):
-        for path in WILDDASH.paths(root, name):
-            path.unlink()
+    remove(WILDDASH, root, ("ad0000", "ad0001"))
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         assert len(load_domain("wilddash", "val", root, cache_dir=tmp_path / "cache")) == 70
-    (root / "list.txt").write_text("\n".join(["ad0002", "ad0003"]))
+    (root / "list.txt").write_text("ad0002\nad0003")
     opened = open_domain("wilddash", "val", root, options={"split_files": {"val": "list.txt"}})
     assert (opened.images, opened.expected, opened.difference) == (2, None, None)
 
@@ -435,10 +421,9 @@ def listed(root, names):
     """The names of a split of the folder by a list; ``ON_DISK`` is there."""
     suffixes = {"image_suffix": "_rgb.png", "label_suffix": "_ids.png"}
     for name in ON_DISK:
-        for folder, suffix in zip(("img_dir", "ann_dir"), suffixes.values(), strict=True):
-            path = root / folder / "train" / f"{name}{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        touch(root, f"train/{name}_rgb.png")
+        label = root / "ann_dir" / "train" / f"{name}_rgb.png"
+        label.rename(label.with_name(label.name.replace("_rgb", "_ids")))
 
     def run(content, split="train", path=root / "list.txt"):
         if content is not None:

@@ -10,8 +10,8 @@ import pytest
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain, open_domain, streets
-from revt_hf.data.domains.streets.paint import STYLES, UNSEEN_STYLES, render
-from revt_hf.data.domains.streets.street import build_street
+from revt_hf.data.domains.streets import STYLES, build_street, render
+from revt_hf.data.domains.streets.paint import UNSEEN_STYLES
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, TRAIN_ID
 from tests.helpers import drawn
 
@@ -45,7 +45,7 @@ def test_a_small_change_of_a_style_is_seen(monkeypatch, style, change) -> None:
 
 def test_another_process_draws_the_same_image() -> None:
     code = (
-        "import zlib; from revt_hf.data.domains.streets.paint import render;"
+        "import zlib; from revt_hf.data.domains.streets import render;"
         "print([zlib.crc32(a.tobytes()) for a in render(7, 'pretext', 128, 256)])"
     )
     printed = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120)

@@ -169,11 +169,7 @@ class Canvas:
 
 
 class Item:
-    """One object at (x, z), drawn part by part in metres relative to where it stands.
-
-    ``mirror`` flips it left to right; ``size`` scales its outline, not its position. Polygons have
-    corners (N, 2), several of them (M, N, 2).
-    """
+    """One object at (x, z), drawn part by part in metres relative to where it stands."""
 
     def __init__(
         self, canvas: Canvas, x: float, z: float, mirror: bool = False, size: float = 1.0

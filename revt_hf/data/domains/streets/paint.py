@@ -1,6 +1,5 @@
 """Styles, and painting a street's layout in one: colours, textures, light, weather, camera."""
 
-import zlib
 from importlib.resources import files
 
 import cv2
@@ -10,7 +9,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from revt_hf.config.yaml_files import Section
-from revt_hf.core.errors import UserError
 from revt_hf.data.domains.streets.canvas import (
     GROUND,
     MATERIALS,
@@ -21,9 +19,7 @@ from revt_hf.data.domains.streets.canvas import (
     Colours,
     Street,
 )
-from revt_hf.data.domains.streets.street import build_street
 
-_PAINT_STREAM = 2
 _FARTHEST = 400.0
 _TILE = 128
 
@@ -79,18 +75,8 @@ STYLES = {name: Style(**values) for name, values in yaml.safe_load(_TABLE).items
 UNSEEN_STYLES: tuple[str, ...] = ("overcast", "night", "fog", "noise")
 
 
-def render(
-    seed: int, style: str, height: int, width: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The image (H, W, 3), uint8, RGB, of a street in a style, and its label (H, W), uint8."""
-    if style not in STYLES:
-        raise UserError(f"unknown street style '{style}': use one of {', '.join(STYLES)}")
-    street = build_street(seed, height, width)
-    rng = np.random.default_rng([_PAINT_STREAM, seed, zlib.crc32(style.encode())])
-    return _painted(street, STYLES[style], rng), street.label
-
-
-def _painted(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
+def paint(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
+    """The image (H, W, 3), uint8, RGB, of a street in a style."""
     geometry = _Geometry(street)
     image = _averaged(_base_colours(street, style, rng), street)
     image *= _surface_detail(street, geometry, style, rng)[..., None]
@@ -137,11 +123,9 @@ def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
     palettes = style.palettes
     if style.recolour > 0:
         fresh = rng.random(kinds) < style.recolour
-        count = rng.integers(1, 5, kinds)
-        drawn = rng.uniform(5, 250, (kinds, 4, 3))
-        palettes = [
-            drawn[k, : count[k]] if fresh[k] else palette for k, palette in enumerate(palettes)
-        ]
+        counts, drawn = rng.integers(1, 5, kinds), rng.uniform(5, 250, (kinds, 4, 3))
+        for index in np.flatnonzero(fresh):
+            palettes[index] = drawn[index, : counts[index]]
     size = np.array([len(palette) for palette in palettes])
     first = np.concatenate([[0], np.cumsum(size)[:-1]])
     chosen = first[street.material] + (pick[street.item, street.material] * size[street.material])

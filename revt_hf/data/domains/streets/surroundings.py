@@ -12,17 +12,14 @@ SIDES = (-1, 1)
 
 @dataclass(frozen=True)
 class GroundPlan:
-    """Edges of the ground in metres: x of the (left, right) side, widths, z of a cross street.
-
-    Buildings, walls and fences stand at ``front``; ``lanes`` are the lines between lanes.
-    """
+    """Edges of the ground in metres: x of the (left, right) side, widths, z of a cross street."""
 
     road: tuple[float, float]
-    verge: tuple[float, float]
-    paving: tuple[float, float]
-    front: tuple[float, float]
+    verge: Floats  # widths (2,)
+    paving: Floats
+    front: tuple[float, float]  # where buildings, walls and fences stand
     crossing: tuple[float, float] | None
-    lanes: tuple[float, ...]
+    lanes: tuple[float, ...]  # the lines between lanes
 
 
 def tree(canvas: Canvas, rng: Generator, x: float, z: float, size: float = 1.0) -> None:
@@ -39,12 +36,9 @@ def tree(canvas: Canvas, rng: Generator, x: float, z: float, size: float = 1.0) 
         return
     full = z < 40  # far away three discs look like twelve
     tall, wide = rng.uniform(3.6, 4.8), rng.uniform(1.2, 1.8)
-    for material, count, drop in (
-        ("dark leaf", 4, -0.35),
-        ("leaf", 5, 0.15),
-        ("light leaf", 3, 0.5),
-    ):
-        count = count if full else 1
+    crown = (("dark leaf", 4, -0.35), ("leaf", 5, 0.15), ("light leaf", 3, 0.5))
+    for material, most, drop in crown:
+        count = most if full else 1
         spots = rng.normal(0.0, 1.0, (count, 2)) * (0.45 * wide, 0.45)
         shrink, x0 = (0.7, -0.3 * wide) if material == "light leaf" else (1.0, 0.0)
         for (dx, dy), radius in zip(spots, rng.uniform(0.55, 0.9, count) * wide, strict=True):

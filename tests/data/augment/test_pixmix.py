@@ -1,11 +1,22 @@
-"""PixMix: the original's and the paper's arithmetic, and what is drawn."""
+"""PixMix: the original's and the paper's arithmetic, what is drawn, and the mixing images."""
 
+import hashlib
 import random
+import subprocess
+import sys
 
+import cv2
 import numpy as np
 import pytest
 
-from revt_hf.data.augment.mixing import GeneratedImages
+from revt_hf.core.errors import UserError
+from revt_hf.data.augment.mixing import (
+    FractalFolder,
+    GeneratedImages,
+    generate,
+    mixing_images,
+    random_crop,
+)
 from revt_hf.data.augment.pixmix import (
     PixMixDraws,
     Round,
@@ -59,18 +70,18 @@ def test_paper_code_matches_the_original(images, name, function, a, b):
 @pytest.mark.parametrize("dtypes", ["uu", "uf", "fu", "ff"])
 @pytest.mark.parametrize(("name", "function"), [("add", mix_add), ("multiply", mix_multiply)])
 def test_default_operations_equal_the_papers(images, name, function, dtypes, a, b):
-    _, image, other = images
-    image, other = image.copy(), other.copy()
+    image, other = images[1].copy(), images[2].copy()
     image[:4], other[2:6], image[8:12], other[10:14] = 0, 0, 255, 255
-    x = image if dtypes[0] == "u" else image.astype(np.float32) * 0.9
-    y = other if dtypes[1] == "u" else other.astype(np.float32) * 0.9
+    x, y = (
+        pixels if dtype == "u" else pixels.astype(np.float32) * 0.9
+        for pixels, dtype in zip((image, other), dtypes, strict=True)
+    )
     expected = reference(name, x, y, a, b)
     x.setflags(write=False)
     y.setflags(write=False)
     result = function(x, y, a, b)
     assert result.dtype == np.float32
-    assert result.min() >= 0
-    assert result.max() <= 255
+    assert 0 <= result.min() <= result.max() <= 255
     np.testing.assert_allclose(result, expected, atol=0.02)
 
 
@@ -116,22 +127,87 @@ def test_paper_code_darkens_and_reverses_the_mixing_image(images):
     assert np.abs(result - apply_pixmix(image, draws, other)).mean() > 10
 
 
-def test_drawn_weights():
+def test_draws():
     drawn = np.array([draw_weights(random.Random(seed), 3.0) for seed in range(6000)])
     inner = drawn[:, 1] >= 0
-    assert 0.46 < inner.mean() < 0.54
     # Beta(3, 1) has mean 3/4, Beta(1, 3) mean 1/4, both variance 3/80
     np.testing.assert_allclose(drawn[inner].mean(axis=0), (0.75, 0.25), atol=0.02)
     np.testing.assert_allclose(drawn[~inner].mean(axis=0), (1.25, -0.25), atol=0.02)
     assert abs(drawn[inner, 0].var() - 3 / 80) < 0.005
-
-
-def test_drawn_rounds():
     draws = [draw_pixmix(random.Random(seed), 4, 3.0) for seed in range(3000)]
     counts = np.bincount([len(d.rounds) for d in draws])
     assert len(counts) == 5
     assert counts.min() > 500
     rounds = [step for d in draws for step in d.rounds]
-    assert 0.46 < np.mean([d.start is None for d in draws]) < 0.54
-    assert 0.46 < np.mean([step.operand is None for step in rounds]) < 0.54
-    assert 0.46 < np.mean([step.operation == "add" for step in rounds]) < 0.54
+    for coin in (
+        inner,
+        [d.start is None for d in draws],
+        [step.operand is None for step in rounds],
+        [step.operation == "add" for step in rounds],
+    ):
+        assert 0.46 < np.mean(coin) < 0.54
+
+
+def test_generated_images_are_complex_colourful_and_reproducible():
+    images = [generate(0, index, 288) for index in range(9)]
+    for image in images:
+        assert (image.shape, image.dtype) == ((288, 288, 3), np.uint8)
+        levels = image.astype(float)
+        # Colourful: channels differ; structured: neighbours differ but are not noise.
+        assert np.ptp(levels, axis=-1).mean() > 30
+        assert 1 < np.abs(np.diff(levels, axis=1)).mean() < levels.std() > 30
+    assert len({image.tobytes() for image in images}) == 9
+    # They depend on seed and index only.
+    assert not np.array_equal(generate(0, 1, 64), generate(1, 1, 64))
+    code = (
+        "import hashlib; from revt_hf.data.augment.mixing import generate;"
+        "print(hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest())"
+    )
+    other = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert other.strip() == hashlib.sha256(generate(0, 2, 96).tobytes()).hexdigest()
+
+
+def test_bank_draws_from_all_its_images_and_keeps_them():
+    source = GeneratedImages(count=3, seed=5)
+    first = source.draw(64, 80, random.Random(1))
+    assert first.shape == (64, 80, 3)
+    np.testing.assert_array_equal(first, source.draw(64, 80, random.Random(1)))
+    bases = {id(source.draw(32, 32, random.Random(seed)).base) for seed in range(30)}
+    assert len(bases) == 3
+    with pytest.raises(ValueError, match="read-only"):
+        first[:] = 0
+
+
+@pytest.mark.parametrize("size", [(512, 512), (700, 30), (576, 576)])
+@pytest.mark.parametrize("shape", [(40, 90, 3), (900, 700, 3), (576, 576, 3)])
+def test_crops_have_any_size_and_position(shape, size):
+    image = np.zeros(shape, np.uint8)
+    image[:, shape[1] // 2 :] = 255
+    crops = [random_crop(image, *size, random.Random(seed)) for seed in range(20)]
+    assert {crop.shape for crop in crops} == {(*size, 3)}
+    if shape[1] > shape[0]:
+        # The short side becomes 576 at least, so the bright half begins at another column of each.
+        assert len({int((crop[0, :, 0] > 127).sum()) for crop in crops}) > 1
+
+
+def test_folder_is_searched_recursively_and_gives_rgb(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[..., 2] = 250  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "deep" / "er" / "red.PNG"), red)
+    (tmp_path / "notes.txt").write_text("not an image")
+    cv2.imwrite(str(tmp_path / "blue.png"), red[..., ::-1])
+    source = mixing_images(tmp_path)
+    assert source.draw(32, 48, random.Random(0)).shape == (32, 48, 3)
+    seen = {tuple(source.draw(8, 8, random.Random(seed))[0, 0].tolist()) for seed in range(20)}
+    assert seen == {(250, 0, 0), (0, 0, 250)}
+
+
+def test_folder_errors(tmp_path):
+    for folder, words in ((tmp_path / "missing", "no folder"), (tmp_path, "no image file")):
+        with pytest.raises(UserError, match=words):
+            mixing_images(folder)
+    for data in (b"no image", b""):
+        (tmp_path / "broken.png").write_bytes(data)
+        with pytest.raises(UserError, match=r"broken\.png"):
+            FractalFolder(tmp_path).draw(8, 8, random.Random(0))
