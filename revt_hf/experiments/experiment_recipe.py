@@ -1,8 +1,4 @@
-"""The recipe of an experiment: a typed, validated YAML file.
-
-``extends`` and ``--set`` work as in training recipes; paths of recipes are relative to the file.
-:mod:`revt_hf.experiments.graph` turns the sections into steps.
-"""
+"""The recipe of an experiment; :mod:`revt_hf.experiments.graph` turns its sections into steps."""
 
 import json
 import re
@@ -28,7 +24,7 @@ from revt_hf.config.yaml_files import (
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import RuleRecipe
-from revt_hf.results.paper import paper_row
+from revt_hf.results.rows import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
 Weights = tuple[Number, ...]
@@ -40,6 +36,10 @@ _LAST_BLOCK = 1000
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
+
+
+_LISTED, _SOME = BeforeValidator(_listed), Field(min_length=1)
+_Names = Annotated[tuple[str, ...], _SOME]
 
 
 def _ranges_expanded(selections: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,11 +80,8 @@ class _Titled(Section):
 class Member(_Titled):
     """A network: trained by a recipe once per seed, an average of such a run, or a checkpoint.
 
-    ``set`` overrides values of the recipe (``train.steps: 100``). ``init`` names the member to
-    take initial weights from. ``checkpoint`` is a folder or Hub ID, with ``{seed}`` in it if there
-    are seeds. ``of`` names a trained member whose ``average`` this is: weights that the run keeps
-    besides its final ones (``train.ema``, ``train.swad``).
-    Without ``seeds``, those of the experiment; ``seeds: []`` trains once, with the recipe's own.
+    ``checkpoint`` has ``{seed}`` in its path if there are seeds; ``of`` names the trained member
+    whose ``average`` this is. ``seeds: []`` trains once, with the recipe's own seed.
     """
 
     recipe: str | None = None
@@ -123,21 +120,13 @@ class Grid(Section):
 class MergeSection(_Titled):
     """Merges of the same members: one per seed, head, selection and set of weights.
 
-    ``members`` are names; ``base/1`` is the member ``base`` of seed 1, ``base`` stands for all
-    seeds in turn. ``select`` may hold ``blocks:1..24`` for 24 selections. ``recalibrate`` also
-    re-estimates the head's BatchNorm statistics on that many source images. ``evaluate: false``
-    merges without scoring; ``keep: false`` keeps only the scores (hundreds of merges are many
-    GiB).
+    ``base/1`` is the member ``base`` of seed 1, ``base`` stands for all seeds in turn. With
+    ``keep: false`` only scores are kept: hundreds of merges are many GiB.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     heads: Literal["all", "first"] | tuple[str, ...] = "all"
-    select: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_listed),
-        Field(min_length=1),
-        AfterValidator(_ranges_expanded),
-    ] = ("backbone",)
+    select: Annotated[_Names, AfterValidator(_ranges_expanded), _LISTED] = ("backbone",)
     method: str = "mean"
     weights: Weights | tuple[Weights, ...] | Grid | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
@@ -148,13 +137,9 @@ class MergeSection(_Titled):
     keep: bool = True
 
     @model_validator(mode="after")
-    def _kept_or_scored(self) -> "MergeSection":
+    def _consistent(self) -> "MergeSection":
         if not self.keep and (not self.evaluate or self.recalibrate):
             raise ValueError("keep: false goes with evaluate, and without recalibrate")
-        return self
-
-    @model_validator(mode="after")
-    def _rules_or_one_rule(self) -> "MergeSection":
         single = self.model_fields_set & {"select", "method", "weights", "parameters"}
         if self.rules is not None and single:
             raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")
@@ -162,49 +147,36 @@ class MergeSection(_Titled):
 
 
 class Ensemble(_Titled):
-    """Several networks that predict together, at the cost of all; a baseline for ReVT.
+    """Networks that predict together, one row for each way to ``combine`` them.
 
-    Each way to ``combine`` them (:mod:`revt_hf.evaluation.predictor`) is a row. ``features`` uses
-    one decode head, that of each member in turn.
+    ``features`` uses one decode head, that of each member in turn.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
-    combine: Annotated[tuple[Combine, ...], BeforeValidator(_listed), Field(min_length=1)] = (
-        "logits",
-    )
+    combine: Annotated[tuple[Combine, ...], _SOME, _LISTED] = ("logits",)
 
 
 class Selection(_Titled):
-    """The best of several models of a seed, by mIoU.
+    """The best of several models of a seed, by the mean mIoU over ``on``: ``source`` or labels."""
 
-    ``among`` are names of members, merges and ensembles. ``on`` is ``source`` (the mean over
-    source-val splits) or labels of domains; targets need ``allow_target_selection``.
-    """
-
-    among: Annotated[tuple[str, ...], Field(min_length=1)]
-    on: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("source",)
+    among: _Names
+    on: Annotated[_Names, _LISTED] = ("source",)
 
 
 class NamedProtocol(Protocol):
-    """A test protocol with a name of its own."""
-
     name: Annotated[str, Field(pattern=_NAME.pattern)]
 
 
 class Evaluate(Section):
     """The splits and test protocols that networks are scored on.
 
-    ``recipe`` provides source-val and targets, by default that of the first trained member;
-    ``targets`` replaces its targets. ``protocols`` are names (``recipe`` is the recipe's own) or
-    mappings. ``cost`` also measures parameters, FLOPs, speed and memory.
+    ``recipe`` is by default that of the first trained member, ``targets`` replaces its targets.
     """
 
     recipe: str | None = None
     targets: tuple[Target, ...] | None = None
     source: bool = True
-    protocols: Annotated[
-        tuple[str | NamedProtocol, ...], BeforeValidator(_listed), Field(min_length=1)
-    ] = ("recipe",)
+    protocols: Annotated[tuple[str | NamedProtocol, ...], _SOME, _LISTED] = ("recipe",)
     cost: bool = False
     batch_size: BatchSize = 1
     workers: Workers = 0
@@ -212,10 +184,10 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _known(self) -> "Evaluate":
         names = [p if isinstance(p, str) else p.name for p in self.protocols]
-        for protocol in self.protocols:
-            if isinstance(protocol, str) and protocol not in ("recipe", *PROTOCOLS):
-                known = ", ".join(("recipe", *PROTOCOLS))
-                raise ValueError(f"unknown protocol '{protocol}': use {known} or a mapping")
+        known = ("recipe", *PROTOCOLS)
+        for one in self.protocols:
+            if isinstance(one, str) and one not in known:
+                raise ValueError(f"unknown protocol '{one}': use {', '.join(known)} or a mapping")
         if len(set(names)) < len(names):
             raise ValueError("two protocols have the same name")
         return self
@@ -237,12 +209,11 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _names(self) -> "Experiment":
-        for section in (self.members, self.merges, self.ensembles, self.selections):
-            for name in section:
-                if not _NAME.fullmatch(name):
-                    raise ValueError(
-                        f"the name '{name}' is not a word of letters, digits, '.', '_', '+', '-'"
-                    )
+        for name in (*self.members, *self.merges, *self.ensembles, *self.selections):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"the name '{name}' is not a word of letters, digits, '.', '_', '+', '-'"
+                )
         return self
 
     def seeds_of(self, member: str) -> tuple[int, ...]:

@@ -53,10 +53,7 @@ _Lines = Annotated[tuple[str, ...], BeforeValidator(_lines)]
 class StageSettings(Section):
     """Resources of each task of a stage; anything not given is left to the cluster.
 
-    ``gpus`` (``2``, ``a100:2``) and ``memory`` (``32G``) are per node; ``cpus`` are cores.
-    ``at_once`` limits how many tasks of a stage run at a time. ``setup`` holds lines of shell that
-    run first, ``extra`` further options of sbatch (``--qos=low``). With ``requeue`` Slurm starts a
-    preempted task again, which then resumes.
+    ``gpus`` and ``memory`` are per node; ``at_once`` limits how many tasks run at a time.
     """
 
     partition: _Word = None
@@ -86,23 +83,19 @@ class StageSettings(Section):
         return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
 
     def options(self) -> list[str]:
-        table = {
+        gres = f"gpu:{self.gpus}" if self.gpu_count else None
+        table: dict[str, Any] = {
             "partition": self.partition,
             "account": self.account,
             "time": self.time,
-            "gres": f"gpu:{self.gpus}" if self.gpu_count else None,
-            "cpus-per-task": self.cpus,
-            "mem": self.memory,
         }
+        table |= {"gres": gres, "cpus-per-task": self.cpus, "mem": self.memory}
         given = [f"--{name}={value}" for name, value in table.items() if value is not None]
         return [*given, "--requeue" if self.requeue else "--no-requeue", *self.extra]
 
 
 class SlurmSettings(StageSettings):
-    """Settings of all stages, which those of one stage replace.
-
-    ``launcher`` starts trainings, such as ``accelerate launch --num_processes 4``.
-    """
+    """Settings of all stages, which those of one stage replace; ``launcher`` starts trainings."""
 
     launcher: str | None = None
     train: StageSettings = StageSettings()

@@ -102,27 +102,26 @@ def test_wrong_options_are_one_sentence(capsys, arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("work", "number", "code"),
+    [
+        (WRITING, signal.SIGINT, 130),
+        (WRITING, signal.SIGTERM, 143),
+        (WRITING, signal.SIGHUP, 129),
+        # Standard output ends with the last process that holds it.
+        (LOADING, signal.SIGTERM, 143),
+    ],
+    ids=["ctrl-c", "sigterm", "sighup", "workers"],
 )
-def test_signals_are_silent_and_leave_nothing(tmp_path, number, code):
-    process = _begun(WRITING, tmp_path / "out" / "done")
+def test_signals_are_silent_and_leave_nothing(tmp_path, work, number, code):
+    process = _begun(work, tmp_path / "out" / "done")
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (code, "")
-    assert not [path for path in (tmp_path / "out").iterdir() if "lock" not in path.name]
+    assert not [path for path in tmp_path.glob("out/*") if "lock" not in path.name]
 
 
 def test_a_signal_while_processes_start_is_not_lost():
     process = _start(["-c", _PROGRAM.format(work=FORKING)])
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (143, "")
-
-
-def test_a_signal_ends_a_command_with_workers():
-    process = _begun(LOADING)
-    process.send_signal(signal.SIGTERM)
-    # Standard output ends with the last process that holds it.
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (143, "")
 
@@ -274,12 +273,8 @@ def test_scripts_start(script):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_get_a_completion_script_and_completions(shell):
     def call(*arguments, **variables):
-        return subprocess.run(
-            [sys.executable, "-m", "revt_hf.cli.main", *arguments],
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-        )
+        command, env = [sys.executable, "-m", "revt_hf.cli.main"], {**os.environ, **variables}
+        return subprocess.run([*command, *arguments], env=env, capture_output=True, text=True)
 
     script = call(*("--show-completion", shell), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert (script.returncode, script.stderr) == (0, "")

@@ -36,13 +36,8 @@ def words(members, recipe, tmp_path):
     """Command lines in which MODEL, OTHER, RECIPE, OUT and FULL stand for paths."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "keep.txt").write_text("precious")
-    paths = {
-        "MODEL": members[0],
-        "OTHER": members[1],
-        "RECIPE": recipe,
-        "OUT": tmp_path / "out",
-        "FULL": tmp_path / "full",
-    }
+    paths = {"MODEL": members[0], "OTHER": members[1], "RECIPE": recipe}
+    paths |= {"OUT": tmp_path / "out", "FULL": tmp_path / "full"}
     return lambda text: [paths.get(word, word) for word in text.split()]
 
 
@@ -116,16 +111,11 @@ def test_mistakes_are_one_sentence_and_write_nothing(capsys, words, tmp_path, li
 @pytest.fixture
 def data(tmp_path):
     """A folder dataset of two images."""
-    for name in "ab":
-        for kind, shape in (("img_dir", (64, 96, 3)), ("ann_dir", (64, 96))):
-            path = tmp_path / "data" / kind / "val" / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.zeros(shape, np.uint8))
+    for kind, shape in (("img_dir", (64, 96, 3)), ("ann_dir", (64, 96))):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+        for name in "ab":
+            cv2.imwrite(f"{tmp_path}/data/{kind}/val/{name}.png", np.zeros(shape, np.uint8))
     return tmp_path / "data"
-
-
-def _truncate(path):
-    path.write_bytes(path.read_bytes()[:-20])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +124,7 @@ def _truncate(path):
         ("ann_dir", lambda path: path.unlink(), "has no label"),
         ("ann_dir", lambda path: cv2.imwrite(str(path), np.zeros((64, 95), np.uint8)), "95x64"),
         ("ann_dir", lambda path: cv2.imwrite(str(path), np.full((64, 96), 40, np.uint8)), "40"),
-        ("img_dir", _truncate, "truncated"),
+        ("img_dir", lambda path: path.write_bytes(path.read_bytes()[:-20]), "truncated"),
     ],
     ids=["missing", "size", "value", "truncated"],
 )
@@ -218,11 +208,9 @@ def test_a_plan_does_not_make_a_folder_that_no_experiment_may_have(
 
 def test_recipe_commands(capsys, words):
     code, out, _ = revt(capsys, "recipe", "schema")
-    assert code == 0
-    assert "properties" in json.loads(out)
+    assert code == 0 and "properties" in json.loads(out)
     code, out, _ = revt(capsys, *words("recipe show RECIPE --set train.steps=7"))
-    assert code == 0
-    assert yaml.safe_load(out)["train"]["steps"] == 7
+    assert code == 0 and yaml.safe_load(out)["train"]["steps"] == 7
 
 
 @pytest.mark.parametrize("line", ["data show streets", "report MODEL OTHER --recipe RECIPE"])

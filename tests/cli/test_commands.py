@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from revt_hf.cli.app import app
 from revt_hf.cli.merge import _parser
+from revt_hf.cli.options import key_values, named_models, parse_max_size
+from revt_hf.core.errors import UserError
 from tests.helpers.command_line import refused, revt
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import TINY
@@ -36,14 +38,10 @@ IMPERATIVES = (
 )
 
 
-def _name(words):
-    return "-".join(words)
+every_command = pytest.mark.parametrize("words", LEAVES, ids="-".join)
 
 
-every_command = pytest.mark.parametrize("words", LEAVES, ids=_name)
-
-
-@pytest.mark.parametrize("words", TREE, ids=_name)
+@pytest.mark.parametrize("words", TREE, ids="-".join)
 def test_help_is_one_imperative_sentence(words):
     sentence = TREE[words].help.partition("\n\n")[0]
     assert re.fullmatch(rf"({IMPERATIVES})\b[^\n]*[.?]", sentence), sentence
@@ -127,21 +125,12 @@ def paths(tmp_path_factory):
     for seed, name in enumerate(("model", "other", "third", "merge")):
         tiny_model(seed).save_pretrained(root / name)
     (root / "merge" / "merge.json").write_text("{}")
-    recipe, experiment = root / "recipe.yaml", root / "experiment.yaml"
-    recipe.write_text(yaml.safe_dump(TINY))
-    experiment.write_text("{}")
-    image = root / "image.png"
-    image.touch()
-    return {
-        "MODEL": root / "model",
-        "OTHER": root / "other",
-        "RECIPE": recipe,
-        "EXPERIMENT": experiment,
-        "IMAGE": image,
-        "THIRD": root / "third",
-        "MERGE": root / "merge",
-        "DIR": root / "data",
-    }
+    (root / "recipe.yaml").write_text(yaml.safe_dump(TINY))
+    (root / "experiment.yaml").write_text("{}")
+    (root / "image.png").touch()
+    names = ("model", "other", "third", "merge", "recipe.yaml", "experiment.yaml", "image.png")
+    paths = {name.partition(".")[0].upper(): root / name for name in names}
+    return {**paths, "DIR": root / "data"}
 
 
 @pytest.fixture
@@ -204,30 +193,28 @@ def _leaves(value, name=""):
             yield from _leaves(inner, name)
 
 
-DATA = "--domain folder --data-dir DIR --config any --option size=3 --split test"
+FOLDER = "--data-dir DIR --config any --option size=3 --split test"
+DATA, QUIETLY = f"--domain folder {FOLDER}", "--overwrite --quiet --output OUT"
 SPEC = {"domain": "folder", "data_dir": "DIR", "config": "any", "options": {"size": 3}}
 DIAGNOSED = {**SPEC, "split": "test", "images": 7, "overwrite": True, "quiet": True}
-RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32 --output OUT"
+RUN = f"{DATA} --images 7 {QUIETLY} --protocol native --max-size 64x32"
 
 
 @pytest.mark.parametrize(
     ("text", "function", "expected"),
     [
         (
-            f"recalibrate MODEL {DATA} --val held-out --images 7 --skip-val --overwrite --quiet "
-            "--output OUT",
+            f"recalibrate MODEL {DATA} --val held-out --images 7 --skip-val {QUIETLY}",
             "merging.recalibration.recalibrate",
             {**SPEC, "train": "test", "val": "held-out", "images": 7, "score_val": False},
         ),
         (
-            "data show folder --data-dir DIR --config any --option size=3 --split test --images 7 "
-            "--overwrite --quiet --output OUT",
+            f"data show folder {FOLDER} --images 7 {QUIETLY}",
             "data_tools.inspection.show",
             {**SPEC, "split": "test", "images": 7, "overwrite": True},
         ),
         (
-            "data prepare folder --data-dir DIR --config any --option size=3 --split test "
-            "--resize 64x32 --format png --workers 2 --overwrite --quiet --output OUT",
+            f"data prepare folder {FOLDER} --resize 64x32 --format png --workers 2 {QUIETLY}",
             "data_tools.prepare.prepare",
             {**SPEC, "split": "test", "max_size": (64, 32), "overwrite": True, "quiet": True},
         ),
@@ -250,7 +237,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         (
             f"diagnose norm MODEL OTHER {RUN} --train other --recalibrate-on 9",
             "analysis.merge_comparison.diagnose_norm",
-            {**DIAGNOSED, "train": "other", "val": "test"} | {"images": 9},
+            {**DIAGNOSED, "train": "other", "val": "test", "images": 9},
         ),
         (
             f"diagnose disagreement MODEL OTHER --merge THIRD {RUN} --show 3",
@@ -259,7 +246,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
         ),
         (
             "choose weights a=MODEL b=OTHER --recipe RECIPE --on gta5/val --head 2 --images 7 "
-            "--evaluations 5 --workers 2 --overwrite --quiet --output OUT",
+            f"--evaluations 5 --workers 2 {QUIETLY}",
             "analysis.merge_choice.choose_merge",
             {"on": ("gta5/val",), "head": 2, "images": 7, "evaluations": 5, "workers": 2},
         ),
@@ -270,7 +257,7 @@ RUN = f"{DATA} --images 7 --overwrite --quiet --protocol native --max-size 64x32
             {"kind": "init", "max_size": (64, 32), "quiet": True},
         ),
         (
-            "train RECIPE --set train.steps=7 --resume --overwrite --quiet --output OUT",
+            f"train RECIPE --set train.steps=7 --resume {QUIETLY}",
             "training.loop.train",
             {"steps": 7, "resume": True, "overwrite": True, "quiet": True},
         ),
@@ -307,3 +294,38 @@ def test_options_reach_the_function(monkeypatch, capsys, line, paths, text, func
     for key, value in expected.items():
         value = str(paths["DIR"]) if value == "DIR" else value
         assert any((key, value) == leaf for leaf in found), (key, value, found)
+
+
+def test_models_may_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    plain, odd = str(tmp_path / "plain"), str(tmp_path / "lr=1")
+    unnamed = [plain, odd, "lr=1", "runs/lr=2", "me/hub@main"]
+    named = {**{path: path for path in unnamed}, "ours": plain, "lr": "2"}
+    assert named_models([*unnamed, f"ours={plain}", "lr=2"]) == named
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (["a", "a"], "the model a is listed twice"),
+        (["x=a", "x=b"], "the model x is listed twice"),
+        (["=a"], "=a: write a model as PATH or NAME=PATH"),
+        (["x="], "x=: write a model as PATH or NAME=PATH"),
+    ],
+)
+def test_names_are_unique_and_whole(models, words):
+    with pytest.raises(UserError, match=words):
+        named_models(models)
+
+
+def test_sizes_and_values():
+    assert parse_max_size("1024x512") == (1024, 512)
+    assert parse_max_size("native") is None
+    for text in ("0x5", "5", "1x2x3", "40000x2", "axb"):
+        with pytest.raises(UserError, match=f"--max-size {text}: write WIDTHxHEIGHT"):
+            parse_max_size(text)
+    assert key_values(["size=[64, 128]", "a=b=c"]) == {"size": [64, 128], "a": "b=c"}
+    for text in ("size", "x={"):
+        with pytest.raises(UserError, match="--option"):
+            key_values([text])

@@ -1,6 +1,7 @@
 """The files below ``recipes``: which are whole, and of which kind."""
 
 from revt_hf.config.yaml_files import read_with_parents
+from revt_hf.data.domains import checked_options, get_domain
 from tests.helpers.golden import ROOT
 
 RECIPES = ROOT / "recipes"
@@ -24,5 +25,11 @@ PAPER_EXPERIMENTS = [path for path in EXPERIMENTS if path.relative_to(RECIPES).p
 
 
 def name_of(path):
-    """How a test calls a file."""
     return path.relative_to(ROOT).as_posix()
+
+
+def splits_of_domain(spec):
+    """The splits of a recipe's domain."""
+    domain = get_domain(spec.domain)
+    options = checked_options(domain, spec.options)
+    return domain.splits(None, domain.chosen_config(spec.config), options)
