@@ -191,7 +191,7 @@ def report(
     folders = [model.folder for model in shown]
     protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
     title = "ReVT and its members"
-    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, to.quiet)
+    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, quiet=to.quiet)
     write_page(made, output)
     to.finish(made.results, [f"open {output}"], write=write_results)
 

@@ -10,7 +10,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -133,24 +133,33 @@ def scratch_file(target: Path) -> Path:
 
 # Not the package filelock: importing it takes a quarter of the time of a small merge.
 @contextmanager
-def lock_file(path: Path) -> Iterator[bool]:
-    """Yield whether an exclusive lock was acquired; a thread may lock a path again in its block."""
+def locked(output: Path) -> Iterator[None]:
+    """Be the only writer of an output folder, free of a killed process's leftovers.
+
+    A dead process holds no lock. A thread may lock the same folder again within its own block.
+    """
+    target = real_path(output)
+    path = beside(target, "lock")
     key = (path, threading.get_ident())
-    if key in _held:
-        yield True
-        return
-    descriptor = _locked_descriptor(path)
-    if descriptor is None:
-        yield False
-        return
+    again, descriptor = key in _held, None
+    with readable_os_errors(output):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not again and (descriptor := _locked_descriptor(path)) is None:
+            raise UserError(
+                f"{output} is being written by another process: choose another output, or wait "
+                "for it"
+            )
     _held.add(key)
     try:
-        yield True
+        with readable_os_errors(output):
+            recover(target)
+        yield
     finally:
-        _held.discard(key)
-        # Removed before the lock is released: whoever waits for this inode sees it unlinked.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            _held.discard(key)
+            # Removed before the lock is released: who waits for this inode sees it unlinked.
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _locked_descriptor(path: Path) -> int | None:
@@ -167,22 +176,6 @@ def _locked_descriptor(path: Path) -> int | None:
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Be the only writer of an output folder, free of a killed process's leftovers."""
-    target = real_path(output)
-    with ExitStack() as stack:
-        with readable_os_errors(output):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not stack.enter_context(lock_file(beside(target, "lock"))):
-                raise UserError(
-                    f"{output} is being written by another process: choose another output, or "
-                    "wait for it"
-                )
-            recover(target)
-        yield
 
 
 def open_up(folder: Path) -> None:

@@ -38,7 +38,7 @@ from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.formats import TableFormat, formatted, print_layouts
 from revt_hf.results.layout import TableLayout
 from revt_hf.results.page import write_page
-from revt_hf.results.report import ModelKind, ReportModel, build_report
+from revt_hf.results.report import ModelKind, ReportModel, compare
 from revt_hf.results.tables import TableOptions, build_tables
 
 _COSTS: dict[str, Cost] = {}
@@ -178,14 +178,14 @@ def _write_report(
         models.append(ReportModel(title, _PAGE_KINDS[one.kind], model, seed))
         result = read_result(result_file(folder, name, one.id))
         results.append(result.model_copy(update={"model": title}))
-    report = build_report(
+    report = compare(
         graph.experiment.title,
         graph.experiment.intro or "Members and their merges, and how they do on unseen domains.",
         models,
-        [(split, load_spec(split.spec, split.split)) for split in graph.splits],
+        graph.splits,
         protocol,
-        results,
         {"All seeds, heads and ensembles": formatted(tables, TableFormat.terminal)},
+        results,
     )
     write_page(report, page)
     return True

@@ -101,16 +101,12 @@ def model_makers(
     for size in sizes:
         if size not in SIZES:
             raise UserError(f"--size {size}: use {', '.join(SIZES)}")
-    loaded = {name: load_model(path) for name, path in models.items()}
     makers = {size: partial(random, size) for size in sizes}
-    return {**makers, **{name: partial(loaded.__getitem__, name) for name in loaded}}
+    return {**makers, **{name: load_model(path).eval for name, path in models.items()}}
 
 
 def random_network(size: str) -> Model:
-    """A B0 to B5 in eval mode with random weights, with activations scaled like a trained one's.
-
-    BatchNorm has the statistics of an image, and logits have a standard deviation of 2.
-    """
+    """A B0 to B5 in eval mode with random weights and activations scaled like a trained one's."""
     model = build_model(ModelSection.model_validate({"size": size, "drop_path": 0}), seed=0)
     with torch.no_grad():
         model.decode_head.batch_norm.momentum = 1.0

@@ -71,7 +71,6 @@ def same_pixels(one, other):
 
 
 def revt(command, output):
-    """Run a command, on the accelerator if that is there."""
     output.mkdir()
     try:
         main([*command.format(out=output).split(), "--quiet"])
@@ -154,19 +153,14 @@ def test_a_command_runs_there(given, tmp_path, monkeypatch, command):
         assert '"failure": "' not in path.read_text()
 
 
-def test_cost(given):
-    with fake_accelerator():
-        segmenter = model_segmenter(load_model(given / "0").to(DEVICE))
-        assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
-
-
-def test_sliding_windows(given):
+def test_cost_and_sliding_windows(given):
     image = random_image(64, 128)
     protocol = Protocol(max_size=None, window=48, stride=32, flip=True)
     expected = model_segmenter(load_model(given / "0")).class_map(image, protocol)
     with fake_accelerator():
-        found = model_segmenter(load_model(given / "0").to(DEVICE)).class_map(image, protocol)
-    assert (found == expected).mean() > 0.999
+        segmenter = model_segmenter(load_model(given / "0").to(DEVICE))
+        assert (segmenter.class_map(image, protocol) == expected).mean() > 0.999
+        assert DEVICE.type in cost.cost_of(segmenter, (64, 128), Protocol(max_size=None)).device
 
 
 def test_statistics_where_there_is_no_float64():

@@ -56,7 +56,6 @@ def in_two_processes(module, *arguments):
 
 
 def until(condition):
-    """Wait for something; what it answers."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         answer = condition()

@@ -39,7 +39,6 @@ def street_values() -> dict[str, np.ndarray]:
 
 
 def corruption_values() -> dict[str, np.ndarray]:
-    """The statistics of a scene in every kind and severity of corruption."""
     image, _ = render(7, "source", 128, 256)
     return {
         f"corruptions/{kind}": _cell_statistics([corrupt(image, "a", kind, s) for s in SEVERITIES])

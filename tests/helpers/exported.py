@@ -17,7 +17,6 @@ def export(output: Path, *splits: str, spec: DomainSpec = STREETS, **options: An
 
 
 def load(folder: Path, split: str) -> Any:
-    """The rows of an exported folder, as any user reads them."""
     return datasets.load_dataset(str(folder), split=split)
 
 

@@ -10,7 +10,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Failure:
-    """What goes wrong on requests: ``skip`` of them pass first, then ``times`` are hit, or all.
+    """What goes wrong on requests: ``times`` of them, or all.
 
     ``where`` is a part of ``METHOD /path?query``, or parts with ``*`` between them. ``what`` is a
     status to answer, with ``headers`` and ``body``; or ``cut`` (half of the body is read, then the
@@ -22,7 +22,6 @@ class Failure:
 
     where: str
     what: int | str
-    skip: int = 0
     times: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -30,16 +29,11 @@ class Failure:
     def hits(self, request: str) -> bool:
         if self.times == 0 or not all(part in request for part in self.where.split("*")):
             return False
-        if self.skip:
-            self.skip -= 1
-            return False
         self.times = None if self.times is None else self.times - 1
         return True
 
 
 class Repository:
-    """Commits, branches and pull requests of one repository."""
-
     def __init__(self, files: dict[str, bytes], private: bool = False) -> None:
         self.commits = {COMMIT: files}
         self.refs = {"main": COMMIT, "v1": COMMIT}
@@ -82,6 +76,5 @@ class Hub:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative name."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

@@ -27,7 +27,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     trouble: int | str | None = None
 
     def answer(self, body, status=200, headers=None):
-        """Bytes, or a value as JSON."""
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
@@ -210,7 +209,6 @@ def _damaged(body: bytes) -> bytes:
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
-    """A file as the Hub lists it."""
     oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     found = {"type": "file", "path": path, "size": len(content), "oid": oid}
     if path.endswith(_LARGE):
@@ -231,7 +229,6 @@ def _mode(path: str, present: bytes | None) -> dict[str, Any]:
 
 @contextmanager
 def serve_hub(hub: Hub) -> Iterator[Hub]:
-    """Serve what ``hub`` holds, and take what is pushed to it."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -48,7 +48,6 @@ KINDS = {name: kind for names, kind in _GROUPS.items() for name in names.split()
 
 
 def write_kind(path):
-    """Write the kind of file of this name."""
     image, options, _, _ = KINDS[path.name]
     if isinstance(image, np.ndarray):
         cv2.imwrite(str(path), image)
@@ -62,7 +61,6 @@ def write_kind(path):
 
 
 def write_video(path, frames, rate=12.5):
-    """A video of images (H, W, 3)."""
     codec = {".avi": "MJPG"}.get(path.suffix, "mp4v")
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, (width, height))

@@ -66,12 +66,10 @@ def written(folder: Path, *results: Any) -> list[Path]:
 
 
 def tables(folder: Path, *results: Any, **options: Any) -> list[TableLayout]:
-    """The tables of results, which are written and read."""
     return build_tables(read_results(written(folder, *results)), TableOptions(**options))
 
 
 def texts(table: TableLayout) -> list[list[str]]:
-    """Headings and rows of a table."""
     heads = [heading.flat for heading in table.headings]
     return [heads, *([cell.text for cell in row] for row in table.rows)]
 

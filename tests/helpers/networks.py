@@ -26,7 +26,6 @@ def tiny_model(seed, **changes):
 
 
 def saved(folder, seed=0):
-    """The folder of such a model."""
     tiny_model(seed).save_pretrained(folder)
     return folder
 
@@ -59,7 +58,6 @@ def row(height, width, seed=0):
 
 
 def rows(count):
-    """Such images of 128x64 pixels."""
     return [row(64, 128, seed) for seed in range(count)]
 
 

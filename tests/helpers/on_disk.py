@@ -29,8 +29,6 @@ _POLYGON_CELL = 4
 
 @dataclass(frozen=True)
 class Encoding:
-    """How labels are written."""
-
     table: str  # the name of the table to read them with
     train_ids: Mapping[int, int | None]  # of every raw value; None where the facts do not give it
     write: Callable[[Path, np.ndarray], None]  # writes raw values (H, W) to a path
@@ -78,7 +76,6 @@ class Case:
 
     @property
     def looked_for(self) -> str:
-        """The description of the layout in messages."""
         wild = {"name": "*", "part": self.names[0].partition("/")[0], "rest": "*"}
         return f"{self.image.format(**wild)} with {self.label.format(**wild)}"
 
@@ -127,7 +124,6 @@ def as_they_are(rows: list[Any]) -> list[Any]:
 
 
 def save_palette(path: Path, indices: np.ndarray, colours: list[list[int]], **how: Any) -> None:
-    """Write a palette image of these indices."""
     label = Image.fromarray(indices.astype(np.uint8), mode="P")
     label.putpalette([value for colour in colours for value in colour])
     label.save(path, **how)

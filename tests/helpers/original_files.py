@@ -55,7 +55,6 @@ def original_shapes(
 
 
 def original_state(seed: int, *args: Any, **keywords: Any) -> dict[str, torch.Tensor]:
-    """Tensors for :func:`original_shapes`; arguments as there."""
     random = torch.Generator().manual_seed(seed)
     return {
         name: (

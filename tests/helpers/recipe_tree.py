@@ -25,7 +25,6 @@ PAPER_EXPERIMENTS = [path for path in EXPERIMENTS if path.relative_to(RECIPES).p
 
 
 def name_of(path):
-    """How a test calls a file."""
     return path.relative_to(ROOT).as_posix()
 
 

@@ -6,8 +6,6 @@ _VOID = {"meta", "link", "img", "hr", "br"}
 
 
 class Rendered(HTMLParser):
-    """Everything in a piece of HTML."""
-
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
         # In order; comments are ``!--``.

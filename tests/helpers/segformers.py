@@ -53,7 +53,6 @@ def saved_state(folder, state, sizes=SMALL):
 
 
 def tensors_of(folder):
-    """The tensors of a folder by name."""
     return load_file(folder / "model.safetensors")
 
 

@@ -42,7 +42,6 @@ def small_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
 
 
 def use_endpoint(patch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Let the library ask another server."""
     patch.setattr(constants, "ENDPOINT", endpoint)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

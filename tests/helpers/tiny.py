@@ -47,13 +47,11 @@ def tiny_recipe(**sections):
 
 
 def run(folder, recipe, **options):
-    """Train quietly; the weights."""
     train(recipe, folder, TrainOptions(quiet=True, **options))
     return load_file(folder / "model.safetensors")
 
 
 def same_weights(first, second):
-    """Bit-identical?"""
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 

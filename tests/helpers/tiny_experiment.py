@@ -46,17 +46,14 @@ def write_experiment(folder, **sections):
 
 
 def graph_of(path, *overrides):
-    """The graph of an experiment's steps."""
     return build_graph(load_experiment(path, overrides))
 
 
 def folder_of(path, output):
-    """An experiment's folder as it is now."""
     return ExperimentFolder(output, graph_of(path).steps)
 
 
 def stages_of(path, output):
-    """The stages that are left, by name."""
     return {stage.name: stage for stage in stages(graph_of(path), folder_of(path, output))}
 
 

@@ -22,10 +22,9 @@ from revt_hf.config.recipe import DomainSpec, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.domains import load_spec
-from revt_hf.hub.cards import check_card
+from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import model_facts
-from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import PushOptions, push
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images

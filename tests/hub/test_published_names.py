@@ -17,10 +17,9 @@ from revt_hf.core.outputs import write_json, write_text
 from revt_hf.data.domains import get_domain, open_domain
 from revt_hf.data_tools.export import card_text as data_card
 from revt_hf.evaluation.result import Provenance, write_results
-from revt_hf.hub.cards import check_card
+from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import PushOptions, without_local_paths
 from revt_hf.hub.facts import model_facts
-from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import push
 from revt_hf.merging.average import merge
 from tests.helpers.hub_repository import files_of

@@ -9,7 +9,7 @@ from revt_hf.config.recipe import parse_recipe
 from revt_hf.data.domains import DOMAINS
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_table_cards
-from revt_hf.results.paper import ROWS
+from revt_hf.results.rows import ROWS
 from tests.helpers.golden import ROOT
 
 CARDS = ROOT / "model_cards"

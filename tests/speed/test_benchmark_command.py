@@ -68,13 +68,12 @@ def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
     assert result["protocol"] == {**sizes, **counts, "frame_rate": True, "best_batch": True}
     *rows, compiled = result["rows"]
     assert [row["variant"] for row in rows] == ["sdpa", "folded"]
-    rates = [row["images_per_second"] for row in rows]
-    for row, rate in zip(rows, rates, strict=True):
+    for row in rows:
         assert set(row) == {field.name for field in fields(inference.InferenceRow)}
         assert (row["model"], row["peak_mib"], row["failure"]) == ("mine", None, None)
-        assert row["ratio_to_sdpa"] == pytest.approx(rate / rates[0])
         assert row["tried"].keys() == {"1", "2"}
     assert (compiled["failure"], compiled["best_batch"]) == (NO_COMPILER, None)
+    assert compiled["flops"] < rows[0]["flops"]
     text = files[1].read_text()
     for words in ("Prediction of 192x96 images", "best images/s", "x sdpa", "1.00", NO_COMPILER):
         assert words in text
@@ -83,14 +82,17 @@ def test_inference(capsys, folder, quick, monkeypatch, tmp_path):
     (line,) = [line for line in text.splitlines() if line.startswith("| mine | folded |")]
     # Parameters, GFLOPs, memory, classes, two rates with their ratios, a batch and its memory.
     assert line.count("|") == 13
-    assert f"{rates[1] / rates[0]:.2f}" in line
+    assert f"{rows[1]['ratio_to_sdpa']:.2f}" in line
 
 
-def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick):
-    left_out = ("--no-frame-rate", "--no-best-batch")
-    out = _benchmark(capsys, folder, "--variant", "sdpa", *left_out, "--image", "64x64")
+def test_columns_of_what_is_not_measured_are_not_there(capsys, folder, quick, tmp_path):
+    left_out = ("--no-frame-rate", "--no-best-batch", "--json", tmp_path / "b.json")
+    out = _benchmark(capsys, folder, "--variant", "folded", *left_out, "--image", "64x64")
     assert "parameters" in out
     assert "images/s" not in out
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    for field in ("images_per_second", "best_batch", "differing", "ratio_to_sdpa"):
+        assert row[field] is None
 
 
 def test_all_six_sizes_by_default(capsys, quick, monkeypatch, tmp_path):
@@ -121,12 +123,8 @@ def test_training(capsys, folder, recipe, quick, tmp_path):
     protocol = {"crop": [64, 64], "batch": 2, "steps": 2, "warm_up": 1}
     assert result["protocol"] == {**protocol, "recipe": str(recipe)}
     assert len(result["rows"]) == len(STEPS) - 1
-    first = result["rows"][0]
-    for row in result["rows"]:
-        assert row["model"] == str(folder)
-        assert row["images_per_second"] == pytest.approx(2 * row["steps_per_second"])
-        assert row["ratio"] == pytest.approx(row["steps_per_second"] / first["steps_per_second"])
-        assert row["peak_mib"] is None
+    found = {(row["model"], row["peak_mib"], row["failure"]) for row in result["rows"]}
+    assert found == {(str(folder), None, None)}
     (loader,) = result["loaders"]
     assert (loader["prepared"], loader["workers"], loader["failure"]) == (False, 0, None)
     assert loader["images_per_second"] > 0

@@ -12,7 +12,7 @@ from revt_hf.models.folded_head import is_folded
 from revt_hf.speed import inference
 from revt_hf.speed.inference import LIMIT, SLOWER, VARIANTS, InferenceOptions, rates_by_batch
 from revt_hf.speed.measuring import patch_labels, random_network, smooth_image
-from tests.helpers.benchmarking import BAR, CPU, NO_COMPILER, compile_without_code
+from tests.helpers.benchmarking import BAR, CPU, compile_without_code
 from tests.helpers.golden import ROOT
 from tests.helpers.networks import NATIVE, tiny_model
 
@@ -37,7 +37,7 @@ def instant(monkeypatch):
 
 
 def _measure(model, *variants, **options):
-    options = InferenceOptions((64, 128), **{"images": 3, "best_batch": False, **options})
+    options = InferenceOptions((64, 128), images=3, **options)
     chosen = {name: VARIANTS[name] for name in variants or VARIANTS}
     rows = inference.measure_model("tiny", model, chosen, options, CPU, BAR)
     return {row.variant: row for row in rows}
@@ -69,7 +69,7 @@ def test_variants_predict_the_same_classes_by_their_own_ways(model, monkeypatch)
 def test_a_row_has_everything(model, instant, monkeypatch):
     compile_without_code(monkeypatch)
     monkeypatch.setattr(inference, "peak_mib", lambda s, size, p, images: 1.0 + 2.0 * images)
-    rows = _measure(model, warm_up=0, best_batch=True, largest_batch=2)
+    rows = _measure(model, warm_up=0, largest_batch=2)
     assert list(rows) == list(VARIANTS)
     single, reference = model_segmenter(model), rows["sdpa"]
     for name, row in rows.items():
@@ -84,18 +84,6 @@ def test_a_row_has_everything(model, instant, monkeypatch):
         plain = name in ("eager", "sdpa")
         assert (row.flops == flops_of(single, (64, 128), NATIVE)) is plain
     assert reference.differing == 0
-
-
-def test_nothing_needs_to_be_timed_or_compared(model):
-    row = _measure(model, "folded", frame_rate=False)["folded"]
-    assert row.images_per_second is row.best_batch is row.differing is row.ratio_to_sdpa is None
-
-
-def test_a_missing_compiler_is_a_row(model, monkeypatch):
-    compile_without_code(monkeypatch, fails=True)
-    rows = _measure(model, "sdpa", "compiled")
-    assert rows["compiled"].failure == NO_COMPILER
-    assert rows["compiled"].flops < rows["sdpa"].flops
 
 
 def test_other_errors_are_not_hidden(model, monkeypatch):
