@@ -192,5 +192,4 @@ def label_table(encoding: str | Mapping[int, int]) -> LabelTable:
 
 
 def mapillary_table(version: str, map_name: str) -> LabelTable:
-    """The table of a version of Mapillary's labels by one of its maps."""
     return ENCODINGS[f"mapillary_{version}/{map_name}@{_REVISION}"]

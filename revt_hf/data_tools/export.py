@@ -29,7 +29,7 @@ from revt_hf.data.domains import (
     open_domain,
 )
 from revt_hf.data.labels import CLASSES, IGNORE_INDEX, PALETTE
-from revt_hf.data.reading import Decode, fit_size, resize_label_to_fit, resize_to_fit
+from revt_hf.data.reading import Decode, fit_size
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.hub.commit import (
@@ -199,15 +199,9 @@ def _encoded(decode: Decode, max_size: tuple[int, int] | None, row: Row) -> Row:
         own = open_image(source).data
         source = {"bytes": own, "path": source["path"]}
     # Decoded in any case: an image that cannot be read here must not be passed on.
-    decoded = decode({"image": [source], "label": [row["label"]]})
-    image, label = decoded["image"][0], decoded["label"][0]
-    if max_size is not None:
-        label = resize_label_to_fit(label, image.shape[:2], max_size)
-        image = resize_to_fit(image, max_size)
-    if own is None:
-        own = encode_png(image)
+    image, label = decode.one({**row, "image": source}, max_size)
     return {
-        "image": {"bytes": own, "path": None},
+        "image": {"bytes": own or encode_png(image), "path": None},
         "label": {"bytes": encode_png(label), "path": None},
         "name": row["name"],
     }

@@ -28,7 +28,7 @@ from revt_hf.data.domains.opening import (
     PreparedRecord,
     record_source,
 )
-from revt_hf.data.reading import Decode, resize_label_to_fit, resize_to_fit
+from revt_hf.data.reading import Decode
 from revt_hf.data_tools.parallel import in_threads
 
 
@@ -90,11 +90,7 @@ def _prepare_one(scratch: Path, record: PreparedRecord, decode: Decode, row: dic
     label_path = scratch / LABELS / f"{row['name']}{label_suffix}"
     # The label comes last, so both are complete where it is there.
     if not (label_path.is_file() and image_path.is_file()):
-        decoded = decode({key: [value] for key, value in row.items()})
-        image, label = decoded["image"][0], decoded["label"][0]
-        if record.max_size is not None:
-            label = resize_label_to_fit(label, image.shape[:2], record.max_size)
-            image = np.asarray(resize_to_fit(image, record.max_size), dtype=np.uint8)
+        image, label = decode.one(row, record.max_size)
         _write(image_path, image)
         _write(label_path, label)
     return image_path.stat().st_size + label_path.stat().st_size

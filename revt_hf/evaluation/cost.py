@@ -30,17 +30,8 @@ from revt_hf.evaluation.predictor import (
 )
 from revt_hf.evaluation.result import Cost
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "evaluate",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "revt_hf",
-)
+LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")
+LIBRARIES += ("albumentations", "opencv-python-headless", "numpy", "revt_hf")
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
 
@@ -63,18 +54,14 @@ def parameters_of(segmenter: Segmenter) -> int:
 
 def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
     """Floating-point operations of one image of a (height, width)."""
-    shapes_only = _without_weights(segmenter)
-    views_a_scale = protocol.views // len(protocol.scales)
+    shapes_only, counter = _without_weights(segmenter), FlopCounterMode(display=False)
     # Other attention kernels hide their products from the counter on some devices.
-    with (
-        torch.inference_mode(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         for network_size in network_sizes(size, protocol):
             pixels = torch.empty((1, 3, *network_size), device="meta")
             for network in shapes_only.networks:
                 sliding_logits(network, pixels, protocol)
+    views_a_scale = protocol.views // len(protocol.scales)
     return int(counter.get_total_flops()) * views_a_scale
 
 
@@ -132,5 +119,4 @@ def device_name(device: torch.device) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

@@ -134,7 +134,6 @@ def evaluate(
 
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
-    """The models and their ensembles, by name."""
     segmenters = {name: as_segmenter(model) for name, model in models.items()}
     members = [model for one in segmenters.values() for model in one.models]
     for combine in dict.fromkeys(options.ensembles):
@@ -144,7 +143,6 @@ def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dic
 
 
 def as_segmenter(model: Scorable) -> Segmenter:
-    """A model as a segmenter; a folder or Hub ID is loaded, a segmenter stays as it is."""
     if isinstance(model, Segmenter):
         return model
     return model_segmenter(load_for_evaluation(model) if isinstance(model, str | Path) else model)
@@ -162,7 +160,6 @@ def _scores(
     options: EvaluateOptions,
     on_image: Callable[[], object],
 ) -> dict[str, list[DomainScore]]:
-    """The scores of each segmenter on every split; all processes share the images."""
     processes = process_state()
     shares = [own_share(images, processes) for _, images in loaded]
     scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
@@ -212,12 +209,10 @@ class Sums:
 
     @property
     def mean_loss(self) -> float:
-        """Over the labelled pixels; 0 without any."""
         return self.loss / max(self.pixels, 1)
 
 
 def own_share(images: Any, processes: Processes) -> range:
-    """Every n-th image: those of this process."""
     return range(processes.process_index, len(images), processes.num_processes)
 
 

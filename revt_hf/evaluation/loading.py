@@ -42,7 +42,6 @@ def check_labelled(images: Any, name: str) -> None:
 def image_batches(
     images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
-    """Consecutive images with the same network input size, at most ``batch_size`` at a time."""
     rows = DataLoader(
         Subset(images, indices),
         batch_size=None,
@@ -56,7 +55,7 @@ def image_batches(
 def same_size_batches(
     rows: Iterable[Row], protocol: Protocol, batch_size: int
 ) -> Iterator[list[Row]]:
-    """The same for rows; a full batch does not wait for the next row."""
+    """Consecutive rows of one network input size; a full batch does not wait for the next row."""
     batch: list[Row] = []
     batch_sizes = None
     for row in rows:

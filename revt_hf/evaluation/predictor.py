@@ -153,7 +153,7 @@ def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False)
 def heads_segmenter(
     model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]
 ) -> Segmenter:
-    """A model's encoder, which sees an image once, with several decode heads, each an output."""
+    """A model's encoder, run once, with several decode heads, each an output."""
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
         features = encoder_features(model, pixels)
@@ -165,7 +165,6 @@ def heads_segmenter(
 def encoder_features(
     model: SegformerForSemanticSegmentation, pixels: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """The encoder's four stages, each (N, channels, h, w)."""
     output = model.segformer(pixels, output_hidden_states=True)
     stages: tuple[torch.Tensor, ...] = output.hidden_states
     return stages

@@ -20,12 +20,18 @@ from revt_hf.checkpoints.architecture import (
     infer_description,
     model_config,
 )
-from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
-from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
+from revt_hf.checkpoints.description import processor
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    MERGE_FILE,
+    PROCESSOR_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+)
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
-from revt_hf.merging.members import NOWHERE, MergeInput
+from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
 from revt_hf.merging.registry import MergeSpec
@@ -113,11 +119,7 @@ def result_description(plan: MergePlan) -> Description:
         known = infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
-    places = {
-        item.name: headers.TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
-        for item in plan.items
-    }
-    fitting_tensors(known, places)
+    fitting_tensors(known, {item.name: item for item in plan.items})
     return known
 
 
@@ -229,9 +231,8 @@ def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     text = json.dumps(record.to_json(), sort_keys=True)
     # transformers requires the format.
     entries: dict[str, Any] = {headers.METADATA: {"format": "pt", METADATA_KEY: text}}
-    end = 0
     for item in plan.items:
-        offsets, end = [end, end + item.nbytes], end + item.nbytes
+        offsets = [item.offset, item.offset + item.nbytes]
         entries[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": offsets}
     return headers.header_bytes(entries)
 

@@ -76,7 +76,6 @@ class Predicted:
             self.differing += int(agreeing.size - np.count_nonzero(agreeing))
 
     def to_json(self) -> dict[str, Any]:
-        """The object in ``revt predict --json``; shares are 0..1."""
         total = self.size[0] * self.size[1] * self.frames
         models = {}
         for model, counts in self.pixels.items():
@@ -105,7 +104,6 @@ class Prediction:
     failed: Sequence[tuple[Input, str]]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``revt predict --json`` writes."""
         return {
             "models": dict(self.models),
             "protocol": self.protocol.model_dump(mode="json"),
@@ -172,7 +170,6 @@ class _Run:
         return minimum_side(model for one in self.segmenters.values() for model in one.models)
 
     def fail(self, item: Input, reason: str) -> None:
-        """Skip a file with a warning."""
         reason = reason.removeprefix(f"{item.path}: ")
         self.failed.append((item, reason))
         self._warn(f"{item.path}: {reason}")

@@ -28,7 +28,7 @@ Averaging = Literal["valid", "paper_code"]
 
 
 def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
-    """The number of pixels, int64, that (N, H, W) labels contribute to the mean of their loss."""
+    """How many pixels (int64) labels (N, H, W) contribute to the mean of their loss."""
     if averaging == "paper_code":
         return labels.new_full((), labels.numel())
     return (labels != IGNORE_INDEX).sum()

@@ -64,8 +64,6 @@ class _Stamp(Section):
 
 
 class _Manifest(Section):
-    """``checkpoint.json``."""
-
     format: Literal["revt_hf.checkpoint/1"] = "revt_hf.checkpoint/1"
     step: int
     files: dict[str, _Stamp]

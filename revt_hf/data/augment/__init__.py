@@ -85,7 +85,6 @@ def register_augmentation(name: str) -> Callable[[Steps], Steps]:
 
 
 def _known() -> dict[str, Method]:
-    """The methods by number and by name."""
     return {str(known.number): known for known in METHODS.values() if known.number} | METHODS
 
 

@@ -37,9 +37,8 @@ def test_drawn_pixels_belong_to_their_version() -> None:
 )
 def test_a_small_change_of_a_style_is_seen(monkeypatch, style, change) -> None:
     monkeypatch.setitem(STYLES, style, STYLES[style].model_copy(update=change))
-    difference = (
-        drawn.street_values()[f"streets/{style}"] - np.load(drawn.GOLDEN)[f"streets/{style}"]
-    )
+    name = f"streets/{style}"
+    difference = drawn.street_values()[name] - np.load(drawn.GOLDEN)[name]
     assert np.abs(difference).max() > drawn.TOLERANCE
 
 
@@ -54,10 +53,9 @@ def test_another_process_draws_the_same_image() -> None:
 
 def test_styles_share_a_label_and_differ_in_their_images() -> None:
     drawings = {style: render(11, style, *SIZE) for style in STYLES}
-    for first, (image, label) in drawings.items():
-        np.testing.assert_array_equal(label, drawings["source"][1], err_msg=first)
-        for second in set(STYLES) - {first}:
-            assert np.abs(image.astype(float) - drawings[second][0]).mean() > 8, (first, second)
+    for (first, (image, label)), (second, other) in combinations(drawings.items(), 2):
+        np.testing.assert_array_equal(label, other[1], err_msg=second)
+        assert np.abs(image.astype(float) - other[0]).mean() > 8, (first, second)
 
 
 def test_classes_over_a_hundred_scenes() -> None:

@@ -111,7 +111,6 @@ def person(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) -> None:
-    """A bicycle from the side or from behind, with or without a rider."""
     item = Item(canvas, x, z, bool(rng.random() < 0.5))
     if rng.random() < 0.6:
         for wheel in (-0.52, 0.52):
@@ -121,37 +120,29 @@ def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) ->
         item.stroke("frame", [(-0.52, 0.35), (0.0, 0.32), (0.4, 0.82), (0.36, 1.0)], 0.08)
         item.stroke("frame", [(0.0, 0.32), (-0.18, 0.95)], 0.08)
         if ridden:
-            _seated(item)
+            x, y, lean = -0.18, 0.95, 0.28
+            hip, neck = (x, y), (x + lean, y + 0.58)
+            item.stroke("rider legs", [hip, (x + 0.38, y - 0.22), (x + 0.2, y - 0.62)], 0.17)
+            item.stroke("jersey", [hip, neck], 0.32)
+            arm = [neck, (x + lean + 0.16, y + 0.22), (x + 0.58, y + 0.12)]
+            item.stroke("jersey", arm, 0.11, 0.5, 0.8)
+            item.disc("rider skin", x + lean + 0.08, y + 0.74, 0.1, 0.13)
+            item.disc("helmet", x + lean + 0.05, y + 0.83, 0.15, 0.11)
     else:
         item.disc("rim", 0.0, 0.36, 0.09, 0.36)
         item.stroke("frame", [(0.0, 0.6), (0.0, 1.0)], 0.12)
         item.stroke("frame", [(-0.3, 1.02), (0.3, 1.02)], 0.08)
         if ridden:
-            _from_behind(item)
+            seat = 0.92
+            for sign in (-1, 1):
+                item.stroke("rider legs", [(sign * 0.1, seat), (sign * 0.2, seat - 0.5)], 0.16, 0.5)
+                arm = [(sign * 0.22, seat + 0.5), (sign * 0.36, seat + 0.14)]
+                item.stroke("jersey", arm, 0.12, 0.5, 0.8)
+            low, high = seat - 0.05, seat + 0.5
+            item.face("jersey", [(-0.17, low), (0.17, low), (0.25, high), (-0.25, high)])
+            item.disc("rider skin", 0.0, seat + 0.64, 0.1, 0.1)
+            item.disc("helmet", 0.0, seat + 0.73, 0.14, 0.15)
     item.cast(-0.7, 0.8, -0.1, 0.3)
-
-
-def _seated(item: Item) -> None:
-    x, y, lean = -0.18, 0.95, 0.28
-    hip, neck = (x, y), (x + lean, y + 0.58)
-    item.stroke("rider legs", [hip, (x + 0.38, y - 0.22), (x + 0.2, y - 0.62)], 0.17)
-    item.stroke("jersey", [hip, neck], 0.32)
-    arm = [neck, (x + lean + 0.16, y + 0.22), (x + 0.58, y + 0.12)]
-    item.stroke("jersey", arm, 0.11, 0.5, 0.8)
-    item.disc("rider skin", x + lean + 0.08, y + 0.74, 0.1, 0.13)
-    item.disc("helmet", x + lean + 0.05, y + 0.83, 0.15, 0.11)
-
-
-def _from_behind(item: Item) -> None:
-    seat = 0.92
-    for sign in (-1, 1):
-        item.stroke("rider legs", [(sign * 0.1, seat), (sign * 0.2, seat - 0.5)], 0.16, 0.5)
-        arm = [(sign * 0.22, seat + 0.5), (sign * 0.36, seat + 0.14)]
-        item.stroke("jersey", arm, 0.12, 0.5, 0.8)
-    back = [(-0.17, seat - 0.05), (0.17, seat - 0.05), (0.25, seat + 0.5), (-0.25, seat + 0.5)]
-    item.face("jersey", back)
-    item.disc("rider skin", 0.0, seat + 0.64, 0.1, 0.1)
-    item.disc("helmet", 0.0, seat + 0.73, 0.14, 0.15)
 
 
 def _visible_side(item: Item, half: float) -> float | None:
@@ -241,7 +232,6 @@ def crossing_car(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bus(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> None:
-    """A bus along the street, sometimes a double-decker."""
     item = Item(canvas, x, z)
     half, top, length = rng.uniform(1.2, 1.3), rng.uniform(2.8, 3.2), rng.uniform(9.0, 12.0)
     if rng.random() < 0.2:
