@@ -328,6 +328,9 @@ def test_only_regular_files_of_some_size_are_opened(tmp_path):
             with pytest.raises(UserError, match=rf"{path.stem}.*not a regular file"):
                 open_image({"path": str(one), "bytes": None})
     listening.close()
+    for name in ("a.png", "a.jpg", "a.npy", "a.json"):
+        with pytest.raises(UserError, match=rf"cannot read .*{name}"):
+            open_image({"path": str(tmp_path / name), "bytes": None})
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(1 << 31)
     with pytest.raises(UserError, match=r"sparse\.png.*too many"):

@@ -100,7 +100,7 @@ def test_a_wrong_token_or_no_connection_is_one_sentence(hub, tmp_path, monkeypat
 @pytest.mark.parametrize("repository", ["a/b/c", "me/ro ads", "", "../roads", "me/roads.git", None])
 def test_a_bad_id_or_missing_token_is_refused_before_any_work(tmp_path, monkeypatch, repository):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    monkeypatch.setattr(module, "open_domain", None)
+    monkeypatch.setattr(module.domains, "open_domain", None)
     words = "HF_TOKEN" if repository is None else "is not the ID of a Hub dataset"
     with pytest.raises(UserError, match=words):
         export(tmp_path / "set", push="me/roads" if repository is None else repository)
