@@ -106,18 +106,16 @@ def test_the_table_has_every_model_and_number(tmp_path):
     assert '<span class="cell" style="--v:71.50">71.5</span>' in html
 
 
+UP, DOWN, MINUS = "points above the", "points below the", "\u2212"
+
+
 @pytest.mark.parametrize(
     ("merged", "mean", "best", "tiles"),
     [
-        (45.0, "3.0 points above the mean", "1.0 points above the best", ["+3.0", "+1.0"]),
-        (43.0, "1.0 points above the mean", "1.0 points below the best", ["+1.0", "\u22121.0"]),
-        (
-            41.0,
-            "1.0 points below the mean",
-            "3.0 points below the best",
-            ["\u22121.0", "\u22123.0"],
-        ),
-        (44.0, "2.0 points above the mean", "level with the best", ["+2.0", "\u00b10.0"]),
+        (45.0, f"3.0 {UP} mean", f"1.0 {UP} best", ["+3.0", "+1.0"]),
+        (43.0, f"1.0 {UP} mean", f"1.0 {DOWN} best", ["+1.0", f"{MINUS}1.0"]),
+        (41.0, f"1.0 {DOWN} mean", f"3.0 {DOWN} best", [f"{MINUS}1.0", f"{MINUS}3.0"]),
+        (44.0, f"2.0 {UP} mean", "level with the best", ["+2.0", "\u00b10.0"]),
     ],
 )
 def test_the_headline_follows_the_numbers(tmp_path, merged, mean, best, tiles):
@@ -242,7 +240,11 @@ def test_nothing_is_loaded_from_outside(tmp_path):
 
 def test_everything_is_escaped(tmp_path):
     nasty = '<b>"x"</b>&\'{{ 7 * 7 }}{% if %}'
-    html, page = written(make_report(odd=nasty), tmp_path)
+    report = make_report(odd=nasty)
+    for score in (score for one in report.results for score in one.scores):
+        score.iou[f"class{nasty}"] = 3.0
+    html, page = written(report, tmp_path)
+    assert f"class{nasty} 3.0" in page.text
     assert "<b>&" not in html and '<b>"' not in html
     assert page.text.count(nasty) > 20
     assert page.attributes("img", "alt")[0] == f"in{nasty}: night{nasty}, frame 17{nasty}"
