@@ -1,6 +1,7 @@
 """The 19 Cityscapes train ids, and the label encodings of driving datasets by name."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib.resources import files
 from itertools import product
@@ -56,26 +57,26 @@ class Reading(Enum):
     COLOUR = "colour"  # all of an 8-bit RGB colour, as 0xRRGGBB
 
 
+@dataclass(eq=False, repr=False)
 class LabelTable:
     """A look-up table from one encoding's raw values to train ids; any other value is refused."""
 
-    def __init__(
-        self,
-        mapping: Mapping[int, int],
-        name: str,
-        reading: Reading = Reading.VALUE,
-        polygons: Mapping[str, int] | None = None,
-    ) -> None:
-        self.name, self.reading = name, reading
-        self.mapping, self.polygons = dict(mapping), dict(polygons or {})
+    mapping: Mapping[int, int]  # raw value (0..65535, or 0xRRGGBB) -> train id or 255
+    name: str
+    reading: Reading = Reading.VALUE
+    polygons: Mapping[str, int] = field(default_factory=dict)  # class name -> raw value
+
+    def __post_init__(self) -> None:
+        self.mapping = dict(self.mapping)
         self._tables: dict[int, NDArray[np.uint8]] = {}
-        largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
+        where = f"label table '{self.name}'"
+        largest = (1 << 24 if self.reading is Reading.COLOUR else 1 << 16) - 1
         for raw, train_id in self.mapping.items():
             if not 0 <= raw <= largest:
-                raise UserError(f"label table '{name}': raw value {raw} is not in 0..{largest}")
+                raise UserError(f"{where}: raw value {raw} is not in 0..{largest}")
             if train_id != IGNORE_INDEX and not 0 <= train_id < NUM_CLASSES:
                 raise UserError(
-                    f"label table '{name}': {raw} maps to {train_id}, which is neither a train id "
+                    f"{where}: {raw} maps to {train_id}, which is neither a train id "
                     f"(0..{NUM_CLASSES - 1}) nor {IGNORE_INDEX} (ignored)"
                 )
 
