@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE
-from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors

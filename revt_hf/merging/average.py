@@ -20,8 +20,14 @@ from revt_hf.checkpoints.architecture import (
     infer_description,
     model_config,
 )
-from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
-from revt_hf.checkpoints.tensors import CONFIG_FILE, MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE
+from revt_hf.checkpoints.description import processor
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    MERGE_FILE,
+    PROCESSOR_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+)
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records

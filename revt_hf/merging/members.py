@@ -16,7 +16,6 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
 )
 from revt_hf.checkpoints.description import (
-    PROCESSOR_FILE,
     is_train_id_order,
     plain,
     read_description,
@@ -24,7 +23,7 @@ from revt_hf.checkpoints.description import (
 )
 from revt_hf.checkpoints.headers import TensorInfo
 from revt_hf.checkpoints.names import COUNTER
-from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
