@@ -131,9 +131,7 @@ def sections_of(text: str, path: Path) -> list[tuple[int, int, list[str]]]:
 
 
 def renewed(
-    path: Path,
-    table: Callable[[Sequence[str], str], str],
-    words: Sequence[str] | None = None,
+    path: Path, table: Callable[[Sequence[str], str], str], words: Sequence[str] | None = None
 ) -> tuple[str, str]:
     """A Markdown file as it is, and as it is with its tables made anew."""
     try:
