@@ -52,7 +52,7 @@ Width = Annotated[int, Field(ge=128, le=8192)]
 class StreetsOptions(Section):
     images: Count = 100
     val_images: Count = 40
-    size: tuple[Height, Width] = (128, 256)
+    size: tuple[Height, Width] = (128, 256)  # in pixels
     seed: Seed = 0
 
 
