@@ -118,9 +118,6 @@ class MeanIoU(evaluate.Metric):
         self.matrix = np.zeros_like(self.matrix)
         return result
 
-    def _compute(self, **kwargs: Any) -> dict[str, Any]:
-        raise RuntimeError("compute() is overridden")
-
 
 def _uint8(values: Any) -> NDArray[np.uint8]:
     array = np.asarray(values)
