@@ -79,19 +79,26 @@ def _with(folder, target, **changes):
     return target
 
 
-def test_a_merges_card_without_results(models):
+def test_a_card_byte_by_byte(models):
+    """A merge with results; its hashes and versions have names in card.md, its scores no digits."""
+    text = card(models.revt, results_of(models))
+    text = text.replace(version("numpy"), "numpy-version").replace(__version__, "our-version")
+    record = read_json_object(models.revt / "merge.json")
+    for member, name in zip(record["members"], ("base", "pixmix"), strict=True):
+        text = text.replace(member["sha256"], f"sha256-of-{name}")
+    text = text.replace(record["tensors_sha256"], "sha256-of-tensors")
+    for result in results_of(models):
+        for score in result.scores:
+            for digits in (f"{score.miou:.2f}", f"{round(score.miou, 2)}"):
+                text = text.replace(digits, "mIoU")
+    assert text == Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    assert MARKER in text
+    for words in ("[More", "None", str(models.revt.parent), "/tmp", "/root", "/home"):
+        assert words not in text + card(models.base, results_of(models))
+
+
+def test_a_card_without_results_has_no_numbers(models):
     text = card(models.revt)
-    data = ModelCard(text).data
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
-    assert {"revt", "segformer", "domain-generalization", "model-merging"} <= set(data.tags)
-    assert (data.license, data.base_model, data.eval_results) == ("apache-2.0", None, None)
-    base, pixmix = read_json_object(models.revt / "merge.json")["members"]
-    assert not missing(
-        text,
-        f"| `base` | 1 (base) | `{base['sha256']}` |",
-        f"| `pixmix` | 4 (pixmix) | `{pixmix['sha256']}` |",
-        *("every other tensor: that of `base`", MARKER),
-    )
     assert "Not evaluated." in _results_section(text)
     assert "mIoU" not in text and "model-index" not in text
     # Versions are all that is left; 2308.13331 is the paper.
@@ -113,23 +120,13 @@ def test_a_members_card_holds_its_recipe(models, tmp_path):
 def test_the_results_are_the_measured_ones(models):
     scores = results_of(models)[0].scores
     text = card(models.revt, results_of(models))
-    data = ModelCard(text).data
-    told = {result.dataset_name: result for result in data.eval_results}
-    assert data.model_name == "roads"
+    told = {result.dataset_name: result for result in ModelCard(text).data.eval_results}
     for score in scores:
-        result = told[score.label]
-        assert (result.task_type, result.metric_type) == ("image-segmentation", "mean_iou")
-        place = (result.dataset_type, result.dataset_config, result.dataset_split)
-        assert place == ("streets", score.config, "val")
-        assert result.metric_value == round(score.miou, 2)
-        kind = "unseen" if score.config == "night" else "source"
-        numbers = f"{score.images} | {score.miou:.2f} | train_ids | native size |"
-        assert f"| {score.label} | {kind} | {numbers}" in text
+        assert told[score.label].metric_value == round(score.miou, 2)
+        assert f"| {score.label} | " in text and f"| {score.miou:.2f} |" in text
     measured = {f"{score.miou:.2f}" for score in scores}
     assert set(re.findall(r"\d+\.\d+", _results_section(text))) == measured
     assert len(told) == len(scores) == 2
-    for words in ("[More", "None", str(models.revt.parent), "/tmp", "/root", "/home"):
-        assert words not in text + card(models.base, results_of(models))
 
 
 def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
