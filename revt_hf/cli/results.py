@@ -126,10 +126,7 @@ def _renew(
 
 
 def renewed_document(document: Path, words: Sequence[str] | None = None) -> tuple[str, str]:
-    """A Markdown file as it is, and with its tables made anew; see :mod:`revt_hf.results.markdown`.
-
-    ``words`` become the command of its only table.
-    """
+    """A Markdown file as it is, and with its tables renewed; ``words`` replace its only command."""
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.formats import TableFormat, formatted
     from revt_hf.results.markdown import renewed

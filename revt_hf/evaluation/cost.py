@@ -1,8 +1,4 @@
-"""What a prediction costs, and the machine and libraries it runs on.
-
-An ensemble costs everything it runs. Operations are counted on the meta device, which computes
-nothing.
-"""
+"""What a prediction costs (an ensemble: all that it runs), and on which machine and libraries."""
 
 import copy
 import platform
@@ -77,7 +73,7 @@ def _images_per_second(segmenter: Segmenter, image: NDArray[np.uint8], protocol:
 
 
 def _without_weights(segmenter: Segmenter) -> Segmenter:
-    """The same segmenter on the meta device, not compiled."""
+    """The same segmenter on the meta device, which computes nothing; not compiled."""
     models = []
     for model in segmenter.models:
         weights: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}

@@ -233,11 +233,7 @@ def score_images(
     on_image: Callable[[], object] = lambda: None,
     loss: Loss | None = None,
 ) -> list[list[Sums]]:
-    """Sum confusion matrices, and losses, of each segmenter's outputs over images.
-
-    The loss is taken at the network's input size as in training: labels are resized like their
-    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
-    """
+    """Sum confusion matrices, and losses, of each segmenter's outputs over images."""
     sums = [[Sums() for _ in range(one.outputs)] for one in segmenters]
     chosen = range(len(images)) if indices is None else indices
     for rows in image_batches(images, chosen, protocol, batch_size, workers):
@@ -256,6 +252,7 @@ def score_images(
 def _loss_adder(
     loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
 ) -> OnLogits:
+    """The loss at the network's input size, as in training; of the scale nearest to 1."""
     for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
 
     def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:

@@ -20,10 +20,7 @@ _EXACT_COUNTS = 2**24
 def confusion_matrix(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Count pixels by label (rows) and prediction (columns), without ignored ones.
-
-    Both are (H, W) uint8, labels 0..18 and 255, predictions 0..18; the counts are (19, 19).
-    """
+    """Pixels by label 0..18 (rows) and prediction (columns); 255 in labels is ignored."""
     if labels.shape != predictions.shape or labels.ndim != 2:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ")
     if labels.dtype != np.uint8 or predictions.dtype != np.uint8:
@@ -76,10 +73,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class MeanIoU(evaluate.Metric):
-    """Dataset-level mean IoU over the 19 classes; memory does not grow with the images.
-
-    With several processes, sum ``matrix`` over the ranks: the result is exactly that of one.
-    """
+    """Dataset-level mean IoU; with several processes, sum ``matrix`` over the ranks."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -117,9 +111,6 @@ class MeanIoU(evaluate.Metric):
         result = scores_from(self.matrix).model_dump()
         self.matrix = np.zeros_like(self.matrix)
         return result
-
-    def _compute(self, **kwargs: Any) -> dict[str, Any]:
-        raise RuntimeError("compute() is overridden")
 
 
 def _uint8(values: Any) -> NDArray[np.uint8]:

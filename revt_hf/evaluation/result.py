@@ -1,7 +1,4 @@
-"""Splits to score on, and result files: the scores of models, written and read by all commands.
-
-Nothing here imports torch: plans and tables are made without it.
-"""
+"""Splits to score on, and result files; without torch, for plans and tables."""
 
 import json
 from collections.abc import Sequence
@@ -81,10 +78,9 @@ class _Part(Section):
 
 
 class Scores(_Part):
-    """Dataset-level scores in percent, as mmsegmentation 0.x ``core/evaluation/metrics.py``.
+    """Scores of a dataset in percent, as mmsegmentation 0.x ``core/evaluation/metrics.py``.
 
-    A class without a labelled or predicted pixel has no IoU (None) and does not count in the mean;
-    one that is only predicted has IoU 0 and does. ``subsets``: mIoU of synthia16 and synthia13.
+    A class without a pixel has no IoU (None) and does not count; one only predicted has IoU 0.
     """
 
     miou: Percent = Field(alias="mIoU")

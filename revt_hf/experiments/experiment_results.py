@@ -42,18 +42,9 @@ from revt_hf.results.report import ModelKind, ReportModel, compare
 from revt_hf.results.tables import TableOptions, build_tables
 
 _COSTS: dict[str, Cost] = {}
-_SUFFIXES = {
-    TableFormat.markdown: ".md",
-    TableFormat.latex: ".tex",
-    TableFormat.csv: ".csv",
-    TableFormat.html: ".html",
-}
-_PAGE_KINDS: dict[str, ModelKind] = {
-    "init": "init",
-    "member": "member",
-    "merge": "merge",
-    "recalibrated": "merge",
-}
+_SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
+_PAGE_KINDS: dict[str, ModelKind] = {"init": "init", "member": "member", "merge": "merge"}
+_PAGE_KINDS["recalibrated"] = "merge"
 
 
 def score_networks(
@@ -147,7 +138,7 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
     tables = build_tables(read_results(found), TableOptions(cost=graph.experiment.evaluate.cost))
     written = [folder.path / "tables" / f"{name}{suffix}" for suffix in _SUFFIXES.values()]
     for path, chosen in zip(written, _SUFFIXES, strict=True):
-        write_text(path, formatted(tables, chosen))
+        write_text(path, formatted(tables, TableFormat(chosen)))
     if not quiet:
         print_layouts(tables)
     page = folder.path / "reports" / f"{name}.html"

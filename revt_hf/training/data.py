@@ -1,7 +1,4 @@
-"""Training samples as a function of their position in the run.
-
-Neither the number of workers or processes nor an interruption changes what the network sees.
-"""
+"""Training samples as a function of their position: no worker or interruption changes them."""
 
 from collections.abc import Sequence
 from functools import lru_cache

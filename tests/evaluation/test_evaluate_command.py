@@ -60,7 +60,7 @@ def test_what_cannot_be_used_is_one_sentence(evaluation, words):
         tiny_recipe(evaluation=evaluation)
 
 
-def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
+def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models, monkeypatch):
     smaller = PROTOCOLS["slide"].model_copy(update={"max_size": (96, 48)})
     native = PROTOCOLS["multi-scale"].model_copy(update={"max_size": None})
     for choice, folder, expected in (
@@ -75,13 +75,11 @@ def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models)
         ProtocolOptions().resolve([recorded, models[0]])
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
         ProtocolOptions("sliding").resolve([recorded])
-
-
-@pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
-def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monkeypatch, absent):
+    # A mistyped folder is named before protocols are compared.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=f"cannot load the model '{absent}': there is no such f"):
-        ProtocolOptions().resolve([recorded, absent])
+    for absent in ("nosuch/folder", "nosuch/folder/deeper", "nosuch"):
+        with pytest.raises(UserError, match=f"load the model '{absent}': there is no such f"):
+            ProtocolOptions().resolve([recorded, absent])
 
 
 STRANGERS = b"model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
@@ -128,20 +126,20 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
     assert "GFLOPs" in out
 
 
+VOID = ["--domain", "folder", "--data-dir", "void", "--option", "encoding=train_ids"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ensemble", "logits"], "at least two models"),
-        (["--protocol", "sliding"], "unknown protocol 'sliding'"),
-        (["--classes", "synthia12"], "unknown classes 'synthia12'"),
+        ([*STREETS, "--ensemble", "logits"], "at least two models"),
+        ([*STREETS, "--protocol", "sliding"], "unknown protocol 'sliding'"),
+        ([*STREETS, "--classes", "synthia12"], "unknown classes 'synthia12'"),
+        (VOID, "no labelled pixel in"),
     ],
 )
-def test_mistakes_are_one_sentence(capsys, models, arguments, words):
-    assert words in refused(capsys, "evaluate", models[0], *STREETS, *arguments)
-
-
-def test_a_split_without_labelled_pixels_is_refused(models, tmp_path, capsys):
-    void = np.zeros((64, 96, 3), np.uint8), np.full((64, 96), 255, np.uint8)
-    write_pairs(tmp_path, "val", {"a": void})
-    where = ["--domain", "folder", "--data-dir", tmp_path, "--option", "encoding=train_ids"]
-    assert "no labelled pixel in" in refused(capsys, "evaluate", models[0], *where)
+def test_mistakes_are_one_sentence(capsys, models, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    pair = np.zeros((64, 96, 3), np.uint8), np.full((64, 96), 255, np.uint8)
+    write_pairs(tmp_path / "void", "val", {"a": pair})
+    assert words in refused(capsys, "evaluate", models[0], *arguments)
