@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 
 _BEGIN = re.compile(r"<!--\s*results:begin\b(.*?)-->\s*")
 _END = re.compile(r"<!--\s*results:end\s*-->\s*")
@@ -31,8 +31,7 @@ _ENTITY = re.compile(r"&(?=#|\w+;)")
 # GitHub makes links of bare addresses.
 _ADDRESS = re.compile(r"(?i)(?<=[a-z]):(?=//)|(?<=\bwww)\.")
 _BLOCK = re.compile(r"[#+=>-]|\d+(?=[.)])")
-_YAML_MARKUP = re.compile(r"[<`]|\]\(")
-_SHELL_MARKUP = re.compile(r"[<`]|\]\(")
+_MARKS = re.compile(r"[<`]|\]\(")
 
 
 def text(value: str, begins_line: bool = False) -> str:
@@ -85,7 +84,7 @@ def _one_line(value: str) -> str:
 
 
 def _shell_word(word: str) -> str:
-    if word.isprintable() and not _SHELL_MARKUP.search(word):
+    if word.isprintable() and not _MARKS.search(word):
         return shlex.quote(word)
     return f"$'{''.join(map(_shell_char, word))}'"
 
@@ -101,7 +100,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _string(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    quoted = not value.isprintable() or _YAML_MARKUP.search(value)
+    quoted = not value.isprintable() or _MARKS.search(value)
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, '"' if quoted else None)
 
 
@@ -134,10 +133,8 @@ def renewed(
     path: Path, table: Callable[[Sequence[str], str], str], words: Sequence[str] | None = None
 ) -> tuple[str, str]:
     """A Markdown file as it is, and as it is with its tables made anew."""
-    try:
+    with readable(path):
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     sections = sections_of(text, path)
     if not sections:
         raise UserError(
