@@ -99,17 +99,9 @@ def test_links_of_the_site(tmp_path, text, expected):
     found = {str(tmp_path / file): place for file, place in places.items()}
     page = tmp_path / "docs" / "results" / "page.md"
     assert HOOK["with_site_links"](text, page, "results/page.md", found) == expected
-
-
-def test_links_between_pages_outside(tmp_path):
-    for file in ("recipes/camvid/README.md", "docs/domains.md"):
-        (tmp_path / file).parent.mkdir(parents=True)
-        (tmp_path / file).touch()
-    places = {str(tmp_path / "docs/domains.md"): "domains.md"}
-    page = tmp_path / "recipes" / "camvid" / "README.md"
-    text = "[data](../../docs/domains.md#splits)"
-    site = HOOK["with_site_links"](text, page, "recipes/camvid/README.md", places)
-    assert site == "[data](../../domains.md#splits)"
+    outside = "recipes/camvid/README.md"
+    site = HOOK["with_site_links"]("[b](../../docs/b.md#c)", tmp_path / outside, outside, found)
+    assert site == "[b](../../b.md#c)"
 
 
 @pytest.mark.parametrize(

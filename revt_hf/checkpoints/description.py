@@ -22,12 +22,11 @@ from revt_hf.checkpoints.architecture import (
     json_values,
 )
 from revt_hf.checkpoints.headers import is_storable
-from revt_hf.checkpoints.tensors import CONFIG_FILE
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE
 from revt_hf.core.errors import UserError, plain, shortened
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
-PROCESSOR_FILE = "preprocessor_config.json"
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.
 TEST_SIZE = {"height": 512, "width": 1024}
 # Limits far beyond every SegFormer, small enough that everything within them can be tried.

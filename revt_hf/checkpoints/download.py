@@ -4,23 +4,17 @@ import hashlib
 import os
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints import tensors
 from revt_hf.checkpoints.hub_requests import HubError, bounded_requests, failed_transport
 from revt_hf.core.errors import DataWarning, UserError, causes
 
 # A revision that cannot be a branch's name must not become a path in the cache.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!\S*\.\.)(?!/)\S+)?")
-_CONFIG = "config.json"
-_FILES = (_CONFIG, "preprocessor_config.json", "merge.json", "recipe.yaml")
-# In transformers' order of preference.
-_WEIGHTS = (
-    ("model.safetensors",),
-    ("model.safetensors.index.json", "*.safetensors"),
-    ("pytorch_model.bin",),
-    ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
-)
+_FILES = (tensors.CONFIG_FILE, tensors.PROCESSOR_FILE, tensors.MERGE_FILE, tensors.RECIPE_FILE)
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -70,40 +64,36 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
-    def take(*patterns: str, commit: str | None = None, cached: bool = False) -> Path:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=commit or revision,
-                allow_patterns=list(patterns),
-                # A pattern's star matches folders, too, and a run's ema/ contains weights.
-                ignore_patterns=["*/*"],
-                tqdm_class=NoBar if quiet else None,
-                local_files_only=cached,
-            )
-        )
-
-    cached = False
+    # A pattern's star matches folders, too, and a run's ema/ contains weights.
+    take = partial(
+        snapshot_download,
+        repository,
+        ignore_patterns=["*/*"],
+        tqdm_class=NoBar if quiet else None,
+    )
+    wanted, cached = [*_FILES, *tensors.WEIGHTS[0]], False
     try:
-        folder = take(*_FILES, *_WEIGHTS[0])
+        folder = Path(take(revision=revision, allow_patterns=wanted))
     except HubError as error:
         cached = True
         try:
-            folder = take(*_FILES, *_WEIGHTS[0], cached=True)
+            folder = Path(take(revision=revision, allow_patterns=wanted, local_files_only=True))
         except OSError:
             raise error from None
         if not _weights(folder):
             raise error
-    for patterns in _WEIGHTS[1:]:
+    for patterns in tensors.WEIGHTS[1:]:
         if not _weights(folder):
             # The same commit, whatever was pushed meanwhile.
-            take(*patterns, commit=folder.name, cached=cached)
-    if not (folder / _CONFIG).is_file():
-        raise UserError(f"the Hub model '{repository}' has no {_CONFIG}: it is not a SegFormer")
+            take(revision=folder.name, allow_patterns=[*patterns], local_files_only=cached)
+    if not (folder / tensors.CONFIG_FILE).is_file():
+        raise UserError(
+            f"the Hub model '{repository}' has no {tensors.CONFIG_FILE}: it is not a SegFormer"
+        )
     if not _weights(folder):
         raise UserError(
-            f"the Hub model '{repository}' has no weights: neither {_WEIGHTS[0][0]} nor "
-            f"{_WEIGHTS[2][0]}, nor shards of one with their index"
+            f"the Hub model '{repository}' has no weights: neither {tensors.WEIGHTS_FILE} nor "
+            f"{tensors.TORCH_WEIGHTS_FILE}, nor shards of one with their index"
         )
     for path in [*(folder / name for name in _FILES), *_weights(folder)]:
         if path.is_file():
@@ -113,7 +103,7 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
 
 def _weights(folder: Path) -> list[Path]:
     """The weight files that transformers would read."""
-    for first, *more in _WEIGHTS:
+    for first, *more in tensors.WEIGHTS:
         if (folder / first).is_file():
             shards = (path for pattern in more for path in folder.glob(pattern))
             return [folder / first, *sorted(shards)]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from revt_hf.checkpoints.download import fetch, is_hub_id
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import read_json_object
 
 CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Written by revt_hf beside the weights: how they were trained, or merged.
 RECIPE_FILE = "recipe.yaml"
@@ -24,9 +24,14 @@ AVERAGES = ("ema", "swad")
 # An adapter of PEFT, which names its base.
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
-TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
+# In transformers' order of preference; an index and its shards.
+WEIGHTS = (
+    (WEIGHTS_FILE,),
+    (f"{WEIGHTS_FILE}.index.json", "*.safetensors"),
+    (TORCH_WEIGHTS_FILE,),
+    (f"{TORCH_WEIGHTS_FILE}.index.json", "pytorch_model-*.bin"),
+)
 _FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
 
 
@@ -106,6 +111,8 @@ def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)
         described = own and (path.parent / CONFIG_FILE).is_file()
         return _open_files(label, (path,), path.parent if described else None, Stamps([path]))
+    from revt_hf.checkpoints.download import fetch, is_hub_id
+
     if path.exists() or path.suffix in _FILE_SUFFIXES or not is_hub_id(label):
         raise UserError(f"cannot load the model '{label}': there is no such file or folder")
     return _open_folder(label, fetch(label, quiet))
@@ -116,19 +123,17 @@ def _open_folder(label: str, folder: Path) -> Checkpoint:
         return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{label} is not a SegFormer folder: {CONFIG_FILE} is missing")
-    # In transformers' order of preference.
-    for name in (WEIGHTS_FILE, INDEX_FILE, TORCH_WEIGHTS_FILE, TORCH_INDEX_FILE):
+    for name, *shards in WEIGHTS:
         path = folder / name
         if path.is_file():
             stamps = Stamps([path])
-            files = _shards(path) if name in (INDEX_FILE, TORCH_INDEX_FILE) else (path,)
-            return _open_files(label, files, folder, stamps)
+            return _open_files(label, _shards(path) if shards else (path,), folder, stamps)
     raise UserError(f"{label} is not a SegFormer folder: {WEIGHTS_FILE} is missing")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """The files of a shard index, which has to match them."""
-    suffix = ".bin" if index.name == TORCH_INDEX_FILE else SAFETENSORS
+    suffix = SAFETENSORS if index.name.startswith(WEIGHTS_FILE) else ".bin"
     shard_of = read_json_object(index).get("weight_map")
     if (
         not isinstance(shard_of, dict)

@@ -1,8 +1,4 @@
-"""The entry point of ``revt``: one sentence for user errors, plain remarks, silent signals.
-
-``revt merge`` is dispatched before the other commands are imported: importing them takes longer
-than merging a small model.
-"""
+"""The entry point of ``revt``: one sentence for user errors, plain remarks, silent signals."""
 
 import contextlib
 import errno
@@ -26,11 +22,7 @@ _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit; predictable errors are one sentence and exit code 2.
-
-    After a signal it removes unfinished outputs and exits as shells do: 130 after Ctrl-C, 143
-    after SIGTERM, 141 when nobody reads its output any more.
-    """
+    """Run the command line and exit: 2 after an error, 128 and the number after a signal."""
     # OpenMP threads that spin for long at barriers make shared machines many times slower; the
     # variable is read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
@@ -93,6 +85,7 @@ def _call(arguments: Sequence[str]) -> int:
         # Neither safetensors nor Arrow nor JSON can hold such names.
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
             raise UserError(f"{argument}: this name is not UTF-8: rename it")
+    # Importing the other commands takes longer than merging a small model.
     if arguments[:1] == ["merge"]:
         from revt_hf.cli.merge import merge_command
 

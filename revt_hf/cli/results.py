@@ -126,10 +126,7 @@ def _renew(
 
 
 def renewed_document(document: Path, words: Sequence[str] | None = None) -> tuple[str, str]:
-    """A Markdown file as it is, and with its tables made anew; see :mod:`revt_hf.results.markdown`.
-
-    ``words`` become the command of its only table.
-    """
+    """A Markdown file as it is, and with its tables renewed; ``words`` replace its only command."""
     from revt_hf.evaluation.result import read_results
     from revt_hf.results.formats import TableFormat, formatted
     from revt_hf.results.markdown import renewed
@@ -191,7 +188,7 @@ def report(
     folders = [model.folder for model in shown]
     protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
     title = "ReVT and its members"
-    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, to.quiet)
+    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, quiet=to.quiet)
     write_page(made, output)
     to.finish(made.results, [f"open {output}"], write=write_results)
 

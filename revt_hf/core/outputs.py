@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,10 @@ def check_apart(path: Path, inputs: Iterable[InputPath] = (), inside: bool = Fal
     with readable_os_errors(path):
         target = real_path(path)
         for name, find in (("working directory", Path.cwd), ("home directory", Path.home)):
-            try:
+            with suppress(OSError, RuntimeError):
                 protected = real_path(find())
-            except (OSError, RuntimeError):
-                continue
-            if target in (protected, *protected.parents):
-                raise UserError(f"{path} is or holds the {name}: {_ELSEWHERE}")
+                if target in (protected, *protected.parents):
+                    raise UserError(f"{path} is or holds the {name}: {_ELSEWHERE}")
         for given, place in _input_paths(inputs):
             if target in (place, *place.parents):
                 raise UserError(f"{path} is or holds the input {given}: {_ELSEWHERE}")

@@ -238,9 +238,8 @@ def bmp_palette(data: bytes) -> int:
 
 
 def _gif(data: bytes) -> Header:
-    if len(data) < 10:
-        return Header("gif", whole=False)
-    return Header("gif", struct.unpack_from("<HH", data, 6), lossy=False, packed=True)
+    size = struct.unpack_from("<HH", data, 6) if len(data) >= 10 else None
+    return Header("gif", size, whole=size is not None, lossy=False, packed=True)
 
 
 def _netpbm(data: bytes) -> Header | None:

@@ -32,8 +32,6 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image or label, read but not decoded."""
-
     name: str  # in messages
     data: bytes  # empty if it is mapped into memory
     header: Header

@@ -196,29 +196,29 @@ class Reading(Enum):
     COLOUR = "colour"  # all of an 8-bit RGB colour, as 0xRRGGBB
 
 
+@dataclass(eq=False, repr=False)
 class LabelTable:
     """A look-up table from an encoding's raw values to a space's ids; other values are refused."""
 
-    def __init__(
-        self,
-        mapping: Mapping[int, int],
-        name: str,
-        reading: Reading = Reading.VALUE,
-        polygons: Mapping[str, int] | None = None,
-        space: LabelSpace = CITYSCAPES,
-    ) -> None:
-        self.name, self.reading, self.space = name, reading, space
-        self.mapping, self.polygons = dict(mapping), dict(polygons or {})
+    mapping: Mapping[int, int]  # raw value (0..65535, or 0xRRGGBB) -> class id or 255
+    name: str
+    reading: Reading = Reading.VALUE
+    polygons: Mapping[str, int] = field(default_factory=dict)  # class name -> raw value
+    space: LabelSpace = CITYSCAPES
+
+    def __post_init__(self) -> None:
+        self.mapping = dict(self.mapping)
         self._tables: dict[int, NDArray[np.uint8]] = {}
-        largest = (1 << 24 if reading is Reading.COLOUR else 1 << 16) - 1
+        where = f"label table '{self.name}'"
+        largest = (1 << 24 if self.reading is Reading.COLOUR else 1 << 16) - 1
         for raw, train_id in self.mapping.items():
             if not 0 <= raw <= largest:
-                raise UserError(f"label table '{name}': raw value {raw} is not in 0..{largest}")
-            if train_id != IGNORE_INDEX and not 0 <= train_id < len(space):
-                kind = "a train id" if space == CITYSCAPES else "a class id"
+                raise UserError(f"{where}: raw value {raw} is not in 0..{largest}")
+            if train_id != IGNORE_INDEX and not 0 <= train_id < len(self.space):
+                kind = "a train id" if self.space == CITYSCAPES else "a class id"
                 raise UserError(
-                    f"label table '{name}': {raw} maps to {train_id}, which is neither {kind} "
-                    f"(0..{len(space) - 1}) nor {IGNORE_INDEX} (ignored)"
+                    f"{where}: {raw} maps to {train_id}, which is neither {kind} "
+                    f"(0..{len(self.space) - 1}) nor {IGNORE_INDEX} (ignored)"
                 )
 
     def __reduce__(self) -> Any:
@@ -361,5 +361,4 @@ def label_table(encoding: str) -> LabelTable:
 
 
 def mapillary_table(version: str, map_name: str) -> LabelTable:
-    """The table of a version of Mapillary's labels by one of its maps."""
     return ENCODINGS[f"mapillary_{version}/{map_name}@{_REVISION}"]

@@ -60,6 +60,15 @@ class Decode:
             decoded["label"] = [self.train_ids(*pair) for pair in pairs]
         return decoded
 
+    def one(self, row: dict[str, Any], max_size: tuple[int, int] | None) -> tuple[Bytes, Bytes]:
+        """The image and the train ids of an undecoded row, resized to fit a max size, if any."""
+        decoded = self({key: [value] for key, value in row.items()})
+        image, label = decoded["image"][0], decoded["label"][0]
+        if max_size is None:
+            return image, label
+        label = resize_label_to_fit(label, image.shape[:2], max_size)
+        return resize_to_fit(image, max_size), label
+
     def train_ids(
         self, label: ImageFile, image: ImageFile | None = None, pixels: Bytes | None = None
     ) -> Bytes:

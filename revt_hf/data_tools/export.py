@@ -19,28 +19,14 @@ from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.core.outputs import atomic_folder, check_output, write_text
+from revt_hf.data import domains
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
-from revt_hf.data.domains import (
-    Domain,
-    Opened,
-    checked_options,
-    dataset_of,
-    get_domain,
-    open_domain,
-)
+from revt_hf.data.domains import Domain, Opened
 from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX
-from revt_hf.data.reading import Decode, fit_size, resize_label_to_fit, resize_to_fit
+from revt_hf.data.reading import Decode, fit_size
 from revt_hf.data_tools.parallel import in_threads
+from revt_hf.hub import commit
 from revt_hf.hub.cards import license_metadata, render_card
-from revt_hf.hub.commit import (
-    CARD_FILE,
-    MARKER,
-    check_repo_id,
-    open_repository,
-    pushing,
-    require_token,
-    without_local_paths,
-)
 from revt_hf.results.markdown import yaml_text
 
 SHARD_BYTES = 500_000_000
@@ -72,11 +58,11 @@ def export_parquet(
     spec: DomainSpec, splits: Sequence[str], output: Path, options: ExportOptions = ExportOptions()
 ) -> Path:
     """Write splits of a domain as a folder of parquet files and a card, for ``datasets``."""
-    domain = get_domain(spec.domain)
+    domain = domains.get_domain(spec.domain)
     check_sharing(domain, options.license)
     if options.push is not None:
-        check_repo_id(options.push, "dataset")
-        require_token()
+        commit.check_repo_id(options.push, "dataset")
+        commit.require_token()
     elif options.private:
         raise UserError("--private is for a Hub dataset: name one with --push")
     if not splits:
@@ -90,22 +76,22 @@ def export_parquet(
         fit_size(1, 1, options.max_size)
     check_output(output, options.overwrite, spec.inputs)
     opened = {
-        name: open_domain(spec.domain, name, spec.data_dir, spec.config, spec.options)
+        name: domains.open_domain(spec.domain, name, spec.data_dir, spec.config, spec.options)
         for name in splits
     }
     for name, found in opened.items():
         found.check(f"{spec.domain}/{name}")
     config = domain.chosen_config(spec.config)
-    chosen = checked_options(domain, spec.options).model_dump()
+    chosen = domains.domains.checked_options(domain, spec.options).model_dump()
     how = (options.max_size, options.license, options.push)
     with atomic_folder(output, options.overwrite, spec.inputs) as scratch:
         (scratch / _DATA).mkdir()
         for name, found in opened.items():
-            images = dataset_of(found.builder, found.decode, name).with_format(None)
+            images = domains.dataset_of(found.builder, found.decode, name).with_format(None)
             rows = in_threads(partial(_encoded, found.decode, options.max_size), images)
             bar = tqdm(rows, f"export {name}", len(images), unit="image", disable=options.quiet)
             _write_split(bar, scratch / _DATA, name)
-        write_text(scratch / CARD_FILE, card_text(domain, config, chosen, opened, *how))
+        write_text(scratch / commit.CARD_FILE, card_text(domain, config, chosen, opened, *how))
     if options.push is not None:
         _push(output, options.push, options)
     return output
@@ -152,7 +138,7 @@ def card_text(
         metadata = {**(metadata if identifier == "other" else {}), "license": identifier}
     name = "Street scenes" if is_own else domain.name
     size = f", {max_size[0]}x{max_size[1]}" if max_size else ""
-    space = domain.space(checked_options(domain, options))
+    space = domain.space(domains.checked_options(domain, options))
     kind = "Cityscapes " if space == CITYSCAPES else ""
     title = f"{name}{f' ({config})' if config else ''}{size}, {len(space)} {kind}classes"
     images = sum(opened.images for opened in splits.values())
@@ -168,11 +154,11 @@ def card_text(
     settings = {
         "domain": domain.name,
         "config": config,
-        "options": without_local_paths(options),
+        "options": commit.without_local_paths(options),
         "splits": list(splits),
         "max_size": list(max_size) if max_size else None,
     }
-    differences = {name: opened.difference for name, opened in splits.items()}
+    differences = [(name, one.difference) for name, one in splits.items() if one.difference]
     return render_card(
         "dataset_card.md.jinja",
         domain=domain,
@@ -183,13 +169,13 @@ def card_text(
         max_size=max_size,
         repository=repository,
         front=yaml_text(front.to_dict()),
-        marker=MARKER,
+        marker=commit.MARKER,
         version=__version__,
         classes=dict(zip(space.classes, space.palette.tolist(), strict=True)),
         kind=kind,
         ignored=IGNORE_INDEX,
         tables=sorted({opened.table.name for opened in splits.values()}),
-        differences={name: without_local_paths(one) for name, one in differences.items() if one},
+        differences={name: commit.without_local_paths(one) for name, one in differences},
         settings=yaml_text(settings),
     )
 
@@ -202,15 +188,9 @@ def _encoded(decode: Decode, max_size: tuple[int, int] | None, row: Row) -> Row:
         own = open_image(source).data
         source = {"bytes": own, "path": source["path"]}
     # Decoded in any case: an image that cannot be read here must not be passed on.
-    decoded = decode({"image": [source], "label": [row["label"]]})
-    image, label = decoded["image"][0], decoded["label"][0]
-    if max_size is not None:
-        label = resize_label_to_fit(label, image.shape[:2], max_size)
-        image = resize_to_fit(image, max_size)
-    if own is None:
-        own = encode_png(image)
+    image, label = decode.one({**row, "image": source}, max_size)
     return {
-        "image": {"bytes": own, "path": None},
+        "image": {"bytes": own or encode_png(image), "path": None},
         "label": {"bytes": encode_png(label), "path": None},
         "name": row["name"],
     }
@@ -265,8 +245,8 @@ def _push(folder: Path, repository: str, options: ExportOptions) -> None:
     if options.private:
         later += " --private"
     hint = f"{folder} is complete: push it later with '{later}'"
-    with pushing(repository, hub, options.quiet, hint):
-        head, _ = open_repository(hub, repository, "dataset", options.private)
+    with commit.pushing(repository, hub, options.quiet, hint):
+        head, _ = commit.open_repository(hub, repository, "dataset", options.private)
         hub.upload_folder(
             repo_id=repository,
             repo_type="dataset",

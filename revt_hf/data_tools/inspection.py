@@ -30,8 +30,6 @@ _SHARING = {"yes": "yes", "no": "no", "confirm": "if you confirm the license"}
 
 
 class Problem(NamedTuple):
-    """A file, and what is wrong with it."""
-
     file: str
     what: str
 
@@ -76,7 +74,6 @@ class Verified:
         return all(count.expected in (None, count.images) for count in self.splits.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` writes; shares are 0..1."""
         return {
             "domain": self.domain,
             "config": self.config,
@@ -91,7 +88,6 @@ class Verified:
 
     @property
     def text(self) -> str:
-        """The result for the terminal."""
         lines = [f"{self.domain}: {self.first.found}", ""]
         width = max(map(len, self.splits))
         for split, (images, expected) in self.splits.items():
@@ -267,7 +263,6 @@ def listing() -> list[dict[str, Any]]:
 
 
 def listing_table() -> Table:
-    """The same for the terminal."""
     table = Table(show_lines=True)
     table.add_column("domain", no_wrap=True)
     table.add_column("images", no_wrap=True)

@@ -18,17 +18,8 @@ from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import beside, locked, mark_output, real_path, replace_folder
 from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.data.decoding import encode_png
-from revt_hf.data.domains import dataset_of, open_domain
-from revt_hf.data.domains.opening import (
-    IMAGES,
-    LABELS,
-    RECORD_FILE,
-    SUFFIXES,
-    Format,
-    PreparedRecord,
-    record_source,
-)
-from revt_hf.data.reading import Decode, resize_label_to_fit, resize_to_fit
+from revt_hf.data.domains import dataset_of, open_domain, opening
+from revt_hf.data.reading import Decode
 from revt_hf.data_tools.parallel import in_threads
 
 
@@ -37,17 +28,17 @@ def prepare(
     split: str,
     output: Path,
     max_size: tuple[int, int] | None,
-    format: Format = "webp",
+    format: opening.Format = "webp",
     overwrite: bool = False,
     workers: int | None = None,
     quiet: bool = False,
-) -> PreparedRecord:
+) -> opening.PreparedRecord:
     """Write a split's images resized, and its labels as train ids; go on where it stopped."""
     check_output(output, overwrite, spec.inputs)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
-    record = PreparedRecord(
-        **record_source(spec, split),
+    record = opening.PreparedRecord(
+        **opening.record_source(spec, split),
         max_size=max_size,
         format=format,
         label_encoding=opened.table.name,
@@ -63,11 +54,11 @@ def prepare(
         check_output(output, overwrite, spec.inputs)
         values = record.model_dump(mode="json")
         with suppress(UserError):
-            unfinished = read_json_object(scratch / RECORD_FILE) == values
+            unfinished = read_json_object(scratch / opening.RECORD_FILE) == values
         if not unfinished:  # by the same call
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            write_json(scratch / RECORD_FILE, values)
+            write_json(scratch / opening.RECORD_FILE, values)
         work = partial(_prepare_one, scratch, record, decode)
         with tqdm(total=len(rows), unit="image", desc="prepare", disable=quiet) as progress:
             for number, written in enumerate(in_threads(work, rows, workers)):
@@ -83,18 +74,16 @@ def prepare(
     return record
 
 
-def _prepare_one(scratch: Path, record: PreparedRecord, decode: Decode, row: dict[str, Any]) -> int:
+def _prepare_one(
+    scratch: Path, record: opening.PreparedRecord, decode: Decode, row: dict[str, Any]
+) -> int:
     """Write one image and its label unless they are there; returns their bytes."""
-    image_suffix, label_suffix = SUFFIXES[record.format]
-    image_path = scratch / IMAGES / f"{row['name']}{image_suffix}"
-    label_path = scratch / LABELS / f"{row['name']}{label_suffix}"
+    image_suffix, label_suffix = opening.SUFFIXES[record.format]
+    image_path = scratch / opening.IMAGES / f"{row['name']}{image_suffix}"
+    label_path = scratch / opening.LABELS / f"{row['name']}{label_suffix}"
     # The label comes last, so both are complete where it is there.
     if not (label_path.is_file() and image_path.is_file()):
-        decoded = decode({key: [value] for key, value in row.items()})
-        image, label = decoded["image"][0], decoded["label"][0]
-        if record.max_size is not None:
-            label = resize_label_to_fit(label, image.shape[:2], record.max_size)
-            image = np.asarray(resize_to_fit(image, record.max_size), dtype=np.uint8)
+        image, label = decode.one(row, record.max_size)
         _write(image_path, image)
         _write(label_path, label)
     return image_path.stat().st_size + label_path.stat().st_size

@@ -84,7 +84,7 @@ def _run(output: Path, quick: bool, quiet: bool) -> Path:
             splits,
             recipe.evaluation,
             {"Recipes": _recipes_text(init, members)},
-            quiet,
+            quiet=quiet,
         )
     durations = {**seconds, "together": sum(seconds.values())}
     report.details["Durations"] = "\n".join(f"{name}: {s:.0f} s" for name, s in durations.items())

@@ -1,8 +1,4 @@
-"""Logits to class map with a few planes of the image's size in memory, never all channels.
-
-Logits are resized bilinearly twice, to the network's input size and to the image's own
-(original: ``encoder_decoder.py``).
-"""
+"""Logits, resized twice as in ``encoder_decoder.py``, to class map: a few planes in memory."""
 
 import functools
 
@@ -19,11 +15,10 @@ _STRIP = 32
 
 
 class MeanProbabilities:
-    """Class map of the mean of several softmax probabilities of one image.
+    """Class map of the mean of several softmax probabilities of one image."""
 
-    Logits are kept at the network's small size and resized strip by strip. If they outgrow the
-    image's own channels, they are summed there: memory does not grow with views and members.
-    """
+    # Logits are kept at the network's small size and resized strip by strip. If they outgrow the
+    # image's own channels, they are summed there: memory does not grow with views and members.
 
     def __init__(self, image_size: Size) -> None:
         self._size = image_size

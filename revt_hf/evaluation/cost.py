@@ -1,8 +1,4 @@
-"""What a prediction costs, and the machine and libraries it runs on.
-
-An ensemble costs everything it runs. Operations are counted on the meta device, which computes
-nothing.
-"""
+"""What a prediction costs (an ensemble: all that it runs), and on which machine and libraries."""
 
 import copy
 import platform
@@ -30,17 +26,8 @@ from revt_hf.evaluation.predictor import (
 )
 from revt_hf.evaluation.result import Cost
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "evaluate",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "revt_hf",
-)
+LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")
+LIBRARIES += ("albumentations", "opencv-python-headless", "numpy", "revt_hf")
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
 
@@ -63,18 +50,14 @@ def parameters_of(segmenter: Segmenter) -> int:
 
 def flops_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> int:
     """Floating-point operations of one image of a (height, width)."""
-    shapes_only = _without_weights(segmenter)
-    views_a_scale = protocol.views // len(protocol.scales)
+    shapes_only, counter = _without_weights(segmenter), FlopCounterMode(display=False)
     # Other attention kernels hide their products from the counter on some devices.
-    with (
-        torch.inference_mode(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         for network_size in network_sizes(size, protocol):
             pixels = torch.empty((1, 3, *network_size), device="meta")
             for network in shapes_only.networks:
                 sliding_logits(network, pixels, protocol)
+    views_a_scale = protocol.views // len(protocol.scales)
     return int(counter.get_total_flops()) * views_a_scale
 
 
@@ -90,7 +73,7 @@ def _images_per_second(segmenter: Segmenter, image: NDArray[np.uint8], protocol:
 
 
 def _without_weights(segmenter: Segmenter) -> Segmenter:
-    """The same segmenter on the meta device, not compiled."""
+    """The same segmenter on the meta device, which computes nothing; not compiled."""
     models = []
     for model in segmenter.models:
         weights: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}
@@ -132,5 +115,4 @@ def device_name(device: torch.device) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

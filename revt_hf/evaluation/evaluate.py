@@ -141,7 +141,6 @@ def evaluate(
 
 
 def _segmenters(models: Mapping[str, Scorable], options: EvaluateOptions) -> dict[str, Segmenter]:
-    """The models and their ensembles, by name."""
     segmenters = load_segmenters(models)
     members = [model for one in segmenters.values() for model in one.models]
     for combine in dict.fromkeys(options.ensembles):
@@ -185,7 +184,6 @@ def _scores(
     options: EvaluateOptions,
     on_image: Callable[[], object],
 ) -> dict[str, list[DomainScore]]:
-    """The scores of each segmenter on every split; all processes share the images."""
     processes = process_state()
     shares = [own_share(images, processes) for _, images in loaded]
     scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
@@ -234,12 +232,10 @@ class Sums:
 
     @property
     def mean_loss(self) -> float:
-        """Over the labelled pixels; 0 without any."""
         return self.loss / max(self.pixels, 1)
 
 
 def own_share(images: Any, processes: Processes) -> range:
-    """Every n-th image: those of this process."""
     return range(processes.process_index, len(images), processes.num_processes)
 
 
@@ -260,17 +256,13 @@ def score_images(
     on_image: Callable[[], object] = lambda: None,
     loss: Loss | None = None,
 ) -> list[list[Sums]]:
-    """Sum confusion matrices, and losses, of each segmenter's outputs over images.
-
-    The loss is taken at the network's input size as in training: labels are resized like their
-    images (nearest), logits to them. Of several views it is that of the scale nearest to 1.
-    """
-    counts = [len(label_space(one.models[0])) for one in segmenters]
-    for one in segmenters:
-        images = in_space(images, label_space(one.models[0]), "the domain")
+    """Sum confusion matrices, and losses, of each segmenter's outputs over images."""
+    spaces = [label_space(one.models[0]) for one in segmenters]
+    for space in spaces:
+        images = in_space(images, space, "the domain")
     sums = [
-        [Sums(np.zeros((count, count), np.int64)) for _ in range(one.outputs)]
-        for one, count in zip(segmenters, counts, strict=True)
+        [Sums(np.zeros((len(space), len(space)), np.int64)) for _ in range(one.outputs)]
+        for one, space in zip(segmenters, spaces, strict=True)
     ]
     chosen = range(len(images)) if indices is None else indices
     for rows in image_batches(images, chosen, protocol, batch_size, workers):
@@ -289,6 +281,7 @@ def score_images(
 def _loss_adder(
     loss: Loss, rows: Sequence[Row], protocol: Protocol, totals: Sequence[Sums]
 ) -> OnLogits:
+    """The loss at the network's input size, as in training; of the scale nearest to 1."""
     for_loss = min(protocol.scales, key=lambda scale: abs(scale - 1))
 
     def add(logits: torch.Tensor, size: tuple[int, int], scale: float, flipped: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 from typing import Any
 
 import datasets
@@ -42,7 +43,6 @@ def check_labelled(images: Any, name: str) -> None:
 def image_batches(
     images: Any, indices: Sequence[int], protocol: Protocol, batch_size: int, workers: int
 ) -> Iterator[list[Row]]:
-    """Consecutive images with the same network input size, at most ``batch_size`` at a time."""
     rows = DataLoader(
         Subset(images, indices),
         batch_size=None,
@@ -56,22 +56,15 @@ def image_batches(
 def same_size_batches(
     rows: Iterable[Row], protocol: Protocol, batch_size: int
 ) -> Iterator[list[Row]]:
-    """The same for rows; a full batch does not wait for the next row."""
-    batch: list[Row] = []
-    batch_sizes = None
-    for row in rows:
+    """Consecutive rows of one network input size; a full batch does not wait for the next row."""
+
+    def sizes(row: Row) -> tuple[Size, ...]:
         height, width = row["image"].shape[:2]
-        sizes = network_sizes((height, width), protocol)
-        if batch and sizes != batch_sizes:
+        return network_sizes((height, width), protocol)
+
+    for _, group in groupby(rows, sizes):
+        while batch := list(islice(group, batch_size)):
             yield batch
-            batch = []
-        batch.append(row)
-        batch_sizes = sizes
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _unchanged(row: Any) -> Any:

@@ -20,10 +20,7 @@ _EXACT_COUNTS = 2**24
 def confusion_matrix(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], classes: int
 ) -> NDArray[np.int64]:
-    """Count pixels by label (rows) and prediction (columns), without ignored ones.
-
-    Both are (H, W) uint8, ids below ``classes`` and 255 in labels; the counts are (n, n).
-    """
+    """Pixels by label (rows) and prediction (columns), ids below ``classes``; 255 is ignored."""
     if labels.shape != predictions.shape or labels.ndim != 2:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ")
     if labels.dtype != np.uint8 or predictions.dtype != np.uint8:
@@ -88,10 +85,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class MeanIoU(evaluate.Metric):
-    """Dataset-level mean IoU over a space's classes; memory does not grow with the images.
-
-    With several processes, sum ``matrix`` over the ranks: the result is exactly that of one.
-    """
+    """Dataset-level mean IoU; with several processes, sum ``matrix`` over the ranks."""
 
     def __init__(self, space: LabelSpace = CITYSCAPES, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -130,9 +124,6 @@ class MeanIoU(evaluate.Metric):
         result = scores_from(self.matrix, self.space).model_dump()
         self.matrix = np.zeros_like(self.matrix)
         return result
-
-    def _compute(self, **kwargs: Any) -> dict[str, Any]:
-        raise RuntimeError("compute() is overridden")
 
 
 def _uint8(values: Any) -> NDArray[np.uint8]:

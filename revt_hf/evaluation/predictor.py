@@ -1,14 +1,11 @@
-"""Image to class map: the original's test protocol (``test_time_aug.py``), models and ensembles.
-
-An image is resized to a max size (ratio kept, never padded) and normalised for the first model.
-"""
+"""Image to class map: the original's test protocol (``test_time_aug.py``), models and ensembles."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import product
+from typing import TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +22,8 @@ from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import network_sha256
 
-Models = Sequence[SegformerForSemanticSegmentation]
+Model: TypeAlias = SegformerForSemanticSegmentation
+Models = Sequence[Model]
 Image = NDArray[np.uint8]
 ClassMap = NDArray[np.uint8]
 # Pixels (N, 3, H, W), normalised, to logits (N, C, h, w).
@@ -39,14 +37,10 @@ COMBINATIONS = ("logits", "product", "probabilities", "features")
 def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:
     """The (height, width) of the network's input at each of the protocol's scales."""
     limits = (_max_size(image_size, protocol, scale) for scale in protocol.scales)
-    return tuple(
-        image_size if max_size is None else fit_size(*image_size, max_size) for max_size in limits
-    )
+    return tuple(fit_size(*image_size, max_size) for max_size in limits)
 
 
-def _max_size(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, int] | None:
-    if protocol.max_size is None and scale == 1:
-        return None
+def _max_size(image_size: Size, protocol: Protocol, scale: float) -> tuple[int, int]:
     width, height = protocol.max_size or image_size[::-1]
     return max(1, int(width * scale)), max(1, int(height * scale))
 
@@ -59,9 +53,7 @@ def prepare(
 ) -> torch.Tensor:
     """Network input (1, 3, h, w) float32 of an RGB image (H, W, 3) uint8 at a protocol's scale."""
     height, width = image.shape[:2]
-    max_size = _max_size((height, width), protocol, scale)
-    if max_size is not None:
-        image = resize_to_fit(image, max_size, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    image = resize_to_fit(image, _max_size((height, width), protocol, scale))
     mean, std = (np.array(part, np.float32) for part in (normalisation.mean, normalisation.std))
     pixels = (image.astype(np.float32) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
@@ -69,19 +61,15 @@ def prepare(
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A model or an ensemble; ``modules`` is everything that runs.
+    """A model or an ensemble, whose inputs are normalised for the first model."""
 
-    The probabilities of several networks are averaged; ``outputs`` decode heads give their logits
-    side by side in a network's channels.
-    """
-
-    networks: tuple[Network, ...]
-    modules: tuple[nn.Module, ...]
-    models: tuple[SegformerForSemanticSegmentation, ...]
+    networks: tuple[Network, ...]  # their probabilities are averaged
+    modules: tuple[nn.Module, ...]  # all that runs
+    models: tuple[Model, ...]
     combine: str | None = None
     head: int | None = None
     bf16: bool = False
-    outputs: int = 1
+    outputs: int = 1  # decode heads, whose logits lie side by side in a network's channels
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +129,7 @@ class Segmenter:
                 yield pixels.flip(-1), scale, True
 
 
-def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False) -> Segmenter:
+def model_segmenter(model: Model, bf16: bool = False) -> Segmenter:
     def network(pixels: torch.Tensor) -> torch.Tensor:
         with bf16_autocast(model.device, bf16):
             logits: torch.Tensor = model(pixel_values=pixels).logits
@@ -150,10 +138,8 @@ def model_segmenter(model: SegformerForSemanticSegmentation, bf16: bool = False)
     return Segmenter(networks=(network,), modules=(model,), models=(model,), bf16=bf16)
 
 
-def heads_segmenter(
-    model: SegformerForSemanticSegmentation, heads: Sequence[nn.Module]
-) -> Segmenter:
-    """A model's encoder, which sees an image once, with several decode heads, each an output."""
+def heads_segmenter(model: Model, heads: Sequence[nn.Module]) -> Segmenter:
+    """A model's encoder, run once, with several decode heads, each an output."""
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
         features = encoder_features(model, pixels)
@@ -162,10 +148,7 @@ def heads_segmenter(
     return Segmenter((network,), (model.segformer, *heads), (model,), outputs=len(heads))
 
 
-def encoder_features(
-    model: SegformerForSemanticSegmentation, pixels: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """The encoder's four stages, each (N, channels, h, w)."""
+def encoder_features(model: Model, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     output = model.segformer(pixels, output_hidden_states=True)
     stages: tuple[torch.Tensor, ...] = output.hidden_states
     return stages
@@ -229,17 +212,11 @@ def _mean_of_features(models: Models, head: int) -> Network:
     return network
 
 
-def _member_network(
-    model: SegformerForSemanticSegmentation, first: SegformerForSemanticSegmentation
-) -> Network:
+def _member_network(model: Model, first: Model) -> Network:
     return lambda pixels: model(pixel_values=_converted(model, first, pixels)).logits
 
 
-def _converted(
-    model: SegformerForSemanticSegmentation,
-    first: SegformerForSemanticSegmentation,
-    pixels: torch.Tensor,
-) -> torch.Tensor:
+def _converted(model: Model, first: Model, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (N, 3, H, W) that are normalised for the first member, normalised for another."""
     given, wanted = normalisation_of(first), normalisation_of(model)
     if given == wanted:
@@ -251,9 +228,7 @@ def _converted(
     return (pixels * std + mean - own_mean) / own_std
 
 
-def predict(
-    model: SegformerForSemanticSegmentation, image: Image, protocol: Protocol | None = None
-) -> ClassMap:
+def predict(model: Model, image: Image, protocol: Protocol | None = None) -> ClassMap:
     """Segment one image.
 
     Args:
@@ -268,11 +243,7 @@ def predict(
 
 
 def sliding_logits(network: Network, pixels: torch.Tensor, protocol: Protocol) -> torch.Tensor:
-    """Logits (N, C, h, w) of pixels (N, 3, H, W), by sliding windows if the protocol has them.
-
-    Each window's logits are resized to its size; where windows overlap they are averaged
-    (mmsegmentation 0.x ``EncoderDecoder.slide_inference``).
-    """
+    """Logits of pixels, or the mean of windows' as mmsegmentation 0.x ``slide_inference`` does."""
     window = protocol.window or max(pixels.shape[2:])
     spans = [_spans(side, window, protocol.stride or window) for side in pixels.shape[2:]]
     windows = list(product(*spans))

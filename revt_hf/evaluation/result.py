@@ -1,7 +1,4 @@
-"""Splits to score on, and result files: the scores of models, written and read by all commands.
-
-Nothing here imports torch: plans and tables are made without it.
-"""
+"""Splits to score on, and result files; without torch, for plans and tables."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +34,6 @@ class SplitSpec:
 
     @property
     def label(self) -> str:
-        """A short name for tables."""
         # Tables are made without the data room's libraries.
         from revt_hf.data.domains import domain_label
 
@@ -82,10 +78,9 @@ class _Part(Section):
 
 
 class Scores(_Part):
-    """Dataset-level scores in percent, as mmsegmentation 0.x ``core/evaluation/metrics.py``.
+    """Scores of a dataset in percent, as mmsegmentation 0.x ``core/evaluation/metrics.py``.
 
-    A class without a labelled or predicted pixel has no IoU (None) and does not count in the mean;
-    one that is only predicted has IoU 0 and does. ``subsets``: mIoU of synthia16 and synthia13.
+    A class without a pixel has no IoU (None) and does not count; one only predicted has IoU 0.
     """
 
     miou: Percent = Field(alias="mIoU")
@@ -95,14 +90,11 @@ class Scores(_Part):
     subsets: dict[str, Percent | None] = Field(default={})
 
     def over(self, classes: str | None) -> float | None:
-        """The mIoU over all classes, or over a subset if it has any."""
         return self.miou if classes is None else self.subsets.get(classes)
 
 
 class DomainScore(Scores):
-    """Scores on one split of a domain; ``label`` is its short name, unique in a result."""
-
-    label: str
+    label: str  # short, and unique in a result
     domain: str
     config: str | None = None
     data_dir: str | None = None
@@ -129,8 +121,6 @@ class EnsembleInfo(_Part):
 
 
 class PaperKey(_Part):
-    """A row of the paper's table; methods are those of augmentation."""
-
     source: str
     size: str
     methods: tuple[int, ...]
@@ -205,7 +195,6 @@ class Result(_Part):
 
     @property
     def row(self) -> str:
-        """The title of its row in a table."""
         return self.group or self.model
 
     @property
@@ -231,10 +220,8 @@ class ResultFile(_Part):
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Write a result file, atomically; each result is one line, so that a diff shows changes."""
-    lines = [
-        json.dumps(result.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
-        for result in results
-    ]
+    values = [result.model_dump(mode="json") for result in results]
+    lines = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
     head = f'{{"format": {json.dumps(FORMAT)}, "results": ['
     write_text(path, "\n".join([head, ",\n".join(lines), "]}"]) + "\n")
 
@@ -249,47 +236,44 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     Raises:
         UserError: a file is no result file, cannot be read or has a wrong value; a folder has none.
     """
-    found: dict[Path, list[Result]] = {}
+    found: dict[Path, tuple[Result, ...]] = {}
     for path in paths:
-        if not path.is_dir():
-            found[path.resolve()] = _results(_json(path), path)
-            continue
-        inside = {file: _json(file, lenient=True) for file in _json_files(path)}
-        files = {file: value for file, value in inside.items() if _is_result_file(value)}
+        values = {file: _result_file(file, path) for file in _json_files(path)}
+        files = {file: value for file, value in values.items() if value is not None}
         if not files:
-            raise UserError(f"{path} holds no result file of revt evaluate --json or revt run")
+            what = "holds no" if path.is_dir() else "is not a"
+            raise UserError(f"{path} {what} result file of revt evaluate --json or revt run")
         found.update((file.resolve(), _results(value, file)) for file, value in files.items())
     return [result for results in found.values() for result in results]
 
 
-def _results(value: Any, path: Path) -> list[Result]:
-    if not _is_result_file(value):
-        raise UserError(f"{path} is not a result file of revt evaluate --json or revt run")
+def _json_files(path: Path) -> list[Path]:
+    """The file itself, or those in a folder that are not hidden."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("*.json"))
+    return [f for f in files if not any(x.startswith(".") for x in f.relative_to(path).parts)]
+
+
+def _result_file(file: Path, given: Path) -> dict[str, Any] | None:
+    """The content of a result file of any version; others are refused when it is validated."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        if file != given:
+            return None
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError):
+        return None
+    is_ours = isinstance(value, dict) and str(value.get("format")).startswith(_FAMILY)
+    return value if is_ours else None
+
+
+def _results(value: dict[str, Any], path: Path) -> tuple[Result, ...]:
     try:
         results = ResultFile.model_validate(value).results
     except ValidationError as error:
         raise UserError(validation_sentence(ResultFile, error, f"{path}")) from error
     for result in results:
         result._path = path
-    return list(results)
-
-
-def _is_result_file(value: Any) -> bool:
-    """Other versions are refused when they are validated."""
-    return isinstance(value, dict) and str(value.get("format")).startswith(_FAMILY)
-
-
-def _json_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob("*.json"))
-    return [p for p in paths if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
-
-
-def _json(path: Path, lenient: bool = False) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        if lenient:
-            return None
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError):
-        return None
+    return results

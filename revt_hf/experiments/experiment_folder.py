@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from revt_hf.checkpoints.description import PROCESSOR_FILE
-from revt_hf.checkpoints.tensors import CONFIG_FILE, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, WEIGHTS_FILE, open_checkpoint
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
@@ -144,7 +143,6 @@ class ExperimentFolder:
                 )
 
     def model_of(self, step_id: str) -> str:
-        """The folder or Hub ID that the network of a step is loaded from."""
         return self._steps[step_id].model(self)
 
     def status(self, step_id: str) -> Status:
@@ -178,7 +176,6 @@ class ExperimentFolder:
             return None
 
     def recorded_status(self, step: Step) -> Status:
-        """The state of a step according to its record."""
         output = step.output(self)
         record = self.record(step) if output.is_file() else None
         same = record is not None and self.input_hash(step) == record.inputs

@@ -38,22 +38,13 @@ from revt_hf.models.recorded import recorded_recipe
 from revt_hf.results.formats import TableFormat, formatted, print_layouts
 from revt_hf.results.layout import TableLayout
 from revt_hf.results.page import write_page
-from revt_hf.results.report import ModelKind, ReportModel, build_report
+from revt_hf.results.report import ModelKind, ReportModel, compare
 from revt_hf.results.tables import TableOptions, build_tables
 
 _COSTS: dict[str, Cost] = {}
-_SUFFIXES = {
-    TableFormat.markdown: ".md",
-    TableFormat.latex: ".tex",
-    TableFormat.csv: ".csv",
-    TableFormat.html: ".html",
-}
-_PAGE_KINDS: dict[str, ModelKind] = {
-    "init": "init",
-    "member": "member",
-    "merge": "merge",
-    "recalibrated": "merge",
-}
+_SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
+_PAGE_KINDS: dict[str, ModelKind] = {"init": "init", "member": "member", "merge": "merge"}
+_PAGE_KINDS["recalibrated"] = "merge"
 
 
 def score_networks(
@@ -147,7 +138,7 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
     tables = build_tables(read_results(found), TableOptions(cost=graph.experiment.evaluate.cost))
     written = [folder.path / "tables" / f"{name}{suffix}" for suffix in _SUFFIXES.values()]
     for path, chosen in zip(written, _SUFFIXES, strict=True):
-        write_text(path, formatted(tables, chosen))
+        write_text(path, formatted(tables, TableFormat(chosen)))
     if not quiet:
         print_layouts(tables)
     page = folder.path / "reports" / f"{name}.html"
@@ -178,14 +169,14 @@ def _write_report(
         models.append(ReportModel(title, _PAGE_KINDS[one.kind], model, seed))
         result = read_result(result_file(folder, name, one.id))
         results.append(result.model_copy(update={"model": title}))
-    report = build_report(
+    report = compare(
         graph.experiment.title,
         graph.experiment.intro or "Members and their merges, and how they do on unseen domains.",
         models,
-        [(split, load_spec(split.spec, split.split)) for split in graph.splits],
+        graph.splits,
         protocol,
-        results,
         {"All seeds, heads and ensembles": formatted(tables, TableFormat.terminal)},
+        results,
     )
     write_page(report, page)
     return True

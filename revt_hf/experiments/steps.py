@@ -34,8 +34,7 @@ _MOST_BYTES = 3 * 2**30
 _MOST_NETWORKS = 12
 
 
-def changed_values(section: BaseModel) -> dict[str, Any]:
-    """The values of a section that are not the default, for :meth:`Step.settings`."""
+def _changed(section: BaseModel) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -75,7 +74,7 @@ class Train(Step):
     stage = "train"
 
     def settings(self) -> dict[str, Any]:
-        return {"recipe": changed_values(self.recipe)}
+        return {"recipe": _changed(self.recipe)}
 
     def images(self) -> list[tuple[DomainSpec, str]]:
         sources = self.recipe.sources
@@ -156,7 +155,7 @@ class Recalibrate(Step):
         )
 
     def settings(self) -> dict[str, Any]:
-        return {"sources": [changed_values(one) for one in self.sources], "images": self.count}
+        return {"sources": [_changed(one) for one in self.sources], "images": self.count}
 
     def images(self) -> list[tuple[DomainSpec, str]]:
         return [(source, source.train) for source in self.sources]
@@ -224,8 +223,8 @@ class Score(Step):
     def settings(self) -> dict[str, Any]:
         return {
             "merge": self.merge.settings() if self.merge else None,
-            "protocol": changed_values(self.protocol),
-            "splits": [[changed_values(s.spec), s.split, s.is_source] for s in self.splits],
+            "protocol": _changed(self.protocol),
+            "splits": [[_changed(s.spec), s.split, s.is_source] for s in self.splits],
             "combine": self.network.combine,
             "cost": self.evaluate.cost,
         }

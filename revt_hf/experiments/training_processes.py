@@ -43,7 +43,6 @@ class TrainingJob:
 
     @property
     def log(self) -> Path:
-        """The file beside the output that receives what the process prints."""
         return self.output.with_name(f"{self.output.name}.log")
 
 

@@ -1,17 +1,41 @@
 """Cards of the Hub (``README.md``): rendered from templates, and checked before they are sent."""
 
+import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from revt_hf import __version__
+from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.checkpoints.description import read_description
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import DomainSpec, Recipe
 from revt_hf.config.yaml_files import validation_sentence
 from revt_hf.core.errors import UserError
-from revt_hf.hub.commit import is_repo_id
+from revt_hf.core.outputs import read_json_object
+from revt_hf.data.augment import method
+from revt_hf.data.domains import DOMAINS
+from revt_hf.data.labels import CITYSCAPES, ENCODINGS, space_of
+from revt_hf.evaluation.result import DomainScore
+from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
+from revt_hf.merging.registry import Rule
+from revt_hf.models.recorded import recorded_protocol
 from revt_hf.results.formats import templates
-from revt_hf.results.markdown import code, text
+from revt_hf.results.markdown import code, json_text, shell_line, text, yaml_text
 
+if TYPE_CHECKING:
+    from revt_hf.hub.facts import ModelCardFacts
+
+PAPER = "https://arxiv.org/abs/2308.13331"
+TASK = "image-segmentation"
+TAGS = ("revt_hf", "segformer", "semantic-segmentation", "domain-generalization")
+# JSON of numbers, lists of numbers and plain keys, which needs no escaping.
+_NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 # The Hub's own list (its message in huggingface_hub issue 4218), without the licenses of single
 # model families.
 _LICENSES = """
@@ -26,10 +50,6 @@ _LICENSES = """
     unlicense wtfpl zlib
 """
 HUB_LICENSES = frozenset(_LICENSES.split())
-_LONGEST_NAME = 60
-_FRONT = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
-_LICENSE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_PLACEHOLDER = "[More Information Needed]"
 
 
 class Markdown(str):
@@ -48,21 +68,17 @@ def _escaped(value: Any) -> str:
 
 
 def license_metadata(license: str) -> dict[str, Any]:
-    """The card's metadata for a license such as ``CC BY 4.0``, or for any terms in words.
-
-    A license that the Hub does not list gets a ``license_name`` in lower case without spaces: the
-    terms themselves belong in the text of the card.
-    """
+    """The card's metadata for a license such as ``CC BY 4.0``, or for any terms in words."""
     name = re.sub(r"[^a-z0-9.+]+", "-", license.lower()).strip("-")
     if name in HUB_LICENSES:
         return {"license": name}
-    return {"license": "other", "license_name": name[:_LONGEST_NAME].strip("-.") or "other"}
+    return {"license": "other", "license_name": name[:60].strip("-.") or "other"}
 
 
-def _repo_id(text: str) -> str:
-    if not is_repo_id(text):
-        raise ValueError(f"'{text}' is not the ID of a Hub repository")
-    return text
+def _repo_id(name: str) -> str:
+    if not is_repo_id(name):
+        raise ValueError(f"'{name}' is not the ID of a Hub repository")
+    return name
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -113,7 +129,7 @@ class _Card(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> "_Card":
         if self.license == "other":
-            if not _LICENSE_NAME.fullmatch(self.license_name or ""):
+            if not re.fullmatch("[a-z0-9][a-z0-9.+-]*", self.license_name or ""):
                 raise ValueError("license_name: 'other' needs a name, lower case without spaces")
         elif self.license not in HUB_LICENSES:
             raise ValueError(f"license: '{self.license}' is not listed by the Hub")
@@ -124,7 +140,7 @@ class _Card(_Part):
 
 def check_card(text: str) -> None:
     """Refuse a model card that the Hub would reject or that is not filled in."""
-    found = _FRONT.match(text)
+    found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
     if not found:
         raise UserError("the model card does not start with metadata between two lines of ---")
     try:
@@ -137,5 +153,150 @@ def check_card(text: str) -> None:
         _Card.model_validate(values)
     except ValidationError as error:
         raise UserError(f"the model card's {validation_sentence(_Card, error, '')}") from error
-    if _PLACEHOLDER in text or not found[2].strip():
+    if "[More Information Needed]" in text or not found[2].strip():
         raise UserError("the model card's text is not filled in")
+
+
+def card_text(facts: "ModelCardFacts") -> str:
+    """The text of a model card; every number in it comes from ``facts``."""
+    records = []
+    if facts.recipe:
+        recipe = published_recipe(facts.recipe, facts.base_models).rstrip()
+        records.append(("Training recipe (recipe.yaml)", "yaml", recipe))
+    if facts.merge:
+        record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
+        records.append(("Provenance (merge.json)", "json", record))
+    classes = read_description(facts.folder).classes
+    return render_card(
+        "model_card.md.jinja",
+        facts=facts,
+        metadata=yaml_text(_metadata(facts).to_dict()),
+        architecture=_architecture(read_json_object(facts.folder / "config.json")),
+        processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
+        marker=MARKER,
+        task=TASK,
+        classes=len(classes),
+        kind="Cityscapes " if space_of(classes, "") == CITYSCAPES else "",
+        version=__version__,
+        paper=PAPER,
+        encodings=ENCODINGS,
+        settings=_settings,
+        method_name=method_name,
+        command=_command(facts),
+        records=records,
+        data_licenses=_data_licenses(facts),
+    )
+
+
+def _metadata(facts: "ModelCardFacts") -> ModelCardData:
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=[*TAGS, *(["model-merging"] if facts.merge else []), *(["revt"] * facts.is_revt)],
+        **license_metadata(facts.license),
+        base_model=list(facts.base_models) or None,
+        base_model_relation=("merge" if facts.merge else "finetune") if facts.base_models else None,
+        datasets=list(facts.datasets) or None,
+        model_name=facts.name if facts.results else None,
+        eval_results=[_eval_result(score) for score, _ in facts.scores] or None,
+    )
+
+
+def _eval_result(score: DomainScore) -> EvalResult:
+    # The Hub distinguishes results by type, config and split: a user's own folder needs a name.
+    known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
+    slug = re.sub(r"[^a-z0-9]+", "-", score.label.rpartition("/")[0].lower()).strip("-")
+    return EvalResult(
+        task_type=TASK,
+        task_name="Semantic segmentation",
+        dataset_type=score.domain if known else slug or "folder",
+        dataset_name=score.label,
+        dataset_config=score.config,
+        dataset_split=score.split,
+        metric_type="mean_iou",
+        metric_name="mIoU (%)",
+        metric_value=round(score.miou, 2),
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
+    for name, size in SIZES.items():
+        if (depths, widths) == (size.depths, size.hidden_sizes):
+            return f"SegFormer-{name.upper()}"
+    if not (depths and widths):
+        return "SegFormer"
+    shown = (", ".join(map(str, numbers)) for numbers in (depths, widths))
+    return "SegFormer (depths {}; widths {})".format(*shown)
+
+
+def _processor_size(path: Path) -> tuple[int, int] | None:
+    processor = read_json_object(path) if path.is_file() else {}
+    size = processor.get("size") or {}
+    if not processor.get("do_resize") or not {"width", "height"} <= set(size):
+        return None
+    return size["width"], size["height"]
+
+
+def _settings(rule: Rule) -> Markdown:
+    shown = ""
+    for key, value in rule.settings.items():
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        plain = not isinstance(value, str) and _NUMBERS.fullmatch(written)
+        shown += f", {text(key)} {written if plain else text(written)}"
+    return Markdown(shown)
+
+
+def _command(facts: "ModelCardFacts") -> str:
+    """The command that scores the model on its first unseen domain."""
+    spec, split = _first_unseen(facts)
+    words = ["revt", "evaluate", facts.repo_id, "--domain", spec.domain]
+    if DOMAINS[spec.domain].needs_data_dir if spec.domain in DOMAINS else True:
+        words += ["--data-dir", f"data/{spec.domain}"]
+    if spec.config:
+        words += ["--config", spec.config]
+    words += ["--split", split]
+    for key, value in spec.options.items():
+        words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
+    # A Hub repository does not always record its protocol.
+    protocol = recorded_protocol([facts.folder])
+    if protocol == Protocol(max_size=protocol.max_size):
+        size = protocol.max_size
+        words += ["--max-size", "native" if size is None else "{}x{}".format(*size)]
+    elif protocol.preset:
+        words += ["--protocol", protocol.preset]
+    return shell_line(words)
+
+
+def _first_unseen(facts: "ModelCardFacts") -> tuple[DomainSpec, str]:
+    targets = [target for recipe in facts.recipes for target in recipe.targets]
+    specs: list[tuple[DomainSpec, str]] = [(target, target.split) for target in targets]
+    rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
+    if not rows:
+        return specs[0] if specs else (DomainSpec(domain="cityscapes"), "val")
+    specs += [(source, source.val) for recipe in facts.recipes for source in recipe.sources]
+    first = rows[0]
+    for spec, split in specs:
+        if (spec.domain, spec.config, split) == (first.domain, first.config, first.split):
+            return spec, split
+    own = first.domain == "folder" and first.label_encoding in ENCODINGS
+    options = {"encoding": first.label_encoding} if own else {}
+    return DomainSpec(domain=first.domain, config=first.config, options=options), first.split
+
+
+def _data_licenses(facts: "ModelCardFacts") -> dict[str, str]:
+    licenses = {}
+    for name in (source.domain for recipe in facts.recipes for source in recipe.sources):
+        domain = DOMAINS.get(name)
+        if domain and domain.facts.kind != "any" and domain.needs_data_dir:
+            licenses[name] = domain.facts.license
+    return licenses
+
+
+def method_name(recipe: Recipe) -> str:
+    name = recipe.augmentation.method
+    try:
+        return str(method(name))
+    except UserError:
+        # It was registered where the model was trained.
+        return str(name)

@@ -21,7 +21,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.hub_requests import bounded_requests, failed_transport
+from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError, causes
+from revt_hf.results.markdown import yaml_text
 
 Kind = Literal["model", "dataset"]
 CARD_FILE = "README.md"
@@ -198,3 +200,8 @@ def without_local_paths(value: Any, hub_ids: Collection[str] = (), key: str = ""
 def _without_tokens(text: str) -> str:
     # Names of files may hold bytes that are not UTF-8.
     return _SECRETS.sub("", text.encode("utf-8", "replace").decode())
+
+
+def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
+    """A resolved recipe as YAML, without local paths."""
+    return yaml_text(without_local_paths(recipe.model_dump(mode="json"), hub_ids))

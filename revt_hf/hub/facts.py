@@ -22,20 +22,16 @@ from revt_hf.hub.commit import (
 from revt_hf.merging.record import Change, MemberRecord, MergeRecord, parse_record, read_record
 from revt_hf.models.load import load_model, network_sha256
 from revt_hf.models.recorded import recorded_recipe
-from revt_hf.results.markdown import yaml_text
 
 # Selections of the paper's merge.
 _ENCODER = ("backbone", "segformer.*")
-# The only owner whose SegFormers may be initial weights for sure: ``owner/name`` is a folder, too.
+# The only owner whose SegFormers may be initial weights for sure: ``runs/init`` is a folder, too.
 _KNOWN_OWNER = "nvidia/"
 
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """A member of a merge; its ``recipe`` is known if a folder with these weights is found.
-
-    ``name`` is unique; the ``path`` of its published record is that, too, or its Hub ID.
-    """
+    """A member of a merge; its recipe is known if a folder with these weights is found."""
 
     name: str
     record: MemberRecord
@@ -44,10 +40,7 @@ class MemberFacts:
 
 @dataclass(frozen=True)
 class ModelCardFacts:
-    """Everything in a model card; nothing of it is typed in by hand.
-
-    ``merge`` is ``merge.json`` without local paths, ``changes`` followed merging or training.
-    """
+    """Everything in a model card, nothing typed in by hand; ``merge`` is without local paths."""
 
     folder: Path
     repo_id: str
@@ -62,7 +55,6 @@ class ModelCardFacts:
 
     @property
     def name(self) -> str:
-        """The name of the repository without its owner."""
         return self.repo_id.partition("/")[2]
 
     @property
@@ -86,10 +78,8 @@ class ModelCardFacts:
         return [(score, one.protocol) for one in self.results for score in one.scores]
 
     def kind(self, score: DomainScore) -> str:
-        """``source`` if the model was trained on that domain, ``unseen`` if it certainly was not.
-
-        The recipes decide: results of a single domain do not tell sources from targets.
-        """
+        """``source`` if the model was trained on that domain, ``unseen`` if certainly not."""
+        # Results of a single domain do not tell sources from targets.
         if score.is_source or any(
             _same_domain(score, source) for recipe in self.recipes for source in recipe.sources
         ):
@@ -106,11 +96,7 @@ class ModelCardFacts:
 def model_facts(
     folder: Path, repo_id: str, options: PushOptions, results: Sequence[Result] | None
 ) -> ModelCardFacts:
-    """Collect the facts of a model folder; results of other models are ignored.
-
-    Only ``base_models``, and initial weights from NVIDIA, count as Hub IDs: ``runs/init`` looks
-    like one, too.
-    """
+    """Collect the facts of a model folder; results of other models are ignored."""
     for name in options.datasets:
         check_repo_id(name, "dataset")
     license = " ".join((options.license or "").split())
@@ -164,11 +150,7 @@ def _is_known(name: str, hub_ids: Collection[str] = ()) -> bool:
 
 
 def results_of(folder: Path, results: Sequence[Result], also: Sequence[str] = ()) -> list[Result]:
-    """The results of one model (or of its Hub IDs ``also``) among those of several.
-
-    A result belongs to the folder if ``model`` is it or, where no result's is, if it was measured
-    on these weights. Results of weights that the folder no longer has are refused.
-    """
+    """The results named after the folder or ``also``, else those measured on its weights."""
 
     def is_named(model: str) -> bool:
         if Path(model).exists():
@@ -240,11 +222,6 @@ def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dic
         key: members if key == "members" else without_local_paths(value, hub_ids, key)
         for key, value in record.items()
     }
-
-
-def published_recipe(recipe: Recipe, hub_ids: Collection[str]) -> str:
-    """A resolved recipe as YAML, without local paths."""
-    return yaml_text(without_local_paths(recipe.model_dump(mode="json"), hub_ids))
 
 
 def published_result(result: Result, name: str) -> Result:

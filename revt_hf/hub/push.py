@@ -26,12 +26,13 @@ from revt_hf.core.outputs import (
     write_text,
 )
 from revt_hf.evaluation.result import read_results, write_results
-from revt_hf.hub.cards import check_card
+from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import (
     CARD_FILE,
     PushOptions,
     check_repo_id,
     open_repository,
+    published_recipe,
     pushing,
     require_token,
     without_local_paths,
@@ -39,12 +40,10 @@ from revt_hf.hub.commit import (
 from revt_hf.hub.facts import (
     MemberFacts,
     model_facts,
-    published_recipe,
     published_record,
     published_result,
     results_of,
 )
-from revt_hf.hub.model_card import card_text
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe

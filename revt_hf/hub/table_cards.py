@@ -10,9 +10,8 @@ from huggingface_hub import ModelCardData
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
-from revt_hf.hub.cards import Markdown, check_card, render_card
-from revt_hf.hub.model_card import PAPER, TAGS, TASK
-from revt_hf.results.paper import ROWS, SOURCES, PaperRow
+from revt_hf.hub.cards import PAPER, TAGS, TASK, Markdown, check_card, render_card
+from revt_hf.results.rows import ROWS, SOURCES, PaperRow
 
 _LINKS = {
     "paper": Markdown(PAPER),

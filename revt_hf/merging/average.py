@@ -13,25 +13,12 @@ from typing import Any
 import numpy as np
 
 from revt_hf import __version__
-from revt_hf.checkpoints import headers
-from revt_hf.checkpoints.architecture import (
-    Description,
-    fitting_tensors,
-    infer_description,
-    model_config,
-)
-from revt_hf.checkpoints.description import PROCESSOR_FILE, processor
-from revt_hf.checkpoints.tensors import (
-    ADAPTER_WEIGHTS_FILE,
-    CONFIG_FILE,
-    MERGE_FILE,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-)
+from revt_hf.checkpoints import architecture, headers, tensors
+from revt_hf.checkpoints.description import processor
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
-from revt_hf.merging.members import NOWHERE, MergeInput
+from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
 from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
 from revt_hf.merging.registry import MergeSpec
@@ -105,25 +92,26 @@ def merge(
         for line in plan.remarks():
             _log.info(line)
         with atomic_folder(target, options.overwrite, inputs) as scratch:
-            record = _write_weights(plan, scratch / WEIGHTS_FILE, evaluation, options)
+            written = scratch / tensors.WEIGHTS_FILE
+            record = _write_weights(plan, written, evaluation, options)
             if adapters:
-                summed_adapter.write_summed(plan, adapters, scratch / WEIGHTS_FILE, scratch)
-                (scratch / WEIGHTS_FILE).unlink()
-                digest = headers.tensors_sha256(scratch / ADAPTER_WEIGHTS_FILE)
+                summed_adapter.write_summed(plan, adapters, written, scratch)
+                written.unlink()
+                digest = headers.tensors_sha256(scratch / tensors.ADAPTER_WEIGHTS_FILE)
                 record = replace(record, tensors_sha256=digest if options.hashing else None)
             plan.check_unchanged()
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
             dtype = headers.common_dtype(item.dtype for item in plan.items)
-            write_json(scratch / CONFIG_FILE, model_config(description, dtype))
+            write_json(scratch / tensors.CONFIG_FILE, architecture.model_config(description, dtype))
             processors = (source.processor for source in plan.by_authority())
             own = next((one for one in processors if one), processor(description.normalisation))
-            write_json(scratch / PROCESSOR_FILE, own)
-            write_json(scratch / MERGE_FILE, record.to_json())
+            write_json(scratch / tensors.PROCESSOR_FILE, own)
+            write_json(scratch / tensors.MERGE_FILE, record.to_json())
     return target
 
 
-def result_description(plan: MergePlan) -> Description:
+def result_description(plan: MergePlan) -> architecture.Description:
     """The result's configuration: the head's member's, or derived from shapes; else refused."""
     sources = plan.by_authority()
     label = sources[0].label
@@ -131,14 +119,10 @@ def result_description(plan: MergePlan) -> Description:
     if known is None:
         classes = next((one.classes for one in sources if one.classes), None)
         shapes = {item.name: item.shape for item in plan.items}
-        known = infer_description(label, shapes, classes)
+        known = architecture.infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
-    places = {
-        item.name: headers.TensorInfo(Path(label), item.name, item.dtype, item.shape, NOWHERE, 0)
-        for item in plan.items
-    }
-    fitting_tensors(known, places)
+    architecture.fitting_tensors(known, {item.name: item for item in plan.items})
     return known
 
 
@@ -147,7 +131,7 @@ def _evaluation(plan: MergePlan) -> dict[str, Any]:
     for source in plan.by_authority():
         if source.folder is None:
             continue
-        paths = [source.folder / name for name in (RECIPE_FILE, MERGE_FILE)]
+        paths = [source.folder / name for name in (tensors.RECIPE_FILE, tensors.MERGE_FILE)]
         if not any(path.is_file() for path in paths):
             break
         from revt_hf.models.recorded import recorded_protocol
@@ -163,8 +147,8 @@ def _write_weights(
     plan: MergePlan, path: Path, evaluation: dict[str, Any], options: MergeOptions
 ) -> MergeRecord:
     """Write the safetensors file; the record that its header holds."""
-    tensors = ((item.name, item.dtype, item.shape) for item in plan.items)
-    own = headers.tensors_hash(tensors) if options.hashing else None
+    listed = ((item.name, item.dtype, item.shape) for item in plan.items)
+    own = headers.tensors_hash(listed) if options.hashing else None
     recorded = partial(_record, plan, [_history(source) for source in plan.inputs], evaluation)
     # Digests are known at the end only; they replace as many zeros.
     blank = [
@@ -189,7 +173,7 @@ def _history(source: MergeInput) -> dict[str, Any]:
     """``merge`` and ``changes`` of a source, from the record in its folder."""
     if source.folder is None:
         return {}
-    source.stamps.add(source.folder / MERGE_FILE, source.folder / records.CHANGES_FILE)
+    source.stamps.add(source.folder / tensors.MERGE_FILE, source.folder / records.CHANGES_FILE)
     record = records.checked_record(source.folder)
     if not isinstance(record, MergeRecord):
         return {"changes": record.changes} if record else {}
@@ -202,7 +186,7 @@ def _record(
     histories: Sequence[dict[str, Any]],
     evaluation: dict[str, Any],
     digests: Sequence[Digests],
-    tensors: str | None,
+    own: str | None,
 ) -> MergeRecord:
     """The record of a merge, with history and digests of each of ``plan.inputs``."""
     entries = [
@@ -226,7 +210,7 @@ def _record(
         revt_hf=__version__,
         numpy=np.__version__,
         evaluation=evaluation,
-        tensors_sha256=tensors,
+        tensors_sha256=own,
     )
 
 
@@ -250,9 +234,8 @@ def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     text = json.dumps(record.to_json(), sort_keys=True)
     # transformers requires the format.
     entries: dict[str, Any] = {headers.METADATA: {"format": "pt", METADATA_KEY: text}}
-    end = 0
     for item in plan.items:
-        offsets, end = [end, end + item.nbytes], end + item.nbytes
+        offsets = [item.offset, item.offset + item.nbytes]
         entries[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": offsets}
     return headers.header_bytes(entries)
 

@@ -8,22 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from revt_hf.checkpoints.architecture import (
-    VARIANCE,
-    Description,
-    fitting_tensors,
-    has_head,
-    tensor_problems,
-)
+from revt_hf.checkpoints import architecture
 from revt_hf.checkpoints.description import (
-    PROCESSOR_FILE,
     is_train_id_order,
     read_description,
     read_processor,
 )
 from revt_hf.checkpoints.headers import TensorInfo
 from revt_hf.checkpoints.names import COUNTER
-from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError, plain
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
@@ -45,7 +38,7 @@ class MergeInput(Checkpoint):
     """
 
     name: str | None
-    description: Description | None
+    description: architecture.Description | None
     processor: Mapping[str, Any] | None
     file: NDArray[np.int64]
     offset: NDArray[np.int64]
@@ -73,14 +66,15 @@ def open_source(
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
     held, description, processor = checkpoint.tensors, None, None
-    if VARIANCE in held and COUNTER not in held:
+    if architecture.VARIANCE in held and COUNTER not in held:
         held = {**held, COUNTER: TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)}
     if checkpoint.folder is not None:
         folder = checkpoint.folder
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
         description, processor = read_description(folder, label), read_processor(folder)
         checkpoint = replace(checkpoint, classes=description.classes)
-        fitting_tensors(description, held, with_head=whole and has_head(held))
+        whole = whole and architecture.has_head(held)
+        architecture.fitting_tensors(description, held, with_head=whole)
     order = held if order is None else order
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = MergeInput(
@@ -98,9 +92,8 @@ def open_source(
 
 def check_agreement(first: MergeInput, other: MergeInput, encoder_only: bool = False) -> None:
     """Refuse networks that are not the same function of their weights and images."""
-    found = [*_field_differences(first, other, encoder_only)]
-    found += [] if encoder_only else _class_differences(first, other)
-    _refuse(first, other, found)
+    classes = () if encoder_only else _class_differences(first, other)
+    _refuse(first, other, [*_field_differences(first, other, encoder_only), *classes])
 
 
 def check_rows_are_named(used: Sequence[MergeInput], others: Sequence[MergeInput]) -> None:
@@ -120,7 +113,9 @@ def check_same_tensors(
 ) -> None:
     """Refuse a checkpoint that lacks a wanted tensor or holds it in another shape or kind."""
     compared = {name: at for name, at in held.items() if not extra_is_fine or name in wanted}
-    problems = tensor_problems(compared, {name: place.shape for name, place in wanted.items()})
+    problems = architecture.tensor_problems(
+        compared, {name: place.shape for name, place in wanted.items()}
+    )
     _refuse(first, other, [problems] if problems else [])
 
 

@@ -5,10 +5,12 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
+from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
 from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.merging import members
 from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
 from revt_hf.merging.record import ImageSize
@@ -17,18 +19,17 @@ from revt_hf.merging.selection import select
 
 
 @dataclass(frozen=True)
-class MergeItem:
-    """A tensor of the result in the dtype of the head's member; without a rule its exact copy."""
+class MergeItem(TensorInfo):
+    """A tensor of the result in the dtype of the head's member; without a rule its exact copy.
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    ``offset`` is from the end of the file's header.
+    """
+
     rule: int | None
-    count: int
 
     @property
-    def nbytes(self) -> int:
-        return self.count * ITEM_SIZES[self.dtype]
+    def count(self) -> int:
+        return self.nbytes // ITEM_SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -159,17 +160,12 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     rule_of: dict[str, int] = {}
     for number, rule in enumerate(spec.rules):
         rule_of.update(dict.fromkeys(select(rule.select, list(order)), number))
-    head = sources[spec.head - 1]
-    items = tuple(
-        MergeItem(
-            name,
-            head.dtypes[at],
-            place.shape,
-            rule_of.get(name) if place.dtype in FLOATS else None,
-            math.prod(place.shape),
-        )
-        for at, (name, place) in enumerate(order.items())
-    )
+    head, items, end = sources[spec.head - 1], [], 0
+    for (name, place), dtype in zip(order.items(), head.dtypes, strict=True):
+        size = math.prod(place.shape) * ITEM_SIZES[dtype]
+        used = rule_of.get(name) if place.dtype in FLOATS else None
+        items.append(MergeItem(Path(WEIGHTS_FILE), name, dtype, place.shape, end, size, used))
+        end += size
     with_head, base = list(sources), None
     if spec.base is not None:
         base, held = open_source(spec.base, stack, quiet, order, whole=False)
@@ -185,7 +181,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         with_head += [base] if has_head else []
     mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
     members.check_rows_are_named(with_head if mixed else [head], with_head)
-    return MergePlan(spec, tuple(sources), base, items)
+    return MergePlan(spec, tuple(sources), base, tuple(items))
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:

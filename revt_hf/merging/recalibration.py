@@ -19,9 +19,15 @@ from transformers import SegformerForSemanticSegmentation
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import VARIANCE, fitting_tensors, model_config
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description, read_processor
+from revt_hf.checkpoints.description import read_description, read_processor
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.tensors import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import (
+    CONFIG_FILE,
+    PROCESSOR_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    open_checkpoint,
+)
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, Source

@@ -210,10 +210,8 @@ def read_record(folder: Path) -> Record | None:
     """The record of how a folder's weights were made, if there is one."""
     if (folder / MERGE_FILE).is_file():
         return read_merge_record(folder / MERGE_FILE)
-    path = folder / CHANGES_FILE
-    if not path.is_file():
-        return None
-    return parse_record(read_json_object(path), path, RecalibrationRecord)
+    path, kind = folder / CHANGES_FILE, RecalibrationRecord
+    return parse_record(read_json_object(path), path, kind) if path.is_file() else None
 
 
 def checked_record(folder: Path) -> Record | None:
@@ -238,10 +236,8 @@ def describes(record: Record, folder: Path) -> bool | None:
 
 def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:
     """The record of a member: its path, its sha256 by file name if taken, and other fields."""
-    if digests is None:
-        return MemberRecord(path, None, **known)
-    if len(digests) == 1:
-        return MemberRecord(path, next(iter(digests.values())), **known)
+    if digests is None or len(digests) == 1:
+        return MemberRecord(path, "".join(digests.values()) if digests else None, **known)
     # Of shards: the digest of their digests, in the order of their names.
     joined = "".join(digests[name] for name in sorted(digests))
     together = NO_DIGEST if set(joined) == {"0"} else sha256(joined.encode()).hexdigest()

@@ -17,11 +17,12 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.description import PROCESSOR_FILE, processor, read_description
+from revt_hf.checkpoints.description import processor, read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
+    PROCESSOR_FILE,
     TORCH_WEIGHTS_FILE,
     WEIGHTS_FILE,
     Stamps,

@@ -22,10 +22,10 @@ from revt_hf.checkpoints.architecture import (
     Description,
     fitting_tensors,
 )
-from revt_hf.checkpoints.description import PROCESSOR_FILE, read_description
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import common_dtype, tensors_hash
 from revt_hf.checkpoints.names import COUNTER, listed, standard_name
-from revt_hf.checkpoints.tensors import CONFIG_FILE, Checkpoint, open_checkpoint
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError, plain

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,27 +22,19 @@ from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too
 from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.models.load import label_space
 from revt_hf.models.recorded import recorded_protocol
+from revt_hf.prediction import saving
 from revt_hf.prediction.inputs import Input, find_inputs, read_image
-from revt_hf.prediction.saving import (
-    KEPT,
-    LEGENDS,
-    Ids,
-    Kept,
-    Maps,
-    Outputs,
-    Video,
-    VideoOutputs,
-)
 
-_WRITTEN = [f"{kind}/*" for kind in (*KEPT, LEGENDS)]
+Seconds: TypeAlias = Mapping[str, float]  # by model
+_WRITTEN = [f"{kind}/*" for kind in (*saving.KEPT, saving.LEGENDS)]
 
 
 @dataclass(frozen=True)
 class PredictOptions:
     """Options of :func:`predict_files`; the defaults are those of ``revt predict``."""
 
-    kept: tuple[Kept, ...] | None = None  # None: everything that suits the input
-    ids: Ids = "train"
+    kept: tuple[saving.Kept, ...] | None = None  # None: everything that suits the input
+    ids: saving.Ids = "train"
     protocol: Protocol | None = None  # None: the one that the models record
     batch_size: int = 1
     workers: int = 2  # threads that decode images ahead
@@ -63,7 +55,7 @@ class Predicted:
     differing: int = 0  # pixels on which the models disagree
     outputs: list[Path] = field(default_factory=list)
 
-    def add(self, maps: Maps, seconds: Mapping[str, float]) -> None:
+    def add(self, maps: saving.Maps, seconds: Seconds) -> None:
         """Count the class maps of an image or frame."""
         self.frames += 1
         for model, classes in maps.items():
@@ -77,7 +69,6 @@ class Predicted:
             self.differing += int(agreeing.size - np.count_nonzero(agreeing))
 
     def to_json(self, space: LabelSpace) -> dict[str, Any]:
-        """The object in ``revt predict --json``; shares are 0..1."""
         total = self.size[0] * self.size[1] * self.frames
         models = {}
         for model, counts in self.pixels.items():
@@ -101,13 +92,12 @@ class Prediction:
 
     models: Mapping[str, str]
     protocol: Protocol
-    ids: Ids
+    ids: saving.Ids
     space: LabelSpace
     images: Sequence[Predicted]
     failed: Sequence[tuple[Input, str]]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``revt predict --json`` writes."""
         return {
             "models": dict(self.models),
             "protocol": self.protocol.model_dump(mode="json"),
@@ -126,7 +116,7 @@ def predict_files(
     """Write class maps and overlays of images, folders and videos; failing files are warnings."""
     options = options or PredictOptions()
     named = _short_names(models)
-    outputs = Outputs(output, tuple(named), options.kept, options.ids)
+    outputs = saving.Outputs(output, tuple(named), options.kept, options.ids)
     check_output(output, options.overwrite, list(named.values()), _WRITTEN)
     inputs, left_out = find_inputs(paths, output)
     protocol = options.protocol or recorded_protocol(list(named.values()))
@@ -164,7 +154,7 @@ def _short_names(models: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass
 class _Run:
-    outputs: Outputs
+    outputs: saving.Outputs
     segmenters: Mapping[str, Segmenter]
     protocol: Protocol
     options: PredictOptions
@@ -176,7 +166,6 @@ class _Run:
         return minimum_side(model for one in self.segmenters.values() for model in one.models)
 
     def fail(self, item: Input, reason: str) -> None:
-        """Skip a file with a warning."""
         reason = reason.removeprefix(f"{item.path}: ")
         self.failed.append((item, reason))
         self._warn(f"{item.path}: {reason}")
@@ -219,21 +208,21 @@ class _Run:
 
     def _video(self, item: Input, done: dict[Input, Predicted]) -> None:
         try:
-            video = Video(item.path)
+            video = saving.Video(item.path)
         except UserError as error:
             self.fail(item, str(error))
             return
         self.progress.total += video.frames
         self.progress.refresh()
         one = Predicted(item)
-        with VideoOutputs(self.outputs, item, video.rate, one.outputs) as writing:
+        with saving.VideoOutputs(self.outputs, item, video.rate, one.outputs) as writing:
             for row, maps, seconds in self._predicted(self._frames(item, video)):
                 writing.write(one.frames, row["image"], maps)
                 one.add(maps, seconds)
                 done[item] = one
                 self.progress.update()
 
-    def _frames(self, item: Input, video: Video) -> Iterator[Row]:
+    def _frames(self, item: Input, video: saving.Video) -> Iterator[Row]:
         try:
             for frame in video:
                 if reason := self._too_small(frame):
@@ -242,7 +231,7 @@ class _Run:
         except UserError as error:
             self.fail(item, str(error))
 
-    def _predicted(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Maps, dict[str, float]]]:
+    def _predicted(self, rows: Iterable[Row]) -> Iterator[tuple[Row, saving.Maps, Seconds]]:
         """Rows with their class maps and the seconds these took, by model."""
         for batch in same_size_batches(rows, self.protocol, self.options.batch_size):
             images = [row["image"] for row in batch]

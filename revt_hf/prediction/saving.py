@@ -64,7 +64,6 @@ class Outputs:
         return suiting[1:] if is_video else suiting
 
     def path(self, kind: str, name: str, model: str | None = None) -> Path:
-        """The path of a result; ``name`` includes the suffix."""
         own = [model] if model is not None and len(self.models) > 1 else []
         return self.folder.joinpath(kind, *own, name)
 
@@ -94,7 +93,6 @@ class Outputs:
         return done
 
     def in_ids(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A class map of train ids in the chosen ids."""
         return _CITYSCAPES[classes] if self.ids == "cityscapes" else classes
 
 

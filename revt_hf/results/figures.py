@@ -50,7 +50,6 @@ _LEGEND = 0.9
 
 
 def colour(number: int) -> str:
-    """The colour of a member by its index, as on the report page."""
     return COLOURS[number % len(COLOURS)]
 
 
@@ -105,7 +104,6 @@ class Curves:
     curves: tuple[Curve, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that ``revt curves --json`` writes."""
         curves = []
         for curve in self.curves:
             points = [
@@ -119,15 +117,13 @@ class Curves:
 def build_curves(
     results: Sequence[Result], protocol: str | None = None, classes: str | None = None
 ) -> Curves:
-    """The curves of results on the ``corruptions`` domain: of all members, and of each other group.
-
-    ``mean of all`` averages the kinds of corruption, if a network was scored on several.
-    """
+    """The curves of all members and of each other group; several kinds of corruption get a mean."""
     check_subset(classes)
     entries = [e for e in entries_of(by_protocol(results, protocol)) if any(_corruptions(e))]
     if not entries:
         raise UserError(f"no evaluation has scores on the domain '{NAME}'")
-    names = {one.protocol: protocol_name(one.result) or one.protocol.text for one in entries}
+    used = [one.result for one in entries]
+    names = {one.protocol: protocol_name(one) or one.protocol.text for one in used}
     if len(names) > 1:
         known = ", ".join(names.values())
         raise UserError(f"evaluations are by several protocols ({known}): name one, --protocol")
@@ -141,13 +137,12 @@ def build_curves(
         for (line, kind), group in groups.items()
         for (of, corruption), points in _points(group, classes)
     ]
-    return Curves(names[entries[0].protocol], classes, tuple(curves))
+    return Curves(names[used[0].protocol], classes, tuple(curves))
 
 
 def _points(
     group: Sequence[ScoredNetwork], classes: str | None
 ) -> Iterator[tuple[tuple[str, str], dict[int, Spread]]]:
-    """The points of a group's curves, kinds in their order and the mean of all last."""
     _check_images(group)
     scores = [_scores(entry, classes) for entry in group]
     for of in dict.fromkeys(of for network in scores for of, _ in network):
@@ -167,7 +162,6 @@ def _points(
 
 
 def _scores(entry: ScoredNetwork, classes: str | None) -> dict[tuple[str, str], dict[int, float]]:
-    """mIoU of one network by severity, by the corrupted split and the kind."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for corruption, label in _corruptions(entry):
         value = entry.scores[label].over(classes)

@@ -43,8 +43,6 @@ _LATEX = {
 
 
 class TableFormat(StrEnum):
-    """How a table is written."""
-
     terminal = "terminal"
     markdown = "markdown"
     latex = "latex"
@@ -53,7 +51,6 @@ class TableFormat(StrEnum):
 
 
 def table_format(name: str) -> TableFormat:
-    """The format of that name."""
     if name not in list(TableFormat):
         raise UserError(f"--format '{name}': use one of {', '.join(TableFormat)}")
     return TableFormat(name)
@@ -107,7 +104,6 @@ def _terminal(content: TableLayout) -> Group:
 
 
 def markdown(content: TableLayout) -> str:
-    """A table as Markdown that ends in a line break."""
     rules = ["---" if heading.role == "name" else "---:" for heading in content.headings]
     lines = [
         text(content.caption, begins_line=True),
@@ -178,12 +174,10 @@ def _tex(value: str) -> str:
 
 
 def html(content: TableLayout) -> str:
-    """A table as a fragment of HTML with its own style; ends in a line break."""
     return render("fragment.html.jinja", content=content)
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a template of this room; every value is escaped."""
     return templates("revt_hf.results").get_template(template).render(**values)
 
 
@@ -202,7 +196,6 @@ def templates(package: str, escape: Callable[[Any], str] | None = None) -> jinja
 
 
 def csv_lines(tables: Sequence[TableLayout]) -> str:
-    """A line for each row and domain."""
     records = [record for table in tables for record in table.records]
     out = io.StringIO()
     costs = [heading for table in tables for heading in table.headings if heading.role == "cost"]

@@ -92,7 +92,6 @@ class Heading:
 
     @property
     def flat(self) -> str:
-        """Name, part and role in one line."""
         said = [self.part, "source" if self.role == "source" else ""]
         brackets = ", ".join(text for text in said if text)
         return f"{self.name} ({brackets})" if brackets else self.name
@@ -121,10 +120,7 @@ class Span:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Headings and rows of cells, as many in each row.
-
-    ``kinds`` of the rows are for their style; ``records`` are the table's numbers, lines of CSV.
-    """
+    """Headings and rows of cells; ``kinds`` of the rows are styles, ``records`` lines of CSV."""
 
     caption: str
     headings: tuple[Heading, ...]
@@ -160,7 +156,6 @@ class TableLayout:
 
     @property
     def bodies(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
-        """Neighbouring rows of one kind, with their kind."""
         kinds = self.kinds or ("",) * len(self.rows)
         pairs = groupby(zip(kinds, self.rows, strict=True), key=lambda pair: pair[0])
         return [(kind, [row for _, row in group]) for kind, group in pairs]

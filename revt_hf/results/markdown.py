@@ -12,13 +12,12 @@ paths relative to the file's folder; ``<!-- results:end -->`` ends the table.
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, readable
 
 _BEGIN = re.compile(r"<!--\s*results:begin\b(.*?)-->\s*")
 _END = re.compile(r"<!--\s*results:end\s*-->\s*")
@@ -32,8 +31,7 @@ _ENTITY = re.compile(r"&(?=#|\w+;)")
 # GitHub makes links of bare addresses.
 _ADDRESS = re.compile(r"(?i)(?<=[a-z]):(?=//)|(?<=\bwww)\.")
 _BLOCK = re.compile(r"[#+=>-]|\d+(?=[.)])")
-_YAML_MARKUP = re.compile(r"[<`]|\]\(")
-_SHELL_MARKUP = re.compile(r"[<`]|\]\(")
+_MARKS = re.compile(r"[<`]|\]\(")
 
 
 def text(value: str, begins_line: bool = False) -> str:
@@ -57,10 +55,7 @@ def code(value: str) -> str:
 
 
 def yaml_text(values: Any) -> str:
-    """YAML that reads back as ``values`` without ``<``, backticks, links or lines of ``---``.
-
-    It is safe in front matter, in a code block and between HTML tags.
-    """
+    """YAML without ``<``, backticks, links and ``---``: for front matter or between HTML tags."""
     written = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     # They occur between double quotes only; see _Dumper.
     return _replaced(written, "\\x{:02X}")
@@ -89,7 +84,7 @@ def _one_line(value: str) -> str:
 
 
 def _shell_word(word: str) -> str:
-    if word.isprintable() and not _SHELL_MARKUP.search(word):
+    if word.isprintable() and not _MARKS.search(word):
         return shlex.quote(word)
     return f"$'{''.join(map(_shell_char, word))}'"
 
@@ -105,24 +100,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _string(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    quoted = not value.isprintable() or _YAML_MARKUP.search(value)
+    quoted = not value.isprintable() or _MARKS.search(value)
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, '"' if quoted else None)
 
 
 _Dumper.add_representer(str, _string)
 
 
-@dataclass(frozen=True)
-class DocumentTables:
-    """Lines of a Markdown file that a command makes."""
-
-    begin: int
-    end: int
-    words: tuple[str, ...]
-
-
-def sections_of(text: str, path: Path) -> list[DocumentTables]:
-    """The parts of a Markdown text that are made by ``revt table``."""
+def sections_of(text: str, path: Path) -> list[tuple[int, int, list[str]]]:
+    """First line, last line and command of the parts of a Markdown text made by ``revt table``."""
     found = []
     begin: tuple[int, str] | None = None
     fenced = False
@@ -136,7 +122,7 @@ def sections_of(text: str, path: Path) -> list[DocumentTables]:
         elif match:
             break
         elif begin is not None and _END.fullmatch(line):
-            found.append(DocumentTables(begin[0], number, tuple(shlex.split(begin[1]))))
+            found.append((begin[0], number, shlex.split(begin[1])))
             begin = None
     if begin is not None:
         raise UserError(f"{path}, line {begin[0] + 1}: results:begin without results:end")
@@ -144,15 +130,11 @@ def sections_of(text: str, path: Path) -> list[DocumentTables]:
 
 
 def renewed(
-    path: Path,
-    table: Callable[[Sequence[str], str], str],
-    words: Sequence[str] | None = None,
+    path: Path, table: Callable[[Sequence[str], str], str], words: Sequence[str] | None = None
 ) -> tuple[str, str]:
     """A Markdown file as it is, and as it is with its tables made anew."""
-    try:
+    with readable(path):
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     sections = sections_of(text, path)
     if not sections:
         raise UserError(
@@ -162,11 +144,11 @@ def renewed(
     if words is not None and len(sections) > 1:
         raise UserError(f"{path} has {len(sections)} tables: name the results in its comments")
     lines = text.splitlines()
-    for section in reversed(sections):
-        begin = lines[section.begin] if words is None else _begin(shlex.join(words))
-        place = f"{path}, line {section.begin + 1}: results:begin"
-        made = table(section.words if words is None else words, place).splitlines()
-        lines[section.begin : section.end] = [begin, "", *made, ""]
+    for first, last, own in reversed(sections):
+        begin = lines[first] if words is None else _begin(shlex.join(words))
+        place = f"{path}, line {first + 1}: results:begin"
+        made = table(own if words is None else words, place).splitlines()
+        lines[first:last] = [begin, "", *made, ""]
     return text, "\n".join(lines) + "\n"
 
 

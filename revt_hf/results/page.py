@@ -60,7 +60,6 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def score_layout(report: Report) -> TableLayout:
-    """mIoU of every model on every domain, with means, gaps and bars."""
     several = len(report.targets) > 1
     unseen = f"unseen domain{'s' if several else ''}"
     headings = [
@@ -182,7 +181,6 @@ class ClassBar:
 
 
 def class_bars(report: Report) -> list[ClassBar]:
-    """The bars per class; none without a merge, a member, or something to compare."""
     merges, members = report.names("merge")[:1], report.names("member")
     if not merges or not members:
         return []

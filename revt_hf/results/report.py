@@ -5,18 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import SegformerForSemanticSegmentation
+from typing import Literal
 
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
+from revt_hf.data.domains import in_space
 from revt_hf.data.labels import CITYSCAPES, Colour
 from revt_hf.evaluation.cost import library_versions
-from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_for_evaluation
+from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_segmenters
 from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec
 from revt_hf.models.load import label_space
 from revt_hf.models.recorded import read_metrics, recorded_recipe
@@ -30,10 +28,7 @@ _CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
 
 @dataclass(frozen=True)
 class ReportModel:
-    """A row of the report: a model's name in the results, its folder or Hub ID, and a short note.
-
-    An ``init`` holds the initial weights of the members, a ``merge`` their averaged encoder.
-    """
+    """Initial weights, a member or a merge: name in the results, folder or Hub ID, and a note."""
 
     name: str
     kind: ModelKind
@@ -61,11 +56,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report page; the headline is about the first merge.
-
-    ``sources`` and ``targets`` are labels of domains, ``colours`` those of the classes; ``details``
-    are headings with texts.
-    """
+    """The content of a report page; ``sources`` and ``targets`` are labels of domains."""
 
     title: str
     intro: str
@@ -127,15 +118,11 @@ class Report:
         return [score for (_, where), score in self._scores.items() if where == domain]
 
     def classes(self, domain: str) -> set[str]:
-        """The classes for which some model has an IoU on a domain."""
         scores = self.on(domain)
         return {name for one in scores for name, value in one.iou.items() if value is not None}
 
     def class_means(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Class -> model -> mean IoU (0..100) over the unseen domains where every model has one.
-
-        Thus all means of a class are over the same domains; classes without any are left out.
-        """
+        """Class -> model -> mean IoU (0..100) over the unseen domains where all models have one."""
         means = {}
         for name in {name for score in self._scores.values() for name in score.iou}:
             columns = []
@@ -177,39 +164,30 @@ def compare(
     splits: Sequence[SplitSpec],
     protocol: Protocol,
     details: Mapping[str, str],
+    results: Sequence[Result] | None = None,
     quiet: bool = False,
 ) -> Report:
-    """Score all models on all splits and draw one image of every unseen one."""
-    networks = {model.name: load_for_evaluation(model.folder) for model in models}
-    loaded = [(split, load_labelled(split.spec, split.split)) for split in splits]
-    results = evaluate(networks, loaded, protocol, EvaluateOptions(quiet=quiet))
-    return build_report(title, intro, models, loaded, protocol, results, details, networks)
-
-
-def build_report(
-    title: str,
-    intro: str,
-    models: Sequence[ReportModel],
-    splits: Sequence[tuple[SplitSpec, Any]],
-    protocol: Protocol,
-    results: Sequence[Result],
-    details: Mapping[str, str],
-    networks: Mapping[str, SegformerForSemanticSegmentation] | None = None,
-) -> Report:
-    """A report of models that have been scored; ``networks`` are those that are loaded already."""
+    """A report with one image of every unseen split; without ``results`` the models are scored."""
     # One head is enough to look at.
     merges = [model for model in models if model.kind == "merge"][:1]
     drawn = [model for model in models if model.kind == "member" or model in merges]
-    networks = networks or {model.name: load_for_evaluation(model.folder) for model in drawn}
-    space = label_space(next(iter(networks.values())))
+    needed = models if results is None else drawn
+    networks = load_segmenters({model.name: model.folder for model in needed})
+    space = label_space(next(iter(networks.values())).models[0])
+    loaded = [
+        (split, in_space(load_labelled(split.spec, split.split), space, split.label))
+        for split in splits
+    ]
+    if results is None:
+        results = evaluate(networks, loaded, protocol, EvaluateOptions(quiet=quiet))
     examples = []
-    for split, images in splits:
+    for split, images in loaded:
         if not split.is_source:
             row = images[len(images) // 2]
             image = row["image"]
             panels = [Panel("input", image), Panel("ground truth", space.colourise(row["label"]))]
             for model in drawn:
-                classes = predict(networks[model.name], image, protocol)
+                classes = networks[model.name].class_map(image, protocol)
                 panels.append(Panel(model.name, overlay(image, classes, space=space)))
             examples.append(Example(split.label, row["name"], panels))
     curves = []
@@ -229,8 +207,8 @@ def build_report(
         title=title,
         intro=intro,
         models=list(models),
-        sources=[split.label for split, _ in splits if split.is_source],
-        targets=[split.label for split, _ in splits if not split.is_source],
+        sources=[split.label for split in splits if split.is_source],
+        targets=[split.label for split in splits if not split.is_source],
         results=list(results),
         examples=examples,
         curves=curves,
@@ -240,7 +218,6 @@ def build_report(
 
 
 def write_sheet(report: Report, path: Path) -> None:
-    """Write the report's examples as one PNG for a README."""
     contact_sheet(
         [example.panels for example in report.examples],
         [panel.title for panel in report.examples[0].panels],

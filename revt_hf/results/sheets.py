@@ -26,8 +26,6 @@ _TEXT_GAP = 8
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One image with its title."""
-
     title: str
     image: NDArray[np.uint8]
 
@@ -41,10 +39,7 @@ def overlay(
     opacity: float = 0.6,
     space: LabelSpace = CITYSCAPES,
 ) -> NDArray[np.uint8]:
-    """Lay the space's colours of a label map (H, W) over an RGB image (H, W, 3), both uint8.
-
-    ``opacity`` is the share of the label's colour, 0..1; ignored pixels (255) keep the image.
-    """
+    """Lay the colours of a label map (H, W) over an image (H, W, 3), both uint8; 255 keeps it."""
     _check_image(image, "image")
     if labels.shape != image.shape[:2] or labels.dtype != np.uint8:
         raise UserError(
@@ -70,11 +65,7 @@ def contact_sheet(
     path: Path,
     panel_width: int = 400,
 ) -> None:
-    """Write a grid of images with titles and a colour legend as PNG, atomically.
-
-    Every image is scaled to ``panel_width``; a row is as high as its highest image. A panel's
-    own title is below it unless it is empty or the column's title.
-    """
+    """Write a grid of images with titles, captions and a colour legend as PNG, atomically."""
     if not rows or not all(rows):
         raise UserError("a contact sheet needs at least one row, and an image in every row")
     if panel_width < 64:
@@ -88,9 +79,21 @@ def contact_sheet(
     width = lefts[-1] + panel_width + _MARGIN
     headings = [_wrap(title, bold, panel_width) for title in column_titles]
     top = _MARGIN + max(map(len, headings)) * line + _TEXT_GAP
-    bands = [_Band(row, column_titles, font, panel_width) for row in rows]
+    images = [[_scaled(panel, panel_width) for panel in row] for row in rows]
+    captions = [
+        [
+            [] if panel.title == heading else _wrap(panel.title, font, panel_width)
+            for panel, heading in zip(row, column_titles, strict=False)
+        ]
+        for row in rows
+    ]
+    texts = [max(map(len, row)) * _line_height(font) for row in captions]
+    inner = [max(image.height for image in row) for row in images]
+    heights = [
+        image + bool(text) * (text + _TEXT_GAP) for image, text in zip(inner, texts, strict=True)
+    ]
     legend = _legend(legend_colours, font, width - 2 * _MARGIN)
-    bottom = top + sum(band.height for band in bands) + (len(rows) - 1) * _GAP
+    bottom = top + sum(heights) + (len(rows) - 1) * _GAP
     height = bottom + (_GAP * 2 + legend.height if legend else 0) + _MARGIN
 
     sheet = Image.new("RGB", (width, height), "white")
@@ -99,36 +102,22 @@ def contact_sheet(
         above = top - _TEXT_GAP - len(heading) * line
         _centred(draw, heading, bold, x + panel_width // 2, above, _INK)
     y = top
-    for band, row_title in zip(bands, row_titles, strict=True):
-        _upwards(sheet, _wrap(row_title, bold, panel_width), bold, y, band.image_height)
-        for x, image, caption in zip(lefts, band.images, band.captions, strict=False):
+    for number, row_title in enumerate(row_titles):
+        _upwards(sheet, _wrap(row_title, bold, panel_width), bold, y, inner[number])
+        for x, image, caption in zip(lefts, images[number], captions[number], strict=False):
             sheet.paste(image, (x, y))
-            below = y + band.image_height + _TEXT_GAP // 2
+            below = y + inner[number] + _TEXT_GAP // 2
             _centred(draw, caption, font, x + panel_width // 2, below, _MUTED)
-        y += band.height + _GAP
+        y += heights[number] + _GAP
     if legend:
         sheet.paste(legend, (_MARGIN, bottom + 2 * _GAP))
     with atomic_file(path) as scratch:
         sheet.save(scratch, format="PNG", optimize=True)
 
 
-class _Band:
-    """A row of a contact sheet: scaled images, wrapped captions, and their heights."""
-
-    def __init__(
-        self, row: Sequence[Panel], headings: Sequence[str], font: Font, width: int
-    ) -> None:
-        self.images = [
-            image.resize((width, max(1, round(image.height * width / image.width))), _LANCZOS)
-            for image in (Image.fromarray(panel.image) for panel in row)
-        ]
-        self.captions = [
-            [] if panel.title == heading else _wrap(panel.title, font, width)
-            for panel, heading in zip(row, headings, strict=False)
-        ]
-        self.image_height = max(image.height for image in self.images)
-        text = max(map(len, self.captions)) * _line_height(font)
-        self.height = self.image_height + (text + _TEXT_GAP if text else 0)
+def _scaled(panel: Panel, width: int) -> Image.Image:
+    image = Image.fromarray(panel.image)
+    return image.resize((width, max(1, round(image.height * width / image.width))), _LANCZOS)
 
 
 def legend_strip(classes: Mapping[str, Colour], width: int) -> NDArray[np.uint8]:
@@ -141,10 +130,7 @@ def legend_strip(classes: Mapping[str, Colour], width: int) -> NDArray[np.uint8]
 
 
 def title_strip(titles: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """Titles, (H, width x titles, 3), uint8, to go above images that are side by side; H is even.
-
-    Titles that are wider than an image are cut off.
-    """
+    """Titles, (H, width x titles, 3), uint8, to go above images side by side; H is even."""
     font = _strip_font(width)
     height = 2 * ((_line_height(font) + _TEXT_GAP) // 2)
     strip = Image.new("RGB", (width * len(titles), height), "white")

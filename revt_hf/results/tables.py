@@ -17,9 +17,11 @@ from revt_hf.results.layout import (
     best_rows,
     cost_cell,
 )
-from revt_hf.results.paper import DOMAINS, ROWS, SOURCES
 from revt_hf.results.rows import (
+    DOMAINS,
     MEAN,
+    ROWS,
+    SOURCES,
     ScoredNetwork,
     Sources,
     TableRow,
@@ -38,8 +40,6 @@ _KINDS = ("init", "member", "merge", "recalibrated", "ensemble", "selection")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What a table shows."""
-
     classes: str | None = None
     protocol: str | None = None
     per_model: bool = False
@@ -86,7 +86,6 @@ class _Table:
         return any(len(row.entries) > 1 for row in self.rows)
 
     def layout(self) -> TableLayout:
-        """The table as text."""
         self.rows.sort(key=_order)
         if len({row.size for row in self.rows}) > 1:
             self.rows = [_with_size(row) for row in self.rows]
@@ -183,7 +182,6 @@ class _Table:
             }
 
     def _notes(self, has_best: bool) -> Iterator[str]:
-        """What a reader must know, in sentences."""
         if self.counted:
             yield "Mean \u00b1 population standard deviation over n networks (seeds and heads)."
         if has_best:
@@ -222,8 +220,8 @@ def build_tables(
     entries = entries_of(by_protocol(results, options.protocol))
     check_names_of_protocols(entries)
     tables = []
-    for protocol in dict.fromkeys(entry.protocol for entry in entries):
-        same = [entry for entry in entries if entry.protocol == protocol]
+    for protocol in dict.fromkeys(entry.result.protocol for entry in entries):
+        same = [entry for entry in entries if entry.result.protocol == protocol]
         for sources, part in by_source(same, [entry.sources for entry in same]).items():
             tables.append(_table(protocol, sources, part, options))
     if options.paper is not None:

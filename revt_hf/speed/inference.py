@@ -158,14 +158,43 @@ def measure_model(
     progress: Any,
 ) -> list[InferenceRow]:
     """A row for each variant of a model; ``progress`` is a tqdm bar."""
+    pixels = prepare(measuring.smooth_image(*options.image), options.protocol)
     rows: list[InferenceRow] = []
     maps: dict[str, NDArray[np.uint8]] = {}
+
+    def measure(row: InferenceRow, variant: Variant) -> None:
+        plain = variant.segmenter(model, torch.device("cpu"))
+        row.parameters = parameters_of(plain)
+        row.flops = flops_of(plain, options.image, options.protocol)
+        segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
+        if segmenter is None:
+            return
+        predict = partial(_class_maps, segmenter, options.image)
+        found, row.failure = attempt(partial(predict, pixels), variant.compiled)
+        if found is None:
+            return
+        maps[row.variant] = found[0]
+        memory = partial(peak_mib, segmenter, options.image, options.protocol)
+        row.peak_mib, _ = attempt(partial(memory, 1))
+        if options.frame_rate:
+            call = partial(predict, pixels)
+            seconds = measuring.run_seconds(call, options.warm_up, options.images)
+            row.images_per_second = 1 / statistics.median(seconds)
+            row.mean_images_per_second = 1 / statistics.fmean(seconds)
+        if options.best_batch:
+            limits = variant.compiled, options.largest_batch
+            row.tried, row.ended_by = rates_by_batch(predict, pixels, *limits)
+            if row.tried:
+                row.best_batch = max(row.tried, key=row.tried.__getitem__)
+                row.best_images_per_second = row.tried[row.best_batch]
+                row.best_batch_peak_mib, _ = attempt(partial(memory, row.best_batch))
+
     for key, variant in variants.items():
         progress.set_postfix_str(f"{name} {key}")
+        # Beyond a number of compiled networks torch silently runs further ones uncompiled.
+        torch.compiler.reset()
         rows.append(InferenceRow(name, key))
-        found = _measure(rows[-1], variant, model, options, device)
-        if found is not None:
-            maps[key] = found
+        measure(rows[-1], variant)
         progress.update()
     for reference in [row for row in rows if row.variant == REFERENCE and REFERENCE in maps]:
         for row in [row for row in rows if row.variant in maps]:
@@ -174,44 +203,6 @@ def measure_model(
             best = ratio(row.best_images_per_second, reference.best_images_per_second)
             row.best_ratio_to_sdpa = best
     return rows
-
-
-def _measure(
-    row: InferenceRow,
-    variant: Variant,
-    model: Model,
-    options: InferenceOptions,
-    device: torch.device,
-) -> NDArray[np.uint8] | None:
-    """Fill in a row; the class map of the image, or None if the variant does not run here."""
-    # Beyond a number of compiled networks torch silently runs further ones uncompiled.
-    torch.compiler.reset()
-    plain = variant.segmenter(model, torch.device("cpu"))
-    row.parameters = parameters_of(plain)
-    row.flops = flops_of(plain, options.image, options.protocol)
-    pixels = prepare(measuring.smooth_image(*options.image), options.protocol)
-    segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
-    if segmenter is None:
-        return None
-    predict = partial(_class_maps, segmenter, options.image)
-    first, row.failure = attempt(partial(predict, pixels), variant.compiled)
-    if first is None:
-        return None
-    memory = partial(peak_mib, segmenter, options.image, options.protocol)
-    row.peak_mib, _ = attempt(partial(memory, 1))
-    if options.frame_rate:
-        call = partial(predict, pixels)
-        seconds = measuring.run_seconds(call, options.warm_up, options.images)
-        row.images_per_second = 1 / statistics.median(seconds)
-        row.mean_images_per_second = 1 / statistics.fmean(seconds)
-    if options.best_batch:
-        limits = variant.compiled, options.largest_batch
-        row.tried, row.ended_by = rates_by_batch(predict, pixels, *limits)
-        if row.tried:
-            row.best_batch = max(row.tried, key=row.tried.__getitem__)
-            row.best_images_per_second = row.tried[row.best_batch]
-            row.best_batch_peak_mib, _ = attempt(partial(memory, row.best_batch))
-    return first[0]
 
 
 @torch.inference_mode()

@@ -1,8 +1,4 @@
-"""Training samples as a function of their position in the run.
-
-Position ``n`` determines the image, the crop and every other draw, so neither the number of
-workers or processes nor an interruption changes what the network sees.
-"""
+"""Training samples as a function of their position: no worker or interruption changes them."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,7 +24,6 @@ _MIXTURE = 0x6D6978
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
-    """The training images of a source, from its prepared folder if it names one."""
     if source.prepared is None:
         return load_spec(source, source.train)
     return load_prepared(source, augmentation.max_size)
@@ -37,7 +32,6 @@ def load_training(source: Source, augmentation: Augmentation) -> Any:
 def pipeline_spec(
     augmentation: Augmentation, normalisation: Normalisation = IMAGENET
 ) -> PipelineSpec:
-    """The settings of the augmentation pipeline that a recipe asks for."""
     return PipelineSpec(**augmentation.model_dump(), mean=normalisation.mean, std=normalisation.std)
 
 
@@ -107,7 +101,6 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
 def training_loader(
     crops: TrainingCrops, batch_size: int, workers: int, first_position: int
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches from ``first_position`` to the end of the run, in order."""
     workers = worker_count(workers, len(crops))
     return DataLoader(
         crops,

@@ -29,8 +29,9 @@ Averaging = Literal["valid", "paper_code"]
 
 
 def averaged_pixels(labels: torch.Tensor, averaging: Averaging) -> torch.Tensor:
-    """The number of pixels, int64, that (N, H, W) labels contribute to the mean of their loss."""
+    """How many pixels (int64) labels (N, H, W) contribute to the mean of their loss."""
     if averaging == "paper_code":
+        # Also ignored ones, as mmsegmentation 0.x ``losses/cross_entropy_loss.py``.
         return labels.new_full((), labels.numel())
     return (labels != IGNORE_INDEX).sum()
 
@@ -44,9 +45,7 @@ def segmentation_loss(
 ) -> torch.Tensor:
     """Mean cross-entropy of logits (N, C, h, w) upsampled to labels (N, H, W); 0 without a pixel.
 
-    ``paper_code`` also averages over ignored pixels, as mmsegmentation 0.x
-    ``losses/cross_entropy_loss.py``; parts of a batch that get the whole's ``pixels`` sum to its
-    loss.
+    Parts of a batch that get the whole's ``pixels`` sum to its loss.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if rows is None:
@@ -67,11 +66,7 @@ VALID_LOSS: Loss = partial(segmentation_loss, averaging="valid")
 
 
 def summed_in_strips(logits: torch.Tensor, labels: torch.Tensor, rows: int) -> torch.Tensor:
-    """Cross-entropy of bilinearly upsampled logits, summed over all labelled pixels.
-
-    Bilinear upsampling is a matrix product on either side: one strip of ``rows`` at a time is
-    upsampled, scored and dropped, and the gradient (softmax minus one-hot) computed on the way.
-    """
+    """Cross-entropy of bilinearly upsampled logits, summed; never held at label size."""
     with full_precision(logits):
         total: torch.Tensor = _SummedInStrips.apply(logits, labels, rows)
     return total
@@ -80,6 +75,8 @@ def summed_in_strips(logits: torch.Tensor, labels: torch.Tensor, rows: int) -> t
 class _SummedInStrips(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, rows: int) -> torch.Tensor:
+        # Bilinear upsampling is a matrix product on either side: one strip of rows at a time is
+        # upsampled, scored and dropped, and the gradient computed on the way.
         height, full_height = logits.shape[2], labels.shape[1]
         down = _bilinear_weights(height, full_height, logits)
         across = _bilinear_weights(logits.shape[3], labels.shape[2], logits)
@@ -110,7 +107,7 @@ class _SummedInStrips(torch.autograd.Function):
 
 
 def _gradient(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Gradient of the summed loss by the logits, from their log-softmax (N, C, H, W), in place."""
+    """Softmax minus one-hot, from log-softmax (N, C, H, W), in place."""
     counts = (labels != IGNORE_INDEX)[:, None]
     gradient = scores.exp_()
     gradient.scatter_add_(
@@ -175,7 +172,6 @@ class Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Exclude the time until now from the speed."""
         self._since = time.perf_counter()
         self._steps = 0
 

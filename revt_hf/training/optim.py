@@ -17,11 +17,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
-    """Four groups: encoder or decode head, with weight decay or without (LayerNorm).
-
-    Everything else decays, biases and the head's BatchNorm, too, like the paper's ``custom_keys``
-    (``head``: lr_mult 10, ``norm``: decay_mult 0).
-    """
+    """Encoder or decode head, with decay or without (LayerNorm), as the paper's ``custom_keys``."""
     undecayed = {
         id(parameter)
         for module in model.modules()
@@ -101,18 +97,14 @@ def _joined(one: _Segment, other: _Segment) -> _Segment:
 
 @dataclass
 class WindowAverage:
-    """SWAD: the mean of the weights after every step of a window, in float32.
+    """SWAD (Cha et al., NeurIPS 2021, algorithm 1): the mean weights of a window of steps.
 
-    The window opens with a segment (the steps between two validations) whose loss is the lowest of
-    ``patience`` consecutive ones, the segment itself being the first of them: from there on the
-    loss no longer falls. It closes before ``overfit_patience`` consecutive segments whose loss
-    exceeds ``tolerance`` times the mean loss of those that opened it. Float buffers (BatchNorm's
-    running statistics) are averaged as well; of counters the latest value is kept.
-
-    Finished segments are held in CPU memory, at most one more than the larger patience.
-
-    Reference: Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, NeurIPS 2021,
-    algorithm 1, with the loss of a segment measured at its end.
+    The window opens with a segment (the steps between two validations) whose loss, measured at its
+    end, is the lowest of ``patience`` consecutive ones, itself the first: from there on the loss no
+    longer falls. It closes before ``overfit_patience`` consecutive segments whose loss exceeds
+    ``tolerance`` times the mean of those that opened it. Float buffers are averaged as well; of
+    counters the latest value is kept. Finished segments are in CPU memory, at most one more than
+    the larger patience.
     """
 
     patience: int
@@ -161,12 +153,9 @@ class WindowAverage:
             self.waiting, self.running, self.closed = [], {}, True
 
     def result(self) -> tuple[Weights, dict[str, Any]]:
-        """The averaged weights, under the model's names, and the steps they are the mean of.
-
-        If the loss fell until the end, these are the weights of the last segment alone, as in the
-        authors' implementation, and a warning is logged.
-        """
+        """The averaged weights, under the model's names, and the steps they are the mean of."""
         if self.window is None:
+            # As in the authors' implementation.
             found = self.waiting[-1]
             _log.warning(
                 "SWAD: the loss on source-val did not stop falling within %d validations; the "

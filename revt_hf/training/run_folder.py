@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -64,8 +65,6 @@ class _Stamp(Section):
 
 
 class _Manifest(Section):
-    """``checkpoint.json``."""
-
     format: Literal["revt_hf.checkpoint/1"] = "revt_hf.checkpoint/1"
     step: int
     files: dict[str, _Stamp]
@@ -99,16 +98,13 @@ def load_checkpoint(folder: Path, state: State) -> None:
     import torch
     from safetensors.torch import load_file
 
+    load = partial(torch.load, map_location="cpu", weights_only=True)
     # All are read before the first is used.
     read: dict[str, Any] = {}
     for name in state:
         path = folder / name
         try:
-            read[name] = (
-                load_file(path)
-                if name == MODEL
-                else torch.load(path, map_location="cpu", weights_only=True)
-            )
+            read[name] = load_file(path) if name == MODEL else load(path)
         # Damage surfaces anywhere in the reader, with error classes of its own.
         except Exception as error:
             raise UserError(f"{path} cannot be read as a part of a checkpoint") from error

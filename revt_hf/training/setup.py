@@ -53,7 +53,6 @@ class RunParts:
 
 
 def load_parts(recipe: Recipe) -> RunParts:
-    """Load and check the data and the model of a recipe."""
     space = space_of_spec(recipe.sources[0])
     for source in recipe.sources:
         space.rows(space_of_spec(source).classes, domain_label(source, source.train))
@@ -120,7 +119,6 @@ class RunRecord(Section):
 
 
 def effective_batch(settings: Training, processes: int) -> int:
-    """Images per optimizer step."""
     images = settings.batch_size * settings.gradient_accumulation * processes
     if settings.effective_batch not in (None, images):
         raise UserError(
@@ -162,16 +160,12 @@ def statistics(batch_norm: Literal["live", "frozen"], device: str, processes: in
 
 
 def apply_statistics(model: nn.Module, kind: Statistics) -> None:
-    """Replace BatchNorm by SyncBatchNorm for ``all processes``; parameters stay the same."""
     if kind == "all processes":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def training_mode(model: nn.Module, kind: Statistics) -> None:
-    """``model.train()``, except that frozen BatchNorm neither uses nor updates batch statistics.
-
-    Its weight and bias keep learning (like mmsegmentation's ``norm_eval``).
-    """
+    """``model.train()``, but of frozen BatchNorm only weight and bias learn (``norm_eval``)."""
     model.train()
     if kind == "frozen":
         for module in model.modules():
@@ -244,10 +238,7 @@ def save_result(
 def image_processor(
     recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
 ) -> Any:
-    """The Hugging Face image processor that prepares images like the test protocol.
-
-    It resizes to one fixed size, so it is exact for images of the source's aspect ratio.
-    """
+    """Prepares images like the test protocol, exactly for the source's aspect ratio."""
     max_size = recipe.evaluation.max_size
     height, width = size if max_size is None else fit_size(*size, max_size)
     return SegformerImageProcessorPil(

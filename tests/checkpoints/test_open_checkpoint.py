@@ -13,11 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import SegformerModel
 
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
 from tests.helpers.hub_repository import COMMIT, Hub, Repository, files_of
 from tests.helpers.hub_server import serve_hub
-from tests.helpers.segformers import tiny
+from tests.helpers.segformers import check_opened, tiny
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,6 @@ def test_sources_of_every_kind_have_the_same_tensors(model, folder, tmp_path, sc
     if kind is _encoder:
         expected = {n: tensor for n, tensor in expected.items() if n.startswith("segformer.")}
     with open_checkpoint(source) as checkpoint:
-        found = {name: read_tensor(place) for name, place in checkpoint.tensors.items()}
         assert checkpoint.label == str(source)
         assert checkpoint.folder == (tmp_path / "own" if kind in DESCRIBED else None)
         order = [(place.file, place.offset) for place in checkpoint.tensors.values()]
@@ -101,10 +99,7 @@ def test_sources_of_every_kind_have_the_same_tensors(model, folder, tmp_path, sc
         assert rewritten == [kind is _torch_weights] * len(rewritten)
         assert (checkpoint.files != checkpoint.originals) == (kind is _torch_weights)
         assert not any(scratch in file.parents for file in checkpoint.originals)
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+    check_opened(source, expected)
 
 
 def test_temporary_files_go_when_the_reader_fails_and_need_a_place(tmp_path, scratch, monkeypatch):

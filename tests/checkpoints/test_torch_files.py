@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import open_checkpoint
-from revt_hf.checkpoints.torch_files import read_tensor, read_torch_file
+from revt_hf.checkpoints.torch_files import read_torch_file
 from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
@@ -24,6 +24,7 @@ from revt_hf.models.convert import convert
 from revt_hf.models.load import load_model
 from tests.helpers.mutate import COUNT, cases, mutated_bytes, reads_or_refuses
 from tests.helpers.original_files import original_state
+from tests.helpers.segformers import check_opened
 
 QUERY = "backbone.block1.0.attn.q.weight"
 ON_DISK = "segformer.encoder.block.0.0.attention.self.query.weight"
@@ -197,11 +198,8 @@ def test_one_model_is_found_whatever_it_lies_in(plain, tmp_path, content):
     old = read_torch_file(tmp_path / "old.pth").tensors
     torch.save(content, tmp_path / "x.pth")
     expected = load_file(plain / "model.safetensors")
-    with open_checkpoint(tmp_path / "x.pth") as checkpoint:
-        assert checkpoint.tensors.keys() == expected.keys()
-        for name, place in checkpoint.tensors.items():
-            assert torch.equal(read_tensor(place), expected[name]), name
-            assert torch.equal(old[name], expected[name]), name
+    check_opened(tmp_path / "x.pth", expected)
+    assert all(torch.equal(old[name], tensor) for name, tensor in expected.items())
     found = load_file(convert(tmp_path / "x.pth", tmp_path / "out").output / "model.safetensors")
     assert found.keys() == expected.keys()
 
@@ -211,13 +209,8 @@ def test_safetensors_of_the_original_and_wrapped_ones(plain, tmp_path, prefix):
     expected = load_file(plain / "model.safetensors")
     save_file({**prefixed(prefix), "n_averaged": torch.tensor(1)}, tmp_path / "a.safetensors")
     save_file(prefixed(prefix, expected), tmp_path / "b.safetensors")
-    for name in "ab":
-        with open_checkpoint(tmp_path / f"{name}.safetensors") as checkpoint:
-            assert checkpoint.tensors.keys() == expected.keys()
-            for tensor, place in checkpoint.tensors.items():
-                assert torch.equal(read_tensor(place), expected[tensor]), tensor
-    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
-        assert "n_averaged" in checkpoint.dropped
+    assert "n_averaged" in check_opened(tmp_path / "a.safetensors", expected)
+    check_opened(tmp_path / "b.safetensors", expected)
 
 
 def test_a_float_count_of_batches_is_a_whole_number(plain, tmp_path):

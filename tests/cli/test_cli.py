@@ -9,7 +9,7 @@ import yaml
 
 from revt_hf.cli.main import main
 from revt_hf.evaluation.result import read_results
-from tests.helpers.command_line import refused, revt
+from tests.helpers.command_line import refused, revt, words_of
 from tests.helpers.tiny import TINY
 
 
@@ -38,7 +38,7 @@ def words(members, recipe, tmp_path):
     (tmp_path / "full" / "keep.txt").write_text("precious")
     paths = {"MODEL": members[0], "OTHER": members[1], "RECIPE": recipe}
     paths |= {"OUT": tmp_path / "out", "FULL": tmp_path / "full"}
-    return lambda text: [paths.get(word, word) for word in text.split()]
+    return lambda text: words_of(text, paths)
 
 
 def test_train_merge_evaluate(capsys, members, tmp_path):

@@ -17,7 +17,7 @@ from revt_hf.cli.app import app
 from revt_hf.cli.merge import _parser
 from revt_hf.cli.options import key_values, named_models, parse_max_size
 from revt_hf.core.errors import UserError
-from tests.helpers.command_line import refused, revt
+from tests.helpers.command_line import refused, revt, words_of
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny import TINY
 
@@ -136,16 +136,8 @@ def paths(tmp_path_factory):
 @pytest.fixture
 def line(paths, tmp_path):
     """Words of a command line in which names stand for paths."""
-    known = {**paths, "OUT": tmp_path / "out"}
-
-    def words(text):
-        for word in text.split():
-            name, equals, path = word.rpartition("=")
-            stem = path.partition(".")[0]
-            whole = f"{known[stem]}{path[len(stem) :]}" if stem in known else path
-            yield f"{name}{equals}{whole}"
-
-    return words
+    outputs = {"OUT": tmp_path / "out", "OUT2": tmp_path / "out2"}
+    return lambda text: words_of(text, {**paths, **outputs})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +161,7 @@ def line(paths, tmp_path):
     ],
 )
 def test_a_missing_model_is_one_sentence(capsys, line, tmp_path, text):
-    error = refused(capsys, *line(text.replace("OUT2", f"{tmp_path}/out2")))
+    error = refused(capsys, *line(text))
     assert "/no/model" in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 

@@ -106,12 +106,13 @@ def test_one_process_writes_and_a_dead_one_does_not_count(tmp_path):
 
 
 def test_a_thread_may_lock_again_and_another_thread_may_not(tmp_path):
-    with locked(tmp_path / "out"), ThreadPoolExecutor(1) as pool:
-        _write(tmp_path / "out", "mine")
+    out = tmp_path / "out"
+    with locked(out), ThreadPoolExecutor(1) as pool:
+        _write(out, "mine")
         with pytest.raises(UserError, match="is being written by another process"):
-            pool.submit(_write, tmp_path / "out", "other", overwrite=True).result()
-    assert (tmp_path / "out" / "a.txt").read_text() == "mine"
-    _write(tmp_path / "out", "again", overwrite=True)
+            pool.submit(_write, out, "other", overwrite=True).result()
+    assert (out / "a.txt").read_text() == "mine"
+    _write(out, "again", overwrite=True)
 
 
 def test_locks_taken_in_a_hurry_exclude_each_other(tmp_path):
@@ -141,8 +142,7 @@ def test_leftovers_beside_an_output_go_with_the_next_call(tmp_path, monkeypatch,
     out = tmp_path / "out"
     _write(out, "old")
     for what in ("new", "old"):
-        beside(out, what).mkdir()
-        (beside(out, what) / "a.txt").write_text("half")
+        _write(beside(out, what), "half")
     _write(out, "new", overwrite=True)
     assert (out / "a.txt").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -34,10 +34,9 @@ MIB = 2**20
 )
 def test_affinity_and_slurm_limit_the_cores(monkeypatch, affinity, slurm, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: affinity)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64 if affinity else None)
     if affinity is None:
         monkeypatch.delattr(os, "sched_getaffinity")
-        monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     if slurm is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
@@ -130,7 +129,7 @@ def test_available_memory(tmp_path, monkeypatch, case):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{content}\n")
-    monkeypatch.setattr(resources, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(resources, "_CONTROL_GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(resources, "_OWN_GROUPS", tmp_path / "own")
+    places = {"_MEMORY": "meminfo", "_CONTROL_GROUPS": "cgroup", "_OWN_GROUPS": "own"}
+    for constant, name in places.items():
+        monkeypatch.setattr(resources, constant, tmp_path / name)
     assert available_mib() == expected

@@ -10,9 +10,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.cost import cost_of, cuda_peak_mib, flops_of, parameters_of
 from revt_hf.evaluation.predictor import ensemble_segmenter, model_segmenter
 from revt_hf.models.load import for_inference_
-from tests.helpers.networks import tiny_model
-
-NATIVE = Protocol(max_size=None)
+from tests.helpers.networks import NATIVE, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +20,13 @@ def models():
 
 def _flops_by_hand(model, height, width):
     """Twice the multiplications of convolutions, linear layers and attention."""
-    total = 0
+    counts = []
 
-    def convolution(module, inputs, output):
-        nonlocal total
-        total += 2 * output.numel() * module.weight[0].numel()
+    def count(module, inputs, output):
+        counts.append(2 * output.numel() * module.weight[0].numel())
 
-    def linear(module, inputs, output):
-        nonlocal total
-        total += 2 * output.numel() * module.in_features
-
-    handles = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(convolution))
-        elif isinstance(module, nn.Linear):
-            handles.append(module.register_forward_hook(linear))
+    layers = [one for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
     with torch.inference_mode():
         model(pixel_values=torch.zeros(1, 3, height, width))
     for handle in handles:
@@ -46,28 +35,34 @@ def _flops_by_hand(model, height, width):
         queries = height * width // 4 ** (stage + 2)
         keys = queries // model.config.sr_ratios[stage] ** 2
         # Queries by keys, and weights by values.
-        total += model.config.depths[stage] * 2 * (2 * queries * keys * channels)
-    return total
+        counts.append(model.config.depths[stage] * 2 * (2 * queries * keys * channels))
+    return sum(counts)
 
 
-def test_flops_are_those_of_every_product(models):
-    single = model_segmenter(models[0])
+@pytest.fixture
+def single(models):
+    return model_segmenter(models[0])
+
+
+def test_flops_are_those_of_every_product(models, single):
     assert flops_of(single, (64, 128), NATIVE) == _flops_by_hand(models[0], 64, 128)
 
 
-def test_flops_follow_the_protocol(models):
-    single = model_segmenter(models[0])
+def test_flops_follow_the_protocol(single):
     one = flops_of(single, (64, 64), NATIVE)
-    assert flops_of(single, (128, 128), Protocol(max_size=(64, 64))) == one
-    assert flops_of(single, (64, 64), Protocol(max_size=None, flip=True)) == 2 * one
-    assert flops_of(single, (64, 96), Protocol(max_size=None, window=64, stride=48)) == 2 * one
+    for size, fields, times in (
+        ((128, 128), {"max_size": (64, 64)}, 1),
+        ((64, 64), {"flip": True}, 2),
+        ((64, 96), {"window": 64, "stride": 48}, 2),
+    ):
+        assert flops_of(single, size, Protocol(**{"max_size": None, **fields})) == times * one
     twice = Protocol(max_size=(64, 64), scales=(1.0, 2.0))
     assert flops_of(single, (64, 64), twice) == one + flops_of(single, (128, 128), NATIVE)
 
 
-def test_an_ensemble_costs_all_that_it_runs(models):
-    one, single = models[0], model_segmenter(models[0])
-    parameters, head = parameters_of(single), sum(p.numel() for p in one.decode_head.parameters())
+def test_an_ensemble_costs_all_that_it_runs(models, single):
+    parameters = parameters_of(single)
+    head = sum(p.numel() for p in models[0].decode_head.parameters())
     flops = flops_of(single, (64, 128), NATIVE)
     for combine in ("logits", "product", "probabilities"):
         ensemble = ensemble_segmenter(models, combine)
@@ -78,8 +73,8 @@ def test_an_ensemble_costs_all_that_it_runs(models):
     assert 2 * flops < flops_of(features, (64, 128), NATIVE) < 3 * flops
 
 
-def test_flops_count_folded_compiled_and_half_precision_models(models):
-    usual = flops_of(model_segmenter(models[0]), (64, 128), NATIVE)
+def test_flops_count_folded_compiled_and_half_precision_models(models, single):
+    usual = flops_of(single, (64, 128), NATIVE)
     folded = for_inference_(copy.deepcopy(models[0]))
     assert flops_of(model_segmenter(folded, bf16=True), (64, 128), NATIVE) < usual
     compiled = copy.deepcopy(models[0])
@@ -88,21 +83,18 @@ def test_flops_count_folded_compiled_and_half_precision_models(models):
     assert next(models[0].parameters()).device.type == "cpu"
 
 
-def test_speed_is_measured_and_memory_on_a_gpu_only(models):
-    cost = cost_of(model_segmenter(models[0]), (64, 128), NATIVE)
-    assert cost.image_size == (64, 128)
+def test_speed_is_measured_and_memory_on_a_gpu_only(single):
+    cost = cost_of(single, (64, 128), NATIVE)
+    assert (cost.image_size, cost.peak_mib) == ((64, 128), None)
     assert cost.device.startswith("cpu")
     assert cost.images_per_second > 0
-    assert cost.peak_mib is None
 
 
-def test_memory_of_a_gpu_is_its_own_weights_and_what_it_adds(models, monkeypatch):
-    mib = 2**20
-    allocated = iter([10 * mib])
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: next(allocated))
+def test_memory_of_a_gpu_is_its_own_weights_and_what_it_adds(monkeypatch):
+    done, mib = [], 2**20
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: (50 if done else 10) * mib)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 50 * mib)
-    done = []
     found = cuda_peak_mib(lambda: done.append(1), torch.device("cuda"), held_bytes=4 * mib)
     # 6 of the 10 MiB belong to others.
     assert (found, done) == (44, [1])

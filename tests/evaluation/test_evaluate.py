@@ -113,14 +113,12 @@ def test_rows_of_ensembles_say_what_they_are(models):
         "mean": ensemble_segmenter(members, "logits"),
         "features": ensemble_segmenter(members, "features", 2),
     }
-    results = evaluated(scored, IMAGES[:2])
-    assert [one.model for one in results] == ["single", "mean", "features"]
     digests = tuple(network_sha256(member) for member in members)
-    assert [one.network_sha256 for one in results] == [digests[:1], digests, digests]
-    assert [one.ensemble for one in results] == [
-        None,
-        EnsembleInfo(members=2, combine="logits"),
-        EnsembleInfo(members=2, combine="features", head=2),
+    results = evaluated(scored, IMAGES[:2])
+    assert [(one.model, one.network_sha256, one.ensemble) for one in results] == [
+        ("single", digests[:1], None),
+        ("mean", digests, EnsembleInfo(members=2, combine="logits")),
+        ("features", digests, EnsembleInfo(members=2, combine="features", head=2)),
     ]
     assert {one.protocol for one in results} == {PROTOCOL}
 

@@ -2,9 +2,9 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from revt_hf.cli.options import ProtocolOptions
 from revt_hf.config.protocol import PROTOCOLS, Protocol
@@ -12,7 +12,8 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import mark_output
 from revt_hf.evaluation.result import EnsembleInfo, read_results
 from tests.helpers.command_line import refused, revt
-from tests.helpers.networks import tiny_model
+from tests.helpers.image_files import write_pairs
+from tests.helpers.networks import saved
 from tests.helpers.tiny import tiny_recipe
 
 STREETS = ["--domain", "streets", "--option", "val_images=2", "--option", "size=[64, 128]"]
@@ -20,10 +21,7 @@ STREETS = ["--domain", "streets", "--option", "val_images=2", "--option", "size=
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    folders = [tmp_path_factory.mktemp("models") / name for name in ("a", "b")]
-    for seed, folder in enumerate(folders):
-        tiny_model(seed).save_pretrained(folder)
-    return folders
+    return [saved(tmp_path_factory.mktemp("models") / name, ord(name)) for name in "ab"]
 
 
 @pytest.fixture
@@ -52,14 +50,8 @@ def test_a_recipes_section_is_a_name_or_fields():
         ({"window": 512}, "evaluation: give window and stride together"),
         ({"stride": 512}, "evaluation: give window and stride together"),
         ({"window": 512, "stride": 600}, "stride 600 is larger than window 512"),
-        (
-            {"window": 0, "stride": 1},
-            "evaluation.window: input should be greater than or equal to 32",
-        ),
-        (
-            {"scales": [1.0, 0]},
-            "evaluation.scales.1: input should be greater than or equal to 0.01",
-        ),
+        ({"window": 0, "stride": 1}, "evaluation.window: .* greater than or equal to 32"),
+        ({"scales": [1.0, 0]}, "evaluation.scales.1: .* greater than or equal to 0.01"),
         ({"scales": []}, "evaluation.scales"),
     ],
 )
@@ -68,7 +60,7 @@ def test_what_cannot_be_used_is_one_sentence(evaluation, words):
         tiny_recipe(evaluation=evaluation)
 
 
-def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models):
+def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models, monkeypatch):
     smaller = PROTOCOLS["slide"].model_copy(update={"max_size": (96, 48)})
     native = PROTOCOLS["multi-scale"].model_copy(update={"max_size": None})
     for choice, folder, expected in (
@@ -83,13 +75,11 @@ def test_the_protocol_is_the_named_one_or_what_the_models_name(recorded, models)
         ProtocolOptions().resolve([recorded, models[0]])
     with pytest.raises(UserError, match="--protocol: unknown protocol 'sliding'"):
         ProtocolOptions("sliding").resolve([recorded])
-
-
-@pytest.mark.parametrize("absent", ["nosuch/folder", "nosuch/folder/deeper", "nosuch"])
-def test_a_mistyped_folder_is_named_before_protocols_are_compared(recorded, monkeypatch, absent):
+    # A mistyped folder is named before protocols are compared.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=f"cannot load the model '{absent}': there is no such f"):
-        ProtocolOptions().resolve([recorded, absent])
+    for absent in ("nosuch/folder", "nosuch/folder/deeper", "nosuch"):
+        with pytest.raises(UserError, match=f"load the model '{absent}': there is no such f"):
+            ProtocolOptions().resolve([recorded, absent])
 
 
 STRANGERS = b"model_name_or_path: x/y\ndataset_mixer: {a: 1.0}\nevaluation: {steps: 5}\n"
@@ -128,31 +118,28 @@ def test_ensembles_and_costs_stand_beside_the_models(capsys, models, tmp_path):
     assert results[3].ensemble == EnsembleInfo(members=2, combine="features", head=2)
     for one in results:
         assert one.protocol.max_size is None
-        assert one.cost.image_size == (64, 128)
+        assert (one.cost.image_size, one.cost.peak_mib) == ((64, 128), None)
         assert one.cost.flops > one.cost.parameters > 0
         assert one.cost.images_per_second > 0
-        assert one.cost.peak_mib is None
     assert results[2].cost.flops == 2 * results[0].cost.flops
     assert "Cost of a 128x64 image" in out
     assert "GFLOPs" in out
 
 
+VOID = ["--domain", "folder", "--data-dir", "void", "--option", "encoding=train_ids"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ensemble", "logits"], "at least two models"),
-        (["--protocol", "sliding"], "unknown protocol 'sliding'"),
-        (["--classes", "synthia12"], "unknown classes 'synthia12'"),
+        ([*STREETS, "--ensemble", "logits"], "at least two models"),
+        ([*STREETS, "--protocol", "sliding"], "unknown protocol 'sliding'"),
+        ([*STREETS, "--classes", "synthia12"], "unknown classes 'synthia12'"),
+        (VOID, "no labelled pixel in"),
     ],
 )
-def test_mistakes_are_one_sentence(capsys, models, arguments, words):
-    assert words in refused(capsys, "evaluate", models[0], *STREETS, *arguments)
-
-
-def test_a_split_without_labelled_pixels_is_refused(models, tmp_path, capsys):
-    void = Image.new("L", (96, 64), 255)
-    for kind, image in (("img_dir", Image.new("RGB", (96, 64))), ("ann_dir", void)):
-        (tmp_path / kind / "val").mkdir(parents=True)
-        image.save(tmp_path / kind / "val" / "a.png")
-    where = ["--domain", "folder", "--data-dir", tmp_path, "--option", "encoding=train_ids"]
-    assert "no labelled pixel in" in refused(capsys, "evaluate", models[0], *where)
+def test_mistakes_are_one_sentence(capsys, models, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    pair = np.zeros((64, 96, 3), np.uint8), np.full((64, 96), 255, np.uint8)
+    write_pairs(tmp_path / "void", "val", {"a": pair})
+    assert words in refused(capsys, "evaluate", models[0], *arguments)

@@ -136,16 +136,15 @@ def test_overlaps_are_the_mean_of_their_windows():
 
 
 def test_a_window_as_large_as_the_image_changes_nothing(models):
-    image = random_image(48, 64)
-    whole = predict(models[0], image, NATIVE)
-    large = Protocol(max_size=None, window=64, stride=32)
-    assert (predict(models[0], image, large) == whole).all()
+    whole = predict(models[0], IMAGE, NATIVE)
+    large = Protocol(max_size=None, window=96, stride=32)
+    assert (predict(models[0], IMAGE, large) == whole).all()
     # Windows are cut from the resized image.
-    image, protocol = random_image(64, 128), Protocol(max_size=(64, 32), window=32, stride=24)
-    assert network_sizes((64, 128), protocol) == ((32, 64),)
-    small = predict(models[0], image, protocol)
-    assert small.shape == (64, 128)
-    assert (small != predict(models[0], image, SLIDE)).any()
+    protocol = Protocol(max_size=(48, 48), window=32, stride=24)
+    assert network_sizes(SIZE, protocol) == ((32, 48),)
+    small = predict(models[0], IMAGE, protocol)
+    assert small.shape == SIZE
+    assert (small != predict(models[0], IMAGE, SLIDE)).any()
 
 
 def test_scales_multiply_the_max_size_or_the_image():
@@ -185,13 +184,6 @@ def test_flip_makes_the_result_equivariant(models):
     assert differ(NATIVE) > 0.05
 
 
-def test_each_field_changes_the_class_map(models):
-    windows = {"window": 32, "stride": 16}
-    changes = [{}, {"scales": (0.5, 1.0)}, {"flip": True}, windows, {**windows, "stride": 32}]
-    maps = [predict(models[0], IMAGE, Protocol(max_size=None, **change)) for change in changes]
-    assert len({one.tobytes() for one in maps}) == len(changes)
-
-
 @pytest.mark.parametrize("combine", ["logits", "product", "probabilities"])
 def test_outputs_are_combined_as_defined(models, combine):
     pixels = prepare(IMAGE, PROTOCOL)
@@ -220,11 +212,14 @@ def test_features_are_averaged_before_one_members_head(models, head):
     assert same_but_ties(ours, full_size(expected, NETWORK, SIZE))
 
 
-def test_they_differ_from_each_other_and_from_their_members(models):
+def test_each_field_changes_the_class_map_and_so_does_each_ensemble(models):
+    windows = {"window": 32, "stride": 16}
+    changes = [{}, {"scales": (0.5, 1.0)}, {"flip": True}, windows, {**windows, "stride": 32}]
+    maps = [predict(models[0], IMAGE, Protocol(max_size=None, **change)) for change in changes]
     ways = [("logits", 1), ("probabilities", 1), ("features", 1), ("features", 2)]
-    maps = [ensemble_segmenter(models, *way).class_map(IMAGE, PROTOCOL) for way in ways]
+    maps += [ensemble_segmenter(models, *way).class_map(IMAGE, PROTOCOL) for way in ways]
     maps += [predict(model, IMAGE, PROTOCOL) for model in models]
-    assert len({value.tobytes() for value in maps}) == len(maps)
+    assert len({one.tobytes() for one in maps}) == len(maps)
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)

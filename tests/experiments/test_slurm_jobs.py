@@ -154,17 +154,14 @@ def test_print_writes_nothing_and_its_commands_wait_for_each_other(tmp_path, cap
         f"score=$(sbatch --parsable --dependency=afterany:$train_0:$merge {folder}/score.sh)",
     ]
     assert not output.exists()
+    row = {"stage": "merge", "job": None, "after": ["train-0"], "script": f"{folder}/merge.sh"}
     rows = json.loads((tmp_path / "jobs.json").read_text())
-    assert rows[1] == {
-        "stage": "merge",
-        "job": None,
-        "after": ["train-0"],
-        "script": f"{folder}/merge.sh",
-        "tasks": [["merges/revt"]],
-    }
+    assert rows[1] == {**row, "tasks": [["merges/revt"]]}
 
 
-def test_jobs_are_submitted_in_order_and_put_on_record(tmp_path, capsys, fake_slurm):
+def test_jobs_are_submitted_in_order_put_on_record_and_not_submitted_twice(
+    tmp_path, capsys, monkeypatch, fake_slurm
+):
     path, output = write_experiment(tmp_path), tmp_path / "out"
     assert submit(path, output, "--json", tmp_path / "jobs.json") == 0
     folder = output / "slurm"
@@ -175,14 +172,18 @@ def test_jobs_are_submitted_in_order_and_put_on_record(tmp_path, capsys, fake_sl
         for name, wait in zip(names, waits, strict=False)
     ]
     rows = json.loads((folder / "submitted.json").read_text())
-    assert {row["stage"]: row["job"] for row in rows} == {
-        name: str(101 + number) for number, name in enumerate(names)
-    }
+    numbers = {name: str(101 + number) for number, name in enumerate(names)}
+    assert {row["stage"]: row["job"] for row in rows} == numbers
     assert json.loads((tmp_path / "jobs.json").read_text()) == rows
-    assert capsys.readouterr().out.splitlines()[:2] == [
-        "train-0: job 101, 4 tasks",
-        "merge: job 102, 1 task, after train-0",
-    ]
+    said = ["train-0: job 101, 4 tasks", "merge: job 102, 1 task, after train-0"]
+    assert capsys.readouterr().out.splitlines()[:2] == said
+    monkeypatch.setenv("QUEUE", "7\n102\n102\n105")
+    assert submit(path, output) == 2
+    wait = "not over (102, 105): wait for them, or scancel 102 105"
+    assert wait in capsys.readouterr().err
+    monkeypatch.setenv("QUEUE", "7")
+    assert submit(path, output, "--quiet") == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_when_slurm_refuses_a_job_those_before_it_are_cancelled(
@@ -196,18 +197,6 @@ def test_when_slurm_refuses_a_job_those_before_it_are_cancelled(
         "before it are cancelled (101, 102)"
     )
     assert not (tmp_path / "out/slurm/submitted.json").exists()
-
-
-def test_jobs_that_are_not_over_are_not_submitted_again(tmp_path, capsys, monkeypatch, fake_slurm):
-    path, output = write_experiment(tmp_path), tmp_path / "out"
-    assert submit(path, output, "--quiet") == 0
-    assert capsys.readouterr().out == ""
-    monkeypatch.setenv("QUEUE", "7\n102\n102\n105")
-    assert submit(path, output) == 2
-    said = capsys.readouterr().err
-    assert "not over (102, 105): wait for them, or scancel 102 105" in said
-    monkeypatch.setenv("QUEUE", "7")
-    assert submit(path, output) == 0
 
 
 def test_without_slurm_one_sentence_says_where_to_go(tmp_path, capsys, monkeypatch):

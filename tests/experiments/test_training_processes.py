@@ -1,5 +1,7 @@
 """GPUs of trainings side by side."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -64,61 +66,33 @@ def test_rocm(gpus, monkeypatch):
     assert visible_gpus() == ["2", "3"]
 
 
-class _Child:
-    """A training that goes on until it is told to end."""
-
-    def __init__(self, command, log, environment):
-        self.environment = environment
-        self.code = None
-
-    def poll(self):
-        return self.code
-
-    def stop(self):
-        self.code = -15
-
-    def wait(self):
-        return self.code
-
-
-@pytest.fixture
-def started(monkeypatch):
+@pytest.mark.parametrize(
+    ("gpu_count", "count", "launcher", "ended", "given"),
+    [
+        (4, 5, [], {4: 2}, ["0", "1", "2", "3", "2"]),
+        (2, 4, [], {}, ["0", "1", "0", "1"]),
+        (4, 1, [["accelerate", "launch"]], {}, [None]),
+        (0, 1, [], {}, [None]),
+    ],
+    ids=["the-free-one", "shared", "launcher", "cpu"],
+)
+def test_each_training_gets_a_gpu(
+    gpus, monkeypatch, tmp_path, gpu_count, count, launcher, ended, given
+):
+    gpus(gpu_count)
     children = []
-    monkeypatch.setattr(
-        training_processes, "Child", lambda *given: children.append(_Child(*given)) or children[-1]
-    )
-    return children
 
+    def child(command, log, environment):
+        children.append(Mock(gpu=environment.get("CUDA_VISIBLE_DEVICES")))
+        children[-1].poll.return_value = None
+        return children[-1]
 
-@pytest.fixture
-def start(gpus, started, tmp_path):
-    """Start trainings; the GPUs given to all that were started."""
-
-    def run(count, *launcher, ended=()):
-        with progress_bars(True) as progress, TrainingProcesses(progress, *launcher) as trainings:
-            for number in range(count):
-                if number in ended:
-                    started[ended[number]].code = 0
-                    trainings.wait()
-                job = TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}")
-                trainings.start(job, 1)
-        return [process.environment.get("CUDA_VISIBLE_DEVICES") for process in started]
-
-    return run
-
-
-def test_each_training_gets_a_gpu_and_the_next_the_one_that_is_free(gpus, start):
-    gpus(4)
-    assert start(5, ended={4: 2}) == ["0", "1", "2", "3", "2"]
-
-
-def test_more_trainings_than_gpus_share_them(gpus, start):
-    gpus(2)
-    assert start(4) == ["0", "1", "0", "1"]
-
-
-def test_a_launcher_and_a_cpu_are_left_alone(gpus, start):
-    gpus(4)
-    assert start(1, ["accelerate", "launch"]) == [None]
-    gpus(0)
-    assert start(1) == [None, None]
+    monkeypatch.setattr(training_processes, "Child", child)
+    with progress_bars(True) as progress, TrainingProcesses(progress, *launcher) as trainings:
+        for number in range(count):
+            if number in ended:
+                children[ended[number]].poll.return_value = 0
+                trainings.wait()
+            job = TrainingJob(f"run{number}", tiny_recipe(), tmp_path / f"run{number}")
+            trainings.start(job, 1)
+    assert [one.gpu for one in children] == given

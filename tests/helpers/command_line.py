@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,11 @@ from revt_hf.cli.main import main
 from tests.helpers.golden import ROOT
 
 SECONDS = 60
+
+
+def words_of(text, paths):
+    """The words of a command line in which names in capitals stand for paths."""
+    return re.sub(r"\b[A-Z]+2?\b", lambda name: str(paths.get(name[0], name[0])), text).split()
 
 
 def revt(capsys, *arguments):

@@ -10,6 +10,8 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 )
 
 from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
+from revt_hf.checkpoints.tensors import open_checkpoint
+from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.data.labels import CLASSES
 
 SMALL = {"depths": (1,) * 4, "hidden_sizes": (8, 16, 40, 64), "decoder_hidden_size": 16}
@@ -67,3 +69,14 @@ def rewrite(path, **changes):
     """Change keys of a JSON file; None takes one away."""
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: v for key, v in values.items() if v is not None}))
+
+
+def check_opened(source, expected):
+    """A source has exactly these tensors; returns those that were left out."""
+    with open_checkpoint(source) as checkpoint:
+        assert checkpoint.tensors.keys() == expected.keys()
+        for name, place in checkpoint.tensors.items():
+            found = read_tensor(place)
+            assert found.dtype == expected[name].dtype
+            assert torch.equal(found, expected[name]), name
+        return checkpoint.dropped

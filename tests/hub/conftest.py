@@ -1,8 +1,10 @@
 """Models to publish, and a Hub on this machine, for the tests of this folder."""
 
+import os
+
 import pytest
 
-from tests.helpers.hub_server import local_hub
+from tests.helpers.hub_server import TOKEN, local_hub
 from tests.helpers.pushed import make_models
 
 
@@ -17,3 +19,10 @@ def hub(monkeypatch):
     """An empty Hub that this process pushes to."""
     with local_hub(monkeypatch) as hub:
         yield hub
+
+
+@pytest.fixture
+def stranger(hub, tmp_path):
+    """The environment of another process that uses this Hub, with an empty cache."""
+    own = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    return {**os.environ, **own, "HF_HOME": str(tmp_path / "home")}

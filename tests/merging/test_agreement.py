@@ -39,10 +39,13 @@ def _first_class(folder):
         ({"processor": {"do_rescale": False}}, "do_rescale"),
         ({"processor": {"do_reduce_labels": True}}, "do_reduce_labels"),
         ({"processor": {"resample": 3}}, "resample of its preprocessor_config.json is 3, not 2"),
+        # Without a processor the normalisation is ImageNet's.
+        ({"processor": {"image_std": [0.5] * 3}, "usual": False}, "image_std of its preprocessor"),
     ],
 )
 def test_what_differs_is_refused_by_name(tmp_path, fields, words):
-    members = [saved(tmp_path / "a"), saved(tmp_path / "b", 1, **fields)]
+    usual = fields.pop("usual", None)
+    members = [saved(tmp_path / "a", processor=usual), saved(tmp_path / "b", 1, **fields)]
     with pytest.raises(UserError, match=rf"b does not match .*a: .*{words}") as caught:
         merge(members, tmp_path / "out")
     assert "\n" not in str(caught.value)
@@ -72,30 +75,17 @@ def test_image_sizes_may_differ_and_the_heads_is_taken(tmp_path, caplog):
         check_model(out)
 
 
-def test_normalisation_without_a_processor_is_imagenets(tmp_path):
-    members = [saved(tmp_path / "a", processor=False), saved(tmp_path / "b", 1)]
-    merge(members, tmp_path / "out")
-    other = saved(tmp_path / "c", 1, processor={"image_std": [0.5] * 3})
-    with pytest.raises(UserError, match=r"image_std of its preprocessor_config\.json"):
-        merge([members[0], other], tmp_path / "no")
-
-
 def test_the_classes_of_the_originals_files_count_too(tmp_path):
-    state = {f"module.{name}": tensor for name, tensor in tiny().state_dict().items()}
-    orders = {
-        "same": [name.upper() for name in CLASSES],
-        "permuted": tuple(reversed(CLASSES)),
-    }
-    for name, order in orders.items():
-        torch.save({"meta": {"CLASSES": order}, "state_dict": state}, tmp_path / f"{name}.pth")
-    folder = saved(tmp_path / "folder")
-    spec = MergeSpec((str(folder), str(tmp_path / "same.pth")), head=2)
+    same, permuted, folder = tmp_path / "same.pth", tmp_path / "permuted.pth", tmp_path / "folder"
+    for path, order in ((same, [name.upper() for name in CLASSES]), (permuted, CLASSES[::-1])):
+        state = {f"module.{name}": tensor for name, tensor in tiny().state_dict().items()}
+        torch.save({"meta": {"CLASSES": order}, "state_dict": state}, path)
+    spec = MergeSpec((str(saved(folder)), str(same)), head=2)
     assert _first_class(merge(spec, tmp_path / "out")) == "ROAD"
-    for members in ([folder, tmp_path / "permuted.pth"], [tmp_path / "permuted.pth", folder]):
+    for members in ([folder, permuted], [permuted, folder]):
         with pytest.raises(UserError, match="classes are in another order"):
             merge(members, tmp_path / "no")
-    alone = merge([tmp_path / "permuted.pth"] * 2, tmp_path / "alone")
-    assert _first_class(alone) == CLASSES[-1]
+    assert _first_class(merge([permuted] * 2, tmp_path / "alone")) == CLASSES[-1]
 
 
 @pytest.mark.parametrize("names", [NAMES, {**NAMES, 3: "boat"}])
@@ -236,22 +226,18 @@ def test_what_is_left_out_and_filled_in_stands_in_the_record(odd, tmp_path):
     load_model(converted)
 
 
-def test_what_the_dtype_cannot_hold_is_refused(tmp_path):
+def test_what_the_dtype_cannot_hold_and_a_variance_below_zero_are_refused(tmp_path):
     members = [saved(tmp_path / name, seed, torch.float16) for seed, name in enumerate("ab")]
     wide, name = saved(tmp_path / "c", 2), "segformer.encoder.layer_norm.2.bias"
     change_tensors(wide, lambda state: state[name][3:4].fill_(3e5))
     with pytest.raises(UserError, match=r"layer_norm\.2\.bias holds 100000, which float16 cannot"):
         merge([*members, wide], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
     assert tensors_of(merge([wide, *members], tmp_path / "ok"))[name].dtype is torch.float32
-
-
-def test_a_variance_below_zero_is_refused(tmp_path):
-    members = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
     change_tensors(members[1], lambda state: state["decode_head.batch_norm.running_var"].mul_(3))
     rule = Rule("all", "weighted_mean", (2.0, -1.0))
     with pytest.raises(UserError, match="running_var holds a negative number"):
         merge(MergeSpec(tuple(map(str, members)), (rule,)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

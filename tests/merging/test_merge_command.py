@@ -28,15 +28,14 @@ def _record(folder):
 def test_merge_inspect_repeat(capsys, members, tmp_path):
     first, second, third = members
     arguments = ("--select", "stage1+head", "--method", "weighted_mean", "--weights", "1,2,5")
-    models = (f"base={first}", second, f"night={third}")
-    code, out, error = revt(
-        capsys, "merge", *models, "--output", tmp_path / "a", *arguments, "--head", 2
-    )
+    # Models may stand anywhere.
+    words = (f"base={first}", "--output", tmp_path / "a", second, *arguments, f"night={third}")
+    code, out, error = revt(capsys, "merge", *words, "--head", 2)
     assert code == 0, error
     assert f"head of {second}" in out
-    assert [entry.get("name") for entry in _record(tmp_path / "a")["members"]] == [
-        *("base", None, "night")
-    ]
+    entries = _record(tmp_path / "a")["members"]
+    assert [entry.get("name") for entry in entries] == ["base", None, "night"]
+    assert [entry["path"] for entry in entries] == [str(member) for member in members]
     assert _record(tmp_path / "a")["evaluation"] == {"max_size": None}
     code, out, error = revt(capsys, "inspect", tmp_path / "a", "--json", tmp_path / "i.json")
     assert code == 0, error
@@ -151,15 +150,6 @@ def test_mistakes_are_one_sentence(capsys, members, tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_models_may_stand_anywhere(capsys, members, tmp_path):
-    first, second, third = members
-    arguments = (first, "--output", tmp_path / "a", second, "--quiet", third)
-    code, _, error = revt(capsys, "merge", *arguments)
-    assert code == 0, error
-    paths = [entry["path"] for entry in _record(tmp_path / "a")["members"]]
-    assert paths == [str(member) for member in members]
-
-
 def test_members_of_all_kinds_in_one_merge(capsys, tmp_path):
     """The original's file, its folder by revt convert, and a bare state dict give one mean."""
     original = golden_file("mit_b0_mmseg.pth")
@@ -176,6 +166,14 @@ def test_members_of_all_kinds_in_one_merge(capsys, tmp_path):
     for name, tensor in own.items():
         torch.testing.assert_close(merged[name], tensor, atol=0, rtol=2e-7)
     assert len({row["sha256"] for row in _record(tmp_path / "out")["members"]}) == 3
+    # The original gets its checkpoint back.
+    arguments = ("--to", "mmseg", "--output", tmp_path / "back.pth", "--quiet")
+    code, _, error = revt(capsys, "convert", tmp_path / "folder", *arguments)
+    assert code == 0, error
+    after = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
+    assert state.keys() == after.keys()
+    for name, tensor in state.items():
+        assert "conv_seg" in name or torch.equal(tensor, after[name]), name
     # Files alone make a folder that loads.
     code, _, error = revt(capsys, "merge", original, original, "--output", tmp_path / "files")
     assert code == 0, error
@@ -184,16 +182,3 @@ def test_members_of_all_kinds_in_one_merge(capsys, tmp_path):
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-
-
-def test_the_original_gets_its_checkpoint_back(capsys, tmp_path):
-    original = golden_file("mit_b0_mmseg.pth")
-    revt(capsys, "convert", original, "--output", tmp_path / "folder", "--quiet")
-    arguments = ("--to", "mmseg", "--output", tmp_path / "back.pth")
-    code, _, error = revt(capsys, "convert", tmp_path / "folder", *arguments)
-    assert code == 0, error
-    before = torch.load(original, weights_only=True)["state_dict"]
-    after = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        assert "conv_seg" in name or torch.equal(tensor, after[name]), name

@@ -8,15 +8,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.evaluation.result import read_results, write_results
-from revt_hf.results.figures import (
-    ALL,
-    MEMBERS,
-    build_curves,
-    draw_curves,
-    figure,
-    legend_name,
-    short_names,
-)
+from revt_hf.results.figures import build_curves, draw_curves, figure, legend_name, short_names
 from tests.helpers.command_line import refused, revt
 from tests.helpers.made_up_results import evaluated, result, score, written
 
@@ -44,68 +36,55 @@ NATIVE = {**REVT, "protocol_name": "native", "protocol": {"max_size": None}}
 FEWER = [score("town/val", 70.0, images=9), *_rows({"fog-1": 1.0})[1:]]
 CLEAN, *CORRUPTED = _rows({"fog-1": 60.0})
 CITY = [score("city-fog-1/val", 50.0, domain="corruptions"), *_rows({"fog-1": 60.0})]
-FOG = {0: (70.0, 74.0), 1: (60.0, 64.0), 3: (50.0, 40.0)}
-# (60 + 50) / 2 and (64 + 54) / 2; (50 + 30) / 2 and (40 + 34) / 2
-MEAN = {0: (70.0, 74.0), 1: (55.0, 59.0), 3: (40.0, 37.0)}
 
 
 def _curves(tmp_path, *evaluations, **how):
     return build_curves(read_results(written(tmp_path / "r", *evaluations)), **how)
 
 
-@pytest.mark.parametrize(
-    ("evaluations", "classes", "wanted"),
-    [
-        # One kind of a merge is no mean of several.
-        (
-            [*BOTH, REVT],
-            None,
-            [
-                (MEMBERS, "town/val", "fog", FOG),
-                (MEMBERS, "town/val", "rain", {**FOG, 1: (50.0, 54.0), 3: (30.0, 34.0)}),
-                (MEMBERS, "town/val", ALL, MEAN),
-                ("ReVT {1,4,6}", "town/val", "fog", {0: (71.0,), 1: (66.0,), 3: (55.0,)}),
-            ],
-        ),
-        # The mean leaves out what a kind lacks.
-        (
-            [_network("base/0", {"fog-1": 60.0, "fog-2": 55.0, "rain-1": 50.0})],
-            None,
-            [
-                (MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,), 2: (55.0,)}),
-                (MEMBERS, "town/val", "rain", {0: (70.0,), 1: (50.0,)}),
-                (MEMBERS, "town/val", ALL, {0: (70.0,), 1: (55.0,)}),
-            ],
-        ),
-        # The score without corruption is in another file.
-        (
-            [result("base/0", {}, scores=rows) for rows in ([CLEAN], CORRUPTED)],
-            None,
-            [(MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,)})],
-        ),
-        (
-            [REVT],
-            "synthia16",
-            [("ReVT {1,4,6}", "town/val", "fog", {0: (72.0,), 1: (67.0,), 3: (56.0,)})],
-        ),
-        # city/val itself was not scored.
-        (
-            [result("base/0", {}, scores=CITY)],
-            None,
-            [
-                (MEMBERS, "city/val", "fog", {1: (50.0,)}),
-                (MEMBERS, "town/val", "fog", {0: (70.0,), 1: (60.0,)}),
-            ],
-        ),
-    ],
-    ids=["members and a merge", "mean of all", "several files", "classes", "splits"],
-)
+# What is averaged by severity: of members (60 + 50) / 2 and (64 + 54) / 2, and so on.
+CURVES = {
+    "members are one line, and one kind of a merge is no mean of several": (
+        *([*BOTH, REVT], None),
+        [
+            "members, fog of town/val: 0 70 74, 1 60 64, 3 50 40",
+            "members, rain of town/val: 0 70 74, 1 50 54, 3 30 34",
+            "members, mean of all of town/val: 0 70 74, 1 55 59, 3 40 37",
+            "ReVT {1,4,6}, fog of town/val: 0 71, 1 66, 3 55",
+        ],
+    ),
+    "the mean of all leaves out what a kind lacks": (
+        *([_network("base/0", {"fog-1": 60.0, "fog-2": 55.0, "rain-1": 50.0})], None),
+        [
+            "members, fog of town/val: 0 70, 1 60, 2 55",
+            "members, rain of town/val: 0 70, 1 50",
+            "members, mean of all of town/val: 0 70, 1 55",
+        ],
+    ),
+    "the score without corruption may be in another file": (
+        *([result("base/0", {}, scores=rows) for rows in ([CLEAN], CORRUPTED)], None),
+        ["members, fog of town/val: 0 70, 1 60"],
+    ),
+    "a subset of classes": (
+        [REVT],
+        "synthia16",
+        ["ReVT {1,4,6}, fog of town/val: 0 72, 1 67, 3 56"],
+    ),
+    "another split, which was not scored itself": (
+        *([result("base/0", {}, scores=CITY)], None),
+        ["members, fog of city/val: 1 50", "members, fog of town/val: 0 70, 1 60"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("evaluations", "classes", "wanted"), CURVES.values(), ids=CURVES)
 def test_a_line_of_members_and_one_of_each_merge(tmp_path, evaluations, classes, wanted):
     curves = _curves(tmp_path, *evaluations, classes=classes)
-    assert [
-        (c.networks, c.of, c.corruption, {s: spread.values for s, spread in c.points.items()})
-        for c in curves.curves
-    ] == wanted
+    found = []
+    for c in curves.curves:
+        points = [" ".join(f"{v:g}" for v in (at, *one.values)) for at, one in c.points.items()]
+        found.append(f"{c.networks}, {c.corruption} of {c.of}: {', '.join(points)}")
+    assert found == wanted
     draw_curves(curves, tmp_path / "drawn.png")
     with Image.open(tmp_path / "drawn.png") as image:
         # A panel for each split and kind.

@@ -91,33 +91,25 @@ def rows(page):
     return {row[0][0].split(" ")[0]: [text for text, *_ in row[1:]] for row in page.rows}
 
 
-def test_the_table_has_every_model_and_number(tmp_path):
+def test_a_page_byte_by_byte(tmp_path):
+    """Numbers, bold, bars, curves and words are those of report.html, but for style and images."""
     html, page = written(make_report(), tmp_path)
-    table = rows(page)
-    assert table["initnot"] == ["9.0", "3.2", DASH, DASH, DASH]
-    assert table["plain"] == ["71.5", "38.0", "42.0", "40.0", "+31.5"]
-    assert table["blurblurred"] == ["70.3", "43.0", "45.0", "44.0", "+26.3"]
-    assert table["Mean"] == ["70.9", "40.5", "43.5", "42.0", "+28.9"]
-    assert table["average"] == ["72.9", "44.0", "46.0", "45.0", "+27.9"]
-    assert page.strong == table["average"][:4]
-    for text in ("source val", "unseen domains", "town 7 images", "blurred images"):
-        assert text in page.text
-    assert '<td class="source" title="aAcc 88.0 %, 7 images">' in html
-    assert '<span class="cell" style="--v:71.50">71.5</span>' in html
+    plain = re.sub("<style>.*?</style>\n", "", html, flags=re.DOTALL)
+    plain = re.sub('(?<=base64,)[^"]+', "", plain)
+    assert plain == Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    assert page.strong == ["72.9", "44.0", "46.0", "45.0"]
+
+
+UP, DOWN, MINUS = "points above the", "points below the", "\u2212"
 
 
 @pytest.mark.parametrize(
     ("merged", "mean", "best", "tiles"),
     [
-        (45.0, "3.0 points above the mean", "1.0 points above the best", ["+3.0", "+1.0"]),
-        (43.0, "1.0 points above the mean", "1.0 points below the best", ["+1.0", "\u22121.0"]),
-        (
-            41.0,
-            "1.0 points below the mean",
-            "3.0 points below the best",
-            ["\u22121.0", "\u22123.0"],
-        ),
-        (44.0, "2.0 points above the mean", "level with the best", ["+2.0", "\u00b10.0"]),
+        (45.0, f"3.0 {UP} mean", f"1.0 {UP} best", ["+3.0", "+1.0"]),
+        (43.0, f"1.0 {UP} mean", f"1.0 {DOWN} best", ["+1.0", f"{MINUS}1.0"]),
+        (41.0, f"1.0 {DOWN} mean", f"3.0 {DOWN} best", [f"{MINUS}1.0", f"{MINUS}3.0"]),
+        (44.0, f"2.0 {UP} mean", "level with the best", ["+2.0", "\u00b10.0"]),
     ],
 )
 def test_the_headline_follows_the_numbers(tmp_path, merged, mean, best, tiles):
@@ -158,17 +150,6 @@ def test_one_target_needs_no_mean(tmp_path):
     assert "the mIoU on the unseen domain rain" in page.text
 
 
-def test_class_bars_show_members_and_means(tmp_path):
-    html, page = written(make_report(), tmp_path)
-    assert "car: average 22.5, mean of members 21.0; plain 20.0, blur 22.0" in html
-    assert 'class="bar accent" style="width:45.00%"' in html
-    assert 'class="bar grey" style="width:42.00%"' in html
-    assert 'style="left:40.00%" title="plain: 40.0"' in html
-    assert "road 45.0 42.0 +3.0" in page.text
-    absent = re.search(r"Without such a value: ([^.]*)\.", page.text)[1].split(", ")
-    assert "train" in absent and "road" not in absent
-
-
 def test_class_means_are_over_the_domains_that_all_models_share():
     results = [
         result("a", {"rain": 1.0}, road=80.0, car=10.0, train=None),
@@ -198,14 +179,6 @@ def test_images_are_embedded_with_alt_text_and_legend(tmp_path):
         assert abs(image.convert("RGB").getpixel((5, 5))[0] - 200) < 6
     legend = html[html.index('aria-label="Colours of the classes"') :].split("</ul>")[0]
     assert re.findall(r"</i>([^<]+)</li>", legend) == ["road", "car"]
-
-
-def test_curves_draw_finite_points(tmp_path):
-    html, page = written(make_report(), tmp_path)
-    # Steps 0 and 100 of 200; the loss's axis goes from 1 to 2.
-    assert page.attributes("path", "d") == ["M0.0 0.0 L500.0 1000.0", "M500.0 500.0 L500.0 500.0"]
-    assert "nan" not in html.split("</style>")[1].lower()
-    assert "last values: plain 1, blur 1.5" in html
 
 
 def test_long_curves_are_thinned_to_their_means(tmp_path):
@@ -242,7 +215,11 @@ def test_nothing_is_loaded_from_outside(tmp_path):
 
 def test_everything_is_escaped(tmp_path):
     nasty = '<b>"x"</b>&\'{{ 7 * 7 }}{% if %}'
-    html, page = written(make_report(odd=nasty), tmp_path)
+    report = make_report(odd=nasty)
+    for score in (score for one in report.results for score in one.scores):
+        score.iou[f"class{nasty}"] = 3.0
+    html, page = written(report, tmp_path)
+    assert f"class{nasty} 3.0" in page.text
     assert "<b>&" not in html and '<b>"' not in html
     assert page.text.count(nasty) > 20
     assert page.attributes("img", "alt")[0] == f"in{nasty}: night{nasty}, frame 17{nasty}"

@@ -93,11 +93,7 @@ def test_contact_sheet_makes_room_for_row_titles_and_captions(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "width", "message"),
-    [
-        ([], 100, "at least one row"),
-        ([1, 0], 100, "at least one row"),
-        ([1], 10, "panel width"),
-    ],
+    [([], 100, "at least one row"), ([1, 0], 100, "at least one row"), ([1], 10, "panel width")],
 )
 def test_contact_sheet_refuses_and_leaves_nothing(tmp_path, rows, width, message):
     panels = [[Panel("in", flat((1, 2, 3)))] * count for count in rows]

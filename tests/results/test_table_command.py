@@ -24,24 +24,18 @@ def refused(capsys, *arguments):
 
 
 def test_a_folder_gives_its_results_and_nothing_else(capsys, tmp_path):
-    written(tmp_path / "results" / "deep", *BASE)
-    half = {"format": FORMAT, "results": [{**BASE[0], "model": "half"}]}
-    for name, text in {
-        "config.json": '{"model": "x"}',
-        "list.json": "[1, 2]",
-        "broken.json": "{",
-        ".half/00.json": json.dumps(half),
-    }.items():
-        path = tmp_path / "results" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    code, out, error = revt(capsys, tmp_path / "results", "--format", "markdown")
+    folder = tmp_path / "results"
+    written(folder / "deep", *BASE)
+    written(folder / ".half", {**BASE[0], "model": "half"})
+    for name, text in (("config", '{"model": "x"}'), ("list", "[1, 2]"), ("broken", "{")):
+        (folder / f"{name}.json").write_text(text)
+    code, out, error = revt(capsys, folder, "--format", "markdown")
     assert code == 0, error
     rows = [line for line in out.splitlines() if line.startswith("| ")][2:]
     assert rows == ["| base | 2 | 72.0 ± 1.0 | 40.0 ± 1.0 | 34.0 ± 1.0 | 37.0 ± 0.0 |"]
     # A file that is named twice counts once.
-    again = tmp_path / "results" / "deep" / "00.json"
-    assert revt(capsys, tmp_path / "results", again, "--format", "markdown")[1] == out
+    again = folder / "deep" / "00.json"
+    assert revt(capsys, folder, again, "--format", "markdown")[1] == out
 
 
 def test_weights_that_changed_between_two_evaluations_are_no_row(capsys, tmp_path):
@@ -82,7 +76,7 @@ def test_output_and_json(capsys, tmp_path):
     assert "\\toprule" in (tmp_path / "t.tex").read_text()
     small = (tmp_path / "small.json").read_text()
     assert [value["model"] for value in json.loads(small)["results"]] == [
-        *("base/0", "base/1", "revt/0", "revt/1", "revt/2"),
+        *("base/0", "base/1", "revt/0", "revt/1", "revt/2")
     ]
     # One line each, so that a diff shows which result is another one.
     assert len(small.splitlines()) == 5 + 2
@@ -159,22 +153,18 @@ def test_update_makes_the_table_that_the_comment_names(capsys, document):
     assert "\nold\n" in document.read_text()
     assert revt(capsys, "--update", document)[0] == 0
     text = document.read_text()
-    assert "\nold\n" not in text
-    assert "| base/1 | 73.0 |" in text
+    assert "| base/1 | 73.0 |" in text and "\nold\n" not in text
     # 41.73 is of the paper's GTA5, 39.71 of its SYNTHIA.
-    assert "41.73" in text
-    assert "39.71" not in text
+    assert "41.73" in text and "39.71" not in text
     assert text.startswith("# Page\n\n```\n<!-- results:begin revt table nothing -->\n```\n")
     assert text.endswith("\n<!-- results:end -->\nafter\n")
-    code, out, _ = revt(capsys, "--check", document)
-    assert (code, out) == (0, f"up to date: {document}\n")
+    assert revt(capsys, "--check", document)[:2] == (0, f"up to date: {document}\n")
     # Other text and other results are noticed.
-    document.write_text(text.replace("73.0", "74.0"))
-    assert revt(capsys, "--check", document)[0] == 1
-    document.write_text(text)
-    path = document.parent / "data" / "01.json"
-    path.write_text(path.read_text().replace("73.0", "74.0"))
-    assert revt(capsys, "--check", document)[0] == 1
+    for path in (document, document.parent / "data" / "01.json"):
+        before = path.read_text()
+        path.write_text(before.replace("73.0", "74.0"))
+        assert revt(capsys, "--check", document)[0] == 1
+        path.write_text(before)
 
 
 def test_results_on_the_command_line_replace_those_in_the_comment(capsys, document, monkeypatch):
@@ -191,33 +181,27 @@ def test_results_on_the_command_line_replace_those_in_the_comment(capsys, docume
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "<!-- results:begin revt table x.json -->\n<!-- results:begin revt table y.json -->",
-            "line 3: results:begin without results:end",
-        ),
-        ("<!-- results:begin -->", "line 3: results:begin is to be followed by: revt table"),
-        ("<!-- results:begin revt report x -->", "is to be followed by: revt table"),
-        ("<!-- results:begin revt table x.json --output y -->", "line 3: results:begin: No such"),
-        ("<!-- results:begin revt table x.json --paper -->", "requires an argument"),
-        ("<!-- results:begin revt table x.json -->", "cannot read"),
+        ("revt table x.json -->\n<!-- results:begin revt table y.json", "without results:end"),
+        ("", "line 3: results:begin is to be followed by: revt table"),
+        ("revt report x", "is to be followed by: revt table"),
+        ("revt table x.json --output y", "line 3: results:begin: No such"),
+        ("revt table x.json --paper", "requires an argument"),
+        ("revt table x.json", "cannot read"),
     ],
 )
 def test_a_comment_that_cannot_be_followed_is_one_sentence(capsys, tmp_path, line, words):
     path = tmp_path / "page.md"
-    path.write_text(f"# Page\n\n{line}\n<!-- results:end -->\n")
+    text = f"# Page\n\n<!-- results:begin {line} -->\n<!-- results:end -->\n"
+    path.write_text(text)
     assert words in refused(capsys, "--update", path)
-    assert path.read_text() == f"# Page\n\n{line}\n<!-- results:end -->\n"
+    assert path.read_text() == text
 
 
 def test_several_tables_in_one_file(capsys, tmp_path):
     written(tmp_path, result("a", {"rain/val": 11.0}), result("b", {"rain/val": 22.0}))
     page = tmp_path / "page.md"
-    page.write_text(
-        "".join(
-            f"<!-- results:begin revt table 0{number}.json -->\n<!-- results:end -->\n"
-            for number in (0, 1)
-        )
-    )
+    table = "<!-- results:begin revt table 0{}.json -->\n<!-- results:end -->\n"
+    page.write_text(table.format(0) + table.format(1))
     assert "page.md has 2 tables" in refused(capsys, tmp_path / "00.json", "--update", page)
     assert revt(capsys, "--update", page)[0] == 0
     assert re.findall(r"\| ([ab]) \| (\d+)", page.read_text()) == [("a", "11"), ("b", "22")]

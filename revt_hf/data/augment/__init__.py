@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from revt_hf.config.recipe import Augmentation
 from revt_hf.core.errors import UserError
+from revt_hf.data.augment import transforms
 from revt_hf.data.augment.mixing import mixing_images
 from revt_hf.data.augment.pixmix import PixMix
-from revt_hf.data.augment.transforms import (
-    PAPER_CODE_TRIES,
-    TRIES,
-    BilateralFilter,
-    BoundedResize,
-    PhotoMetricDistortion,
-    RandomCropMaxRatio,
-)
 from revt_hf.data.labels import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN, STD, Channels
 
@@ -85,7 +78,6 @@ def register_augmentation(name: str) -> Callable[[Steps], Steps]:
 
 
 def _known() -> dict[str, Method]:
-    """The methods by number and by name."""
     return {str(known.number): known for known in METHODS.values() if known.number} | METHODS
 
 
@@ -153,10 +145,10 @@ def _transform(step: Step, spec: PipelineSpec) -> A.BasicTransform:
         case "flip":
             return A.HorizontalFlip(0.5 if spec.flip_probability is None else spec.flip_probability)
         case "photometric":
-            return PhotoMetricDistortion()
+            return transforms.PhotoMetricDistortion()
         case "bilateral":
             probability = spec.bilateral_probability
-            return BilateralFilter(spec.bilateral_diameter, probability, spec.paper_code)
+            return transforms.BilateralFilter(spec.bilateral_diameter, probability, spec.paper_code)
         case "pixmix":
             source = mixing_images(spec.mixing)
             return PixMix(source, spec.pixmix_k, spec.pixmix_beta, spec.paper_code)
@@ -176,10 +168,10 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
     before: list[A.BasicTransform] = []
     after = [A.Normalize(mean=spec.mean, std=spec.std, max_pixel_value=1.0)]
     if spec.max_size is not None:
-        before.append(BoundedResize(spec.max_size))
+        before.append(transforms.BoundedResize(spec.max_size))
     if spec.crop is not None:
-        tries = PAPER_CODE_TRIES if spec.paper_code else TRIES
-        crop = RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries)
+        tries = transforms.PAPER_CODE_TRIES if spec.paper_code else transforms.TRIES
+        crop = transforms.RandomCropMaxRatio(spec.crop, spec.cat_max_ratio, tries)
         pad = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE_INDEX}
         before.append(crop)
         after.append(A.PadIfNeeded(*crop.size, position="top_left", **pad))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -27,12 +27,6 @@ SHORT_SIDE = 576
 GENERATED = "generated"
 
 
-class MixingImages(Protocol):
-    """A source of mixing images; ``draw`` gives a random RGB image (height, width, 3), uint8."""
-
-    def draw(self, height: int, width: int, rng: random.Random) -> Image: ...
-
-
 def random_crop(image: Image, height: int, width: int, rng: random.Random) -> Image:
     """Resize an RGB image (uint8) to a short side of 576, or more if needed, and crop it."""
     factor = max(SHORT_SIDE / min(image.shape[:2]), height / image.shape[0], width / image.shape[1])
@@ -45,7 +39,7 @@ def random_crop(image: Image, height: int, width: int, rng: random.Random) -> Im
 
 
 class FractalFolder:
-    """Mixing images from the image files of a folder and its sub-folders."""
+    """Mixing images (height, width, 3), uint8, RGB, from the files of a folder and below."""
 
     def __init__(self, folder: str | Path) -> None:
         if not Path(folder).is_dir():
@@ -73,6 +67,9 @@ class GeneratedImages:
 
     def draw(self, height: int, width: int, rng: random.Random) -> Image:
         return random_crop(_generated(self.seed, rng.randrange(self.count)), height, width, rng)
+
+
+MixingImages: TypeAlias = FractalFolder | GeneratedImages
 
 
 # Kept outside the source, so that a pickled pipeline does not carry the images along.

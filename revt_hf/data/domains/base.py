@@ -183,7 +183,6 @@ class Opened:
 
     @property
     def table(self) -> LabelTable:
-        """The table that maps the label files' values to train ids."""
         return self.decode.table
 
     @property
@@ -269,6 +268,5 @@ class Domain(ABC):
 
 
 def checked_options(domain: Domain, options: Given) -> BaseModel:
-    """A domain's options, validated."""
     name = f"options of the domain '{domain.name}'"
     return validated(domain.options_model, dict(options), name, "options")

@@ -12,7 +12,8 @@ from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table, mapillary_table
 
-# Whole cities, so that no street is on both sides; about a sixth of the training images.
+# Whole cities, so that no street is on both sides; about a sixth of the training images. The
+# original implementation's list was never published.
 DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
 _CITYSCAPES_INSIDE = {"dev": "train", "train_without_dev": "train"}
 _CITYSCAPES = ("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png")
@@ -48,7 +49,6 @@ class Cityscapes(PairedDomain):
         images={"train": 2_975, "val": 500},
     )
     inside = _CITYSCAPES_INSIDE
-    # The original implementation's list for dev was never published: here it is five cities.
     hidden_test = True
     wrappers = ("cityscapes",)
     layouts = (

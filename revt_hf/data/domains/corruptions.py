@@ -134,8 +134,6 @@ def _transforms(A: Any, kind: Kind, height: int, **value: Any) -> list[Any]:
 
 
 class CorruptionsOptions(Section):
-    """Options of ``corruptions``; ``data_dir`` is the base domain's folder."""
-
     base: str
     base_config: str | None = None
     base_options: dict[str, Any] = Field(default_factory=dict)

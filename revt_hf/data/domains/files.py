@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
+from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -134,16 +135,16 @@ def _resolve(entry: str, by_last_part: dict[str, list[str]], suffixes: Sequence[
             candidates = by_last_part.get(PurePosixPath(stem).name, [])
             if stem in candidates:
                 return stem
-            fitting = [name for name in candidates if _same_end(stem, name)]
+            # The shorter of two paths is the end of the longer one.
+            parts = PurePosixPath(stem).parts[::-1]
+            fitting = [
+                name
+                for name in candidates
+                if all(map(eq, parts, reversed(PurePosixPath(name).parts)))
+            ]
             if len(fitting) == 1:
                 return fitting[0]
     return None
-
-
-def _same_end(first: str, second: str) -> bool:
-    """Whether the shorter of two paths is the end of the longer one."""
-    one, other = PurePosixPath(first).parts[::-1], PurePosixPath(second).parts[::-1]
-    return all(part == same for part, same in zip(one, other, strict=False))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,6 @@ class Match:
 
     @property
     def names(self) -> list[str]:
-        """The names of all images, in order."""
         return sorted({*self.pairs, *self.unusable})
 
 

@@ -157,7 +157,7 @@ def dataset_of(
     num_proc: int | None = None,
     streaming: bool = False,
 ) -> Any:
-    """A builder's images, decoded when read; if the cache cannot be used, warns, and uses none."""
+    """A builder's images, decoded when read; without a usable cache, warns and builds in memory."""
     if streaming:
         try:
             builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)

@@ -17,8 +17,6 @@ _NANOSECONDS = 1_000_000_000
 
 
 class PairedOptions(Section):
-    """Options of every domain of files."""
-
     # Take only this one; by default the first that is found, official ones first.
     layout: Literal["official", "converted"] | None = None
     # Split -> text file, relative to data_dir, with one name, stem or path a line: narrows a split
@@ -64,7 +62,6 @@ class PairedDomain(Domain):
     any_split: ClassVar[bool] = False
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        """The layouts of a config."""
         return [layout for layout in self.layouts if layout.config in (None, config)]
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:

@@ -139,9 +139,7 @@ def _official_split(split: str, match: Match) -> set[int]:
 
 
 class SynthiaOptions(PairedOptions):
-    """Options of ``synthia``: ``split_seed`` decides which 70 % are ``train``."""
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0)] = 0  # decides which 70 % are train
 
 
 # Some archives hold the folder of labels twice, one in the other.
@@ -150,7 +148,7 @@ _SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
 
 @register_domain
 class Synthia(PairedDomain):
-    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images, drawn by a seed."""
+    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images, divided by a seed."""
 
     name = "synthia"
     facts = Facts(

@@ -25,7 +25,7 @@ from revt_hf.data.augment import (
 from revt_hf.data.domains.streets import render
 from revt_hf.data.normalisation import MEAN as IMAGENET_MEAN
 from revt_hf.data.normalisation import STD as IMAGENET_STD
-from revt_hf.hub.model_card import method_name
+from revt_hf.hub.cards import method_name
 
 SMALL = PipelineSpec(max_size=(160, 90), crop=64)
 SEEDS = range(12)

@@ -9,17 +9,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import DOMAINS, load_domain, open_domain
-from tests.helpers.on_disk import (
-    CASE,
-    CASES,
-    CLASSES,
-    FACTS,
-    IGNORED,
-    as_they_are,
-    random_image,
-    save_image,
-    save_palette,
-)
+from tests.helpers import on_disk
 
 pytestmark = pytest.mark.filterwarnings("ignore::revt_hf.core.errors.DataWarning")
 
@@ -49,10 +39,10 @@ def by_case(cases):
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
 
 
-every_case = by_case(CASES)
+every_case = by_case(on_disk.CASES)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.id)
+@pytest.fixture(scope="module", params=on_disk.CASES, ids=lambda case: case.id)
 def there(request, tmp_path_factory):
     """A case on disk that no test changes, among other files: (case, folder, what was written)."""
     case, root = request.param, tmp_path_factory.mktemp(request.param.domain) / "data"
@@ -90,7 +80,7 @@ def assert_label(encoding, found, raw):
         ids = set(found[raw == value].tolist())
         if train_id is None:
             assert len(ids) == 1
-            assert ids <= {*range(len(CLASSES)), IGNORED}
+            assert ids <= {*range(len(on_disk.CLASSES)), on_disk.IGNORED}
         else:
             assert ids == {train_id}, f"raw value {value}"
 
@@ -173,10 +163,10 @@ def test_an_empty_folder_is_told_what_was_looked_for(case, root):
         wanted = root / case.image.partition("/")[0]
         assert message.removesuffix("/") == f"the folder of images is missing: {wanted}"
         return
-    assert f"split '{case.split}' of {case.domain} is not in {root}" in message
-    reasons = message.partition("looked for ")[2].split("; ")
-    reasons = [reason for reason in reasons if reason.startswith(f"{case.kind}: ")]
-    assert any(case.looked_for in reason for reason in reasons)
+    start, _, reasons = message.partition("looked for ")
+    assert f"split '{case.split}' of {case.domain} is not in {root}" in start
+    kind = f"{case.kind}: "
+    assert any(one.startswith(kind) and case.looked_for in one for one in reasons.split("; "))
 
 
 @every_case
@@ -186,8 +176,7 @@ def test_a_missing_label_is_named(case, root):
     label.unlink()
     with pytest.raises(UserError) as refusal:
         load(case, root)
-    assert str(image) in str(refusal.value)
-    assert str(label) in str(refusal.value)
+    assert all(str(path) in str(refusal.value) for path in (image, label))
     for name in case.names:
         case.paths(root, name)[1].unlink(missing_ok=True)
     with pytest.raises(UserError) as refusal:
@@ -197,44 +186,41 @@ def test_a_missing_label_is_named(case, root):
 
 @every_case
 def test_what_comes_goes_and_changes_is_seen(case, root):
-    written = case.write(root)
-    contents = [open_case(case, root).content]
-    assert len(load(case, root)) == len(case.names)
+    written, contents = case.write(root), []
 
+    def rows():
+        contents.append(open_case(case, root).content)
+        found = {row["name"]: row for row in load(case, root)}
+        assert list(found) == sorted(written)
+        return found
+
+    rows()
     written[case.extra] = case.write_one(root, case.extra, 5)
-    contents.append(open_case(case, root).content)
-    assert [row["name"] for row in load(case, root)] == sorted(written)
-
+    rows()
     first, second = sorted(case.names)[:2]
     for path in case.paths(root, first):
         path.unlink()
     del written[first]
-    contents.append(open_case(case, root).content)
-    assert [row["name"] for row in load(case, root)] == sorted(written)
-
+    rows()
     written[second] = case.write_one(root, second, 6)
-    contents.append(open_case(case, root).content)
-    row = {row["name"]: row for row in load(case, root)}[second]
+    row = rows()[second]
     assert_image(case, row["image"], written[second].image)
     assert_label(case.encoding, row["label"], written[second].raw)
-
     assert len(set(contents)) == len(contents)
     assert open_case(case, root).content == contents[-1]
 
 
 def converted_beside(case):
     """The converted layout of the same images, in the same folders if there is one."""
-    fitting = [
-        other
-        for other in CASES
-        if other.kind == "converted"
-        and (other.domain, other.config, other.split, sorted(other.names))
-        == (case.domain, case.config, case.split, sorted(case.names))
-    ]
+
+    def of(one):
+        return one.domain, one.config, one.split, sorted(one.names)
+
+    fitting = [one for one in on_disk.CASES if one.kind == "converted" and of(one) == of(case)]
     return max(fitting, key=lambda other: other.image == case.image, default=None)
 
 
-@by_case([case for case in CASES if case.kind == "official" and converted_beside(case)])
+@by_case([case for case in on_disk.CASES if case.kind == "official" and converted_beside(case)])
 def test_of_both_layouts_the_official_one_is_taken(case, root):
     converted_beside(case).write(root)
     written = case.write(root)
@@ -246,15 +232,13 @@ def test_of_both_layouts_the_official_one_is_taken(case, root):
 
 def test_processes_and_workers_give_the_same_rows(tmp_path):
     """Also spawned workers, which get label tables of every kind of reading."""
-    cases = [CASE[name] for name in ("gta5-palette", "synthia-16bit", "camvid-full")]
+    cases = [on_disk.CASE[name] for name in ("gta5-palette", "synthia-16bit", "camvid-full")]
     for case in cases:
         case.write(tmp_path / case.id / "data")
     images = ConcatDataset([load(case, tmp_path / case.id / "data") for case in cases])
     wanted = [images[i] for i in range(len(images))]
-    context = multiprocessing.get_context("spawn")
-    loader = DataLoader(
-        images, 2, num_workers=2, collate_fn=as_they_are, multiprocessing_context=context
-    )
+    how = {"multiprocessing_context": multiprocessing.get_context("spawn"), "num_workers": 2}
+    loader = DataLoader(images, 2, collate_fn=on_disk.as_they_are, **how)
     assert_same_rows([row for batch in loader for row in batch], wanted)
     place = {"data_dir": tmp_path / "gta5-palette" / "data", "cache_dir": tmp_path / "another"}
     gta5 = load_domain("gta5", cases[0].split, **place, num_proc=2)
@@ -263,13 +247,13 @@ def test_processes_and_workers_give_the_same_rows(tmp_path):
 
 @pytest.mark.parametrize(("name", "folder"), OWN_FOLDERS.items())
 def test_a_data_set_in_its_own_folder_is_found(name, folder, root):
-    case = CASE[name]
+    case = on_disk.CASE[name]
     case.touch(root / folder)
     assert load(case, root).with_format(None)["name"][:] == sorted(case.names)
     assert open_case(case, root).layout == case.kind
 
 
-@by_case([CASE["acdc-fog-ids"], CASE["folder-default"]])
+@by_case([on_disk.CASE["acdc-fog-ids"], on_disk.CASE["folder-default"]])
 def test_relative_and_linked_folders(case, root, monkeypatch):
     case.touch(root)
     (root.parent / "link").symlink_to(root)
@@ -281,13 +265,13 @@ def test_relative_and_linked_folders(case, root, monkeypatch):
 
 
 def test_there_are_cases_for_every_domain_and_config(root):
-    assert {case.domain for case in CASES} == set(FILES_DOMAINS)
+    assert {case.domain for case in on_disk.CASES} == set(FILES_DOMAINS)
     for name in FILES_DOMAINS:
         assert DOMAINS[name].configs == CONFIGS.get(name, ())
-        configs = {case.config for case in CASES if case.domain == name}
+        configs = {case.config for case in on_disk.CASES if case.domain == name}
         assert configs == set(CONFIGS.get(name, (None,)))
         default = CONFIGS.get(name, (None,))[0]
-        case = next(one for one in CASES if (one.domain, one.config) == (name, default))
+        case = next(one for one in on_disk.CASES if (one.domain, one.config) == (name, default))
         case.touch(root / name)
         opened = open_domain(name, case.split, root / name, options=case.options)
         assert opened.table.name == case.encoding.table
@@ -314,30 +298,30 @@ def test_wrong_arguments_are_named(name, root):
     refused("nowhere is not a folder", data_dir=root / "nowhere")
 
 
-@pytest.mark.parametrize("kind", ["8 bits", "palette"])
-def test_other_labels_of_synthia_are_refused(kind, root):
+def test_other_labels_of_synthia_are_refused(root):
     """As a decoder that loses 16 bits would write them, or with a palette."""
-    case = CASE["synthia-16bit"]
-    written = case.write(root)
+    case = on_disk.CASE["synthia-16bit"]
+    shape = case.write(root)["0000000"].raw.shape
     label = case.paths(root, "0000000")[1]
-    if kind == "palette":
-        save_palette(label, np.zeros_like(written["0000000"].raw), [[0, 0, 0]] * 23)
-    else:
-        save_image(label, random_image(case.encoding.raw(0).shape, 0))
-    with pytest.raises(UserError, match=r"0000000\.png.*synthia_ids.*8 bits"):
-        load(case, root)[0]
+    for write in (
+        lambda: on_disk.save_palette(label, np.zeros(shape), [[0, 0, 0]] * 23),
+        lambda: on_disk.save_image(label, on_disk.random_image(shape, 0)),
+    ):
+        write()
+        with pytest.raises(UserError, match=r"0000000\.png.*synthia_ids.*8 bits"):
+            load(case, root)[0]
 
 
 def test_colour_labels_saved_with_a_palette(root):
     """An index must never pass for the colour of that number."""
-    case = CASE["camvid-full"]
+    case = on_disk.CASE["camvid-full"]
     raw = case.write(root)[min(case.names)].raw
     label = case.paths(root, min(case.names))[1]
-    colours = FACTS["camvid32"]["colors"]
+    colours = on_disk.FACTS["camvid32"]["colors"]
     indices = np.vectorize(list(case.encoding.train_ids).index)(raw)
-    save_palette(label, indices, colours)
+    on_disk.save_palette(label, indices, colours)
     assert_label(case.encoding, load(case, root)[0]["label"], raw)
-    save_palette(label, indices, [[1, 2, 3], *colours[1:]])
+    on_disk.save_palette(label, indices, [[1, 2, 3], *colours[1:]])
     with pytest.raises(UserError, match=r"label colour \(1, 2, 3\)") as refusal:
         load(case, root)[0]
     assert str(label) in str(refusal.value)
@@ -345,9 +329,8 @@ def test_colour_labels_saved_with_a_palette(root):
 
 def test_palettes_of_few_colours(root):
     """They are packed: two or more pixels in a byte."""
-    case = CASE["gta5-palette"]
-    written = case.write(root)
-    thirds = written[min(case.names)].raw % 3
-    raw, train_ids = np.array([0, 7, 11])[thirds], np.array([IGNORED, 0, 2])[thirds]
-    save_palette(case.paths(root, min(case.names))[1], raw, [[10, 20, 30]] * 12, bits=4)
+    case = on_disk.CASE["gta5-palette"]
+    thirds = case.write(root)[min(case.names)].raw % 3
+    raw, train_ids = np.array([0, 7, 11])[thirds], np.array([on_disk.IGNORED, 0, 2])[thirds]
+    on_disk.save_palette(case.paths(root, min(case.names))[1], raw, [[10, 20, 30]] * 12, bits=4)
     np.testing.assert_array_equal(load(case, root)[0]["label"], train_ids)

@@ -9,15 +9,8 @@ from torch.utils.data import DataLoader
 
 from revt_hf.config.recipe import DomainSpec, Source, Target
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains import domain_label, load_domain, load_spec, open_domain
-from revt_hf.data.domains.corruptions import (
-    KINDS,
-    PARAMETERS,
-    SEVERITIES,
-    Corruption,
-    corrupt,
-    corruption_of,
-)
+from revt_hf.data.domains import corruptions, domain_label, load_domain, load_spec, open_domain
+from revt_hf.data.domains.corruptions import KINDS, SEVERITIES, Corruption, corrupt, corruption_of
 from revt_hf.data.domains.opening import load_prepared
 from revt_hf.data.domains.streets import render
 from revt_hf.data_tools.prepare import prepare
@@ -74,9 +67,9 @@ def test_a_higher_severity_changes_more(kind, scene):
 @pytest.mark.parametrize("kind", ["rain", "snow", "night", "motion_blur", "noise"])
 def test_name_and_seed_decide_what_is_random(kind, scene):
     first = corrupt(scene, "a", kind, 3)
-    np.testing.assert_array_equal(corrupt(scene, "a", kind, 3), first)
-    assert not np.array_equal(corrupt(scene, "b", kind, 3), first)
-    assert not np.array_equal(corrupt(scene, "a", kind, 3, seed=1), first)
+    for name, seed in (("a", 0), ("b", 0), ("a", 1)):
+        same = np.array_equal(corrupt(scene, name, kind, 3, seed), first)
+        assert same is ((name, seed) == ("a", 0))
 
 
 def test_severities_share_their_drops(scene):
@@ -129,7 +122,7 @@ def test_what_decides_the_images_is_in_the_fingerprint(monkeypatch):
     contents.append(open_domain("streets", "val", options=STREETS["base_options"]).content)
     assert content() == contents[0]
     for name, value in (("CORRUPTIONS_VERSION", 0), ("version", lambda _: "2.0.7")):
-        monkeypatch.setattr(f"revt_hf.data.domains.corruptions.{name}", value)
+        monkeypatch.setattr(corruptions, name, value)
         contents.append(content())
     assert len(set(contents)) == len(contents)
 
@@ -188,6 +181,6 @@ def test_mistakes_are_one_sentence(options, words):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_documented_parameters_are_the_real_ones(kind):
     text = Path(ROOT / "docs" / "corruptions.md").read_text()
-    for name, values in PARAMETERS[kind].items():
+    for name, values in corruptions.PARAMETERS[kind].items():
         cells = " | ".join(map(str, values))
         assert re.search(rf"^\| `{kind}` \| .*`{name}`.* \| {re.escape(cells)} \|$", text, re.M)

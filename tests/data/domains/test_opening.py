@@ -11,15 +11,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.domains import (
-    DOMAINS,
-    Facts,
-    Layout,
-    PairedDomain,
-    Sharing,
-    load_domain,
-    opening,
-)
+from revt_hf.data.domains import DOMAINS, Facts, Layout, PairedDomain, Sharing, load_domain, opening
 from tests.helpers.on_disk import CASE
 
 
@@ -118,34 +110,35 @@ def load(tmp_path):
 def test_a_damaged_table_is_built_anew(load, tmp_path, file, damage):
     load()
     (path,) = (tmp_path / "cache").rglob(file)
-    if damage is None:
-        path.unlink()
-    else:
-        half = path.read_bytes()[: path.stat().st_size // 2]
-        path.write_bytes(half if damage == "half" else damage)
+    whole = path.read_bytes()
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "half" else damage)
     with pytest.warns(DataWarning, match=r"cache.*HF_DATASETS_CACHE"):
         load()
 
 
 def test_a_cache_that_cannot_be_written(load, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "x"
     with pytest.warns(DataWarning, match=r"file/x cannot be used"):
-        load(tmp_path / "file" / "x")
+        load(cache)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"HF_DATASETS_CACHE or TMPDIR"):
-        load(tmp_path / "file" / "x")
+        load(cache)
     with pytest.raises(UserError, match=r"HF_DATASETS_CACHE"):
-        load(tmp_path / "file" / "x", streaming=True)
+        load(cache, streaming=True)
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_progress_bars_stay_as_the_caller_has_them(load, shown):
+def test_progress_bars_stay_as_the_caller_has_them(load, tmp_path):
+    setters = (datasets.enable_progress_bars, datasets.disable_progress_bars)
     before = datasets.are_progress_bars_disabled()
-    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            load()
-        assert datasets.are_progress_bars_disabled() is not shown
+        for disabled, setter in enumerate(setters):
+            setter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                load(tmp_path / setter.__name__)
+            assert datasets.are_progress_bars_disabled() is bool(disabled)
     finally:
-        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
+        setters[before]()

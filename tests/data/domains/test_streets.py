@@ -37,9 +37,8 @@ def test_drawn_pixels_belong_to_their_version() -> None:
 )
 def test_a_small_change_of_a_style_is_seen(monkeypatch, style, change) -> None:
     monkeypatch.setitem(STYLES, style, STYLES[style].model_copy(update=change))
-    difference = (
-        drawn.street_values()[f"streets/{style}"] - np.load(drawn.GOLDEN)[f"streets/{style}"]
-    )
+    name = f"streets/{style}"
+    difference = drawn.street_values()[name] - np.load(drawn.GOLDEN)[name]
     assert np.abs(difference).max() > drawn.TOLERANCE
 
 
@@ -54,10 +53,9 @@ def test_another_process_draws_the_same_image() -> None:
 
 def test_styles_share_a_label_and_differ_in_their_images() -> None:
     drawings = {style: render(11, style, *SIZE) for style in STYLES}
-    for first, (image, label) in drawings.items():
-        np.testing.assert_array_equal(label, drawings["source"][1], err_msg=first)
-        for second in set(STYLES) - {first}:
-            assert np.abs(image.astype(float) - drawings[second][0]).mean() > 8, (first, second)
+    for (first, (image, label)), (second, other) in combinations(drawings.items(), 2):
+        np.testing.assert_array_equal(label, other[1], err_msg=second)
+        assert np.abs(image.astype(float) - other[0]).mean() > 8, (first, second)
 
 
 def test_classes_over_a_hundred_scenes() -> None:
@@ -76,9 +74,10 @@ def test_classes_over_a_hundred_scenes() -> None:
 def test_styles_have_their_marks() -> None:
     light, colour, grain, far = {}, {}, {}, {}
     for style in STYLES:
-        drawn = [render(seed, style, *SIZE) for seed in range(6)]
-        images = np.stack([image for image, _ in drawn]).astype(float)
-        labels = np.stack([label for _, label in drawn])
+        images, labels = map(
+            np.stack, zip(*(render(n, style, *SIZE) for n in range(6)), strict=True)
+        )
+        images = images.astype(float)
         assert (images.max(axis=(1, 2, 3)) > 180).all()
         assert (images.min(axis=(1, 2, 3)) < 70).all()
         light[style], colour[style] = images.mean(), np.ptp(images, axis=3).mean()
@@ -97,18 +96,15 @@ def test_styles_have_their_marks() -> None:
     assert set(UNSEEN_STYLES) == set(STYLES) - {"source", "pretext"}
 
 
-@pytest.mark.parametrize(
-    ("seed", "style", "size", "words"),
-    [
+def test_bad_styles_seeds_and_sizes_are_refused() -> None:
+    for seed, style, size, words in (
         (0, "sunset", SIZE, "'sunset'.*source, pretext, overcast, night, fog, noise"),
         (-1, "source", SIZE, "street seed"),
         (0, "source", (32, 256), "street size"),
         (0, "source", (128, 64), "street size"),
-    ],
-)
-def test_bad_styles_seeds_and_sizes_are_refused(seed, style, size, words) -> None:
-    with pytest.raises(UserError, match=words):
-        render(seed, style, *size)
+    ):
+        with pytest.raises(UserError, match=words):
+            render(seed, style, *size)
 
 
 @pytest.mark.parametrize("size", [(64, 128), (97, 203), (256, 512)])
@@ -151,16 +147,13 @@ def test_the_cache_belongs_to_the_version(load, monkeypatch):
     assert open_domain("streets", "val", options=OPTIONS).content != content
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"config": "sunny"}, "unknown config 'sunny'.*night"),
-        ({"split": "test"}, "unknown split 'test'"),
-        ({"images": 0}, "images"),
-        ({"size": [8, 8]}, "size"),
-        ({"colour": "red"}, "options.colour"),
-    ],
-)
-def test_mistakes(load, arguments, words):
-    with pytest.raises(UserError, match=words):
-        load(**arguments)
+def test_mistakes(load):
+    for words, arguments in {
+        "unknown config 'sunny'.*night": {"config": "sunny"},
+        "unknown split 'test'": {"split": "test"},
+        "images": {"images": 0},
+        "size": {"size": [8, 8]},
+        "options.colour": {"colour": "red"},
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load(**arguments)

@@ -29,7 +29,7 @@ from revt_hf.data.domains.base import (
 )
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.streets import objects, surroundings
-from revt_hf.data.domains.streets.canvas import FACING, OVERSAMPLING, Camera, Canvas, Item, Street
+from revt_hf.data.domains.streets.canvas import FACING, OVERSAMPLING, Camera, Canvas, Item
 from revt_hf.data.domains.streets.paint import STYLES, paint
 from revt_hf.data.labels import TRAIN_IDS
 from revt_hf.data.reading import Decode
@@ -50,11 +50,9 @@ Width = Annotated[int, Field(ge=128, le=8192)]
 
 
 class StreetsOptions(Section):
-    """Options of the ``streets`` domain: sizes of the splits, (height, width) of images, seed."""
-
     images: Count = 100
     val_images: Count = 40
-    size: tuple[Height, Width] = (128, 256)
+    size: tuple[Height, Width] = (128, 256)  # in pixels
     seed: Seed = 0
 
 
@@ -118,7 +116,7 @@ def render(
     return paint(street, STYLES[style], rng), street.label
 
 
-def build_street(seed: int, height: int, width: int) -> Street:
+def build_street(seed: int, height: int, width: int) -> Canvas:
     """Lay out the street of a seed (from 0) for an image of at least 64x128 pixels."""
     if seed < 0:
         raise UserError(f"street seed {seed} is negative: use an integer from 0 upwards")
@@ -149,7 +147,7 @@ def build_street(seed: int, height: int, width: int) -> Street:
     for z, draw, x, *more in sorted(placed, key=lambda one: -one[0]):
         draw(canvas, rng, x, z, *more)
     _bonnet(canvas, rng)
-    return canvas.street()
+    return canvas
 
 
 def _plan(rng: Generator) -> surroundings.GroundPlan:
@@ -170,7 +168,6 @@ def _plan(rng: Generator) -> surroundings.GroundPlan:
 
 
 def _roadside(plan: surroundings.GroundPlan, rng: Generator) -> Iterator[_Placed]:
-    """Objects on the pavements and verges."""
     red = bool(rng.random() < 0.5)
     for side, sign in enumerate(surroundings.SIDES):
         kerb = plan.road[side]
@@ -205,7 +202,6 @@ def _roadside(plan: surroundings.GroundPlan, rng: Generator) -> Iterator[_Placed
 
 
 def _traffic(plan: surroundings.GroundPlan, rng: Generator) -> Iterator[_Placed]:
-    """Vehicles and people on the road."""
     borders = [plan.road[0], *plan.lanes, plan.road[1]]
     centre = max(x for x in plan.lanes if x < 0)
     for left, right in pairwise(borders):

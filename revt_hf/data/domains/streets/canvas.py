@@ -7,6 +7,7 @@ ahead. The buffer is twice as fine as the image, which gives smooth edges.
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -76,6 +77,13 @@ def _read_materials() -> dict[str, Material]:
 # The order counts: styles draw colours and textures by a material's index.
 MATERIALS = _read_materials()
 _MATERIAL_ID = {name: index for index, name in enumerate(MATERIALS)}
+_SURFACE = [
+    ("material", np.intp),  # index into MATERIALS
+    ("owner", np.intp),  # number of the object it belongs to
+    ("shade", np.float32),  # brightness factor, from its orientation
+    ("facet", np.intp),  # FACING, SIDEWAYS or GROUND
+    ("plane", np.float32, 3),  # 1/depth as a function of (column, row, 1)
+]
 
 
 def box(x0: float, x1: float, y0: float, y1: float) -> Floats:
@@ -113,37 +121,13 @@ class Camera:
         return 0.0, slope, -self.horizon * slope
 
 
-@dataclass(frozen=True)
-class Street:
-    """The layout of one street, free of any appearance; S surfaces."""
-
-    surface: NDArray[np.uint16]  # (2H, 2W), index of the surface that each fine pixel shows
-    shadow: NDArray[np.uint8]  # (2H, 2W), 255 where something shades the ground
-    material: NDArray[np.intp]  # (S,), index into MATERIALS
-    item: NDArray[np.intp]  # (S,), number of the object it belongs to
-    shade: NDArray[np.float32]  # (S,), brightness factor, from its orientation
-    facet: NDArray[np.intp]  # (S,), FACING, SIDEWAYS or GROUND
-    plane: NDArray[np.float32]  # (S, 3), 1/depth as a function of (column, row, 1)
-    camera: Camera
-
-    @property
-    def coarse(self) -> NDArray[np.uint16]:
-        """(H, W) uint16, the surface at each pixel of the image."""
-        return self.surface[1::OVERSAMPLING, 1::OVERSAMPLING]
-
-    @property
-    def label(self) -> NDArray[np.uint8]:
-        """(H, W) uint8 train ids, 255 where ignored."""
-        of_material = np.array([m.train_id for m in MATERIALS.values()], dtype=np.uint8)
-        return of_material[self.material][self.coarse]
-
-
 class Canvas:
-    """Collects surfaces; later ones cover earlier ones."""
+    """The layout of one street, free of any appearance: surfaces, later ones over earlier ones."""
 
     def __init__(self, camera: Camera, height: int, width: int) -> None:
         self.camera = camera
         self.shape = (height * OVERSAMPLING, width * OVERSAMPLING)
+        # Index of the surface that each fine pixel shows; 255 where something shades the ground.
         self.surface: NDArray[np.uint16] = np.zeros(self.shape, dtype=np.uint16)
         self.shadow: NDArray[np.uint8] = np.zeros(self.shape, dtype=np.uint8)
         self.items = 0
@@ -161,11 +145,21 @@ class Canvas:
         points = np.rint(corners).astype(np.int32, order="C")
         cv2.fillPoly(self.surface, [points] if points.ndim == 2 else list(points), surface)
 
-    def street(self) -> Street:
-        """The layout drawn so far."""
-        material, item, shade, facet, plane = map(np.array, zip(*self._rows, strict=True))
-        shade, plane = shade.astype(np.float32), plane.astype(np.float32)
-        return Street(self.surface, self.shadow, material, item, shade, facet, plane, self.camera)
+    @cached_property
+    def surfaces(self) -> Any:
+        """A record of each surface drawn so far, with the fields of ``_SURFACE``."""
+        return np.array(self._rows, dtype=_SURFACE).view(np.recarray)
+
+    @property
+    def coarse(self) -> NDArray[np.uint16]:
+        """(H, W) uint16, the surface at each pixel of the image."""
+        return self.surface[1::OVERSAMPLING, 1::OVERSAMPLING]
+
+    @property
+    def label(self) -> NDArray[np.uint8]:
+        """(H, W) uint8 train ids, 255 where ignored."""
+        of_material = np.array([m.train_id for m in MATERIALS.values()], dtype=np.uint8)
+        return of_material[self.surfaces.material][self.coarse]
 
 
 class Item:
@@ -201,7 +195,6 @@ class Item:
     def rect(
         self, material: str, x0: float, x1: float, y0: float, y1: float, shade: float = 1.0
     ) -> None:
-        """Rectangle facing the camera."""
         scale, column, row = self.canvas.camera.at(self.z)
         left, right = (round(column + (self.x + self.sx * x) * scale) for x in (x0, x1))
         low, high = (round(row - self.sy * y * scale) for y in (y0, y1))

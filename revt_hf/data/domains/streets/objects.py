@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.random import Generator
 
-from revt_hf.data.domains.streets.canvas import Canvas, Item, box
+from revt_hf.data.domains.streets.canvas import Canvas, Floats, Item, box
 
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 12, endpoint=False)
 _WHEEL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
@@ -111,7 +111,6 @@ def person(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) -> None:
-    """A bicycle from the side or from behind, with or without a rider."""
     item = Item(canvas, x, z, bool(rng.random() < 0.5))
     if rng.random() < 0.6:
         for wheel in (-0.52, 0.52):
@@ -121,59 +120,48 @@ def bicycle(canvas: Canvas, rng: Generator, x: float, z: float, ridden: bool) ->
         item.stroke("frame", [(-0.52, 0.35), (0.0, 0.32), (0.4, 0.82), (0.36, 1.0)], 0.08)
         item.stroke("frame", [(0.0, 0.32), (-0.18, 0.95)], 0.08)
         if ridden:
-            _seated(item)
+            x, y, lean = -0.18, 0.95, 0.28
+            hip, neck = (x, y), (x + lean, y + 0.58)
+            item.stroke("rider legs", [hip, (x + 0.38, y - 0.22), (x + 0.2, y - 0.62)], 0.17)
+            item.stroke("jersey", [hip, neck], 0.32)
+            arm = [neck, (x + lean + 0.16, y + 0.22), (x + 0.58, y + 0.12)]
+            item.stroke("jersey", arm, 0.11, 0.5, 0.8)
+            item.disc("rider skin", x + lean + 0.08, y + 0.74, 0.1, 0.13)
+            item.disc("helmet", x + lean + 0.05, y + 0.83, 0.15, 0.11)
     else:
         item.disc("rim", 0.0, 0.36, 0.09, 0.36)
         item.stroke("frame", [(0.0, 0.6), (0.0, 1.0)], 0.12)
         item.stroke("frame", [(-0.3, 1.02), (0.3, 1.02)], 0.08)
         if ridden:
-            _from_behind(item)
+            seat = 0.92
+            for sign in (-1, 1):
+                item.stroke("rider legs", [(sign * 0.1, seat), (sign * 0.2, seat - 0.5)], 0.16, 0.5)
+                arm = [(sign * 0.22, seat + 0.5), (sign * 0.36, seat + 0.14)]
+                item.stroke("jersey", arm, 0.12, 0.5, 0.8)
+            low, high = seat - 0.05, seat + 0.5
+            item.face("jersey", [(-0.17, low), (0.17, low), (0.25, high), (-0.25, high)])
+            item.disc("rider skin", 0.0, seat + 0.64, 0.1, 0.1)
+            item.disc("helmet", 0.0, seat + 0.73, 0.14, 0.15)
     item.cast(-0.7, 0.8, -0.1, 0.3)
 
 
-def _seated(item: Item) -> None:
-    x, y, lean = -0.18, 0.95, 0.28
-    hip, neck = (x, y), (x + lean, y + 0.58)
-    item.stroke("rider legs", [hip, (x + 0.38, y - 0.22), (x + 0.2, y - 0.62)], 0.17)
-    item.stroke("jersey", [hip, neck], 0.32)
-    arm = [neck, (x + lean + 0.16, y + 0.22), (x + 0.58, y + 0.12)]
-    item.stroke("jersey", arm, 0.11, 0.5, 0.8)
-    item.disc("rider skin", x + lean + 0.08, y + 0.74, 0.1, 0.13)
-    item.disc("helmet", x + lean + 0.05, y + 0.83, 0.15, 0.11)
-
-
-def _from_behind(item: Item) -> None:
-    seat = 0.92
-    for sign in (-1, 1):
-        item.stroke("rider legs", [(sign * 0.1, seat), (sign * 0.2, seat - 0.5)], 0.16, 0.5)
-        arm = [(sign * 0.22, seat + 0.5), (sign * 0.36, seat + 0.14)]
-        item.stroke("jersey", arm, 0.12, 0.5, 0.8)
-    back = [(-0.17, seat - 0.05), (0.17, seat - 0.05), (0.25, seat + 0.5), (-0.25, seat + 0.5)]
-    item.face("jersey", back)
-    item.disc("rider skin", 0.0, seat + 0.64, 0.1, 0.1)
-    item.disc("helmet", 0.0, seat + 0.73, 0.14, 0.15)
-
-
-def _visible_side(item: Item, half: float) -> float | None:
-    """The x of the side that the camera sees, None for a vehicle straight ahead."""
+def _side(
+    item: Item, half: float, material: str, corners: Floats, shade: float = 0.8, at: float = 1.0
+) -> None:
+    """Draw on the side that the camera sees; a vehicle straight ahead shows none."""
     bend = item.canvas.camera.bend * item.z / item.canvas.camera.focal * item.z
     x = item.x + 0.5 * bend
-    if abs(x) <= half:
-        return None
-    return -half if x > 0 else half
+    if abs(x) > half:
+        item.side(material, (-half if x > 0 else half) * at, corners, shade)
 
 
 def _box(item: Item, body: str, half: float, y0: float, y1: float, length: float) -> None:
-    x = _visible_side(item, half)
-    if x is not None:
-        item.side(body, x, box(0, length, y0, y1), 0.72)
+    _side(item, half, body, box(0, length, y0, y1), 0.72)
     item.rect(body, -half, half, y0, y1)
 
 
 def _side_wheels(item: Item, tyre: str, half: float, radius: float, at: list[float]) -> None:
-    x = _visible_side(item, half)
-    if x is not None:
-        item.side(tyre, x, _WHEEL * radius + np.array([[(z, radius)] for z in at]))
+    _side(item, half, tyre, _WHEEL * radius + np.array([[(z, radius)] for z in at]))
 
 
 def _rear_wheels(item: Item, tyre: str, half: float, top: float) -> None:
@@ -206,11 +194,9 @@ def car(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> N
     top = [(sx * inner, roof, z) for sx in (-1, 1) for z in (start + 0.45, stop - 0.7)]
     item.hull("car body", base + top, 0.92)
     shoulder, lintel = waist + 0.06, roof - 0.12
-    side = _visible_side(item, half)
-    if side is not None:
-        pane = [(start + 0.25, shoulder), (stop - 0.35, shoulder)]
-        pane += [(stop - 0.8, lintel), (start + 0.6, lintel)]
-        item.side("car glass", side * 0.5 * (0.96 + inner / half), pane, 0.75)
+    pane = [(start + 0.25, shoulder), (stop - 0.35, shoulder)]
+    pane += [(stop - 0.8, lintel), (start + 0.6, lintel)]
+    _side(item, half, "car glass", np.array(pane), 0.75, 0.5 * (0.96 + inner / half))
     low, high = half * 0.82, inner * 0.86
     screen = [(-low, shoulder), (low, shoulder), (high, lintel), (-high, lintel)]
     item.face("car glass", screen, 1.0, start + 0.2)
@@ -241,7 +227,6 @@ def crossing_car(canvas: Canvas, rng: Generator, x: float, z: float) -> None:
 
 
 def bus(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> None:
-    """A bus along the street, sometimes a double-decker."""
     item = Item(canvas, x, z)
     half, top, length = rng.uniform(1.2, 1.3), rng.uniform(2.8, 3.2), rng.uniform(9.0, 12.0)
     if rng.random() < 0.2:
@@ -249,13 +234,11 @@ def bus(canvas: Canvas, rng: Generator, x: float, z: float, oncoming: bool) -> N
     _rear_wheels(item, "bus tyre", half, 0.6)
     _box(item, "bus body", half, 0.35, top, length)
     _side_wheels(item, "bus tyre", half, 0.45, [2.2, length - 2.4])
-    side = _visible_side(item, half)
-    if side is not None:
-        item.side("bus stripe", side, box(0, length, 0.8, 1.1))
-        starts = np.arange(0.5, length - 1.2, 1.35)
-        for low in np.arange(1.4, top - 0.9, 1.35):
-            panes = box(0, 1.15, low, low + 0.9) + np.stack([starts, 0 * starts], axis=1)[:, None]
-            item.side("bus glass", side, panes, 0.85)
+    _side(item, half, "bus stripe", box(0, length, 0.8, 1.1))
+    starts = np.arange(0.5, length - 1.2, 1.35)
+    for low in np.arange(1.4, top - 0.9, 1.35):
+        panes = box(0, 1.15, low, low + 0.9) + np.stack([starts, 0 * starts], axis=1)[:, None]
+        _side(item, half, "bus glass", panes, 0.85)
     item.rect("bus stripe", -half, half, 0.75, 1.1)
     item.rect("bus glass", -half * 0.88, half * 0.88, 1.15 if oncoming else 1.5, 2.35)
     if top > 3.6:

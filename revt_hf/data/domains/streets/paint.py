@@ -16,8 +16,8 @@ from revt_hf.data.domains.streets.canvas import (
     SIDEWAYS,
     STRAIGHT_FROM,
     TEXTURES,
+    Canvas,
     Colours,
-    Street,
 )
 
 _FARTHEST = 400.0
@@ -75,8 +75,7 @@ STYLES = {name: Style(**values) for name, values in yaml.safe_load(_TABLE).items
 UNSEEN_STYLES: tuple[str, ...] = ("overcast", "night", "fog", "noise")
 
 
-def paint(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
-    """The image (H, W, 3), uint8, RGB, of a street in a style."""
+def paint(street: Canvas, style: Style, rng: Generator) -> NDArray[np.uint8]:
     geometry = _Geometry(street)
     image = _averaged(_base_colours(street, style, rng), street)
     image *= _surface_detail(street, geometry, style, rng)[..., None]
@@ -95,16 +94,16 @@ def paint(street: Street, style: Style, rng: Generator) -> NDArray[np.uint8]:
 class _Geometry:
     """Where the surface at each pixel (H, W) lies: depth and two coordinates on it, in metres."""
 
-    def __init__(self, street: Street) -> None:
+    def __init__(self, street: Canvas) -> None:
         surface = street.coarse
         high, wide = surface.shape
         camera = street.camera
         column = np.arange(wide, dtype=np.float32)[None] * OVERSAMPLING + 1
         row = np.arange(high, dtype=np.float32)[:, None] * OVERSAMPLING + 1
-        slope_x, slope_y, offset = (part.take(surface) for part in street.plane.T)
+        slope_x, slope_y, offset = (part.take(surface) for part in street.surfaces.plane.T)
         inverse = slope_x * column + slope_y * row + offset
         self.depth: Image = 1.0 / np.maximum(inverse, 1.0 / _FARTHEST)
-        self.facet = street.facet.take(surface)
+        self.facet = street.surfaces.facet.take(surface)
         bent = camera.centre + camera.bend * np.minimum(self.depth, STRAIGHT_FROM)
         across = (column - bent) * self.depth / camera.focal
         up = camera.height - (row - camera.horizon) * self.depth / camera.focal
@@ -114,9 +113,9 @@ class _Geometry:
         self.row, self.column = row / row[-1, 0], column / column[0, -1]
 
 
-def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
+def _base_colours(street: Canvas, style: Style, rng: Generator) -> Image:
     """(S, 3) colour of each surface, 0..255."""
-    items, kinds = int(street.item.max()) + 1, len(MATERIALS)
+    items, kinds = int(street.surfaces.owner.max()) + 1, len(MATERIALS)
     pick = rng.random((items, kinds))
     of_object = rng.normal(0.0, 1.0, (items, kinds, 4))
     of_scene = rng.normal(0.0, style.scene_jitter, (kinds, 3))
@@ -128,16 +127,17 @@ def _base_colours(street: Street, style: Style, rng: Generator) -> Image:
             palettes[index] = drawn[index, : counts[index]]
     size = np.array([len(palette) for palette in palettes])
     first = np.concatenate([[0], np.cumsum(size)[:-1]])
-    chosen = first[street.material] + (pick[street.item, street.material] * size[street.material])
+    item, material = street.surfaces.owner, street.surfaces.material
+    chosen = first[material] + pick[item, material] * size[material]
     colours = np.concatenate(palettes)[chosen.astype(np.intp)].astype(np.float64)
-    jitter = of_object[street.item, street.material]
+    jitter = of_object[item, material]
     # Three quarters of an object's deviation is brightness, as it is in photographs.
     deviation = style.object_jitter * (0.5 * jitter[:, :3] + jitter[:, 3:])
-    colours += deviation + of_scene[street.material]
-    return np.clip(colours * street.shade[:, None], 0, 255).astype(np.float32)
+    colours += deviation + of_scene[material]
+    return np.clip(colours * street.surfaces.shade[:, None], 0, 255).astype(np.float32)
 
 
-def _averaged(colours: Image, street: Street) -> Image:
+def _averaged(colours: Image, street: Canvas) -> Image:
     """Colours (S, 3) at each pixel (H, W, 3), averaged over its fine pixels."""
     packed = np.zeros((len(colours), 4), dtype=np.uint8)
     packed[:, :3] = colours
@@ -185,7 +185,7 @@ def _pattern(name: str, u: Image, v: Image, tiles: tuple[Image, Image, Image]) -
     return np.where(joint, np.float32(-1.0), np.float32(0.35))
 
 
-def _surface_detail(street: Street, at: _Geometry, style: Style, rng: Generator) -> Image:
+def _surface_detail(street: Canvas, at: _Geometry, style: Style, rng: Generator) -> Image:
     """Brightness factor (H, W) of texture and stains."""
     fine: Image = rng.standard_normal((_TILE, _TILE), dtype=np.float32)
     tiles = (fine, _smoothed(fine, 1.2), _smoothed(fine, 2.5))
@@ -196,7 +196,7 @@ def _surface_detail(street: Street, at: _Geometry, style: Style, rng: Generator)
         kinds = np.where(fresh, rng.integers(len(TEXTURES), size=len(MATERIALS)), kinds)
         drawn = rng.uniform(0.0, 0.3, len(MATERIALS)).astype(np.float32)
         strength = np.where(fresh, drawn, strength)
-    material = street.material.take(street.coarse)
+    material = street.surfaces.material.take(street.coarse)
     kind, detail = kinds[material], np.zeros_like(u)
     for index, (name, pitch) in enumerate(TEXTURES.items()):
         there = np.flatnonzero(kind == index)
@@ -212,7 +212,7 @@ def _surface_detail(street: Street, at: _Geometry, style: Style, rng: Generator)
     return np.clip(factor, 0.2, 1.8).astype(np.float32)
 
 
-def _light(street: Street, at: _Geometry, style: Style) -> Image:
+def _light(street: Canvas, at: _Geometry, style: Style) -> Image:
     """Brightness factor (H, W) of shadows, and of a sky that is paler towards the horizon."""
     high, wide = at.depth.shape
     shadow = cv2.resize(street.shadow, (wide, high), interpolation=cv2.INTER_AREA)
@@ -234,7 +234,7 @@ def _toned(image: Image, style: Style, rng: Generator) -> Image:
     return np.clip(image * scale.astype(np.float32) + shift.astype(np.float32), 0, 255)
 
 
-def _after_dark(image: Image, street: Street, at: _Geometry, style: Style, rng: Generator) -> Image:
+def _after_dark(image: Image, street: Canvas, at: _Geometry, style: Style, rng: Generator) -> Image:
     """Dim blue light, the own headlights, and lamps with their glow."""
     high, wide = at.depth.shape
     ambient = np.array([0.30, 0.34, 0.46]) * rng.uniform(0.8, 1.2)
@@ -242,7 +242,7 @@ def _after_dark(image: Image, street: Street, at: _Geometry, style: Style, rng: 
     ambient = np.where(sky[..., None], ambient * 0.5, ambient)
     beam = np.exp(-(((at.column - 0.5) / 0.33) ** 2)) * np.exp(-at.depth / 16.0) * ~sky
     lit = ambient + beam[..., None] * np.array([0.75, 0.68, 0.52])
-    lamps = _averaged(_LAMP[street.material], street)
+    lamps = _averaged(_LAMP[street.surfaces.material], street)
     scale = high / 128
     near = cv2.GaussianBlur(lamps, (0, 0), 2.0 * scale)
     wider = cv2.resize(lamps, (wide // 4, high // 4), interpolation=cv2.INTER_AREA)
@@ -253,7 +253,6 @@ def _after_dark(image: Image, street: Street, at: _Geometry, style: Style, rng: 
 
 
 def _photographed(image: Image, style: Style, rng: Generator) -> NDArray[np.uint8]:
-    """Vignette, blur, noise and compression of the camera."""
     high, wide = image.shape[:2]
     if style.vignette > 0:
         x, y = np.linspace(-1, 1, wide)[None], np.linspace(-1, 1, high)[:, None]

@@ -1,4 +1,4 @@
-"""What a model card contains, and what it does not."""
+"""What cards contain and what they do not, and metadata that the Hub would reject."""
 
 import json
 import re
@@ -18,19 +18,23 @@ from revt_hf import __version__
 from revt_hf.cli.app import app
 from revt_hf.cli.options import key_values
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec, load_recipe
+from revt_hf.config.recipe import DomainSpec, load_recipe, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
-from revt_hf.data.domains import load_spec
-from revt_hf.hub.cards import check_card
+from revt_hf.data.domains import DOMAINS, load_spec
+from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import model_facts
-from revt_hf.hub.model_card import card_text
 from revt_hf.hub.push import PushOptions, push
+from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_table_cards
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
+from revt_hf.results.rows import ROWS
+from tests.helpers.golden import ROOT
 from tests.helpers.pushed import changed, results_of
+
+CARDS = ROOT / "model_cards"
 
 
 def card(folder, results=None, base_models=(), license="apache-2.0", **more):
@@ -45,6 +49,11 @@ def metadata(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
+def missing(text, *words):
+    """Those of the words that a card does not contain."""
+    return [word for word in words if word not in text]
+
+
 def _results_section(text):
     return text.partition("## Results\n")[2].partition("\n## ")[0]
 
@@ -53,11 +62,16 @@ def _command(text):
     return shlex.split(re.search(r"```bash\n(revt evaluate .*)\n```", text)[1])
 
 
+def _linked(folder, target, *names):
+    target.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors", *names):
+        (target / name).symlink_to(folder / name)
+    return target
+
+
 def _with(folder, target, **changes):
     """A copy of a folder whose recipe has another model section, and other changes."""
-    target.mkdir()
-    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-        (target / name).symlink_to(folder / name)
+    _linked(folder, target, "preprocessor_config.json")
     recipe = load_recipe(folder / "recipe.yaml").model_dump(mode="json")
     sizes = dict.fromkeys(("size", "depths", "hidden_sizes", "decoder_hidden_size"))
     recipe["model"] |= sizes | changes.pop("model", {"init": "/x"})
@@ -65,18 +79,26 @@ def _with(folder, target, **changes):
     return target
 
 
-def test_a_merges_card_without_results(models):
-    text = card(models.revt)
-    data = ModelCard(text).data
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
-    assert {"revt", "segformer", "domain-generalization", "model-merging"} <= set(data.tags)
-    assert (data.license, data.base_model, data.eval_results) == ("apache-2.0", None, None)
+def test_a_card_byte_by_byte(models):
+    """A merge with results; its hashes and versions have names in card.md, its scores no digits."""
+    text = card(models.revt, results_of(models))
+    text = text.replace(version("numpy"), "numpy-version").replace(__version__, "our-version")
     record = read_json_object(models.revt / "merge.json")
-    names = (("base", "1 (base)"), ("pixmix", "4 (pixmix)"))
-    for member, (name, number) in zip(record["members"], names, strict=True):
-        assert f"| `{name}` | {number} | `{member['sha256']}` |" in text
-    assert "every other tensor: that of `base`" in text
+    for member, name in zip(record["members"], ("base", "pixmix"), strict=True):
+        text = text.replace(member["sha256"], f"sha256-of-{name}")
+    text = text.replace(record["tensors_sha256"], "sha256-of-tensors")
+    for result in results_of(models):
+        for score in result.scores:
+            for digits in (f"{score.miou:.2f}", f"{round(score.miou, 2)}"):
+                text = text.replace(digits, "mIoU")
+    assert text == Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     assert MARKER in text
+    for words in ("[More", "None", str(models.revt.parent), "/tmp", "/root", "/home"):
+        assert words not in text + card(models.base, results_of(models))
+
+
+def test_a_card_without_results_has_no_numbers(models):
+    text = card(models.revt)
     assert "Not evaluated." in _results_section(text)
     assert "mIoU" not in text and "model-index" not in text
     # Versions are all that is left; 2308.13331 is the paper.
@@ -98,23 +120,13 @@ def test_a_members_card_holds_its_recipe(models, tmp_path):
 def test_the_results_are_the_measured_ones(models):
     scores = results_of(models)[0].scores
     text = card(models.revt, results_of(models))
-    data = ModelCard(text).data
-    told = {result.dataset_name: result for result in data.eval_results}
-    assert data.model_name == "roads"
+    told = {result.dataset_name: result for result in ModelCard(text).data.eval_results}
     for score in scores:
-        result = told[score.label]
-        assert result.task_type == "image-segmentation"
-        assert (result.dataset_type, result.dataset_config) == ("streets", score.config)
-        assert (result.dataset_split, result.metric_type) == ("val", "mean_iou")
-        assert result.metric_value == round(score.miou, 2)
-        kind = "unseen" if score.config == "night" else "source"
-        numbers = f"{score.images} | {score.miou:.2f} | train_ids | native size |"
-        assert f"| {score.label} | {kind} | {numbers}" in text
+        assert told[score.label].metric_value == round(score.miou, 2)
+        assert f"| {score.label} | " in text and f"| {score.miou:.2f} |" in text
     measured = {f"{score.miou:.2f}" for score in scores}
     assert set(re.findall(r"\d+\.\d+", _results_section(text))) == measured
     assert len(told) == len(scores) == 2
-    for words in ("[More", "None", str(models.revt.parent), "/tmp", "/root", "/home"):
-        assert words not in text + card(models.base, results_of(models))
 
 
 def test_results_of_the_pushed_model_count_and_other_models_do_not(models):
@@ -210,8 +222,7 @@ def test_hub_models_are_named_and_folders_are_not(models, tmp_path):
     for number, init in enumerate(("runs/start", "/data/me/start", "../start", "~/start")):
         text = card(_with(models.base, tmp_path / f"b{number}", model={"init": init}))
         assert "base_model" not in metadata(text)
-        assert "init: start\n" in text
-        assert init not in text
+        assert "init: start\n" in text and init not in text
     folder = _with(models.base, tmp_path / "c", model={"init": "me/start"})
     text = card(folder, base_models=["me/start"])
     assert metadata(text)["base_model"] == ["me/start"]
@@ -233,22 +244,18 @@ def test_members_of_the_hub(models, tmp_path):
     record["members"][1]["sha256"] = None
     rule = {"select": "all", "method": "slerp", "weights": [0.25, 0.75], "parameters": {"t": 0.5}}
     base = {"path": "/data/init", "sha256": None}
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).symlink_to(models.revt / name)
+    _linked(models.revt, tmp_path)
     write_json(tmp_path / "merge.json", {**record, "rules": [*record["rules"], rule], "base": base})
     text = card(tmp_path, base_models=["me/base"])
     assert metadata(text)["base_model"] == ["me/base"]
     assert metadata(text)["base_model_relation"] == "merge"
     assert "revt" not in metadata(text)["tags"]
-    settings = 'weights [0.25, 0.75], parameters {"t": 0.5}'
-    for words in (
-        "| `me/base@v1` | not recorded |",
-        "| `pixmix` | not recorded | not recorded |",
-        f"- the members' tensors `all`: `slerp`, {settings}",
-        "every other tensor: that of `me/base@v1`",
-        '"path": "init"',
-    ):
-        assert words in text
+    assert not missing(
+        text,
+        *("| `me/base@v1` | not recorded |", "| `pixmix` | not recorded | not recorded |"),
+        '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}',
+        *("every other tensor: that of `me/base@v1`", '"path": "init"'),
+    )
     without = card(tmp_path)
     assert "me/base" not in without
     assert "| `base` | not recorded |" in without
@@ -283,9 +290,12 @@ def test_a_merge_of_merges_is_told_as_such(models, recalibrated, tmp_path):
     assert "`base`: then recalibrated on 3 images of streets" in text
     nested = merge([*recalibrated.values(), models.pixmix], tmp_path / "nested")
     text = card(nested)
-    assert "a merge of 3 models (1 of them merged before, 2 recalibrated before), made" in text
-    assert "`revt`: itself a merge of base, pixmix (mean of " in text
-    assert "`revt`: then recalibrated on 3 images of streets" in text
+    assert not missing(
+        text,
+        "a merge of 3 models (1 of them merged before, 2 recalibrated before), made",
+        "`revt`: itself a merge of base, pixmix (mean of ",
+        "`revt`: then recalibrated on 3 images of streets",
+    )
     assert "revt" not in metadata(text)["tags"]
     sent = tmp_path / "sent"
     push(nested, "me/revt", PushOptions(license="mit", dry_run=sent))
@@ -320,3 +330,99 @@ def test_the_license_in_words(models, license, wanted):
     text = card(models.revt, license=license)
     assert metadata(text).items() >= wanted.items()
     assert f"License of the weights: {' '.join(license.split())}." in text
+
+
+TASK = "image-segmentation"
+GOOD = {"library_name": "transformers", "pipeline_tag": TASK, "license": "mit", "tags": ["revt"]}
+METRIC = {"type": "mean_iou", "value": 3}
+DATASET = {"type": "streets", "name": "streets"}
+RESULT = {"task": {"type": TASK}, "dataset": DATASET, "metrics": [METRIC]}
+
+
+def _index(**changes):
+    return {"model-index": [{"name": "roads", "results": [{**RESULT, **changes}]}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"library_name": None}, "library_name"),
+        ({"pipeline_tag": "text-generation"}, "pipeline_tag"),
+        ({"license": "apache"}, "license: 'apache'"),
+        ({"license": "other"}, "license_name"),
+        ({"license": "other", "license_name": "My Own"}, "license_name"),
+        ({"tags": []}, "tags"),
+        ({"tags": [1]}, "tags.0"),
+        ({"base_model": "/tmp/start"}, "base_model"),
+        ({"base_model": ["me/a", "init"]}, "base_model"),
+        ({"base_model_relation": "merge"}, "base_model"),
+        ({"base_model": "me/a", "base_model_relation": "child"}, "base_model_relation"),
+        ({"datasets": ["no id"]}, "datasets"),
+        ({"model-index": []}, "model-index"),
+        ({"model-index": [{"name": "roads"}]}, "model-index.0.results"),
+        (_index(task={}), "model-index.0.results.0.task.type"),
+        (_index(task={"type": "image-classification"}), "model-index.0.results.0.task.type"),
+        (_index(dataset={"type": "streets"}), "model-index.0.results.0.dataset.name"),
+        (_index(metrics=[]), "model-index.0.results.0.metrics"),
+        (_index(metrics=[{**METRIC, "value": "3"}]), "results.0.metrics.0.value"),
+        (_index(metrics=[{**METRIC, "value": float("nan")}]), "results.0.metrics.0.value"),
+    ],
+)
+def test_metadata_that_the_hub_would_reject_are_refused_by_field(changes, field):
+    good = {**GOOD, "base_model": ["me/a"], "base_model_relation": "merge", **_index()}
+    check_card(f"---\n{yaml.safe_dump(good)}---\n\n# roads\n")
+    bad = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+    with pytest.raises(UserError, match=f"the model card's .*{re.escape(field)}") as caught:
+        check_card(f"---\n{yaml.safe_dump(bad)}---\n\n# roads\n")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# roads\n", "does not start with metadata"),
+        ("---\na: [\n---\n\n# roads\n", "are not YAML"),
+        ("---\n- a\n---\n\n# roads\n", "not a YAML mapping"),
+        (f"---\n{yaml.safe_dump(GOOD)}---\n\n", "not filled in"),
+        (f"---\n{yaml.safe_dump(GOOD)}---\n\n[More Information Needed]\n", "not filled in"),
+    ],
+)
+def test_a_card_that_is_none_is_refused(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_card(text)
+
+
+def _contents(folder):
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def test_the_folder_is_what_is_rendered(tmp_path):
+    """``python -m revt_hf.hub.table_cards`` writes them anew."""
+    write_table_cards(tmp_path)
+    assert _contents(CARDS) == _contents(tmp_path)
+    assert len(_contents(CARDS)) == 18 + 1
+
+
+@pytest.mark.parametrize("row", ROWS, ids=file_name)
+def test_a_card(row):
+    text = row_card(row)
+    check_card(text)
+    assert "model-index" not in text
+    assert "the paper's" in text
+    assert f"| Cityscapes | {row.cityscapes:.2f} |" in text
+    assert f"| BDD100K | {row.bdd:.2f} |" in text
+    assert ("Weights not published" in text) == (row.link is None)
+    assert "planned" in text
+    values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    recipe = parse_recipe(values, file_name(row))
+    assert recipe.source.domain == row.source
+    assert {spec.domain for spec in (recipe.source, *recipe.targets)} <= DOMAINS.keys()
+    numbers = re.findall(r"--set augmentation\.method=(\d)", text)
+    assert tuple(map(int, numbers)) == row.methods
+    assert ("revt merge" in text) == row.is_merge
+
+
+def test_links_between_documents_lead_somewhere():
+    for name, text in table_cards().items():
+        for link in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
+            assert (CARDS / link).exists(), (name, link)
