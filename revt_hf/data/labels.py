@@ -24,6 +24,7 @@ _CITYSCAPES: list[tuple[str, int, int]] = _CLASSES["cityscapes"]
 CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
 MOST_CLASSES = 254
+IGNORED = "ignored"
 # Names that transformers gives to classes without names.
 NUMBERED = re.compile(r"label\d+")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -127,6 +128,8 @@ def parse_classes(given: Any, where: str) -> LabelSpace:
     same = [one for number, one in enumerate(names) if plain(one) in map(plain, names[:number])]
     if same or not all(map(plain, names)):
         raise UserError(f"{where}: {(same or names)[0]!a} is there twice, or a name is empty")
+    if IGNORED in map(plain, names):
+        raise UserError(f"{where}: {IGNORED!a} stands for pixels of no class: choose another name")
     space = space_of(names, where)
     if space == CITYSCAPES and tuple(names) != CLASSES:
         space = LabelSpace(where, tuple(names), tuple(CITYSCAPES.by_plain[plain(n)] for n in names))
@@ -336,7 +339,7 @@ def own_table(encoding: Mapping[int | str, int | str], space: LabelSpace) -> Lab
     255 and ``ignored`` are ignored.
     """
     where, known = "label table 'custom table'", {plain(n): i for n, i in space.ids.items()}
-    known["ignored"] = IGNORE_INDEX
+    known[IGNORED] = IGNORE_INDEX
     colours = [isinstance(raw, str) for raw in encoding]
     if any(colours) and not all(colours):
         raise UserError(f"{where}: its keys are values and colours: use one kind")

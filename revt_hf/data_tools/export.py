@@ -82,7 +82,7 @@ def export_parquet(
     for name, found in opened.items():
         found.check(f"{spec.domain}/{name}")
     config = domain.chosen_config(spec.config)
-    chosen = domains.domains.checked_options(domain, spec.options).model_dump()
+    chosen = domains.checked_options(domain, spec.options).model_dump()
     how = (options.max_size, options.license, options.push)
     with atomic_folder(output, options.overwrite, spec.inputs) as scratch:
         (scratch / _DATA).mkdir()

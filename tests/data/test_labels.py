@@ -147,6 +147,7 @@ def test_a_space_is_its_names_in_order():
         ([f"c{n}" for n in range(255)], "2 to 254"),
         (["traffic light", "TrafficLight"], "twice"),
         (["a", " "], "empty"),
+        (["a", "Ignored"], "no class"),
         ({"a": "red", "b": "#000000"}, "'red' is no colour"),
     ):
         with pytest.raises(UserError, match=words):

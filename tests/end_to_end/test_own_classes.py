@@ -152,6 +152,17 @@ def test_a_file_of_classes_stands_in_the_recipe_with_its_content(data, tmp_path,
         load_domain("folder", "val", data, options=options)
 
 
+def test_a_resolved_recipe_has_the_same_table(data):
+    encoding = {0: "water", 1: "boat", 7: 255}
+    options = {"classes": CLASSES, "encoding": encoding}
+    recipe = parse_recipe({**TINY, "source": {**source(data), "options": options}}, "own")
+    again = parse_recipe(yaml.safe_load(recipe.to_yaml()), "resolved")
+    for found in (recipe, again):
+        read = checked_options(get_domain("folder"), found.source.options)
+        assert read.table.mapping == {0: 0, 1: 2, 7: 255}
+        assert read.encoding == encoding
+
+
 def test_zero_can_be_no_class(tmp_path):
     options = {"classes": ["a", "b"], "reduce_zero_label": True}
     table = checked_options(get_domain("folder"), options).table

@@ -29,6 +29,8 @@ from revt_hf.data.labels import (
 )
 
 Suffix = Annotated[str, Field(min_length=1)]
+# Numbers first: recipes that were resolved to JSON have them as text.
+RawValue = Annotated[int | str, Field(union_mode="left_to_right")]
 _TOTAL = 24_966
 _OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
 # Dropped from RobustNet's lists (its issue 21); all are official training frames.
@@ -251,7 +253,7 @@ class FolderOptions(PairedOptions):
     classes: tuple[str, ...] | dict[str, str] | None = None
     # Name of an encoding of Cityscapes' classes; or raw value, or colour '#rrggbb', to the id or
     # the name of a class, or "ignored". By default labels hold ids of the classes, and 255.
-    encoding: str | dict[int | str, int | str] | None = None
+    encoding: str | dict[RawValue, int | str] | None = None
     reduce_zero_label: bool = False  # 0 is ignored, and n + 1 is class n
 
     @field_validator("classes", mode="before")
