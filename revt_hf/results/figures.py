@@ -137,6 +137,8 @@ def build_curves(
         for (line, kind), group in groups.items()
         for (of, corruption), points in _points(group, classes)
     ]
+    if not curves:
+        raise UserError(f"no evaluation has scores of {classes}: leave out --classes")
     return Curves(names[used[0].protocol], classes, tuple(curves))
 
 

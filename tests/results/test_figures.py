@@ -128,6 +128,7 @@ def test_the_command_writes_figure_and_numbers(capsys, tmp_path):
         ([result("base/0", {"town/val": 70.0})], [], "no evaluation has scores on the domain"),
         ([REVT], ["--protocol", "native"], "by the protocol 'native', only by paper"),
         ([REVT], ["--classes", "synthia12"], "unknown classes 'synthia12'"),
+        ([REVT], ["--classes", "synthia13"], "no evaluation has scores of synthia13"),
         ([REVT, NATIVE], [], "by several protocols (paper, native): name one, --protocol"),
         (
             [_network("base/0", {"fog-1": 60.0, "fog-1-seed1": 61.0})],
