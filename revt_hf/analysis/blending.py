@@ -24,7 +24,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import in_space, load_spec, open_domain, space_of_images
-from revt_hf.data.labels import CITYSCAPES, LabelSpace
+from revt_hf.data.label_space import CITYSCAPES, LabelSpace
 from revt_hf.evaluation.cost import LIBRARIES
 from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled

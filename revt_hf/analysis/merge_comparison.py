@@ -19,7 +19,7 @@ from revt_hf.analysis.blending import DiagnoseOptions, OnImage, ScoringData, abo
 from revt_hf.config.recipe import Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import process_state
-from revt_hf.data.labels import IGNORE_INDEX, LabelSpace
+from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import measured_statistics, recalibrate_model, spread_images

@@ -121,7 +121,7 @@ def infer_description(
     label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
 ) -> Description:
     """Describe one of the original's networks; without ``classes`` 19 are Cityscapes'."""
-    from revt_hf.data.labels import CLASSES
+    from revt_hf.data.label_space import CLASSES
 
     architecture, count = infer_architecture(label, shapes)
     if classes is None and count == len(CLASSES):

@@ -266,6 +266,6 @@ def _size(fields: _Fields) -> dict[str, int]:
 
 def is_train_id_order(names: Sequence[str]) -> bool:
     """Whether names of a head's rows are Cityscapes' 19 in the order of the train ids."""
-    from revt_hf.data.labels import CLASSES
+    from revt_hf.data.label_space import CLASSES
 
     return [plain(name) for name in names] == [plain(name) for name in CLASSES]

@@ -101,11 +101,11 @@ class Checkpoint:
             self._scratch.cleanup()
 
 
-def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
+def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = True) -> Checkpoint:
     """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision``."""
     path, label = Path(source), str(source)
     if path.is_dir():
-        return _open_folder(label, path)
+        return _open_folder(label, path, adapters)
     if path.is_file():
         # Weights by transformers' name beside a config.json belong to that folder.
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)
@@ -115,11 +115,15 @@ def open_checkpoint(source: str | Path, quiet: bool = False) -> Checkpoint:
 
     if path.exists() or path.suffix in _FILE_SUFFIXES or not is_hub_id(label):
         raise UserError(f"cannot load the model '{label}': there is no such file or folder")
-    return _open_folder(label, fetch(label, quiet))
+    return _open_folder(label, fetch(label, quiet), adapters)
 
 
-def _open_folder(label: str, folder: Path) -> Checkpoint:
-    if (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).exists():
+def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
+    if (
+        adapters
+        and (folder / ADAPTER_CONFIG_FILE).is_file()
+        and not (folder / WEIGHTS_FILE).exists()
+    ):
         return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{label} is not a SegFormer folder: {CONFIG_FILE} is missing")
@@ -195,7 +199,8 @@ def _open_adapter(label: str, folder: Path) -> Checkpoint:
 
     adapter = read_adapter(folder)
     stamps = Stamps(adapter.files)
-    with open_checkpoint(adapter.base) as base:
+    # An adapter of an adapter could be its own base.
+    with open_checkpoint(adapter.base, adapters=False) as base:
         stamps.add(*base.originals)
         scratch, tensors = _temporary(folder, lambda copy: adapter.write(base.tensors, copy))
         base.stamps.check()

@@ -1,186 +1,27 @@
-"""Label spaces (Cityscapes' 19 classes, or others), and the label encodings of datasets by name."""
+"""The label encodings of driving datasets by name, and tables of a user's own."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
-from importlib.resources import files
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError, plain
+from revt_hf.data.label_space import (
+    CITYSCAPES,
+    CITYSCAPES_ID,
+    IGNORE_INDEX,
+    IGNORED,
+    LABELS_YAML,
+    TRAIN_ID,
+    LabelSpace,
+    parse_colour,
+)
 
-IGNORE_INDEX = 255
-Colour: TypeAlias = tuple[int, int, int]
-_CLASSES: dict[str, Any] = yaml.safe_load(files("revt_hf.data").joinpath("labels.yaml").read_text())
-# Name, colour and id in ``_labelIds.png`` of each class.
-_CITYSCAPES: list[tuple[str, int, int]] = _CLASSES["cityscapes"]
-CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
-NUM_CLASSES = len(CLASSES)
-MOST_CLASSES = 254
-IGNORED = "ignored"
-# Names that transformers gives to classes without names.
-NUMBERED = re.compile(r"label\d+")
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-
-
-@dataclass(frozen=True)
-class LabelSpace:
-    """The classes of a dataset or a model: their names and colours (0xRRGGBB) by class id.
-
-    Ids are 0 to n - 1, and 255 is ignored. Spaces with the same names in the same order are equal.
-    """
-
-    name: str = field(compare=False)
-    classes: tuple[str, ...]
-    colours: tuple[int, ...] = field(compare=False)
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    @cached_property
-    def palette(self) -> NDArray[np.uint8]:
-        """Colours (n, 3), RGB, uint8."""
-        return np.array([[*colour.to_bytes(3)] for colour in self.colours], dtype=np.uint8)
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """The id of each class by name."""
-        return {name: number for number, name in enumerate(self.classes)}
-
-    @property
-    def by_name(self) -> dict[str, Colour]:
-        """The colour of each class."""
-        return {name: self.colour(number) for name, number in self.ids.items()}
-
-    @property
-    def by_plain(self) -> dict[str, int]:
-        """The colour of each class (0xRRGGBB) by its :func:`plain` name."""
-        return dict(zip(map(plain, self.classes), self.colours, strict=True))
-
-    @property
-    def subsets(self) -> dict[str, tuple[int, ...]]:
-        """The ids of subsets that papers average over; none outside Cityscapes."""
-        return SUBSETS if self == CITYSCAPES else {}
-
-    def colourise(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class ids (H, W), uint8 -> RGB image (H, W, 3), uint8; ignored pixels are black."""
-        table = np.zeros((256, 3), dtype=np.uint8)
-        table[: len(self)] = self.palette
-        return table[labels]
-
-    def legend(self, maps: Iterable[NDArray[np.uint8]]) -> dict[str, Colour]:
-        """Names and colours (RGB) of the classes in class maps, in the order of their ids."""
-        found = np.unique(np.concatenate([np.unique(one) for one in maps]))
-        known = [number for number in found.tolist() if number < len(self)]
-        return {self.classes[number]: self.colour(number) for number in known}
-
-    def colour(self, number: int) -> Colour:
-        """A class's colour, RGB, 0..255."""
-        red, green, blue = self.colours[number].to_bytes(3)
-        return red, green, blue
-
-    def rows(self, found: Sequence[str], where: str) -> tuple[int, ...]:
-        """Where each class of this space is among ``found`` names, whatever their order.
-
-        Refuses names that are not those of this space; the sentence begins with ``where``.
-        """
-        names, wanted = list(map(plain, found)), list(map(plain, self.classes))
-        twice = [one for one in found if names.count(plain(one)) > 1]
-        if twice:
-            raise UserError(f"{where} names {twice[0]!a} twice")
-        if len(names) != len(wanted):
-            raise UserError(f"{where} names {len(found)} classes, {self.name} has {len(wanted)}")
-        if names != wanted and all(map(NUMBERED.fullmatch, names)):
-            raise UserError(
-                f"{where} does not name its classes ({found[0]}, ...): write the names of its "
-                "rows into id2label"
-            )
-        unknown = [name for name in found if plain(name) not in wanted]
-        missing = [name for name in self.classes if plain(name) not in names]
-        if unknown or missing:
-            also = f" {unknown[0]!a}, which {self.name} does not have, and" if unknown else ""
-            raise UserError(f"{where} names{also} no {missing[0]!a}: other classes")
-        return tuple(map(names.index, wanted))
-
-
-CITYSCAPES = LabelSpace("cityscapes19", CLASSES, tuple(colour for _, colour, _ in _CITYSCAPES))
-
-
-def parse_classes(given: Any, where: str) -> LabelSpace:
-    """Classes as a list of names, or an object of names to colours ``#rrggbb``, in order.
-
-    Refused are fewer than 2 or more than 254 classes, and names that are equal but for case,
-    spaces, hyphens and underscores.
-    """
-    names = [*given] if isinstance(given, list | tuple | dict) else []
-    if not 2 <= len(names) <= MOST_CLASSES or not all(isinstance(one, str) for one in names):
-        raise UserError(
-            f"{where}: give 2 to {MOST_CLASSES} names of classes as a list, or an object of names "
-            "to colours such as '#804080'"
-        )
-    same = [one for number, one in enumerate(names) if plain(one) in map(plain, names[:number])]
-    if same or not all(map(plain, names)):
-        raise UserError(f"{where}: {(same or names)[0]!a} is there twice, or a name is empty")
-    if IGNORED in map(plain, names):
-        raise UserError(f"{where}: {IGNORED!a} stands for pixels of no class: choose another name")
-    space = space_of(names, where)
-    if space == CITYSCAPES and tuple(names) != CLASSES:
-        space = LabelSpace(where, tuple(names), tuple(CITYSCAPES.by_plain[plain(n)] for n in names))
-    if not isinstance(given, dict):
-        return space
-    return replace(space, colours=tuple(parse_colour(one, where) for one in given.values()))
-
-
-def parse_colour(given: Any, where: str) -> int:
-    """``#rrggbb`` as 0xRRGGBB."""
-    if not isinstance(given, str) or not _COLOUR.fullmatch(given):
-        raise UserError(f"{where}: {given!a} is no colour: write it as '#804080'")
-    return int(given[1:], 16)
-
-
-def space_of(classes: Sequence[str], name: str, given: Sequence[str] | None = None) -> LabelSpace:
-    """The space of a model's class names: Cityscapes' in any order is Cityscapes'.
-
-    Other classes keep their order. Without ``given`` colours (``#rrggbb``) they are Cityscapes'
-    where the name is, else PASCAL VOC's by id.
-    """
-    known = CITYSCAPES.by_plain
-    names = list(map(plain, classes))
-    if sorted(names) == sorted(known):
-        return CITYSCAPES
-    if given is not None:
-        return LabelSpace(name, tuple(classes), tuple(parse_colour(one, name) for one in given))
-    colours = (known.get(one, _voc_colour(number)) for number, one in enumerate(names, 1))
-    return LabelSpace(name, tuple(classes), tuple(colours))
-
-
-def _voc_colour(number: int) -> int:
-    """The bits of a class number, dealt to red, green and blue from the highest bit on."""
-    channels = [0, 0, 0]
-    for bit in range(8):
-        for channel in range(3):
-            channels[channel] |= (number >> 3 * bit + channel & 1) << 7 - bit
-    return int.from_bytes(channels)
-
-
-TRAIN_ID = {name: train_id for train_id, name in enumerate(CLASSES)}
-CITYSCAPES_ID = {train_id: raw for train_id, (_, _, raw) in enumerate(_CITYSCAPES)}
-
-# SYNTHIA has no terrain, truck or train; half of the papers also leave the three rarest out.
-SUBSETS: dict[str, tuple[int, ...]] = {
-    name: tuple(i for i, present in enumerate(CLASSES) if present not in absent)
-    for name, absent in (
-        ("synthia16", ("terrain", "truck", "train")),
-        ("synthia13", ("terrain", "truck", "train", "wall", "fence", "pole")),
-    )
-}
 MAPILLARY_VERSIONS = ("v1.2", "v2.0")
 # Changing a map of Mapillary needs a new revision, so that old results keep their meaning.
 _REVISION = 1
@@ -284,25 +125,27 @@ def _by_member(groups: Mapping[str, Any]) -> dict[Any, str]:
 
 
 def _mapillary(version: str, map_name: str) -> LabelTable:
-    names, maps = _CLASSES["mapillary_names"], _CLASSES["mapillary_maps"]
+    names, maps = LABELS_YAML["mapillary_names"], LABELS_YAML["mapillary_maps"]
     classes = _by_member(maps["dg_standard"]) | _by_member(maps[map_name])
     is_rein = (version, map_name) == ("v2.0", "rein")
-    own = _by_member(_CLASSES["mapillary_rein_v2.0"]) if is_rein else {}
+    own = _by_member(LABELS_YAML["mapillary_rein_v2.0"]) if is_rein else {}
     found = {}
     for raw, name in enumerate(names[version]):
         origin = name  # the v1.2 class that a class of either version stands for
         if name not in names["v1.2"]:
-            prefixes = _CLASSES["mapillary_origins"].items()
+            prefixes = LABELS_YAML["mapillary_origins"].items()
             origin = next((old for prefix, old in prefixes if name.startswith(prefix)), name)
         found[raw] = own.get(name, classes.get(origin, origin.lower()))
     return LabelTable(_train_ids(found), f"mapillary_{version}/{map_name}@{_REVISION}")
 
 
 _LISTED = {
-    name: dict(enumerate(_CLASSES[name])) for name in ("synthia_ids", "camvid_11", "idd_ids")
+    name: dict(enumerate(LABELS_YAML[name])) for name in ("synthia_ids", "camvid_11", "idd_ids")
 }
 _CAMVID_32 = {
-    colour: name for name, classes in _CLASSES["camvid_32"].items() for colour in classes.values()
+    colour: name
+    for name, classes in LABELS_YAML["camvid_32"].items()
+    for colour in classes.values()
 }
 # License plates have the id -1 in Cityscapes: 34 in GTA5, 255 in 8-bit files.
 _MINUS_ONE = {255: IGNORE_INDEX}
@@ -328,7 +171,7 @@ _TABLES = (
         "idd_ids",
         polygons={name: raw for raw, name in _LISTED["idd_ids"].items()},
     ),
-    *(_mapillary(*one) for one in product(MAPILLARY_VERSIONS, _CLASSES["mapillary_maps"])),
+    *(_mapillary(*one) for one in product(MAPILLARY_VERSIONS, LABELS_YAML["mapillary_maps"])),
 )
 ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
 

@@ -22,7 +22,7 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_text
 from revt_hf.data import domains
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
 from revt_hf.data.domains import Domain, Opened
-from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX
 from revt_hf.data.reading import Decode, fit_size
 from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub import commit

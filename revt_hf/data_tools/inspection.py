@@ -19,7 +19,7 @@ from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains import DOMAINS, dataset_of, load_spec, space_of_images
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain
-from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX
 from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 

@@ -13,7 +13,8 @@ from revt_hf.core.outputs import check_output_file, write_text
 from revt_hf.data.decoding import decode_raw, open_image
 from revt_hf.data.domains import dataset_of
 from revt_hf.data.domains.opening import checked_domain
-from revt_hf.data.labels import IGNORE_INDEX, MOST_CLASSES, LabelTable, Reading
+from revt_hf.data.label_space import IGNORE_INDEX, MOST_CLASSES
+from revt_hf.data.labels import LabelTable, Reading
 from revt_hf.results.markdown import yaml_text
 
 _MOST_IMAGES = 200

@@ -17,7 +17,7 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
 from revt_hf.data.domains import in_space, label_encoding, space_of_spec
-from revt_hf.data.labels import IGNORE_INDEX, LabelSpace
+from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side

@@ -14,7 +14,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.decoding import image_size
 from revt_hf.data.domains import domain_label, load_spec
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import network_sizes
 

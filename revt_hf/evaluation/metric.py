@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from revt_hf.evaluation.result import Scores
 
 # calcHist counts in float32, which is exact up to here.

@@ -20,7 +20,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
-from revt_hf.data.labels import CITYSCAPES, ENCODINGS, space_of
+from revt_hf.data.label_space import CITYSCAPES, space_of
+from revt_hf.data.labels import ENCODINGS
 from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
 from revt_hf.merging.registry import Rule

@@ -37,7 +37,7 @@ from revt_hf.core.outputs import (
     check_output_file,
     write_json,
 )
-from revt_hf.data.labels import CITYSCAPES, CLASSES
+from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.data.normalisation import IMAGENET
 
 # The unused conv_seg has the head's ``channels``, 128 in every size.

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,15 @@ from revt_hf.checkpoints.names import COUNTER, listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.recipe import Model
-from revt_hf.core.errors import UserError, plain
-from revt_hf.data.labels import CITYSCAPES, NUMBERED, LabelSpace, space_of
+from revt_hf.core.errors import UserError
+from revt_hf.data.label_space import (
+    CITYSCAPES,
+    LabelSpace,
+    is_nameless,
+    parse_colour,
+    space_of,
+    standard_order,
+)
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.models.folded_head import fold_
 
@@ -97,12 +104,14 @@ def label_space(model: SegformerForSemanticSegmentation) -> LabelSpace:
     19 classes without names are Cityscapes': networks that were built in Python have none.
     """
     names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
-    nameless = names == [f"LABEL_{number}" for number in range(len(CITYSCAPES))]
-    return (
-        CITYSCAPES
-        if nameless
-        else space_of(names, "the model", getattr(model.config, COLOURS, None))
-    )
+    if len(names) == len(CITYSCAPES) and is_nameless(names):
+        return CITYSCAPES
+    return _space(names, getattr(model.config, COLOURS, None), "the model")
+
+
+def _space(classes: Sequence[str], colours: Sequence[str] | None, name: str) -> LabelSpace:
+    given = [parse_colour(colour, name) for colour in colours] if colours else None
+    return space_of(classes, name, given)
 
 
 def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
@@ -138,6 +147,8 @@ def _apply_common(config: SegformerConfig, spec: Model, space: LabelSpace) -> No
 def _name_classes(config: SegformerConfig, space: LabelSpace) -> None:
     config.id2label = dict(enumerate(space.classes))
     config.label2id = dict(space.ids)
+    # Initial weights may have had colours of their own classes.
+    vars(config).pop(COLOURS, None)
     if space.colours != space_of(space.classes, space.name).colours:
         setattr(config, COLOURS, [f"#{colour:06x}" for colour in space.colours])
 
@@ -182,10 +193,9 @@ def _whole(
 ) -> SegformerForSemanticSegmentation:
     """The network with its decode head, rows in the order of the space (None: its own)."""
     if space is None:
+        own = _space(description.classes, description.colours, description.label)
         # Names that say nothing may only stand for Cityscapes', and are refused below.
-        nameless = all(map(NUMBERED.fullmatch, map(plain, description.classes)))
-        own = space_of(description.classes, description.label, description.colours)
-        space = CITYSCAPES if nameless else own
+        space = CITYSCAPES if is_nameless(description.classes) else standard_order(own)
     rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)
     if rows != sorted(rows):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
-from revt_hf.data.labels import CITYSCAPES, LabelSpace
+from revt_hf.data.label_space import CITYSCAPES, LabelSpace
 from revt_hf.data_tools.parallel import in_threads, jpeg_damage
 from revt_hf.evaluation.evaluate import load_segmenters
 from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small

@@ -14,7 +14,7 @@ from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import clear_files, scratch_file
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.decoding import encode_png
-from revt_hf.data.labels import CITYSCAPES, CITYSCAPES_ID, Colour, LabelSpace
+from revt_hf.data.label_space import CITYSCAPES, CITYSCAPES_ID, Colour, LabelSpace
 from revt_hf.prediction.inputs import Input
 from revt_hf.results.sheets import Panel, contact_sheet, legend_strip, overlay, title_strip
 

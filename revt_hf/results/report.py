@@ -11,7 +11,7 @@ from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import in_space
-from revt_hf.data.labels import CITYSCAPES, Colour
+from revt_hf.data.label_space import CITYSCAPES, Colour
 from revt_hf.evaluation.cost import library_versions
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, load_segmenters
 from revt_hf.evaluation.loading import load_labelled

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import SUBSETS
+from revt_hf.data.label_space import SUBSETS
 from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
 from revt_hf.results.layout import Spread
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_file
-from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, Colour, LabelSpace
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, Colour, LabelSpace
 
 Font = ImageFont.FreeTypeFont
 

@@ -22,7 +22,7 @@ from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.recipe import Model as ModelSection
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.label_space import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.evaluation.cost import device_name
 from revt_hf.models.load import build_model, load_model
 from revt_hf.results.layout import DASH, Cell, Heading, TableLayout

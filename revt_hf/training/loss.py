@@ -18,7 +18,7 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together
 from revt_hf.data.domains import domain_label
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
 from revt_hf.evaluation.metric import scores_from
 from revt_hf.evaluation.predictor import heads_segmenter

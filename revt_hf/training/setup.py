@@ -27,6 +27,7 @@ from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label, in_space, space_of_spec
+from revt_hf.data.label_space import standard_order
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
@@ -53,7 +54,8 @@ class RunParts:
 
 
 def load_parts(recipe: Recipe) -> RunParts:
-    space = space_of_spec(recipe.sources[0])
+    # Cityscapes' classes are kept in the order of the train ids, however the data list them.
+    space = standard_order(space_of_spec(recipe.sources[0]))
     for source in recipe.sources:
         space.rows(space_of_spec(source).classes, domain_label(source, source.train))
     model = build_model(recipe.model, recipe.train.seed, space)

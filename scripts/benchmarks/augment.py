@@ -20,7 +20,7 @@ from revt_hf.data.augment.transforms import (
     draw_photometric,
     is_balanced,
 )
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.label_space import IGNORE_INDEX
 
 RGB = NDArray[np.uint8]
 SIDE = 512

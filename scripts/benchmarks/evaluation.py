@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from benchmarks.runner import Pair, row
-from revt_hf.data.labels import IGNORE_INDEX, NUM_CLASSES
+from revt_hf.data.label_space import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.evaluation.class_maps import class_map
 from revt_hf.evaluation.metric import MeanIoU
 

@@ -21,7 +21,8 @@ from revt_hf.core.resources import core_count
 from revt_hf.data.augment import PipelineSpec, augment, build_pipeline
 from revt_hf.data.domains import load_domain
 from revt_hf.data.domains.opening import Format, load_prepared
-from revt_hf.data.labels import IGNORE_INDEX, label_table
+from revt_hf.data.label_space import IGNORE_INDEX
+from revt_hf.data.labels import label_table
 from revt_hf.data.normalisation import MEAN, STD
 from revt_hf.data.reading import read_image, read_label
 from revt_hf.data_tools.inspection import verify

@@ -10,7 +10,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from benchmarks.runner import Pair, row
 from revt_hf.config.recipe import Model
-from revt_hf.data.labels import NUM_CLASSES
+from revt_hf.data.label_space import NUM_CLASSES
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model, for_inference_
 from revt_hf.speed.measuring import patch_labels, random_network, smooth_pixels

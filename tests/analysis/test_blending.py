@@ -11,7 +11,7 @@ from revt_hf.checkpoints.names import disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge

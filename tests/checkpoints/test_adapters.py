@@ -182,6 +182,15 @@ WRONG = {
 }
 
 
+def test_an_adapter_is_no_base(adapter):
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = folder / "adapter_config.json"
+    changes = {"base_model_name_or_path": str(folder)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match="is not a SegFormer folder"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(("changes", "sentence"), WRONG.values(), ids=WRONG)
 def test_what_would_be_computed_wrongly_is_refused(adapter, changes, sentence):
     folder, _ = adapter(target_modules=ATTENTION)

@@ -17,7 +17,7 @@ from revt_hf.checkpoints.torch_files import read_torch_file
 from revt_hf.cli.main import main
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.merging.average import merge
 from revt_hf.merging.record import read_merge_record
 from revt_hf.models.convert import convert

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from revt_hf.data.domains import DOMAINS
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from tests.helpers.command_line import refused, revt
 from tests.helpers.golden import ROOT
 

@@ -18,7 +18,7 @@ from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import MARKER_FILE
 from revt_hf.data.domains import load_spec
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.data.reading import resize_to_fit
 from revt_hf.data_tools import export as module
 from tests.helpers.exported import STREETS, export, load, tables

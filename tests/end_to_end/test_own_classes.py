@@ -1,6 +1,7 @@
 """From a folder of images with classes and colours of its own to a scored and published merge."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import yaml
 from transformers import SegformerForSemanticSegmentation
 
-from revt_hf import merge, train
+from revt_hf import evaluate, merge, train
 from revt_hf.config.recipe import parse_recipe
 from revt_hf.core.errors import UserError
-from revt_hf.data.domains import checked_options, get_domain, load_domain
+from revt_hf.data.domains import checked_options, get_domain, load_domain, space_of_spec
+from revt_hf.data.label_space import CITYSCAPES
 from revt_hf.models.load import label_space, load_model
+from revt_hf.models.recorded import read_metrics
 from tests.helpers.command_line import refused, revt
 from tests.helpers.tiny import TINY, TrainOptions
 
@@ -237,3 +240,46 @@ def test_report_and_card_are_of_these_classes(runs, data, tmp_path, capsys):
     text = (card / "README.md").read_text()
     assert "3 classes" in text
     assert "Cityscapes classes" not in text
+
+
+def test_cityscapes_classes_in_any_order_are_cityscapes(tmp_path):
+    """Labels by another order of the 19 classes: the model has the train ids, and scores agree."""
+    rng = np.random.default_rng(1)
+    data = tmp_path / "data"
+    names = list(CITYSCAPES.classes[::-1])
+    for split in ("train", "val"):
+        for kind in ("img_dir", "ann_dir"):
+            (data / kind / split).mkdir(parents=True)
+        ids = rng.integers(0, 19, (4, 6)).astype(np.uint8).repeat(20, 0).repeat(20, 1)
+        cv2.imwrite(str(data / "img_dir" / split / "0.png"), CITYSCAPES.palette[18 - ids])
+        cv2.imwrite(str(data / "ann_dir" / split / "0.png"), ids)
+    spec = {"domain": "folder", "data_dir": str(data), "options": {"classes": names}}
+    changes = {"source": spec, "train": {**TINY["train"], "validate_every": 3}}
+    recipe = parse_recipe({**TINY, **changes, "evaluation": {"max_size": None}}, "turned")
+    train(recipe, tmp_path / "run", TrainOptions(quiet=True))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert list(config["id2label"].values()) == list(CITYSCAPES.classes)
+    (result,) = evaluate([tmp_path / "run"], recipe)
+    assert read_metrics(tmp_path / "run")[-1]["val_mIoU"] == pytest.approx(result.scores[0].miou)
+    labels = load_domain("folder", "val", data, options={"classes": names})[0]["label"]
+    assert space_of_spec(recipe.source).classes[labels[0, 0]] == names[labels[0, 0]]
+
+
+def test_colours_of_the_initial_weights_do_not_stay(runs, data, tmp_path):
+    model = {
+        **dict.fromkeys(("depths", "hidden_sizes", "decoder_hidden_size")),
+        "init": str(runs / "a"),
+    }
+    recipe = parse_recipe({**TINY, "model": model}, "streets")
+    train(recipe, tmp_path / "run", TrainOptions(quiet=True))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "class_colours" not in config
+    assert config["id2label"]["0"] == "road"
+    (runs / "c").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(runs / "a" / name, runs / "c" / name)
+    config = json.loads((runs / "c" / "config.json").read_text())
+    for wrong in (["#000000"], ["red"] * 3, "blue"):
+        (runs / "c" / "config.json").write_text(json.dumps({**config, "class_colours": wrong}))
+        with pytest.raises(UserError, match="list of 3 colours"):
+            load_model(runs / "c")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CITYSCAPES, CLASSES
+from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.evaluation.metric import MeanIoU, confusion_matrix, scores_from
 from tests.helpers.golden import golden_file
 

@@ -12,7 +12,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 from revt_hf.checkpoints.architecture import Architecture, tensor_shapes
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 
 SMALL = {"depths": (1,) * 4, "hidden_sizes": (8, 16, 40, 64), "decoder_hidden_size": 16}
 # 12 MiB a model

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.hub.push import check_model
 from revt_hf.merging.average import merge
 from revt_hf.merging.record import ImageSize, read_merge_record

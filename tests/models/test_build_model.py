@@ -11,7 +11,7 @@ from transformers import (
 from revt_hf.checkpoints.architecture import SIZES, size_name
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.models.load import build_model
 
 # Parameters in millions: SegFormer's table 1 (encoder); ours counted without the head.

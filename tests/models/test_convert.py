@@ -18,7 +18,7 @@ from revt_hf.checkpoints.architecture import SIZES, infer_architecture, size_nam
 from revt_hf.checkpoints.names import disk_name, memory_names, original_name
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg
 from revt_hf.models.load import build_model
 from tests.helpers.original_files import WIDTHS, check_same_state, original_shapes, original_state

@@ -14,7 +14,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import augment, build_pipeline
-from revt_hf.data.labels import CITYSCAPES, CLASSES
+from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
 from revt_hf.evaluation.predictor import COMBINATIONS, ensemble_segmenter, predict, prepare
 from revt_hf.merging.recalibration import measured_statistics

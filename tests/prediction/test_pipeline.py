@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, pipeline
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.domains.streets import render
-from revt_hf.data.labels import TRAIN_ID
+from revt_hf.data.label_space import TRAIN_ID
 from revt_hf.data.normalisation import STD
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.training.setup import image_processor

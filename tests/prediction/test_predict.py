@@ -14,7 +14,7 @@ from PIL import Image
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
-from revt_hf.data.labels import CITYSCAPES, CLASSES
+from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import CITYSCAPES, IGNORE_INDEX, TRAIN_ID
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, TRAIN_ID
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 

@@ -20,7 +20,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Training, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_spec
-from revt_hf.data.labels import CLASSES
+from revt_hf.data.label_space import CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation import evaluate
 from revt_hf.evaluation.predictor import predict

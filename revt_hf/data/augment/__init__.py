@@ -20,7 +20,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.augment import transforms
 from revt_hf.data.augment.mixing import mixing_images
 from revt_hf.data.augment.pixmix import PixMix
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.data.normalisation import MEAN, STD, Channels
 
 Step: TypeAlias = str | A.BasicTransform

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.labels import IGNORE_INDEX
+from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.data.reading import resize_label_to_fit, resize_to_fit
 
 Image = NDArray[np.uint8]

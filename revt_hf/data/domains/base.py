@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from revt_hf.config.yaml_files import Section, validated
 from revt_hf.core.errors import DataWarning, UserError, counted
-from revt_hf.data.labels import CITYSCAPES, TRAIN_IDS, LabelSpace, LabelTable
+from revt_hf.data.label_space import CITYSCAPES, LabelSpace
+from revt_hf.data.labels import TRAIN_IDS, LabelTable
 from revt_hf.data.reading import Decode
 
 LOG = logging.getLogger("revt_hf.data.domains")

@@ -25,7 +25,7 @@ from revt_hf.data.domains.base import (
     fingerprint,
 )
 from revt_hf.data.domains.opening import DOMAINS, open_domain, register_domain
-from revt_hf.data.labels import LabelSpace
+from revt_hf.data.label_space import LabelSpace
 
 # Part of the fingerprint of corrupted images: raise it when a change moves their pixels.
 CORRUPTIONS_VERSION = 1

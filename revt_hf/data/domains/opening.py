@@ -19,7 +19,8 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.data.domains.base import Domain, Given, Layout, Opened, arrow_split, checked_options
 from revt_hf.data.domains.files import Finder
 from revt_hf.data.domains.paired import pairs_builder
-from revt_hf.data.labels import CITYSCAPES, LabelSpace, id_table
+from revt_hf.data.label_space import CITYSCAPES, LabelSpace
+from revt_hf.data.labels import id_table
 from revt_hf.data.reading import Decode
 
 _TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"

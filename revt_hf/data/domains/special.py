@@ -16,17 +16,8 @@ from revt_hf.data.domains.base import Facts, Given, Layout, NotThereError, Shari
 from revt_hf.data.domains.files import Match
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
-from revt_hf.data.labels import (
-    CITYSCAPES,
-    IGNORE_INDEX,
-    TRAIN_IDS,
-    LabelSpace,
-    LabelTable,
-    id_table,
-    label_table,
-    own_table,
-    parse_classes,
-)
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace, parse_classes
+from revt_hf.data.labels import TRAIN_IDS, LabelTable, id_table, label_table, own_table
 
 Suffix = Annotated[str, Field(min_length=1)]
 # Numbers first: recipes that were resolved to JSON have them as text.

@@ -12,7 +12,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain, open_domain, streets
 from revt_hf.data.domains.streets import STYLES, build_street, render
 from revt_hf.data.domains.streets.paint import UNSEEN_STYLES
-from revt_hf.data.labels import CLASSES, IGNORE_INDEX, NUM_CLASSES, TRAIN_ID
+from revt_hf.data.label_space import CLASSES, IGNORE_INDEX, NUM_CLASSES, TRAIN_ID
 from tests.helpers import drawn
 
 SIZE = (128, 256)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from revt_hf.data.labels import IGNORE_INDEX, TRAIN_ID
+from revt_hf.data.label_space import IGNORE_INDEX, TRAIN_ID
 
 OVERSAMPLING = 2
 FACING, SIDEWAYS, GROUND = 0, 1, 2
