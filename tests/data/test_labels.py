@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from revt_hf.core.errors import UserError
-from revt_hf.data.label_space import CITYSCAPES, CLASSES, SUBSETS, parse_classes, space_of
+from revt_hf.data.label_space import (
+    CITYSCAPES,
+    CLASSES,
+    SUBSETS,
+    parse_classes,
+    space_of,
+    standard_order,
+)
 from revt_hf.data.labels import ENCODINGS, id_table, label_table, own_table
 from tests.helpers.golden import golden_file
 
