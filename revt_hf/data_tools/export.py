@@ -138,7 +138,7 @@ def card_text(
         metadata = {**(metadata if identifier == "other" else {}), "license": identifier}
     name = "Street scenes" if is_own else domain.name
     size = f", {max_size[0]}x{max_size[1]}" if max_size else ""
-    space = domain.space(domains.checked_options(domain, options))
+    space = next(iter(splits.values())).table.space
     kind = "Cityscapes " if space == CITYSCAPES else ""
     title = f"{name}{f' ({config})' if config else ''}{size}, {len(space)} {kind}classes"
     images = sum(opened.images for opened in splits.values())

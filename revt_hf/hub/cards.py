@@ -20,7 +20,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
-from revt_hf.data.label_space import CITYSCAPES, space_of
+from revt_hf.data.label_space import CITYSCAPES, space_of, standard_order
 from revt_hf.data.labels import ENCODINGS
 from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
@@ -168,6 +168,7 @@ def card_text(facts: "ModelCardFacts") -> str:
         record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
     classes = read_description(facts.folder).classes
+    own = standard_order(space_of(classes, str(facts.folder)))
     return render_card(
         "model_card.md.jinja",
         facts=facts,
@@ -177,7 +178,7 @@ def card_text(facts: "ModelCardFacts") -> str:
         marker=MARKER,
         task=TASK,
         classes=len(classes),
-        kind="Cityscapes " if space_of(classes, "") == CITYSCAPES else "",
+        own="" if own == CITYSCAPES else ", ".join(classes),
         version=__version__,
         paper=PAPER,
         encodings=ENCODINGS,

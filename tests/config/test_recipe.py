@@ -258,7 +258,7 @@ NO_FILES = ('"a\\0b"', "x" * 5000, ".", "/dev/zero", "loop.yaml")
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        *((f"extends: {name}".encode(), "cannot read the recipe") for name in NO_FILES),
+        *((f"extends: {name}".encode(), "cannot read") for name in NO_FILES),
         *((data, r"recipe\.yaml") for data in (b"a: \xff", b"\xff\xfea\0", b"\x80")),
     ],
 )

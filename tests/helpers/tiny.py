@@ -64,8 +64,8 @@ def in_float64():
     rounding depends on the processor's instruction set, its threads and the size of a batch.
     """
 
-    def widened(spec, seed):
-        model = build_model(spec, seed).double()
+    def widened(*recipe):
+        model = build_model(*recipe).double()
         model.segformer.register_forward_pre_hook(_widen, with_kwargs=True)
         return model
 

@@ -201,7 +201,7 @@ CLASSES = {number: f"c{number}" for number in range(19)}
         (_tensors(lambda t: t[BIAS].fill_(torch.nan)), f"{BIAS} holds NaN"),
         (_written("config.json", '{"model_type": "bert"}'), "model_type is .bert."),
         (_configured(dtype="bfloat16"), "says bfloat16, the weights are float32: correct its"),
-        (_configured(id2label=CLASSES), "names 'c0', which the domains do not have"),
+        (_configured(id2label={**CLASSES, 1: "c0"}), "names 'c0' twice"),
         (_tensors(lambda t: t[BIAS].add_(1)), r"merge\.json does not describe the weights"),
         (_written("merge.json", "{}"), "is not a merge record"),
         (_written("recipe.yaml", "model: {}\nsource: {}\nmodle: 1"), "recipe.yaml: modle"),
