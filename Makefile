@@ -1,5 +1,6 @@
 # make demo: set up, then train, merge and compare on built-in street scenes.
-# make test: set up, then run the tests.
+# make test: set up, then run the tests, but for the slow ones.
+# make test-slow: set up, then run these: whole experiments, the README's session, a stand-in accelerator.
 # make test-numeric: set up, then compare numbers again, as other processors compute them.
 # make test-min: set up the lowest allowed versions, then try the main commands with them.
 # make docs: set up, then build the documentation into site/.
@@ -24,13 +25,16 @@ MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/prediction 
 	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
 	tests/hub/test_push_commands.py tests/data_tools/test_data_commands.py
 
-.PHONY: demo test test-numeric test-min check docs clean
+.PHONY: demo test test-slow test-numeric test-min check docs clean
 
 demo: $(READY)
 	$(VENV)/bin/revt demo --output $(OUTPUT) --overwrite
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -n 2 -m slow
 
 test-numeric: $(READY)
 	$(OLD_PROCESSOR) OMP_NUM_THREADS=2 $(NUMERIC)
