@@ -25,6 +25,7 @@ _MODULES = {
         "load_domain",
         "register_domain",
     ],
+    "data.label_space": ["LabelSpace"],
     "data.labels": ["label_table"],
     "evaluation.evaluate": ["EvaluateOptions", "evaluate"],
     "evaluation.predictor": ["predict"],
@@ -36,7 +37,7 @@ _MODULES = {
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
     "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
     "models.convert": ["convert", "convert_to_mmseg"],
-    "models.load": ["load_model"],
+    "models.load": ["label_space", "load_model"],
     "training.loop": ["TrainOptions", "train"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from revt_hf.data.domains import Sharing as Sharing
     from revt_hf.data.domains import load_domain as load_domain
     from revt_hf.data.domains import register_domain as register_domain
+    from revt_hf.data.label_space import LabelSpace as LabelSpace
     from revt_hf.data.labels import label_table as label_table
     from revt_hf.evaluation.evaluate import EvaluateOptions as EvaluateOptions
     from revt_hf.evaluation.evaluate import evaluate as evaluate
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from revt_hf.merging.registry import register as register
     from revt_hf.models.convert import convert as convert
     from revt_hf.models.convert import convert_to_mmseg as convert_to_mmseg
+    from revt_hf.models.load import label_space as label_space
     from revt_hf.models.load import load_model as load_model
     from revt_hf.training.loop import TrainOptions as TrainOptions
     from revt_hf.training.loop import train as train

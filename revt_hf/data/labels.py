@@ -176,11 +176,26 @@ _TABLES = (
 ENCODINGS: dict[str, LabelTable] = {table.name: table for table in _TABLES}
 
 
-def own_table(encoding: Mapping[int | str, int | str], space: LabelSpace) -> LabelTable:
-    """A user's table of raw values, or of colours ``#rrggbb``, to ids or names of classes.
+def label_table(
+    encoding: str | Mapping[int | str, int | str], space: LabelSpace = CITYSCAPES
+) -> LabelTable:
+    """The look-up table of a named encoding, or of a table of your own.
 
-    255 and ``ignored`` are ignored.
+    Args:
+        encoding: the name of an encoding of Cityscapes' classes; or raw values (0..65535), or
+            colours (``#rrggbb``), to ids or names of classes. 255 and ``ignored`` are ignored.
+        space: the classes, in the order of their ids.
+
+    Raises:
+        UserError: the name is unknown, or a key or value of the table is.
     """
+    if isinstance(encoding, str):
+        if encoding not in ENCODINGS:
+            raise UserError(
+                f"unknown label encoding '{encoding}': use one of {', '.join(sorted(ENCODINGS))}, "
+                "or a table of raw value: train id"
+            )
+        return ENCODINGS[encoding].in_space(space)
     where, known = "label table 'custom table'", {plain(n): i for n, i in space.ids.items()}
     known[IGNORED] = IGNORE_INDEX
     colours = [isinstance(raw, str) for raw in encoding]
@@ -194,16 +209,6 @@ def own_table(encoding: Mapping[int | str, int | str], space: LabelSpace) -> Lab
         mapping[key] = known[plain(found)] if isinstance(found, str) else found
     reading = Reading.COLOUR if any(colours) else Reading.VALUE
     return LabelTable(mapping, "custom table", reading, space=space)
-
-
-def label_table(encoding: str) -> LabelTable:
-    """The look-up table of a named encoding to Cityscapes' classes; refuses an unknown name."""
-    if encoding not in ENCODINGS:
-        raise UserError(
-            f"unknown label encoding '{encoding}': use one of {', '.join(sorted(ENCODINGS))}, "
-            "or a table of raw value: train id"
-        )
-    return ENCODINGS[encoding]
 
 
 def mapillary_table(version: str, map_name: str) -> LabelTable:

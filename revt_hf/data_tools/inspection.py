@@ -25,7 +25,7 @@ from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 # Names in a note, and problems in the text.
 _SHOWN = 20
-_COLUMNS = ("image", "train ids", "together")
+_COLUMNS = ("image", "labels", "together")
 _SHARING = {"yes": "yes", "no": "no", "confirm": "if you confirm the license"}
 
 

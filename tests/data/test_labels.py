@@ -15,7 +15,7 @@ from revt_hf.data.label_space import (
     space_of,
     standard_order,
 )
-from revt_hf.data.labels import ENCODINGS, id_table, label_table, own_table
+from revt_hf.data.labels import ENCODINGS, id_table, label_table
 from tests.helpers.golden import golden_file
 
 MAPS = {
@@ -95,7 +95,7 @@ def test_classes_and_colours_are_those_of_the_facts(facts):
 
 
 def test_own_tables_and_unknown_values():
-    table = own_table({3: 0, 4: 255}, CITYSCAPES)
+    table = label_table({3: 0, 4: 255}, CITYSCAPES)
     assert table(np.array([[3, 4]], dtype=np.uint8)).tolist() == [[0, 255]]
     with pytest.raises(UserError, match=r"label value 19 \(3 pixels\).*train_ids"):
         label_table("train_ids")(np.array([[0, 19, 19, 19]], dtype=np.uint8))
@@ -103,7 +103,7 @@ def test_own_tables_and_unknown_values():
         label_table("camvid")
     for wrong, words in WRONG_TABLES:
         with pytest.raises(UserError, match=words):
-            own_table(wrong, CITYSCAPES)
+            label_table(wrong, CITYSCAPES)
 
 
 WRONG_TABLES = [
@@ -116,10 +116,12 @@ WRONG_TABLES = [
 
 
 def test_own_tables_have_names_and_colours():
-    table = own_table({"#ff0000": "Traffic_Light", "#00FF00": 2, "#000000": "ignored"}, CITYSCAPES)
+    table = label_table(
+        {"#ff0000": "Traffic_Light", "#00FF00": 2, "#000000": "ignored"}, CITYSCAPES
+    )
     colours = np.array([[0xFF0000, 0x00FF00, 0]], dtype=np.uint32)
     assert table(colours).tolist() == [[6, 2, 255]]
-    assert own_table({0: "road", 255: "car"}, CITYSCAPES)(
+    assert label_table({0: "road", 255: "car"}, CITYSCAPES)(
         np.array([[255, 0]], np.uint8)
     ).tolist() == [[13, 0]]
 

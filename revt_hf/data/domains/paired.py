@@ -11,6 +11,7 @@ from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.domains.base import Domain, Files, Layout, Opened, RowsBuilder, fingerprint
 from revt_hf.data.domains.files import Finder, Match, Pair, read_split_file
+from revt_hf.data.label_space import LabelSpace
 from revt_hf.data.reading import Decode
 
 _NANOSECONDS = 1_000_000_000
@@ -60,6 +61,9 @@ class PairedDomain(Domain):
     fit_labels: ClassVar[bool] = False
     # Whether any folder is a split.
     any_split: ClassVar[bool] = False
+
+    def space(self, options: Any) -> LabelSpace:
+        return self.layouts_of(self.chosen_config(None), options)[0].table.space
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
         return [layout for layout in self.layouts if layout.config in (None, config)]

@@ -17,7 +17,7 @@ from revt_hf.data.domains.files import Match
 from revt_hf.data.domains.opening import register_domain
 from revt_hf.data.domains.paired import PairedDomain, PairedOptions
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace, parse_classes
-from revt_hf.data.labels import TRAIN_IDS, LabelTable, id_table, label_table, own_table
+from revt_hf.data.labels import TRAIN_IDS, LabelTable, id_table, label_table
 
 Suffix = Annotated[str, Field(min_length=1)]
 # Numbers first: recipes that were resolved to JSON have them as text.
@@ -273,11 +273,9 @@ class FolderOptions(PairedOptions):
                 "class_ids + 1",
                 space=space,
             )
-        if isinstance(encoding, dict):
-            return own_table(encoding, space)
         if encoding is None:
             return TRAIN_IDS if space == CITYSCAPES else id_table(space)
-        return label_table(encoding).in_space(space)
+        return label_table(encoding, space)
 
 
 @register_domain
@@ -298,10 +296,6 @@ class Folder(PairedDomain):
         folders = (options.image_dir, options.label_dir)
         suffixes = (options.image_suffix, options.label_suffix)
         return [Layout("converted", *folders, *suffixes, options.table)]
-
-    def space(self, options: Any) -> LabelSpace:
-        space: LabelSpace = options.space
-        return space
 
     def own_splits(self, data_dir: Path | None, config: str | None, options: Any) -> Sequence[str]:
         before, marker, after = options.image_dir.partition("{split}")
