@@ -23,7 +23,7 @@ MIN_VENV := .venv-min
 MIN_READY := $(MIN_VENV)/.ready
 MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/prediction tests/training/test_train.py \
 	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
-	tests/hub/test_push_commands.py tests/data_tools/test_data_commands.py
+	tests/hub/test_push.py tests/data_tools/test_data_commands.py
 
 .PHONY: demo test test-slow test-numeric test-min check docs clean
 

@@ -44,3 +44,10 @@ def test_everything_that_is_imported_is_required():
     found, required = packages_distributions(), {*map(canonicalize_name, _required())}
     for name in imported - sys.stdlib_module_names - {"revt_hf"}:
         assert required & {*map(canonicalize_name, found.get(name, [name]))}, name
+
+
+def test_the_tests_of_the_lowest_versions_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.search(r"MIN_TESTS := ((?:.*\\\n)*.*)", makefile)[1].replace("\\", " ").split()
+    assert len(named) > 5
+    assert [path for path in named if not (ROOT / path).exists()] == []

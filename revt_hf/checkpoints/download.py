@@ -165,7 +165,9 @@ def _reason(error: BaseException, repository: str, revision: str) -> str:
 
     hub = constants.ENDPOINT
     page = f"{hub}/{repository}"
-    offline = "it is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download it"
+    offline = (
+        "the cache does not hold all of it, and HF_HUB_OFFLINE is set: unset that to download it"
+    )
     gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
     absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
     known = "refuses your token" if get_token() else "asks for a token"

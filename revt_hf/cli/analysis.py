@@ -138,6 +138,8 @@ def norm_command(
     named = common.named_models(models)
     merge, *members = named.values()
     options = data.checked(output, [merge], overwrite, also_read=members)
+    if data.recipe is not None and train != "train":
+        raise UserError(f"--train goes with --domain: {data.recipe} names its own split")
     sources = data.sources(train, data.split)
     result = diagnose_norm(named, sources, recalibrate_on, options)
     lines = [

@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def merge_command(arguments: Sequence[str]) -> None:
-    given = _parser().parse_intermixed_args(list(arguments))
+    parser = _parser()
+    given = parser.parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
     from revt_hf.core.outputs import check_output_file, write_json
@@ -57,6 +58,10 @@ def merge_command(arguments: Sequence[str]) -> None:
 
     if sum(map(bool, (given.models, given.recipe, given.repeat))) != 1:
         raise UserError("say what to merge: models, --recipe FILE, or --from merge.json")
+    for option in ("select", "method", "weights", "param", "head", "base"):
+        if not given.models and getattr(given, option) != parser.get_default(option):
+            file = given.recipe or given.repeat
+            raise UserError(f"--{option}: {file} says what is merged and how: leave it out")
     repeats = read_merge_record(given.repeat) if given.repeat else None
     spec = repeats.spec(str(given.repeat)) if repeats else _spec(given)
     read = [*spec.members, spec.base, given.recipe, given.repeat]
@@ -102,6 +107,8 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
         raise UserError(f"--weights {given.weights}: write numbers such as 1,2,5") from error
     for text in given.param:
         key, _, value = text.partition("=")
+        if key in parameters:
+            raise UserError(f"--param {text}: {key} is given twice")
         try:
             parameters[key] = float(value)
         except ValueError as error:

@@ -97,6 +97,16 @@ class OverwriteOptions(OutputOptions):
     overwrite: Overwrite = False
 
 
+# Options that say which images of one domain: a recipe says that itself.
+_OF_A_DOMAIN = {
+    "data_dir": "--data-dir",
+    "config": "--config",
+    "options": "--option",
+    "split": "--split",
+    "val": "--val",
+}
+
+
 @dataclass(frozen=True)
 class DomainOptions:
     """Where the images of a domain are, and its variants."""
@@ -146,6 +156,10 @@ class DataOptions(DomainOptions):
         if self.domain is not None and self.recipe is None:
             return self.spec(self.domain)
         if self.domain is None and self.recipe is not None:
+            for field in dataclasses.fields(self):
+                if field.name in _OF_A_DOMAIN and getattr(self, field.name) != field.default:
+                    flag = _OF_A_DOMAIN[field.name]
+                    raise UserError(f"{flag} goes with --domain: {self.recipe} names its own data")
             return load_recipe(self.recipe)
         raise UserError(problem)
 

@@ -9,10 +9,18 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from revt_hf.core.errors import UserError, shortened
 
@@ -222,6 +230,18 @@ class Section(BaseModel):
     """A mapping in a YAML file: no unknown keys, no infinity, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers_are_no_switches(
+        cls, values: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        """In Python true is 1, in a recipe it is a mistake."""
+        made = handler(values)
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, bool) and not isinstance(getattr(made, key), bool):
+                raise ValueError(f"{key} is a number, not {str(value).lower()}")
+        return made
 
 
 def validated(model: type[Validated], values: Any, name: str | Path, prefix: str = "") -> Validated:

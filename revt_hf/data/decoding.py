@@ -117,7 +117,7 @@ def decode_raw(file: ImageFile, table: LabelTable, turn: int) -> NDArray[Any]:
         raise UserError(f"{name}: not a label that OpenCV can read, or a damaged one")
     if header.lossy:
         what = f"a label in a format that may change values ({header.kind or 'unknown'})"
-        raise UserError(f"{name}: {what}: make it anew, as PNG")
+        raise UserError(f"{name}: {what}: export it again, as PNG")
     if header.inverted:
         raise UserError(f"{name}: a {header.kind} file whose zero is white: save the label as PNG")
     if table.reading is not Reading.VALUE and header.peak not in _WHOLE_BYTES:

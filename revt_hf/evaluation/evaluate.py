@@ -90,6 +90,8 @@ def evaluate(
             processes, only the main one raises it and the others exit.
     """
     options = options or EvaluateOptions()
+    if isinstance(models, str) or not models:
+        raise UserError("pass a list of models, or a mapping from names to models")
     named = models if isinstance(models, Mapping) else {str(model): model for model in models}
     if len(named) < len(models):
         raise UserError("a model is listed twice: list it once, or pass a mapping with two names")

@@ -237,8 +237,15 @@ def predict(model: Model, image: Image, protocol: Protocol | None = None) -> Cla
         protocol: how the image reaches the network; None for its native size.
 
     Returns:
-        The class map (H, W), uint8, train ids.
+        The class map (H, W), uint8: ids of the model's classes, train ids for Cityscapes'.
+
+    Raises:
+        UserError: the image has another shape or dtype.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(
+            f"an image is (H, W, 3) of uint8, RGB, 0..255: this is {image.shape} of {image.dtype}"
+        )
     return model_segmenter(model).class_map(image, protocol or Protocol(max_size=None))
 
 

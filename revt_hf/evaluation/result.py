@@ -34,7 +34,7 @@ class SplitSpec:
 
     @property
     def label(self) -> str:
-        # Tables are made without the data room's libraries.
+        # Tables are made without the libraries of revt_hf.data.
         from revt_hf.data.domains import domain_label
 
         return domain_label(self.spec, self.split)
@@ -226,7 +226,7 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     write_text(path, "\n".join([head, ",\n".join(lines), "]}"]) + "\n")
 
 
-def read_results(paths: Sequence[Path]) -> list[Result]:
+def read_results(paths: Sequence[str | Path]) -> list[Result]:
     """All results in files and folders, in their order; a file that is named twice counts once.
 
     Args:
@@ -236,8 +236,10 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     Raises:
         UserError: a file is no result file, cannot be read or has a wrong value; a folder has none.
     """
+    if isinstance(paths, str):
+        raise UserError(f"pass a list of files and folders, not {paths}")
     found: dict[Path, tuple[Result, ...]] = {}
-    for path in paths:
+    for path in map(Path, paths):
         values = {file: _result_file(file, path) for file in _json_files(path)}
         files = {file: value for file, value in values.items() if value is not None}
         if not files:

@@ -69,7 +69,7 @@ class Graph:
                 one for one in self.steps if fnmatch.fnmatch(one, pattern) or one.startswith(folder)
             ]
             if not found:
-                raise UserError(f"--only {pattern}: no step is called so; --dry-run lists them")
+                raise UserError(f"--only {pattern}: it matches no step; --dry-run lists them")
             wanted.update(found)
         if needs:
             for step in reversed(self.steps.values()):

@@ -73,6 +73,8 @@ def merge(
             member, a file that changes meanwhile, or an output that exists. Nothing is written
             then.
     """
+    if isinstance(members, str | Path):
+        raise UserError(f"pass a list of members, not {members}")
     spec = members if isinstance(members, MergeSpec) else MergeSpec(tuple(map(str, members)))
     options = options or MergeOptions()
     target, inputs = Path(output), (*spec.members, spec.base)

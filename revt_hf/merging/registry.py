@@ -103,8 +103,13 @@ class MergeMethod:
         }
         taken = {name: value for name, value in given.items() if name in self.arguments}
         merged = self.function(tensors, **taken, **self.checked(parameters or {}))
+        if np.shape(merged) != tensors[0].shape:
+            raise UserError(
+                f"the merge method '{self.name}' made {np.shape(merged)} of tensors "
+                f"{tensors[0].shape}: it has to keep their shape"
+            )
         with np.errstate(over="ignore"):
-            return np.asarray(merged, tensors[0].dtype).reshape(tensors[0].shape)
+            return np.asarray(merged, tensors[0].dtype)
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters: the given values (numbers, or their text), else the defaults."""
@@ -138,13 +143,15 @@ def register(
         members: smallest and largest number of members; None for no limit.
 
     Raises:
-        ValueError: another module has registered the name.
+        UserError: another function has registered the name, or a parameter has no default.
     """
 
     def decorate(function: Function) -> Function:
         known = _METHODS.get(name)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(f"the merge method '{name}' exists already")
+        # The same function may be defined again, as in a notebook.
+        if known is not None and _origin(known.function) != _origin(function):
+            origin = _origin(known.function)
+            raise UserError(f"the merge method '{name}' exists already ({origin}): rename yours")
         arguments = inspect.signature(function).parameters
         parameters = {
             key: replace(note, default=arguments[key].default, whole=hint.__origin__ is int)
@@ -152,12 +159,19 @@ def register(
             for note in getattr(hint, "__metadata__", ())
             if isinstance(note, Parameter)
         }
+        bare = [key for key in parameters if arguments[key].default is inspect.Parameter.empty]
+        if bare:
+            raise UserError(f"the merge method '{name}': give its parameter {bare[0]} a default")
         _METHODS[name] = MergeMethod(
             name, function, reference, scope, members, parameters, frozenset(arguments)
         )
         return function
 
     return decorate
+
+
+def _origin(function: Function) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def find_method(name: str) -> MergeMethod:

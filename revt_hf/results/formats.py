@@ -183,7 +183,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def templates(package: str, escape: Callable[[Any], str] | None = None) -> jinja2.Environment:
-    """The templates of a room, in which ``escape``, or else HTML's rules, escape every value."""
+    """The templates of a package, in which ``escape``, or else HTML's rules, escape every value."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=escape is None,  # noqa: S701

@@ -268,7 +268,7 @@ def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
     known: dict[Hashable, Result] = {}
     for entry in entries:
         one, same = entry.result, known.setdefault(entry.name, entry.result)
-        if len({None, one.weights, same.weights}) > 2:
+        if None not in (one.weights, same.weights) and one.weights != same.weights:
             raise UserError(
                 f"{one.model} in {same.path} and in {one.path} are two networks of one name "
                 "(their sha256 differ): keep one"

@@ -196,7 +196,8 @@ def measure_model(
         rows.append(InferenceRow(name, key))
         measure(rows[-1], variant)
         progress.update()
-    for reference in [row for row in rows if row.variant == REFERENCE and REFERENCE in maps]:
+    reference = next((row for row in rows if row.variant == REFERENCE), None)
+    if reference is not None and REFERENCE in maps:
         for row in [row for row in rows if row.variant in maps]:
             row.differing = float((maps[row.variant] != maps[REFERENCE]).mean())
             row.ratio_to_sdpa = ratio(row.images_per_second, reference.images_per_second)

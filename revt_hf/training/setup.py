@@ -44,16 +44,15 @@ _RESULT_FILES = (RECIPE_FILE, "preprocessor_config.json", "config.json", WEIGHTS
 
 @dataclass(frozen=True)
 class RunParts:
-    """Rows of each source's training and val split (held out), (height, width) of an image, ..."""
-
-    images: list[Any]
-    held_out: list[Any]
-    example_size: tuple[int, int]
+    images: list[Any]  # rows of each source's training split
+    held_out: list[Any]  # rows of each source's val split, where the run validates
+    example_size: tuple[int, int]  # (height, width) of a training image
     pipeline: Pipeline
     model: SegformerForSemanticSegmentation
 
 
 def load_parts(recipe: Recipe) -> RunParts:
+    """Load data and model; whatever the run cannot use is refused here, before its first step."""
     # Cityscapes' classes are kept in the order of the train ids, however the data list them.
     space = standard_order(space_of_spec(recipe.sources[0]))
     for source in recipe.sources:

@@ -93,7 +93,8 @@ def test_bad_recipes_are_refused_in_one_sentence(tmp_path, text, words):
 
 BREAKING = {
     "train.seed": [10**26, -1],
-    "train.steps": [10**12, "true-ish"],
+    "train.steps": [10**12, "true-ish", "true"],
+    "augmentation.method": ["yes"],
     "train.workers": [10**6],
     "train.batch_size": [10**9],
     "train.ema": [".nan"],

@@ -141,3 +141,9 @@ def test_models_are_paths_once_each_or_named(models):
         loop.evaluate(["a", "a"], [(SPLIT, IMAGES)], PROTOCOL)
     with pytest.raises(UserError, match="pass a protocol"):
         loop.evaluate(models, [(SPLIT, IMAGES)])
+
+
+@pytest.mark.parametrize("nothing", [[], {}, "runs/base"])
+def test_models_are_listed(nothing):
+    with pytest.raises(UserError, match="pass a list of models"):
+        loop.evaluate(nothing, [(SPLIT, IMAGES)], PROTOCOL)

@@ -136,6 +136,15 @@ VOID = ["--domain", "folder", "--data-dir", "void", "--option", "encoding=train_
         ([*STREETS, "--protocol", "sliding"], "unknown protocol 'sliding'"),
         ([*STREETS, "--classes", "synthia12"], "unknown classes 'synthia12'"),
         (VOID, "no labelled pixel in"),
+        *(
+            (["--recipe", "quick.yaml", flag, value], f"{flag} goes with --domain")
+            for flag, value in {
+                "--config": "fog",
+                "--split": "nope",
+                "--data-dir": "elsewhere",
+                "--option": "a=b",
+            }.items()
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, models, tmp_path, monkeypatch, arguments, words):

@@ -249,3 +249,13 @@ def test_what_cannot_be_combined_is_one_sentence(models, members, combine, head,
     ensemble_segmenter(others, "logits").class_map(IMAGE, PROTOCOL)
     with pytest.raises(UserError, match="member 2 has \\[8, 16, 20, 64\\]"):
         ensemble_segmenter(others, "features")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [IMAGE[..., 0], np.dstack([IMAGE, IMAGE[..., :1]]), IMAGE.astype(np.float32) / 255],
+    ids=["grey", "with alpha", "numbers from 0 to 1"],
+)
+def test_other_images_are_refused(image):
+    with pytest.raises(UserError, match=r"\(H, W, 3\) of uint8"):
+        predict(tiny_model(0), image)

@@ -119,6 +119,17 @@ def test_a_merge_recipe(capsys, members, tmp_path):
     assert "haed" in refused(capsys, *arguments, tmp_path / "x")
 
 
+# A recipe and a record say all of this.
+OPTIONS = {
+    "select": "all",
+    "method": "median",
+    "weights": "1,2",
+    "param": "t=1",
+    "head": "2",
+    "base": "start",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -139,6 +150,12 @@ def test_a_merge_recipe(capsys, members, tmp_path):
         (["MODELS", "OUT", "--head", "one"], "head"),
         (["MODELS", "OUT", "--head", "0"], "head"),
         (["MODELS", "OUT", "--weights"], "weights"),
+        (["MODELS", "--param", "t=1", "--param", "t=2", "OUT"], "t is given twice"),
+        *(
+            ([source, "plan.yaml", f"--{option}", value, "OUT"], f"--{option}: plan.yaml says")
+            for option, value in OPTIONS.items()
+            for source in ("--recipe", "--from")
+        ),
         (["a=x", "a=y", "OUT"], "two models have the same name"),
         (["a=", "MODELS", "OUT"], "write a model as PATH or NAME=PATH"),
     ],

@@ -4,6 +4,7 @@ import inspect
 import math
 import statistics
 import sys
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -454,6 +455,26 @@ def test_a_broken_package_is_named(plugin):
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(ValueError, match="the merge method 'mean' exists already"):
+    with pytest.raises(UserError, match="the merge method 'mean' exists already"):
         register("mean", "somebody, 2026")(lambda tensors: tensors[0])
     assert METHODS["mean"].reference.startswith("Term")
+
+
+def test_a_method_of_a_user_is_checked_when_it_is_registered_and_used():
+    @register("flat", "somebody, 2026")
+    def flat(tensors):
+        return tensors[0].sum()
+
+    with pytest.raises(UserError, match="'flat' exists already"):
+
+        @register("flat", "somebody, 2026")
+        def other(tensors):
+            return tensors[0]
+
+    with pytest.raises(UserError, match=r"'flat' made \(\) of tensors \(3,\)"):
+        find_method("flat").combine([np.ones(3, np.float32)] * 2)
+    with pytest.raises(UserError, match="give its parameter s a default"):
+
+        @register("bare", "somebody, 2026")
+        def bare(tensors, *, s: Annotated[float, Parameter(0, 1, "a share")]):
+            return tensors[0] * s

@@ -55,8 +55,9 @@ METHODS: dict[str, Method] = {
 def register_augmentation(name: str) -> Callable[[Steps], Steps]:
     """Let recipes name a method of your own in ``augmentation.method``.
 
-    The decorated function takes nothing and returns the method's steps, see :class:`Method`; it is
-    called for each pipeline. The recipe's ``flip_probability``, ``flip_first`` and ``photometric``
+    The decorated function takes nothing and returns the steps between crop and normalisation: names
+    of built-in ones (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations
+    transforms. It is called for each pipeline. The recipe's ``flip_probability``, ``flip_first`` and ``photometric``
     apply to built-in steps as they do in the paper's methods.
 
     The command line finds it if your package names the function under the method's name in the

@@ -43,23 +43,29 @@ def _row(paths: tuple[str, str, str]) -> dict[str, Any]:
 
 
 class PairedDomain(Domain):
-    """A domain whose images and labels are files."""
+    """A domain whose images and labels are files; a subclass sets what differs.
+
+    Attributes:
+        layouts: where to look for the files, the preferred layouts first.
+        more_splits: splits with labels whose official number of images is not known.
+        inside: splits that are a part of another split's folder, which they name.
+        hidden_test: whether there is a test split without public labels.
+        wrappers: folders that the archive may have been unpacked to.
+        defects: images known to be defective, by name, with the reason; left out unless the option
+            ``include_defective`` takes them.
+        fit_labels: resize label maps that differ in size from their images, instead of refusing
+            them; for datasets known to have some.
+        any_split: whether any folder is a split.
+    """
 
     options_model = PairedOptions
-    # The layouts to look for, the preferred ones first.
     layouts: ClassVar[tuple[Layout, ...]] = ()
-    # Splits with labels, if their official number of images is not known.
     more_splits: ClassVar[tuple[str, ...]] = ()
-    # Splits that are a part of another split's folder.
     inside: ClassVar[Mapping[str, str]] = {}
-    # Whether there is a test split without public labels.
     hidden_test: ClassVar[bool] = False
-    # Folders that the archive may have been unpacked to.
     wrappers: ClassVar[tuple[str, ...]] = ()
-    # Images known to be defective, by name; left out unless include_defective.
     defects: ClassVar[Mapping[str, str]] = {}
     fit_labels: ClassVar[bool] = False
-    # Whether any folder is a split.
     any_split: ClassVar[bool] = False
 
     def space(self, options: Any) -> LabelSpace:
