@@ -74,7 +74,7 @@ def test_half_a_snapshot_is_not_used(hub, monkeypatch):
     assert any(name.endswith("config.json") for name in _cached())
     assert not any("incomplete" in name for name in _cached())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    not_fetched("not whole in the cache")
+    not_fetched("the cache does not hold all of it")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_told_apart(hub, monkeypatch, source, sentence):
     model.commit("weightless", {"config.json": b"{}", "other.safetensors": WEIGHTS})
     not_fetched(sentence, source)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    not_fetched("there is no such folder, and it is not whole in the cache, and HF_HUB_OFFLINE is")
+    not_fetched("no such folder, and the cache does not hold all of it, and HF_HUB_OFFLINE is")
 
 
 def test_a_token_is_asked_for(hub, monkeypatch):

@@ -360,7 +360,7 @@ def test_a_damaged_evaluation_is_named(tmp_path, damage):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"only": ("mergers/*",)}, r"--only mergers/\*: no step is called so"),
+        ({"only": ("mergers/*",)}, r"--only mergers/\*: it matches no step"),
         ({"launcher": "no-such-launcher x"}, "no-such-launcher"),
         ({"launcher": "a 'b"}, "quotation"),
         ({"report_only": True, "only": ("members",)}, "leave --only out"),

@@ -57,8 +57,8 @@ def register_augmentation(name: str) -> Callable[[Steps], Steps]:
 
     The decorated function takes nothing and returns the steps between crop and normalisation: names
     of built-in ones (``flip``, ``bilateral``, ``photometric``, ``pixmix``) and albumentations
-    transforms. It is called for each pipeline. The recipe's ``flip_probability``, ``flip_first`` and ``photometric``
-    apply to built-in steps as they do in the paper's methods.
+    transforms. It is called for each pipeline. The recipe's ``flip_probability``, ``flip_first``
+    and ``photometric`` apply to built-in steps as they do in the paper's methods.
 
     The command line finds it if your package names the function under the method's name in the
     entry points ``revt_hf.augmentations``.
