@@ -12,7 +12,7 @@ from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, counted, say
 
 if TYPE_CHECKING:
-    from revt_hf.data.domains.opening import Format
+    from revt_hf.data.domains.prepared import Format
 
 EXIT_BAD_DATA = 2
 OutputFormat = StrEnum("OutputFormat", ["webp", "png", "raw", "parquet"])

@@ -18,7 +18,7 @@ from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import beside, locked, mark_output, real_path, replace_folder
 from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.data.decoding import encode_png
-from revt_hf.data.domains import dataset_of, open_domain, opening
+from revt_hf.data.domains import dataset_of, open_domain, prepared
 from revt_hf.data.reading import Decode
 from revt_hf.data_tools.parallel import in_threads
 
@@ -28,17 +28,17 @@ def prepare(
     split: str,
     output: Path,
     max_size: tuple[int, int] | None,
-    format: opening.Format = "webp",
+    format: prepared.Format = "webp",
     overwrite: bool = False,
     workers: int | None = None,
     quiet: bool = False,
-) -> opening.PreparedRecord:
+) -> prepared.PreparedRecord:
     """Write a split's images resized, and its labels as train ids; go on where it stopped."""
     check_output(output, overwrite, spec.inputs)
     opened = open_domain(spec.domain, split, spec.data_dir, spec.config, spec.options)
     opened.check(f"{spec.domain}/{split}")
-    record = opening.PreparedRecord(
-        **opening.record_source(spec, split),
+    record = prepared.PreparedRecord(
+        **prepared.record_source(spec, split),
         max_size=max_size,
         format=format,
         label_encoding=opened.table.name,
@@ -54,11 +54,11 @@ def prepare(
         check_output(output, overwrite, spec.inputs)
         values = record.model_dump(mode="json")
         with suppress(UserError):
-            unfinished = read_json_object(scratch / opening.RECORD_FILE) == values
+            unfinished = read_json_object(scratch / prepared.RECORD_FILE) == values
         if not unfinished:  # by the same call
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            write_json(scratch / opening.RECORD_FILE, values)
+            write_json(scratch / prepared.RECORD_FILE, values)
         work = partial(_prepare_one, scratch, record, decode)
         with tqdm(total=len(rows), unit="image", desc="prepare", disable=quiet) as progress:
             for number, written in enumerate(in_threads(work, rows, workers)):
@@ -75,12 +75,12 @@ def prepare(
 
 
 def _prepare_one(
-    scratch: Path, record: opening.PreparedRecord, decode: Decode, row: dict[str, Any]
+    scratch: Path, record: prepared.PreparedRecord, decode: Decode, row: dict[str, Any]
 ) -> int:
     """Write one image and its label unless they are there; returns their bytes."""
-    image_suffix, label_suffix = opening.SUFFIXES[record.format]
-    image_path = scratch / opening.IMAGES / f"{row['name']}{image_suffix}"
-    label_path = scratch / opening.LABELS / f"{row['name']}{label_suffix}"
+    image_suffix, label_suffix = prepared.SUFFIXES[record.format]
+    image_path = scratch / prepared.IMAGES / f"{row['name']}{image_suffix}"
+    label_path = scratch / prepared.LABELS / f"{row['name']}{label_suffix}"
     # The label comes last, so both are complete where it is there.
     if not (label_path.is_file() and image_path.is_file()):
         image, label = decode.one(row, record.max_size)

@@ -109,9 +109,8 @@ def evaluate(
         check_labels([split for split, _ in pairs])
         segmenters = _segmenters(named, options)
         space = label_space(next(iter(segmenters.values())).models[0])
-        for split, given in pairs:
-            if given is None:
-                space.rows(space_of_spec(split.spec).classes, split.label)
+        for split in [split for split, given in pairs if given is None]:
+            space.rows(space_of_spec(split.spec).classes, split.label)
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
     )
@@ -157,16 +156,14 @@ def load_segmenters(models: Mapping[str, Scorable]) -> dict[str, Segmenter]:
     space = None
     for name, model in models.items():
         segmenters[name] = as_segmenter(model, space)
-        for one in segmenters[name].models:
-            own = label_space(one)
-            space = space or own
-            if own != space:
-                raise UserError(f"{name} predicts other classes than {next(iter(models))}")
+        found = {label_space(one) for one in segmenters[name].models}
+        space = space or next(iter(found))
+        if found != {space}:
+            raise UserError(f"{name} predicts other classes than {next(iter(models))}")
     return segmenters
 
 
 def as_segmenter(model: Scorable, space: LabelSpace | None = None) -> Segmenter:
-    """A model as a segmenter; a folder or Hub ID is loaded, a segmenter stays as it is."""
     if isinstance(model, str | Path):
         model = load_for_evaluation(model, space)
     return model if isinstance(model, Segmenter) else model_segmenter(model)

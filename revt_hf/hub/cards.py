@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
-from revt_hf.checkpoints.description import read_description
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe
 from revt_hf.config.yaml_files import validation_sentence
@@ -20,7 +19,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
-from revt_hf.data.label_space import CITYSCAPES, space_of, standard_order
+from revt_hf.data.label_space import CITYSCAPES
 from revt_hf.data.labels import ENCODINGS
 from revt_hf.evaluation.result import DomainScore
 from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
@@ -167,8 +166,6 @@ def card_text(facts: "ModelCardFacts") -> str:
     if facts.merge:
         record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
-    classes = read_description(facts.folder).classes
-    own = standard_order(space_of(classes, str(facts.folder)))
     return render_card(
         "model_card.md.jinja",
         facts=facts,
@@ -177,8 +174,7 @@ def card_text(facts: "ModelCardFacts") -> str:
         processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
         marker=MARKER,
         task=TASK,
-        classes=len(classes),
-        own="" if own == CITYSCAPES else ", ".join(classes),
+        is_cityscapes=facts.classes == CITYSCAPES,
         version=__version__,
         paper=PAPER,
         encodings=ENCODINGS,

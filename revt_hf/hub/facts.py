@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.domains import DOMAINS, domain_label
+from revt_hf.data.label_space import LabelSpace, space_of, standard_order
 from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import (
     PushOptions,
@@ -56,6 +58,11 @@ class ModelCardFacts:
     @property
     def name(self) -> str:
         return self.repo_id.partition("/")[2]
+
+    @property
+    def classes(self) -> LabelSpace:
+        names = read_description(self.folder).classes
+        return standard_order(space_of(names, "the model"))
 
     @property
     def is_revt(self) -> bool:

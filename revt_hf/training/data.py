@@ -14,7 +14,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.augment import Pipeline, PipelineSpec, augment
 from revt_hf.data.domains import load_spec
-from revt_hf.data.domains.opening import load_prepared
+from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import sizes_of

@@ -20,7 +20,7 @@ from revt_hf.core.errors import DataWarning
 from revt_hf.core.resources import core_count
 from revt_hf.data.augment import PipelineSpec, augment, build_pipeline
 from revt_hf.data.domains import load_domain
-from revt_hf.data.domains.opening import Format, load_prepared
+from revt_hf.data.domains.prepared import Format, load_prepared
 from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.data.labels import label_table
 from revt_hf.data.normalisation import MEAN, STD

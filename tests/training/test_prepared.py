@@ -11,7 +11,7 @@ import pytest
 from revt_hf.config.recipe import DomainSpec, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import locked
-from revt_hf.data.domains.opening import load_prepared
+from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data_tools import prepare as module
 from revt_hf.data_tools.prepare import prepare
 from tests.helpers.image_files import write_pairs

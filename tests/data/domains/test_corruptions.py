@@ -11,7 +11,7 @@ from revt_hf.config.recipe import DomainSpec, Source, Target
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import corruptions, domain_label, load_domain, load_spec, open_domain
 from revt_hf.data.domains.corruptions import KINDS, SEVERITIES, Corruption, corrupt, corruption_of
-from revt_hf.data.domains.opening import load_prepared
+from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.domains.streets import render
 from revt_hf.data_tools.prepare import prepare
 from tests.helpers import drawn
