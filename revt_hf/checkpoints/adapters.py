@@ -14,10 +14,10 @@ import torch
 
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo, header_bytes, read_header
 from revt_hf.checkpoints.names import HEAD_PREFIX, listed, standard_name
-from revt_hf.checkpoints.tensors import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
 
 _PREFIX = "base_model.model."
 _DOWN, _UP, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"

@@ -24,7 +24,7 @@ from revt_hf.checkpoints.architecture import (
 from revt_hf.checkpoints.headers import is_storable
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE
 from revt_hf.core.errors import UserError, plain, shortened
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.outputs import adapter_base, read_json_object
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.
@@ -219,6 +219,9 @@ def processor(normalisation: Normalisation, size: Mapping[str, int] = TEST_SIZE)
 
 def _fields(folder: Path) -> _Fields | None:
     path = folder / PROCESSOR_FILE
+    base = None if path.exists() else adapter_base(folder)
+    if base is not None:
+        path = base / PROCESSOR_FILE
     return _Fields(path) if path.exists() or path.is_symlink() else None
 
 

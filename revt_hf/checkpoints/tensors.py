@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -21,8 +21,6 @@ RECIPE_FILE = "recipe.yaml"
 MERGE_FILE = "merge.json"
 # Folders of a run with averages of its weights, named like the recipe's fields.
 AVERAGES = ("ema", "swad")
-# An adapter of PEFT, which names its base.
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 # In transformers' order of preference; an index and its shards.
@@ -118,12 +116,22 @@ def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = Tr
     return _open_folder(label, fetch(label, quiet), adapters)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of PEFT, and no whole model."""
+    return (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).exists()
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse an adapter where the files of a whole model are copied."""
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder} is an adapter: save the whole model with PEFT's merge_and_unload, or merge "
+            "adapters without --as-adapter"
+        )
+
+
 def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
-    if (
-        adapters
-        and (folder / ADAPTER_CONFIG_FILE).is_file()
-        and not (folder / WEIGHTS_FILE).exists()
-    ):
+    if adapters and is_adapter(folder):
         return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{label} is not a SegFormer folder: {CONFIG_FILE} is missing")
@@ -205,7 +213,7 @@ def _open_adapter(label: str, folder: Path) -> Checkpoint:
         scratch, tensors = _temporary(folder, lambda copy: adapter.write(base.tensors, copy))
         base.stamps.check()
         described = folder if (folder / CONFIG_FILE).is_file() else base.folder
-        originals = (adapter.files[0], *base.originals)
+        originals = (*adapter.files, *base.originals)
     files = (Path(scratch.name) / WEIGHTS_FILE,)
     return Checkpoint(
         label, described, files, tensors, originals, base.dropped, stamps, None, scratch

@@ -51,6 +51,7 @@ def merge_command(arguments: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(list(arguments))
     if given.quiet:
         logging.getLogger("revt_hf").setLevel(logging.WARNING)
+    from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
     from revt_hf.core.outputs import check_output_file, write_json
     from revt_hf.merging.average import MergeOptions, merge, result_description
     from revt_hf.merging.merge_plan import make_plan
@@ -70,6 +71,10 @@ def merge_command(arguments: Sequence[str]) -> None:
         with ExitStack() as stack:
             plan = make_plan(spec, stack, given.quiet)
             result_description(plan)
+            if given.as_adapter:
+                from revt_hf.merging.summed_adapter import adapters_of
+
+                adapters_of(plan)
         for line in plan.lines():
             say(line)
         result = plan.to_json()
@@ -84,7 +89,8 @@ def merge_command(arguments: Sequence[str]) -> None:
             allow_nonfinite=given.allow_nonfinite,
             quiet=given.quiet,
             repeats=repeats,
-            as_adapter=given.as_adapter,
+            as_adapter=given.as_adapter
+            or (repeats is not None and (given.repeat.parent / ADAPTER_WEIGHTS_FILE).is_file()),
         )
         done = merge(spec, given.output, options=options)
         result = read_merge_record(done / "merge.json").to_json() if given.json else {}

@@ -26,6 +26,8 @@ from revt_hf.core.output_folders import (
 )
 
 InputPath = str | Path | None
+# An adapter of PEFT, which names its base.
+ADAPTER_CONFIG_FILE = "adapter_config.json"
 _ELSEWHERE = "choose another output"
 _JSON_START = 64
 _LARGEST_JSON = 16 * 2**20
@@ -158,6 +160,18 @@ def _input_paths(inputs: Iterable[InputPath]) -> Iterator[tuple[InputPath, Path]
             entries = place.iterdir() if place.is_dir() else ()
             yield given, place
             yield from [(given, real_path(entry)) for entry in entries if entry.is_symlink()]
+            base = adapter_base(place)
+            if base is not None:
+                yield given, real_path(base)
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder that a PEFT adapter needs, if this is an adapter and its base no Hub ID."""
+    path = folder / ADAPTER_CONFIG_FILE
+    if not path.is_file():
+        return None
+    base = read_json_object(path).get("base_model_name_or_path")
+    return Path(base) if isinstance(base, str) and base and Path(base).is_dir() else None
 
 
 @contextmanager

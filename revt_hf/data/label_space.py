@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from revt_hf.core.errors import UserError, plain
+from revt_hf.core.errors import UserError, plain, printable
 
 IGNORE_INDEX = 255
 Colour: TypeAlias = tuple[int, int, int]
@@ -23,6 +23,7 @@ _CITYSCAPES: list[tuple[str, int, int]] = LABELS_YAML["cityscapes"]
 CLASSES: tuple[str, ...] = tuple(name for name, _, _ in _CITYSCAPES)
 NUM_CLASSES = len(CLASSES)
 MOST_CLASSES = 254
+LONGEST_NAME = 200
 IGNORED = "ignored"
 # Names that transformers gives to classes without names.
 _NUMBERED = re.compile(r"label\d+")
@@ -127,6 +128,12 @@ def parse_classes(given: Any, where: str) -> LabelSpace:
     same = [one for number, one in enumerate(names) if plain(one) in map(plain, names[:number])]
     if same or not all(map(plain, names)):
         raise UserError(f"{where}: {(same or names)[0]!a} is there twice, or a name is empty")
+    odd = [one for one in names if len(one) > LONGEST_NAME or printable(one) != one]
+    if odd or is_nameless(names):
+        raise UserError(
+            f"{where}: {(odd or names)[0][:40]!a} names no class: write 1 to {LONGEST_NAME} "
+            "printable characters, and not transformers' LABEL_0"
+        )
     if IGNORED in map(plain, names):
         raise UserError(f"{where}: {IGNORED!a} stands for pixels of no class: choose another name")
     colours = None

@@ -42,6 +42,7 @@ def prepare(
         max_size=max_size,
         format=format,
         label_encoding=opened.table.name,
+        classes=opened.table.space.classes,
         content=opened.content,
         images=opened.images,
         revt_hf=__version__,

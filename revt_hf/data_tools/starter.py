@@ -1,5 +1,6 @@
 """A first description of labels without a table: their values or colours, to be named."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from revt_hf.data.domains import dataset_of
 from revt_hf.data.domains.opening import checked_domain
 from revt_hf.data.label_space import IGNORE_INDEX, MOST_CLASSES
 from revt_hf.data.labels import LabelTable, Reading
-from revt_hf.results.markdown import yaml_text
 
 _MOST_IMAGES = 200
 
@@ -28,14 +28,22 @@ def write_starter(
     At most 200 images of all splits are read. 255 is ignored, and the user names the rest.
     """
     check_output_file(output, overwrite, [spec.data_dir])
+    if spec.domain != "folder":
+        raise UserError(f"{spec.domain} has its own table of labels: --starter is for folder")
     domain, folder, config, options = checked_domain(
         spec.domain, spec.data_dir, spec.config, spec.options
     )
     cells: list[Any] = []
     for split in domain.splits(folder, config, options):
-        opened = domain.open(split, folder, config, options)
+        try:
+            opened = domain.open(split, folder, config, options)
+        except UserError:
+            # Of images without labels, such as a test split.
+            continue
         rows = dataset_of(opened.builder, opened.decode, split).with_format(None)
         cells += rows["label"]
+    if not cells:
+        raise UserError(f"{spec.data_dir}: no split has images with labels")
     chosen = np.unique(np.linspace(0, len(cells) - 1, _MOST_IMAGES).round().astype(int))
     pixels: Counter[int] = Counter()
     table = LabelTable({}, "starter")
@@ -56,6 +64,10 @@ def write_starter(
                 f"{file.name}: more than {MOST_CLASSES} values so far: these are no classes; were "
                 "the labels saved as JPEG, or scaled with interpolation?"
             )
+    if len(pixels) < 2:
+        raise UserError(
+            f"{spec.data_dir}: all labels have one value, and a model has 2 classes or more"
+        )
     write_text(output, _text(spec, pixels, table.reading, len(chosen), len(cells)))
     return len(pixels)
 
@@ -68,8 +80,9 @@ def _text(spec: DomainSpec, pixels: Counter[int], reading: Reading, read: int, i
         "# maps to ignored; its line under classes goes. Recipes can extend this file.",
         "source:",
         f"  domain: {spec.domain}",
-        f"  data_dir: {yaml_text(str(spec.data_dir)).splitlines()[0]}",
+        f"  data_dir: {json.dumps(str(spec.data_dir))}",
         "  options:",
+        *(f"    {key}: {json.dumps(value)}" for key, value in spec.options.items()),
         "    classes:",
     ]
     encoding = ["    encoding:"]

@@ -16,7 +16,13 @@ from revt_hf import __version__
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import METADATA, common_dtype, header_bytes
 from revt_hf.checkpoints.names import disk_name, listed
-from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, WEIGHTS_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import (
+    MERGE_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    open_checkpoint,
+    refuse_adapter,
+)
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import (
     atomic_folder,
@@ -141,6 +147,7 @@ def _assemble(
 
 
 def _check_files(folder: Path) -> None:
+    refuse_adapter(folder)
     for name in (WEIGHTS_FILE, *_CONFIG_FILES):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a complete SegFormer folder: {name} is missing")

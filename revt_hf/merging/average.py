@@ -16,7 +16,7 @@ from revt_hf import __version__
 from revt_hf.checkpoints import architecture, headers, tensors
 from revt_hf.checkpoints.description import processor
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import atomic_folder, check_output, write_json
+from revt_hf.core.outputs import adapter_base, atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
 from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
@@ -99,7 +99,7 @@ def merge(
             if adapters:
                 summed_adapter.write_summed(plan, adapters, written, scratch)
                 written.unlink()
-                digest = headers.tensors_sha256(scratch / tensors.ADAPTER_WEIGHTS_FILE)
+                digest = records.adapter_sha256(scratch)
                 record = replace(record, tensors_sha256=digest if options.hashing else None)
             plan.check_unchanged()
             if options.repeats is not None:
@@ -133,7 +133,9 @@ def _evaluation(plan: MergePlan) -> dict[str, Any]:
     for source in plan.by_authority():
         if source.folder is None:
             continue
-        paths = [source.folder / name for name in (tensors.RECIPE_FILE, tensors.MERGE_FILE)]
+        folders = [source.folder, *filter(None, [adapter_base(source.folder)])]
+        names = (tensors.RECIPE_FILE, tensors.MERGE_FILE)
+        paths = [folder / name for folder in folders for name in names]
         if not any(path.is_file() for path in paths):
             break
         from revt_hf.models.recorded import recorded_protocol

@@ -27,6 +27,7 @@ from revt_hf.checkpoints.tensors import (
     RECIPE_FILE,
     WEIGHTS_FILE,
     open_checkpoint,
+    refuse_adapter,
 )
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.protocol import Protocol
@@ -98,6 +99,7 @@ def recalibrate(
         UserError: the model, a source or its data cannot be used, or ``output`` exists.
     """
     model, output = Path(model), Path(output)
+    refuse_adapter(model)
     sources = sources.sources if isinstance(sources, Recipe) else sources
     protocol = protocol or recorded_protocol([model])
     options = options or RecalibrateOptions()
@@ -152,6 +154,7 @@ def recalibrate_on_images(
 ) -> Path:
     """Copy a SegFormer folder with statistics of images of the *source* domain; all else stays."""
     folder, target = Path(source), Path(output)
+    refuse_adapter(folder)
     check_output(target, overwrite, [source])
     with open_checkpoint(folder, quiet=True) as checkpoint:
         if checkpoint.folder is None or folder.is_file():

@@ -20,7 +20,7 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import file_sha256, read_json_object
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, read_json_object
 from revt_hf.merging.registry import JsonRecord, MergeSpec, Rule
 
 # Of a model that is no merge.
@@ -229,9 +229,16 @@ def describes(record: Record, folder: Path) -> bool | None:
     """Whether a folder's weights are those of the record; None if their digest was not taken."""
     if record.tensors_sha256 is None:
         return None
-    adapter = folder / ADAPTER_WEIGHTS_FILE
-    weights = adapter if adapter.is_file() else folder / WEIGHTS_FILE
+    if (folder / ADAPTER_WEIGHTS_FILE).is_file():
+        return adapter_sha256(folder) == record.tensors_sha256
+    weights = folder / WEIGHTS_FILE
     return weights.is_file() and tensors_sha256(weights) == record.tensors_sha256
+
+
+def adapter_sha256(folder: Path) -> str:
+    """sha256 of an adapter's tensors and of the configuration that scales them."""
+    files = tensors_sha256(folder / ADAPTER_WEIGHTS_FILE), file_sha256(folder / ADAPTER_CONFIG_FILE)
+    return sha256("".join(files).encode()).hexdigest()
 
 
 def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from revt_hf.checkpoints.adapters import Adapter, Update, read_adapter
 from revt_hf.checkpoints.headers import TensorInfo, read_header
 from revt_hf.checkpoints.tensors import (
-    ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
     open_checkpoint,
 )
-from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
+from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE
 from revt_hf.merging.merge_plan import MergeItem, MergePlan
 
 _MEANS = ("mean", "weighted_mean")
@@ -41,12 +41,15 @@ def write_summed(plan: MergePlan, adapters: list[Adapter], merged: Path, folder:
             elif updates:
                 first = updates[0][0]
                 up, down = _summed(updates, base.tensors[item.name])
-                dtype = DTYPES[first.up.dtype]
-                tensors[first.up.name] = up.reshape(*up.shape, *first.up.shape[2:]).to(dtype)
-                tensors[first.down.name] = down.reshape(-1, *first.down.shape[1:]).to(dtype)
+                # In half precision the sum would be another network.
+                tensors[first.up.name] = up.reshape(*up.shape, *first.up.shape[2:]).float()
+                tensors[first.down.name] = down.reshape(-1, *first.down.shape[1:]).float()
                 ranks[first.module] = len(down)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"the adapter's {name} is too large for float32: merge into a model")
     save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
-    config = json.dumps(_config(plan, adapters, ranks), indent=2)
+    config = json.dumps(_config(plan, adapters, ranks, tensors), indent=2)
     (folder / ADAPTER_CONFIG_FILE).write_text(f"{config}\n")
 
 
@@ -104,7 +107,9 @@ def _summed(
     )
 
 
-def _config(plan: MergePlan, adapters: list[Adapter], ranks: dict[str, int]) -> dict[str, Any]:
+def _config(
+    plan: MergePlan, adapters: list[Adapter], ranks: dict[str, int], written: Iterable[str]
+) -> dict[str, Any]:
     """That of the head's member, with ranks and scales of 1."""
     configs = [adapter.config for adapter in adapters]
     saved = [name for config in configs for name in config.get("modules_to_save") or ()]
@@ -118,5 +123,13 @@ def _config(plan: MergePlan, adapters: list[Adapter], ranks: dict[str, int]) -> 
         "use_rslora": False,
         "init_lora_weights": True,
         "target_modules": sorted(ranks),
-        "modules_to_save": sorted(set(saved)) or None,
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "modules_to_save": sorted({one for one in saved if _is_written(one, written)}) or None,
     }
+
+
+def _is_written(module: str, names: Iterable[str]) -> bool:
+    """Whether a tensor lies in a module that PEFT finds by the end of its name."""
+    return any(f".{module}." in name and ".lora_" not in name for name in names)

@@ -12,7 +12,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import is_listed
-from revt_hf.core.outputs import read_json_object
+from revt_hf.core.outputs import adapter_base, read_json_object
 
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
@@ -75,7 +75,8 @@ def _evaluation_of(folder: Path) -> Protocol:
         return recipe.evaluation
     path = folder / MERGE_FILE
     if not path.is_file():
-        return Protocol()
+        base = adapter_base(folder)
+        return Protocol() if base is None else _evaluation_of(base)
     try:
         return Protocol.model_validate(read_json_object(path)["evaluation"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:

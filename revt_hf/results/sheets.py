@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import atomic_file
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, Colour, LabelSpace
 
@@ -197,6 +197,7 @@ def _upwards(sheet: Image.Image, lines: Sequence[str], font: Font, top: int, hei
 
 def _legend(classes: Mapping[str, Colour], font: Font, width: int) -> Image.Image | None:
     """Swatches with names, as many per line as fit, the lines centred."""
+    classes = {printable(name): colour for name, colour in classes.items()}
     if not classes:
         return None
     line = _line_height(font)

@@ -7,15 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from revt_hf import MergeOptions, MergeSpec, Rule, merge
+from revt_hf import MergeOptions, MergeSpec, Rule, merge, recalibrate
 from revt_hf.checkpoints.names import standard_name
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import check_output
+from revt_hf.data.normalisation import IMAGENET, normalisation_of
 from revt_hf.merging.record import describes, member_states, read_merge_record
 from revt_hf.models.load import load_model
-from tests.helpers.command_line import revt
+from revt_hf.models.recorded import recorded_protocol
+from tests.helpers.command_line import refused, revt
 from tests.helpers.segformers import saved
+from tests.helpers.tiny import tiny_recipe
 
 peft = pytest.importorskip("peft")
 
@@ -163,6 +167,72 @@ def test_what_is_no_adapter_is_refused_before_it_is_merged(adapter, base, tmp_pa
     assert code == 0, error
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_what_an_adapter_lacks_is_its_bases(adapter, base, tmp_path, capsys):
+    """Its configuration names its classes; normalisation and protocol stay the base's."""
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    recipe = tiny_recipe(evaluation={"max_size": [80, 40]})
+    (base / "recipe.yaml").write_text(recipe.to_yaml())
+    shutil.copy(base / "config.json", folder)
+    wanted = normalisation_of(load_model(base))
+    assert normalisation_of(load_model(folder)) == wanted != IMAGENET
+    assert recorded_protocol([folder]) == recorded_protocol([base]) == recipe.evaluation
+    other, _ = adapter("b", 1, target_modules=ATTENTION)
+    merge([folder, other], tmp_path / "merged")
+    assert recorded_protocol([tmp_path / "merged"]) == recipe.evaluation
+    for command in (["push", folder, "me/roads", "--license", "mit", "--dry-run", tmp_path / "c"],):
+        assert "is an adapter" in refused(capsys, *command)
+    with pytest.raises(UserError, match="is an adapter"):
+        recalibrate(folder, tmp_path / "r", recipe)
+
+
+def test_the_base_of_an_adapter_is_an_input(adapter, base, tmp_path):
+    folder, _ = adapter(target_modules=ATTENTION)
+    (base / ".revt_hf.json").write_text(
+        json.dumps({"files": sorted(p.name for p in base.iterdir())})
+    )
+    with pytest.raises(UserError, match="input"):
+        check_output(base, True, [folder])
+    check_output(tmp_path / "elsewhere", True, [folder])
+
+
+def test_a_changed_configuration_is_another_adapter(adapter, tmp_path):
+    folders = [adapter(name, s, target_modules=ATTENTION)[0] for s, name in enumerate("ab")]
+    merge(folders, tmp_path / "whole")
+    merge(folders, tmp_path / "summed", MergeOptions(as_adapter=True))
+    whole, summed = (read_merge_record(tmp_path / n / "merge.json") for n in ("whole", "summed"))
+    assert describes(summed, tmp_path / "summed")
+    for folder in (folders[0], tmp_path / "summed"):
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 60}))
+    assert member_states(whole) == ["changed", "same"]
+    assert not describes(summed, tmp_path / "summed")
+
+
+def test_peft_reads_every_summed_adapter_as_it_is_meant(adapter, base, tmp_path):
+    """Also where members save other modules, leave layers out, or are in half precision."""
+    made = {
+        "head": adapter("head", 0, target_modules=ATTENTION, modules_to_save=["decode_head"])[0],
+        "plain": adapter("plain", 1, target_modules=ATTENTION)[0],
+        "few": adapter("few", 2, target_modules=ATTENTION, exclude_modules=r".*stages\.0.*")[0],
+        "half": adapter("half", 3, target_modules=ATTENTION)[0],
+    }
+    path = made["half"] / "adapter_model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(path).items()}, path)
+    for number, (names, head) in enumerate(
+        [(("head", "plain"), 2), (("few", "plain"), 1), (("half", "plain"), 1)]
+    ):
+        spec = MergeSpec(tuple(str(made[name]) for name in names), (Rule(),), head)
+        whole, summed = tmp_path / f"w{number}", tmp_path / f"s{number}"
+        merge(spec, whole)
+        merge(spec, summed, MergeOptions(as_adapter=True))
+        model = peft.PeftModel.from_pretrained(load_model(base), summed)
+        found = {standard_name(k): v for k, v in model.merge_and_unload().state_dict().items()}
+        for name, value in load_file(whole / "model.safetensors").items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6)
 
 
 WRONG = {

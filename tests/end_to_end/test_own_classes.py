@@ -283,3 +283,81 @@ def test_colours_of_the_initial_weights_do_not_stay(runs, data, tmp_path):
         (runs / "c" / "config.json").write_text(json.dumps({**config, "class_colours": wrong}))
         with pytest.raises(UserError, match="list of 3 colours"):
             load_model(runs / "c")
+
+
+def test_a_prepared_folder_keeps_its_order_of_classes(data, tmp_path, capsys):
+    options = [f"classes={json.dumps(CLASSES)}", f"encoding={json.dumps(TABLE)}"]
+    where = [argument for option in options for argument in ("--option", option)]
+    command = ["data", "prepare", "folder", "--data-dir", data, *where, "--split", "train"]
+    assert revt(capsys, *command, "--output", tmp_path / "prep", "--resize", "120x80")[0] == 0
+    size = {"max_size": [120, 80], "crop": [64, 64], "method": 2}
+    turned = source(data, classes=dict(reversed(CLASSES.items())))
+    weights = []
+    for spec in (turned, {**turned, "prepared": str(tmp_path / "prep")}):
+        recipe = parse_recipe({**TINY, "source": spec, "augmentation": size}, "turned")
+        train(recipe, tmp_path / "run", TrainOptions(quiet=True, overwrite=True))
+        weights.append(load_model(tmp_path / "run").state_dict())
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+NAMES = ["line\nbreak", "x" * 201, "\x1b[31mred"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_cannot_be_shown_are_refused(data, name):
+    with pytest.raises(UserError, match="names no class"):
+        load_domain("folder", "val", data, options={"classes": ["a", name]})
+
+
+def test_what_the_commands_of_classes_refuse(data, tmp_path, capsys):
+    empty = tmp_path / "none.yaml"
+    empty.write_text("")
+    nameless = ["label 0", "LABEL_1"]
+    for options, words in (
+        ({"classes": str(empty)}, "no classes"),
+        ({"classes": nameless}, "no class"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_domain("folder", "val", data, options=options)
+    starter = ["--starter", tmp_path / "s.yaml", "--quiet"]
+    assert "is for folder" in refused(capsys, "data", "verify", "streets", *starter)
+    one = tmp_path / "one #1: data"
+    for kind in ("img_dir", "ann_dir"):
+        (one / kind / "val").mkdir(parents=True)
+        (one / kind / "test").mkdir()
+        cv2.imwrite(str(one / kind / "val" / "0.jpg.png"), np.zeros((40, 60), np.uint8))
+    assert "one value" in refused(capsys, "data", "verify", "folder", "--data-dir", one, *starter)
+    label = np.arange(40, dtype=np.uint8).repeat(60).reshape(40, 60) // 20
+    cv2.imwrite(str(one / "ann_dir" / "val" / "0.jpg.png"), label)
+    option = ["--option", "image_suffix=.jpg.png", "--option", "label_suffix=.jpg.png"]
+    assert revt(capsys, "data", "verify", "folder", "--data-dir", one, *option, *starter)[0] == 0
+    written = yaml.safe_load((tmp_path / "s.yaml").read_text())["source"]
+    assert written["data_dir"] == str(one)
+    assert written["options"]["image_suffix"] == ".jpg.png"
+    assert load_domain("folder", "val", one, options=written["options"])[0]["label"].max() == 1
+
+
+def test_names_are_text_on_cards_and_sheets(runs, data, tmp_path, capsys):
+    config = json.loads((runs / "m" / "config.json").read_text())
+    shutil.copytree(runs / "m", tmp_path / "odd")
+    (tmp_path / "odd" / "merge.json").unlink()
+    names = {"0": "<img src=x>", "1": "[a](http://b)", "2": "two\nlines"}
+    changes = {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(config | changes))
+    image = data / "img_dir" / "val" / "0.png"
+    command = ["predict", tmp_path / "odd", "--input", image, "--output", tmp_path / "p"]
+    assert revt(capsys, *command)[0] == 0
+    command = [
+        "push",
+        tmp_path / "odd",
+        "me/odd",
+        "--license",
+        "mit",
+        "--dry-run",
+        tmp_path / "card",
+    ]
+    code, _, error = revt(capsys, *command, "--quiet")
+    assert code == 0, error
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "<img" not in card
+    assert "[a](http" not in card

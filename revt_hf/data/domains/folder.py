@@ -37,7 +37,12 @@ class FolderOptions(PairedOptions):
     @classmethod
     def _read(cls, given: Any) -> Any:
         # The content, so that the recipe beside a model tells its classes.
-        return read_yaml(Path(given)) if isinstance(given, str) else given
+        if not isinstance(given, str):
+            return given
+        found = read_yaml(Path(given))
+        if not found:
+            raise ValueError(f"{given} holds no classes")
+        return found
 
     @property
     def space(self) -> LabelSpace:

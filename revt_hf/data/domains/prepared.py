@@ -14,10 +14,9 @@ from revt_hf.data.domains.opening import (
     domain_label,
     get_domain,
     open_domain,
-    space_of_spec,
 )
 from revt_hf.data.domains.paired import pairs_builder
-from revt_hf.data.label_space import CITYSCAPES
+from revt_hf.data.label_space import CITYSCAPES, space_of
 from revt_hf.data.labels import id_table
 from revt_hf.data.reading import Decode
 
@@ -40,7 +39,8 @@ class PreparedRecord(Section):
     split: str
     max_size: tuple[int, int] | None  # (width, height); None: native
     format: Format
-    label_encoding: str  # the table that mapped the labels to train ids
+    label_encoding: str  # the table that mapped the labels to class ids
+    classes: tuple[str, ...]  # in the order of the ids; an object of options has no order
     content: str  # the hash of the split that was read: names, file sizes and times
     images: int
     revt_hf: str
@@ -95,6 +95,6 @@ def load_prepared(source: Source, max_size: tuple[int, int] | None) -> Any:
             f"{folder} holds {len(match.pairs)} of {record.images} images: prepare it again"
         )
     builder = pairs_builder([*match.pairs.values()], source.train, "prepared")
-    space = space_of_spec(source)
+    space = space_of(record.classes, str(path))
     table = layout.table if space == CITYSCAPES else id_table(space)
     return dataset_of(builder, Decode(table), source.train)
