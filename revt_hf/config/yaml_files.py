@@ -239,7 +239,7 @@ class Section(BaseModel):
         """In Python true is 1, in a recipe it is a mistake."""
         made = handler(values)
         for key, value in values.items() if isinstance(values, Mapping) else ():
-            if isinstance(value, bool) and not isinstance(getattr(made, key), bool):
+            if isinstance(value, bool) and not isinstance(getattr(made, key, None), bool):
                 raise ValueError(f"{key} is a number, not {str(value).lower()}")
         return made
 
