@@ -31,9 +31,9 @@ _KNOWN = """
     lora_dropout qalora_group_size megatron_core runtime_config ensure_weight_tying eva_config
     r lora_alpha rank_pattern alpha_pattern use_rslora use_dora init_lora_weights
 """
-# These starts leave the base's weights as they are. All others change them, and only PiSSA's exact
-# change can be computed from the base again.
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+# These initialisations leave the base's weights unchanged. All others change them, and only the
+# change of exact PiSSA can be computed again from the base.
+_NEUTRAL_INITS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 _PISSA = "pissa"
 _TYPES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -152,10 +152,10 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError(
             f"{path}: peft_type is {config.get('peft_type')!a}, only LORA is known here"
         )
-    start = config.get("init_lora_weights")
-    if start not in (*_PLAIN_STARTS, _PISSA):
+    init = config.get("init_lora_weights")
+    if init not in (*_NEUTRAL_INITS, _PISSA):
         raise UserError(
-            f"{path}: init_lora_weights is {start!a}, which changed the base's weights: save the "
+            f"{path}: init_lora_weights is {init!a}, which changed the base's weights: save the "
             "adapter again with PEFT's path_initial_model_for_weight_conversion"
         )
     odd = [key for key, value in config.items() if value and key not in _KNOWN.split()]
@@ -165,6 +165,9 @@ def read_adapter(folder: Path) -> Adapter:
     if not isinstance(base, str) or not base:
         raise UserError(f"{path}: base_model_name_or_path names no model: write the base's into it")
     revision = config.get("revision")
+    # A local folder has no revisions, whatever PEFT wrote down.
+    if isinstance(revision, str) and "@" not in base and not Path(base).is_dir():
+        base = f"{base}@{revision}"
     infos = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS_FILE)}
     updates = dict(_updates(config, path, infos))
     used = {one.name for up in updates.values() for one in (up.down, up.up, up.magnitude) if one}
@@ -175,7 +178,7 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(
         folder=folder,
         config=config,
-        base=f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base,
+        base=base,
         updates=updates,
         # PEFT wraps the modules that it updates; `bias: all` saves their biases from inside.
         replaced={

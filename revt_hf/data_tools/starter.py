@@ -76,13 +76,17 @@ def _text(spec: DomainSpec, pixels: Counter[int], reading: Reading, read: int, i
     colours, total = reading is Reading.COLOUR, sum(pixels.values())
     lines = [
         f"# Labels of {counted(read, 'image')} of {images:,}: values, and shares of the pixels.",
-        "# Give every class its name, under classes and under encoding. A value that is no class",
-        "# maps to ignored; its line under classes goes. Recipes can extend this file.",
+        "# Name every class, under classes and under encoding. Map a value that is no class to",
+        "# ignored, and remove its line under classes. Recipes can extend this file.",
         "source:",
         f"  domain: {spec.domain}",
         f"  data_dir: {json.dumps(str(spec.data_dir))}",
         "  options:",
-        *(f"    {key}: {json.dumps(value)}" for key, value in spec.options.items()),
+        *(
+            f"    {key}: {json.dumps(value)}"
+            for key, value in spec.options.items()
+            if key not in ("classes", "encoding")
+        ),
         "    classes:",
     ]
     encoding = ["    encoding:"]

@@ -81,9 +81,6 @@ def merge(
     check_output(target, options.overwrite, inputs)
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet)
-        # An adapter's base is an input that only the adapter names.
-        read = [path for source in plan.inputs for path in source.originals]
-        check_output(target, options.overwrite, [*inputs, *read])
         description = result_description(plan)
         evaluation = _evaluation(plan)
         adapters = None

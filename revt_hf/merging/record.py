@@ -17,6 +17,7 @@ from revt_hf.checkpoints.tensors import (
     MERGE_FILE,
     WEIGHTS_FILE,
     Checkpoint,
+    is_adapter,
     open_checkpoint,
 )
 from revt_hf.core.errors import UserError
@@ -229,7 +230,7 @@ def describes(record: Record, folder: Path) -> bool | None:
     """Whether a folder's weights are those of the record; None if their digest was not taken."""
     if record.tensors_sha256 is None:
         return None
-    if (folder / ADAPTER_WEIGHTS_FILE).is_file():
+    if is_adapter(folder):
         return adapter_sha256(folder) == record.tensors_sha256
     weights = folder / WEIGHTS_FILE
     return weights.is_file() and tensors_sha256(weights) == record.tensors_sha256

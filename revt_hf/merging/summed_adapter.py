@@ -11,10 +11,7 @@ from safetensors.torch import save_file
 
 from revt_hf.checkpoints.adapters import Adapter, Update, read_adapter
 from revt_hf.checkpoints.headers import TensorInfo, read_header
-from revt_hf.checkpoints.tensors import (
-    ADAPTER_WEIGHTS_FILE,
-    open_checkpoint,
-)
+from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE

@@ -252,6 +252,14 @@ WRONG = {
 }
 
 
+def test_a_local_base_has_no_revision(adapter, base):
+    folder, wanted = adapter(target_modules=ATTENTION)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "main"}))
+    with open_checkpoint(folder) as found:
+        assert found.tensors.keys() == wanted.keys()
+
+
 def test_an_adapter_is_no_base(adapter):
     folder, _ = adapter(target_modules=ATTENTION)
     path = folder / "adapter_config.json"
