@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from revt_hf.core.outputs import write_text
+from revt_hf.data.label_space import CITYSCAPES
 from revt_hf.results.formats import render
 from revt_hf.results.layout import (
     Cell,
@@ -43,6 +44,7 @@ def write_page(report: Report, path: Path) -> None:
         gaps=_gaps(report),
         bars=class_bars(report),
         classes=list(report.colours),
+        is_cityscapes=report.colours == CITYSCAPES.by_name,
         domains={
             domain: [one for one in report.examples if one.domain == domain and one.panels]
             for domain in dict.fromkeys(order)

@@ -233,6 +233,7 @@ def test_report_and_card_are_of_these_classes(runs, data, tmp_path, capsys):
     assert "Grass Land" in html
     assert "rgb(30 144 255)" in html
     assert "traffic sign" not in html
+    assert "Cityscapes" not in html
     card = tmp_path / "card"
     command = ["push", runs / "m", "owner/name", "--license", "apache-2.0", "--dry-run", card]
     code, _, error = revt(capsys, *command, "--quiet")
