@@ -1,6 +1,5 @@
 """Networks whose weights are blends of members, and what a diagnosis of them is measured on."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from tqdm import tqdm
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
-from revt_hf.checkpoints.architecture import CLASSIFIER
+from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.headers import FLOATS
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, disk_name
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
@@ -29,7 +27,7 @@ from revt_hf.evaluation.cost import LIBRARIES
 from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled
 from revt_hf.evaluation.metric import mean_iou
-from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.predictor import copied_head, heads_segmenter
 from revt_hf.evaluation.result import SplitSpec
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.methods import mean, weighted_mean
@@ -38,6 +36,7 @@ from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.streaming import Feed
 from revt_hf.models.load import label_space
+from revt_hf.models.networks import family_of_model, names_on_disk
 from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
@@ -81,11 +80,15 @@ class Blender:
             )
             self._plan = make_plan(MergeSpec(self.members, (rule,), base=init), stack, quiet)
             self._feeds = [Feed(source, stack) for source in self._plan.inputs]
-            self.model: SegformerForSemanticSegmentation = load_for_evaluation(self.members[0])
-            self._index = {item.name: index for index, item in enumerate(self._plan.items)}
-            missing = [name for name in _tensors(self.model) if name not in self._index]
+            self.model: PreTrainedModel = load_for_evaluation(self.members[0])
+            self._family = family_of_model(self.model)
+            # In memory -> item of the plan.
+            index = {item.name: index for index, item in enumerate(self._plan.items)}
+            on_disk = names_on_disk(self.model)
+            missing = [name for name in on_disk.values() if name not in index]
             if missing:
                 raise UserError(f"{self.members[0]} lacks the tensor {missing[0]}")
+            self._index = {name: index[at] for name, at in on_disk.items()}
             # Files keep their own order of classes, the model has that of the train IDs.
             description = self._plan.sources[0].description
             space = label_space(self.model)
@@ -102,17 +105,23 @@ class Blender:
 
     def head(self, member: int) -> nn.Module:
         """A new decode head with the weights of a member (index from 0)."""
-        head: nn.Module = copy.deepcopy(self.model.decode_head)
+        head: nn.Module = copied_head(self.model)
         self.blend_head(head, Blend((member,)))
         return head.eval()
 
     def blend_encoder(self, blend: Blend) -> None:
         """Load a blend of encoders into the model."""
-        self._load(self.model.segformer, BACKBONE_PREFIX, blend)
+        for name, tensor in self.model.state_dict().items():
+            if self._family.in_encoder(name):
+                self._load(name, tensor, blend)
 
     def blend_head(self, head: nn.Module, blend: Blend) -> None:
         """Load a blend of heads into a head that :meth:`head` returned."""
-        self._load(head, HEAD_PREFIX, blend)
+        # A SegFormer's is its decode head alone.
+        prefix = self._family.head if self._family is SEGFORMER else ""
+        for name, tensor in head.state_dict(prefix=prefix).items():
+            if not self._family.in_encoder(name):
+                self._load(name, tensor, blend)
 
     def records(self) -> dict[str, Any]:
         """``members`` and ``base`` (the initial weights) with path and sha256, as in merge.json."""
@@ -122,16 +131,15 @@ class Blender:
         return {"members": entries, "base": base}
 
     @torch.no_grad()
-    def _load(self, module: nn.Module, prefix: str, blend: Blend) -> None:
-        for name, tensor in _tensors(module, prefix).items():
-            index = self._index[name]
-            item = self._plan.items[index]
-            # Integers, such as BatchNorm's count of batches, are not weights.
-            if item.dtype in FLOATS:
-                blended = self._blended(index, item.count, blend).reshape(item.shape)
-                if name.startswith(CLASSIFIER):
-                    blended = blended[self._rows]
-                tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
+    def _load(self, name: str, tensor: torch.Tensor, blend: Blend) -> None:
+        index = self._index[name]
+        item = self._plan.items[index]
+        # Integers, such as BatchNorm's count of batches, are not weights.
+        if item.dtype in FLOATS:
+            blended = self._blended(index, item.count, blend).reshape(item.shape)
+            if self._family.has_class_rows(item.name):
+                blended = blended[[*self._rows, *range(len(self._rows), len(blended))]]
+            tensor.copy_(torch.from_numpy(np.array(blended, dtype=np.float32)))
 
     def _blended(self, index: int, count: int, blend: Blend) -> NDArray[Any]:
         arrays = [self._feeds[member].values(index, 0, count) for member in blend.members]
@@ -140,10 +148,6 @@ class Blender:
         if blend.weights is None:
             return mean(arrays)
         return weighted_mean(arrays, np.array(blend.weights))
-
-
-def _tensors(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-    return {disk_name(f"{prefix}{name}"): t for name, t in module.state_dict().items()}
 
 
 class HeadScore(BaseModel):
@@ -212,7 +216,7 @@ def load_data(
 
 
 def score_heads(
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     heads: Mapping[str, nn.Module],
     data: ScoringData,
     on_image: OnImage = lambda: None,

@@ -1,4 +1,4 @@
-"""A merge beside its members: statistics of the head's BatchNorm, and pixels they disagree on."""
+"""A merge beside its members: statistics of BatchNorm, and pixels they disagree on."""
 
 import itertools
 import tempfile
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from revt_hf.analysis.blending import DiagnoseOptions, OnImage, ScoringData, about
 from revt_hf.config.recipe import Source
@@ -25,6 +25,7 @@ from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.merging.recalibration import measured_statistics, recalibrate_model, spread_images
 from revt_hf.merging.record import current_record
 from revt_hf.models.load import load_model
+from revt_hf.models.networks import batch_norms
 from revt_hf.results.figures import ACCENT, INK, colour, figure, legend_name, short_names
 from revt_hf.results.sheets import Panel, contact_sheet
 
@@ -64,7 +65,7 @@ def diagnose_norm(
 
 
 def norm_shift(
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     name: str,
     kind: str,
     data: ScoringData,
@@ -72,20 +73,24 @@ def norm_shift(
 ) -> dict[str, Any]:
     """The running statistics of a model, in eval mode, against those of its own features.
 
-    For each channel, ``mean_shift`` is (measured - running mean) / running standard deviation and
-    ``log_variance_ratio`` ln(measured / running variance); with ``eps``, as in the layer.
+    For each channel of each BatchNorm, ``mean_shift`` is (measured - running mean) / running
+    standard deviation and ``log_variance_ratio`` ln(measured / running variance); with ``eps``, as
+    in the layer.
     """
-    layer: Any = model.decode_head.batch_norm
-    rows = itertools.chain.from_iterable(data.rows)
+    layers, rows = batch_norms(model), itertools.chain.from_iterable(data.rows)
+    if not layers:
+        raise UserError(f"{name} has no BatchNorm, and so no statistics to compare")
+    parts: dict[str, list[Any]] = {"mean_shift": [], "log_variance_ratio": []}
     measured = measured_statistics(model, rows, data.protocol, on_image)
-    mean, variance, running_mean, running_variance = (
-        statistic.detach().double().cpu().numpy()
-        for statistic in (*measured, layer.running_mean, layer.running_var)
-    )
-    channels = {
-        "mean_shift": (mean - running_mean) / np.sqrt(running_variance + layer.eps),
-        "log_variance_ratio": np.log((variance + layer.eps) / (running_variance + layer.eps)),
-    }
+    for at, layer in layers.items():
+        mean, variance, running_mean, running_variance = (
+            statistic.detach().double().cpu().numpy()
+            for statistic in (*measured[at], layer.running_mean, layer.running_var)
+        )
+        parts["mean_shift"].append((mean - running_mean) / np.sqrt(running_variance + layer.eps))
+        ratio = (variance + layer.eps) / (running_variance + layer.eps)
+        parts["log_variance_ratio"].append(np.log(ratio))
+    channels = {field: np.concatenate(values) for field, values in parts.items()}
     shift: dict[str, Any] = {"model": name, "kind": kind}
     for field, values in channels.items():
         shift[f"{field}_rms"] = float(np.sqrt(np.mean(values**2)))
@@ -132,7 +137,7 @@ def _draw_norm(
             axis.set_ylabel(title)
             axis.set_xlabel("channels, sorted (%)")
             axis.legend(fontsize=8)
-        drawing.suptitle(f"Statistics of the decode head's BatchNorm on {data}")
+        drawing.suptitle(f"Statistics of BatchNorm on {data}")
 
 
 def diagnose_disagreement(

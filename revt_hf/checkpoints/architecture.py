@@ -1,14 +1,15 @@
-"""SegFormer's sizes, a network's description, and the tensors that it has. No torch."""
+"""A network's description, and the sizes and tensors of SegFormers. No torch."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.families import SEGFORMER, Family, counter_of, is_counter
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, TensorInfo
 from revt_hf.checkpoints.names import (
     BACKBONE_PREFIX,
-    COUNTER,
     HEAD_PREFIX,
     IMAGENET_CLASSIFIER,
     original_name,
@@ -16,8 +17,9 @@ from revt_hf.checkpoints.names import (
 from revt_hf.core.errors import UserError, shortened
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 
-CLASSIFIER = "decode_head.classifier"
+(CLASSIFIER,) = SEGFORMER.class_rows
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
+COUNTER = counter_of(VARIANCE)
 # Defaults of transformers.
 NUMBERS = {
     "hidden_dropout_prob": 0.0,
@@ -77,6 +79,8 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
     return None
 
 
+# Fields that only training reads.
+_TRAINING = re.compile("drop|initializer|_loss|loss_|auxiliary")
 # The key of classes' colours in config.json, which transformers keeps and ignores.
 COLOURS = "class_colours"
 
@@ -85,35 +89,64 @@ COLOURS = "class_colours"
 class Description:
     """The network that a model folder describes; ``classes`` are by row of the decode head.
 
-    ``colours`` (``#rrggbb``) are theirs, where the file has our own key for them.
+    ``architecture`` is a SegFormer's. ``fields`` are what else of ``config.json`` defines the
+    network: a few numbers of a SegFormer, everything of other families. ``colours`` (``#rrggbb``)
+    are the classes', where the file has our own key for them.
     """
 
     label: str
     file: Path
-    architecture: Architecture
+    architecture: Architecture | None
     classes: tuple[str, ...]
     dtype: str | None
-    numbers: Mapping[str, float]
+    fields: Mapping[str, Any]
     normalisation: Normalisation
     colours: tuple[str, ...] | None = None
+    family: Family = SEGFORMER
+
+    @property
+    def segformer(self) -> Architecture:
+        """A SegFormer's architecture; other networks are refused."""
+        if self.architecture is None:
+            raise UserError(f"{self.label} is a {self.family.title}: this is for SegFormers only")
+        return self.architecture
+
+    def network(self) -> dict[str, Any]:
+        """What decides what the network computes, apart from its classes; nested keys by dots."""
+        shape = asdict(self.architecture) if self.architecture else {}
+        return computing({**json_values(shape), **self.fields})
 
     def config(self) -> dict[str, Any]:
-        """Arguments of a ``SegformerConfig`` of this network; nothing else of the file."""
+        """The fields of a ``config.json`` of this network; nothing else of the file."""
+        shape = asdict(self.architecture) if self.architecture else {}
+        depths = {"num_encoder_blocks": len(shape["depths"])} if shape else {}
         return {
-            **json_values(self.architecture),
-            **self.numbers,
-            "num_encoder_blocks": len(self.architecture.depths),
+            **json_values(shape),
+            **self.fields,
+            **depths,
             "id2label": dict(enumerate(self.classes)),
             "label2id": {name: number for number, name in enumerate(self.classes)},
             **({COLOURS: list(self.colours)} if self.colours else {}),
         }
 
 
-def json_values(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON has them: lists instead of tuples."""
+def computing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that predictions depend on; nested keys by dots."""
+    return {key: value for key, value in _flat(values).items() if not _TRAINING.search(key)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        flat |= inner or {f"{prefix}{key}": value}
+    return flat
+
+
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as JSON has them: lists instead of tuples."""
     return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(instance).items()
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
     }
 
 
@@ -170,12 +203,11 @@ def infer_architecture(
 
 def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
     """The content of a ``config.json``: the described network, or its encoder, and nothing else."""
+    fixed = {"model_type": "segformer", "num_channels": 3, "reshape_last_stage": True}
     return {
-        "architectures": ["SegformerForSemanticSegmentation" if with_head else "SegformerModel"],
-        "model_type": "segformer",
+        "architectures": [description.family.model_class if with_head else "SegformerModel"],
         "dtype": dtype,
-        "num_channels": 3,
-        "reshape_last_stage": True,
+        **(fixed if description.architecture else {}),
         **description.config(),
         "id2label": {str(number): name for number, name in enumerate(description.classes)},
     }
@@ -239,9 +271,9 @@ def tensor_problems(
             problems.append(f"{label} has no place in the network")
         elif info.shape != shapes[name]:
             problems.append(f"{label} is {list(info.shape)}, not {list(shapes[name])}")
-        elif info.dtype not in (INTEGERS if name == COUNTER else FLOATS):
+        elif info.dtype not in (INTEGERS if is_counter(name) else FLOATS):
             problems.append(f"{label} is of dtype {info.dtype}")
-    missing = [name for name in shapes if name not in held and name != COUNTER]
+    missing = [name for name in shapes if name not in held and not is_counter(name)]
     problems += [f"{shown(name)} is missing" for name in missing]
     more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return "; ".join(problems[:_LISTED]) + more
@@ -252,9 +284,15 @@ def fitting_tensors(
 ) -> dict[str, TensorInfo]:
     """The described network's tensors by on-disk name; the first few that do not fit are named.
 
-    Without ``with_head`` the encoder's: a decode head or ImageNet's classifier may be any.
+    Without ``with_head`` the encoder's: a decode head or ImageNet's classifier may be any. Which
+    tensors a network of another family has, only transformers knows, when it loads it.
     """
     held = dict(tensors)
+    if description.architecture is None:
+        problems = tensor_problems(held, {name: info.shape for name, info in held.items()})
+        if problems:
+            raise UserError(f"{description.label}: {problems}")
+        return held
     if not with_head:
         ignored = (HEAD_PREFIX, IMAGENET_CLASSIFIER)
         held = {name: info for name, info in held.items() if not name.startswith(ignored)}

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from revt_hf.checkpoints.families import SEGFORMER, Family
 from revt_hf.core.errors import UserError
 
-BACKBONE_PREFIX = "segformer."
-HEAD_PREFIX = "decode_head."
-COUNTER = f"{HEAD_PREFIX}batch_norm.num_batches_tracked"
-CLASS_ROWS = f"{HEAD_PREFIX}classifier."
+BACKBONE_PREFIX = SEGFORMER.prefix
+HEAD_PREFIX = SEGFORMER.head
 IMAGENET_CLASSIFIER = "classifier."
 _UNUSED = "decode_head.conv_seg."
 _BLOCK = "segformer.encoder.block.#.*"
@@ -171,11 +170,16 @@ class Part(NamedTuple):
 
 
 def standard_parts(
-    label: str, shapes: Mapping[str, Sequence[int]]
+    label: str, shapes: Mapping[str, Sequence[int]], family: Family = SEGFORMER
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """The parts of a file's tensors by on-disk name, and the names that belong to no SegFormer."""
+    """The parts of a file's tensors by on-disk name, and the names that belong to no SegFormer.
+
+    Files of other families are only read as transformers writes them.
+    """
     if not shapes:
         raise UserError(f"{label} holds no tensors")
+    if family is not SEGFORMER:
+        return {name: Part(name) for name in shapes}, ()
     unwrapped = unwrap(label, list(shapes))
     dropped = [name for name in shapes if name not in unwrapped]
     parts: dict[str, Part] = {}

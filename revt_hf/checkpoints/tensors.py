@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
-from revt_hf.checkpoints.names import COUNTER, standard_parts
+from revt_hf.checkpoints.names import standard_parts
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
 
@@ -81,6 +82,7 @@ class Checkpoint:
     dropped: tuple[str, ...]
     stamps: Stamps = field(compare=False)
     classes: tuple[str, ...] | None = None
+    family: Family = SEGFORMER
     _scratch: "TemporaryDirectory[str] | None" = field(default=None, repr=False, compare=False)
 
     def __enter__(self) -> "Checkpoint":
@@ -100,7 +102,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = True) -> Checkpoint:
-    """Open a SegFormer folder, a file of weights, or a Hub id ``owner/name@revision``."""
+    """Open a model folder, a file of a SegFormer's weights, or a Hub id ``owner/name@revision``."""
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path, adapters)
@@ -134,13 +136,13 @@ def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
     if adapters and is_adapter(folder):
         return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{label} is not a SegFormer folder: {CONFIG_FILE} is missing")
+        raise UserError(f"{label} is not a model folder: {CONFIG_FILE} is missing")
     for name, *shards in WEIGHTS:
         path = folder / name
         if path.is_file():
             stamps = Stamps([path])
             return _open_files(label, _shards(path) if shards else (path,), folder, stamps)
-    raise UserError(f"{label} is not a SegFormer folder: {WEIGHTS_FILE} is missing")
+    raise UserError(f"{label} is not a model folder: {WEIGHTS_FILE} is missing")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -175,26 +177,34 @@ def _open_files(
     label: str, paths: tuple[Path, ...], folder: Path | None, stamps: Stamps
 ) -> Checkpoint:
     stamps.add(*paths)
+    # A file by itself can only be a SegFormer's.
+    config: dict[str, object] = {"model_type": "segformer"}
+    if folder is not None:
+        config = read_json_object(folder / CONFIG_FILE)
+    family = family_of(config)
     if all(path.suffix == SAFETENSORS for path in paths):
         found = {info.name: info for path in paths for info in read_header(path)}
-        parts, dropped = standard_parts(label, {name: info.shape for name, info in found.items()})
+        shapes = {name: info.shape for name, info in found.items()}
+        family = family_of(config, shapes)
+        parts, dropped = standard_parts(label, shapes, family)
         tensors = {
             name: _part(found[part.name], part.half, part.halves) for name, part in parts.items()
         }
         # Averaging scripts turn the count of batches into a float: it is rewritten as an integer.
-        if COUNTER not in tensors or tensors[COUNTER].dtype not in FLOATS:
-            return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps)
+        if not any(is_counter(name) and at.dtype in FLOATS for name, at in tensors.items()):
+            return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps, family=family)
     from safetensors.torch import save_file
 
     from revt_hf.checkpoints.torch_files import read_torch_file
 
-    read = read_torch_file(*paths)
+    read = read_torch_file(*paths, family=family)
     scratch, tensors = _temporary(
         paths[0], lambda copy: save_file(read.tensors, copy, metadata={"format": "pt"})
     )
     files = (Path(scratch.name) / WEIGHTS_FILE,)
+    family = family_of(config, tensors)
     return Checkpoint(
-        label, folder, files, tensors, paths, read.dropped, stamps, read.classes, scratch
+        label, folder, files, tensors, paths, read.dropped, stamps, read.classes, family, scratch
     )
 
 
@@ -216,7 +226,8 @@ def _open_adapter(label: str, folder: Path) -> Checkpoint:
         originals = (*adapter.files, *base.originals)
     files = (Path(scratch.name) / WEIGHTS_FILE,)
     return Checkpoint(
-        label, described, files, tensors, originals, base.dropped, stamps, None, scratch
+        *(label, described, files, tensors, originals, base.dropped, stamps, None, base.family),
+        scratch,
     )
 
 

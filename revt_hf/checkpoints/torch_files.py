@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy._core import multiarray
 
+from revt_hf.checkpoints.families import SEGFORMER, Family, is_counter
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, SAFETENSORS, TensorInfo, read_header
-from revt_hf.checkpoints.names import COUNTER, is_model_name, listed, standard_parts
+from revt_hf.checkpoints.names import is_model_name, listed, standard_parts
 from revt_hf.core.errors import UserError, readable
 
 DTYPES: dict[str, torch.dtype] = {
@@ -50,15 +51,18 @@ class TorchFile:
     classes: tuple[str, ...] | None
 
 
-def read_torch_file(path: Path, *shards: Path) -> TorchFile:
+def read_torch_file(path: Path, *shards: Path, family: Family = SEGFORMER) -> TorchFile:
     """Read the model of a file that ``torch.save`` wrote, and of its shards; nothing in it is run.
 
     The tensors may lie under any keys at any depth; anything beside them (an optimizer) is ignored.
+    Of other families than SegFormer, they have to lie at the top, as transformers writes them.
     """
-    state, classes = _state_dict(path, _load(path))
+    find = _state_dict if family is SEGFORMER else _named_tensors
+    state, classes = find(path, _load(path))
     for shard in shards:
-        state |= _state_dict(shard, _load(shard))[0]
-    parts, dropped = standard_parts(str(path), {name: at.shape for name, at in state.items()})
+        state |= find(shard, _load(shard))[0]
+    shapes = {name: at.shape for name, at in state.items()}
+    parts, dropped = standard_parts(str(path), shapes, family)
     tensors: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for on_disk, (name, half, halves) in parts.items():
@@ -66,7 +70,7 @@ def read_torch_file(path: Path, *shards: Path) -> TorchFile:
         _check(path, name, tensor)
         if halves > 1:
             tensor = tensor.chunk(halves)[half]
-        if on_disk == COUNTER:
+        if is_counter(on_disk):
             tensor = _whole(path, name, tensor)
         storage = tensor.untyped_storage().data_ptr()
         if storage in storages:
@@ -138,6 +142,15 @@ def _state_dict(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], tupl
     found = meta.get("CLASSES")
     named = isinstance(found, list | tuple) and all(isinstance(name, str) for name in found)
     return state, tuple(found) if found and named else None
+
+
+def _named_tensors(path: Path, content: Any) -> tuple[dict[str, torch.Tensor], None]:
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in content.items()
+    ):
+        raise UserError(f"{path} is not a state dict as transformers writes it: save it again")
+    return content, None
 
 
 def _dicts(content: Any) -> Iterator[_Found]:

@@ -1,6 +1,6 @@
 """Input normalisation per RGB channel, on values 0..255; by default ImageNet's."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 # ImageNet mean and standard deviation, with which every SegFormer of the original is trained.
@@ -8,6 +8,7 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 Channels = tuple[float, float, float]
+_FLIP = "do_flip_channel_order"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,13 @@ class Normalisation:
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
+    # The network takes blue, green, red: MobileViT's were trained so.
+    do_flip_channel_order: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Those of a ``preprocessor_config.json``; not every image processor can flip channels."""
+        fields = asdict(self)
+        return {key: value for key, value in fields.items() if value or key != _FLIP}
 
     @property
     def mean(self) -> Channels:

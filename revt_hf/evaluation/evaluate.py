@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import reduce
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
@@ -20,7 +20,7 @@ from revt_hf.data.domains import in_space, label_encoding, space_of_spec
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
-from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled, minimum_side
+from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled
 from revt_hf.evaluation.metric import confusion_matrix, scores_from
 from revt_hf.evaluation.predictor import (
     OnLogits,
@@ -31,9 +31,10 @@ from revt_hf.evaluation.predictor import (
 )
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, label_space, load_model
+from revt_hf.models.networks import input_limits
 from revt_hf.models.recorded import recorded_protocol
 
-Scorable: TypeAlias = SegformerForSemanticSegmentation | Segmenter | str | Path
+Scorable: TypeAlias = PreTrainedModel | Segmenter | str | Path
 # Logits (1, C, h, w) and labels (1, h, w) to the mean loss over labelled pixels.
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -75,7 +76,7 @@ def evaluate(
 
     Args:
         models: folders or Hub IDs, which are loaded onto the accelerator if there is one; or a
-            mapping from names in results to these, or to SegFormers and segmenters in eval mode.
+            mapping from names in results to these, or to networks and segmenters in eval mode.
         splits: the source-val and target splits of a recipe, or a list of splits; a split may come
             with its images: rows with ``image`` and ``label`` as ``load_domain`` returns them.
         protocol: how images reach the networks; None for the one that the folders record.
@@ -119,9 +120,9 @@ def evaluate(
             (split, in_space(images, space, split.label))
             for (split, _), images in zip(pairs, rows, strict=True)
         ]
-        minimum = minimum_side(model for one in segmenters.values() for model in one.models)
+        limits = input_limits(model for one in segmenters.values() for model in one.models)
         for split, images in loaded:
-            check_sizes(images, split.label, protocol, minimum)
+            check_sizes(images, split.label, protocol, limits)
     scores = _scores(segmenters, loaded, protocol, options, on_image)
     costs = {}
     if options.cost and processes.is_main_process:
@@ -169,9 +170,7 @@ def as_segmenter(model: Scorable, space: LabelSpace | None = None) -> Segmenter:
     return model if isinstance(model, Segmenter) else model_segmenter(model)
 
 
-def load_for_evaluation(
-    source: str | Path, space: LabelSpace | None = None
-) -> SegformerForSemanticSegmentation:
+def load_for_evaluation(source: str | Path, space: LabelSpace | None = None) -> PreTrainedModel:
     """A model on the accelerator's device, in eval mode and made faster; not for training."""
     return for_inference_(load_model(source, space).to(process_state().device))
 

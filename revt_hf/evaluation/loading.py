@@ -17,6 +17,7 @@ from revt_hf.data.domains import domain_label, load_spec
 from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import network_sizes
+from revt_hf.models.networks import InputLimits
 
 # With ``image`` (H, W, 3) and ``label`` (H, W), uint8; labels are train ids and 255.
 Row = dict[str, Any]
@@ -71,38 +72,28 @@ def _unchanged(row: Any) -> Any:
     return row
 
 
-def minimum_side(models: Iterable[Any]) -> int:
-    """The smallest side of SegFormers' inputs in pixels: 29 for all sizes B0..B5."""
-    smallest = 1
-    for model in models:
-        config, needed = model.config, 1
-        stages = zip(config.patch_sizes, config.strides, config.sr_ratios, strict=True)
-        # Each stage has to leave as many rows and columns as its attention reads at once.
-        for patch, stride, reduction in reversed(list(stages)):
-            needed = (max(needed, reduction) - 1) * stride + patch - 2 * (patch // 2)
-        smallest = max(smallest, needed)
-    return smallest
-
-
-def too_small(size: Size, protocol: Protocol, minimum: int) -> str | None:
+def too_small(size: Size, protocol: Protocol, limits: InputLimits) -> str | None:
     """Why a network cannot take an image of this (height, width); None if it can."""
     for height, width in network_sizes(size, protocol):
         window = protocol.window or max(height, width)
         sides = min(height, window), min(width, window)
-        if min(sides) < minimum:
-            return (
-                f"{size[1]}x{size[0]} pixels give the network an input of {sides[1]}x{sides[0]}, "
-                f"and it needs at least {minimum} on each side"
-            )
+        shown = f"{size[1]}x{size[0]} pixels give the network an input of {sides[1]}x{sides[0]}"
+        if limits.square is not None and (
+            sides[0] != sides[1] or limits.square not in (0, sides[0])
+        ):
+            needed = f" of {limits.square} pixels" if limits.square else ""
+            return f"{shown}, and it takes squares{needed} only (evaluation.window gives them)"
+        if min(sides) < limits.minimum:
+            return f"{shown}, and it needs at least {limits.minimum} on each side"
     return None
 
 
-def check_sizes(rows: Any, name: str, protocol: Protocol, minimum: int) -> None:
+def check_sizes(rows: Any, name: str, protocol: Protocol, limits: InputLimits) -> None:
     """Refuse a split with an image that a network cannot take; reads only image headers."""
     known: dict[Size, str | None] = {}
     for file, size in sizes_of(rows):
         if size not in known:
-            known[size] = too_small(size, protocol, minimum)
+            known[size] = too_small(size, protocol, limits)
         if known[size]:
             raise UserError(
                 f"{name}: {file}: {known[size]}: leave it out or choose another max size"

@@ -1,18 +1,20 @@
 """Image to class map: the original's test protocol (``test_time_aug.py``), models and ensembles."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
+from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
@@ -21,8 +23,9 @@ from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import network_sha256
+from revt_hf.models.networks import family_of_model, logits_of
 
-Model: TypeAlias = SegformerForSemanticSegmentation
+Model: TypeAlias = PreTrainedModel
 Models = Sequence[Model]
 Image = NDArray[np.uint8]
 ClassMap = NDArray[np.uint8]
@@ -56,6 +59,8 @@ def prepare(
     image = resize_to_fit(image, _max_size((height, width), protocol, scale))
     mean, std = (np.array(part, np.float32) for part in (normalisation.mean, normalisation.std))
     pixels = (image.astype(np.float32) - mean) / std
+    if normalisation.do_flip_channel_order:
+        pixels = pixels[..., ::-1]
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
 
@@ -132,24 +137,43 @@ class Segmenter:
 def model_segmenter(model: Model, bf16: bool = False) -> Segmenter:
     def network(pixels: torch.Tensor) -> torch.Tensor:
         with bf16_autocast(model.device, bf16):
-            logits: torch.Tensor = model(pixel_values=pixels).logits
-        return logits
+            return logits_of(model, pixels)
 
     return Segmenter(networks=(network,), modules=(model,), models=(model,), bf16=bf16)
 
 
 def heads_segmenter(model: Model, heads: Sequence[nn.Module]) -> Segmenter:
-    """A model's encoder, run once, with several decode heads, each an output."""
+    """A model with several decode heads (see :func:`copied_head`), each an output.
+
+    A SegFormer's encoder runs once for all heads.
+    """
+    shared, encoder = family_of_model(model) is SEGFORMER, model.base_model
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
+        if not shared:
+            return torch.cat([logits_of(head, pixels, bare=True) for head in heads], dim=1)
         features = encoder_features(model, pixels)
         return torch.cat([head(features) for head in heads], dim=1)
 
-    return Segmenter((network,), (model.segformer, *heads), (model,), outputs=len(heads))
+    modules = (encoder, *heads) if shared else tuple(heads)
+    return Segmenter((network,), modules, (model,), outputs=len(heads))
+
+
+def own_head(model: Model) -> nn.Module:
+    """The decode head as :func:`heads_segmenter` takes it: of other families the whole model."""
+    return model.get_submodule("decode_head") if family_of_model(model) is SEGFORMER else model
+
+
+def copied_head(model: Model) -> Any:
+    """A copy of :func:`own_head`; a whole model shares the encoder's tensors with the original."""
+    family = family_of_model(model)
+    named = (*model.named_parameters(), *model.named_buffers())
+    shared = {id(tensor): tensor for name, tensor in named if family.in_encoder(name)}
+    return copy.deepcopy(own_head(model), shared)
 
 
 def encoder_features(model: Model, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    output = model.segformer(pixels, output_hidden_states=True)
+    output = model.base_model(pixels, output_hidden_states=True)
     stages: tuple[torch.Tensor, ...] = output.hidden_states
     return stages
 
@@ -174,13 +198,18 @@ def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter
     if not 1 <= head <= len(models):
         raise UserError(f"head {head}: the ensemble has members 1 to {len(models)}")
     for number, model in enumerate(models, 1):
+        if family_of_model(model) is not SEGFORMER:
+            raise UserError(
+                f"an ensemble of features needs SegFormers: member {number} is a "
+                f"{family_of_model(model).title}"
+            )
         if model.config.hidden_sizes != models[0].config.hidden_sizes:
             raise UserError(
                 f"an ensemble of features needs encoders of one width: member {number} has "
                 f"{list(model.config.hidden_sizes)}, member 1 has "
                 f"{list(models[0].config.hidden_sizes)}"
             )
-    modules = (*(model.segformer for model in models), models[head - 1].decode_head)
+    modules = (*(model.base_model for model in models), own_head(models[head - 1]))
     return Segmenter((_mean_of_features(models, head),), modules, members, combine, head)
 
 
@@ -206,14 +235,14 @@ def _mean_of_features(models: Models, head: int) -> Network:
         features = (encoder_features(one, _converted(one, models[0], pixels)) for one in models)
         # One member's features at a time beside their sum.
         sums = reduce(lambda total, stages: tuple(map(torch.add, total, stages)), features)
-        logits: torch.Tensor = models[head - 1].decode_head(tuple(s / len(models) for s in sums))
+        logits: torch.Tensor = own_head(models[head - 1])(tuple(s / len(models) for s in sums))
         return logits
 
     return network
 
 
 def _member_network(model: Model, first: Model) -> Network:
-    return lambda pixels: model(pixel_values=_converted(model, first, pixels)).logits
+    return lambda pixels: logits_of(model, _converted(model, first, pixels))
 
 
 def _converted(model: Model, first: Model, pixels: torch.Tensor) -> torch.Tensor:
@@ -225,7 +254,10 @@ def _converted(model: Model, first: Model, pixels: torch.Tensor) -> torch.Tensor
         pixels.new_tensor(channels)[:, None, None]
         for channels in (given.mean, given.std, wanted.mean, wanted.std)
     )
-    return (pixels * std + mean - own_mean) / own_std
+    flips = given.do_flip_channel_order, wanted.do_flip_channel_order
+    rgb = (pixels.flip(1) if flips[0] else pixels) * std + mean
+    converted = (rgb - own_mean) / own_std
+    return converted.flip(1) if flips[1] else converted
 
 
 def predict(model: Model, image: Image, protocol: Protocol | None = None) -> ClassMap:

@@ -14,6 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from revt_hf import __version__
 from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.fields import CODE_KEYS, without
 from revt_hf.checkpoints.headers import METADATA, common_dtype, header_bytes
 from revt_hf.checkpoints.names import disk_name, listed
 from revt_hf.checkpoints.tensors import (
@@ -56,8 +57,6 @@ from revt_hf.models.recorded import recorded_recipe
 
 _RESULTS_FILE = "results.json"
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
-# Keys that name code which transformers imports with trust_remote_code.
-_CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 _RECORDS = (MERGE_FILE, CHANGES_FILE, RECIPE_FILE, _RESULTS_FILE)
 _OWN = sorted({WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, *_RECORDS})
 _MEMBERS = "members"
@@ -187,14 +186,8 @@ def _name_of(folder: Path, members: Sequence[MemberFacts]) -> str:
 def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
     _copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
     for name in _CONFIG_FILES:
-        values = _without_code(read_json_object(folder / name))
+        values = without(read_json_object(folder / name), CODE_KEYS)
         write_json(target / name, without_local_paths(values))
-
-
-def _without_code(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_code(inner) for key, inner in value.items() if key not in _CODE}
-    return [*map(_without_code, value)] if isinstance(value, list) else value
 
 
 def _copy_weights(source: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from revt_hf import __version__
 from revt_hf.checkpoints import architecture, headers, tensors
-from revt_hf.checkpoints.description import processor
+from revt_hf.checkpoints.image_processor import processor
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import adapter_base, atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
@@ -55,9 +55,9 @@ def merge(
     output: str | Path,
     options: MergeOptions | None = None,
 ) -> Path:
-    """Merge several SegFormers into an ordinary SegFormer folder.
+    """Merge several models into an ordinary model folder.
 
-    A list of members gives the ReVT: encoder tensors (``segformer.*``) are averaged; the decode
+    A list of members gives the ReVT: encoder tensors are averaged; the decode
     head with its BatchNorm statistics and the configuration come from the first member. A
     :class:`MergeSpec` describes any other merge. Memory does not grow with the models: tensors go
     through buffers of half a MiB (methods that need a whole tensor hold one per member).

@@ -9,21 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.checkpoints import architecture
-from revt_hf.checkpoints.description import (
-    is_train_id_order,
-    read_description,
-    read_processor,
-)
+from revt_hf.checkpoints.architecture import json_values
+from revt_hf.checkpoints.description import is_train_id_order, read_description
+from revt_hf.checkpoints.families import Family, counter_of, is_variance
 from revt_hf.checkpoints.headers import TensorInfo
-from revt_hf.checkpoints.names import COUNTER
+from revt_hf.checkpoints.image_processor import read_processor
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.core.errors import UserError, plain
 
 # The offset of a tensor that a file lacks: BatchNorm's count of batches, which is 0 then.
 NOWHERE = -1
 # The size of images is no part of the network: training derives it from an example.
-SIZE_FIELDS = ("do_resize", "size")
-_EPSILON = "layer_norm_eps"
+SIZE_FIELDS = ("do_resize", "size", "do_center_crop", "crop_size")
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
@@ -56,24 +53,32 @@ def open_source(
     order: Infos | None = None,
     name: str | None = None,
     whole: bool = True,
+    family: Family | None = None,
 ) -> tuple[MergeInput, Infos]:
     """Open a source, with tensors in the first one's ``order``, checked by its configuration.
 
-    With ``whole`` the decode head, if there is one, has to fit, too.
+    With ``whole`` the decode head, if there is one, has to fit, too. Otherwise an encoder alone
+    gets the names that it has in a whole model of the ``family``.
     """
     checkpoint = open_checkpoint(label, quiet)
+    family = family or checkpoint.family
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
     if checkpoint.files != checkpoint.originals:
         stack.enter_context(checkpoint)
     held, description, processor = checkpoint.tensors, None, None
-    if architecture.VARIANCE in held and COUNTER not in held:
-        held = {**held, COUNTER: TensorInfo(checkpoint.files[0], COUNTER, "I64", (), NOWHERE, 8)}
+    if not whole:
+        held = {new: held[old] for new, old in family.in_whole_model(held).items()}
+    for counter in map(counter_of, filter(is_variance, list(held))):
+        if counter not in held:
+            added = TensorInfo(checkpoint.files[0], counter, "I64", (), NOWHERE, 8)
+            held = {**held, counter: added}
     if checkpoint.folder is not None:
         folder = checkpoint.folder
         checkpoint.stamps.add(folder / CONFIG_FILE, folder / PROCESSOR_FILE)
-        description, processor = read_description(folder, label), read_processor(folder)
+        description = read_description(folder, label, checkpoint.family)
+        processor = read_processor(folder)
         checkpoint = replace(checkpoint, classes=description.classes)
-        whole = whole and architecture.has_head(held)
+        whole = whole and family.has_head(held)
         architecture.fitting_tensors(description, held, with_head=whole)
     order = held if order is None else order
     index = {path: number for number, path in enumerate(checkpoint.files)}
@@ -123,17 +128,22 @@ def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool)
     ours, theirs = first.description, other.description
     if ours is None or theirs is None:
         return
-    files = [{**vars(one.architecture), _EPSILON: one.numbers[_EPSILON]} for one in (ours, theirs)]
+    files = [one.network() for one in (ours, theirs)]
+    if ours.family != theirs.family:
+        # A merge's base may be an encoder by itself, whose tensors are compared.
+        if not encoder_only or not theirs.family.generic:
+            yield f"it is a {theirs.family.title}, not a {ours.family.title}"
+        files = [{}, {}]
     # A folder without the file has ImageNet's normalisation; the other fields need two files.
-    images = [asdict(one.normalisation) for one in (ours, theirs)]
+    images = [json_values(asdict(one.normalisation)) for one in (ours, theirs)]
     if not encoder_only and first.processor is not None and other.processor is not None:
         images = [{**first.processor}, {**other.processor}]
     left_out = (*SIZE_FIELDS, *([_HEAD_WIDTH] if encoder_only else []))
     for file, (our_fields, their_fields) in ((CONFIG_FILE, files), (PROCESSOR_FILE, images)):
-        for key, value in our_fields.items():
-            if key not in left_out and value != their_fields[key]:
-                found, wanted = _shown(their_fields[key]), _shown(value)
-                yield f"{key} of its {file} is {found}, not {wanted}"
+        for key in dict.fromkeys((*our_fields, *their_fields)):
+            value, other_value = our_fields.get(key), their_fields.get(key)
+            if key not in left_out and value != other_value:
+                yield f"{key} of its {file} is {other_value}, not {value}"
 
 
 def _class_differences(first: MergeInput, other: MergeInput) -> Iterator[str]:
@@ -155,7 +165,3 @@ def _refuse(first: MergeInput, other: MergeInput, problems: list[str]) -> None:
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         listed = "; ".join(problems[:_NAMED])
         raise UserError(f"{other.label} does not match {first.label}: {listed}{more}")
-
-
-def _shown(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)

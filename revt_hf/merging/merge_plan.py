@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
-from revt_hf.checkpoints.names import CLASS_ROWS, HEAD_PREFIX, listed
+from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.merging import members
 from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
@@ -65,8 +65,10 @@ class MergePlan:
         taken = next((one for one in self.by_authority() if one.processor), None)
         if taken is None or taken.processor is None or source.processor is None:
             return None
-        own = {key: source.processor[key] for key in SIZE_FIELDS}
-        result = {key: taken.processor[key] for key in SIZE_FIELDS}
+        own, result = (
+            {key: fields[key] for key in SIZE_FIELDS if key in fields}
+            for fields in (source.processor, taken.processor)
+        )
         number = [one is taken for one in self.sources].index(True) + 1
         return ImageSize(own, result, number) if own != result else None
 
@@ -159,7 +161,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         sources.append(other)
     rule_of: dict[str, int] = {}
     for number, rule in enumerate(spec.rules):
-        rule_of.update(dict.fromkeys(select(rule.select, list(order)), number))
+        rule_of.update(dict.fromkeys(select(rule.select, list(order), first.family), number))
     head, items, end = sources[spec.head - 1], [], 0
     for (name, place), dtype in zip(order.items(), head.dtypes, strict=True):
         size = math.prod(place.shape) * ITEM_SIZES[dtype]
@@ -168,18 +170,19 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         end += size
     with_head, base = list(sources), None
     if spec.base is not None:
-        base, held = open_source(spec.base, stack, quiet, order, whole=False)
+        base, held = open_source(spec.base, stack, quiet, order, None, False, first.family)
         needed = {
             item.name: order[item.name]
             for item in items
             if item.rule is not None and find_method(spec.rules[item.rule].method).needs_base
         }
-        has_head = any(name.startswith(HEAD_PREFIX) for name in needed)
+        has_head = not all(map(first.family.in_encoder, needed))
         for source in sources:
             members.check_agreement(source, base, encoder_only=not has_head)
         members.check_same_tensors(first, needed, base, held, extra_is_fine=True)
         with_head += [base] if has_head else []
-    mixed = any(item.rule is not None and item.name.startswith(CLASS_ROWS) for item in items)
+    rows = first.family.has_class_rows
+    mixed = any(item.rule is not None and rows(item.name) for item in items)
     members.check_rows_are_named(with_head if mixed else [head], with_head)
     return MergePlan(spec, tuple(sources), base, tuple(items))
 

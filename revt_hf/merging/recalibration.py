@@ -1,6 +1,7 @@
-"""Re-estimate the decode head's BatchNorm statistics for an averaged encoder.
+"""Re-estimate the running statistics of BatchNorm for an averaged encoder.
 
-The head of a merge comes from one member, and its running statistics are those of its features.
+The head of a merge comes from one member, and its statistics are those of its features; an averaged
+encoder with BatchNorm has features of its own in every layer.
 """
 
 import shutil
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from revt_hf import __version__
-from revt_hf.checkpoints.architecture import VARIANCE, fitting_tensors, model_config
-from revt_hf.checkpoints.description import read_description, read_processor
+from revt_hf.checkpoints.architecture import fitting_tensors, model_config
+from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.families import is_statistic
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
+from revt_hf.checkpoints.image_processor import read_processor
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     PROCESSOR_FILE,
@@ -44,9 +46,8 @@ from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
+from revt_hf.models.networks import batch_norms, logits_of, names_on_disk
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
-
-_MEAN = VARIANCE.replace("var", "mean")
 
 OnImage = Callable[[], object]
 
@@ -80,12 +81,12 @@ def recalibrate(
     protocol: Protocol | None = None,
     options: RecalibrateOptions | None = None,
 ) -> tuple[ValScore, ...]:
-    """Re-estimate the decode head's BatchNorm statistics on training images of the source domains.
+    """Re-estimate all BatchNorm statistics on training images of the source domains.
 
     All other tensors keep their bits; the record beside the weights gets another change.
 
     Args:
-        model: a SegFormer folder, such as a merge.
+        model: a model folder, such as a merge.
         output: the new folder.
         sources: a recipe or its sources: training domains, never targets. Images are spread over
             their training splits.
@@ -152,7 +153,7 @@ def recalibrate_on_images(
     on_image: OnImage = lambda: None,
     sources: Sequence[records.ChangeSource] = (),
 ) -> Path:
-    """Copy a SegFormer folder with statistics of images of the *source* domain; all else stays."""
+    """Copy a model folder with statistics of images of the *source* domain; all else stays."""
     folder, target = Path(source), Path(output)
     refuse_adapter(folder)
     check_output(target, overwrite, [source])
@@ -162,17 +163,19 @@ def recalibrate_on_images(
         kept = (records.MergeRecord.file, records.RecalibrationRecord.file)
         read = (CONFIG_FILE, PROCESSOR_FILE, RECIPE_FILE, *kept)
         checkpoint.stamps.add(*(folder / name for name in read))
-        description = read_description(folder)
+        description = read_description(folder, family=checkpoint.family)
         infos = fitting_tensors(description, checkpoint.tensors)
         record = records.checked_record(folder)
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)
         tensors = {name: read_tensor(info) for name, info in infos.items()}
         before = _sha256(checkpoint.tensors, tensors)
-        layer = model.decode_head.batch_norm
-        for name, measured in ((_MEAN, layer.running_mean), (VARIANCE, layer.running_var)):
+        measured = model.state_dict()
+        for memory, name in names_on_disk(model).items():
+            if not is_statistic(name):
+                continue
             dtype = tensors[name].dtype
-            tensors[name] = measured.cpu().to(dtype).contiguous()
+            tensors[name] = measured[memory].cpu().to(dtype).contiguous()
             if not tensors[name].isfinite().all():
                 kind = str(dtype).removeprefix("torch.")
                 raise UserError(f"{folder}: the new statistics are beyond {kind}")
@@ -206,55 +209,77 @@ def _sha256(infos: Mapping[str, TensorInfo], tensors: Mapping[str, torch.Tensor]
 
 @torch.inference_mode()
 def recalibrate_model(
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
     on_image: OnImage = lambda: None,
 ) -> None:
-    """Set the head's BatchNorm statistics to :func:`measured_statistics`, in place."""
-    layer: Any = model.decode_head.batch_norm
-    mean, variance = measured_statistics(model, images, protocol, on_image)
-    layer.running_mean.copy_(mean.float())
-    layer.running_var.copy_(variance.float())
+    """Set the running statistics of all BatchNorm layers to measured ones, in place.
+
+    A layer's input depends on the statistics of those before it. Of several layers each therefore
+    normalises with what it has measured so far, and a second pass over the images measures with
+    the statistics of the first.
+    """
+    norms = batch_norms(model)
+    if not norms:
+        raise UserError("the model has no BatchNorm, and so no statistics to re-estimate")
+    for settled in (False, True)[: min(len(norms), 2)]:
+        following = on_image if settled == (len(norms) > 1) else lambda: None
+        found = measured_statistics(model, images, protocol, following, follow=not settled)
+        for name, layer in norms.items():
+            mean, variance = found[name]
+            layer.running_mean.copy_(mean.float())
+            layer.running_var.copy_(variance.float())
 
 
 @torch.inference_mode()
 def measured_statistics(
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
     on_image: OnImage = lambda: None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (channels,), float64, of the BatchNorm's input over all of ``images``."""
-    layer = model.decode_head.batch_norm
-    moments = _Moments(layer.num_features)
-    handle = layer.register_forward_pre_hook(moments)
+    follow: bool = False,
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Mean and variance (channels,), float64, of each BatchNorm's input over all of ``images``.
+
+    With ``follow`` the layers' own running statistics follow what is measured, from the first
+    image on.
+    """
+    norms = batch_norms(model)
+    moments = {name: _Moments(layer.num_features, follow) for name, layer in norms.items()}
+    handles = [layer.register_forward_pre_hook(moments[name]) for name, layer in norms.items()]
     try:
         for row in images:
             pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
-            model(pixel_values=pixels.to(model.device))
+            logits_of(model, pixels.to(model.device))
             on_image()
     finally:
-        handle.remove()
-    return moments.mean_and_variance()
+        for handle in handles:
+            handle.remove()
+    return {name: one.mean_and_variance() for name, one in moments.items()}
 
 
 class _Moments:
     """Per-channel mean and variance over all inputs of a layer, in float64."""
 
-    def __init__(self, channels: int) -> None:
-        self._count = 0
+    def __init__(self, channels: int, follow: bool) -> None:
+        self._count, self._follow = 0, follow
         self._sum = torch.zeros(channels, dtype=torch.float64)
         self._squares = torch.zeros(channels, dtype=torch.float64)
 
-    def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def __call__(self, layer: Any, inputs: tuple[torch.Tensor]) -> None:
         values = inputs[0].detach()
         # Apple's GPUs have no float64.
         values = (values.cpu() if values.device.type == "mps" else values).double()
         self._count += values.numel() // values.shape[1]
         self._sum += values.sum((0, 2, 3)).cpu()
         self._squares += (values**2).sum((0, 2, 3)).cpu()
+        if self._follow:
+            mean, variance = self.mean_and_variance()
+            layer.running_mean.copy_(mean.float())
+            layer.running_var.copy_(variance.float())
 
     def mean_and_variance(self) -> tuple[torch.Tensor, torch.Tensor]:
         mean = self._sum / self._count
-        return mean, self._squares / self._count - mean**2
+        # Rounding may bring it below 0 where a channel is constant.
+        return mean, (self._squares / self._count - mean**2).clamp(min=0)

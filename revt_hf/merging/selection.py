@@ -8,22 +8,31 @@ calls ``bn``, is neither in ``norm`` nor in ``no_norm``.
 import difflib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from revt_hf.checkpoints.families import SEGFORMER, Family
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX, original_name
 from revt_hf.core.errors import UserError
 
 _BACKBONE = re.escape(BACKBONE_PREFIX)
 
-# Regular expressions, matched from the start of a name on disk.
+
+def _presets(encoder: str, head: str) -> dict[str, str]:
+    """Regular expressions, matched from the start of a name on disk."""
+    return {
+        "backbone": encoder,
+        "head": head,
+        "all": "",
+        "norm": rf"{encoder}.*norm",
+        "no_norm": rf"{encoder}(?!.*norm)",
+        "attention": rf"{encoder}.*\.attention\.",
+        "mlp": rf"{encoder}.*\.mlp\.",
+    }
+
+
+# SegFormer's; other families have no stages.
 PRESETS = {
-    "backbone": _BACKBONE,
-    "head": re.escape(HEAD_PREFIX),
-    "all": "",
-    "norm": rf"{_BACKBONE}.*norm",
-    "no_norm": rf"{_BACKBONE}(?!.*norm)",
-    "attention": rf"{_BACKBONE}.*\.attention\.",
-    "mlp": rf"{_BACKBONE}.*\.mlp\.",
+    **_presets(_BACKBONE, re.escape(HEAD_PREFIX)),
     "patch_embed": rf"{_BACKBONE}encoder\.patch_embeddings\.",
     **{f"stage{number + 1}": rf"{_BACKBONE}encoder\.\w+\.{number}\." for number in range(4)},
 }
@@ -46,13 +55,15 @@ def pyramid_step(name: str) -> tuple[int, int, int] | None:
     return (int(found[2]), _PARTS.index(found[1]), int(found[3] or 0)) if found else None
 
 
-def select(text: str, names: Sequence[str]) -> list[str]:
+def select(text: str, names: Sequence[str], family: Family = SEGFORMER) -> list[str]:
     """The selected ones of a model's on-disk names, in their order."""
     expression = text.strip()
+    encoder = family.encoder_pattern
+    presets = PRESETS if family is SEGFORMER else _presets(encoder, f"(?!{encoder})")
     terms = _terms(expression)
     chosen = set() if terms else set(filter(_pattern(expression), names))
     for sign, term in terms:
-        found = _preset(term, names)
+        found = _preset(term, names, presets)
         chosen = chosen - found if sign == "-" else chosen | found
     if not chosen:
         raise UserError(_nothing_found(expression, bool(terms), names))
@@ -69,9 +80,11 @@ def _terms(expression: str) -> list[tuple[str, str]]:
     return terms if counts or all(term in PRESETS for _, term in terms) else []
 
 
-def _preset(term: str, names: Sequence[str]) -> set[str]:
-    if term in PRESETS:
-        return {name for name in names if re.match(PRESETS[term], name)}
+def _preset(term: str, names: Sequence[str], presets: Mapping[str, str]) -> set[str]:
+    if term in presets:
+        return {name for name in names if re.match(presets[term], name)}
+    if presets is not PRESETS:
+        raise UserError(f"'{term}' is for SegFormers only: use {', '.join(presets)} or a regex")
     if not term.startswith(_BLOCKS):
         raise UserError(f"'{term}' is no preset: use {_PRESET_NAMES}")
     step_of = {name: step for name in names if (step := pyramid_step(name))}

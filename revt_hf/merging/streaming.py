@@ -7,6 +7,7 @@ read front to back and hashed on the way; neighbouring tensors of one rule are r
 import hashlib
 import math
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from revt_hf.checkpoints.architecture import VARIANCE
+from revt_hf.checkpoints.families import is_variance
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError, readable
 from revt_hf.core.outputs import file_sha256
@@ -170,7 +171,7 @@ class _Engine:
     def __init__(self, plan: MergePlan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
         names = [item.name for item in plan.items]
-        self._variance = names.index(VARIANCE) if VARIANCE in names else -1
+        self._variances = [at for at, name in enumerate(names) if is_variance(name)]
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
         # A buffer for each source, and the hashing that still reads them: one set is summed and
@@ -262,11 +263,12 @@ class _Engine:
                     f"{label}: the tensor {self._name(run, start + int(broken[0]))} holds NaN or "
                     "infinity: train it again, or pass --allow-nonfinite"
                 )
-        if run.first <= self._variance < run.last:
+        if bisect_left(self._variances, run.first) < bisect_left(self._variances, run.last):
             for at in np.flatnonzero(array.reshape(-1) < 0):
-                if self._name(run, start + int(at)) == VARIANCE:
+                name = self._name(run, start + int(at))
+                if is_variance(name):
                     raise UserError(
-                        f"{label}: the variance {VARIANCE} holds a negative number: select the "
+                        f"{label}: the variance {name} holds a negative number: select the "
                         "backbone alone, or use another method"
                     )
 

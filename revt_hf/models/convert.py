@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from revt_hf.checkpoints.architecture import (
+    COUNTER,
     Architecture,
     Description,
     has_head,
@@ -17,9 +18,10 @@ from revt_hf.checkpoints.architecture import (
     tensor_problems,
     tensor_shapes,
 )
-from revt_hf.checkpoints.description import processor, read_description
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, COUNTER, IMAGENET_CLASSIFIER, original_name
+from revt_hf.checkpoints.image_processor import processor
+from revt_hf.checkpoints.names import BACKBONE_PREFIX, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     PROCESSOR_FILE,
@@ -90,7 +92,7 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
     classes = beside.classes if beside else read.classes
     description, infos, added = _inferred(label, held, original_name, classes)
     if beside is not None:
-        _check_same(str(source.parent), description.architecture, beside)
+        _check_same(str(source.parent), description.segformer, beside)
     tensors = {**added, **{name: read.tensors[name] for name in infos}}
     prefix = "" if whole else BACKBONE_PREFIX
     dtype = common_dtype(info.dtype for info in infos.values())
@@ -106,7 +108,7 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
         stamps.check()
     return Converted(
         output,
-        size_name(description.architecture, whole),
+        size_name(description.segformer, whole),
         description.classes if whole else (),
         (*read.dropped, *(name for at, name in read.names.items() if at not in infos)),
         tuple(added),
@@ -135,7 +137,7 @@ def convert_to_mmseg(
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE)
         described = read_description(checkpoint.folder, label)
         inferred, infos, added = _inferred(label, checkpoint.tensors, str)
-        _check_same(label, inferred.architecture, described)
+        _check_same(label, inferred.segformer, described)
         tensors = {**added, **{name: read_tensor(info) for name, info in infos.items()}}
         checkpoint.stamps.check()
     whole = has_head(infos)
@@ -157,7 +159,7 @@ def convert_to_mmseg(
         torch.save({"meta": meta, "state_dict": state}, file)
     gone = [info.name for name, info in checkpoint.tensors.items() if name not in infos]
     dropped = (*checkpoint.dropped, *gone)
-    size = size_name(inferred.architecture, whole)
+    size = size_name(inferred.segformer, whole)
     return Converted(output_file, size, labels, dropped, tuple(added))
 
 
@@ -176,11 +178,11 @@ def _description_beside(source: Path) -> Description | None:
 
 
 def _check_same(label: str, inferred: Architecture, described: Description) -> None:
-    differences = inferred.differences(described.architecture)
+    differences = inferred.differences(described.segformer)
     # Tensors decide it, and an encoder alone has none of it.
     differences.pop("decoder_hidden_size", None)
-    if described.numbers[_EPSILON] != 1e-6:
-        differences[_EPSILON] = (1e-6, described.numbers[_EPSILON])
+    if described.fields[_EPSILON] != 1e-6:
+        differences[_EPSILON] = (1e-6, described.fields[_EPSILON])
     for field, values in differences.items():
         needed, given = (list(at) if isinstance(at, tuple) else at for at in values)
         raise UserError(
@@ -200,7 +202,7 @@ def _inferred(
     shapes = {name: info.shape for name, info in infos.items()}
     description = infer_description(label, shapes, classes)
     count = len(description.classes) if whole else None
-    problems = tensor_problems(infos, tensor_shapes(description.architecture, count), shown)
+    problems = tensor_problems(infos, tensor_shapes(description.segformer, count), shown)
     if problems:
         raise UserError(f"{label} is not a SegFormer as the original builds it: {problems}")
     return description, infos, {COUNTER: torch.tensor(0)} if whole and COUNTER not in infos else {}

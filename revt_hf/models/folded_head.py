@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel, SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from revt_hf.core.errors import UserError
@@ -91,31 +91,34 @@ class FoldedDecodeHead(SegformerDecodeHead):
         return [matrix[:, :, None, None] for matrix in matrices], bias
 
 
-def fold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+def fold_(model: PreTrainedModel) -> PreTrainedModel:
     """Fold SegFormer's own decode head in place; parameter names and saved files stay the same."""
-    kind = type(model.decode_head)
+    kind = type(getattr(model, "decode_head", model))
     if kind not in (SegformerDecodeHead, FoldedDecodeHead):
         raise UserError(f"only SegFormer's own decode head can be folded, not {kind.__name__}")
     # The module object stays, and with it its parameters, hooks, mode and position in the model.
-    model.decode_head.__class__ = FoldedDecodeHead
+    model.get_submodule("decode_head").__class__ = FoldedDecodeHead
     return model
 
 
-def unfold_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+def unfold_(model: PreTrainedModel) -> PreTrainedModel:
     """Undo :func:`fold_` in place; returns the same model."""
     if is_folded(model):
-        model.decode_head.__class__ = SegformerDecodeHead
+        model.get_submodule("decode_head").__class__ = SegformerDecodeHead
     return model
 
 
-def is_folded(model: SegformerForSemanticSegmentation) -> bool:
+def is_folded(model: PreTrainedModel) -> bool:
     """Whether a model's decode head is folded."""
-    return isinstance(model.decode_head, FoldedDecodeHead)
+    return isinstance(getattr(model, "decode_head", None), FoldedDecodeHead)
 
 
 @contextmanager
-def folded(model: SegformerForSemanticSegmentation) -> Iterator[None]:
-    """Fold a model's decode head inside the block only."""
+def folded(model: PreTrainedModel) -> Iterator[None]:
+    """Fold a SegFormer's decode head inside the block only; other models stay as they are."""
+    if not isinstance(model, SegformerForSemanticSegmentation):
+        yield
+        return
     before = is_folded(model)
     fold_(model)
     try:

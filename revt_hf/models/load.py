@@ -1,30 +1,27 @@
-"""The one door for models: load a SegFormer of transformers, or build one for training."""
+"""The one door for models: load a segmenter of transformers, or build one for training."""
 
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
-from transformers.utils import logging as transformers_logging
+from transformers import PretrainedConfig, PreTrainedModel
 
 from revt_hf.checkpoints.architecture import (
-    CLASSIFIER,
     COLOURS,
-    SIZES,
-    VARIANCE,
     Architecture,
     Description,
+    computing,
     fitting_tensors,
 )
 from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.families import SEGFORMER, counter_of, is_counter, is_variance
 from revt_hf.checkpoints.headers import common_dtype, tensors_hash
-from revt_hf.checkpoints.names import COUNTER, listed, standard_name
+from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.config.recipe import Model
@@ -38,47 +35,39 @@ from revt_hf.data.label_space import (
     standard_order,
 )
 from revt_hf.data.normalisation import normalisation_of
+from revt_hf.models.building import apply_settings, around_encoder, name_classes, new_network
 from revt_hf.models.folded_head import fold_
+from revt_hf.models.networks import (
+    check_filled,
+    config_from,
+    family_of_model,
+    filled_model,
+    model_class,
+    new_model,
+)
 
 _log = logging.getLogger(__name__)
 
 
-def build_model(
-    spec: Model, seed: int, space: LabelSpace = CITYSCAPES
-) -> SegformerForSemanticSegmentation:
+def build_model(spec: Model, seed: int, space: LabelSpace = CITYSCAPES) -> PreTrainedModel:
     """Build the network of a recipe's ``model`` section; ``seed`` determines all random weights."""
     torch.manual_seed(seed)
     if spec.init is None:
-        size = SIZES[spec.size or "b0"]
-        config = SegformerConfig(
-            depths=list(spec.depths or size.depths),
-            hidden_sizes=list(spec.hidden_sizes or size.hidden_sizes),
-            decoder_hidden_size=spec.decoder_hidden_size or size.decoder_hidden_size,
-        )
-        _apply_common(config, spec, space)
-        model = _new_model(config)
-        _initialise_convolutions(model)
-        return model
+        return new_network(spec, space)
     with _opened(spec.init) as (checkpoint, description):
-        config = SegformerConfig(**description.config())
-        _apply_common(config, spec, space)
         if spec.head == "init":
-            return _whole(checkpoint, description, config, space)
-        if spec.decoder_hidden_size:
-            config.decoder_hidden_size = spec.decoder_hidden_size
-        model = _new_model(config)
-        tensors = _tensors(checkpoint, description, with_head=False)
-    model.segformer.load_state_dict(
-        {name: tensors[standard_name(name)] for name in model.segformer.state_dict()}
-    )
-    model.normalisation = description.normalisation  # type: ignore[assignment]
+            config = config_from(_config_values(description), description.file)
+            apply_settings(config, spec)
+            model = _whole(checkpoint, description, config, space)
+        else:
+            tensors = _tensors(checkpoint, description, with_head=False)
+            model = around_encoder(spec, description, tensors, space)
+            model.normalisation = description.normalisation  # type: ignore[assignment]
     return model
 
 
-def load_model(
-    source: str | Path, space: LabelSpace | None = None
-) -> SegformerForSemanticSegmentation:
-    """Load a trained SegFormer in float32 and eval mode, on the CPU.
+def load_model(source: str | Path, space: LabelSpace | None = None) -> PreTrainedModel:
+    """Load a trained segmenter in float32 and eval mode, on the CPU.
 
     Every tensor of the files is used, and every tensor of the network is present and finite. The
     rows of the decode head are sorted into the order of the train ids by class name, and
@@ -95,10 +84,11 @@ def load_model(
             ``config.json``, or its classes are not those of ``space``; what is wrong is named.
     """
     with _opened(source) as (checkpoint, description):
-        return _whole(checkpoint, description, SegformerConfig(**description.config()), space)
+        config = config_from(_config_values(description), description.file)
+        return _whole(checkpoint, description, config, space)
 
 
-def label_space(model: SegformerForSemanticSegmentation) -> LabelSpace:
+def label_space(model: PreTrainedModel) -> LabelSpace:
     """The classes that a model predicts, in the order of its outputs.
 
     19 classes without names are Cityscapes': networks that were built in Python have none.
@@ -114,8 +104,10 @@ def _space(classes: Sequence[str], colours: Sequence[str] | None, name: str) -> 
     return space_of(classes, name, given)
 
 
-def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
+def for_inference_(model: PreTrainedModel) -> PreTrainedModel:
     """Speed up predictions in place, on the final device; logits and saved files stay the same."""
+    if family_of_model(model) is not SEGFORMER:
+        return model
     fold_(model)
     if model.device.type == "cpu":
         # Depth-wise convolutions need not copy their inputs then.
@@ -123,12 +115,15 @@ def for_inference_(model: SegformerForSemanticSegmentation) -> SegformerForSeman
     return model
 
 
-def network_sha256(model: SegformerForSemanticSegmentation) -> str:
+def network_sha256(model: PreTrainedModel) -> str:
     """sha256 of all that determines predictions: tensors, architecture, normalisation."""
-    config = model.config
-    fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
-    normalisation = normalisation_of(model)
-    rest = [fields, config.layer_norm_eps, normalisation.mean, normalisation.std]
+    config, normalisation = model.config, normalisation_of(model)
+    rest: list[Any] = [normalisation.mean, normalisation.std]
+    if family_of_model(model) is SEGFORMER:
+        fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
+        rest = [fields, config.layer_norm_eps, *rest]
+    else:
+        rest += [computing(config.to_dict()), normalisation.do_flip_channel_order]
     tensors = sorted(model.state_dict().items())
     digest = tensors_hash((name, str(value.dtype), tuple(value.shape)) for name, value in tensors)
     for _, value in tensors:
@@ -138,39 +133,8 @@ def network_sha256(model: SegformerForSemanticSegmentation) -> str:
     return digest.hexdigest()
 
 
-def _apply_common(config: SegformerConfig, spec: Model, space: LabelSpace) -> None:
-    if spec.head == "fresh":
-        _name_classes(config, space)
-    config.drop_path_rate, config.classifier_dropout_prob = spec.drop_path, spec.dropout
-
-
-def _name_classes(config: SegformerConfig, space: LabelSpace) -> None:
-    config.id2label = dict(enumerate(space.classes))
-    config.label2id = dict(space.ids)
-    # Initial weights may have had colours of their own classes.
-    vars(config).pop(COLOURS, None)
-    if space.colours != space_of(space.classes, space.name).colours:
-        setattr(config, COLOURS, [f"#{colour:06x}" for colour in space.colours])
-
-
-def _new_model(config: SegformerConfig) -> SegformerForSemanticSegmentation:
-    config.architectures = [SegformerForSemanticSegmentation.__name__]
-    return SegformerForSemanticSegmentation(config)
-
-
-@torch.no_grad()
-def _initialise_convolutions(model: nn.Module) -> None:
-    """He initialisation by fan-out, as in the original's encoder and head.
-
-    Transformers' standard deviation of 0.02 all but silences the depth-wise convolutions (fan-out
-    9) and with them every MLP, and training from scratch stalls.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-            module.weight.normal_(0.0, math.sqrt(2.0 / fan_out))
-            if module.bias is not None:
-                module.bias.zero_()
+def _config_values(description: Description) -> dict[str, Any]:
+    return {"model_type": "segformer", **description.config()}
 
 
 @contextmanager
@@ -180,7 +144,7 @@ def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
         if checkpoint.folder is None or Path(source).is_file():
             raise UserError(f"{source} is a single file: give a folder with {CONFIG_FILE}")
         checkpoint.stamps.add(checkpoint.folder / CONFIG_FILE, checkpoint.folder / PROCESSOR_FILE)
-        yield checkpoint, read_description(checkpoint.folder, str(source))
+        yield checkpoint, read_description(checkpoint.folder, str(source), checkpoint.family)
         # A model replaced while it was read would be a mixture of two.
         checkpoint.stamps.check()
 
@@ -188,9 +152,9 @@ def _opened(source: str | Path) -> Iterator[tuple[Checkpoint, Description]]:
 def _whole(
     checkpoint: Checkpoint,
     description: Description,
-    config: SegformerConfig,
+    config: PretrainedConfig,
     space: LabelSpace | None,
-) -> SegformerForSemanticSegmentation:
+) -> PreTrainedModel:
     """The network with its decode head, rows in the order of the space (None: its own)."""
     if space is None:
         own = _space(description.classes, description.colours, description.label)
@@ -199,14 +163,22 @@ def _whole(
     rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)
     if rows != sorted(rows):
-        for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
-            tensors[name] = tensors[name][rows]
-    _name_classes(config, space)
-    with torch.device("meta"):
-        model = _new_model(config)
-    model.load_state_dict(
-        {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
-    )
+        for name in filter(description.family.has_class_rows, tensors):
+            # A last row for no class stays where it is.
+            last = range(len(rows), len(tensors[name]))
+            tensors[name] = tensors[name][[*rows, *last]]
+    name_classes(config, space)
+    label = description.label
+    if description.family is SEGFORMER:
+        with torch.device("meta"):
+            model = new_model(config, label)
+        model.load_state_dict(
+            {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
+        )
+    else:
+        kind = model_class(description.family)
+        model, missing, left = filled_model(kind, config, tensors, label)
+        check_filled(missing, left, label)
     model.normalisation = description.normalisation  # type: ignore[assignment]
     return model.eval()
 
@@ -226,35 +198,21 @@ def _tensors(
         _log.warning(
             "%s: no SegFormer has %s: left out", description.label, listed(checkpoint.dropped)
         )
-    # Old files have none, and nothing reads it: BatchNorm's momentum is fixed.
-    tensors = {COUNTER: torch.tensor(0)} if with_head else {}
+    # Old files have no counters, and nothing reads them: BatchNorm's momentum is fixed.
+    counters = map(counter_of, filter(is_variance, infos))
+    tensors = {counter: torch.tensor(0) for counter in counters}
     for name, info in infos.items():
         tensor = read_tensor(info)
-        if name == COUNTER:
+        if is_counter(name):
             tensors[name] = tensor.to(torch.int64)
             continue
         tensors[name] = tensor = tensor.to(torch.float32)
         if not tensor.isfinite().all():
             why = "holds NaN or infinity"
-        elif name == VARIANCE and bool((tensor < 0).any()):
+        elif is_variance(name) and bool((tensor < 0).any()):
             why = "is a variance and holds a negative number"
         else:
             continue
         file = checkpoint.original(info)
         raise UserError(f"{file}: {info.name} {why}: train or export the model again")
     return tensors
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and key warnings: we raise what matters."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -18,9 +18,10 @@ from revt_hf.core.outputs import check_output, growing_folder
 from revt_hf.data.label_space import CITYSCAPES, LabelSpace
 from revt_hf.data_tools.parallel import in_threads, jpeg_damage
 from revt_hf.evaluation.evaluate import load_segmenters
-from revt_hf.evaluation.loading import Row, minimum_side, same_size_batches, too_small
+from revt_hf.evaluation.loading import Row, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.models.load import label_space
+from revt_hf.models.networks import InputLimits, input_limits
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.prediction import saving
 from revt_hf.prediction.inputs import Input, find_inputs, read_image
@@ -162,8 +163,8 @@ class _Run:
     progress: Any = None
 
     @cached_property
-    def _minimum(self) -> int:
-        return minimum_side(model for one in self.segmenters.values() for model in one.models)
+    def _limits(self) -> InputLimits:
+        return input_limits(model for one in self.segmenters.values() for model in one.models)
 
     def fail(self, item: Input, reason: str) -> None:
         reason = reason.removeprefix(f"{item.path}: ")
@@ -204,7 +205,7 @@ class _Run:
 
     def _too_small(self, image: NDArray[np.uint8]) -> str | None:
         """Why a network cannot take an image or frame (H, W, 3)."""
-        return too_small((image.shape[0], image.shape[1]), self.protocol, self._minimum)
+        return too_small((image.shape[0], image.shape[1]), self.protocol, self._limits)
 
     def _video(self, item: Input, done: dict[Input, Predicted]) -> None:
         try:

@@ -16,7 +16,7 @@ import transformers
 from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
@@ -37,7 +37,7 @@ _PROCESSORS = Path("/proc/cpuinfo")
 _LONGEST = 160
 
 T = TypeVar("T")
-Model: TypeAlias = SegformerForSemanticSegmentation
+Model: TypeAlias = PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,10 @@ def random_network(size: str) -> Model:
     """A B0 to B5 in eval mode with random weights and activations scaled like a trained one's."""
     model = build_model(ModelSection.model_validate({"size": size, "drop_path": 0}), seed=0)
     with torch.no_grad():
-        model.decode_head.batch_norm.momentum = 1.0
-        spread = model.train()(pixel_values=smooth_pixels(2, 128, 256)).logits.std()
-        model.decode_head.classifier.weight.mul_(2 / spread)
+        head: Any = model.get_submodule("decode_head")
+        head.batch_norm.momentum = 1.0
+        spread = model.train().forward(pixel_values=smooth_pixels(2, 128, 256)).logits.std()
+        head.classifier.weight.mul_(2 / spread)
     return model.eval()
 
 

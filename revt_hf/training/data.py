@@ -18,6 +18,7 @@ from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import sizes_of
+from revt_hf.models.networks import InputLimits
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
@@ -36,10 +37,14 @@ def pipeline_spec(
 
 
 def check_crops(
-    images: Sequence[Any], augmentation: Augmentation, batch_size: int, minimum: int
+    images: Sequence[Any], augmentation: Augmentation, batch_size: int, limits: InputLimits
 ) -> None:
     """Refuse crops that are too small for the network, and whole images that cannot be stacked."""
-    crop, max_size = augmentation.crop, augmentation.max_size
+    crop, max_size, minimum = augmentation.crop, augmentation.max_size, limits.minimum
+    if limits.square is not None and (
+        crop is None or (not isinstance(crop, int) and crop[0] != crop[1])
+    ):
+        raise UserError(f"augmentation.crop is {crop}, and the network takes squares only")
     if crop is not None:
         smallest = crop if isinstance(crop, int) else min(crop)
         if smallest < minimum:

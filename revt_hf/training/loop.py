@@ -1,4 +1,4 @@
-"""The Accelerate loop: recipe in, SegFormer folder out."""
+"""The Accelerate loop: recipe in, model folder out."""
 
 import logging
 import warnings
@@ -24,6 +24,7 @@ from revt_hf.core.errors import printable
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_json, write_text
 from revt_hf.core.processes import failing_together, local_main_first, separate_accelerator
+from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.result import source_splits
 from revt_hf.models.folded_head import fold_
 from revt_hf.training import run_folder, setup
@@ -58,10 +59,10 @@ def _on_main(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
 
 @separate_accelerator()
 def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = None) -> Path:
-    """Train a recipe; the result is an ordinary SegFormer folder.
+    """Train a recipe; the result is an ordinary model folder.
 
     ``output`` also receives the resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl``, and
-    the SegFormer folders ``ema/`` and ``swad/`` if the recipe asks for averages. A resumed run ends
+    the model folders ``ema/`` and ``swad/`` if the recipe asks for averages. A resumed run ends
     with the same weights, bit for bit, as an uninterrupted one.
 
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
@@ -148,6 +149,7 @@ class _Run:
         optimizer = build_optimizer(network, self.recipe.optimizer)
         self._model, self._optimizer = self.accelerator.prepare(network, optimizer)
         self._bare = self.accelerator.unwrap_model(self._model)
+        self._flips = normalisation_of(network).do_flip_channel_order
         self._averages: dict[str, MovingAverage | WindowAverage] = {}
         if self._settings.ema is not None:
             self._averages["ema"] = MovingAverage(self._bare, self._settings.ema)
@@ -235,7 +237,10 @@ class _Run:
             torch.manual_seed(derived_seed(settings.seed, step, part, accelerator.process_index))
             last = part == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self._model):
-                logits = self._model(pixel_values=batch["pixel_values"]).logits
+                pixels = batch["pixel_values"]
+                if self._flips:
+                    pixels = pixels.flip(1)
+                logits = self._model(pixel_values=pixels).logits
                 loss = segmentation_loss(
                     logits, batch["labels"], settings.loss, pixels, settings.loss_rows
                 )

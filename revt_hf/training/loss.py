@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
@@ -21,7 +21,7 @@ from revt_hf.data.domains import domain_label
 from revt_hf.data.label_space import IGNORE_INDEX
 from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
 from revt_hf.evaluation.metric import scores_from
-from revt_hf.evaluation.predictor import heads_segmenter
+from revt_hf.evaluation.predictor import heads_segmenter, own_head
 from revt_hf.models.folded_head import folded, full_precision
 from revt_hf.models.load import label_space
 
@@ -126,7 +126,7 @@ def _bilinear_weights(small: int, large: int, like: torch.Tensor) -> torch.Tenso
 
 def validation_scores(
     accelerator: Accelerator,
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     held_out: Sequence[Any],
     recipe: Recipe,
 ) -> dict[str, float]:
@@ -141,7 +141,7 @@ def validation_scores(
         stance = torch.compiler.set_stance("force_eager") if settings.compile else nullcontext()
         with folded(model), stance:
             ((own,),) = score_images(
-                [heads_segmenter(model, [model.decode_head])],
+                [heads_segmenter(model, [own_head(model)])],
                 images,
                 recipe.evaluation,
                 indices=own_share(images, accelerator),

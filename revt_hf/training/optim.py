@@ -1,6 +1,7 @@
 """AdamW, its learning rates, and averages of the weights: a moving one (EMA) and SWAD's window."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -8,16 +9,22 @@ from typing import Any, TypedDict
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from revt_hf.checkpoints.names import HEAD_PREFIX
 from revt_hf.config.recipe import Optimizer, Schedule
+from revt_hf.models.networks import family_of_model
 
 _log = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
+_UNDECAYED = re.compile("position|relative_|_tokens?$|layer_scale|lambda")
 
 
-def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
-    """Encoder or decode head, with decay or without (LayerNorm), as the paper's ``custom_keys``."""
+def parameter_groups(model: PreTrainedModel, spec: Optimizer) -> list[dict[str, Any]]:
+    """Encoder or decode head, with decay or without, as the paper's ``custom_keys``.
+
+    LayerNorm is without, and what mmsegmentation spares in other families, as in its configurations
+    of Swin: positions, special tokens and the scales of layers.
+    """
     undecayed = {
         id(parameter)
         for module in model.modules()
@@ -25,8 +32,12 @@ def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
         for parameter in module.parameters(recurse=False)
     }
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    family = family_of_model(model)
     for name, parameter in model.named_parameters():
-        in_head, decays = name.startswith(HEAD_PREFIX), id(parameter) not in undecayed
+        if not parameter.requires_grad:
+            continue
+        in_head = not family.in_encoder(name)
+        decays = id(parameter) not in undecayed and not _UNDECAYED.search(name)
         lr = spec.lr * (spec.head_lr_factor if in_head else 1.0)
         decay = spec.weight_decay if decays else 0.0
         group = {"params": [], "lr": lr, "base_lr": lr, "weight_decay": decay}
@@ -34,7 +45,7 @@ def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
+def build_optimizer(model: PreTrainedModel, spec: Optimizer) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(model, spec), betas=spec.betas, fused=True)
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,17 @@ import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
+from transformers.models.mobilevit.image_processing_pil_mobilevit import (
+    MobileViTImageProcessorPil,
+)
 from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
-from revt_hf.config.recipe import Recipe, Training
+from revt_hf.config.recipe import Model, Recipe, Training
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
@@ -30,14 +33,23 @@ from revt_hf.data.domains import domain_label, in_space, space_of_spec
 from revt_hf.data.label_space import standard_order
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size
-from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled, minimum_side
-from revt_hf.models.load import build_model, quiet_transformers
+from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled
+from revt_hf.models.load import build_model
+from revt_hf.models.networks import (
+    batch_norms,
+    family_of_model,
+    input_limits,
+    logits_of,
+    quiet_transformers,
+)
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 from revt_hf.training.data import check_crops, load_training, pipeline_spec
 from revt_hf.training.run_folder import RUN_FILE
 
 Statistics = Literal["process", "all processes", "frozen"]
 _log = logging.getLogger("revt_hf")
+# Gradients are looked for with an image of so many pixels on a side.
+_PROBE_SIDE = 64
 # Weights last: a folder with weights is a finished one.
 _RESULT_FILES = (RECIPE_FILE, "preprocessor_config.json", "config.json", WEIGHTS_FILE)
 
@@ -48,7 +60,7 @@ class RunParts:
     held_out: list[Any]  # rows of each source's val split, where the run validates
     example_size: tuple[int, int]  # (height, width) of a training image
     pipeline: Pipeline
-    model: SegformerForSemanticSegmentation
+    model: PreTrainedModel
 
 
 def load_parts(recipe: Recipe) -> RunParts:
@@ -58,6 +70,15 @@ def load_parts(recipe: Recipe) -> RunParts:
     for source in recipe.sources:
         space.rows(space_of_spec(source).classes, domain_label(source, source.train))
     model = build_model(recipe.model, recipe.train.seed, space)
+    family = family_of_model(model)
+    if family.masks:
+        raise UserError(
+            f"{recipe.model.init} is a {family.title}: its masks need a loss of their own "
+            "(docs/extending.md), it can be evaluated and merged"
+        )
+    if recipe.train.folded_head and family is not SEGFORMER:
+        raise UserError("train.folded_head is for SegFormer's decode head: set it to false")
+    freeze(model, recipe.model)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     images = [
@@ -75,10 +96,10 @@ def load_parts(recipe: Recipe) -> RunParts:
     example_size, *_ = [source[0]["image"].shape[:2] for source in images]
     for source, rows in zip(recipe.sources, images, strict=True):
         check_labelled(rows, domain_label(source, source.train))
-    minimum = minimum_side([model])
+    limits = input_limits([model])
     for source, rows in zip(validated, held_out, strict=True):
-        check_sizes(rows, domain_label(source, source.val), recipe.evaluation, minimum)
-    check_crops(images, recipe.augmentation, recipe.train.batch_size, minimum)
+        check_sizes(rows, domain_label(source, source.val), recipe.evaluation, limits)
+    check_crops(images, recipe.augmentation, recipe.train.batch_size, limits)
     return RunParts(images, held_out, example_size, pipeline, model)
 
 
@@ -114,7 +135,7 @@ class RunRecord(Section):
             )
         if self.batch_norm == "process" and self.processes > 1:
             _log.warning(
-                "the decode head's BatchNorm sees the images of one process only: SyncBatchNorm "
+                "BatchNorm sees the images of one process only: SyncBatchNorm "
                 "exists on GPUs (model.batch_norm: frozen does without batch statistics)"
             )
 
@@ -153,7 +174,7 @@ def check_same_processes(run: Path, processes: int) -> None:
 
 
 def statistics(batch_norm: Literal["live", "frozen"], device: str, processes: int) -> Statistics:
-    """The statistics that the decode head's BatchNorm (the encoder has none) normalises with."""
+    """The statistics that BatchNorm normalises with; a SegFormer has one layer, in its head."""
     if batch_norm == "frozen":
         return "frozen"
     # Those of all processes need SyncBatchNorm, which exists on CUDA only.
@@ -166,12 +187,39 @@ def apply_statistics(model: nn.Module, kind: Statistics) -> None:
 
 
 def training_mode(model: nn.Module, kind: Statistics) -> None:
-    """``model.train()``, but of frozen BatchNorm only weight and bias learn (``norm_eval``)."""
+    """``model.train()``, but of frozen BatchNorm only weight and bias learn (``norm_eval``).
+
+    A module without a parameter that learns, such as a frozen encoder, is left as in predictions.
+    """
     model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
     if kind == "frozen":
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        for module in batch_norms(model).values():
+            module.eval()
+
+
+def freeze(model: PreTrainedModel, spec: Model) -> None:
+    """Leave parameters as they are: a frozen encoder's, and those that no output depends on.
+
+    The latter, such as mask tokens, get no gradient, and several processes would wait for it.
+    """
+    family = family_of_model(model)
+    if spec.freeze == "encoder":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not family.in_encoder(name))
+    if family is SEGFORMER:
+        return
+    side = max(_PROBE_SIDE, input_limits([model]).minimum)
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        logits_of(model, torch.rand(1, 3, side, side)).sum().backward()
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
 
 
 class MetricsLog:
@@ -207,7 +255,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | floa
 
 
 def save_result(
-    model: SegformerForSemanticSegmentation,
+    model: PreTrainedModel,
     run: Path,
     recipe: Recipe,
     example_size: tuple[int, int],
@@ -242,9 +290,13 @@ def image_processor(
     """Prepares images like the test protocol, exactly for the source's aspect ratio."""
     max_size = recipe.evaluation.max_size
     height, width = size if max_size is None else fit_size(*size, max_size)
-    return SegformerImageProcessorPil(
-        do_resize=max_size is not None,
-        size={"height": height, "width": width},
-        do_reduce_labels=False,
-        **asdict(normalisation),
-    )
+    fields = {
+        "do_resize": max_size is not None,
+        "size": {"height": height, "width": width},
+        "do_reduce_labels": False,
+        **normalisation.fields(),
+    }
+    if normalisation.do_flip_channel_order:
+        # SegFormer's cannot flip channels.
+        return MobileViTImageProcessorPil(**fields, do_center_crop=False, resample=2)
+    return SegformerImageProcessorPil(**fields)

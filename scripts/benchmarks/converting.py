@@ -12,7 +12,7 @@ from benchmarks.runner import Pair, row
 from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.data.label_space import NUM_CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg
-from revt_hf.models.load import quiet_transformers
+from revt_hf.models.networks import quiet_transformers
 
 
 @cache

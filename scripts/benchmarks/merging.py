@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from benchmarks.runner import Pair, row
 from revt_hf.checkpoints.architecture import tensor_shapes
 from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.names import COUNTER
 from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.merging.average import MergeOptions, merge
 
@@ -46,9 +45,9 @@ def b5_members() -> tuple[Path, ...]:
         folder = Path(_folder().name) / f"member-{seed}"
         folder.mkdir()
         (folder / CONFIG_FILE).write_text(json.dumps(config))
-        shapes = tensor_shapes(read_description(folder).architecture, 19)
+        shapes = tensor_shapes(read_description(folder).segformer, 19)
         tensors = {n: rng.random(s, dtype=np.float32) for n, s in shapes.items()}
-        tensors[COUNTER] = np.array(0)
+        tensors["decode_head.batch_norm.num_batches_tracked"] = np.array(0)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         folders.append(folder)
     return tuple(folders)

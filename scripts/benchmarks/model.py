@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import SegformerForSemanticSegmentation
+from transformers import PreTrainedModel
 
 from benchmarks.runner import Pair, row
 from revt_hf.config.recipe import Model
@@ -33,7 +33,7 @@ def _forward(size: str, change: Callable[[Any], Any]) -> Pair:
     pixels = smooth_pixels(1, *_IMAGE)
 
     @torch.inference_mode()
-    def logits(model: SegformerForSemanticSegmentation) -> torch.Tensor:
+    def logits(model: PreTrainedModel) -> torch.Tensor:
         result: torch.Tensor = model(pixel_values=pixels).logits
         return result
 

@@ -1,0 +1,240 @@
+"""Networks of every family: built by transformers, from files that were opened and checked here."""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
+from revt_hf.checkpoints.names import disk_name, listed
+from revt_hf.core.errors import UserError
+
+# Parameters that transformers adds to encoders for their use as a backbone.
+_OF_BACKBONES = "hidden_states_norms."
+_LARGEST_PROBE = 256
+
+
+def family_of_model(model: PreTrainedModel) -> Family:
+    """The family of a loaded model."""
+    return family_of(
+        {"model_type": model.config.model_type, "architectures": [type(model).__name__]},
+        (name for name, _ in model.named_parameters()),
+    )
+
+
+def model_class(family: Family) -> type[PreTrainedModel]:
+    """The class of a family's whole models.
+
+    Raises:
+        UserError: transformers has no such segmenter.
+    """
+    known = MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values()
+    if family.generic and family.model_class not in known:
+        raise UserError(
+            f"'{family.model_class or family.title}' is no segmenter of transformers: known are "
+            f"{', '.join(sorted(known))}"
+        )
+    found: type[PreTrainedModel] = getattr(transformers, family.model_class)
+    return found
+
+
+def config_from(values: Mapping[str, Any], label: str | Path) -> PretrainedConfig:
+    """A configuration of transformers from the content of a ``config.json``."""
+    values = dict(values)
+    try:
+        with quiet_transformers():
+            config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
+    # Each configuration checks its own fields, with error classes of its own.
+    except Exception as error:
+        raise UserError(f"{label}: transformers refuses it: {_one_line(error)}") from error
+    return config
+
+
+def new_model(config: PretrainedConfig, label: str = "the configuration") -> PreTrainedModel:
+    """A whole model with random weights, or with none on the device ``meta``."""
+    family = family_of({"model_type": config.model_type, "architectures": config.architectures})
+    kind = model_class(family)
+    config.architectures = [kind.__name__]
+    try:
+        return kind(config)
+    except Exception as error:
+        raise UserError(f"{label}: transformers refuses it: {_one_line(error)}") from error
+
+
+def filled_model(
+    kind: Any, config: PretrainedConfig, tensors: Mapping[str, torch.Tensor], label: str
+) -> tuple[PreTrainedModel, set[str], set[str]]:
+    """A model of a class of transformers with the tensors of a file, by their names there.
+
+    Returned are also the names, in memory, that the file lacks, and those that it has in vain.
+    """
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, found = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(tensors),
+                output_loading_info=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:
+        raise UserError(f"{label}: transformers cannot load it: {_one_line(error)}") from error
+    odd = [
+        f"{name} is {list(held)}, not {list(wanted)}"
+        for name, held, wanted in found["mismatched_keys"]
+    ]
+    if odd:
+        raise UserError(f"{label}: its tensors are not those of its config.json: {odd[0]}")
+    missing = {n for n in found["missing_keys"] if not is_counter(n) and _OF_BACKBONES not in n}
+    return model, missing, set(found["unexpected_keys"])
+
+
+def check_filled(missing: Iterable[str], left: Iterable[str], label: str) -> None:
+    """Refuse a whole model with tensors that are missing or have no place in it."""
+    for names, what in ((missing, "missing"), (left, "without a place in the network")):
+        if names := sorted(names):
+            raise UserError(
+                f"{label}: its tensors are not those of its config.json: {what}: {listed(names)}"
+            )
+
+
+def names_on_disk(model: PreTrainedModel) -> dict[str, str]:
+    """The name on disk of each tensor of a model's state dict, by its name in memory."""
+    state = model.state_dict()
+    if family_of_model(model) is SEGFORMER:
+        return {name: disk_name(name) for name in state}
+    memory = {id(tensor): name for name, tensor in state.items()}
+    saved = revert_weight_conversion(model, dict(state))
+    return {memory[id(tensor)]: name for name, tensor in saved.items()}
+
+
+def batch_norms(model: nn.Module) -> dict[str, Any]:
+    """The layers with running statistics by name, in the order in which a model lists them."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
+
+
+def encoder_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The parameters of a model's encoder."""
+    family = family_of_model(model)
+    return [at for name, at in model.named_parameters() if family.in_encoder(name)]
+
+
+def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Tensor:
+    """Logits (N, classes, h, w) of normalised pixels (N, 3, H, W).
+
+    ``bare`` is without the autocast and compilation that training puts around the forward pass.
+
+    Of a network that predicts masks, its scores: the sum over queries of class probability times
+    mask probability, by which transformers' ``post_process_semantic_segmentation`` ranks classes.
+    """
+    call = partial(type(model).forward, model) if bare else model
+    output = call(pixel_values=pixels)
+    if hasattr(output, "logits"):
+        logits: torch.Tensor = output.logits
+        return logits
+    # The last class is none.
+    classes = output.class_queries_logits.softmax(-1)[..., :-1]
+    side = family_of_model(model).mask_side
+    size = (side, side) if side else pixels.shape[2:]
+    masks = functional.interpolate(output.masks_queries_logits, size=size, mode="bilinear")
+    return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+
+
+@dataclass(frozen=True)
+class InputLimits:
+    """What a network takes: images of at least ``minimum`` pixels on each side.
+
+    ``square`` is None for any shape, 0 for squares, and a number for squares of that side only.
+    """
+
+    minimum: int = 1
+    square: int | None = None
+
+
+def input_limits(models: Iterable[PreTrainedModel]) -> InputLimits:
+    """What every one of the models takes; 29 pixels for SegFormers of all sizes B0..B5."""
+    found = [_limits(model) for model in models]
+    squares = {one.square for one in found if one.square is not None}
+    fixed = squares - {0}
+    if len(fixed) > 1:
+        raise UserError(f"the models take squares of different sizes: {sorted(fixed)}")
+    square = max(squares) if squares else None
+    return InputLimits(max((one.minimum for one in found), default=1), square)
+
+
+def _limits(model: PreTrainedModel) -> InputLimits:
+    family, config = family_of_model(model), model.config
+    if family is SEGFORMER:
+        needed = 1
+        stages = zip(config.patch_sizes, config.strides, config.sr_ratios, strict=True)
+        # Each stage has to leave as many rows and columns as its attention reads at once.
+        for patch, stride, reduction in reversed(list(stages)):
+            needed = (max(needed, reduction) - 1) * stride + patch - 2 * (patch // 2)
+        return InputLimits(needed)
+    if family.fixed:
+        return InputLimits(config.image_size, config.image_size)
+    return InputLimits(_smallest_side(model), 0 if family.squares else None)
+
+
+@torch.inference_mode()
+def _smallest_side(model: PreTrainedModel) -> int:
+    """The smallest square that a network takes, found by trying."""
+    training = model.training
+    model.eval()
+
+    def takes(side: int) -> bool:
+        try:
+            pixels = torch.zeros(1, 3, side, side, device=model.device)
+            return math.prod(logits_of(model, pixels).shape) > 0
+        # A layer whose input is too small fails in its own way.
+        except Exception:  # noqa: BLE001
+            return False
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            side = 1
+            while side <= _LARGEST_PROBE and not takes(side):
+                side *= 2
+            below = side // 2
+            while side - below > 1:
+                middle = (below + side) // 2
+                below, side = (below, middle) if takes(middle) else (middle, side)
+    finally:
+        model.train(training)
+    return side
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and key warnings: we raise what matters."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
