@@ -27,6 +27,7 @@ class Family:
         mask_side: of the masks when it ranks classes, as its image processor has it; 0 for the
             input's own size.
         squares: it only takes square images.
+        prompted: predictions need a text beside the image.
         fixed: of the size in its ``config.json``.
         generic: encoder and head are guessed from names that are usual in transformers.
     """
@@ -41,6 +42,7 @@ class Family:
     mask_side: int = 0
     squares: bool = False
     fixed: bool = False
+    prompted: bool = False
     generic: bool = False
 
     @property
@@ -152,6 +154,7 @@ FAMILIES: Mapping[str, Family] = {
         "model.transformer_module.decoder.",
         ("model.transformer_module.decoder.class_embed",),
         masks=True,
+        prompted=True,
     ),
 }
 

@@ -143,6 +143,12 @@ def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Ten
     Of a network that predicts masks, its scores: the sum over queries of class probability times
     mask probability, by which transformers' ``post_process_semantic_segmentation`` ranks classes.
     """
+    family = family_of_model(model)
+    if family.prompted:
+        raise UserError(
+            f"a {family.title} needs a text of its task beside the image, which is not built here: "
+            "it can be merged and published"
+        )
     call = partial(type(model).forward, model) if bare else model
     output = call(pixel_values=pixels)
     if hasattr(output, "logits"):
@@ -150,7 +156,7 @@ def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Ten
         return logits
     # The last class is none.
     classes = output.class_queries_logits.softmax(-1)[..., :-1]
-    side = family_of_model(model).mask_side
+    side = family.mask_side
     size = (side, side) if side else pixels.shape[2:]
     masks = functional.interpolate(output.masks_queries_logits, size=size, mode="bilinear")
     return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
@@ -202,6 +208,8 @@ def _smallest_side(model: PreTrainedModel) -> int:
         try:
             pixels = torch.zeros(1, 3, side, side, device=model.device)
             return math.prod(logits_of(model, pixels).shape) > 0
+        except UserError:
+            raise
         # A layer whose input is too small fails in its own way.
         except Exception:  # noqa: BLE001
             return False

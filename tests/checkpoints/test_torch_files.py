@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from revt_hf.checkpoints.names import COUNTER
+from revt_hf.checkpoints.architecture import COUNTER
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_torch_file
 from revt_hf.cli.main import main

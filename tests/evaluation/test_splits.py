@@ -9,7 +9,8 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain
-from revt_hf.evaluation.loading import check_sizes, minimum_side, too_small
+from revt_hf.evaluation.loading import check_sizes, too_small
+from revt_hf.models.networks import InputLimits, input_limits
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import SplitSpec, check_labels, source_splits, splits_of
 from tests.helpers.image_files import write_pairs
@@ -67,14 +68,14 @@ def _network(**changes):
 @pytest.mark.parametrize("changes", [{}, {"sr_ratios": [4, 2, 1, 1]}, {"strides": [8, 2, 2, 2]}])
 def test_the_minimum_is_the_smallest_side_that_runs(changes):
     model = _network(**changes)
-    smallest = minimum_side([model])
+    smallest = input_limits([model]).minimum
     with torch.inference_mode():
         model(pixel_values=torch.zeros(1, 3, smallest, smallest))
         with pytest.raises(RuntimeError, match="Kernel size"):
             model(pixel_values=torch.zeros(1, 3, smallest - 1, smallest))
     # Of several networks the largest minimum counts.
-    assert minimum_side([_network()]) == 29
-    assert minimum_side([_network(), model]) == max(29, smallest)
+    assert input_limits([_network()]) == InputLimits(29)
+    assert input_limits([_network(), model]).minimum == max(29, smallest)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_the_minimum_is_the_smallest_side_that_runs(changes):
     ],
 )
 def test_what_reaches_the_network_decides(size, protocol, minimum, fits):
-    assert (too_small(size, protocol, minimum) is None) is fits
+    assert (too_small(size, protocol, InputLimits(minimum)) is None) is fits
     if fits:
         found = predict(tiny_model(0), np.full((*size, 3), 90, np.uint8), protocol)
         assert found.shape == size and found.max() < 19
@@ -103,5 +104,5 @@ def test_a_split_with_one_such_image_is_refused_by_name(tmp_path):
     write_pairs(tmp_path, "val", images)
     rows = load_domain("folder", "val", tmp_path, cache_dir=tmp_path / "cache")
     with pytest.raises(UserError, match=r"x/val: .*thin\.png: 64x9 .*at least 29"):
-        check_sizes(rows, "x/val", NATIVE, 29)
-    check_sizes(rows, "x/val", NATIVE, 9)
+        check_sizes(rows, "x/val", NATIVE, InputLimits(29))
+    check_sizes(rows, "x/val", NATIVE, InputLimits(9))
