@@ -237,10 +237,10 @@ class _Run:
             torch.manual_seed(derived_seed(settings.seed, step, part, accelerator.process_index))
             last = part == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self._model):
-                pixels = batch["pixel_values"]
+                images = batch["pixel_values"]
                 if self._flips:
-                    pixels = pixels.flip(1)
-                logits = self._model(pixel_values=pixels).logits
+                    images = images.flip(1)
+                logits = self._model(pixel_values=images).logits
                 loss = segmentation_loss(
                     logits, batch["labels"], settings.loss, pixels, settings.loss_rows
                 )
