@@ -11,11 +11,16 @@ from typing import Any
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
+from revt_hf.core.errors import UserError
 from revt_hf.merging import members
 from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
 from revt_hf.merging.record import ImageSize
 from revt_hf.merging.registry import MergeSpec, check_spec, find_method
 from revt_hf.merging.selection import select
+
+
+# How transformers calls the classes of networks whose outputs are logits of classes.
+_SEGMENTER = "ForSemanticSegmentation"
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ class MergePlan:
     def remarks(self) -> list[str]:
         """Sentences on what members lose or lack."""
         found = []
+        family = self.sources[0].family
+        if family.generic:
+            found.append(
+                f"{family.model_class} is not known here: '{family.prefix}*' is taken for its "
+                "encoder, everything else for its head"
+            )
         for source in self.sources:
             if source.dropped:
                 found.append(f"left out of {source.label}: {listed(source.dropped)}")
@@ -152,6 +163,9 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     check_spec(spec)
     names = spec.names or (None,) * len(spec.members)
     first, order = open_source(spec.members[0], stack, quiet, name=names[0])
+    family = first.family
+    if family.generic and not family.model_class.endswith(_SEGMENTER):
+        raise UserError(f"{first.label} is a {family.title}, which is no segmenter")
     sources = [first]
     for label, name in zip(spec.members[1:], names[1:], strict=True):
         other, held = open_source(label, stack, quiet, order, name)

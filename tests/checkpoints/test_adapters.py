@@ -265,7 +265,7 @@ def test_an_adapter_is_no_base(adapter):
     path = folder / "adapter_config.json"
     changes = {"base_model_name_or_path": str(folder)}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(UserError, match="is not a SegFormer folder"):
+    with pytest.raises(UserError, match="is not a model folder"):
         open_checkpoint(folder)
 
 

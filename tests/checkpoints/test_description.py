@@ -26,7 +26,7 @@ ODD = {
     "hidden_act": "relu",
 }
 WRONG = {
-    "model_type": ["bert", None],
+    "model_type": [3, None],
     "depths": [[2, 2, 10**9, 2], [2, 2, 2], [2, 2, True, 2], "2222", {"0": 2}],
     "hidden_sizes": [[32, 64, 161, 256], [32, 64, 160, 2**40], [32, 64, 160, -1]],
     "num_attention_heads": [[0, 2, 5, 8]],

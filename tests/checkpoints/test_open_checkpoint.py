@@ -150,7 +150,7 @@ def test_what_cannot_be_opened_is_one_sentence(folder, tmp_path):
     save_file(twice, tmp_path / "twice.safetensors")
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage" * 10)
     for source, words in (
-        ("empty", "empty is not a SegFormer folder: config.json is missing"),
+        ("empty", "empty is not a model folder: config.json is missing"),
         ("weightless", "model.safetensors is missing"),
         ("nothing.safetensors", "holds no tensors"),
         ("twice.safetensors", "one tensor under two names"),
