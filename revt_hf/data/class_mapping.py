@@ -58,8 +58,8 @@ class ClassMapping(Section):
                 "map it, or to null if it has no counterpart"
             )
         missing = tuple(name for name in domain.classes if name not in found.values())
-        classes = {name: other for name, other in found.items() if other is not None}
-        return ClassMapping(name=self.name, classes=classes, missing=missing)
+        kept = {name: other for name, other in found.items() if other is not None}
+        return ClassMapping(name=self.name, classes={**kept}, missing=missing)
 
     def _named(self, given: str, model: LabelSpace) -> str:
         """The model's class of a name; else the only one that shares a synonym with it."""
@@ -110,9 +110,7 @@ def read_mapping(source: str | Path) -> ClassMapping:
     values = read_yaml(Path(source))
     pairs = list(values.items()) if isinstance(values, dict) else []
     if not any(isinstance(other, str) for _, other in pairs):
-        raise UserError(
-            f"{source}: write a line 'class of the model: class of the domain' for each"
-        )
+        raise UserError(f"{source}: write lines of 'class of the model: class of the domain'")
     for name, other in pairs:
         if not isinstance(name, str) or not isinstance(other, str | None):
             raise UserError(f"{source}: {name!a}: {other!a} are not two names: quote them")

@@ -100,15 +100,14 @@ def scores_from(matrix: NDArray[np.int64], space: LabelSpace) -> Scores:
     iou = _iou(matrix)
     hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1).astype(np.float64)
+    has_lost = matrix.shape[1] > len(hit)
     return Scores(
         mIoU=mean_iou(matrix),
         aAcc=float(hit.sum() / labelled.sum() * 100),
         IoU=dict(zip(space.classes, iou, strict=True)),
         Acc=dict(zip(space.classes, _shares(hit, labelled), strict=True)),
         subsets={name: _mean([iou[one] for one in ids]) for name, ids in space.subsets.items()},
-        lost=float(matrix[:, -1].sum() / labelled.sum() * 100)
-        if len(hit) < matrix.shape[1]
-        else None,
+        lost=float(matrix[:, -1].sum() / labelled.sum() * 100) if has_lost else None,
     )
 
 
