@@ -55,7 +55,7 @@ def in_classes_of(
         try:
             space.rows(space_of_spec(split.spec).classes, split.label)
         except UserError as error:
-            what = "map classes with --map FILE" if mapping is None else "score such domains apart"
+            what = "map them by revt evaluate --map" if mapping is None else "score these apart"
             raise UserError(f"{error}; {what}") from error
     return found
 

@@ -29,6 +29,9 @@ def test_names_meet_as_everywhere_and_the_rest_has_no_counterpart(tmp_path):
     table = found.table(MODEL, DOMAIN)
     assert table[:5].tolist() == [255, 1, 2, 2, 0]
     assert (table[5:] == 255).all()
+    # A name of both may have no counterpart, if the file says so.
+    mapping_without = ClassMapping(name="m", classes={"sky": None, "tree": "plant"})
+    assert mapping_without.between(MODEL, DOMAIN).missing == ("Sky", "car", "rider")
     # Without a domain these are the classes, in the order of the file.
     assert mapping.space.classes == ("CAR", "plant", "sky")
     assert ClassMapping(name="m", classes={"a": "Traffic_Light"}).space == CITYSCAPES
