@@ -84,10 +84,10 @@ class ClassMapping(Section):
     @property
     def note(self) -> str:
         """What a reader of scores has to know."""
-        none = f"{', '.join(self.missing)} have no counterpart (IoU 0)" if self.missing else ""
+        none = "; no counterpart, so IoU 0 where labelled: " if self.missing else ""
         return (
             f"mapping {self.name}: {len(self.classes)} of the model's classes count as classes of "
-            f"the domain, predictions of all others as wrong{'; ' * bool(none)}{none}."
+            f"the domain, predictions of all others as wrong{none}{', '.join(self.missing)}."
         )
 
 

@@ -98,7 +98,7 @@ def test_a_model_of_other_classes_is_scored_through_the_mapping(ade, tmp_path, c
     assert found.iou["rider"] == 0
     # What a reader has to know stands below the table.
     assert "ade (mapping ade20k)" in out
-    assert "rider, train have no counterpart (IoU 0)" in out
+    assert "IoU 0 where labelled: rider, train." in out
     assert f"on source/val: {found.lost:.1f} % of the labelled pixels" in out
 
 
@@ -209,4 +209,4 @@ def test_results_keep_their_mapping(tmp_path, capsys):
     (read,) = read_results(written(tmp_path, _mapped()))
     assert read.compact().mapping == read.mapping
     print_scores([read])
-    assert "sky have no counterpart" in capsys.readouterr().out
+    assert "IoU 0 where labelled: sky." in capsys.readouterr().out
