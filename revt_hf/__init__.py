@@ -17,6 +17,7 @@ _MODULES = {
     "config.recipe": ["DomainSpec", "Recipe", "load_recipe"],
     "core.errors": ["DataWarning", "UserError"],
     "data.augment": ["register_augmentation"],
+    "data.class_mapping": ["ClassMapping", "read_mapping"],
     "data.domains": [
         "Facts",
         "Layout",
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from revt_hf.core.errors import DataWarning as DataWarning
     from revt_hf.core.errors import UserError as UserError
     from revt_hf.data.augment import register_augmentation as register_augmentation
+    from revt_hf.data.class_mapping import ClassMapping as ClassMapping
+    from revt_hf.data.class_mapping import read_mapping as read_mapping
     from revt_hf.data.domains import Facts as Facts
     from revt_hf.data.domains import Layout as Layout
     from revt_hf.data.domains import PairedDomain as PairedDomain

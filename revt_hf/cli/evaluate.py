@@ -37,6 +37,7 @@ def evaluate(
     classes: Annotated[
         str | None, "Print the mean over synthia16 or synthia13 instead of all 19 classes."
     ] = None,
+    map_file: common.MapFile = None,
 ) -> None:
     """Score models on domains, by the paper's test protocol or another one."""
     from revt_hf.core.processes import failing_together, process_state
@@ -49,11 +50,12 @@ def evaluate(
     check_subset(classes)
     named, splits = common.named_models(models), data.splits()
     read = [path for one in splits for path in one.spec.inputs]
-    report.check([*named.values(), data.recipe, *read])
+    report.check([*named.values(), data.recipe, map_file, *read])
+    mapping = common.read_map(map_file)
     how = (tuple(ensembles or ()), head, cost, batch_size, workers)
     with failing_together(process_state()):
         protocol = choice.resolve(named.values())
-    results = score(named, splits, protocol, EvaluateOptions(*how, report.quiet))
+    results = score(named, splits, protocol, EvaluateOptions(*how, report.quiet, mapping))
     if process_state().is_main_process:
         report.finish(results, write=write_results)
         print_scores(results, classes)
@@ -78,6 +80,7 @@ def predict(
     ] = ClassIds.train,
     batch_size: common.BatchSize = 1,
     workers: Annotated[int, Bounds(1, 256), "Threads that decode images."] = 2,
+    map_file: common.MapFile = None,
 ) -> None:
     """Write class maps, overlays and model comparisons for images and videos."""
     from revt_hf.prediction.inputs import IMAGES, VIDEOS
@@ -97,7 +100,7 @@ def predict(
     # A JSON file in a folder of images is not an image.
     is_json = report.json_file is not None and report.json_file.suffix == ".json"
     read = [path for path in paths if path.is_file() or not is_json]
-    report.check([*named.values(), *read], [output])
+    report.check([*named.values(), map_file, *read], [output])
     options = PredictOptions(
         kept=None if kinds is None else tuple(kind for kind in KEPT if kind in kinds),
         ids=IDS[list(ClassIds).index(ids)],
@@ -106,6 +109,7 @@ def predict(
         workers=workers,
         overwrite=report.overwrite,
         quiet=report.quiet,
+        mapping=common.read_map(map_file),
     )
     done = predict_files(named, paths, output, options)
     failed = f", {len(done.failed)} failed" if done.failed else ""

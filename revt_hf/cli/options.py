@@ -19,6 +19,7 @@ from revt_hf.core.outputs import InputPath, check_output_file, write_json
 if TYPE_CHECKING:
     from revt_hf.config.protocol import Protocol
     from revt_hf.config.recipe import DomainSpec, Recipe, Source
+    from revt_hf.data.class_mapping import ClassMapping
     from revt_hf.evaluation.result import SplitSpec
 
 _LARGEST_SIDE = 2**15
@@ -60,6 +61,11 @@ Json = Annotated[
 ]
 Split = Annotated[str, "Split of the domain."]
 Images = Annotated[int | None, Bounds(1), "Use at most this many images of each split."]
+MapFile = Annotated[
+    str | None,
+    "--map FILE",
+    "Map the models' classes to other ones: ade20k, mapillary65 or a YAML file.",
+]
 BatchSize = Annotated[int, Bounds(1), "Images that go through a network together."]
 Workers = Annotated[int, Bounds(0, 256), "Processes that decode images; 0 decodes in this process."]
 
@@ -251,6 +257,12 @@ def named_models(models: Sequence[str]) -> dict[str, str]:
             raise UserError(f"the model {name} is listed twice: give one of them another NAME=PATH")
         named[name] = path
     return named
+
+
+def read_map(map_file: str | None) -> "ClassMapping | None":
+    from revt_hf.data.class_mapping import read_mapping
+
+    return None if map_file is None else read_mapping(map_file)
 
 
 def parse_max_size(text: str, flag: str = "--max-size") -> tuple[int, int] | None:

@@ -95,18 +95,20 @@ class LabelSpace:
         twice = [one for one in found if names.count(plain(one)) > 1]
         if twice:
             raise UserError(f"{where} names {twice[0]!a} twice")
-        if len(names) != len(wanted):
-            raise UserError(f"{where} names {len(found)} classes, {self.name} has {len(wanted)}")
-        if names != wanted and is_nameless(found):
+        if len(names) == len(wanted) and names != wanted and is_nameless(found):
             raise UserError(
                 f"{where} does not name its classes ({found[0]}, ...): write the names of its "
                 "rows into id2label"
             )
         unknown = [name for name in found if plain(name) not in wanted]
         missing = [name for name in self.classes if plain(name) not in names]
-        if unknown or missing:
-            also = f" {unknown[0]!a}, which {self.name} does not have, and" if unknown else ""
-            raise UserError(f"{where} names{also} no {missing[0]!a}: other classes")
+        also = [f"{some_of(unknown)}, which {self.name} does not have"] if unknown else []
+        differing = ", and ".join(also + ([f"no {some_of(missing)}"] if missing else []))
+        if differing and len(names) != len(wanted):
+            counts = f"{len(names)} classes, {self.name} has {len(wanted)}"
+            raise UserError(f"{where} names {counts}: it names {differing}")
+        if differing:
+            raise UserError(f"{where} names {differing}: other classes")
         return tuple(map(names.index, wanted))
 
 
@@ -166,6 +168,12 @@ def space_of(classes: Sequence[str], name: str, colours: Sequence[int] | None = 
 def standard_order(space: LabelSpace) -> LabelSpace:
     """Cityscapes' space for its 19 classes in any order; any other space as it is."""
     return CITYSCAPES if sorted(map(plain, space.classes)) == sorted(CITYSCAPES.by_plain) else space
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Names for a message: the first three, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"{name!a}" for name in names[:3]) + more
 
 
 def is_nameless(classes: Sequence[str]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from accelerate.utils import reduce
-from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -16,12 +15,19 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
-from revt_hf.data.domains import in_space, label_encoding, space_of_spec
+from revt_hf.data.class_mapping import ClassMapping
+from revt_hf.data.domains import in_space, label_encoding
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
-from revt_hf.evaluation.loading import Row, check_sizes, image_batches, load_labelled
-from revt_hf.evaluation.metric import confusion_matrix, scores_from
+from revt_hf.evaluation.loading import (
+    Row,
+    check_sizes,
+    image_batches,
+    in_classes_of,
+    load_labelled,
+)
+from revt_hf.evaluation.metric import Sums, confusion_matrix, scores_from
 from revt_hf.evaluation.predictor import (
     OnLogits,
     Segmenter,
@@ -51,6 +57,7 @@ class EvaluateOptions:
         batch_size: images that go through a network together, where their input sizes agree.
         workers: processes that decode images while the networks run; 0 decodes in between.
         quiet: hide the progress bar.
+        mapping: which of the models' classes count as which of the domains', if they differ.
     """
 
     ensembles: tuple[str, ...] = ()
@@ -59,6 +66,7 @@ class EvaluateOptions:
     batch_size: int = 1
     workers: int = 0
     quiet: bool = False
+    mapping: ClassMapping | None = None
 
 
 def evaluate(
@@ -108,10 +116,9 @@ def evaluate(
     processes = process_state()
     with failing_together(processes):
         check_labels([split for split, _ in pairs])
-        segmenters = _segmenters(named, options)
-        space = label_space(next(iter(segmenters.values())).models[0])
-        for split in [split for split, given in pairs if given is None]:
-            space.rows(space_of_spec(split.spec).classes, split.label)
+        own = [split for split, given in pairs if given is None or options.mapping is not None]
+        segmenters = in_classes_of(own, _segmenters(named, options), options.mapping)
+        space = next(iter(segmenters.values())).space
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
     )
@@ -135,6 +142,7 @@ def evaluate(
             network_sha256=segmenter.network_sha256,
             ensemble=segmenter.ensemble,
             protocol=protocol,
+            mapping=segmenter.mapping,
             scores=tuple(scores[name]),
             cost=costs.get(name),
         )
@@ -205,7 +213,6 @@ def _scores(
                     on_image=counted,
                 )
             for (name, segmenter), (one,) in zip(segmenters.items(), sums, strict=True):
-                space = label_space(segmenter.models[0])
                 scores[name].append(
                     DomainScore(
                         label=split.label,
@@ -214,23 +221,10 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        **scores_from(summed(one, processes).matrix, space).model_dump(),
+                        **scores_from(summed(one, processes).matrix, segmenter.space).model_dump(),
                     )
                 )
     return scores
-
-
-@dataclass
-class Sums:
-    """Confusion matrix (n, n), and loss (nats) over labelled pixels, summed over images."""
-
-    matrix: NDArray[np.int64]
-    loss: float = 0.0
-    pixels: int = 0
-
-    @property
-    def mean_loss(self) -> float:
-        return self.loss / max(self.pixels, 1)
 
 
 def own_share(images: Any, processes: Processes) -> range:
@@ -255,12 +249,11 @@ def score_images(
     loss: Loss | None = None,
 ) -> list[list[Sums]]:
     """Sum confusion matrices, and losses, of each segmenter's outputs over images."""
-    spaces = [label_space(one.models[0]) for one in segmenters]
-    for space in spaces:
-        images = in_space(images, space, "the domain")
+    for one in segmenters:
+        images = in_space(images, one.space, "the domain")
     sums = [
-        [Sums(np.zeros((len(space), len(space)), np.int64)) for _ in range(one.outputs)]
-        for one, space in zip(segmenters, spaces, strict=True)
+        [Sums.of(len(one.space), one.mapping is not None) for _ in range(one.outputs)]
+        for one in segmenters
     ]
     chosen = range(len(images)) if indices is None else indices
     for rows in image_batches(images, chosen, protocol, batch_size, workers):
@@ -270,7 +263,7 @@ def score_images(
             maps = segmenter.output_maps(batch, protocol, on_logits)
             for total, classes in zip(totals, maps, strict=True):
                 for row, predicted in zip(rows, classes, strict=True):
-                    total.matrix += confusion_matrix(row["label"], predicted, len(total.matrix))
+                    total.matrix += confusion_matrix(row["label"], predicted, *total.matrix.shape)
         for _ in rows:
             on_image()
     return sums

@@ -1,6 +1,6 @@
 """Images to score: loaded, checked against the networks' smallest input, and batched."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import Any
@@ -12,11 +12,13 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import one_thread, worker_count
+from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.decoding import image_size
-from revt_hf.data.domains import domain_label, load_spec
-from revt_hf.data.label_space import IGNORE_INDEX
+from revt_hf.data.domains import domain_label, load_spec, space_of_spec
+from revt_hf.data.label_space import IGNORE_INDEX, standard_order
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.predictor import network_sizes
+from revt_hf.evaluation.predictor import Segmenter, network_sizes
+from revt_hf.evaluation.result import SplitSpec
 from revt_hf.models.networks import InputLimits
 
 # With ``image`` (H, W, 3) and ``label`` (H, W), uint8; labels are train ids and 255.
@@ -39,6 +41,24 @@ def check_labelled(images: Any, name: str) -> None:
             f"no labelled pixel in {name}: all labels are {IGNORE_INDEX} (ignored), check its "
             "label encoding with revt data verify"
         )
+
+
+def in_classes_of(
+    splits: Sequence[SplitSpec], segmenters: Mapping[str, Segmenter], mapping: ClassMapping | None
+) -> dict[str, Segmenter]:
+    """Segmenters of the splits' classes; without a mapping they have to be the models' own."""
+    found = dict(segmenters)
+    if mapping is not None:
+        domain = standard_order(space_of_spec(splits[0].spec))
+        found = {name: one.mapped(mapping, domain) for name, one in found.items()}
+    space = next(iter(found.values())).space
+    for split in splits:
+        try:
+            space.rows(space_of_spec(split.spec).classes, split.label)
+        except UserError as error:
+            what = "map them by revt evaluate --map" if mapping is None else "score these apart"
+            raise UserError(f"{error}; {what}") from error
+    return found
 
 
 def image_batches(

@@ -1,6 +1,7 @@
 """Confusion matrices, the IoU and accuracy of them, and mean IoU as an ``evaluate.Metric``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -18,35 +19,67 @@ _EXACT_COUNTS = 2**24
 
 
 def confusion_matrix(
-    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], classes: int
+    labels: NDArray[np.uint8],
+    predictions: NDArray[np.uint8],
+    classes: int,
+    columns: int | None = None,
 ) -> NDArray[np.int64]:
-    """Pixels by label (rows) and prediction (columns), ids below ``classes``; 255 is ignored."""
+    """Pixels by label (rows) and prediction (columns), ids below ``classes``; labels may be 255.
+
+    With one column more, predictions may be 255, too: no class of these, counted in the last one.
+    """
     if labels.shape != predictions.shape or labels.ndim != 2:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ")
     if labels.dtype != np.uint8 or predictions.dtype != np.uint8:
         raise ValueError("labels and predictions must be uint8")
-    total = np.zeros((classes, classes), dtype=np.int64)
+    total = np.zeros((classes, columns or classes), dtype=np.int64)
     rows = max(1, _EXACT_COUNTS // max(1, labels.shape[1]))
     for top in range(0, labels.shape[0], rows):
-        total += _count(labels[top : top + rows], predictions[top : top + rows], classes)
+        _count(total, labels[top : top + rows], predictions[top : top + rows])
     return total
 
 
 def _count(
-    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], classes: int
-) -> NDArray[np.int64]:
+    total: NDArray[np.int64], labels: NDArray[np.uint8], predictions: NDArray[np.uint8]
+) -> None:
+    classes = len(total)
     span = [0, classes]
     joint = cv2.calcHist(
         [labels, predictions], [0, 1], None, [classes, classes], [*span, *span]
     ).astype(np.int64)
     by_value = cv2.calcHist([labels], [0], None, [256], [0, 256]).astype(np.int64).reshape(-1)
-    valid = by_value[:classes].sum()
-    if valid + by_value[IGNORE_INDEX] != labels.size:
+    valid = by_value[:classes]
+    if valid.sum() + by_value[IGNORE_INDEX] != labels.size:
         outside = np.flatnonzero(by_value[classes:IGNORE_INDEX])[0] + classes
         raise ValueError(f"label {outside} is neither a class id nor {IGNORE_INDEX}")
-    if joint.sum() != valid:
+    total[:, :classes] += joint
+    lost = valid - joint.sum(axis=1)
+    if total.shape[1] > classes:
+        total[:, classes] += lost
+        lost -= np.bincount(labels[predictions == IGNORE_INDEX], minlength=256)[:classes]
+    if lost.any():
         raise ValueError(f"a prediction is {predictions.max()}, class ids end at {classes - 1}")
-    return joint
+
+
+@dataclass
+class Sums:
+    """Confusion matrix (n, n), and loss (nats) over labelled pixels, summed over images.
+
+    With a mapping it is (n, n + 1): the last column counts predictions without a counterpart.
+    """
+
+    matrix: NDArray[np.int64]
+    loss: float = 0.0
+    pixels: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(self.pixels, 1)
+
+    @classmethod
+    def of(cls, classes: int, is_mapped: bool) -> "Sums":
+        """Nothing yet."""
+        return cls(np.zeros((classes, classes + is_mapped), np.int64))
 
 
 def mean_iou(matrix: NDArray[np.int64]) -> float:
@@ -58,19 +91,23 @@ def _iou(matrix: NDArray[np.int64]) -> list[float | None]:
     if matrix.sum() == 0:
         raise UserError("no labelled pixel was counted: there is nothing to score")
     hit = np.diag(matrix).astype(np.float64)
-    return _shares(hit, matrix.sum(axis=1).astype(np.float64) + matrix.sum(axis=0) - hit)
+    predicted = matrix.sum(axis=0)[: len(hit)]
+    return _shares(hit, matrix.sum(axis=1).astype(np.float64) + predicted - hit)
 
 
 def scores_from(matrix: NDArray[np.int64], space: LabelSpace) -> Scores:
+    """Scores of a confusion matrix (n, n), or (n, n + 1) with predictions of no class."""
     iou = _iou(matrix)
     hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1).astype(np.float64)
+    has_lost = matrix.shape[1] > len(hit)
     return Scores(
         mIoU=mean_iou(matrix),
         aAcc=float(hit.sum() / labelled.sum() * 100),
         IoU=dict(zip(space.classes, iou, strict=True)),
         Acc=dict(zip(space.classes, _shares(hit, labelled), strict=True)),
         subsets={name: _mean([iou[one] for one in ids]) for name, ids in space.subsets.items()},
+        lost=float(matrix[:, -1].sum() / labelled.sum() * 100) if has_lost else None,
     )
 
 

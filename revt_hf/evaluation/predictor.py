@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
 from typing import Any, TypeAlias
@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
+from revt_hf.data.class_mapping import ClassMapping
+from revt_hf.data.label_space import LabelSpace
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size, resize_to_fit
 from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
 from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.folded_head import bf16_autocast
-from revt_hf.models.load import network_sha256
+from revt_hf.models.load import label_space, network_sha256
 from revt_hf.models.networks import family_of_model, logits_of
 
 Model: TypeAlias = PreTrainedModel
@@ -75,6 +77,17 @@ class Segmenter:
     head: int | None = None
     bf16: bool = False
     outputs: int = 1  # decode heads, whose logits lie side by side in a network's channels
+    mapping: ClassMapping | None = None
+    mapped_to: LabelSpace | None = None  # the classes in class maps, if not the models' own
+
+    @property
+    def space(self) -> LabelSpace:
+        """The classes in its class maps."""
+        return self.mapped_to or label_space(self.models[0])
+
+    def mapped(self, mapping: ClassMapping, domain: LabelSpace) -> "Segmenter":
+        """The same with a domain's classes in class maps, and 255 without a counterpart."""
+        return replace(self, mapping=mapping.between(self.space, domain), mapped_to=domain)
 
     @property
     def device(self) -> torch.device:
@@ -98,11 +111,20 @@ class Segmenter:
         """The class maps of images that go through the network together."""
         return self.output_maps(images, protocol)[0]
 
-    @torch.inference_mode()
     def output_maps(
         self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
     ) -> list[list[ClassMap]]:
         """The class maps of each output; ``on_logits`` sees the logits of each view."""
+        maps = self._own_maps(images, protocol, on_logits)
+        if self.mapping is None or self.mapped_to is None:
+            return maps
+        table = self.mapping.table(label_space(self.models[0]), self.mapped_to)
+        return [[table[one] for one in of_output] for of_output in maps]
+
+    @torch.inference_mode()
+    def _own_maps(
+        self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None
+    ) -> list[list[ClassMap]]:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
         for pixels, scale, flipped in self._views(images, protocol):

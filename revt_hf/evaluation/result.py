@@ -13,6 +13,7 @@ from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.config.yaml_files import Section, validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
+from revt_hf.data.class_mapping import ClassMapping
 
 FORMAT: Literal["revt_hf.results/1"] = "revt_hf.results/1"
 _FAMILY = FORMAT.partition("/")[0] + "/"
@@ -88,6 +89,8 @@ class Scores(_Part):
     iou: dict[str, Percent | None] = Field(default={}, alias="IoU")
     accuracy: dict[str, Percent | None] = Field(default={}, alias="Acc")
     subsets: dict[str, Percent | None] = Field(default={})
+    # Labelled pixels whose prediction has no counterpart; only with a mapping of classes.
+    lost: Percent | None = None
 
     def over(self, classes: str | None) -> float | None:
         return self.miou if classes is None else self.subsets.get(classes)
@@ -158,6 +161,7 @@ class Result(_Part):
         protocol: how images reached the network.
         scores: one for each split.
         cost: of one prediction, if it was measured.
+        mapping: which of the models' classes counted as which of the domains', if they differ.
         group: row of a table, such as all seeds of a member; None for a row of its own.
         kind: place of that row in the table.
         size: of the SegFormer, such as ``b5``; tells experiments with the same names apart.
@@ -180,6 +184,7 @@ class Result(_Part):
     head: str | None = None
     protocol_name: str | None = None
     protocol: Protocol
+    mapping: ClassMapping | None = None
     paper: PaperKey | None = None
     selected: Selected | None = None
     checkpoints: tuple[CheckpointHash, ...] = ()
@@ -195,7 +200,11 @@ class Result(_Part):
 
     @property
     def row(self) -> str:
-        return self.group or self.model
+        return self.mapped(self.group or self.model)
+
+    def mapped(self, title: str) -> str:
+        """A title that tells by which mapping of classes it was scored, if by any."""
+        return f"{title} (mapping {self.mapping.name})" if self.mapping else title
 
     @property
     def weights(self) -> str | None:

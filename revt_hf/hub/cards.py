@@ -21,7 +21,7 @@ from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.label_space import CITYSCAPES
 from revt_hf.data.labels import ENCODINGS
-from revt_hf.evaluation.result import DomainScore
+from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
 from revt_hf.merging.registry import Rule
 from revt_hf.models.recorded import recorded_protocol
@@ -196,11 +196,11 @@ def _metadata(facts: "ModelCardFacts") -> ModelCardData:
         base_model_relation=("merge" if facts.merge else "finetune") if facts.base_models else None,
         datasets=list(facts.datasets) or None,
         model_name=facts.name if facts.results else None,
-        eval_results=[_eval_result(score) for score, _ in facts.scores] or None,
+        eval_results=[_eval_result(r, score) for r in facts.results for score in r.scores] or None,
     )
 
 
-def _eval_result(score: DomainScore) -> EvalResult:
+def _eval_result(result: Result, score: DomainScore) -> EvalResult:
     # The Hub distinguishes results by type, config and split: a user's own folder needs a name.
     known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
     slug = re.sub(r"[^a-z0-9]+", "-", score.label.rpartition("/")[0].lower()).strip("-")
@@ -208,7 +208,7 @@ def _eval_result(score: DomainScore) -> EvalResult:
         task_type=TASK,
         task_name="Semantic segmentation",
         dataset_type=score.domain if known else slug or "folder",
-        dataset_name=score.label,
+        dataset_name=result.mapped(score.label),
         dataset_config=score.config,
         dataset_split=score.split,
         metric_type="mean_iou",
@@ -253,7 +253,7 @@ def _command(facts: "ModelCardFacts") -> str:
         words += ["--data-dir", f"data/{spec.domain}"]
     if spec.config:
         words += ["--config", spec.config]
-    words += ["--split", split]
+    words += ["--split", split, *(["--map", facts.mappings[0].name] if facts.mappings else [])]
     for key, value in spec.options.items():
         words += ["--option", f"{key}={json.dumps(without_local_paths(value))}"]
     # A Hub repository does not always record its protocol.

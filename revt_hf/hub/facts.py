@@ -11,6 +11,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
+from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import DOMAINS, domain_label
 from revt_hf.data.label_space import LabelSpace, space_of, standard_order
 from revt_hf.evaluation.result import DomainScore, Result
@@ -83,6 +84,12 @@ class ModelCardFacts:
     @property
     def scores(self) -> list[tuple[DomainScore, Protocol]]:
         return [(score, one.protocol) for one in self.results for score in one.scores]
+
+    @property
+    def mappings(self) -> list[ClassMapping]:
+        """Those of its scores, each once."""
+        found = {repr(one.mapping): one.mapping for one in self.results if one.mapping}
+        return list(found.values())
 
     def kind(self, score: DomainScore) -> str:
         """``source`` if the model was trained on that domain, ``unseen`` if certainly not."""

@@ -18,7 +18,6 @@ from revt_hf.merging.record import ImageSize
 from revt_hf.merging.registry import MergeSpec, check_spec, find_method
 from revt_hf.merging.selection import select
 
-
 # How transformers calls the classes of networks whose outputs are logits of classes.
 _SEGMENTER = "ForSemanticSegmentation"
 

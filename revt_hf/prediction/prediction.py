@@ -15,12 +15,12 @@ from tqdm import tqdm
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
-from revt_hf.data.label_space import CITYSCAPES, LabelSpace
+from revt_hf.data.class_mapping import ClassMapping
+from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, IGNORED, LabelSpace
 from revt_hf.data_tools.parallel import in_threads, jpeg_damage
 from revt_hf.evaluation.evaluate import load_segmenters
 from revt_hf.evaluation.loading import Row, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter
-from revt_hf.models.load import label_space
 from revt_hf.models.networks import InputLimits, input_limits
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.prediction import saving
@@ -41,6 +41,7 @@ class PredictOptions:
     workers: int = 2  # threads that decode images ahead
     overwrite: bool = False
     quiet: bool = False
+    mapping: ClassMapping | None = None  # None: the models' own classes
 
 
 @dataclass
@@ -71,9 +72,9 @@ class Predicted:
 
     def to_json(self, space: LabelSpace) -> dict[str, Any]:
         total = self.size[0] * self.size[1] * self.frames
-        models = {}
+        models, names = {}, {**dict(enumerate(space.classes)), IGNORE_INDEX: IGNORED}
         for model, counts in self.pixels.items():
-            shares = {space.classes[at]: int(counts[at]) / total for at in np.flatnonzero(counts)}
+            shares = {names[at]: int(counts[at]) / total for at in np.flatnonzero(counts).tolist()}
             models[model] = {"seconds": round(self.seconds[model], 4), "shares": shares}
         return {
             "file": str(self.item.path),
@@ -95,6 +96,7 @@ class Prediction:
     protocol: Protocol
     ids: saving.Ids
     space: LabelSpace
+    mapping: ClassMapping | None
     images: Sequence[Predicted]
     failed: Sequence[tuple[Input, str]]
 
@@ -103,6 +105,7 @@ class Prediction:
             "models": dict(self.models),
             "protocol": self.protocol.model_dump(mode="json"),
             "ids": self.ids,
+            "mapping": self.mapping and self.mapping.model_dump(mode="json"),
             "images": [image.to_json(self.space) for image in self.images],
             "failed": [{"file": str(item.path), "reason": reason} for item, reason in self.failed],
         }
@@ -122,7 +125,10 @@ def predict_files(
     inputs, left_out = find_inputs(paths, output)
     protocol = options.protocol or recorded_protocol(list(named.values()))
     segmenters = load_segmenters(named)
-    space = label_space(next(iter(segmenters.values())).models[0])
+    if (mapping := options.mapping) is not None:
+        segmenters = {name: one.mapped(mapping, mapping.space) for name, one in segmenters.items()}
+    first = next(iter(segmenters.values()))
+    space = first.space
     if options.ids == "cityscapes" and space != CITYSCAPES:
         raise UserError("--ids cityscapes: the models predict other classes than Cityscapes'")
     outputs = replace(outputs, space=space)
@@ -135,7 +141,7 @@ def predict_files(
         tqdm(total=images, unit="image", desc="predict", disable=options.quiet) as run.progress,
     ):
         done = run.predict(inputs)
-    return Prediction(named, protocol, options.ids, space, done, run.failed)
+    return Prediction(named, protocol, options.ids, space, first.mapping, done, run.failed)
 
 
 def _short_names(models: Mapping[str, str]) -> dict[str, str]:

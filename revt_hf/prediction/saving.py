@@ -28,7 +28,8 @@ DIFFERENCES = "where they differ"
 _WIDEST, _NARROWEST, _LEGEND = 640, 160, 240
 _DIMMED = 0.45
 _DIFFERING = np.array((255, 64, 32), dtype=np.float32)
-_CITYSCAPES = np.array([CITYSCAPES_ID[train_id] for train_id in range(len(CITYSCAPES))], np.uint8)
+# Predictions without a counterpart, 255, become Cityscapes' unlabeled, 0.
+_CITYSCAPES = np.array([CITYSCAPES_ID.get(train_id, 0) for train_id in range(256)], np.uint8)
 _CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 # Containers without an index only estimate their number of frames.
 _TOLERATED = 0.02

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from revt_hf.core.errors import UserError, printable
+from revt_hf.core.errors import UserError, printable, say
 from revt_hf.evaluation.result import Result
 from revt_hf.results.layout import COSTS, Span, TableLayout, cost_layout
 from revt_hf.results.markdown import text
@@ -73,6 +73,11 @@ def print_scores(results: Sequence[Result], classes: str | None = None) -> None:
     tables = build_tables(results, TableOptions(classes=classes))
     costs = {one.model: one.cost for one in results if one.cost is not None}
     print_layouts([*tables, *([cost_layout(costs)] if costs else [])])
+    for one in results:
+        for score in one.scores:
+            if score.lost is not None:
+                pixels = f"{score.lost:.1f} % of the labelled pixels have predictions"
+                say(f"{one.row} on {score.label}: {pixels} without a counterpart.")
 
 
 def print_layouts(contents: Sequence[TableLayout], file: TextIO | None = None) -> None:

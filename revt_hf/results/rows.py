@@ -135,7 +135,7 @@ def entries_of(results: Sequence[Result]) -> list[ScoredNetwork]:
     groups: dict[Hashable, list[Result]] = {}
     for one in results:
         key = (one.protocol, one.row, one.kind, one.model, one.seed, one.head, one.weights)
-        groups.setdefault((*key, one.size, one.paper), []).append(one)
+        groups.setdefault((*key, one.size, one.paper, repr(one.mapping)), []).append(one)
     entries = []
     for group in groups.values():
         # Ensembles of two experiments may have one name; their sources tell them apart.
@@ -273,6 +273,9 @@ def _check_averaging(entries: Sequence[ScoredNetwork]) -> None:
                 f"{one.model} in {same.path} and in {one.path} are two networks of one name "
                 "(their sha256 differ): keep one"
             )
+        if one.mapping != entries[0].result.mapping:
+            what = f"{entries[0].result.path} and {one.path}"
+            raise UserError(f"{what}: {one.row} is by two mappings of one name; keep one")
 
 
 def check_names_of_protocols(entries: Sequence[ScoredNetwork]) -> None:

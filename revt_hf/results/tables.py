@@ -199,6 +199,8 @@ class _Table:
             if len(kinds) > 1:
                 on = " and ".join(kinds)
                 yield f"{label}: rows are not comparable, they were scored on {on}."
+        mappings = [entry.result.mapping for row in self.rows for entry in row.entries]
+        yield from dict.fromkeys(one.note for one in mappings if one)
         # One note for all rows that were selected in the same way.
         alike: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
@@ -244,7 +246,8 @@ def _table(
     table = _Table(protocol, title, sources, options, labels)
     targets, table.has_mean = table.targets, len(table.targets) > 1
     for group in groups.values():
-        title = group[0].result.model if options.per_model else group[0].result.row
+        first = group[0].result
+        title = first.mapped(first.model) if options.per_model else first.row
         table.rows.append(row_of(group, labels, targets, options.classes, title))
     return table
 

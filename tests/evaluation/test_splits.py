@@ -10,9 +10,9 @@ from revt_hf.config.recipe import DomainSpec, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.loading import check_sizes, too_small
-from revt_hf.models.networks import InputLimits, input_limits
 from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import SplitSpec, check_labels, source_splits, splits_of
+from revt_hf.models.networks import InputLimits, input_limits
 from tests.helpers.image_files import write_pairs
 from tests.helpers.networks import NATIVE, tiny_model
 

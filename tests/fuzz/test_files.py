@@ -12,6 +12,8 @@ from revt_hf.checkpoints.description import read_normalisation
 from revt_hf.cli.options import key_values, parse_max_size
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Model, load_recipe
+from revt_hf.data.class_mapping import read_mapping
+from revt_hf.data.label_space import space_of
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.evaluation.result import FORMAT, read_results, write_results
 from revt_hf.experiments.experiment_recipe import load_experiment
@@ -76,6 +78,7 @@ FOG = {f"camvid-fog-{severity}/val": 50.0 - severity for severity in range(1, 6)
 CURVE = result("members/base/0", {"camvid/val": 60.0, **FOG})
 for row in CURVE["scores"][1:]:
     row["domain"] = "corruptions"
+MAPPING = {"street, way": "road", "house": "building", "air": "sky", "floor": None}
 FORMATS = (TableFormat.markdown, TableFormat.latex, TableFormat.csv, TableFormat.html)
 
 
@@ -102,6 +105,11 @@ def _header(content, rng):
         return mutated_bytes(content[:end], rng) + content[end:]
     text = json.dumps(mutated_json(json.loads(content[8:end]), rng)).encode()
     return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def _map(path):
+    mapping = read_mapping(path)
+    mapping.between(space_of([*MAPPING], "the model"), mapping.space)
 
 
 def _load(path):
@@ -131,6 +139,7 @@ KINDS = {
     "recipe": ("mutated.yaml", TRAINING, _yaml, load_recipe),
     "experiment": ("mutated.yaml", EXPERIMENT, _yaml, lambda p: build_graph(load_experiment(p))),
     "merge": ("mutated.yaml", MERGE, _yaml, load_merge_recipe),
+    "mapping": ("mutated.yaml", MAPPING, _yaml, _map),
     "slurm": ("mutated.yaml", SLURM, _yaml, lambda p: load_settings(p, {})),
     "recorded recipes": ("recipe.yaml", RECORDED, _yaml, lambda p: recorded_recipe(p.parent)),
     "records": (

@@ -26,6 +26,7 @@ def score(label: str, miou: float, **values: Any) -> dict[str, Any]:
         "IoU": {"road": miou, "train": None},
         "Acc": {"road": miou, "train": None},
         "subsets": {"synthia16": miou + 1, "synthia13": None},
+        "lost": None,
         "images": 500,
         "label_encoding": "train_ids",
         **values,
@@ -36,6 +37,7 @@ def result(model: str, mious: dict[str, float], **values: Any) -> dict[str, Any]
     """A whole result of an experiment; ``mious`` are given by the domain's label."""
     return {
         **dict.fromkeys(("ensemble", "size", "seed", "head", "paper", "selected", "cost")),
+        "mapping": None,
         "model": model,
         "network_sha256": [f"sha of {model}"],
         "group": model.split("/")[0],

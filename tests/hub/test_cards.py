@@ -21,6 +21,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, load_recipe, parse_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
+from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import DOMAINS, load_spec
 from revt_hf.hub.cards import card_text, check_card
 from revt_hf.hub.commit import MARKER
@@ -209,6 +210,13 @@ def test_the_line_that_measures_it_again(models):
     other = {"domain": "cityscapes", "config": None, "label": "c/val"}
     given = _command(card(models.revt, [changed(results_of(models)[0], other)]))
     assert given[given.index("--data-dir") + 1] == "data/cityscapes"
+    mapping = ClassMapping(name="ade20k", classes={"road": "road"}, missing=("rider",))
+    mapped = [results_of(models)[0].model_copy(update={"mapping": mapping})]
+    text = card(models.revt, mapped)
+    assert "IoU 0 where labelled: rider" in _results_section(text)
+    assert "(mapping ade20k)" in metadata(text)["model-index"][0]["results"][0]["dataset"]["name"]
+    given += _command(text)
+    assert given[given.index("--map") + 1] == "ade20k"
     known = typer.main.get_command(app).commands["evaluate"].params
     flags = {flag for parameter in known for flag in parameter.opts}
     assert {word for word in (*words, *given) if word.startswith("--")} <= flags
