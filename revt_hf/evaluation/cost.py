@@ -17,13 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.class_maps import Size
-from revt_hf.evaluation.predictor import (
-    Segmenter,
-    ensemble_segmenter,
-    model_segmenter,
-    network_sizes,
-    sliding_logits,
-)
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, sliding_logits
 from revt_hf.evaluation.result import Cost
 
 LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")

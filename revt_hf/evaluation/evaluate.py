@@ -20,6 +20,7 @@ from revt_hf.data.domains import in_space, label_encoding
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import (
     Row,
     check_sizes,
@@ -28,13 +29,7 @@ from revt_hf.evaluation.loading import (
     load_labelled,
 )
 from revt_hf.evaluation.metric import Sums, confusion_matrix, scores_from
-from revt_hf.evaluation.predictor import (
-    OnLogits,
-    Segmenter,
-    ensemble_name,
-    ensemble_segmenter,
-    model_segmenter,
-)
+from revt_hf.evaluation.predictor import OnLogits, Segmenter, model_segmenter
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, label_space, load_model
 from revt_hf.models.networks import input_limits

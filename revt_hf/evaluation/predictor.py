@@ -1,9 +1,9 @@
-"""Image to class map: the original's test protocol (``test_time_aug.py``), models and ensembles."""
+"""Image to class map: the original's test protocol (``test_time_aug.py``) and models."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -36,7 +36,6 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 # Called with logits (N, C, h, w), the (height, width) of the network's input, the scale of the
 # view, and whether it is mirrored.
 OnLogits = Callable[[torch.Tensor, Size, float, bool], None]
-COMBINATIONS = ("logits", "product", "probabilities", "features")
 
 
 def network_sizes(image_size: Size, protocol: Protocol) -> tuple[Size, ...]:
@@ -125,6 +124,8 @@ class Segmenter:
     def _own_maps(
         self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None
     ) -> list[list[ClassMap]]:
+        if protocol.views > 1 and any(family_of_model(model).masks for model in self.models):
+            raise UserError("scores of masks are no logits, whose views could be averaged: use one")
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
         for pixels, scale, flipped in self._views(images, protocol):
@@ -198,88 +199,6 @@ def encoder_features(model: Model, pixels: torch.Tensor) -> tuple[torch.Tensor, 
     output = model.base_model(pixels, output_hidden_states=True)
     stages: tuple[torch.Tensor, ...] = output.hidden_states
     return stages
-
-
-def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter:
-    """At least two models in eval mode as one segmenter, combined in one of ``COMBINATIONS``.
-
-    ``probabilities`` is the original's ensemble: the mean of softmax at the image's size;
-    ``features`` decodes the mean of each encoder stage with one head, counted from 1. With several
-    views members are combined within each view.
-    """
-    if combine not in COMBINATIONS:
-        raise UserError(f"unknown ensemble '{combine}': use one of {', '.join(COMBINATIONS)}")
-    if len(models) < 2:
-        raise UserError(f"an ensemble needs at least two models, not {len(models)}")
-    members = tuple(models)
-    networks = tuple(_member_network(model, models[0]) for model in models)
-    if combine == "probabilities":
-        return Segmenter(networks, members, members, combine)
-    if combine != "features":
-        return Segmenter((_mean_of_logits(networks),), members, members, combine)
-    if not 1 <= head <= len(models):
-        raise UserError(f"head {head}: the ensemble has members 1 to {len(models)}")
-    for number, model in enumerate(models, 1):
-        if family_of_model(model) is not SEGFORMER:
-            raise UserError(
-                f"an ensemble of features needs SegFormers: member {number} is a "
-                f"{family_of_model(model).title}"
-            )
-        if model.config.hidden_sizes != models[0].config.hidden_sizes:
-            raise UserError(
-                f"an ensemble of features needs encoders of one width: member {number} has "
-                f"{list(model.config.hidden_sizes)}, member 1 has "
-                f"{list(models[0].config.hidden_sizes)}"
-            )
-    modules = (*(model.base_model for model in models), own_head(models[head - 1]))
-    return Segmenter((_mean_of_features(models, head),), modules, members, combine, head)
-
-
-def ensemble_name(members: int, combine: str, head: int) -> str:
-    which = combine if combine != "features" else f"features, head {head}"
-    return f"ensemble of {members} ({which})"
-
-
-def _mean_of_logits(networks: Sequence[Network]) -> Network:
-    """A network that returns the mean of several networks' logits.
-
-    It is also the *product of probabilities*: with l_mc the logits of member m,
-    log(prod_m softmax(l_m)_c) = sum_m l_mc - sum_m logsumexp(l_m), whose last term is the same
-    for all classes. The classes rank as in the sum of logits, hence as in their mean, also after a
-    bilinear resize, which is linear. With several views the normalised geometric mean of the
-    members' probabilities is averaged over them.
-    """
-    return lambda pixels: reduce(torch.add, (one(pixels) for one in networks)) / len(networks)
-
-
-def _mean_of_features(models: Models, head: int) -> Network:
-    def network(pixels: torch.Tensor) -> torch.Tensor:
-        features = (encoder_features(one, _converted(one, models[0], pixels)) for one in models)
-        # One member's features at a time beside their sum.
-        sums = reduce(lambda total, stages: tuple(map(torch.add, total, stages)), features)
-        logits: torch.Tensor = own_head(models[head - 1])(tuple(s / len(models) for s in sums))
-        return logits
-
-    return network
-
-
-def _member_network(model: Model, first: Model) -> Network:
-    return lambda pixels: logits_of(model, _converted(model, first, pixels))
-
-
-def _converted(model: Model, first: Model, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels (N, 3, H, W) that are normalised for the first member, normalised for another."""
-    given, wanted = normalisation_of(first), normalisation_of(model)
-    if given == wanted:
-        return pixels
-    mean, std, own_mean, own_std = (
-        pixels.new_tensor(channels)[:, None, None]
-        for channels in (given.mean, given.std, wanted.mean, wanted.std)
-    )
-    flips = given.do_flip_channel_order, wanted.do_flip_channel_order
-    rgb = (pixels.flip(1) if flips[0] else pixels) * std + mean
-    converted = (rgb - own_mean) / own_std
-    return converted.flip(1) if flips[1] else converted
 
 
 def predict(model: Model, image: Image, protocol: Protocol | None = None) -> ClassMap:

@@ -17,13 +17,14 @@ from revt_hf.core.outputs import file_sha256, read_json_object, write_text
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
 from revt_hf.evaluation.cost import cost_of, device_name, library_versions
+from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import (
     EvaluateOptions,
     as_segmenter,
     evaluate,
     load_for_evaluation,
 )
-from revt_hf.evaluation.predictor import Segmenter, ensemble_segmenter
+from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.evaluation.result import (
     CheckpointHash,
     Cost,

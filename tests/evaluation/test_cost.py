@@ -8,7 +8,8 @@ from torch import nn
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.cost import cost_of, cuda_peak_mib, flops_of, parameters_of
-from revt_hf.evaluation.predictor import ensemble_segmenter, model_segmenter
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.load import for_inference_
 from tests.helpers.networks import NATIVE, tiny_model
 

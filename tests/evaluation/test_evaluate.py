@@ -9,10 +9,10 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation import evaluate as loop
+from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import EvaluateOptions, as_segmenter, score_images
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.evaluation.metric import MeanIoU, scores_from
-from revt_hf.evaluation.predictor import ensemble_segmenter
 from revt_hf.evaluation.result import EnsembleInfo, SplitSpec
 from revt_hf.models.load import network_sha256
 from tests.helpers.networks import row, tiny_model

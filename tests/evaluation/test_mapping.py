@@ -13,9 +13,10 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.class_mapping import read_mapping
 from revt_hf.data.domains import load_domain
 from revt_hf.data.label_space import CITYSCAPES, CITYSCAPES_ID, CLASSES, space_of
+from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate
 from revt_hf.evaluation.metric import confusion_matrix, scores_from
-from revt_hf.evaluation.predictor import ensemble_segmenter, predict
+from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import SplitSpec, read_results
 from revt_hf.models.load import build_model, load_model
 from revt_hf.results.formats import print_scores

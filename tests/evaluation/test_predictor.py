@@ -8,9 +8,8 @@ from torch.nn import functional
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.class_maps import MeanProbabilities, _class_map_torch, class_map
+from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
 from revt_hf.evaluation.predictor import (
-    COMBINATIONS,
-    ensemble_segmenter,
     model_segmenter,
     network_sizes,
     predict,

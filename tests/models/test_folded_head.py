@@ -11,8 +11,9 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.cost import flops_of
+from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import load_for_evaluation
-from revt_hf.evaluation.predictor import ensemble_segmenter, model_segmenter
+from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.folded_head import FoldedDecodeHead, fold_, folded, is_folded, unfold_
 from revt_hf.models.load import for_inference_, load_model
 from tests.helpers.hub_repository import files_of
