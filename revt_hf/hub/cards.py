@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.checkpoints.families import SEGFORMER, family_of
+from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe
 from revt_hf.config.yaml_files import validation_sentence
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 PAPER = "https://arxiv.org/abs/2308.13331"
 TASK = "image-segmentation"
-TAGS = ("revt_hf", "segformer", "semantic-segmentation", "domain-generalization")
+TAGS = ("revt_hf", "semantic-segmentation", "domain-generalization")
 # JSON of numbers, lists of numbers and plain keys, which needs no escaping.
 _NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 # The Hub's own list (its message in huggingface_hub issue 4218), without the licenses of single
@@ -166,11 +168,13 @@ def card_text(facts: "ModelCardFacts") -> str:
     if facts.merge:
         record = json_text(json.dumps(facts.merge.to_json(), indent=2, ensure_ascii=False))
         records.append(("Provenance (merge.json)", "json", record))
+    config = read_json_object(facts.folder / CONFIG_FILE)
     return render_card(
         "model_card.md.jinja",
         facts=facts,
         metadata=yaml_text(_metadata(facts).to_dict()),
-        architecture=_architecture(read_json_object(facts.folder / "config.json")),
+        architecture=_architecture(config),
+        masks=family_of(config).masks,
         processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
         marker=MARKER,
         task=TASK,
@@ -187,10 +191,16 @@ def card_text(facts: "ModelCardFacts") -> str:
 
 
 def _metadata(facts: "ModelCardFacts") -> ModelCardData:
+    kind = read_json_object(facts.folder / CONFIG_FILE)["model_type"]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=[*TAGS, *(["model-merging"] if facts.merge else []), *(["revt"] * facts.is_revt)],
+        tags=[
+            *TAGS,
+            kind,
+            *(["model-merging"] if facts.merge else []),
+            *(["revt"] * facts.is_revt),
+        ],
         **license_metadata(facts.license),
         base_model=list(facts.base_models) or None,
         base_model_relation=("merge" if facts.merge else "finetune") if facts.base_models else None,
@@ -218,6 +228,10 @@ def _eval_result(result: Result, score: DomainScore) -> EvalResult:
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
+    family = family_of(config)
+    if family is not SEGFORMER:
+        encoder = (config.get("backbone_config") or {}).get("model_type")
+        return f"{family.title} around {encoder}" if encoder else family.title
     depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
     for name, size in SIZES.items():
         if (depths, widths) == (size.depths, size.hidden_sizes):

@@ -31,7 +31,7 @@ def row_card(row: PaperRow) -> str:
         pipeline_tag=TASK,
         # Nobody has published these weights with a license.
         license="unknown",
-        tags=[*TAGS, *(["model-merging", "revt"] if row.is_merge else [])],
+        tags=[*TAGS, "segformer", *(["model-merging", "revt"] if row.is_merge else [])],
         base_model=None if row.is_merge else [f"nvidia/mit-{row.size}"],
         base_model_relation=None if row.is_merge else "finetune",
     )
