@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PAPER = "https://arxiv.org/abs/2308.13331"
 TASK = "image-segmentation"
-TAGS = ("revt_hf", "semantic-segmentation", "domain-generalization")
 # JSON of numbers, lists of numbers and plain keys, which needs no escaping.
 _NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 # The Hub's own list (its message in huggingface_hub issue 4218), without the licenses of single
@@ -195,12 +194,7 @@ def _metadata(facts: "ModelCardFacts") -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=[
-            *TAGS,
-            kind,
-            *(["model-merging"] if facts.merge else []),
-            *(["revt"] * facts.is_revt),
-        ],
+        tags=tags(kind, is_merge=facts.merge is not None, is_revt=facts.is_revt),
         **license_metadata(facts.license),
         base_model=list(facts.base_models) or None,
         base_model_relation=("merge" if facts.merge else "finetune") if facts.base_models else None,
@@ -225,6 +219,12 @@ def _eval_result(result: Result, score: DomainScore) -> EvalResult:
         metric_name="mIoU (%)",
         metric_value=round(score.miou, 2),
     )
+
+
+def tags(kind: str, is_merge: bool, is_revt: bool) -> list[str]:
+    """The tags of a model of a kind (transformers' ``model_type``)."""
+    what = [*(["model-merging"] * is_merge), *(["revt"] * is_revt)]
+    return ["revt_hf", kind, "semantic-segmentation", "domain-generalization", *what]
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

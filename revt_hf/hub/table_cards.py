@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
-from revt_hf.hub.cards import PAPER, TAGS, TASK, Markdown, check_card, render_card
+from revt_hf.hub.cards import PAPER, TASK, Markdown, check_card, render_card, tags
 from revt_hf.results.rows import ROWS, SOURCES, PaperRow
 
 _LINKS = {
@@ -31,7 +31,7 @@ def row_card(row: PaperRow) -> str:
         pipeline_tag=TASK,
         # Nobody has published these weights with a license.
         license="unknown",
-        tags=[*TAGS, "segformer", *(["model-merging", "revt"] if row.is_merge else [])],
+        tags=tags("segformer", row.is_merge, row.is_merge),
         base_model=None if row.is_merge else [f"nvidia/mit-{row.size}"],
         base_model_relation=None if row.is_merge else "finetune",
     )
