@@ -5,6 +5,7 @@ matplotlib is imported.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import accumulate, combinations
@@ -15,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from revt_hf.analysis.products import Products
+from revt_hf.checkpoints.families import SEGFORMER, Family
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.checkpoints.names import BACKBONE_PREFIX, HEAD_PREFIX
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging.merge_plan import MergePlan, make_plan
@@ -26,7 +27,8 @@ from revt_hf.merging.selection import pyramid_step, select
 # Presets of ``revt merge --select``: an attention's LayerNorm counts as attention and as norm.
 _LAYER_TYPES = ("attention", "mlp", "norm", "patch_embed")
 _HEAD_MODULES = (*(f"linear_c.{s}" for s in range(4)), "linear_fuse", "batch_norm", "classifier")
-_WHOLES = {"encoder": BACKBONE_PREFIX, "head": HEAD_PREFIX, "all": ""}
+# Parts of a name that have a number.
+_NUMBERED = re.compile(r"([^.]+)\.(\d+)\.")
 # In the original's names, in the order of a stage.
 _PARTS = ("patch_embed{}", "block{}.{}", "norm{}")
 # Sizes in inches of the heat maps' columns, rows, titles, margins and labels.
@@ -34,29 +36,30 @@ _COLUMN, _ROW, _TITLE, _BESIDE, _LABELS = 0.24, 0.3, 0.45, 1.3, 1.2
 _FEWEST_COLUMNS = 5
 
 
-def _tensor_groups(names: Sequence[str]) -> dict[str, Mapping[str, list[int]]]:
-    """Indices of tensors by table and part; blocks have the original's names and order."""
+def _tensor_groups(names: Sequence[str], family: Family) -> dict[str, Mapping[str, list[int]]]:
+    """Indices of tensors by table and part; a SegFormer's blocks have the original's names."""
     types = {}
     for preset in _LAYER_TYPES:
         # Not every file has every type of layer.
         with suppress(UserError):
-            types[preset] = [names.index(name) for name in select(preset, names)]
-    steps: dict[tuple[int, int, int], list[int]] = {}
-    modules: dict[str, list[int]] = {f"head {name}": [] for name in _HEAD_MODULES}
-    wholes: dict[str, list[int]] = {whole: [] for whole in _WHOLES}
+            types[preset] = [names.index(name) for name in select(preset, names, family)]
+    is_segformer = family is SEGFORMER
+    steps: dict[tuple[Any, ...], list[int]] = {}
+    modules: dict[str, list[int]] = {f"head {n}": [] for n in _HEAD_MODULES if is_segformer}
+    wholes: dict[str, list[int]] = {"encoder": [], "head": [], "all": [*range(len(names))]}
     for index, name in enumerate(names):
-        step = pyramid_step(name)
-        if step is not None:
-            steps.setdefault(step, []).append(index)
-        elif name.startswith(HEAD_PREFIX):
-            module = name.removeprefix(HEAD_PREFIX).rpartition(".")[0].removesuffix(".proj")
+        in_encoder = family.in_encoder(name)
+        wholes["encoder" if in_encoder else "head"].append(index)
+        if in_encoder:
+            step = pyramid_step(name) if is_segformer else _block(name.removeprefix(family.prefix))
+            if step:
+                steps.setdefault(step, []).append(index)
+        else:
+            module = name.removeprefix(family.head).rpartition(".")[0].removesuffix(".proj")
             modules.setdefault(f"head {module}", []).append(index)
-        for whole, prefix in _WHOLES.items():
-            if name.startswith(prefix):
-                wholes[whole].append(index)
     blocks = {
-        _PARTS[part].format(stage + 1, block): steps[stage, part, block]
-        for stage, part, block in sorted(steps)
+        _PARTS[step[1]].format(step[0] + 1, step[2]) if is_segformer else _path(step): steps[step]
+        for step in sorted(steps)
     }
     tables = {"blocks": blocks, "layer_types": types | modules, "wholes": wholes}
     tables["cumulative"] = dict(zip(blocks, accumulate(blocks.values()), strict=True))
@@ -64,6 +67,15 @@ def _tensor_groups(names: Sequence[str]) -> dict[str, Mapping[str, list[int]]]:
         table: {name: group for name, group in groups.items() if group}
         for table, groups in tables.items()
     }
+
+
+def _block(name: str) -> tuple[tuple[str, int], ...]:
+    """A tensor's place in an encoder, as far as it is numbered: parts of its name and numbers."""
+    return tuple((part, int(number)) for part, number in _NUMBERED.findall(name))
+
+
+def _path(step: Sequence[tuple[str, int]]) -> str:
+    return ".".join(f"{part}.{number}" for part, number in step)
 
 
 def similarity(
@@ -86,6 +98,7 @@ def similarity(
         size = sum(item.count * ITEM_SIZES[item.dtype] for item in plan.items)
         on_total(len(plan.inputs) * size)
         products = Products(plan, stack, on_bytes)
+    family = plan.sources[0].family
     # Integers, such as BatchNorm's count of batches, are not weights.
     kept = [index for index, item in enumerate(plan.items) if item.dtype in FLOATS]
     tables = {
@@ -93,7 +106,9 @@ def similarity(
             _part(plan, products, name, [kept[index] for index in group])
             for name, group in groups.items()
         ]
-        for table, groups in _tensor_groups([plan.items[index].name for index in kept]).items()
+        for table, groups in _tensor_groups(
+            [plan.items[index].name for index in kept], family
+        ).items()
     }
     original = [
         {

@@ -14,12 +14,6 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.mobilevit.image_processing_pil_mobilevit import (
-    MobileViTImageProcessorPil,
-)
-from transformers.models.segformer.image_processing_pil_segformer import (
-    SegformerImageProcessorPil,
-)
 
 from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
@@ -31,8 +25,7 @@ from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label, in_space, space_of_spec
 from revt_hf.data.label_space import standard_order
-from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
-from revt_hf.data.reading import fit_size
+from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled
 from revt_hf.models.load import build_model
 from revt_hf.models.networks import (
@@ -42,6 +35,7 @@ from revt_hf.models.networks import (
     logits_of,
     quiet_transformers,
 )
+from revt_hf.models.processors import image_processor
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 from revt_hf.training.data import check_crops, load_training, pipeline_spec
 from revt_hf.training.run_folder import RUN_FILE
@@ -274,7 +268,9 @@ def save_result(
             scratch.mkdir(parents=True)
             try:
                 model.save_pretrained(scratch)
-                processor = image_processor(recipe, example_size, normalisation_of(model))
+                processor = image_processor(
+                    recipe.evaluation.max_size, example_size, normalisation_of(model)
+                )
                 processor.save_pretrained(scratch)
                 (scratch / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
                 open_up(scratch)
@@ -282,21 +278,3 @@ def save_result(
                     (scratch / name).replace(folder / name)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-
-
-def image_processor(
-    recipe: Recipe, size: tuple[int, int], normalisation: Normalisation = IMAGENET
-) -> Any:
-    """Prepares images like the test protocol, exactly for the source's aspect ratio."""
-    max_size = recipe.evaluation.max_size
-    height, width = size if max_size is None else fit_size(*size, max_size)
-    fields = {
-        "do_resize": max_size is not None,
-        "size": {"height": height, "width": width},
-        "do_reduce_labels": False,
-        **normalisation.fields(),
-    }
-    if normalisation.do_flip_channel_order:
-        # SegFormer's cannot flip channels.
-        return MobileViTImageProcessorPil(**fields, do_center_crop=False, resample=2)
-    return SegformerImageProcessorPil(**fields)

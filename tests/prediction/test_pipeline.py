@@ -12,7 +12,7 @@ from revt_hf.data.domains.streets import render
 from revt_hf.data.label_space import TRAIN_ID
 from revt_hf.data.normalisation import STD
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.training.setup import image_processor
+from revt_hf.models.processors import image_processor
 from tests.helpers.command_line import revt
 from tests.helpers.tiny import run, tiny_recipe
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         shutil.copytree(root / "native", root / name)
         other = recipe.model_copy(update={"evaluation": Protocol(max_size=max_size)})
         (root / name / "recipe.yaml").write_text(other.to_yaml())
-        image_processor(other, _SIZE).save_pretrained(root / name)
+        image_processor(other.evaluation.max_size, _SIZE).save_pretrained(root / name)
         found[name] = (root / name, Protocol(max_size=max_size))
     return found
 
