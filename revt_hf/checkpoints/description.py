@@ -22,9 +22,9 @@ from revt_hf.checkpoints.architecture import (
     json_values,
 )
 from revt_hf.checkpoints.headers import is_storable
-from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE
+from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, adapter_base
 from revt_hf.core.errors import UserError, plain, shortened
-from revt_hf.core.outputs import adapter_base, read_json_object
+from revt_hf.core.outputs import read_json_object
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.

@@ -3,6 +3,7 @@
 Torch's own files are rewritten as temporary safetensors files; only that imports torch.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import COUNTER, standard_parts
-from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
+from revt_hf.core.errors import DataWarning, UserError, readable_os_errors
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, named_base, read_json_object
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -118,7 +119,13 @@ def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = Tr
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter of PEFT, and no whole model."""
-    return (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).exists()
+    whole = any((folder / name).exists() for name, *_ in WEIGHTS)
+    return (folder / ADAPTER_CONFIG_FILE).is_file() and not whole
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder that an adapter needs, if this is one and its base no Hub ID."""
+    return named_base(folder) if is_adapter(folder) else None
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -138,6 +145,13 @@ def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
     for name, *shards in WEIGHTS:
         path = folder / name
         if path.is_file():
+            if (folder / ADAPTER_CONFIG_FILE).is_file():
+                warnings.warn(
+                    f"{folder} holds whole weights and an adapter: {name} is used, the adapter "
+                    "is not",
+                    DataWarning,
+                    stacklevel=1,
+                )
             stamps = Stamps([path])
             return _open_files(label, _shards(path) if shards else (path,), folder, stamps)
     raise UserError(f"{label} is not a SegFormer folder: {WEIGHTS_FILE} is missing")

@@ -160,13 +160,13 @@ def _input_paths(inputs: Iterable[InputPath]) -> Iterator[tuple[InputPath, Path]
             entries = place.iterdir() if place.is_dir() else ()
             yield given, place
             yield from [(given, real_path(entry)) for entry in entries if entry.is_symlink()]
-            base = adapter_base(place)
+            base = named_base(place)
             if base is not None:
                 yield given, real_path(base)
 
 
-def adapter_base(folder: Path) -> Path | None:
-    """The folder that a PEFT adapter needs, if this is an adapter and its base no Hub ID."""
+def named_base(folder: Path) -> Path | None:
+    """The folder that a PEFT adapter's configuration names as its base; None for a Hub ID."""
     path = folder / ADAPTER_CONFIG_FILE
     if not path.is_file():
         return None

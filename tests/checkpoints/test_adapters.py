@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from revt_hf import MergeOptions, MergeSpec, Rule, merge, recalibrate
 from revt_hf.checkpoints.names import standard_name
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output
 from revt_hf.data.normalisation import IMAGENET, normalisation_of
 from revt_hf.merging.record import describes, member_states, read_merge_record
@@ -187,6 +188,26 @@ def test_what_an_adapter_lacks_is_its_bases(adapter, base, tmp_path, capsys):
         assert "is an adapter" in refused(capsys, *command)
     with pytest.raises(UserError, match="is an adapter"):
         recalibrate(folder, tmp_path / "r", recipe)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_whole_weights_beside_an_adapter_are_used_and_said(adapter, base, name):
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    shutil.copy(base / "config.json", folder)
+    whole = {key: tensor + 1 for key, tensor in load_file(base / "model.safetensors").items()}
+    save = save_file if name == "model.safetensors" else torch.save
+    save(whole, folder / name)
+    with pytest.warns(DataWarning, match=f"{folder} holds whole weights .* {name} is used"):
+        loaded = load_model(folder)
+    assert loaded.decode_head.classifier.bias.equal(whole["decode_head.classifier.bias"])
+    # Nor is anything else the adapter's.
+    assert normalisation_of(loaded) == IMAGENET
+    folder.rename(base / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(base)
 
 
 def test_the_base_of_an_adapter_is_an_input(adapter, base, tmp_path):
