@@ -15,6 +15,7 @@ from transformers import SegformerForSemanticSegmentation
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
+from revt_hf.core.output_folders import check_once
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
 from revt_hf.data.domains import in_space, label_encoding, space_of_spec
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
@@ -92,9 +93,9 @@ def evaluate(
     options = options or EvaluateOptions()
     if isinstance(models, str) or not models:
         raise UserError("pass a list of models, or a mapping from names to models")
+    if not isinstance(models, Mapping):
+        check_once(models, "list it once, or pass a mapping with two names")
     named = models if isinstance(models, Mapping) else {str(model): model for model in models}
-    if len(named) < len(models):
-        raise UserError("a model is listed twice: list it once, or pass a mapping with two names")
     if protocol is None:
         folders = [model for model in named.values() if isinstance(model, str | Path)]
         if len(folders) < len(named):

@@ -98,7 +98,9 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
             record = setup.RunRecord.of(recipe, accelerator)
         finished = options.resume and run_folder.is_finished(run)
         if broadcast_object_list([finished])[0]:
-            _on_main(accelerator, lambda: run_folder.finish_run(run_folder.training_folder(run), run))
+            _on_main(
+                accelerator, lambda: run_folder.finish_run(run_folder.training_folder(run), run)
+            )
             _log.info("%s is finished, so nothing is trained: --overwrite would train it anew", run)
         else:
             _train(recipe, run, options, accelerator, record)
