@@ -17,7 +17,7 @@ from revt_hf.checkpoints.names import HEAD_PREFIX, listed, standard_name
 from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, named_base, read_json_object
 
 _PREFIX = "base_model.model."
 _DOWN, _UP, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
@@ -164,9 +164,11 @@ def read_adapter(folder: Path) -> Adapter:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(f"{path}: base_model_name_or_path names no model: write the base's into it")
-    revision = config.get("revision")
+    local, revision = named_base(folder), config.get("revision")
     # A local folder has no revisions, whatever PEFT wrote down.
-    if isinstance(revision, str) and "@" not in base and not Path(base).is_dir():
+    if local is not None:
+        base = str(local)
+    elif isinstance(revision, str) and "@" not in base:
         base = f"{base}@{revision}"
     infos = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS_FILE)}
     updates = dict(_updates(config, path, infos))

@@ -95,10 +95,10 @@ def evaluate(
         raise UserError("pass a list of models, or a mapping from names to models")
     if not isinstance(models, Mapping):
         check_once(models, "list it once, or pass a mapping with two names")
-    named = models if isinstance(models, Mapping) else {str(model): model for model in models}
+        models = {str(model): model for model in models}
     if protocol is None:
-        folders = [model for model in named.values() if isinstance(model, str | Path)]
-        if len(folders) < len(named):
+        folders = [model for model in models.values() if isinstance(model, str | Path)]
+        if len(folders) < len(models):
             raise UserError("pass a protocol: models that are loaded already record none")
         protocol = recorded_protocol(folders)
     pairs = [
@@ -108,7 +108,7 @@ def evaluate(
     processes = process_state()
     with failing_together(processes):
         check_labels([split for split, _ in pairs])
-        segmenters = _segmenters(named, options)
+        segmenters = _segmenters(models, options)
         space = label_space(next(iter(segmenters.values())).models[0])
         for split in [split for split, given in pairs if given is None]:
             space.rows(space_of_spec(split.spec).classes, split.label)
@@ -188,11 +188,10 @@ def _scores(
     shares = [own_share(images, processes) for _, images in loaded]
     scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
     quiet = options.quiet or not processes.is_main_process
-    total = sum(map(len, shares))
-    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+    with tqdm(total=sum(map(len, shares)), unit="image", desc="evaluate", disable=quiet) as bar:
 
         def counted() -> None:
-            progress.update()
+            bar.update()
             on_image()
 
         for (split, images), share in zip(loaded, shares, strict=True):

@@ -281,6 +281,48 @@ def test_a_local_base_has_no_revision(adapter, base):
         assert found.tensors.keys() == wanted.keys()
 
 
+def _rename_base(folder, base):
+    path = folder / "adapter_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)})
+    )
+
+
+def test_a_relative_base_lies_in_the_working_directory_or_beside(
+    adapter, base, tmp_path, monkeypatch
+):
+    folder, wanted = adapter("a", target_modules=ATTENTION)
+    other, _ = adapter("b", 1, target_modules=ATTENTION)
+    shutil.copy(base / "config.json", folder)
+    recipe = tiny_recipe(evaluation={"max_size": [80, 40]})
+    (base / "recipe.yaml").write_text(recipe.to_yaml())
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    for one in (folder, other):
+        _rename_base(one, "../base")
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "deep")
+    with open_checkpoint(folder) as found:
+        own = next(info for key, info in found.tensors.items() if "block.0.0" in key)
+        torch.testing.assert_close(read_tensor(own), wanted[own.name], rtol=0, atol=2e-6)
+    assert normalisation_of(load_model(folder)) == normalisation_of(load_model(base)) != IMAGENET
+    assert recorded_protocol([folder]) == recipe.evaluation
+    (base / ".revt_hf.json").write_text(json.dumps({"files": [one.name for one in base.iterdir()]}))
+    with pytest.raises(UserError, match="input"):
+        check_output(base, True, [folder])
+    # A merge lies elsewhere, and names the same base.
+    merge([folder, other], "summed", options=MergeOptions(as_adapter=True))
+    merge([folder, other], "whole")
+    with open_checkpoint("summed") as summed, open_checkpoint("whole") as whole:
+        for key, info in whole.tensors.items():
+            found = read_tensor(summed.tensors[key])
+            torch.testing.assert_close(found, read_tensor(info), rtol=0, atol=2e-6)
+    # The working directory comes first, as for PEFT.
+    shutil.copytree(base, tmp_path / "here" / "base")
+    (tmp_path / "here" / "base" / "recipe.yaml").unlink()
+    assert recorded_protocol([folder]) != recipe.evaluation
+
+
 def test_an_adapter_is_no_base(adapter):
     folder, _ = adapter(target_modules=ATTENTION)
     path = folder / "adapter_config.json"
