@@ -124,8 +124,27 @@ def is_adapter(folder: Path) -> bool:
 
 
 def adapter_base(folder: Path) -> Path | None:
-    """The folder that an adapter needs, if this is one and its base no Hub ID."""
-    return named_base(folder) if is_adapter(folder) else None
+    """The folder of an adapter's base, downloaded if it is a Hub ID; None if this is no adapter."""
+    if not is_adapter(folder):
+        return None
+    from revt_hf.checkpoints.download import fetch, is_hub_id
+
+    base = base_source(folder)
+    is_remote = is_hub_id(base) and not Path(base).exists()
+    return fetch(base, quiet=True) if is_remote else Path(base)
+
+
+def base_source(adapter: Path) -> str:
+    """The base that an adapter names: a path, or a Hub ID and its revision."""
+    path = adapter / ADAPTER_CONFIG_FILE
+    config, local = read_json_object(path), named_base(adapter)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path}: base_model_name_or_path names no model: write the base's into it")
+    # A local folder has no revisions, whatever PEFT wrote down.
+    if local is not None:
+        return str(local)
+    return f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base
 
 
 def refuse_adapter(folder: Path) -> None:

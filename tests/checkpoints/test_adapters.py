@@ -19,7 +19,9 @@ from revt_hf.merging.record import describes, member_states, read_merge_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.command_line import refused, revt
+from tests.helpers.hub_repository import files_of
 from tests.helpers.segformers import saved
+from tests.helpers.small_hub import small_hub
 from tests.helpers.tiny import tiny_recipe
 
 peft = pytest.importorskip("peft")
@@ -321,6 +323,33 @@ def test_a_relative_base_lies_in_the_working_directory_or_beside(
     shutil.copytree(base, tmp_path / "here" / "base")
     (tmp_path / "here" / "base" / "recipe.yaml").unlink()
     assert recorded_protocol([folder]) != recipe.evaluation
+
+
+def test_an_adapter_and_its_base_may_lie_on_the_hub(adapter, base, tmp_path, monkeypatch, capsys):
+    folder, wanted = adapter(target_modules=ATTENTION)
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    recipe = tiny_recipe(evaluation={"max_size": [80, 40]})
+    (base / "recipe.yaml").write_text(recipe.to_yaml())
+    _rename_base(folder, "someone/base")
+    with small_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.make("models", "someone/base").commit("main", files_of(base))
+        hub.make("models", "someone/adapter").commit("main", files_of(folder))
+        for has_config in (False, True):
+            if has_config:
+                shutil.copy(base / "config.json", folder)
+                hub.model("someone/adapter").commit("main", files_of(folder))
+            for source in ("someone/adapter", folder):
+                model = load_model(source)
+                assert normalisation_of(model) == normalisation_of(load_model(base)) != IMAGENET
+                for name, tensor in model.state_dict().items():
+                    own = wanted[standard_name(name)]
+                    torch.testing.assert_close(tensor, own, rtol=0, atol=2e-6)
+        assert recorded_protocol([folder]) == recipe.evaluation
+        options = ["--option", "val_images=1", "--option", "size=[64, 128]", "--quiet"]
+        command = ["evaluate", "someone/adapter", "--domain", "streets", "--max-size", "native"]
+        code, _, error = revt(capsys, *command, *options)
+        assert code == 0, error
 
 
 def test_an_adapter_is_no_base(adapter):
