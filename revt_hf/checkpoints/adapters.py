@@ -14,7 +14,7 @@ import torch
 
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo, header_bytes, read_header
 from revt_hf.checkpoints.names import HEAD_PREFIX, listed, standard_name
-from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
+from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE, base_source
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
@@ -161,13 +161,7 @@ def read_adapter(folder: Path) -> Adapter:
     odd = [key for key, value in config.items() if value and key not in _KNOWN.split()]
     if odd:
         raise UserError(f"{path}: {odd[0]} is {config[odd[0]]!a}, and only null is known here")
-    base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise UserError(f"{path}: base_model_name_or_path names no model: write the base's into it")
-    revision = config.get("revision")
-    # A local folder has no revisions, whatever PEFT wrote down.
-    if isinstance(revision, str) and "@" not in base and not Path(base).is_dir():
-        base = f"{base}@{revision}"
+    base = base_source(folder)
     infos = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS_FILE)}
     updates = dict(_updates(config, path, infos))
     used = {one.name for up in updates.values() for one in (up.down, up.up, up.magnitude) if one}

@@ -1,4 +1,4 @@
-"""Download a SegFormer's files from the Hub, without transformers or torch."""
+"""Download a SegFormer's or an adapter's files from the Hub, without transformers or torch."""
 
 import hashlib
 import os
@@ -11,10 +11,19 @@ from typing import Any
 from revt_hf.checkpoints import tensors
 from revt_hf.checkpoints.hub_requests import HubError, bounded_requests, failed_transport
 from revt_hf.core.errors import DataWarning, UserError, causes
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE
 
 # A revision that cannot be a branch's name must not become a path in the cache.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@(?!\S*\.\.)(?!/)\S+)?")
-_FILES = (tensors.CONFIG_FILE, tensors.PROCESSOR_FILE, tensors.MERGE_FILE, tensors.RECIPE_FILE)
+_FILES = (
+    tensors.CONFIG_FILE,
+    tensors.PROCESSOR_FILE,
+    tensors.MERGE_FILE,
+    tensors.RECIPE_FILE,
+    ADAPTER_CONFIG_FILE,
+)
+# What stands for a model, in order of preference.
+_WEIGHTS = (*tensors.WEIGHTS, (tensors.ADAPTER_WEIGHTS_FILE,))
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,18 +91,20 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
             raise error from None
         if not _weights(folder):
             raise error
-    for patterns in tensors.WEIGHTS[1:]:
-        if not _weights(folder):
+    for patterns in _WEIGHTS[1:]:
+        # Whole weights come before an adapter, which the shards' pattern matches, too.
+        if tensors.is_adapter(folder) or not _weights(folder):
             # The same commit, whatever was pushed meanwhile.
             take(revision=folder.name, allow_patterns=[*patterns], local_files_only=cached)
-    if not (folder / tensors.CONFIG_FILE).is_file():
+    if not (folder / tensors.CONFIG_FILE).is_file() and not tensors.is_adapter(folder):
         raise UserError(
             f"the Hub model '{repository}' has no {tensors.CONFIG_FILE}: it is not a SegFormer"
         )
     if not _weights(folder):
         raise UserError(
             f"the Hub model '{repository}' has no weights: neither {tensors.WEIGHTS_FILE} nor "
-            f"{tensors.TORCH_WEIGHTS_FILE}, nor shards of one with their index"
+            f"{tensors.TORCH_WEIGHTS_FILE}, nor shards of one with their index, nor an adapter's "
+            f"{tensors.ADAPTER_WEIGHTS_FILE}"
         )
     for path in [*(folder / name for name in _FILES), *_weights(folder)]:
         if path.is_file():
@@ -102,8 +113,8 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The weight files that transformers would read."""
-    for first, *more in tensors.WEIGHTS:
+    """The weight files that transformers or PEFT would read."""
+    for first, *more in _WEIGHTS:
         if (folder / first).is_file():
             shards = (path for pattern in more for path in folder.glob(pattern))
             return [folder / first, *sorted(shards)]

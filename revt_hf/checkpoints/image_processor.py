@@ -6,8 +6,7 @@ from typing import Any
 
 from revt_hf.checkpoints.architecture import json_values
 from revt_hf.checkpoints.fields import CODE_KEYS, Fields, is_number, is_whole, without
-from revt_hf.checkpoints.tensors import PROCESSOR_FILE
-from revt_hf.core.outputs import adapter_base
+from revt_hf.checkpoints.tensors import PROCESSOR_FILE, adapter_base
 from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.

@@ -3,6 +3,7 @@
 Torch's own files are rewritten as temporary safetensors files; only that imports torch.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from tempfile import TemporaryDirectory
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
 from revt_hf.checkpoints.names import standard_parts
-from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
+from revt_hf.core.errors import DataWarning, UserError, readable_os_errors
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, named_base, read_json_object
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -120,7 +121,32 @@ def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = Tr
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter of PEFT, and no whole model."""
-    return (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / WEIGHTS_FILE).exists()
+    whole = any((folder / name).exists() for name, *_ in WEIGHTS)
+    return (folder / ADAPTER_CONFIG_FILE).is_file() and not whole
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder of an adapter's base, downloaded if it is a Hub ID; None if this is no adapter."""
+    if not is_adapter(folder):
+        return None
+    from revt_hf.checkpoints.download import fetch, is_hub_id
+
+    base = base_source(folder)
+    is_remote = is_hub_id(base) and not Path(base).exists()
+    return fetch(base, quiet=True) if is_remote else Path(base)
+
+
+def base_source(adapter: Path) -> str:
+    """The base that an adapter names: a path, or a Hub ID and its revision."""
+    path = adapter / ADAPTER_CONFIG_FILE
+    config, local = read_json_object(path), named_base(adapter)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path}: base_model_name_or_path names no model: write the base's into it")
+    # A local folder has no revisions, whatever PEFT wrote down.
+    if local is not None:
+        return str(local)
+    return f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -140,6 +166,13 @@ def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
     for name, *shards in WEIGHTS:
         path = folder / name
         if path.is_file():
+            if (folder / ADAPTER_CONFIG_FILE).is_file():
+                warnings.warn(
+                    f"{folder} holds whole weights and an adapter: {name} is used, the adapter "
+                    "is not",
+                    DataWarning,
+                    stacklevel=1,
+                )
             stamps = Stamps([path])
             return _open_files(label, _shards(path) if shards else (path,), folder, stamps)
     raise UserError(f"{label} is not a model folder: {WEIGHTS_FILE} is missing")

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from revt_hf.core.errors import UserError, say
+from revt_hf.core.output_folders import check_once
 from revt_hf.merging.registry import MergeSpec, Rule
+
+_RENAME = "give one of them another NAME=PATH"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,12 +122,20 @@ def _spec(given: argparse.Namespace) -> MergeSpec:
             parameters[key] = float(value)
         except ValueError as error:
             raise UserError(f"--param {text}: write it as key=number") from error
-    names, members = zip(*map(split_name, given.models), strict=True)
-    known = [name for name in names if name is not None]
-    if len(set(known)) < len(known):
-        raise UserError("two models have the same name: give one of them another NAME=PATH")
+    names, members = zip(*split_names(given.models), strict=True)
     rule = Rule(given.select, given.method, weights, parameters)
     return MergeSpec(members, (rule,), given.head, given.base, names)
+
+
+def split_names(models: Sequence[str]) -> list[tuple[str | None, str]]:
+    """Names and paths of models; a model may be there twice only with a name of its own."""
+    pairs = [split_name(text) for text in models]
+    names = [name or path for name, path in pairs]
+    check_once([path for name, path in pairs if name is None], f"list it once, or {_RENAME}")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"the model {name} is listed twice: {_RENAME}")
+    return pairs
 
 
 def split_name(text: str) -> tuple[str | None, str]:

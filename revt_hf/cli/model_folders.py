@@ -8,7 +8,7 @@ import typer
 
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli import options as common
-from revt_hf.cli.merge import merge_command, split_name
+from revt_hf.cli.merge import merge_command, split_names
 from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import check_beside, check_output, check_output_file
@@ -190,7 +190,7 @@ def merge_and_push(
     *members, repo_id = models
     if len(members) < 2:
         raise UserError("give at least two members, then the repository: A B C OWNER/NAME")
-    names, paths = zip(*map(split_name, members), strict=True)
+    names, paths = zip(*split_names(members), strict=True)
     # Refuse one more member where the repository was forgotten.
     last = Path(repo_id)
     beside = any(Path(one).exists() and Path(one).parent == last.parent for one in paths)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type
 
 import typer
 
-from revt_hf.cli.merge import split_name
+from revt_hf.cli.merge import split_names
 from revt_hf.core.errors import UserError, say
 from revt_hf.core.outputs import InputPath, check_output_file, write_json
 
@@ -249,14 +249,7 @@ def _option(*details: str | Bounds) -> Any:
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
     """Folders or Hub IDs by the names that results give them: ``NAME=PATH`` or the path itself."""
-    named: dict[str, str] = {}
-    for text in models:
-        given, path = split_name(text)
-        name = given or path
-        if name in named:
-            raise UserError(f"the model {name} is listed twice: give one of them another NAME=PATH")
-        named[name] = path
-    return named
+    return {name or path: path for name, path in split_names(models)}
 
 
 def read_map(map_file: str | None) -> "ClassMapping | None":

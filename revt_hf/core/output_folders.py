@@ -120,6 +120,17 @@ def real_path(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def check_once(models: Iterable[str | Path], advice: str) -> None:
+    """Refuse a model that is listed twice, by whatever path: it would count twice."""
+    seen: dict[Path, str | Path] = {}
+    for model in models:
+        before = seen.get(real_path(model))
+        if before is not None:
+            also = "" if str(before) == str(model) else f", the other time as {before}"
+            raise UserError(f"the model {model} is listed twice{also}: {advice}")
+        seen[real_path(model)] = model
+
+
 def beside(target: Path, what: str) -> Path:
     """The hidden path beside an output for its lock, its unfinished and its replaced state."""
     return target.with_name(f".{target.name}{SCRATCH_PREFIX}{what}")

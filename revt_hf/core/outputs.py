@@ -160,18 +160,20 @@ def _input_paths(inputs: Iterable[InputPath]) -> Iterator[tuple[InputPath, Path]
             entries = place.iterdir() if place.is_dir() else ()
             yield given, place
             yield from [(given, real_path(entry)) for entry in entries if entry.is_symlink()]
-            base = adapter_base(place)
+            base = named_base(place)
             if base is not None:
                 yield given, real_path(base)
 
 
-def adapter_base(folder: Path) -> Path | None:
-    """The folder that a PEFT adapter needs, if this is an adapter and its base no Hub ID."""
+def named_base(folder: Path) -> Path | None:
+    """The folder that a PEFT adapter's configuration names as its base; None for a Hub ID.
+
+    A relative one lies in the working directory, where PEFT looks, or else in the adapter's folder.
+    """
     path = folder / ADAPTER_CONFIG_FILE
-    if not path.is_file():
-        return None
-    base = read_json_object(path).get("base_model_name_or_path")
-    return Path(base) if isinstance(base, str) and base and Path(base).is_dir() else None
+    base = read_json_object(path).get("base_model_name_or_path") if path.is_file() else None
+    places = (Path(base), real_path(folder / base)) if isinstance(base, str) and base else ()
+    return next((place for place in places if place.is_dir()), None)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -166,8 +166,11 @@ def space_of(classes: Sequence[str], name: str, colours: Sequence[int] | None = 
 
 
 def standard_order(space: LabelSpace) -> LabelSpace:
-    """Cityscapes' space for its 19 classes in any order; any other space as it is."""
-    return CITYSCAPES if sorted(map(plain, space.classes)) == sorted(CITYSCAPES.by_plain) else space
+    """Cityscapes' 19 classes in their usual order, with their colours; other spaces as they are."""
+    own = space.by_plain
+    if sorted(own) != sorted(CITYSCAPES.by_plain):
+        return space
+    return replace(CITYSCAPES, colours=tuple(own[name] for name in CITYSCAPES.by_plain))
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ class LabelTable:
     def in_space(self, space: LabelSpace) -> "LabelTable":
         """The same classes by the ids of another space; refused if they are other ones."""
         rows = space.rows(self.space.classes, f"the label encoding {self.name}")
-        if space == self.space:
+        if (space, space.colours) == (self.space, self.space.colours):
             return self
         new_ids = {old: new for new, old in enumerate(rows)} | {IGNORE_INDEX: IGNORE_INDEX}
         mapping = {raw: new_ids[old] for raw, old in self.mapping.items()}

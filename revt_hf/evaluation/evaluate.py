@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
+from revt_hf.core.output_folders import check_once
 from revt_hf.core.processes import Processes, failing_together, local_main_first, process_state
 from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import in_space, label_encoding
@@ -96,12 +97,12 @@ def evaluate(
     options = options or EvaluateOptions()
     if isinstance(models, str) or not models:
         raise UserError("pass a list of models, or a mapping from names to models")
-    named = models if isinstance(models, Mapping) else {str(model): model for model in models}
-    if len(named) < len(models):
-        raise UserError("a model is listed twice: list it once, or pass a mapping with two names")
+    if not isinstance(models, Mapping):
+        check_once(models, "list it once, or pass a mapping with two names")
+        models = {str(model): model for model in models}
     if protocol is None:
-        folders = [model for model in named.values() if isinstance(model, str | Path)]
-        if len(folders) < len(named):
+        folders = [model for model in models.values() if isinstance(model, str | Path)]
+        if len(folders) < len(models):
             raise UserError("pass a protocol: models that are loaded already record none")
         protocol = recorded_protocol(folders)
     pairs = [
@@ -112,7 +113,7 @@ def evaluate(
     with failing_together(processes):
         check_labels([split for split, _ in pairs])
         own = [split for split, given in pairs if given is None or options.mapping is not None]
-        segmenters = in_classes_of(own, _segmenters(named, options), options.mapping)
+        segmenters = in_classes_of(own, _segmenters(models, options), options.mapping)
         space = next(iter(segmenters.values())).space
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
@@ -189,11 +190,10 @@ def _scores(
     shares = [own_share(images, processes) for _, images in loaded]
     scores: dict[str, list[DomainScore]] = {name: [] for name in segmenters}
     quiet = options.quiet or not processes.is_main_process
-    total = sum(map(len, shares))
-    with tqdm(total=total, unit="image", desc="evaluate", disable=quiet) as progress:
+    with tqdm(total=sum(map(len, shares)), unit="image", desc="evaluate", disable=quiet) as bar:
 
         def counted() -> None:
-            progress.update()
+            bar.update()
             on_image()
 
         for (split, images), share in zip(loaded, shares, strict=True):

@@ -16,7 +16,7 @@ from revt_hf import __version__
 from revt_hf.checkpoints import architecture, headers, tensors
 from revt_hf.checkpoints.image_processor import processor
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import adapter_base, atomic_folder, check_output, write_json
+from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
 from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
@@ -130,7 +130,7 @@ def _evaluation(plan: MergePlan) -> dict[str, Any]:
     for source in plan.by_authority():
         if source.folder is None:
             continue
-        folders = [source.folder, *filter(None, [adapter_base(source.folder)])]
+        folders = [source.folder, *filter(None, [tensors.adapter_base(source.folder)])]
         names = (tensors.RECIPE_FILE, tensors.MERGE_FILE)
         paths = [folder / name for folder in folders for name in names]
         if not any(path.is_file() for path in paths):

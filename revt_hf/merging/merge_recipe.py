@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from revt_hf.config.yaml_files import ExpandedPath, Number, Section, read_with_parents, validated
+from revt_hf.core.output_folders import check_once
 from revt_hf.merging.registry import MergeSpec, Rule
 
 
@@ -30,5 +31,6 @@ class MergeRecipe(Section):
 def load_merge_recipe(path: Path) -> MergeSpec:
     """Read a merge recipe."""
     recipe = validated(MergeRecipe, read_with_parents(path), path)
+    check_once(recipe.members, f"list it once in {path}, and give it a weight")
     rules = tuple(Rule(**dict(rule)) for rule in recipe.rules)
     return MergeSpec(recipe.members, rules, recipe.head, recipe.base)

@@ -14,7 +14,8 @@ from revt_hf.checkpoints.headers import TensorInfo, read_header
 from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import ADAPTER_CONFIG_FILE
+from revt_hf.core.output_folders import real_path
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, named_base
 from revt_hf.merging.merge_plan import MergeItem, MergePlan
 
 _MEANS = ("mean", "weighted_mean")
@@ -67,7 +68,7 @@ def adapters_of(plan: MergePlan) -> list[Adapter]:
                 f"{source.label} is a DoRA, whose magnitudes are no low-rank update: merge it "
                 "into a whole model"
             )
-        if found and adapter.base != found[0].base:
+        if found and real_path(adapter.base) != real_path(found[0].base):
             raise UserError(
                 f"{source.label} was trained on {adapter.base}, {plan.sources[0].label} on "
                 f"{found[0].base}: merge them into a whole model"
@@ -112,7 +113,12 @@ def _config(
     saved = [name for config in configs for name in config.get("modules_to_save") or ()]
     most = max(ranks.values(), default=1)
     others = {re.escape(module): rank for module, rank in ranks.items() if rank != most}
-    return configs[plan.spec.head - 1] | {
+    head = adapters[plan.spec.head - 1]
+    return head.config | {
+        # A path from the member's folder leads elsewhere from the merge's.
+        "base_model_name_or_path": str(
+            named_base(head.folder) or head.config["base_model_name_or_path"]
+        ),
         "r": most,
         "lora_alpha": most,
         "rank_pattern": others,

@@ -1,7 +1,7 @@
 """The original's checkpoints (mmsegmentation 0.x naming) to SegFormer folders, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,9 +62,10 @@ class Converted:
 def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> Converted:
     """Convert a checkpoint of the original to a SegFormer folder, bit for bit.
 
-    Size and number of classes come from the tensors' shapes, class names from ``meta``, or from the
-    ``config.json`` beside transformers' own weights (19 classes without names are Cityscapes'). An
-    encoder alone (``mit_b*.pth``) becomes a ``SegformerModel`` without its classifier.
+    Size and number of classes come from the tensors' shapes, class names from ``meta``, or with
+    their colours from the ``config.json`` beside transformers' own weights (19 classes without
+    names are Cityscapes'). An encoder alone (``mit_b*.pth``) becomes a ``SegformerModel`` without
+    its classifier.
 
     Args:
         source: a file of the original, or a torch or safetensors file of a SegFormer.
@@ -93,6 +94,7 @@ def convert(source: str | Path, output: str | Path, overwrite: bool = False) -> 
     description, infos, added = _inferred(label, held, original_name, classes)
     if beside is not None:
         _check_same(str(source.parent), description.segformer, beside)
+        description = replace(description, colours=beside.colours)
     tensors = {**added, **{name: read.tensors[name] for name in infos}}
     prefix = "" if whole else BACKBONE_PREFIX
     dtype = common_dtype(info.dtype for info in infos.values())
@@ -120,7 +122,8 @@ def convert_to_mmseg(
 ) -> Converted:
     """Convert a SegFormer folder to a checkpoint that the original loads, bit for bit.
 
-    Key and value are fused again, and the unused ``conv_seg`` is filled with zeros. An encoder
+    Key and value are fused again, and the unused ``conv_seg`` is filled with zeros; the classes'
+    colours, if they have their own or are Cityscapes', become ``meta``'s ``PALETTE``. An encoder
     alone has no ``backbone.`` in its names, like the original's ``pretrained`` files.
 
     Args:
@@ -153,6 +156,8 @@ def convert_to_mmseg(
         state["decode_head.conv_seg.bias"] = torch.zeros(rows)
     # The original's test script asks for both; None lets it choose colours.
     palette = CITYSCAPES.palette.tolist() if labels == CLASSES else None
+    if whole and described.colours:
+        palette = [[*bytes.fromhex(colour[1:])] for colour in described.colours]
     meta = {"CLASSES": labels, "PALETTE": palette}
     # An open file: torch hides why it cannot open a path, and refuses names without a suffix.
     with atomic_file(output_file) as scratch, scratch.open("wb") as file:

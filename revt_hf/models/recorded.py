@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, open_checkpoint
+from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, adapter_base, open_checkpoint
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import is_listed
-from revt_hf.core.outputs import adapter_base, read_json_object
+from revt_hf.core.outputs import read_json_object
 
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63

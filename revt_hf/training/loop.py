@@ -63,7 +63,7 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
 
     ``output`` also receives the resolved ``recipe.yaml``, ``run.json`` and ``metrics.jsonl``, and
     the model folders ``ema/`` and ``swad/`` if the recipe asks for averages. A resumed run ends
-    with the same weights, bit for bit, as an uninterrupted one.
+    with the same weights, bit for bit, as an uninterrupted one; a finished one stays as it is.
 
     With several processes (``torchrun``, ``accelerate launch``) each takes ``batch_size`` images
     of every batch; the main one writes.
@@ -97,7 +97,14 @@ def train(recipe: Recipe, output: str | Path, options: TrainOptions | None = Non
             setup.check_trackers(recipe.train.trackers)
             source_splits(recipe.sources)
             record = setup.RunRecord.of(recipe, accelerator)
-        _train(recipe, run, options, accelerator, record)
+        finished = options.resume and run_folder.is_finished(run)
+        if broadcast_object_list([finished])[0]:
+            _on_main(
+                accelerator, lambda: run_folder.finish_run(run_folder.training_folder(run), run)
+            )
+            _log.info("%s is finished, so nothing is trained: --overwrite would train it anew", run)
+        else:
+            _train(recipe, run, options, accelerator, record)
     return run
 
 

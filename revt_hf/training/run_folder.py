@@ -232,6 +232,11 @@ def training_folder(run: Path) -> Path:
     return aside if aside is not None and _may_replace(aside, run) else run
 
 
+def is_finished(run: Path) -> bool:
+    """Whether the run that ``--resume`` would continue has its final weights, saved last."""
+    return (training_folder(run) / WEIGHTS_FILE).exists()
+
+
 def begin_run(run: Path, resume: bool) -> Path:
     """Prepare and return the folder to train in; an unfinished run is removed, a result stays."""
     if resume:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -11,14 +12,16 @@ from revt_hf import MergeOptions, MergeSpec, Rule, merge, recalibrate
 from revt_hf.checkpoints.names import standard_name
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output
 from revt_hf.data.normalisation import IMAGENET, normalisation_of
 from revt_hf.merging.record import describes, member_states, read_merge_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.command_line import refused, revt
+from tests.helpers.hub_repository import files_of
 from tests.helpers.segformers import saved
+from tests.helpers.small_hub import small_hub
 from tests.helpers.tiny import tiny_recipe
 
 peft = pytest.importorskip("peft")
@@ -189,6 +192,26 @@ def test_what_an_adapter_lacks_is_its_bases(adapter, base, tmp_path, capsys):
         recalibrate(folder, tmp_path / "r", recipe)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_whole_weights_beside_an_adapter_are_used_and_said(adapter, base, name):
+    folder, _ = adapter(target_modules=ATTENTION)
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    shutil.copy(base / "config.json", folder)
+    whole = {key: tensor + 1 for key, tensor in load_file(base / "model.safetensors").items()}
+    save = save_file if name == "model.safetensors" else torch.save
+    save(whole, folder / name)
+    with pytest.warns(DataWarning, match=f"{folder} holds whole weights .* {name} is used"):
+        loaded = load_model(folder)
+    assert loaded.decode_head.classifier.bias.equal(whole["decode_head.classifier.bias"])
+    # Nor is anything else the adapter's.
+    assert normalisation_of(loaded) == IMAGENET
+    folder.rename(base / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(base)
+
+
 def test_the_base_of_an_adapter_is_an_input(adapter, base, tmp_path):
     folder, _ = adapter(target_modules=ATTENTION)
     (base / ".revt_hf.json").write_text(
@@ -258,6 +281,75 @@ def test_a_local_base_has_no_revision(adapter, base):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "main"}))
     with open_checkpoint(folder) as found:
         assert found.tensors.keys() == wanted.keys()
+
+
+def _rename_base(folder, base):
+    path = folder / "adapter_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(base)})
+    )
+
+
+def test_a_relative_base_lies_in_the_working_directory_or_beside(
+    adapter, base, tmp_path, monkeypatch
+):
+    folder, wanted = adapter("a", target_modules=ATTENTION)
+    other, _ = adapter("b", 1, target_modules=ATTENTION)
+    shutil.copy(base / "config.json", folder)
+    recipe = tiny_recipe(evaluation={"max_size": [80, 40]})
+    (base / "recipe.yaml").write_text(recipe.to_yaml())
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    for one in (folder, other):
+        _rename_base(one, "../base")
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "deep")
+    with open_checkpoint(folder) as found:
+        own = next(info for key, info in found.tensors.items() if "block.0.0" in key)
+        torch.testing.assert_close(read_tensor(own), wanted[own.name], rtol=0, atol=2e-6)
+    assert normalisation_of(load_model(folder)) == normalisation_of(load_model(base)) != IMAGENET
+    assert recorded_protocol([folder]) == recipe.evaluation
+    (base / ".revt_hf.json").write_text(json.dumps({"files": [one.name for one in base.iterdir()]}))
+    with pytest.raises(UserError, match="input"):
+        check_output(base, True, [folder])
+    # A merge lies elsewhere, and names the same base.
+    merge([folder, other], "summed", options=MergeOptions(as_adapter=True))
+    merge([folder, other], "whole")
+    with open_checkpoint("summed") as summed, open_checkpoint("whole") as whole:
+        for key, info in whole.tensors.items():
+            found = read_tensor(summed.tensors[key])
+            torch.testing.assert_close(found, read_tensor(info), rtol=0, atol=2e-6)
+    # The working directory comes first, as for PEFT.
+    shutil.copytree(base, tmp_path / "here" / "base")
+    (tmp_path / "here" / "base" / "recipe.yaml").unlink()
+    assert recorded_protocol([folder]) != recipe.evaluation
+
+
+def test_an_adapter_and_its_base_may_lie_on_the_hub(adapter, base, tmp_path, monkeypatch, capsys):
+    folder, wanted = adapter(target_modules=ATTENTION)
+    path = base / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.1, 0.2, 0.3]}))
+    recipe = tiny_recipe(evaluation={"max_size": [80, 40]})
+    (base / "recipe.yaml").write_text(recipe.to_yaml())
+    _rename_base(folder, "someone/base")
+    with small_hub(monkeypatch, tmp_path / "cache") as hub:
+        hub.make("models", "someone/base").commit("main", files_of(base))
+        hub.make("models", "someone/adapter").commit("main", files_of(folder))
+        for has_config in (False, True):
+            if has_config:
+                shutil.copy(base / "config.json", folder)
+                hub.model("someone/adapter").commit("main", files_of(folder))
+            for source in ("someone/adapter", folder):
+                model = load_model(source)
+                assert normalisation_of(model) == normalisation_of(load_model(base)) != IMAGENET
+                for name, tensor in model.state_dict().items():
+                    own = wanted[standard_name(name)]
+                    torch.testing.assert_close(tensor, own, rtol=0, atol=2e-6)
+        assert recorded_protocol([folder]) == recipe.evaluation
+        options = ["--option", "val_images=1", "--option", "size=[64, 128]", "--quiet"]
+        command = ["evaluate", "someone/adapter", "--domain", "streets", "--max-size", "native"]
+        code, _, error = revt(capsys, *command, *options)
+        assert code == 0, error
 
 
 def test_an_adapter_is_no_base(adapter):

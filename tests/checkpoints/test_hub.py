@@ -129,6 +129,8 @@ def test_a_listed_path_is_not_followed(hub, tmp_path, name):
         (["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"], 3),
         (["pytorch_model.bin", "training_args.bin", "pytorch_model-1.bin"], 1),
         (["pytorch_model.bin.index.json", "pytorch_model-1.bin", "pytorch_model-2.bin"], 3),
+        (["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"], 2),
+        (["adapter_config.json", "model.safetensors", "adapter_model.safetensors"], 2),
     ],
 )
 def test_only_what_transformers_would_read_is_fetched(hub, extra, taken):
@@ -136,6 +138,26 @@ def test_only_what_transformers_would_read_is_fetched(hub, extra, taken):
     hub.model("someone/tiny").commit("main", files)
     folder = fetch("someone/tiny", quiet=True)
     assert sorted(path.name for path in folder.iterdir()) == sorted(["config.json", *extra[:taken]])
+
+
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
+def test_an_adapter_without_whole_weights_needs_no_config(hub, monkeypatch, whole):
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": WEIGHTS}
+    model = hub.model("someone/tiny")
+    model.commit("main", files)
+    folder = fetch("someone/tiny", quiet=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    (folder / "adapter_model.safetensors").resolve().write_bytes(b"damaged")
+    assert fetch("someone/tiny", quiet=True) == folder
+    assert (folder / "adapter_model.safetensors").read_bytes() == WEIGHTS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("someone/tiny", quiet=True) == folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    model.commit("main", {"adapter_config.json": b"{}"})
+    not_fetched("has no weights: .*nor an adapter's adapter_model.safetensors")
+    # Else it is not the model.
+    model.commit("main", {**files, "config.json": b"{}", whole: WEIGHTS})
+    assert (fetch("someone/tiny", quiet=True) / whole).is_file()
 
 
 def test_a_push_in_between_does_not_mix(hub, monkeypatch):

@@ -109,7 +109,7 @@ def test_nothing_is_run_whatever_the_file_is_called(tmp_path, name):
         (tmp_path / "m" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     torch.save({"state_dict": {QUERY: VALUES}, "hook": Evil(trace)}, path)
     source = tmp_path / name.partition("/")[0]
-    commands = [["merge", source, source, "--output", tmp_path / "out"]]
+    commands = [["merge", f"a={source}", f"b={source}", "--output", tmp_path / "out"]]
     commands += [["convert", source, "--output", tmp_path / "out"], ["inspect", source]]
     for command in commands:
         with pytest.raises(SystemExit) as caught:

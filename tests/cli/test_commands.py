@@ -292,7 +292,11 @@ def test_models_may_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=1").mkdir()
     plain, odd = str(tmp_path / "plain"), str(tmp_path / "lr=1")
-    unnamed = [plain, odd, "lr=1", "runs/lr=2", "me/hub@main"]
+    assert named_models([odd]) == {odd: odd}
+    (tmp_path / "link").symlink_to("lr=1")
+    with pytest.raises(UserError, match="model link is listed twice, the other time as lr=1"):
+        named_models(["lr=1", "link"])
+    unnamed = [plain, "lr=1", "runs/lr=2", "me/hub@main"]
     named = {**{path: path for path in unnamed}, "ours": plain, "lr": "2"}
     assert named_models([*unnamed, f"ours={plain}", "lr=2"]) == named
 
@@ -300,7 +304,11 @@ def test_models_may_have_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        (["a", "a"], "the model a is listed twice"),
+        (["a", "a"], "the model a is listed twice: list it once"),
+        (["runs/a", "b", "runs/a/"], "the model runs/a/ is listed twice, .* as runs/a: list it"),
+        (["a", "./b/../a"], "the model ./b/../a is listed twice"),
+        (["me/roads", "me/roads"], "the model me/roads is listed twice"),
+        (["a", "a=b"], "the model a is listed twice: give one of them another"),
         (["x=a", "x=b"], "the model x is listed twice"),
         (["=a"], "=a: write a model as PATH or NAME=PATH"),
         (["x="], "x=: write a model as PATH or NAME=PATH"),

@@ -266,6 +266,35 @@ def test_cityscapes_classes_in_any_order_are_cityscapes(tmp_path):
     assert space_of_spec(recipe.source).classes[labels[0, 0]] == names[labels[0, 0]]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("encoding", [None, "train_ids"])
+def test_cityscapes_classes_keep_colours_of_their_own(tmp_path, order, encoding, capsys):
+    data = tmp_path / "data"
+    names = CITYSCAPES.classes[::order]
+    colours = {name: f"#{number:02x}00ff" for number, name in enumerate(names)}
+    wanted = [colours[name] for name in CITYSCAPES.classes]
+    ids = np.arange(19, dtype=np.uint8).repeat(10)[None].repeat(80, 0)
+    for kind, pixels in (("img_dir", np.zeros((80, 190, 3), np.uint8)), ("ann_dir", ids)):
+        (data / kind / "train").mkdir(parents=True)
+        cv2.imwrite(str(data / kind / "train" / "0.png"), pixels)
+    spec = source(data, classes=colours, encoding=encoding)
+    recipe = parse_recipe({**TINY, "source": spec, "train": {**TINY["train"], "steps": 1}}, "own")
+    train(recipe, tmp_path / "run", TrainOptions(quiet=True))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["class_colours"] == wanted
+    space = label_space(load_model(tmp_path / "run"))
+    assert space == CITYSCAPES
+    assert [f"#{colour:06x}" for colour in space.colours] == wanted
+    assert label_space(load_model(tmp_path / "run", CITYSCAPES)).colours == CITYSCAPES.colours
+    options = [f"--option=classes={json.dumps(colours)}", f"--option=encoding={encoding or 'null'}"]
+    sheet = tmp_path / "sheet.png"
+    command = ["data", "show", "folder", "--data-dir", data, *options, "--split", "train"]
+    code, _, error = revt(capsys, *command, "--output", sheet)
+    assert code == 0, error
+    seen = cv2.imread(str(sheet))[..., ::-1].reshape(-1, 3)
+    assert {(number, 0, 255) for number in range(19)} <= set(map(tuple, seen.tolist()))
+
+
 def test_colours_of_the_initial_weights_do_not_stay(runs, data, tmp_path):
     model = {
         **dict.fromkeys(("depths", "hidden_sizes", "decoder_hidden_size")),

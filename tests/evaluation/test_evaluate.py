@@ -137,8 +137,8 @@ def test_a_broken_image_is_one_sentence(models, workers):
 
 
 def test_models_are_paths_once_each_or_named(models):
-    with pytest.raises(UserError, match="a model is listed twice"):
-        loop.evaluate(["a", "a"], [(SPLIT, IMAGES)], PROTOCOL)
+    with pytest.raises(UserError, match="model a/ is listed twice, the other time as a: list it"):
+        loop.evaluate(["a", "a/"], [(SPLIT, IMAGES)], PROTOCOL)
     with pytest.raises(UserError, match="pass a protocol"):
         loop.evaluate(models, [(SPLIT, IMAGES)])
 

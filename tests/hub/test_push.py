@@ -305,14 +305,14 @@ def test_all_outputs_of_merge_and_push_are_replaced_together(
         (["push", "MODEL", "me/revt"], "license"),
         (["push", "MODEL", "a/b/c", "--license", "mit"], "not the ID of a Hub model"),
         (["merge-and-push", "MODEL", "me/revt", "--output", "OUT"], "at least two members"),
-        (["merge-and-push", "MODEL", "MODEL", "me/revt", "--output", "OUT"], "--license"),
+        (["merge-and-push", "MODEL", "OTHER", "me/revt", "--output", "OUT"], "--license"),
         (
-            ["merge-and-push", "MODEL", "MODEL", "me", "--output", "OUT", "--license", "mit"],
+            ["merge-and-push", "MODEL", "OTHER", "me", "--output", "OUT", "--license", "mit"],
             "not the ID of a Hub model",
         ),
     ],
 )
 def test_mistakes_are_told_before_any_work(models, hub, capsys, tmp_path, arguments, words):
-    names = {"MODEL": str(models.base), "OUT": str(tmp_path / "out")}
+    names = {"MODEL": str(models.base), "OTHER": str(models.pixmix), "OUT": str(tmp_path / "out")}
     assert words in refused(capsys, *(names.get(word, word) for word in arguments))
     assert not (tmp_path / "out").exists()

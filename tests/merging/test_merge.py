@@ -453,7 +453,7 @@ def test_the_command_is_small_and_imports_little(tmp_path, count, blocks):
         saved_state(tmp_path / f"m{seed}", random_state(seed, sizes=sizes), sizes)
         for seed in range(3)
     ]
-    members = [made[number % 3] for number in range(count)]
+    members = [f"{number}={made[number % 3]}" for number in range(count)]
     arguments = ("merge", *members, "--output", tmp_path / "out", "--quiet")
     mebibytes, heavy = measured_command(arguments, ("torch", "typer", "pydantic"))
     assert mebibytes <= 64

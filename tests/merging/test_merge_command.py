@@ -117,6 +117,11 @@ def test_a_merge_recipe(capsys, members, tmp_path):
     assert len(same) < len(merged)
     path.write_text(yaml.safe_dump({**values, "haed": 1}))
     assert "haed" in refused(capsys, *arguments, tmp_path / "x")
+    again = values["members"][0]
+    path.write_text(yaml.safe_dump({**values, "members": [*values["members"], again]}))
+    error = refused(capsys, *arguments, tmp_path / "x")
+    assert f"the model {again} is listed twice" in error
+    assert f"list it once in {path}" in error
 
 
 # A recipe and a record say all of this.
@@ -156,7 +161,8 @@ OPTIONS = {
             for option, value in OPTIONS.items()
             for source in ("--recipe", "--from")
         ),
-        (["a=x", "a=y", "OUT"], "two models have the same name"),
+        (["MODELS", "MODELS", "OUT"], "is listed twice: list it once"),
+        (["a=x", "a=y", "OUT"], "the model a is listed twice"),
         (["a=", "MODELS", "OUT"], "write a model as PATH or NAME=PATH"),
     ],
 )
@@ -192,7 +198,7 @@ def test_members_of_all_kinds_in_one_merge(capsys, tmp_path):
     for name, tensor in state.items():
         assert "conv_seg" in name or torch.equal(tensor, after[name]), name
     # Files alone make a folder that loads.
-    code, _, error = revt(capsys, "merge", original, original, "--output", tmp_path / "files")
+    code, _, error = revt(capsys, "merge", original, members[2], "--output", tmp_path / "files")
     assert code == 0, error
     _, report = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path / "files", output_loading_info=True

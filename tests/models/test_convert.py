@@ -243,6 +243,15 @@ def test_a_folders_own_weights_keep_their_classes(tmp_path, folder, name):
     names = CLASSES[::-1]
     rewrite(odd / "config.json", id2label=dict(enumerate(names)), label2id=None)
     assert convert(odd / name, tmp_path / "out").labels == names
+    assert "class_colours" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    colours = [f"#{number:02x}0aFF" for number in range(19)]
+    rewrite(odd / "config.json", class_colours=colours)
+    convert(odd / name, tmp_path / "coloured")
+    assert (
+        json.loads((tmp_path / "coloured" / "config.json").read_text())["class_colours"] == colours
+    )
+    convert_to_mmseg(odd, tmp_path / "back.pth")
+    assert read(tmp_path / "back.pth")["meta"]["PALETTE"] == [[n, 10, 255] for n in range(19)]
     rewrite(odd / "config.json", layer_norm_eps=1e-3)
     with pytest.raises(UserError, match=r"layer_norm_eps is 0\.001 in its config"):
         convert(odd / name, tmp_path / "no")

@@ -19,6 +19,7 @@ from revt_hf.results.page import write_page
 from revt_hf.results.report import Example, Report, ReportModel, TrainingCurve, report_models
 from revt_hf.results.sheets import Panel
 from tests.helpers.command_line import refused, revt
+from tests.helpers.golden import check_text
 from tests.helpers.networks import tiny_model
 from tests.helpers.rendered import Rendered
 from tests.helpers.tiny import tiny_recipe
@@ -96,7 +97,7 @@ def test_a_page_byte_by_byte(tmp_path):
     html, page = written(make_report(), tmp_path)
     plain = re.sub("<style>.*?</style>\n", "", html, flags=re.DOTALL)
     plain = re.sub('(?<=base64,)[^"]+', "", plain)
-    assert plain == Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    check_text(plain, Path(__file__).with_name("report.html"))
     assert page.strong == ["72.9", "44.0", "46.0", "45.0"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from revt_hf.evaluation.result import Cost
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.layout import cost_layout
+from tests.helpers.golden import check_text
 from tests.helpers.made_up_results import ALL, BASE, COST, NATIVE, PAPER, result, tables, texts
 from tests.helpers.rendered import Rendered
 
@@ -25,7 +26,7 @@ def test_rows_of_every_kind_byte_by_byte(tmp_path, chosen):
     """In Markdown they are in tables.md."""
     text = text_of(tmp_path, TableFormat(chosen), *ALL, cost=True)
     plain = re.sub("<style>.*?</style>\n", "", text, flags=re.DOTALL)
-    assert plain == Path(__file__).with_name(f"table.{chosen}").read_text(encoding="utf-8")
+    check_text(plain, Path(__file__).with_name(f"table.{chosen}"))
     # Nothing is loaded from elsewhere.
     assert "http" not in text and "<script" not in text
 
@@ -117,3 +118,24 @@ def test_costs_have_a_dash_where_memory_was_not_measured():
         ["one", "84.6", "110.2", "4.2", "\u2013"],
         ["gpu", "84.6", "110.2", "4.2", "901"],
     ]
+
+
+@pytest.mark.parametrize("section", [None, "first"])
+def test_a_text_is_rewritten_only_when_asked_and_never_without_failing(
+    tmp_path, monkeypatch, section
+):
+    path = tmp_path / "expected.md"
+    kept = "" if section is None else "\n# second\n\nanother\n"
+    head = "" if section is None else "# first\n\n"
+    path.write_text(f"{head}old\n{kept}")
+    monkeypatch.delenv("RENEW", raising=False)
+    check_text("old\n", path, section)
+    with pytest.raises(AssertionError):
+        check_text("new\n", path, section)
+    assert path.read_text() == f"{head}old\n{kept}"
+    monkeypatch.setenv("RENEW", "1")
+    check_text("old\n", path, section)
+    with pytest.raises(pytest.fail.Exception, match=r"expected\.md was rewritten"):
+        check_text("new\n", path, section)
+    assert path.read_text() == f"{head}new\n{kept}"
+    check_text("new\n", path, section)

@@ -155,11 +155,13 @@ def test_a_manifest_that_fits_does_not_help_a_hostile_file(folder, name, damage)
     manifest = json.loads(path.read_text())
     manifest["files"][name] = {"size": file.stat().st_size, "sha256": file_sha256(file)}
     path.write_text(json.dumps(manifest))
+    (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=f"step-00000004/{name}"):
         run(folder, RECIPE, resume=True)
 
 
 def test_no_name_in_a_run_folder_is_unpickled(folder):
+    (folder / "model.safetensors").unlink()
     names = [path for path in folder.rglob("*") if path.is_file()]
     extra = [_step(folder, 4) / name for name in ("scheduler.bin", "sampler.bin", "scaler.pt")]
     for path in (*names, *extra):
@@ -188,6 +190,7 @@ def test_a_damaged_newer_one_never_pushes_out_a_whole_one(folder):
     recipe = tiny_recipe(train={**RECIPE.train.model_dump(), "keep_checkpoints": 1})
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     _step(folder, 4).rename(_step(folder, 9))
+    (folder / "model.safetensors").unlink()
     run(folder, recipe, resume=True)
     assert whole_checkpoint(folder)[1] == 4
 
@@ -239,6 +242,30 @@ def test_resuming_before_the_first_checkpoint_starts_over(tmp_path):
     resumed = run(tmp_path / "run", recipe, resume=True)
     assert same_weights(resumed, run(tmp_path / "other", recipe))
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["checkpoints", "none"])
+def test_a_finished_run_is_not_trained_again(folder, kept, caplog):
+    if not kept:
+        shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.jsonl").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with caplog.at_level(logging.INFO, logger="revt_hf"):
+        run(folder, RECIPE, resume=True)
+    assert f"{folder} is finished, so nothing is trained" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_finished_run_takes_the_place_that_it_was_to_take(folder, monkeypatch):
+    recipe = tiny_recipe(train={"steps": 1})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run_folder, "replace_folder", _interrupted)
+        run(folder, recipe, overwrite=True)
+    trained = (beside(folder, "training") / "model.safetensors").stat()
+    run(folder, recipe, resume=True)
+    assert _beside(folder) == ["run"]
+    assert (folder / "model.safetensors").stat().st_mtime_ns == trained.st_mtime_ns
+    assert whole_checkpoint(folder) is None
 
 
 def test_overwrite_removes_what_the_old_run_left(folder):
@@ -309,6 +336,10 @@ def test_what_others_put_into_a_result_is_not_deleted(folder, monkeypatch):
             run(folder, NEW, overwrite=True)
         assert (folder / "notes.txt").read_text() == "precious"
         assert (beside(folder, "training") / "model.safetensors").is_file()
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def _full(*_, **__):

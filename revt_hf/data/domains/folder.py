@@ -65,7 +65,7 @@ class FolderOptions(PairedOptions):
                 space=space,
             )
         if encoding is None:
-            return TRAIN_IDS if space == CITYSCAPES else id_table(space)
+            return TRAIN_IDS.in_space(space) if space == CITYSCAPES else id_table(space)
         return label_table(encoding, space)
 
 
