@@ -1,21 +1,20 @@
 """A network's description, and the sizes and tensors of SegFormers. No torch."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.families import SEGFORMER, Family, counter_of, is_counter
+from revt_hf.checkpoints.families import SEGFORMER, Family, counter_of, family_of, is_counter
 from revt_hf.checkpoints.headers import FLOATS, INTEGERS, TensorInfo
 from revt_hf.checkpoints.names import (
     BACKBONE_PREFIX,
     HEAD_PREFIX,
     IMAGENET_CLASSIFIER,
-    original_name,
 )
 from revt_hf.core.errors import UserError, shortened
-from revt_hf.data.normalisation import IMAGENET, Normalisation
+from revt_hf.data.normalisation import Normalisation
 
 (CLASSIFIER,) = SEGFORMER.class_rows
 VARIANCE = f"{HEAD_PREFIX}batch_norm.running_var"
@@ -30,7 +29,7 @@ NUMBERS = {
     "layer_norm_eps": 1e-6,
 }
 IGNORED = "semantic_loss_ignore_index"
-_ENCODER = f"{BACKBONE_PREFIX}encoder."
+ENCODER = f"{BACKBONE_PREFIX}encoder."
 _RGB = 3
 _LISTED, _LONGEST = 3, 120
 
@@ -77,6 +76,22 @@ def size_name(network: Any, with_head: bool = False) -> str | None:
         ):
             return name
     return None
+
+
+def network_name(config: Mapping[str, Any]) -> str:
+    """What people call the network of a ``config.json``: SegFormer-B2, UperNet around dinov2."""
+    family = family_of(config)
+    if family is not SEGFORMER:
+        encoder = (config.get("backbone_config") or {}).get("model_type")
+        return f"{family.title} around {encoder}" if encoder else family.title
+    depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
+    for name, size in SIZES.items():
+        if (depths, widths) == (size.depths, size.hidden_sizes):
+            return f"SegFormer-{name.upper()}"
+    if not (depths and widths):
+        return "SegFormer"
+    shown = (", ".join(map(str, numbers)) for numbers in (depths, widths))
+    return "SegFormer (depths {}; widths {})".format(*shown)
 
 
 # Fields that only training reads.
@@ -150,57 +165,6 @@ def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def infer_description(
-    label: str, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str] | None = None
-) -> Description:
-    """Describe one of the original's networks; without ``classes`` 19 are Cityscapes'."""
-    from revt_hf.data.label_space import CLASSES
-
-    architecture, count = infer_architecture(label, shapes)
-    if classes is None and count == len(CLASSES):
-        classes = CLASSES
-    if classes is None or len(classes) != count:
-        classes = [f"LABEL_{number}" for number in range(count or 2)]
-    numbers = {**NUMBERS, IGNORED: 255}
-    return Description(label, Path(label), architecture, tuple(classes), None, numbers, IMAGENET)
-
-
-def infer_architecture(
-    label: str, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[Architecture, int | None]:
-    """One of the original's networks, and its number of classes (None for an encoder alone)."""
-
-    def rows(name: str) -> int:
-        if not shapes.get(name):
-            hint = ""
-            if any(".layers.0.0." in f".{other}" for other in shapes):
-                hint = " (it looks like mmsegmentation's own SegFormer, whose decode head differs)"
-            raise UserError(
-                f"{label} is not a SegFormer as the original builds it: {original_name(name)} "
-                f"(in transformers {name}) is missing{hint}"
-            )
-        return shapes[name][0]
-
-    widths = tuple(rows(f"{_ENCODER}patch_embeddings.{stage}.proj.weight") for stage in range(4))
-    # No shape shows the number of attention heads.
-    if widths not in [size.hidden_sizes for size in SIZES.values()]:
-        raise UserError(
-            f"{label} has widths {list(widths)}, which no SegFormer B0..B5 has: its number of "
-            "attention heads is not known"
-        )
-    depths = []
-    for stage in range(4):
-        prefix = f"{_ENCODER}block.{stage}."
-        rows(f"{prefix}0.layer_norm_1.weight")
-        blocks = {name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)}
-        depths.append(len(blocks))
-    found = Architecture(depths=tuple(depths), hidden_sizes=widths)
-    if not has_head(shapes):
-        return found, None
-    width = rows(f"{HEAD_PREFIX}linear_c.0.proj.weight")
-    return replace(found, decoder_hidden_size=width), rows(f"{CLASSIFIER}.weight")
-
-
 def model_config(description: Description, dtype: str, with_head: bool = True) -> dict[str, Any]:
     """The content of a ``config.json``: the described network, or its encoder, and nothing else."""
     fixed = {"model_type": "segformer", "num_channels": 3, "reshape_last_stage": True}
@@ -230,11 +194,11 @@ def tensor_shapes(architecture: Architecture, classes: int | None) -> dict[str, 
     for stage, width in enumerate(of.hidden_sizes):
         side, ratio = of.patch_sizes[stage], of.sr_ratios[stage]
         inner = width * of.mlp_ratios[stage]
-        layer(f"{_ENCODER}patch_embeddings.{stage}.proj", width, before, side, side)
-        layer(f"{_ENCODER}patch_embeddings.{stage}.layer_norm", width)
-        layer(f"{_ENCODER}layer_norm.{stage}", width)
+        layer(f"{ENCODER}patch_embeddings.{stage}.proj", width, before, side, side)
+        layer(f"{ENCODER}patch_embeddings.{stage}.layer_norm", width)
+        layer(f"{ENCODER}layer_norm.{stage}", width)
         for number in range(of.depths[stage]):
-            block = f"{_ENCODER}block.{stage}.{number}"
+            block = f"{ENCODER}block.{stage}.{number}"
             for part in ("self.query", "self.key", "self.value", "output.dense"):
                 layer(f"{block}.attention.{part}", width, width)
             if ratio > 1:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from revt_hf import __version__
-from revt_hf.checkpoints.architecture import SIZES
-from revt_hf.checkpoints.families import SEGFORMER, family_of
+from revt_hf.checkpoints.architecture import network_name
+from revt_hf.checkpoints.families import family_of
 from revt_hf.checkpoints.tensors import CONFIG_FILE
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe
@@ -172,7 +171,7 @@ def card_text(facts: "ModelCardFacts") -> str:
         "model_card.md.jinja",
         facts=facts,
         metadata=yaml_text(_metadata(facts).to_dict()),
-        architecture=_architecture(config),
+        architecture=network_name(config),
         masks=family_of(config).masks,
         processor_size=_processor_size(facts.folder / "preprocessor_config.json"),
         marker=MARKER,
@@ -225,21 +224,6 @@ def tags(kind: str, is_merge: bool, is_revt: bool) -> list[str]:
     """The tags of a model of a kind (transformers' ``model_type``)."""
     what = [*(["model-merging"] * is_merge), *(["revt"] * is_revt)]
     return ["revt_hf", kind, "semantic-segmentation", "domain-generalization", *what]
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
-    family = family_of(config)
-    if family is not SEGFORMER:
-        encoder = (config.get("backbone_config") or {}).get("model_type")
-        return f"{family.title} around {encoder}" if encoder else family.title
-    depths, widths = (tuple(config.get(key) or ()) for key in ("depths", "hidden_sizes"))
-    for name, size in SIZES.items():
-        if (depths, widths) == (size.depths, size.hidden_sizes):
-            return f"SegFormer-{name.upper()}"
-    if not (depths and widths):
-        return "SegFormer"
-    shown = (", ".join(map(str, numbers)) for numbers in (depths, widths))
-    return "SegFormer (depths {}; widths {})".format(*shown)
 
 
 def _processor_size(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from revt_hf import __version__
-from revt_hf.checkpoints import architecture, headers, tensors
+from revt_hf.checkpoints import architecture, headers, inferred, tensors
 from revt_hf.checkpoints.image_processor import processor
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
@@ -118,7 +118,7 @@ def result_description(plan: MergePlan) -> architecture.Description:
     if known is None:
         classes = next((one.classes for one in sources if one.classes), None)
         shapes = {item.name: item.shape for item in plan.items}
-        known = architecture.infer_description(label, shapes, classes)
+        known = inferred.infer_description(label, shapes, classes)
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     architecture.fitting_tensors(known, {item.name: item for item in plan.items})

@@ -12,7 +12,6 @@ from revt_hf.checkpoints.architecture import (
     Architecture,
     Description,
     has_head,
-    infer_description,
     model_config,
     size_name,
     tensor_problems,
@@ -21,6 +20,7 @@ from revt_hf.checkpoints.architecture import (
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype
 from revt_hf.checkpoints.image_processor import processor
+from revt_hf.checkpoints.inferred import infer_description
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,

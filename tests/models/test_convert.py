@@ -14,7 +14,8 @@ from transformers import (
     SegformerModel,
 )
 
-from revt_hf.checkpoints.architecture import SIZES, infer_architecture, size_name, tensor_shapes
+from revt_hf.checkpoints.architecture import SIZES, size_name, tensor_shapes
+from revt_hf.checkpoints.inferred import infer_architecture
 from revt_hf.checkpoints.names import disk_name, memory_names, original_name
 from revt_hf.config.recipe import Model
 from revt_hf.core.errors import UserError
