@@ -80,7 +80,7 @@ def around_encoder(
         if family.prefix and whole_model:
             tensors = {name: at for name, at in tensors.items() if family.in_encoder(name)}
         config = _config({**own, **_known_fields(kind, spec.config)}, spec, space)
-        model, missing, left = filled_model(model_class(family), config, tensors, label)
+        model, missing, left = filled_model(model_class(family, label), config, tensors, label)
         missing = set(filter(family.in_encoder, missing))
         model.train()
     else:

@@ -176,7 +176,7 @@ def _whole(
             {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
         )
     else:
-        kind = model_class(description.family)
+        kind = model_class(description.family, label)
         model, missing, left = filled_model(kind, config, tensors, label)
         check_filled(missing, left, label)
     model.normalisation = description.normalisation  # type: ignore[assignment]

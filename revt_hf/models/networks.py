@@ -36,7 +36,7 @@ def family_of_model(model: PreTrainedModel) -> Family:
     )
 
 
-def model_class(family: Family) -> type[PreTrainedModel]:
+def model_class(family: Family, label: str = "the configuration") -> type[PreTrainedModel]:
     """The class of a family's whole models.
 
     Raises:
@@ -45,8 +45,8 @@ def model_class(family: Family) -> type[PreTrainedModel]:
     known = MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values()
     if family.generic and family.model_class not in known:
         raise UserError(
-            f"'{family.model_class or family.title}' is no segmenter of transformers: known are "
-            f"{', '.join(sorted(known))}"
+            f"{label}: '{family.model_class or family.title}' is no segmenter of transformers: "
+            f"known are {', '.join(sorted(known))}"
         )
     found: type[PreTrainedModel] = getattr(transformers, family.model_class)
     return found
@@ -67,7 +67,7 @@ def config_from(values: Mapping[str, Any], label: str | Path) -> PretrainedConfi
 def new_model(config: PretrainedConfig, label: str = "the configuration") -> PreTrainedModel:
     """A whole model with random weights, or with none on the device ``meta``."""
     family = family_of({"model_type": config.model_type, "architectures": config.architectures})
-    kind = model_class(family)
+    kind = model_class(family, label)
     config.architectures = [kind.__name__]
     try:
         return kind(config)

@@ -20,11 +20,13 @@ from transformers import PreTrainedModel
 
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.config.recipe import Model as ModelSection
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.evaluation.cost import device_name
 from revt_hf.models.load import build_model, load_model
+from revt_hf.models.networks import family_of_model
 from revt_hf.results.layout import DASH, Cell, Heading, TableLayout
 
 OUT_OF_MEMORY = "out of memory"
@@ -102,7 +104,20 @@ def model_makers(
         if size not in SIZES:
             raise UserError(f"--size {size}: use {', '.join(SIZES)}")
     makers = {size: partial(random, size) for size in sizes}
-    return {**makers, **{name: load_model(path).eval for name, path in models.items()}}
+    loaded = {name: load_model(path) for name, path in models.items()}
+    for name, model in loaded.items():
+        check_segformer(name, model)
+    return {**makers, **{name: model.eval for name, model in loaded.items()}}
+
+
+def check_segformer(name: str, model: Model) -> None:
+    """Refuse other networks: what is compared are ways of running a SegFormer."""
+    family = family_of_model(model)
+    if family is not SEGFORMER:
+        raise UserError(
+            f"{name} is a {family.title}, and revt benchmark compares ways of running a SegFormer: "
+            "revt evaluate --cost measures other networks"
+        )
 
 
 def random_network(size: str) -> Model:

@@ -151,6 +151,8 @@ def training_benchmark(
         raise UserError(f"crop {width}x{height}: a side has at least {least} pixels")
     sizes = sizes or ([] if models or recipe else ["b0"])
     makers = measuring.model_makers(models or {}, sizes, _untrained)
+    if recipe is not None and recipe[1].model.family != "segformer":
+        raise UserError(f"{recipe[0]}: revt benchmark compares ways of training a SegFormer")
     machine = measuring.machine_facts(where)
     loaders: list[LoaderRow] = []
     if recipe is not None:

@@ -199,7 +199,7 @@ CLASSES = {number: f"c{number}" for number in range(19)}
         (_tensors(lambda t: t.pop(BIAS)), BIAS),
         (_tensors(lambda t: t.update(optimizer=torch.ones(2))), ".optimizer. has no place"),
         (_tensors(lambda t: t[BIAS].fill_(torch.nan)), f"{BIAS} holds NaN"),
-        (_written("config.json", '{"model_type": "bert"}'), "model_type is .bert."),
+        (_written("config.json", '{"model_type": "bert"}'), "is no segmenter of transformers"),
         (_configured(dtype="bfloat16"), "says bfloat16, the weights are float32: correct its"),
         (_configured(id2label={**CLASSES, 1: "c0"}), "names 'c0' twice"),
         (_tensors(lambda t: t[BIAS].add_(1)), r"merge\.json does not describe the weights"),

@@ -13,6 +13,7 @@ from revt_hf.data.augment import PipelineSpec, build_pipeline
 from revt_hf.data.domains import load_domain
 from revt_hf.evaluation.result import splits_of
 from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate, spread_images
+from revt_hf.models.networks import InputLimits
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training.data import TrainingCrops, check_crops, training_loader
 from tests.helpers.image_files import write_pairs
@@ -116,7 +117,8 @@ WHOLE = {"crop": None, "max_size": None}
 def test_crops_and_whole_images_that_cannot_be_trained_on(
     mixed, split, augmentation, batch_size, minimum, words
 ):
-    given = ([mixed[split]], Augmentation(**augmentation), batch_size, minimum)
+    limits = InputLimits(minimum)
+    given = ([mixed[split]], Augmentation(**augmentation), batch_size, limits)
     if words is None:
         check_crops(*given)
         return

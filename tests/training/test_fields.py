@@ -37,7 +37,8 @@ CHANGES_WEIGHTS = [
 
 # Their effect is tested where it belongs.
 TESTED_ELSEWHERE = {
-    *("model.size", "model.init", "model.head", "source.domain", "source.data_dir"),
+    *("model.size", "model.init", "model.head", "model.family", "model.config", "model.freeze"),
+    *("source.domain", "source.data_dir"),
     *("source.weight", "source.prepared", "source.val", "targets", "augmentation.mixing"),
     *("train.effective_batch", "train.folded_head", "train.loss_rows", "train.compile"),
     *("train.ema", "train.swad", "train.workers", "train.log_every", "train.validate_every"),
