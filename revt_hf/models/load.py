@@ -156,6 +156,8 @@ def _whole(
     space: LabelSpace | None,
 ) -> PreTrainedModel:
     """The network with its decode head, rows in the order of the space (None: its own)."""
+    label = description.label
+    kind = model_class(description.family, label)
     if space is None:
         own = _space(description.classes, description.colours, description.label)
         # Names that say nothing may only stand for Cityscapes', and are refused below.
@@ -168,7 +170,6 @@ def _whole(
             last = range(len(rows), len(tensors[name]))
             tensors[name] = tensors[name][[*rows, *last]]
     name_classes(config, space)
-    label = description.label
     if description.family is SEGFORMER:
         with torch.device("meta"):
             model = new_model(config, label)
@@ -176,7 +177,6 @@ def _whole(
             {name: tensors[standard_name(name)] for name in model.state_dict()}, assign=True
         )
     else:
-        kind = model_class(description.family, label)
         model, missing, left = filled_model(kind, config, tensors, label)
         check_filled(missing, left, label)
     model.normalisation = description.normalisation  # type: ignore[assignment]
