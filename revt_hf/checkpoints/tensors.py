@@ -129,11 +129,15 @@ def adapter_base(folder: Path) -> Path | None:
     """The folder of an adapter's base, downloaded if it is a Hub ID; None if this is no adapter."""
     if not is_adapter(folder):
         return None
+    return local_folder(base_source(folder))
+
+
+def local_folder(source: str | Path) -> Path:
+    """A path as it is; the folder of a Hub ID, downloaded if it is not in the cache."""
     from revt_hf.checkpoints.download import fetch, is_hub_id
 
-    base = base_source(folder)
-    is_remote = is_hub_id(base) and not Path(base).exists()
-    return fetch(base, quiet=True) if is_remote else Path(base)
+    is_remote = is_hub_id(str(source)) and not Path(source).exists()
+    return fetch(str(source), quiet=True) if is_remote else Path(source)
 
 
 def base_source(adapter: Path) -> str:

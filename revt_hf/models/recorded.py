@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.tensors import MERGE_FILE, RECIPE_FILE, adapter_base, open_checkpoint
+from revt_hf.checkpoints.tensors import (
+    MERGE_FILE,
+    RECIPE_FILE,
+    adapter_base,
+    local_folder,
+    open_checkpoint,
+)
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
@@ -47,7 +53,8 @@ def _is_ours(path: Path) -> bool:
 def recorded_protocol(models: Sequence[str | Path], **changes: Any) -> Protocol:
     """The one test protocol that models record, or the original's (1024x512); with ``changes``."""
     recorded = {
-        str(model): _evaluation_of(Path(model)).model_copy(update=changes) for model in models
+        str(model): _evaluation_of(local_folder(model)).model_copy(update=changes)
+        for model in models
     }
     if len(set(recorded.values())) > 1:
         for model in models:

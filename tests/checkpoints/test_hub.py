@@ -1,6 +1,7 @@
 """Downloads: only the bytes that the Hub names; every request ends; the client stays as it is."""
 
 import errno
+import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from huggingface_hub import constants
 
 from revt_hf.checkpoints.download import fetch, is_hub_id
+from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning
+from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.hub_repository import COMMIT, Failure
 from tests.helpers.small_hub import FILES, WEIGHTS, not_fetched, small_hub, use_endpoint
 
@@ -301,3 +304,9 @@ def test_downloads_in_two_threads(hub):
         found = list(pool.map(lambda _: fetch("someone/tiny", quiet=True), range(2)))
     assert found[0] == found[1]
     assert huggingface_hub.get_session().timeout.read is None
+
+
+def test_the_protocol_that_a_hub_model_records_is_used(hub):
+    record = json.dumps({"evaluation": {"max_size": [64, 32], "flip": True}}).encode()
+    hub.model("someone/tiny").commit("main", {**FILES, "merge.json": record})
+    assert recorded_protocol(["someone/tiny"]) == Protocol(max_size=(64, 32), flip=True)

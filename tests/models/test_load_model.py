@@ -28,7 +28,7 @@ from tests.helpers.segformers import change_tensors, rewrite
 from tests.helpers.tiny import tiny_recipe
 
 CLASSIFIER = "decode_head.classifier"
-NORM = "decode_head.batch_norm"
+HEAD_NORM = "decode_head.batch_norm"
 HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.3]}
 
 
@@ -234,7 +234,7 @@ def test_pixels_are_those_of_the_models_own_image_processor(folder, fields):
     trained = augment(build_pipeline(spec), image, np.zeros((48, 64), np.uint8), 0)["image"]
     trained = torch.from_numpy(trained.transpose(2, 0, 1))[None]
     torch.testing.assert_close(trained, ours, rtol=1e-5, atol=1e-5)
-    image_processor(recipe, (48, 64), own).save_pretrained(folder)
+    image_processor(recipe.evaluation.max_size, (48, 64), own).save_pretrained(folder)
     assert normalisation_of(load_model(folder)) == own
 
 
@@ -250,9 +250,9 @@ def test_the_default_is_imagenets_to_the_last_bit(folder):
 
 def test_recalibration_measures_pixels_as_the_model_sees_them(folder):
     rows = [{"image": random_image(64, 64)}]
-    plain = measured_statistics(load_model(folder), rows, NATIVE)[NORM][0]
+    plain = measured_statistics(load_model(folder), rows, NATIVE)[HEAD_NORM][0]
     _normalised(folder, **HALVES)
-    own = measured_statistics(load_model(folder), rows, NATIVE)[NORM][0]
+    own = measured_statistics(load_model(folder), rows, NATIVE)[HEAD_NORM][0]
     assert not torch.allclose(plain, own)
 
 

@@ -47,6 +47,7 @@ def _merges(name):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_every_experiment_and_its_members_plan(path, monkeypatch, tmp_path):
     monkeypatch.setenv("CAMVID", str(tmp_path / "camvid"))
+    monkeypatch.setenv("MOBILENET", "/models/mobilenet")
     experiment = load_experiment(path)
     for name, member in experiment.members.items():
         for seed in experiment.seeds_of(name) if member.recipe else ():

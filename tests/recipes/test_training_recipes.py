@@ -48,6 +48,7 @@ def _paper_recipe(source, size, name):
 @pytest.mark.parametrize("path", TRAINING, ids=name_of)
 def test_the_recipe_is_valid(path, monkeypatch):
     monkeypatch.setenv("CAMVID", "/data/camvid")
+    monkeypatch.setenv("MOBILENET", "/models/mobilenet")
     recipe = load_recipe(path)
     read = [(source, split) for source in recipe.sources for split in (source.train, source.val)]
     for spec, split in [*read, *((target, target.split) for target in recipe.targets)]:
@@ -59,6 +60,7 @@ def test_the_recipe_is_valid(path, monkeypatch):
 
 def test_every_part_is_used(monkeypatch):
     monkeypatch.setenv("CAMVID", "/data/camvid")
+    monkeypatch.setenv("MOBILENET", "/models/mobilenet")
     used = set()
     for path in FILES:
         parents = yaml.safe_load(path.read_text()).get("extends", [])
