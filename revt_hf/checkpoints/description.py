@@ -24,7 +24,7 @@ _LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WID
 _LONGEST_NAME = 200
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-_NOT_THE_NETWORK = CODE_KEYS | {
+NOT_THE_NETWORK = CODE_KEYS | {
     *("architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", COLOURS),
     *("id2label", "label2id", "num_labels", "output_hidden_states", "output_attentions"),
 }
@@ -48,7 +48,7 @@ def read_description(
         rest = {key: fields.number(key, value, 0.0, 1.0) for key, value in NUMBERS.items()}
         rest[IGNORED] = fields.whole(IGNORED, 255, -1000, 65_536)
     else:
-        rest = without(fields.values, _NOT_THE_NETWORK)
+        rest = without(fields.values, NOT_THE_NETWORK)
         rest["model_type"] = fields.values["model_type"]
     return Description(
         label=label or str(folder),

@@ -18,8 +18,9 @@ from revt_hf.checkpoints.architecture import (
     computing,
     fitting_tensors,
 )
-from revt_hf.checkpoints.description import read_description
+from revt_hf.checkpoints.description import NOT_THE_NETWORK, read_description
 from revt_hf.checkpoints.families import SEGFORMER, counter_of, is_counter, is_variance
+from revt_hf.checkpoints.fields import without
 from revt_hf.checkpoints.headers import common_dtype, tensors_hash
 from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
@@ -123,7 +124,10 @@ def network_sha256(model: PreTrainedModel) -> str:
         fields = [getattr(config, each.name) for each in dataclasses.fields(Architecture)]
         rest = [fields, config.layer_norm_eps, *rest]
     else:
-        rest += [computing(config.to_dict()), normalisation.do_flip_channel_order]
+        rest += [
+            computing(without(config.to_dict(), NOT_THE_NETWORK)),
+            normalisation.do_flip_channel_order,
+        ]
     tensors = sorted(model.state_dict().items())
     digest = tensors_hash((name, str(value.dtype), tuple(value.shape)) for name, value in tensors)
     for _, value in tensors:
@@ -165,6 +169,11 @@ def _whole(
     rows = list(space.rows(description.classes, f"{description.label}: its {CONFIG_FILE}"))
     tensors = _tensors(checkpoint, description, with_head=True)
     if rows != sorted(rows):
+        if description.family.generic:
+            raise UserError(
+                f"{label}: its classes are in another order, and which tensors of a "
+                f"{description.family.title} have a row for each class is not known here"
+            )
         for name in filter(description.family.has_class_rows, tensors):
             # A last row for no class stays where it is.
             last = range(len(rows), len(tensors[name]))

@@ -37,7 +37,7 @@ from tests.helpers.mutate import (
     reads_or_refuses,
 )
 from tests.helpers.networks import saved
-from tests.helpers.tiny import TINY, tiny_recipe
+from tests.helpers.tiny import TINY
 
 TRAINING = {
     **copy.deepcopy(TINY),
