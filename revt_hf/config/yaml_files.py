@@ -217,6 +217,7 @@ def _expand(value: Any) -> Any:
 
 ExpandedPath = Annotated[str, BeforeValidator(_expand)]
 # Accepted values must not fail hours later: numbers are finite, and no larger than can work.
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]

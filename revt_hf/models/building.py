@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from revt_hf.checkpoints.architecture import COLOURS, SIZES, Description
 from revt_hf.checkpoints.families import FAMILIES, SEGFORMER
 from revt_hf.checkpoints.names import listed, standard_name
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import LabelSpace, space_of
 from revt_hf.models.networks import config_from, filled_model, model_class, new_model

@@ -25,7 +25,7 @@ from revt_hf.checkpoints.headers import common_dtype, tensors_hash
 from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.checkpoints.tensors import CONFIG_FILE, PROCESSOR_FILE, Checkpoint, open_checkpoint
 from revt_hf.checkpoints.torch_files import read_tensor
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import (
     CITYSCAPES,

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from revt_hf import __version__
 from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.checkpoints.families import SEGFORMER
-from revt_hf.config.recipe import Model as ModelSection
+from revt_hf.config.network import Model as ModelSection
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import IGNORE_INDEX, NUM_CLASSES
 from revt_hf.evaluation.cost import device_name

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from revt_hf.config.recipe import Model as ModelSection
+from revt_hf.config.network import Model as ModelSection
 from revt_hf.config.recipe import Optimizer, Recipe, Training
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import worker_count

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
-from revt_hf.config.recipe import Model, Recipe, Training
+from revt_hf.config.network import Model
+from revt_hf.config.recipe import Recipe, Training
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up

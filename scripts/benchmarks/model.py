@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.runner import Pair, row
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.data.label_space import NUM_CLASSES
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.load import build_model, for_inference_

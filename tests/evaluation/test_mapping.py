@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec, Model
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.data.class_mapping import read_mapping
 from revt_hf.data.domains import load_domain

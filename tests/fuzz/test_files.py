@@ -10,8 +10,9 @@ import yaml
 
 from revt_hf.checkpoints.description import read_normalisation
 from revt_hf.cli.options import key_values, parse_max_size
+from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Model, load_recipe
+from revt_hf.config.recipe import load_recipe
 from revt_hf.data.class_mapping import read_mapping
 from revt_hf.data.label_space import space_of
 from revt_hf.evaluation.predictor import prepare

@@ -7,8 +7,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from revt_hf.analysis.blending import ScoringData
+from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec, Model
+from revt_hf.config.recipe import DomainSpec
 from revt_hf.evaluation.result import SplitSpec
 from revt_hf.models.load import build_model
 from tests.helpers.tiny import TINY

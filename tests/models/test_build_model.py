@@ -9,7 +9,7 @@ from transformers import (
 )
 
 from revt_hf.checkpoints.architecture import SIZES, size_name
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import CLASSES
 from revt_hf.models.load import build_model

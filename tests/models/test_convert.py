@@ -17,7 +17,7 @@ from transformers import (
 from revt_hf.checkpoints.architecture import SIZES, size_name, tensor_shapes
 from revt_hf.checkpoints.inferred import infer_architecture
 from revt_hf.checkpoints.names import disk_name, memory_names, original_name
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg

@@ -11,7 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import (
     SegformerImageProcessorPil,
 )
 
-from revt_hf.config.recipe import Model
+from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.augment import augment, build_pipeline
 from revt_hf.data.label_space import CITYSCAPES, CLASSES

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from revt_hf.checkpoints.names import memory_names
+from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Model, Optimizer, Schedule
+from revt_hf.config.recipe import Optimizer, Schedule
 from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.convert import convert, convert_to_mmseg

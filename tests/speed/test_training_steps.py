@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from revt_hf.config.recipe import Model, Optimizer
+from revt_hf.config.network import Model
+from revt_hf.config.recipe import Optimizer
 from revt_hf.core.errors import UserError
 from revt_hf.data_tools.prepare import prepare
 from revt_hf.models.folded_head import is_folded
