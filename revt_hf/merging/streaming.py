@@ -263,14 +263,17 @@ class _Engine:
                     f"{label}: the tensor {self._name(run, start + int(broken[0]))} holds NaN or "
                     "infinity: train it again, or pass --allow-nonfinite"
                 )
-        if bisect_left(self._variances, run.first) < bisect_left(self._variances, run.last):
-            for at in np.flatnonzero(array.reshape(-1) < 0):
-                name = self._name(run, start + int(at))
-                if is_variance(name):
-                    raise UserError(
-                        f"{label}: the variance {name} holds a negative number: select the "
-                        "backbone alone, or use another method"
-                    )
+        values, items = array.reshape(-1), self._plan.items
+        first, last = (bisect_left(self._variances, at) for at in (run.first, run.last))
+        for variance in map(items.__getitem__, self._variances[first:last]):
+            # Items of one dtype lie side by side in the result.
+            begins = (variance.offset - items[run.first].offset) // ITEM_SIZES[variance.dtype]
+            begin, end = (max(0, at - start) for at in (begins, begins + variance.count))
+            if (values[begin:end] < 0).any():
+                raise UserError(
+                    f"{label}: the variance {variance.name} holds a negative number: select the "
+                    "backbone alone, or use another method"
+                )
 
     def _check_overflow(self, run: Run, start: int, merged: Array, held: Array) -> None:
         """Refuse results that became infinite in the narrower dtype of the file."""
