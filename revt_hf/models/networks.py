@@ -193,39 +193,45 @@ def _limits(model: PreTrainedModel) -> InputLimits:
         for patch, stride, reduction in reversed(list(stages)):
             needed = (max(needed, reduction) - 1) * stride + patch - 2 * (patch // 2)
         return InputLimits(needed)
+    own = getattr(config, "image_size", None)
     if family.fixed:
-        return InputLimits(config.image_size, config.image_size)
+        return InputLimits(own, own)
+    if family.generic and type(own) is int and _takes(model, own, own):
+        if not _takes(model, 2 * own, 2 * own):
+            return InputLimits(own, own)
+        if not _takes(model, own, 2 * own):
+            return InputLimits(_smallest_side(model), 0)
     return InputLimits(_smallest_side(model), 0 if family.squares else None)
 
 
 @torch.inference_mode()
-def _smallest_side(model: PreTrainedModel) -> int:
-    """The smallest square that a network takes, found by trying."""
+def _takes(model: PreTrainedModel, height: int, width: int) -> bool:
+    """Whether a network takes an image of a size, found by trying."""
     training = model.training
     model.eval()
-
-    def takes(side: int) -> bool:
-        try:
-            pixels = torch.zeros(1, 3, side, side, device=model.device)
-            return math.prod(logits_of(model, pixels).shape) > 0
-        except UserError:
-            raise
-        # A layer whose input is too small fails in its own way.
-        except Exception:  # noqa: BLE001
-            return False
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            side = 1
-            while side <= _LARGEST_PROBE and not takes(side):
-                side *= 2
-            below = side // 2
-            while side - below > 1:
-                middle = (below + side) // 2
-                below, side = (below, middle) if takes(middle) else (middle, side)
+            pixels = torch.zeros(1, 3, height, width, device=model.device)
+            return math.prod(logits_of(model, pixels).shape) > 0
+    except UserError:
+        raise
+    # A layer whose input is too small fails in its own way.
+    except Exception:  # noqa: BLE001
+        return False
     finally:
         model.train(training)
+
+
+def _smallest_side(model: PreTrainedModel) -> int:
+    """The smallest square that a network takes, found by trying."""
+    side = 1
+    while side <= _LARGEST_PROBE and not _takes(model, side, side):
+        side *= 2
+    below = side // 2
+    while side - below > 1:
+        middle = (below + side) // 2
+        below, side = (below, middle) if _takes(model, middle, middle) else (middle, side)
     return side
 
 
