@@ -180,13 +180,24 @@ class ProtocolOptions:
     max_size: Annotated[
         str | None, "WIDTHxHEIGHT", "Resize images to fit this size, or native to keep theirs."
     ] = None
+    window: Annotated[
+        int | None,
+        "PIXELS",
+        Bounds(32, _LARGEST_SIDE),
+        "Show square windows of this side, a quarter of which overlap.",
+    ] = None
 
     def resolve(self, models: Iterable[str | Path]) -> "Protocol":
-        """The protocol of that name, else the one the models' folders record; with the max size."""
+        """The protocol of that name, else the one the models' folders record; with the options."""
         from revt_hf.config.protocol import named_protocol
         from revt_hf.models.recorded import recorded_protocol
 
-        changes = {} if self.max_size is None else {"max_size": parse_max_size(self.max_size)}
+        changes: dict[str, Any] = {}
+        if self.max_size is not None:
+            changes["max_size"] = parse_max_size(self.max_size)
+        if self.window is not None:
+            # As much as those of the protocol "slide".
+            changes |= {"window": self.window, "stride": self.window * 3 // 4}
         if self.protocol is None:
             return recorded_protocol(list(models), **changes)
         try:

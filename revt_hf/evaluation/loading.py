@@ -102,7 +102,8 @@ def too_small(size: Size, protocol: Protocol, limits: InputLimits) -> str | None
             sides[0] != sides[1] or limits.square not in (0, sides[0])
         ):
             needed = f" of {limits.square} pixels" if limits.square else ""
-            return f"{shown}, and it takes squares{needed} only (evaluation.window gives them)"
+            gives = "evaluation.window or --window gives them"
+            return f"{shown}, and it takes squares{needed} only ({gives})"
         if min(sides) < limits.minimum:
             return f"{shown}, and it needs at least {limits.minimum} on each side"
     return None
