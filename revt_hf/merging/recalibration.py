@@ -7,6 +7,7 @@ encoder with BatchNorm has features of its own in every layer.
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,13 @@ from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.evaluate import as_segmenter, score_images
-from revt_hf.evaluation.loading import load_labelled
+from revt_hf.evaluation.loading import load_labelled, too_small
 from revt_hf.evaluation.metric import mean_iou
-from revt_hf.evaluation.predictor import prepare
+from revt_hf.evaluation.predictor import prepare, sliding_logits
 from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
-from revt_hf.models.networks import batch_norms, logits_of, names_on_disk
+from revt_hf.models.networks import batch_norms, input_limits, logits_of, names_on_disk
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 OnImage = Callable[[], object]
@@ -245,13 +246,16 @@ def measured_statistics(
     With ``follow`` the layers' own running statistics follow what is measured, from the first
     image on.
     """
-    norms = batch_norms(model)
+    norms, limits = batch_norms(model), input_limits([model])
     moments = {name: _Moments(layer.num_features, follow) for name, layer in norms.items()}
     handles = [layer.register_forward_pre_hook(moments[name]) for name, layer in norms.items()]
     try:
         for row in images:
-            pixels = prepare(row["image"], protocol, normalisation=normalisation_of(model))
-            logits_of(model, pixels.to(model.device))
+            image = row["image"]
+            if unfit := too_small(image.shape[:2], protocol, limits):
+                raise UserError(f"an image to re-estimate statistics on: {unfit}")
+            pixels = prepare(image, protocol, normalisation=normalisation_of(model))
+            sliding_logits(partial(logits_of, model), pixels.to(model.device), protocol)
             on_image()
     finally:
         for handle in handles:
