@@ -25,7 +25,7 @@ from revt_hf.data.domains import in_space, load_spec, open_domain, space_of_imag
 from revt_hf.data.label_space import CITYSCAPES, LabelSpace
 from revt_hf.evaluation.cost import LIBRARIES
 from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
-from revt_hf.evaluation.loading import check_labelled
+from revt_hf.evaluation.loading import check_labelled, check_sizes
 from revt_hf.evaluation.metric import mean_iou
 from revt_hf.evaluation.predictor import copied_head, heads_segmenter
 from revt_hf.evaluation.result import SplitSpec
@@ -36,7 +36,7 @@ from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.streaming import Feed
 from revt_hf.models.load import label_space
-from revt_hf.models.networks import family_of_model, names_on_disk
+from revt_hf.models.networks import family_of_model, input_limits, names_on_disk
 from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]
@@ -181,6 +181,12 @@ class ScoringData:
     @property
     def label(self) -> str:
         return " + ".join(split.label for split in self.splits)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Refuse images that a model cannot take."""
+        limits = input_limits([model])
+        for split, rows in zip(self.splits, self.rows, strict=True):
+            check_sizes(rows, split.label, self.protocol, limits)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that identify the images and the protocol."""

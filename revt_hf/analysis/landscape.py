@@ -47,6 +47,7 @@ def diagnose_path(
         raise UserError(f"a path has two ends, not {len(folders)}: name two members")
     data = options.data(*folders, init)
     with Blender(folders, init, init_head=interpolate_head, quiet=options.quiet) as blender:
+        data.check(blender.model)
         values = about(data, blender.records())
         lines = 3 if blender.has_init else 1
         with options.progress(lines * points * data.images, "path") as bar:
@@ -165,6 +166,7 @@ def diagnose_plane(
     data = load_data(options.splits, options.protocol, options.images, options.workers)
     growing = growing_folder(options.output, True, _PLANE_FILES, inputs)
     with Blender(folders, quiet=options.quiet) as blender, growing:
+        data.check(blender.model)
         values = about(data, blender.records())
         finished = FinishedPoints(options.output, values)
         left = sum(point not in finished.points for fresh in new_points(levels) for point in fresh)

@@ -68,6 +68,7 @@ def choose_merge(
         Blender(paths, quiet=options.quiet) as blender,
         tqdm(total=total, desc="choose", unit="image", disable=options.quiet) as bar,
     ):
+        data.check(blender.model)
         records = blender.records()
         scorer = MergeScorer(blender, data, options.head, bar.update)
         choice = choose(scorer, options.evaluations)

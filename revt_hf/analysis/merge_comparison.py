@@ -241,6 +241,7 @@ def disagreement(
         ]
         for source, paths in zip((*members, merge), files, strict=True):
             segmenter = model_segmenter(load_for_evaluation(source, data.space))
+            data.check(segmenter.models[0])
             for image, path in enumerate(paths):
                 classes = segmenter.class_map(rows[image]["image"], data.protocol)
                 if not cv2.imwrite(str(path), classes):
