@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -132,7 +132,9 @@ def predict_files(
     if options.ids == "cityscapes" and space != CITYSCAPES:
         raise UserError("--ids cityscapes: the models predict other classes than Cityscapes'")
     outputs = replace(outputs, space=space)
-    run = _Run(outputs, segmenters, protocol, options)
+    # Also refuses networks that images alone are not enough for.
+    limits = input_limits(model for one in segmenters.values() for model in one.models)
+    run = _Run(outputs, segmenters, protocol, options, limits)
     for file, reason in left_out.items():
         run.fail(Input(Path(file), Path(file).stem, is_video=False), reason)
     images = sum(not item.is_video for item in inputs)
@@ -165,12 +167,9 @@ class _Run:
     segmenters: Mapping[str, Segmenter]
     protocol: Protocol
     options: PredictOptions
+    limits: InputLimits
     failed: list[tuple[Input, str]] = field(default_factory=list)
     progress: Any = None
-
-    @cached_property
-    def _limits(self) -> InputLimits:
-        return input_limits(model for one in self.segmenters.values() for model in one.models)
 
     def fail(self, item: Input, reason: str) -> None:
         reason = reason.removeprefix(f"{item.path}: ")
@@ -211,7 +210,7 @@ class _Run:
 
     def _too_small(self, image: NDArray[np.uint8]) -> str | None:
         """Why a network cannot take an image or frame (H, W, 3)."""
-        return too_small((image.shape[0], image.shape[1]), self.protocol, self._limits)
+        return too_small((image.shape[0], image.shape[1]), self.protocol, self.limits)
 
     def _video(self, item: Input, done: dict[Input, Predicted]) -> None:
         try:
