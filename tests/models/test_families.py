@@ -1,0 +1,519 @@
+"""One battery for every family of segmenters: from a recipe to a published merge."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import pipeline
+
+from revt_hf.checkpoints.families import is_counter, is_statistic
+from revt_hf.config.protocol import Protocol
+from revt_hf.config.recipe import load_recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import read_json_object
+from revt_hf.data.label_space import CLASSES, TRAIN_ID, LabelSpace
+from revt_hf.evaluation.predictor import predict
+from revt_hf.evaluation.result import read_results
+from revt_hf.merging.average import merge
+from revt_hf.models.load import build_model, load_model
+from revt_hf.models.networks import names_on_disk, quiet_transformers
+from revt_hf.training.loop import TrainOptions, train
+from tests.helpers import families
+from tests.helpers.command_line import refused, revt
+from tests.helpers.families import ALL, PREDICTED, SIDE, SQUARES, TRAINED, Family, recipe_of
+from tests.helpers.segformers import change_tensors, rewrite, tensors_of
+from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
+
+pytestmark = pytest.mark.numeric
+
+NATIVE = Protocol(max_size=None)
+_MADE = {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Families by name; what they hold is made when a test asks for it."""
+
+    def of(name):
+        if name not in _MADE:
+            _MADE[name] = Family(name, tmp_path_factory.mktemp(name))
+        return _MADE[name]
+
+    yield of
+    _MADE.clear()
+
+
+every = pytest.mark.parametrize("name", ALL)
+every_trained = pytest.mark.parametrize("name", TRAINED)
+every_predicted = pytest.mark.parametrize("name", PREDICTED)
+
+
+def _by_transformers(folder):
+    """The model as transformers loads it."""
+    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+    with quiet_transformers():
+        return getattr(transformers, kind).from_pretrained(folder).eval()
+
+
+def _outputs(model, seed=0):
+    # Kernels round by where in memory a tensor lies: in a file that is mapped anywhere.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    pixels = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        found = model(pixel_values=pixels)
+    names = ("logits", "class_queries_logits", "masks_queries_logits")
+    return [found[name] for name in names if name in found]
+
+
+def _done(capsys, *arguments):
+    code, out, error = revt(capsys, *arguments, "--quiet")
+    assert code == 0, error
+    return out
+
+
+def _streets(name, *more):
+    """Images of 128x64 pixels; windows of them for networks that take squares only."""
+    windows = ("--window", SIDE) if name in SQUARES else ()
+    size = ("--option", f"size=[{SIDE},128]", "--max-size", "native")
+    return ("--domain", "streets", *size, *windows, *more)
+
+
+@every_predicted
+def test_the_outputs_are_those_of_transformers(made, name):
+    folder = made(name).members[1]
+    ours, theirs = load_model(folder), _by_transformers(folder)
+    assert type(ours) is type(theirs)
+    outputs = list(zip(_outputs(ours), _outputs(theirs), strict=True))
+    assert outputs
+    assert all(first.equal(second) for first, second in outputs)
+
+
+@every
+def test_a_merge_is_the_exact_mean_of_the_encoders_with_one_head(made, name):
+    members = [tensors_of(folder) for folder in made(name).members]
+    merged = tensors_of(made(name).merged)
+    assert list(merged) == list(members[0])
+    family, averaged = made(name).family, 0
+    for tensor, found in merged.items():
+        values = [member[tensor] for member in members]
+        if not family.in_encoder(tensor) or is_counter(tensor):
+            assert found.equal(values[0]), tensor
+            continue
+        # In the tensors' dtype and the members' order, as the original computes it.
+        assert found.equal((values[0] + values[1] + values[2]) / 3), tensor
+        mean = (values[0].double() + values[1].double() + values[2].double()) / 3
+        torch.testing.assert_close(found.double(), mean, rtol=3e-7, atol=1e-9)
+        averaged += not values[0].equal(found)
+    head = [tensor for tensor in merged if not family.in_encoder(tensor)]
+    assert any(not members[0][tensor].equal(members[1][tensor]) for tensor in head)
+    assert averaged > 10
+    # What transformers calls the encoder, where it has a name for it.
+    whole = made(name).networks[0]
+    encoder = None if family.masks else whole.get_submodule(family.prefix.rstrip("."))
+    if encoder is not None:
+        on_disk = names_on_disk(whole)
+        inner = {on_disk[f"{family.prefix}{key}"] for key in encoder.state_dict()}
+        assert inner == set(merged) - set(head)
+
+
+@every
+def test_a_merge_loads_in_transformers(made, name):
+    theirs = _by_transformers(made(name).merged)
+    on_disk, saved = names_on_disk(theirs), tensors_of(made(name).merged)
+    assert sorted(on_disk.values()) == sorted(saved)
+    for memory, tensor in theirs.state_dict().items():
+        assert tensor.equal(saved[on_disk[memory]]), memory
+    assert theirs.config.id2label == dict(enumerate(CLASSES))
+
+
+@every_predicted
+def test_the_pipeline_gives_the_same_class_map(made, name):
+    folder, picture = made(name).merged, families.image(seed=3)
+    found = predict(load_model(folder), picture, NATIVE)
+    assert len(np.unique(found)) > 1
+    task, more = pipeline("image-segmentation", model=str(folder)), {}
+    if made(name).family.masks:
+        # Without a subtask it looks for things.
+        more["subtask"] = "semantic"
+    by_pipeline = np.full(picture.shape[:2], 255, np.uint8)
+    for segment in task(Image.fromarray(picture), **more):
+        by_pipeline[np.asarray(segment["mask"]) > 0] = TRAIN_ID[segment["label"]]
+    assert (found != by_pipeline).mean() <= 5e-4
+
+
+@every_trained
+def test_training_changes_encoder_and_head(made, name):
+    family, recipe = made(name).family, made(name).recipe
+    before = build_model(recipe.model, recipe.train.seed)
+    on_disk, after = names_on_disk(before), tensors_of(made(name).trained)
+    changed = {True: [], False: []}
+    for memory, tensor in before.state_dict().items():
+        changed[family.in_encoder(memory)].append(not tensor.equal(after[on_disk[memory]]))
+    assert all(np.mean(parts) > 0.7 for parts in changed.values()), changed
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    # It is a folder of its family, with what it was trained by beside it.
+    assert load_recipe(made(name).trained / "recipe.yaml").model == recipe.model
+    assert len(_outputs(load_model(made(name).trained))) == 1
+
+
+@every_trained
+def test_a_resumed_run_ends_with_the_same_bits(made, name, tmp_path):
+    made(name).stopped(tmp_path / "run")
+    resumed = run(tmp_path / "run", made(name).recipe, resume=True)
+    assert same_weights(resumed, tensors_of(made(name).trained))
+
+
+@every_predicted
+def test_evaluate_and_predict(made, name, tmp_path, capsys):
+    folder = made(name).merged
+    _done(capsys, "evaluate", folder, *_streets(name, "--json", tmp_path / "r.json"))
+    (result,) = read_results([tmp_path / "r.json"])
+    assert 0 <= result.scores[0].miou < 30
+    picture = families.image(seed=5)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    output = ("--output", tmp_path / "out", "--save", "maps", "--max-size", "native")
+    _done(capsys, "predict", folder, "--input", tmp_path / "a.png", *output)
+    found = np.asarray(Image.open(tmp_path / "out" / "maps" / "a.png"))
+    assert (found == predict(load_model(folder), picture, NATIVE)).all()
+
+
+@every_predicted
+def test_recalibration_changes_all_statistics_and_nothing_else(made, name, tmp_path, capsys):
+    folder, out = made(name).merged, tmp_path / "out"
+    command = (
+        "recalibrate",
+        folder,
+        "--output",
+        out,
+        *_streets(name, "--images", "2", "--skip-val"),
+    )
+    if not made(name).norms:
+        assert "has no BatchNorm" in refused(capsys, *command, "--quiet")
+        assert not out.exists()
+        return
+    _done(capsys, *command)
+    before, after = tensors_of(folder), tensors_of(out)
+    changed = {tensor for tensor in before if not before[tensor].equal(after[tensor])}
+    assert changed == set(filter(is_statistic, before))
+    assert len(changed) == 2 * len(made(name).norms)
+    assert load_model(out).training is False
+
+
+@every_predicted
+def test_diagnoses(made, name, tmp_path, capsys):
+    members, merged = made(name).members, made(name).merged
+    out = [tmp_path / "norm", tmp_path / "similarity", tmp_path / "path"]
+    some = _streets(name, "--images", "1")
+    norm = ("diagnose", "norm", merged, members[0], "--output", out[0], *some)
+    norm += ("--recalibrate-on", "1")
+    if made(name).norms:
+        _done(capsys, *norm)
+        assert read_json_object(out[0] / "norm.json")
+    else:
+        assert "has no BatchNorm" in refused(capsys, *norm, "--quiet")
+        assert not out[0].exists()
+    _done(capsys, "diagnose", "similarity", *members[:2], "--output", out[1], "--no-plot")
+    assert read_json_object(out[1] / "similarity.json")["wholes"]
+    points = ("--points", "2")
+    path = ("diagnose", "path", *members[:2], "--output", out[2], *some, *points)
+    if made(name).family.masks:
+        return
+    _done(capsys, *path)
+    lines = read_json_object(out[2] / "path.json")["lines"]
+    assert [(line["from"], line["to"], line["head"]) for line in lines] == [(1, 2, 1), (1, 2, 2)]
+
+
+@every
+def test_a_push_sends_a_folder_that_loads(made, name, tmp_path, capsys):
+    folder, dry = made(name).merged, tmp_path / "dry"
+    terms = ("--license", "apache-2.0", "--dry-run", dry)
+    _done(capsys, "push", folder, "me/merged", *terms)
+    assert same_weights(tensors_of(dry), tensors_of(folder))
+    for file in ("config.json", "preprocessor_config.json"):
+        assert (dry / file).read_bytes() == (folder / file).read_bytes()
+    card = (dry / "README.md").read_text()
+    assert name == "data2vec" or made(name).family.title in card
+    assert name == "segformer" or "SegFormer" not in card
+    _by_transformers(dry)
+
+
+@every
+def test_files_in_several_parts_are_one_model(made, name, tmp_path):
+    model = made(name).networks[1]
+    parts = families.save(model, tmp_path / "parts", None, max_shard_size="20KB")
+    shutil.copy(made(name).members[1] / "preprocessor_config.json", parts)
+    assert len(list(parts.glob("*.safetensors"))) > 1
+    if name != "oneformer":
+        assert same_weights(load_model(parts).state_dict(), _loaded(made, name, 1))
+    other = merge([made(name).members[0], parts, made(name).members[2]], tmp_path / "merged")
+    found, expected = tensors_of(other), tensors_of(made(name).merged)
+    assert same_weights(found, expected)
+
+
+def _loaded(made, name, number):
+    return load_model(made(name).members[number]).state_dict()
+
+
+@every_predicted
+def test_rows_of_the_head_are_sorted_by_class_name(made, name, tmp_path):
+    if name == "data2vec":
+        pytest.skip("which rows are classes is not known of a generic family")
+    folder = made(name).copied(tmp_path / "model")
+    order = np.roll(np.arange(len(CLASSES)), 3).tolist()
+
+    def permute(tensors):
+        names = list(filter(made(name).family.has_class_rows, tensors))
+        assert names
+        for tensor in names:
+            last = range(len(CLASSES), len(tensors[tensor]))
+            tensors[tensor] = tensors[tensor][[*order, *last]].contiguous()
+
+    change_tensors(folder, permute)
+    names = {str(row): CLASSES[number] for row, number in enumerate(order)}
+    rewrite(folder / "config.json", id2label=names, label2id={v: int(k) for k, v in names.items()})
+    assert same_weights(load_model(folder).state_dict(), _loaded(made, name, 0))
+    with pytest.raises(UserError, match="its classes are in another order"):
+        merge([made(name).members[0], folder], tmp_path / "merged")
+
+
+def _lacks(tensors, name):
+    del tensors[name]
+
+
+def _has_more(tensors, name):
+    tensors["decoder.extra.weight"] = torch.zeros(3)
+
+
+def _is_longer(tensors, name):
+    tensors[name] = torch.cat([tensors[name]] * 2)
+
+
+def _is_nan(tensors, name):
+    tensors[name].view(-1)[0] = float("nan")
+
+
+def _is_negative(tensors, name):
+    tensors[next(at for at in tensors if at.endswith("running_var"))][0] = -1
+
+
+FAULTS = {
+    "lacks": (_lacks, "missing"),
+    "has more": (_has_more, r"without a place|has no place"),
+    "shape": (_is_longer, r"is \[\d+.*\], not \[\d+"),
+    "nan": (_is_nan, "holds NaN or infinity"),
+    "negative": (_is_negative, "is a variance and holds a negative number"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@every_predicted
+def test_tensors_that_are_not_the_networks_are_refused(made, name, fault, tmp_path):
+    if fault == "negative" and not made(name).norms:
+        pytest.skip("it has no variance")
+    folder = made(name).copied(tmp_path / "model")
+    change, sentence = FAULTS[fault]
+    for in_encoder in (True, False):
+        tensors = tensors_of(folder)
+        part = [at for at in tensors if made(name).family.in_encoder(at) == in_encoder]
+        victim = next(at for at in part if at.endswith("weight"))
+        change_tensors(folder, lambda held, at=victim: change(held, at))
+        with pytest.raises(UserError, match=sentence) as error:
+            load_model(folder)
+        assert "\n" not in str(error.value)
+        assert str(folder) in str(error.value)
+        if fault != "negative":
+            # First: heads of the others are not in the result.
+            with pytest.raises(UserError):
+                merge([folder, made(name).members[0]], tmp_path / "merged")
+            assert not (tmp_path / "merged").exists()
+        shutil.copy(made(name).members[0] / "model.safetensors", folder)
+
+
+@every_trained
+def test_a_frozen_encoder_keeps_its_bits(made, name, tmp_path):
+    section = {"init": str(made(name).members[0]), "freeze": "encoder", "head": "init"}
+    section |= {"config": {}, "size": None, **NO_SIZES}
+    after = run(tmp_path / "run", recipe_of(name, model=section, train={"steps": 2}))
+    before = tensors_of(made(name).members[0])
+    assert before.keys() == after.keys()
+    changed = {tensor for tensor in before if not before[tensor].equal(after[tensor])}
+    assert changed
+    assert not any(map(made(name).family.in_encoder, changed))
+    # Statistics of the head's own layers follow the images.
+    own = [at for at in before if is_statistic(at) and not made(name).family.in_encoder(at)]
+    assert set(own) <= changed
+
+
+@pytest.mark.parametrize("name", ["upernet-dinov3", "mobilenet", "beit"])
+def test_an_encoder_of_initial_weights_gets_a_new_head(made, name):
+    """Also of a network with other classes."""
+    model = {**TRAINED[name], "init": str(made(name).members[0]), "config": {}}
+    spec = recipe_of(name, model=model).model
+    built = build_model(spec, 3, LabelSpace("two", ("road", "boat"), (0, 1)))
+    family, before = made(name).family, load_model(made(name).members[0]).state_dict()
+    assert built.config.num_labels == 2
+    for tensor, value in built.state_dict().items():
+        if family.in_encoder(tensor):
+            assert value.equal(before[tensor]), tensor
+    rows = [at for at in built.state_dict() if family.has_class_rows(at)]
+    assert all(len(built.state_dict()[at]) == 2 for at in rows)
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"family": "upernet", "size": "b0"}, "size to decoder_hidden_size are for segformer"),
+        ({"family": "upernet"}, "backbone_config has to name the encoder's model_type"),
+        ({"family": "upernet", "config": {"backbone_config": "dinov2"}}, "has to name"),
+        ({"family": "upernet", "config": {"widht": 1}}, "model.config.widht: .* no such field"),
+        ({"family": "beit", "config": {"hidden_size": "wide"}}, "transformers refuses it"),
+        ({"family": "beit", "config": {"hidden_size": 10}}, "transformers refuses it"),
+        (
+            {"family": "upernet", "config": {"backbone_config": {"model_type": "bert"}}},
+            "bert",
+        ),
+        ({"family": "beit", "freeze": "encoder"}, "random weights cannot be frozen: give init"),
+        ({"family": "beit", "head": "init"}, "head: init needs model.init"),
+        ({"size": "b0", "config": {"depths": [1]}}, "config is for other families"),
+        ({"family": "maskformer"}, "family"),
+        (
+            {**TRAINED["upernet-resnet"], "drop_path": 0.3},
+            "model.drop_path is 0.3, and a upernet has none",
+        ),
+    ],
+)
+def test_wrong_networks_are_refused_before_the_work(section, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        build_model(tiny_recipe(model={**NO_SIZES, "size": None, **section}).model, 0)
+    assert "\n" not in str(error.value).removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "sentence"),
+    [
+        ("beit", {"train": {"folded_head": True}}, "folded_head is for SegFormer's decode head"),
+        ("dpt", {"augmentation": {"crop": [32, 64]}}, "takes squares only"),
+        ("beit", {"augmentation": {"crop": [32, 31]}}, "crop"),
+        ("upernet-convnext", {"augmentation": {"crop": None, "max_size": [40, 20]}}, "at least 32"),
+        (
+            "dpt",
+            {"evaluation": {"window": None, "stride": None}, "train": {"validate_every": 2}},
+            "takes squares only",
+        ),
+    ],
+)
+def test_runs_that_a_network_cannot_do_are_refused(name, sections, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        train(recipe_of(name, **sections), tmp_path / "run", TrainOptions(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["eomt", "mask2former", "oneformer"])
+def test_masks_are_not_trained(made, name, tmp_path):
+    """Masks need a loss of their own."""
+    init = {"init": str(made(name).members[0]), "head": "init", "config": {}}
+    with pytest.raises(UserError, match=r"docs/extending|model\.family"):
+        train(recipe_of("beit", model=init), tmp_path / "run", TrainOptions(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_that_need_a_text_are_refused(made, tmp_path, capsys):
+    folder = made("oneformer").members[0]
+    Image.fromarray(families.image()).save(tmp_path / "a.png")
+    predicted = ("predict", folder, "--input", tmp_path / "a.png", "--output", tmp_path / "out")
+    for command in (
+        predicted,
+        ("evaluate", folder, *_streets("oneformer")),
+        ("recalibrate", folder, "--output", tmp_path / "out", *_streets("oneformer")),
+        ("diagnose", "path", *made("oneformer").members[:2], "--output", tmp_path / "out"),
+    ):
+        more = _streets("oneformer") if command[0] == "diagnose" else ()
+        assert "needs a text" in refused(capsys, *command, *more, "--quiet")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dpt", "data2vec", "eomt"])
+def test_images_that_are_no_squares_need_windows(made, name, tmp_path, capsys):
+    members, out = made(name).members, tmp_path / "out"
+    wide = ("--domain", "streets", "--option", f"size=[{SIDE},128]", "--max-size", "native")
+    Image.fromarray(families.image(SIDE, 128)).save(tmp_path / "a.png")
+    pictures = ("--input", tmp_path / "a.png", "--max-size", "native", "--output", out)
+    commands = [
+        ("evaluate", members[0], *wide),
+        ("diagnose", "path", *members[:2], "--output", out, *wide),
+        (
+            "diagnose",
+            "disagreement",
+            *members[:2],
+            "--merge",
+            made(name).merged,
+            "--output",
+            out,
+            *wide,
+        ),
+    ]
+    if made(name).norms:
+        commands.append(("recalibrate", members[0], "--output", out, "--skip-val", *wide))
+    for command in commands:
+        error = refused(capsys, *command, "--quiet")
+        assert "squares" in error and "--window" in error
+        assert not out.exists()
+    # Images that cannot be predicted are left out with a warning.
+    code, _, error = revt(capsys, "predict", members[0], *pictures, "--quiet")
+    assert code != 0 and "squares" in error and "--window" in error
+    windows = ("--save", "maps", "--window", SIDE, "--overwrite")
+    _done(capsys, "predict", members[0], *pictures, *windows)
+    found = np.asarray(Image.open(out / "maps" / "a.png"))
+    windows = Protocol(max_size=None, window=SIDE, stride=SIDE * 3 // 4)
+    assert (found == predict(load_model(members[0]), families.image(SIDE, 128), windows)).all()
+
+
+def test_different_families_are_not_merged(made, tmp_path):
+    first = made("upernet-convnext").members[0]
+    for other, sentence in (
+        ("segformer", "it is a SegFormer, not a UperNet"),
+        ("upernet-resnet", "does not match"),
+        ("eomt", "it is a EoMT|it is an EoMT"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            merge([first, made(other).members[0]], tmp_path / "merged")
+    changed = made("upernet-convnext").copied(tmp_path / "changed")
+    config = json.loads((changed / "config.json").read_text())
+    config["backbone_config"]["layer_norm_eps"] = 0.1
+    rewrite(changed / "config.json", **config)
+    sentence = r"backbone_config\.layer_norm_eps of its config\.json is 0\.1"
+    with pytest.raises(UserError, match=sentence):
+        merge([first, changed], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_ensemble_of_features_needs_segformers(made, capsys):
+    members = made("mobilenet").members[:2]
+    command = ("evaluate", *members, *_streets("mobilenet"))
+    assert "needs SegFormers" in refused(capsys, *command, "--ensemble", "features", "--quiet")
+    _done(capsys, *command, "--ensemble", "logits", "--ensemble", "probabilities")
+
+
+def test_what_is_taken_for_an_encoder_is_said(made, tmp_path, capsys):
+    code, _, error = revt(
+        capsys, "merge", *made("data2vec").members, "--output", tmp_path / "merged"
+    )
+    assert code == 0, error
+    assert "'data2vec_vision.*' is taken for its encoder" in error
+
+
+def test_a_generic_network_is_trained_from_its_own_weights(made, tmp_path):
+    init = {"init": str(made("data2vec").members[0]), "head": "init", "config": {}}
+    run(tmp_path / "run", recipe_of("beit", model=init))
+    before, after = made("data2vec").members[0], tmp_path / "run"
+    changed = [
+        at for at, value in tensors_of(before).items() if not value.equal(tensors_of(after)[at])
+    ]
+    family = made("data2vec").family
+    assert {family.in_encoder(at) for at in changed} == {True, False}
+    _by_transformers(after)
