@@ -193,7 +193,7 @@ def _limits(model: PreTrainedModel) -> InputLimits:
         for patch, stride, reduction in reversed(list(stages)):
             needed = (max(needed, reduction) - 1) * stride + patch - 2 * (patch // 2)
         return InputLimits(needed)
-    own = getattr(config, "image_size", None)
+    own: Any = getattr(config, "image_size", None)
     if family.fixed:
         return InputLimits(own, own)
     if family.generic and type(own) is int and _takes(model, own, own):

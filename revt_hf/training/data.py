@@ -1,13 +1,14 @@
 """Training samples as a function of their position: no worker or interruption changes them."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
 
 from revt_hf.config.recipe import Augmentation, Source
 from revt_hf.core.errors import UserError
@@ -18,10 +19,12 @@ from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import sizes_of
-from revt_hf.models.networks import InputLimits
+from revt_hf.models.networks import InputLimits, batch_norms, input_limits, logits_of
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
+# What a network does is looked at with an image of so many pixels on a side.
+PROBE_SIDE = 64
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
@@ -68,6 +71,28 @@ def check_crops(
                 f"({first[1][1]}x{first[1][0]}), {file} ({size[1]}x{size[0]}): set a crop, or "
                 "train.batch_size=1"
             )
+
+
+@torch.inference_mode()
+def check_single_images(model: PreTrainedModel) -> None:
+    """Refuse one image at a time where BatchNorm would see a single value, pooled from it."""
+    side = max(PROBE_SIDE, input_limits([model]).minimum)
+    pooled: list[str] = []
+
+    def look(name: str, _: Any, given: tuple[torch.Tensor]) -> None:
+        if given[0][0, 0].numel() == 1:
+            pooled.append(name)
+
+    norms = batch_norms(model).items()
+    hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in norms]
+    logits_of(model.eval(), torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    if pooled:
+        raise UserError(
+            f"train.batch_size is 1, and {pooled[0]} normalises one value for each image: set it "
+            "to 2 or more, or model.batch_norm to frozen"
+        )
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):

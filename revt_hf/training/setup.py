@@ -23,6 +23,7 @@ from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import read_json_object, write_text
+from revt_hf.core.processes import process_state
 from revt_hf.data.augment import Pipeline, build_pipeline
 from revt_hf.data.domains import domain_label, in_space, space_of_spec
 from revt_hf.data.label_space import standard_order
@@ -38,13 +39,17 @@ from revt_hf.models.networks import (
 )
 from revt_hf.models.processors import image_processor
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
-from revt_hf.training.data import check_crops, load_training, pipeline_spec
+from revt_hf.training.data import (
+    PROBE_SIDE,
+    check_crops,
+    check_single_images,
+    load_training,
+    pipeline_spec,
+)
 from revt_hf.training.run_folder import RUN_FILE
 
 Statistics = Literal["process", "all processes", "frozen"]
 _log = logging.getLogger("revt_hf")
-# Gradients are looked for with an image of so many pixels on a side.
-_PROBE_SIDE = 64
 # Weights last: a folder with weights is a finished one.
 _RESULT_FILES = (RECIPE_FILE, "preprocessor_config.json", "config.json", WEIGHTS_FILE)
 
@@ -74,6 +79,10 @@ def load_parts(recipe: Recipe) -> RunParts:
     if recipe.train.folded_head and family is not SEGFORMER:
         raise UserError("train.folded_head is for SegFormer's decode head: set it to false")
     freeze(model, recipe.model)
+    processes = process_state()
+    kind = statistics(recipe.model.batch_norm, processes.device.type, processes.num_processes)
+    if recipe.train.batch_size == 1 and kind == "process":
+        check_single_images(model)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     images = [
@@ -207,7 +216,7 @@ def freeze(model: PreTrainedModel, spec: Model) -> None:
             parameter.requires_grad_(not family.in_encoder(name))
     if family is SEGFORMER:
         return
-    side = max(_PROBE_SIDE, input_limits([model]).minimum)
+    side = max(PROBE_SIDE, input_limits([model]).minimum)
     model.eval()
     with torch.random.fork_rng(devices=[]):
         logits_of(model, torch.rand(1, 3, side, side)).sum().backward()

@@ -400,6 +400,7 @@ def test_wrong_networks_are_refused_before_the_work(section, sentence):
     ("name", "sections", "sentence"),
     [
         ("beit", {"train": {"folded_head": True}}, "folded_head is for SegFormer's decode head"),
+        ("mobilenet", {"train": {"batch_size": 1}}, "train.batch_size is 1, and segmentation_head"),
         ("dpt", {"augmentation": {"crop": [32, 64]}}, "takes squares only"),
         ("beit", {"augmentation": {"crop": [32, 31]}}, "crop"),
         ("upernet-convnext", {"augmentation": {"crop": None, "max_size": [40, 20]}}, "at least 32"),
