@@ -6,7 +6,7 @@ Wherever tensors of several models meet, the names on disk (``save_pretrained``)
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from revt_hf.checkpoints.families import SEGFORMER, Family
 from revt_hf.core.errors import UserError
@@ -97,6 +97,18 @@ def standard_name(name: str) -> str:
     """The on-disk name, inside a whole SegFormer, of a tensor named as in memory or on disk."""
     # A SegformerModel by itself has no prefix.
     return disk_name(f"{BACKBONE_PREFIX}{name}" if name.startswith(_BARE_ENCODER) else name)
+
+
+def names_on_disk(model: Any) -> dict[str, str]:
+    """The name on disk of each tensor of a model's state dict, by its name in memory."""
+    state = model.state_dict()
+    if model.config.model_type == "segformer":
+        return {name: disk_name(name) for name in state}
+    from transformers.core_model_loading import revert_weight_conversion
+
+    memory = {id(tensor): name for name, tensor in state.items()}
+    saved = revert_weight_conversion(model, dict(state))
+    return {memory[id(tensor)]: name for name, tensor in saved.items()}
 
 
 def memory_names(original: str) -> tuple[str, ...]:

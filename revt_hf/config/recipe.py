@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from revt_hf.config.adapter import Adapter
 from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol, ProtocolChoice
 from revt_hf.config.yaml_files import (
@@ -174,6 +175,7 @@ class Recipe(Section):
     """A whole training run; ``more_sources`` makes it train on a mixture."""
 
     model: Model
+    adapter: Adapter | None = None
     source: Source
     more_sources: tuple[Source, ...] = ()
     targets: tuple[Target, ...] = ()
@@ -197,6 +199,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        if self.adapter and self.model.init is None:
+            raise ValueError("adapter: an encoder of random weights has nothing to adapt: give init")
+        if self.adapter and (self.train.ema or self.train.swad):
+            raise ValueError(
+                "train.ema and train.swad average an adapter's factors apart, which is not the "
+                "average of the networks: remove them or adapter"
+            )
         crops = self.train.steps * self.train.batch_size * self.train.gradient_accumulation
         if self.more_sources and crops > _MIXED_CROPS:
             raise ValueError(f"a mixture has at most {_MIXED_CROPS} crops, this one has {crops}")

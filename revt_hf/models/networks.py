@@ -15,12 +15,11 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
-from revt_hf.checkpoints.names import disk_name, listed
+from revt_hf.checkpoints.names import listed
 from revt_hf.core.errors import UserError
 
 # Parameters that transformers adds to encoders for their use as a backbone.
@@ -112,16 +111,6 @@ def check_filled(missing: Iterable[str], left: Iterable[str], label: str) -> Non
             raise UserError(
                 f"{label}: its tensors are not those of its config.json: {what}: {listed(names)}"
             )
-
-
-def names_on_disk(model: PreTrainedModel) -> dict[str, str]:
-    """The name on disk of each tensor of a model's state dict, by its name in memory."""
-    state = model.state_dict()
-    if family_of_model(model) is SEGFORMER:
-        return {name: disk_name(name) for name in state}
-    memory = {id(tensor): name for name, tensor in state.items()}
-    saved = revert_weight_conversion(model, dict(state))
-    return {memory[id(tensor)]: name for name, tensor in saved.items()}
 
 
 def batch_norms(model: nn.Module) -> dict[str, Any]:
