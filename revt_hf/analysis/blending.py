@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.headers import FLOATS
+from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
@@ -36,7 +37,7 @@ from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.streaming import Feed
 from revt_hf.models.load import label_space
-from revt_hf.models.networks import family_of_model, input_limits, names_on_disk
+from revt_hf.models.networks import family_of_model, input_limits
 from revt_hf.training.loss import VALID_LOSS
 
 OnImage = Callable[[], object]

@@ -4,7 +4,9 @@ LoRA: https://arxiv.org/abs/2106.09685; rsLoRA: 2312.03732; DoRA: 2402.09353; Pi
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,16 @@ from typing import Any
 import regex
 import torch
 
+from revt_hf.checkpoints.families import SEGFORMER, Family, family_of
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo, header_bytes, read_header
-from revt_hf.checkpoints.names import HEAD_PREFIX, listed, standard_name
-from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE, base_source
+from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, listed, names_on_disk, standard_name
+from revt_hf.checkpoints.tensors import (
+    ADAPTER_WEIGHTS_FILE,
+    CONFIG_FILE,
+    Checkpoint,
+    base_source,
+    open_checkpoint,
+)
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
@@ -82,7 +91,8 @@ class Update:
 class Adapter:
     """An adapter: updates of its base's tensors, and tensors in place of the base's.
 
-    Both are by on-disk name; ``base`` is the folder or Hub ID that it was trained on.
+    Both are by on-disk name in the whole model; ``base`` is the folder or Hub ID that it was
+    trained on. ``places`` are the names on disk of all that the whole model has; None is any.
     """
 
     folder: Path
@@ -90,6 +100,32 @@ class Adapter:
     base: str
     updates: dict[str, Update]
     replaced: dict[str, TensorInfo]
+    family: Family
+    places: frozenset[str] | None
+
+    def base_tensors(self, base: Checkpoint) -> dict[str, TensorInfo]:
+        """Those of a base that the whole model has, by their names there.
+
+        A base is often an encoder by itself, or one with a classifier of ImageNet.
+        """
+        if self.places is None:
+            held = base.tensors.items()
+            return {name: at for name, at in held if not name.startswith(IMAGENET_CLASSIFIER)}
+        found: dict[str, TensorInfo] = {}
+        for prefix in {"", base.family.prefix}:
+            bare = {name.removeprefix(prefix): info for name, info in base.tensors.items()}
+            lead = _lead(bare, self.places)
+            named = {f"{lead}{name}": info for name, info in bare.items()}
+            here = {name: named[name] for name in sorted(self.places & named.keys())}
+            found = max(found, here, key=len)
+        # Single layers may lie elsewhere, as a Swin's last norm.
+        used = set(map(id, found.values()))
+        for name, info in base.tensors.items():
+            if id(info) not in used:
+                left = [at for at in self.places - found.keys() if at.endswith(f".{name}")]
+                if len(left) == 1 and self.family.in_encoder(left[0]):
+                    found[left[0]] = info
+        return found
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -111,7 +147,8 @@ class Adapter:
                     f"{list(shape)} of {self.base}"
                 )
         for name, info in self.replaced.items():
-            if name in base and base[name].shape != info.shape and not name.startswith(HEAD_PREFIX):
+            # A head may have other classes than the base's.
+            if name in base and base[name].shape != info.shape and self.family.in_encoder(name):
                 raise self._wrong(
                     f"{info.name} is {list(info.shape)}, not {list(base[name].shape)}"
                 )
@@ -163,28 +200,80 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError(f"{path}: {odd[0]} is {config[odd[0]]!a}, and only null is known here")
     base = base_source(folder)
     infos = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS_FILE)}
+    family, names = _whole_model(folder, base)
     updates = dict(_updates(config, path, infos))
     used = {one.name for up in updates.values() for one in (up.down, up.up, up.magnitude) if one}
     rest = {name: info for name, info in infos.items() if name not in used}
     odd = [name for name in rest if not name.startswith(_PREFIX) or ".lora_" in name]
     if odd:
         raise UserError(f"{folder / ADAPTER_WEIGHTS_FILE}: unknown tensors {listed(odd)}")
+    # PEFT wraps the modules that it updates; `bias: all` saves their biases from inside.
+    bare = {name: name.removeprefix(_PREFIX).replace(_WRAPPED, ".") for name in rest}
+    if names is None:
+        on_disk = {name: standard_name(name) for name in (*updates, *bare.values())}
+    else:
+        on_disk = names
+    odd = [name for name in (*updates, *bare.values()) if name not in on_disk]
+    if odd:
+        raise UserError(
+            f"{folder / ADAPTER_WEIGHTS_FILE}: the {family.title} that is described beside it, or "
+            f"by {base}, has no {listed(odd)}"
+        )
     return Adapter(
         folder=folder,
         config=config,
         base=base,
-        updates=updates,
-        # PEFT wraps the modules that it updates; `bias: all` saves their biases from inside.
-        replaced={
-            standard_name(name.removeprefix(_PREFIX).replace(_WRAPPED, ".")): info
-            for name, info in rest.items()
-        },
+        updates={on_disk[name]: update for name, update in updates.items()},
+        replaced={on_disk[bare[name]]: info for name, info in rest.items()},
+        family=family,
+        places=None if names is None else frozenset(names.values()),
     )
+
+
+def _lead(names: Collection[str], places: Iterable[str]) -> str:
+    """What has to be put before names so that most of them are places."""
+    counts = Counter(
+        place[: at.end()] if at else ""
+        for place in places
+        for at in (None, *re.finditer(r"\.", place))
+        if place[at.end() if at else 0 :] in names
+    )
+    return max(counts, key=lambda lead: (counts[lead], -len(lead)), default="")
+
+
+def _whole_model(folder: Path, base: str) -> tuple[Family, dict[str, str] | None]:
+    """The family of an adapter's whole model, and its names on disk by those in memory.
+
+    The configuration is the adapter's own if it has one: a base is often an encoder alone. A
+    SegFormer's names need none, since they follow rules.
+    """
+    described: Path | None = folder
+    if not (folder / CONFIG_FILE).is_file():
+        with open_checkpoint(base, quiet=True, adapters=False) as opened:
+            described = opened.folder
+    values = {} if described is None else read_json_object(described / CONFIG_FILE)
+    if described is None or values.get("model_type") == "segformer":
+        return SEGFORMER, None
+    import transformers
+
+    family, path = family_of(values), described / CONFIG_FILE
+    kind = getattr(transformers, family.model_class, None)
+    try:
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        with torch.device("meta"):
+            model = kind(config)  # type: ignore[misc]
+    # Each class checks its own fields, with error classes of its own.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: transformers cannot build its model: {reason}") from error
+    names = names_on_disk(model)
+    return family_of(values | {"model_type": config.model_type}, names), names
 
 
 def _updates(
     config: dict[str, Any], path: Path, infos: dict[str, TensorInfo]
 ) -> Iterator[tuple[str, Update]]:
+    """Updates by the name of their weight in memory."""
     for name, down in infos.items():
         if not (name.startswith(_PREFIX) and name.endswith(_DOWN)):
             continue
@@ -201,7 +290,7 @@ def _updates(
         alpha = _number(config, path, "lora_alpha", "alpha_pattern", module)
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") is True else rank)
         pissa = config.get("init_lora_weights") == _PISSA
-        yield standard_name(f"{module}.weight"), Update(down, up, scale, magnitude, pissa)
+        yield f"{module}.weight", Update(down, up, scale, magnitude, pissa)
 
 
 def _number(config: dict[str, Any], path: Path, key: str, patterns: str, module: str) -> float:

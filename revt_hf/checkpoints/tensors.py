@@ -23,6 +23,8 @@ RECIPE_FILE = "recipe.yaml"
 MERGE_FILE = "merge.json"
 # Folders of a run with averages of its weights, named like the recipe's fields.
 AVERAGES = ("ema", "swad")
+# The folder of a run with its adapter by itself.
+ADAPTER = "adapter"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 # In transformers' order of preference; an index and its shards.
@@ -257,13 +259,14 @@ def _open_adapter(label: str, folder: Path) -> Checkpoint:
     # An adapter of an adapter could be its own base.
     with open_checkpoint(adapter.base, adapters=False) as base:
         stamps.add(*base.originals)
-        scratch, tensors = _temporary(folder, lambda copy: adapter.write(base.tensors, copy))
+        held = adapter.base_tensors(base)
+        scratch, tensors = _temporary(folder, lambda copy: adapter.write(held, copy))
         base.stamps.check()
         described = folder if (folder / CONFIG_FILE).is_file() else base.folder
         originals = (*adapter.files, *base.originals)
     files = (Path(scratch.name) / WEIGHTS_FILE,)
     return Checkpoint(
-        *(label, described, files, tensors, originals, base.dropped, stamps, None, base.family),
+        *(label, described, files, tensors, originals, base.dropped, stamps, None, adapter.family),
         scratch,
     )
 

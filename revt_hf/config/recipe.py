@@ -200,7 +200,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         if self.adapter and self.model.init is None:
-            raise ValueError("adapter: an encoder of random weights has nothing to adapt: give init")
+            raise ValueError("adapter: random weights cannot be adapted: give model.init")
         if self.adapter and (self.train.ema or self.train.swad):
             raise ValueError(
                 "train.ema and train.swad average an adapter's factors apart, which is not the "

@@ -24,6 +24,7 @@ from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.families import is_statistic
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
 from revt_hf.checkpoints.image_processor import read_processor
+from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     PROCESSOR_FILE,
@@ -47,7 +48,7 @@ from revt_hf.evaluation.predictor import prepare, sliding_logits
 from revt_hf.evaluation.result import source_splits
 from revt_hf.merging import record as records
 from revt_hf.models.load import load_model
-from revt_hf.models.networks import batch_norms, input_limits, logits_of, names_on_disk
+from revt_hf.models.networks import batch_norms, input_limits, logits_of
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 
 OnImage = Callable[[], object]

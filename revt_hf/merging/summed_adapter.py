@@ -30,6 +30,7 @@ def write_summed(plan: MergePlan, adapters: list[Adapter], merged: Path, folder:
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     with open_checkpoint(adapters[0].base, quiet=True) as base:
+        held = adapters[0].base_tensors(base)
         for item in plan.items:
             shares = list(_shares(plan, item, adapters))
             replaced = [one.replaced[item.name] for one, _ in shares if item.name in one.replaced]
@@ -38,7 +39,7 @@ def write_summed(plan: MergePlan, adapters: list[Adapter], merged: Path, folder:
                 tensors[replaced[0].name] = read_tensor(whole[item.name])
             elif updates:
                 first = updates[0][0]
-                up, down = _summed(updates, base.tensors[item.name])
+                up, down = _summed(updates, held[item.name])
                 # In half precision the sum would be another network.
                 tensors[first.up.name] = up.reshape(*up.shape, *first.up.shape[2:]).float()
                 tensors[first.down.name] = down.reshape(-1, *first.down.shape[1:]).float()

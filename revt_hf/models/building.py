@@ -82,6 +82,8 @@ def around_encoder(
         config = _config({**own, **_known_fields(kind, spec.config)}, spec, space)
         model, missing, left = filled_model(model_class(family, label), config, tensors, label)
         missing = set(filter(family.in_encoder, missing))
+        # Saved by the names of a whole model: the file of an encoder had no say in the head's.
+        vars(model).pop("_weight_conversions", None)
         model.train()
     else:
         raise UserError(

@@ -31,6 +31,7 @@ from revt_hf.training import run_folder, setup
 from revt_hf.training.data import TrainingCrops, derived_seed, training_loader
 from revt_hf.training.loss import Meter, averaged_pixels, segmentation_loss, validation_scores
 from revt_hf.training.optim import MovingAverage, WindowAverage, build_optimizer, set_learning_rate
+from revt_hf.training.saving import save_result
 
 _log = logging.getLogger("revt_hf")
 _SUMMARY = "loss={loss:.3f}, lr={lr:.1e}, images={images_per_second:.1f}/s"
@@ -281,4 +282,4 @@ class _Run:
                 write_json(self.folder / name / "window.json", record)
             else:
                 averaged[name] = average.state_dict()
-        setup.save_result(self._bare, self.folder, self.recipe, self.parts.example_size, averaged)
+        save_result(self._bare, self.folder, self.recipe, self.parts.example_size, averaged)

@@ -1,10 +1,9 @@
-"""What a run is made of before its first step, what it records, and the folder it ends with."""
+"""What a run is made of before its first step, and what it records."""
 
 import importlib.util
 import json
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from revt_hf.checkpoints.families import SEGFORMER
-from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
-from revt_hf.config.network import Model
 from revt_hf.config.recipe import Recipe, Training
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
-from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
 from revt_hf.core.outputs import read_json_object, write_text
 from revt_hf.core.processes import process_state
 from revt_hf.data.augment import Pipeline, build_pipeline
@@ -29,15 +25,14 @@ from revt_hf.data.domains import domain_label, in_space, space_of_spec
 from revt_hf.data.label_space import standard_order
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.loading import check_labelled, check_sizes, load_labelled
+from revt_hf.models.adaptation import adapt_
 from revt_hf.models.load import build_model
 from revt_hf.models.networks import (
     batch_norms,
     family_of_model,
     input_limits,
     logits_of,
-    quiet_transformers,
 )
-from revt_hf.models.processors import image_processor
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 from revt_hf.training.data import (
     PROBE_SIDE,
@@ -50,8 +45,6 @@ from revt_hf.training.run_folder import RUN_FILE
 
 Statistics = Literal["process", "all processes", "frozen"]
 _log = logging.getLogger("revt_hf")
-# Weights last: a folder with weights is a finished one.
-_RESULT_FILES = (RECIPE_FILE, "preprocessor_config.json", "config.json", WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ def load_parts(recipe: Recipe) -> RunParts:
         )
     if recipe.train.folded_head and family is not SEGFORMER:
         raise UserError("train.folded_head is for SegFormer's decode head: set it to false")
-    freeze(model, recipe.model)
+    freeze(model, recipe)
     processes = process_state()
     kind = statistics(recipe.model.batch_norm, processes.device.type, processes.num_processes)
     if recipe.train.batch_size == 1 and kind == "process":
@@ -205,13 +198,15 @@ def training_mode(model: nn.Module, kind: Statistics) -> None:
             module.eval()
 
 
-def freeze(model: PreTrainedModel, spec: Model) -> None:
-    """Leave parameters as they are: a frozen encoder's, and those that no output depends on.
+def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Leave parameters as they are: a frozen or adapted encoder's, and what no output depends on.
 
     The latter, such as mask tokens, get no gradient, and several processes would wait for it.
     """
     family = family_of_model(model)
-    if spec.freeze == "encoder":
+    if recipe.adapter:
+        adapt_(model, recipe.adapter)
+    elif recipe.model.freeze == "encoder":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not family.in_encoder(name))
     if family is SEGFORMER:
@@ -256,35 +251,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | floa
             scalar = isinstance(value, str | int | float | bool)
             result[f"{prefix}{key}"] = value if scalar else str(value)
     return result
-
-
-def save_result(
-    model: PreTrainedModel,
-    run: Path,
-    recipe: Recipe,
-    example_size: tuple[int, int],
-    averages: Mapping[str, Mapping[str, torch.Tensor]],
-) -> None:
-    """Save the model, and averages of its weights, into the run's folder."""
-    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # The final weights are saved last: they mark the run as finished.
-    weights = {**{run / name: averaged for name, averaged in averages.items()}, run: final}
-    for folder, state in weights.items():
-        model.load_state_dict(state)
-        scratch = folder / f"{SCRATCH_PREFIX}result"
-        with readable_os_errors(folder), quiet_transformers():
-            # A killed process may have left one.
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-            try:
-                model.save_pretrained(scratch)
-                processor = image_processor(
-                    recipe.evaluation.max_size, example_size, normalisation_of(model)
-                )
-                processor.save_pretrained(scratch)
-                (scratch / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-                open_up(scratch)
-                for name in _RESULT_FILES:
-                    (scratch / name).replace(folder / name)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
