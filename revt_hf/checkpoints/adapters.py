@@ -4,9 +4,7 @@ LoRA: https://arxiv.org/abs/2106.09685; rsLoRA: 2312.03732; DoRA: 2402.09353; Pi
 """
 
 import math
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,11 @@ from typing import Any
 import regex
 import torch
 
-from revt_hf.checkpoints.families import SEGFORMER, Family, family_of
+from revt_hf.checkpoints.adapter_names import described_names, leading_part
+from revt_hf.checkpoints.families import Family
 from revt_hf.checkpoints.headers import FLOATS, TensorInfo, header_bytes, read_header
-from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, listed, names_on_disk, standard_name
-from revt_hf.checkpoints.tensors import (
-    ADAPTER_WEIGHTS_FILE,
-    CONFIG_FILE,
-    Checkpoint,
-    base_source,
-    open_checkpoint,
-)
+from revt_hf.checkpoints.names import IMAGENET_CLASSIFIER, listed, standard_name
+from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE, Checkpoint, base_source
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor
 from revt_hf.core.errors import UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, read_json_object
@@ -114,7 +107,7 @@ class Adapter:
         found: dict[str, TensorInfo] = {}
         for prefix in {"", base.family.prefix}:
             bare = {name.removeprefix(prefix): info for name, info in base.tensors.items()}
-            lead = _lead(bare, self.places)
+            lead = leading_part(bare, self.places)
             named = {f"{lead}{name}": info for name, info in bare.items()}
             here = {name: named[name] for name in sorted(self.places & named.keys())}
             found = max(found, here, key=len)
@@ -200,7 +193,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError(f"{path}: {odd[0]} is {config[odd[0]]!a}, and only null is known here")
     base = base_source(folder)
     infos = {info.name: info for info in read_header(folder / ADAPTER_WEIGHTS_FILE)}
-    family, names = _whole_model(folder, base)
+    family, names = described_names(folder)
     updates = dict(_updates(config, path, infos))
     used = {one.name for up in updates.values() for one in (up.down, up.up, up.magnitude) if one}
     rest = {name: info for name, info in infos.items() if name not in used}
@@ -228,46 +221,6 @@ def read_adapter(folder: Path) -> Adapter:
         family=family,
         places=None if names is None else frozenset(names.values()),
     )
-
-
-def _lead(names: Collection[str], places: Iterable[str]) -> str:
-    """What has to be put before names so that most of them are places."""
-    counts = Counter(
-        place[: at.end()] if at else ""
-        for place in places
-        for at in (None, *re.finditer(r"\.", place))
-        if place[at.end() if at else 0 :] in names
-    )
-    return max(counts, key=lambda lead: (counts[lead], -len(lead)), default="")
-
-
-def _whole_model(folder: Path, base: str) -> tuple[Family, dict[str, str] | None]:
-    """The family of an adapter's whole model, and its names on disk by those in memory.
-
-    The configuration is the adapter's own if it has one: a base is often an encoder alone. A
-    SegFormer's names need none, since they follow rules.
-    """
-    described: Path | None = folder
-    if not (folder / CONFIG_FILE).is_file():
-        with open_checkpoint(base, quiet=True, adapters=False) as opened:
-            described = opened.folder
-    values = {} if described is None else read_json_object(described / CONFIG_FILE)
-    if described is None or values.get("model_type") == "segformer":
-        return SEGFORMER, None
-    import transformers
-
-    family, path = family_of(values), described / CONFIG_FILE
-    kind = getattr(transformers, family.model_class, None)
-    try:
-        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-        with torch.device("meta"):
-            model = kind(config)  # type: ignore[misc]
-    # Each class checks its own fields, with error classes of its own.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: transformers cannot build its model: {reason}") from error
-    names = names_on_disk(model)
-    return family_of(values | {"model_type": config.model_type}, names), names
 
 
 def _updates(

@@ -68,6 +68,8 @@ SIZES = {
 
 def size_name(network: Any, with_head: bool = False) -> str | None:
     """``b0`` .. ``b5`` for an Architecture or a ``SegformerConfig``; None for another network."""
+    if getattr(network, "model_type", "segformer") != "segformer":
+        return None
     for name, size in SIZES.items():
         if (
             size.depths == tuple(network.depths)

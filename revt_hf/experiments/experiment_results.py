@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from revt_hf.checkpoints.architecture import size_name
+from revt_hf.checkpoints.architecture import computing, size_name
 from revt_hf.checkpoints.tensors import MERGE_FILE, WEIGHTS_FILE
 from revt_hf.core.outputs import file_sha256, read_json_object, write_text
 from revt_hf.core.processes import process_state
@@ -97,9 +97,9 @@ def _cost(step: Score, segmenter: Segmenter) -> Cost:
     first = step.splits[0]
     height, width = load_spec(first.spec, first.split)[0]["image"].shape[:2]
     configs = [model.config for model in segmenter.models]
-    built = [[one.depths, one.hidden_sizes, one.decoder_hidden_size] for one in configs]
+    built = [computing(one.to_dict()) for one in configs]
     protocol = step.protocol.model_dump(mode="json")
-    key = json.dumps([step.network.combine, built, height, width, protocol])
+    key = json.dumps([step.network.combine, built, height, width, protocol], default=str)
     if key not in _COSTS:
         _COSTS[key] = cost_of(segmenter, (height, width), step.protocol)
     return _COSTS[key]

@@ -57,7 +57,10 @@ def test_an_experiment_runs_in_small(tmp_path, capsys):
     """Trained, merged and evaluated, from a random encoder in a folder."""
     torch.manual_seed(0)
     config = Dinov2Config(
-        **{"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 8},
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        patch_size=8,
         image_size=32,
     )
     AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
@@ -68,8 +71,12 @@ def test_an_experiment_runs_in_small(tmp_path, capsys):
         "adapter.rank": 2,
         "source": {"domain": "streets", "options": options},
         "targets": [{"domain": "streets", "config": "night", "options": options}],
-        **{"augmentation.crop": 56, "augmentation.max_size": [128, 64]},
-        **{"train.steps": 2, "train.batch_size": 2, "train.precision": "fp32", "train.workers": 0},
+        "augmentation.crop": 56,
+        "augmentation.max_size": [128, 64],
+        "train.steps": 2,
+        "train.batch_size": 2,
+        "train.precision": "fp32",
+        "train.workers": 0,
     }
     values = {
         "extends": str(FOUNDATION / "gta5" / "dinov2-b.yaml"),
