@@ -67,7 +67,7 @@ def write_adapter(model: PreTrainedModel, init: str, folder: Path) -> None:
     """
     from peft import get_peft_model_state_dict
 
-    config: Any = model.peft_config[_NAME]  # type: ignore[index]
+    config: Any = model.peft_config[_NAME]
     family, state = family_of_model(model), model.state_dict()
     own = {name: at for name, at in state.items() if not name.endswith((_FIRST_DOWN, _FIRST_UP))}
     tensors = get_peft_model_state_dict(model, own, adapter_name=_NAME, save_embedding_layers=False)

@@ -24,7 +24,8 @@ def _folder() -> Path:
     place = tempfile.TemporaryDirectory()
     root = Path(place.name)
     _KEPT.append(place)
-    encoder = Dinov2Config(hidden_size=384, num_attention_heads=6, out_indices=[3, 6, 9, 12])
+    encoder = Dinov2Config(hidden_size=384, num_attention_heads=6)
+    encoder.out_indices = [3, 6, 9, 12]
     config = UperNetConfig(backbone_config=encoder, hidden_size=64, use_auxiliary_head=False)
     torch.manual_seed(0)
     AutoModelForSemanticSegmentation.from_config(config).save_pretrained(root / "base")
