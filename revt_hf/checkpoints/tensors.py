@@ -26,6 +26,7 @@ AVERAGES = ("ema", "swad")
 # The folder of a run with its adapter by itself.
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE)
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
 # In transformers' order of preference; an index and its shards.
 WEIGHTS = (

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from revt_hf.config.adapter import Adapter
-from revt_hf.config.network import Model
+from revt_hf.config.network import Adapter, Model
 from revt_hf.config.protocol import Protocol, ProtocolChoice
 from revt_hf.config.yaml_files import (
     BatchSize,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
-from revt_hf.config.adapter import Adapter
+from revt_hf.config.network import Adapter
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE
 from revt_hf.models.networks import family_of_model

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
-from revt_hf.checkpoints.tensors import (
-    ADAPTER,
-    ADAPTER_WEIGHTS_FILE,
-    AVERAGES,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-)
+from revt_hf.checkpoints.tensors import ADAPTER, ADAPTER_FILES, AVERAGES, RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.recipe import Recipe
 from revt_hf.config.yaml_files import Section
 from revt_hf.core.errors import UserError, readable_os_errors
@@ -32,7 +26,6 @@ from revt_hf.core.output_folders import (
     replace_folder,
 )
 from revt_hf.core.outputs import (
-    ADAPTER_CONFIG_FILE,
     check_apart,
     check_output,
     file_sha256,
@@ -52,11 +45,10 @@ _NAME = re.compile(r"step-(\d{8,15})")
 # In a run that trains beside an older result: the state of that result.
 _REPLACES_FILE = f"{SCRATCH_PREFIX}replaces"
 _MODEL_FILES = (WEIGHTS_FILE, "config.json", "preprocessor_config.json", RECIPE_FILE)
-_ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, *_MODEL_FILES[1:])
 _WRITTEN = (
     *_MODEL_FILES,
     *(f"{name}/{file}" for name in AVERAGES for file in (*_MODEL_FILES, "window.json")),
-    *(f"{ADAPTER}/{file}" for file in _ADAPTER_FILES),
+    *(f"{ADAPTER}/{file}" for file in (*ADAPTER_FILES, *_MODEL_FILES[1:])),
     METRICS_FILE,
     RUN_FILE,
     f"{_CHECKPOINTS}/step-*",

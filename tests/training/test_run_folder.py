@@ -19,7 +19,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import beside, locked
 from revt_hf.core.outputs import atomic_folder, file_sha256
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training import run_folder, setup
+from revt_hf.training import run_folder, saving, setup
 from revt_hf.training.run_folder import newest_checkpoint, training_folder, whole_checkpoint
 from tests.helpers.command_line import revt, until
 from tests.helpers.tiny import NIGHT, NO_SIZES, run, same_weights, tiny_recipe
@@ -348,7 +348,7 @@ def _full(*_, **__):
 
 def test_a_full_disk_keeps_the_old_result(folder, monkeypatch):
     before = _contents(folder)
-    monkeypatch.setattr(setup, "open_up", _full)
+    monkeypatch.setattr(saving, "open_up", _full)
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
         run(folder, tiny_recipe(train={"steps": 2}), overwrite=True)
     assert _contents(folder) == before
