@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import pipeline
 
 from revt_hf.checkpoints.families import is_counter, is_statistic
+from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
@@ -20,7 +21,7 @@ from revt_hf.evaluation.predictor import predict
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging.average import merge
 from revt_hf.models.load import build_model, load_model
-from revt_hf.models.networks import names_on_disk, quiet_transformers
+from revt_hf.models.networks import quiet_transformers
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers import families
 from tests.helpers.command_line import refused, revt
