@@ -65,7 +65,7 @@ def recalibrate(
     skip_val: Annotated[bool, "Do not score on source-val."] = False,
     images: Annotated[int, Bounds(1), "Approximate number of images."] = 100,
 ) -> None:
-    """Re-estimate the decode head's BatchNorm statistics on source images."""
+    """Re-estimate BatchNorm's statistics on source images."""
     from revt_hf.merging.recalibration import RecalibrateOptions
     from revt_hf.merging.recalibration import recalibrate as recalibrate_model
 

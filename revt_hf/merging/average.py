@@ -122,6 +122,11 @@ def result_description(plan: MergePlan) -> architecture.Description:
     # Other members may spell the classes in another way.
     known = replace(known, classes=sources[0].classes or known.classes)
     architecture.fitting_tensors(known, {item.name: item for item in plan.items})
+    if known.architecture is None:
+        # Only transformers knows the tensors of other networks; it takes seconds to import.
+        from revt_hf.models.networks import check_shapes
+
+        check_shapes(known, {item.name: item.shape for item in plan.items})
     return known
 
 

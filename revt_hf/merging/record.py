@@ -74,8 +74,8 @@ class Change(JsonRecord):
     def __str__(self) -> str:
         domains = ", ".join(source.domain for source in self.sources) or "an unknown source"
         return (
-            f"then {self.kind} on {self.images} images of {domains}: mean and variance of the "
-            "decode head's BatchNorm are new"
+            f"then {self.kind} on {self.images} images of {domains}: mean and variance of "
+            "BatchNorm are new"
         )
 
 

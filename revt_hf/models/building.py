@@ -21,6 +21,8 @@ from revt_hf.models.networks import config_from, filled_model, model_class, new_
 _log = logging.getLogger(__name__)
 # UperNet's decode head joins so many stages.
 _STAGES = 4
+_OF_BACKBONES = "hidden_states_norms."
+_ENCODER = "model.config.backbone_config"
 
 
 def new_network(spec: Model, space: LabelSpace) -> PreTrainedModel:
@@ -40,8 +42,9 @@ def new_network(spec: Model, space: LabelSpace) -> PreTrainedModel:
         given = fields.get("backbone_config")
         if not isinstance(given, dict) or "model_type" not in given:
             raise UserError("model.config.backbone_config has to name the encoder's model_type")
-        encoder = config_from(given, "model.config.backbone_config")
-        fields["backbone_config"] = _with_stages(encoder, given)
+        kind = given["model_type"]
+        known = {"model_type": kind, **_known_fields(kind, given, _ENCODER)}
+        fields["backbone_config"] = _with_stages(config_from(known, _ENCODER), given)
     return new_model(_config({"model_type": spec.family, **fields}, spec, space), "model.config")
 
 
@@ -62,8 +65,8 @@ def around_encoder(
         return model
     if spec.family == "upernet" and kind != "upernet":
         fields = _known_fields("upernet", spec.config)
-        config = config_from(own, description.file)
-        config = _with_stages(config, fields.pop("backbone_config", {}))
+        given = _known_fields(kind, fields.pop("backbone_config", {}), _ENCODER)
+        config = _with_stages(config_from({**own, **given}, description.file), given)
         if type(config) not in AutoBackbone._model_mapping:
             raise UserError(f"{label}: transformers has no backbone of type '{kind}' for UperNet")
         backbone, missing, left = filled_model(
@@ -79,7 +82,12 @@ def around_encoder(
         whole_model = any(map(family.in_encoder, tensors))
         if family.prefix and whole_model:
             tensors = {name: at for name, at in tensors.items() if family.in_encoder(name)}
-        config = _config({**own, **_known_fields(kind, spec.config)}, spec, space)
+        fields = _known_fields(kind, spec.config)
+        if "backbone_config" in fields and "backbone_config" in own:
+            encoder_kind = own["backbone_config"].get("model_type", kind)
+            given = _known_fields(encoder_kind, fields["backbone_config"], _ENCODER)
+            fields["backbone_config"] = {**own["backbone_config"], **given}
+        config = _config({**own, **fields}, spec, space)
         model, missing, left = filled_model(model_class(family, label), config, tensors, label)
         missing = set(filter(family.in_encoder, missing))
         # Saved by the names of a whole model: the file of an encoder had no say in the head's.
@@ -90,6 +98,8 @@ def around_encoder(
             f"{label} is a '{kind}', and model.family is {spec.family}: set model.family to "
             f"{kind if kind in FAMILIES else 'upernet'}"
         )
+    # What transformers adds to an encoder as a backbone is in no encoder's file.
+    missing = {name for name in missing if _OF_BACKBONES not in name}
     if missing:
         raise UserError(f"{label}: tensors of the encoder are missing: {listed(sorted(missing))}")
     if left:
@@ -131,19 +141,18 @@ def _config(values: Mapping[str, Any], spec: Model, space: LabelSpace) -> Pretra
     return config
 
 
-def _known_fields(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _known_fields(kind: Any, fields: Any, where: str = "model.config") -> dict[str, Any]:
+    if not isinstance(fields, Mapping) or kind not in CONFIG_MAPPING:
+        raise UserError(f"{where}: it has to be the fields of a model_type of transformers")
     default = CONFIG_MAPPING[kind]()
     for key in fields:
-        if not hasattr(default, key):
-            raise UserError(f"model.config.{key}: the configuration of a {kind} has no such field")
-    return dict(fields)
+        if not hasattr(default, key) or (key == "model_type" and fields[key] != kind):
+            raise UserError(f"{where}.{key}: the configuration of a {kind} has no such field")
+    return {key: value for key, value in fields.items() if key != "model_type"}
 
 
 def _with_stages(config: PretrainedConfig, given: Mapping[str, Any]) -> PretrainedConfig:
     """An encoder's configuration with four outputs: its stages, or blocks evenly spread."""
-    for key, value in given.items():
-        if key != "model_type":
-            setattr(config, key, value)
     if "out_features" not in given and "out_indices" not in given:
         names: list[str] = list(getattr(config, "stage_names", None) or [])[1:]
         if len(names) < _STAGES:

@@ -18,12 +18,11 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from revt_hf.checkpoints.architecture import Description
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
-from revt_hf.checkpoints.names import listed
+from revt_hf.checkpoints.names import listed, names_on_disk
 from revt_hf.core.errors import UserError
 
-# Parameters that transformers adds to encoders for their use as a backbone.
-_OF_BACKBONES = "hidden_states_norms."
 _LARGEST_PROBE = 256
 
 
@@ -100,7 +99,7 @@ def filled_model(
     ]
     if odd:
         raise UserError(f"{label}: its tensors are not those of its config.json: {odd[0]}")
-    missing = {n for n in found["missing_keys"] if not is_counter(n) and _OF_BACKBONES not in n}
+    missing = {name for name in found["missing_keys"] if not is_counter(name)}
     return model, missing, set(found["unexpected_keys"])
 
 
@@ -111,6 +110,25 @@ def check_filled(missing: Iterable[str], left: Iterable[str], label: str) -> Non
             raise UserError(
                 f"{label}: its tensors are not those of its config.json: {what}: {listed(names)}"
             )
+
+
+def check_shapes(description: Description, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors, by on-disk name, that are not those of the network that is described."""
+    label = description.label
+    config = config_from(description.config(), description.file)
+    config.architectures = [description.family.model_class]
+    with torch.device("meta"):
+        model = new_model(config, label)
+    state = model.state_dict()
+    wanted = {on_disk: tuple(state[at].shape) for at, on_disk in names_on_disk(model).items()}
+    check_filled(
+        (name for name in wanted if name not in shapes and not is_counter(name)),
+        (name for name in shapes if name not in wanted),
+        label,
+    )
+    for name, shape in shapes.items():
+        if shape != wanted[name]:
+            raise UserError(f"{label}: {name} is {list(shape)}, not {list(wanted[name])}")
 
 
 def batch_norms(model: nn.Module) -> dict[str, Any]:

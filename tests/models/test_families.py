@@ -1,5 +1,6 @@
 """One battery for every family of segmenters: from a recipe to a published merge."""
 
+import copy
 import json
 import shutil
 
@@ -12,24 +13,26 @@ from transformers import pipeline
 
 from revt_hf.checkpoints.families import is_counter, is_statistic
 from revt_hf.checkpoints.names import names_on_disk
+from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.label_space import CLASSES, TRAIN_ID, LabelSpace
-from revt_hf.evaluation.predictor import predict
+from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
+from revt_hf.merging import recalibration
 from revt_hf.merging.average import merge
+from revt_hf.merging.recalibration import recalibrate_model
 from revt_hf.models.load import build_model, load_model
-from revt_hf.models.networks import quiet_transformers
+from revt_hf.models.networks import batch_norms, quiet_transformers
 from revt_hf.training.loop import TrainOptions, train
 from tests.helpers import families
 from tests.helpers.command_line import refused, revt
 from tests.helpers.families import ALL, PREDICTED, SIDE, SQUARES, TRAINED, Family, recipe_of
+from tests.helpers.networks import random_image
 from tests.helpers.segformers import change_tensors, rewrite, tensors_of
 from tests.helpers.tiny import NO_SIZES, run, same_weights, tiny_recipe
-
-pytestmark = pytest.mark.numeric
 
 NATIVE = Protocol(max_size=None)
 _MADE = {}
@@ -84,6 +87,7 @@ def _streets(name, *more):
     return ("--domain", "streets", *size, *windows, *more)
 
 
+@pytest.mark.numeric
 @every_predicted
 def test_the_outputs_are_those_of_transformers(made, name):
     folder = made(name).members[1]
@@ -94,6 +98,7 @@ def test_the_outputs_are_those_of_transformers(made, name):
     assert all(first.equal(second) for first, second in outputs)
 
 
+@pytest.mark.numeric
 @every
 def test_a_merge_is_the_exact_mean_of_the_encoders_with_one_head(made, name):
     members = [tensors_of(folder) for folder in made(name).members]
@@ -132,6 +137,7 @@ def test_a_merge_loads_in_transformers(made, name):
     assert theirs.config.id2label == dict(enumerate(CLASSES))
 
 
+@pytest.mark.numeric
 @every_predicted
 def test_the_pipeline_gives_the_same_class_map(made, name):
     folder, picture = made(name).merged, families.image(seed=3)
@@ -522,3 +528,72 @@ def test_a_generic_network_is_trained_from_its_own_weights(made, tmp_path):
     family = made("data2vec").family
     assert {family.in_encoder(at) for at in changed} == {True, False}
     _by_transformers(after)
+
+
+@pytest.mark.numeric
+def test_recalibration_is_that_of_all_images_at_once(made, monkeypatch):
+    """As one forward pass of plain torch in train mode over all images."""
+    model = load_model(made("mobilenet").members[0])
+    plain, several = copy.deepcopy(model), copy.deepcopy(model)
+    rows = [{"image": random_image(SIDE, SIDE, seed)} for seed in range(6)]
+    for layer in batch_norms(plain).values():
+        layer.train()
+        layer.momentum = 1.0
+    with torch.no_grad():
+        plain(pixel_values=torch.cat([prepare(row["image"], NATIVE) for row in rows]))
+    recalibrate_model(model, rows, NATIVE)
+    monkeypatch.setattr(recalibration, "_PIXELS", 3 * SIDE * SIDE)
+    recalibrate_model(several, rows, NATIVE)
+    for name, layer in batch_norms(plain).items():
+        ours, of_passes = batch_norms(model)[name], batch_norms(several)[name]
+        torch.testing.assert_close(ours.running_mean, layer.running_mean, rtol=1e-3, atol=1e-3)
+        # Torch's is the unbiased one; six images are pooled to six values.
+        rtol = 1 / 5 + 0.01 if "pool" in name else 0.05
+        torch.testing.assert_close(ours.running_var, layer.running_var, rtol=rtol, atol=1e-3)
+        assert of_passes.running_mean.isfinite().all()
+    first = next(iter(batch_norms(plain)))
+    # What reaches the first layer depends on no statistics.
+    same = batch_norms(model)[first], batch_norms(several)[first]
+    torch.testing.assert_close(same[0].running_mean, same[1].running_mean)
+
+
+def test_a_layer_that_nothing_reaches_keeps_its_statistics(made):
+    model = load_model(made("mobilenet").members[0])
+    model.unused = torch.nn.BatchNorm2d(3)
+    model.unused.running_mean.fill_(7)
+    recalibrate_model(model, [{"image": random_image(SIDE, SIDE)}], NATIVE)
+    assert model.unused.running_mean.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["upernet-convnext", "upernet-dinov2"])
+def test_a_merge_that_nothing_could_load_is_refused(made, tmp_path, name):
+    """Members that agree, with tensors that their config.json does not describe."""
+    members = [shutil.copytree(folder, tmp_path / folder.name) for folder in made(name).members[:2]]
+    weight = next(name for name in tensors_of(members[0]) if name.startswith("backbone."))
+    for folder in members:
+        change_tensors(folder, lambda state: state.pop(weight))
+    with pytest.raises(UserError, match=r"not those of its config\.json: missing"):
+        merge(members, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_norms_of_a_backbone_may_not_be_missing_in_a_whole_model(made, tmp_path):
+    folder = shutil.copytree(made("upernet-convnext").members[0], tmp_path / "cut")
+    norms = [name for name in tensors_of(folder) if "hidden_states_norms" in name]
+    change_tensors(folder, lambda state: [state.pop(name) for name in norms])
+    with pytest.raises(UserError, match="missing"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"out_indicies": [1, 2, 3, 4]}, r"backbone_config\.out_indicies: .* no such field"),
+        ({"out_indices": [1, 1, 2, 4]}, "duplicates"),
+        ({"model_type": "nonsense"}, "a model_type of transformers"),
+    ],
+)
+def test_fields_of_a_backbone_are_checked(fields, sentence):
+    backbone = {"model_type": "convnext", "depths": [1, 1, 1, 1], **fields}
+    with pytest.raises(UserError, match=sentence):
+        build_model(Model(family="upernet", config={"backbone_config": backbone}), 0)

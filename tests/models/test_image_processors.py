@@ -39,8 +39,6 @@ from tests.helpers.networks import saved
 from tests.helpers.segformers import rewrite
 from tests.helpers.tiny import NO_SIZES, run, tiny_recipe
 
-pytestmark = pytest.mark.numeric
-
 NATIVE = Protocol(max_size=None)
 _EXACT = {"do_resize": False}
 KINDS = {

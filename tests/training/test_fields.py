@@ -38,6 +38,7 @@ CHANGES_WEIGHTS = [
 # Their effect is tested where it belongs.
 TESTED_ELSEWHERE = {
     *("model.size", "model.init", "model.head", "model.family", "model.config", "model.freeze"),
+    "adapter",
     *("source.domain", "source.data_dir"),
     *("source.weight", "source.prepared", "source.val", "targets", "augmentation.mixing"),
     *("train.effective_batch", "train.folded_head", "train.loss_rows", "train.compile"),
