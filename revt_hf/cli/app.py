@@ -58,7 +58,7 @@ class _InPanels(TyperGroup):
 
 
 app = typer.Typer(
-    help="ReVT: fine-tune SegFormers, average their encoders, evaluate on unseen domains.",
+    help="ReVT: fine-tune segmenters, average their encoders, evaluate on unseen domains.",
     cls=_InPanels,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -20,12 +20,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Average the encoders of several SegFormers; keep one decode head."
+    description = "Average the encoders of several models; keep one decode head."
     parser = _Parser("revt merge", description=description, allow_abbrev=False)
     add = parser.add_argument
-    kinds = "SegFormer folders, safetensors or torch files, or Hub IDs"
+    kinds = "Model folders, safetensors or torch files, or Hub IDs"
     add("models", nargs="*", metavar="MODEL", help=f"{kinds}; NAME=PATH gives one a name.")
-    add("--output", type=Path, metavar="DIR", help="Folder of the merged SegFormer.")
+    add("--output", type=Path, metavar="DIR", help="Folder of the merged model.")
     presets = "backbone (default), head, all, norm, stage1, ... or a regex"
     add("--select", default="backbone", help=f"Merge these tensors: {presets}.")
     add("--method", default="mean", help="Merge method: mean (default), weighted_mean, ties, ...")

@@ -26,12 +26,12 @@ class SourceData(common.DataOptions):
 
 
 def merge(context: typer.Context) -> None:
-    """Average the encoders of several SegFormers; keep one decode head."""
+    """Average the encoders of several models; keep one decode head."""
     merge_command(context.args)
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Folder of a merged or recalibrated SegFormer.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a merged or recalibrated model.")],
     json_file: common.Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
@@ -57,8 +57,8 @@ def inspect(
 
 
 def recalibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of a SegFormer, such as a merge.")],
-    output: Annotated[Path, "Folder of the recalibrated SegFormer."],
+    model: Annotated[Path, typer.Argument(help="Folder of a model, such as a merge.")],
+    output: Annotated[Path, "Folder of the recalibrated model."],
     data: SourceData,
     protocol: common.ProtocolOptions,
     report: common.OverwriteOptions,

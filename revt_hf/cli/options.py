@@ -184,7 +184,7 @@ class ProtocolOptions:
         int | None,
         "PIXELS",
         Bounds(32, _LARGEST_SIDE),
-        "Show square windows of this side, a quarter of which overlap.",
+        "Run the network on square windows of this side; neighbours overlap by a quarter.",
     ] = None
 
     def resolve(self, models: Iterable[str | Path]) -> "Protocol":

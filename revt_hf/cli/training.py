@@ -135,13 +135,13 @@ def prepare_command(
 
 def train(
     recipe: common.RecipeFile,
-    output: Annotated[Path, "Folder of the trained SegFormer."],
+    output: Annotated[Path, "Folder of the trained model."],
     overrides: common.Overrides = None,
     resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
     overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Fine-tune a SegFormer with the settings of a recipe."""
+    """Fine-tune a model with the settings of a recipe."""
     from revt_hf.config.recipe import load_recipe
     from revt_hf.core.outputs import check_output
 
