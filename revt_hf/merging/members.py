@@ -21,6 +21,8 @@ from revt_hf.core.errors import UserError, plain
 NOWHERE = -1
 # The size of images is no part of the network: training derives it from an example.
 SIZE_FIELDS = ("do_resize", "size", "do_center_crop", "crop_size")
+# Nor what a call returns.
+_NOT_THE_IMAGE = ("return_tensors", "processor_class", "data_format", "input_data_format", "device")
 _HEAD_WIDTH = "decoder_hidden_size"
 _NAMED = 5
 
@@ -137,8 +139,12 @@ def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool)
     # A folder without the file has ImageNet's normalisation; the other fields need two files.
     images = [json_values(asdict(one.normalisation)) for one in (ours, theirs)]
     if not encoder_only and first.processor is not None and other.processor is not None:
-        images = [{**first.processor}, {**other.processor}]
-    left_out = (*SIZE_FIELDS, *([_HEAD_WIDTH] if encoder_only else []))
+        # A field that is left out or null is its default.
+        images = [
+            {**processor, **image}
+            for processor, image in zip((first.processor, other.processor), images, strict=True)
+        ]
+    left_out = (*SIZE_FIELDS, *_NOT_THE_IMAGE, *([_HEAD_WIDTH] if encoder_only else []))
     for file, (our_fields, their_fields) in ((CONFIG_FILE, files), (PROCESSOR_FILE, images)):
         for key in dict.fromkeys((*our_fields, *their_fields)):
             value, other_value = our_fields.get(key), their_fields.get(key)

@@ -201,5 +201,8 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:
-    size = ", ".join(f"{key} {value}" for key, value in fields["size"].items())
-    return size if fields["do_resize"] else f"{size}, not resized"
+    # Older files have one number, or none.
+    given = fields.get("size")
+    sides = given.items() if isinstance(given, Mapping) else [("size", given)]
+    size = ", ".join(f"{key} {value}" for key, value in sides)
+    return size if fields.get("do_resize", True) else f"{size}, not resized"

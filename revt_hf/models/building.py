@@ -11,6 +11,7 @@ from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from revt_hf.checkpoints.architecture import COLOURS, SIZES, Description
+from revt_hf.checkpoints.description import NOT_THE_NETWORK
 from revt_hf.checkpoints.families import FAMILIES, SEGFORMER
 from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.config.network import Model
@@ -133,6 +134,10 @@ def _config(values: Mapping[str, Any], spec: Model, space: LabelSpace) -> Pretra
 
 def _known_fields(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     default = CONFIG_MAPPING[kind]()
+    backbone = fields.get("backbone_config")
+    for key in (*fields, *(backbone if isinstance(backbone, dict) else ())):
+        if key in NOT_THE_NETWORK:
+            raise UserError(f"model.config: {key} is no part of a network: leave it out")
     for key in fields:
         if not hasattr(default, key):
             raise UserError(f"model.config.{key}: the configuration of a {kind} has no such field")

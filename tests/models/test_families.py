@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from torch.nn import functional
 from transformers import pipeline
 
 from revt_hf.checkpoints.families import is_counter, is_statistic
@@ -17,7 +18,9 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.label_space import CLASSES, TRAIN_ID, LabelSpace
-from revt_hf.evaluation.predictor import predict
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.ensembles import ensemble_segmenter
+from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging.average import merge
 from revt_hf.models.load import build_model, load_model
@@ -375,6 +378,10 @@ def test_an_encoder_of_initial_weights_gets_a_new_head(made, name):
         ({"family": "upernet"}, "backbone_config has to name the encoder's model_type"),
         ({"family": "upernet", "config": {"backbone_config": "dinov2"}}, "has to name"),
         ({"family": "upernet", "config": {"widht": 1}}, "model.config.widht: .* no such field"),
+        (
+            {"family": "beit", "config": {"return_dict": False}},
+            "return_dict is no part of a network",
+        ),
         ({"family": "beit", "config": {"hidden_size": "wide"}}, "transformers refuses it"),
         ({"family": "beit", "config": {"hidden_size": 10}}, "transformers refuses it"),
         (
@@ -497,11 +504,60 @@ def test_different_families_are_not_merged(made, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("name", ["segformer", "upernet-dinov2", "beit", "mobilenet"])
+def test_what_every_configuration_has_is_no_part_of_a_network(made, name, tmp_path):
+    changed = made(name).copied(tmp_path / "changed")
+    config = json.loads((changed / "config.json").read_text())
+    for part in filter(None, (config, config.get("backbone_config"))):
+        for key in ("chunk_size_feed_forward", "problem_type"):
+            part.pop(key, None)
+        if part.get("model_type") != "upernet":
+            assert part.pop("num_channels") == 3
+        part.update(return_dict=False, tie_word_embeddings=False, torchscript=True, top_k=50)
+    (changed / "config.json").write_text(json.dumps(config))
+    merged = merge([changed, made(name).members[1]], tmp_path / "merged")
+    assert "return_dict" not in (merged / "config.json").read_text()
+    for found, wanted in zip(
+        _outputs(load_model(changed)), _outputs(load_model(made(name).members[0])), strict=True
+    ):
+        assert found.equal(wanted)
+    assert predict(load_model(merged), families.image(), NATIVE).shape == (SIDE, SIDE)
+
+
 def test_an_ensemble_of_features_needs_segformers(made, capsys):
     members = made("mobilenet").members[:2]
     command = ("evaluate", *members, *_streets("mobilenet"))
     assert "needs SegFormers" in refused(capsys, *command, "--ensemble", "features", "--quiet")
     _done(capsys, *command, "--ensemble", "logits", "--ensemble", "probabilities")
+
+
+def test_members_of_an_ensemble_may_have_logits_of_different_sizes(made, tmp_path, capsys):
+    folders = [made(name).members[0] for name in ("mobilenet", "segformer")]
+    command = ("evaluate", *folders, *_streets("segformer"))
+    combined = ("logits", "product", "probabilities")
+    _done(capsys, *command, *(word for one in combined for word in ("--ensemble", one)))
+    models, picture = [load_model(folder) for folder in folders], families.image(seed=3)
+    logits = [
+        model(pixel_values=prepare(picture, NATIVE, normalisation=normalisation_of(model))).logits
+        for model in models
+    ]
+    sides = [one.shape[-1] for one in logits]
+    assert len(set(sides)) == 2
+    mean = sum(
+        functional.interpolate(one, size=(max(sides),) * 2, mode="bilinear") for one in logits
+    )
+    wanted = functional.interpolate(mean, size=picture.shape[:2], mode="bilinear").argmax(1)[0]
+    for order in (models, models[::-1]):
+        for combine in combined[:2]:
+            found = ensemble_segmenter(order, combine).class_map(picture, NATIVE)
+            assert (found != wanted.numpy()).mean() <= 5e-4
+
+
+def test_scores_of_masks_and_logits_are_not_averaged(made, capsys):
+    folders = [made(name).members[0] for name in ("mobilenet", "mask2former")]
+    command = ("evaluate", *folders, *_streets("mask2former"), "--quiet")
+    error = refused(capsys, *command, "--ensemble", "logits")
+    assert "member 2 (Mask2Former) has scores of masks and member 1 has logits" in error
 
 
 def test_what_is_taken_for_an_encoder_is_said(made, tmp_path, capsys):
