@@ -18,12 +18,10 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
+from revt_hf.checkpoints.families import OF_BACKBONES, SEGFORMER, Family, family_of, is_counter
 from revt_hf.checkpoints.names import listed
 from revt_hf.core.errors import UserError
 
-# Parameters that transformers adds to encoders for their use as a backbone.
-_OF_BACKBONES = "hidden_states_norms."
 _LARGEST_PROBE = 256
 
 
@@ -100,7 +98,7 @@ def filled_model(
     ]
     if odd:
         raise UserError(f"{label}: its tensors are not those of its config.json: {odd[0]}")
-    missing = {n for n in found["missing_keys"] if not is_counter(n) and _OF_BACKBONES not in n}
+    missing = {n for n in found["missing_keys"] if not is_counter(n) and OF_BACKBONES not in n}
     return model, missing, set(found["unexpected_keys"])
 
 

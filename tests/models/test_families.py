@@ -1,5 +1,6 @@
 """One battery for every family of segmenters: from a recipe to a published merge."""
 
+import copy
 import json
 import shutil
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import pipeline
 
-from revt_hf.checkpoints.families import is_counter, is_statistic
+from revt_hf.checkpoints.families import family_of, is_counter, is_statistic
 from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import load_recipe
@@ -23,6 +25,7 @@ from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging.average import merge
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models.load import build_model, load_model
 from revt_hf.models.networks import quiet_transformers
 from revt_hf.training.loop import TrainOptions, train
@@ -522,6 +525,64 @@ def test_what_every_configuration_has_is_no_part_of_a_network(made, name, tmp_pa
     ):
         assert found.equal(wanted)
     assert predict(load_model(merged), families.image(), NATIVE).shape == (SIDE, SIDE)
+
+
+_LONE_ENCODERS = {
+    "upernet-convnext": transformers.ConvNextForImageClassification,
+    "upernet-swin": transformers.SwinForImageClassification,
+    "upernet-resnet": transformers.ResNetForImageClassification,
+    "upernet-dinov2": transformers.Dinov2ForImageClassification,
+    "upernet-dinov3": transformers.DINOv3ViTModel,
+    "beit": transformers.BeitForImageClassification,
+    "mobilenet": transformers.MobileNetV2ForImageClassification,
+    "mobilevit": transformers.MobileViTForImageClassification,
+    "dpt": transformers.DPTModel,
+}
+_OTHER_HEADS = {
+    "beit": {"out_indices": [4], "pool_scales": [1]},
+    "mobilenet": {"output_stride": 32, "image_size": 96},
+    "mobilevit": {"output_stride": 16, "aspp_out_channels": 8},
+}
+
+
+@pytest.mark.parametrize("name", _LONE_ENCODERS)
+def test_a_base_may_be_an_encoder_by_itself(made, name, tmp_path):
+    members = made(name).members[:2]
+    config = made(name).networks[0].config
+    config = copy.deepcopy(getattr(config, "backbone_config", None) or config)
+    for key, value in _OTHER_HEADS.get(name, {}).items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    with quiet_transformers():
+        _LONE_ENCODERS[name](config).save_pretrained(tmp_path / "base")
+    select, labels = "backbone", tuple(map(str, members))
+
+    def merged(name):
+        rule = Rule(select, "wise_ft", parameters={"alpha": 0.5})
+        spec = MergeSpec(labels, (rule,), base=str(tmp_path / "base"))
+        return tensors_of(merge(spec, tmp_path / name))
+
+    if any("hidden_states_norms" in at for at in tensors_of(members[0])):
+        with pytest.raises(UserError, match=r"lacks hidden_states_norms.*--select 're:") as error:
+            merged("refused")
+        select = str(error.value).partition("--select '")[2].partition("'")[0]
+    first, second = map(tensors_of, members)
+    base, family, found = tensors_of(tmp_path / "base"), made(name).family, merged("out")
+    at = next(at for at in found if family.in_encoder(at) and at.endswith("weight"))
+    (own,) = (one for one in base if at.endswith(one) or one.endswith(at.partition(".")[2]))
+    wanted = (base[own] + (first[at] + second[at]) / 2) / 2
+    torch.testing.assert_close(found[at], wanted)
+
+
+def test_an_auxiliary_head_is_named_where_members_differ_in_it(made, tmp_path):
+    first, other = made("data2vec").members[0], made("data2vec").copied(tmp_path / "other")
+    extra = {"auxiliary_head.classifier.weight": torch.zeros(19, 1)}
+    save_file({**extra, **tensors_of(other)}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"auxiliary_head\.classifier\.weight' has no place"):
+        merge([first, other], tmp_path / "merged")
+    config = {"model_type": "other", "architectures": ["Other"]}
+    names = ["other.a", "decode_head.b", "auxiliary_head.c"]
+    assert family_of(config, names) == family_of(config, reversed(names))
 
 
 def test_an_ensemble_of_features_needs_segformers(made, capsys):
