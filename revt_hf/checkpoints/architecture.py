@@ -149,7 +149,13 @@ class Description:
 
 def computing(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration that predictions depend on; nested keys by dots."""
-    return {key: value for key, value in _flat(values).items() if not _TRAINING.search(key)}
+    # Three channels are the default of every encoder, and those of an RGB image.
+    return {
+        key: value
+        for key, value in _flat(values).items()
+        if not _TRAINING.search(key)
+        and not (key.rpartition(".")[2] == "num_channels" and value == _RGB)
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,9 +24,28 @@ _LARGEST = {"depths": 1000, "hidden_sizes": _WIDEST, "num_attention_heads": _WID
 _LONGEST_NAME = 200
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+# What every configuration of transformers, old or new, may have: the form in which a call returns
+# its outputs, kernels, and the generation of text.
+_BOILERPLATE = {
+    *("return_dict", "use_return_dict", "return_dict_in_generate", "output_hidden_states"),
+    *("output_attentions", "output_scores", "torchscript", "use_bfloat16", "attn_implementation"),
+    *("_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"),
+    *("_experts_implementation_internal", "gradient_checkpointing", "chunk_size_feed_forward"),
+    *("pruned_heads", "tie_word_embeddings", "tie_encoder_decoder", "is_decoder"),
+    *("is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size", "tf_legacy_loss"),
+    *("problem_type", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix"),
+    *("bos_token_id", "pad_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id", "max_length", "min_length", "do_sample"),
+    *("early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
+    *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
+    *("exponential_decay_length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+    *("bad_words_ids", "num_return_sequences", "remove_invalid_values", "suppress_tokens"),
+    *("begin_suppress_tokens",),
+}
 NOT_THE_NETWORK = CODE_KEYS | {
     *("architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", COLOURS),
-    *("id2label", "label2id", "num_labels", "output_hidden_states", "output_attentions"),
+    *("id2label", "label2id", "num_labels"),
+    *_BOILERPLATE,
 }
 
 

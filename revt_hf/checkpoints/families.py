@@ -4,10 +4,12 @@ Names are those on disk; the beginnings given here are the same in memory.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Parameters that transformers adds to encoders for their use as a backbone.
+OF_BACKBONES = "hidden_states_norms."
 _COUNTER, _VARIANCE, _MEAN = "num_batches_tracked", "running_var", "running_mean"
 
 
@@ -62,11 +64,20 @@ class Family:
         """Whether a tensor has a row for each class."""
         return name.rpartition(".")[0] in self.class_rows
 
-    def in_whole_model(self, names: Iterable[str]) -> dict[str, str]:
-        """Names of an encoder, whole or by itself, by their names in a whole model."""
+    def in_whole_model(
+        self, names: Iterable[str], own: str, whole: Container[str]
+    ) -> dict[str, str]:
+        """Names of an encoder, whole or by itself, by their names in a whole model.
+
+        ``own`` is the beginning of the encoder's names in the model that they are from. Those in
+        the ``whole`` model may have it, too: Swin's last norm does, and nothing else of it.
+        """
         names = list(names)
-        bare = self.prefix and not any(map(self.in_encoder, names))
-        return {f"{self.prefix if bare else ''}{name}": name for name in names}
+        if not self.prefix or any(map(self.in_encoder, names)):
+            return {name: name for name in names}
+        kept = {name: f"{self.prefix}{name}" for name in names}
+        bare = {name: f"{self.prefix}{name.removeprefix(own)}" for name in names}
+        return {(kept if kept[name] in whole else bare)[name]: name for name in names}
 
 
 SEGFORMER = Family(
@@ -172,8 +183,8 @@ def family_of(config: Mapping[str, Any], names: Iterable[str] = ()) -> Family:
     prefix = next((p for p in ("backbone.", f"{name}.") if any(n.startswith(p) for n in names)), "")
     classes = config.get("architectures")
     model_class = classes[0] if isinstance(classes, list) and classes else ""
-    # An encoder by itself is no segmenter.
-    head = next((n.partition(".")[0] + "." for n in names if not n.startswith(prefix)), "")
+    # An encoder by itself is no segmenter. Files have their tensors in any order.
+    head = max((n.partition(".")[0] + "." for n in names if not n.startswith(prefix)), default="")
     return Family(name or "unknown", str(model_class), prefix, head, (), generic=True)
 
 

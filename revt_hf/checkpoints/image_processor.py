@@ -12,6 +12,8 @@ from revt_hf.data.normalisation import IMAGENET, Channels, Normalisation
 # The original's test protocol resizes a Cityscapes image, 2048x1024, to this size.
 TEST_SIZE = {"height": 512, "width": 1024}
 _KIND = "SegformerImageProcessor"
+# Older files call it a feature extractor.
+_TYPE, _OLD_TYPE = "image_processor_type", "feature_extractor_type"
 # The same processor on other libraries.
 _BACKENDS = ("Fast", "Pil")
 # Image processors of other families that scale, resize and normalise in the same way, if they do.
@@ -40,14 +42,16 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
     fields = _fields(folder)
     if fields is None:
         return None
-    kind = fields.values.get("image_processor_type")
-    if kind is not None and _kind(kind) != _KIND:
-        _normalisation(fields)
-        return {**without(fields.values, CODE_KEYS), "image_processor_type": _kind(kind)}
+    normalisation, kind = _normalisation(fields), _kind(_given_kind(fields))
+    if kind != _KIND:
+        kept = without(fields.values, CODE_KEYS | {_OLD_TYPE})
+        return {**kept, _TYPE: kind}
     # Older files call it reduce_labels.
     reduces = fields.flag("do_reduce_labels", fields.flag("reduce_labels", False))
+    crops = ("do_center_crop", "crop_size")
     return {
-        **processor(_normalisation(fields), _size(fields)),
+        **processor(normalisation, _size(fields)),
+        **{key: fields.values[key] for key in crops if fields.values.get(key) is not None},
         "do_resize": fields.flag("do_resize", True),
         "resample": fields.whole("resample", _BILINEAR, 0, _FILTERS),
         "do_reduce_labels": reduces,
@@ -57,7 +61,7 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 def processor(normalisation: Normalisation, size: Mapping[str, int] = TEST_SIZE) -> dict[str, Any]:
     """The content of a ``preprocessor_config.json``."""
     return {
-        "image_processor_type": _KIND,
+        _TYPE: _KIND,
         "do_resize": True,
         "size": dict(size),
         "resample": _BILINEAR,
@@ -75,11 +79,9 @@ def _fields(folder: Path) -> Fields | None:
 
 
 def _normalisation(fields: Fields) -> Normalisation:
-    key = "image_processor_type"
-    # Older files call it a feature extractor.
-    given = fields.values.get(key) or fields.values.get("feature_extractor_type") or _KIND
-    kind = _kind(given)
+    kind = _kind(_given_kind(fields))
     if kind != _KIND and kind not in _OTHER_KINDS:
+        key = _TYPE if fields.values.get(_TYPE) else _OLD_TYPE
         raise fields.wrong(key, f"known are {', '.join(sorted({_KIND, *_OTHER_KINDS}))}")
     fields.equal("do_grayscale", False)
     flips = kind == _MOBILEVIT
@@ -101,6 +103,10 @@ def _normalisation(fields: Fields) -> Normalisation:
             if fields.values.get(constant) is None:
                 raise fields.wrong(constant, f"it has to be given for a {kind}")
     return found
+
+
+def _given_kind(fields: Fields) -> Any:
+    return fields.values.get(_TYPE) or fields.values.get(_OLD_TYPE) or _KIND
 
 
 def _kind(kind: Any) -> str:

@@ -160,8 +160,8 @@ def refuse_adapter(folder: Path) -> None:
     """Refuse an adapter where the files of a whole model are copied."""
     if is_adapter(folder):
         raise UserError(
-            f"{folder} is an adapter: take the run's folder above it, which is the whole model, merge "
-            "adapters without --as-adapter, or save it with PEFT's merge_and_unload"
+            f"{folder} is an adapter: take the run's folder above it, which is the whole model, "
+            "merge adapters without --as-adapter, or save it with PEFT's merge_and_unload"
         )
 
 

@@ -1,13 +1,16 @@
 """Ensembles: several models in eval mode as one segmenter."""
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
 import torch
+from torch.nn import functional
 
 from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.core.errors import UserError
 from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.predictor import (
     Model,
     Models,
@@ -32,8 +35,7 @@ def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter
         raise UserError(f"unknown ensemble '{combine}': use one of {', '.join(COMBINATIONS)}")
     if len(models) < 2:
         raise UserError(f"an ensemble needs at least two models, not {len(models)}")
-    if combine != "logits" and any(family_of_model(model).masks for model in models):
-        raise UserError(f"an ensemble of {combine} needs logits, and masks have scores: use logits")
+    _check_outputs(models, combine)
     members = tuple(models)
     networks = tuple(_member_network(model, models[0]) for model in models)
     if combine == "probabilities":
@@ -58,6 +60,21 @@ def ensemble_segmenter(models: Models, combine: str, head: int = 1) -> Segmenter
     return Segmenter((_mean_of_features(models, head),), modules, members, combine, head)
 
 
+def _check_outputs(models: Models, combine: str) -> None:
+    """Refuse scores of masks beside logits, or where logits are needed."""
+    scores, logits = list[int](), list[int]()
+    for number, model in enumerate(models, 1):
+        (scores if family_of_model(model).masks else logits).append(number)
+    if scores and logits:
+        title = family_of_model(models[scores[0] - 1]).title
+        raise UserError(
+            f"member {scores[0]} ({title}) has scores of masks and member {logits[0]} has logits, "
+            "which have no mean: put models of one kind into an ensemble"
+        )
+    if scores and combine != "logits":
+        raise UserError(f"an ensemble of {combine} needs logits, and masks have scores: use logits")
+
+
 def ensemble_name(members: int, combine: str, head: int) -> str:
     which = combine if combine != "features" else f"features, head {head}"
     return f"ensemble of {members} ({which})"
@@ -71,8 +88,24 @@ def _mean_of_logits(networks: Sequence[Network]) -> Network:
     for all classes. The classes rank as in the sum of logits, hence as in their mean, also after a
     bilinear resize, which is linear. With several views the normalised geometric mean of the
     members' probabilities is averaged over them.
+
+    Logits of different sizes are resized to the largest one's, bilinear.
     """
-    return lambda pixels: reduce(torch.add, (one(pixels) for one in networks)) / len(networks)
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        sums: dict[Size, torch.Tensor] = {}
+        for one in networks:
+            logits = one(pixels)
+            size = logits.shape[2], logits.shape[3]
+            sums[size] = sums[size] + logits if size in sums else logits
+        largest = max(sums, key=math.prod)
+        resized = (
+            total if size == largest else functional.interpolate(total, largest, mode="bilinear")
+            for size, total in sums.items()
+        )
+        return reduce(torch.add, resized) / len(networks)
+
+    return network
 
 
 def _mean_of_features(models: Models, head: int) -> Network:

@@ -21,7 +21,18 @@ from revt_hf.core.errors import UserError, plain
 NOWHERE = -1
 # The size of images is no part of the network: training derives it from an example.
 SIZE_FIELDS = ("do_resize", "size", "do_center_crop", "crop_size")
-_HEAD_WIDTH = "decoder_hidden_size"
+# Nor what a call returns.
+_NOT_THE_IMAGE = ("return_tensors", "processor_class", "data_format", "input_data_format", "device")
+# Fields that decide nothing in an encoder that tensors do not show, beside where it is read: bases
+# may differ in them. UperNet's width is its head's; a wider stride spreads the same weights.
+_OF_THE_HEAD = (
+    *("decoder_hidden_size", "hidden_size", "image_size", "out_features", "out_indices"),
+    *("stage_names", "pool_scales", "add_fpn", "reshape_hidden_states", "use_mean_pooling"),
+    *("vocab_size", "use_mask_token", "output_stride", "aspp_out_channels", "atrous_rates"),
+    *("backbone_out_indices", "readout_type", "reassemble_factors", "neck_hidden_sizes"),
+    *("neck_ignore_stages", "fusion_hidden_size", "head_in_index", "add_projection"),
+    *("use_batch_norm_in_fusion_residual", "use_bias_in_fusion_residual"),
+)
 _NAMED = 5
 
 Infos = Mapping[str, TensorInfo]
@@ -67,7 +78,8 @@ def open_source(
         stack.enter_context(checkpoint)
     held, description, processor = checkpoint.tensors, None, None
     if not whole:
-        held = {new: held[old] for new, old in family.in_whole_model(held).items()}
+        names = family.in_whole_model(held, checkpoint.family.prefix, order or {})
+        held = {new: held[old] for new, old in names.items()}
     for counter in map(counter_of, filter(is_variance, list(held))):
         if counter not in held:
             added = TensorInfo(checkpoint.files[0], counter, "I64", (), NOWHERE, 8)
@@ -129,16 +141,22 @@ def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool)
     if ours is None or theirs is None:
         return
     files = [one.network() for one in (ours, theirs)]
-    if ours.family != theirs.family:
+    if ours.family.title != theirs.family.title:
         # A merge's base may be an encoder by itself, whose tensors are compared.
-        if not encoder_only or not theirs.family.generic:
+        encoder = (ours.fields.get("backbone_config") or {}).get("model_type")
+        by_itself = theirs.family.generic or theirs.fields.get("model_type") == encoder
+        if not (encoder_only and by_itself):
             yield f"it is a {theirs.family.title}, not a {ours.family.title}"
         files = [{}, {}]
     # A folder without the file has ImageNet's normalisation; the other fields need two files.
     images = [json_values(asdict(one.normalisation)) for one in (ours, theirs)]
     if not encoder_only and first.processor is not None and other.processor is not None:
-        images = [{**first.processor}, {**other.processor}]
-    left_out = (*SIZE_FIELDS, *([_HEAD_WIDTH] if encoder_only else []))
+        # A field that is left out or null is its default.
+        images = [
+            {**processor, **image}
+            for processor, image in zip((first.processor, other.processor), images, strict=True)
+        ]
+    left_out = (*SIZE_FIELDS, *_NOT_THE_IMAGE, *(_OF_THE_HEAD if encoder_only else ()))
     for file, (our_fields, their_fields) in ((CONFIG_FILE, files), (PROCESSOR_FILE, images)):
         for key in dict.fromkeys((*our_fields, *their_fields)):
             value, other_value = our_fields.get(key), their_fields.get(key)

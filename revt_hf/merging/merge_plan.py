@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from revt_hf.checkpoints.families import OF_BACKBONES
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
@@ -189,6 +190,13 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
             for item in items
             if item.rule is not None and find_method(spec.rules[item.rule].method).needs_base
         }
+        lacking = needed.keys() - held.keys()
+        if lacking and all(OF_BACKBONES in name for name in lacking):
+            chosen = f"re:{first.family.encoder_pattern}(?!{OF_BACKBONES})"
+            raise UserError(
+                f"{base.label} lacks {OF_BACKBONES}*, as encoders by themselves do: merge without "
+                f"them (--select '{chosen}'), and they are copied with the head"
+            )
         has_head = not all(map(first.family.in_encoder, needed))
         for source in sources:
             members.check_agreement(source, base, encoder_only=not has_head)
@@ -201,5 +209,8 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:
-    size = ", ".join(f"{key} {value}" for key, value in fields["size"].items())
-    return size if fields["do_resize"] else f"{size}, not resized"
+    # Older files have one number, or none.
+    given = fields.get("size")
+    sides = given.items() if isinstance(given, Mapping) else [("size", given)]
+    size = ", ".join(f"{key} {value}" for key, value in sides)
+    return size if fields.get("do_resize", True) else f"{size}, not resized"

@@ -11,7 +11,8 @@ from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from revt_hf.checkpoints.architecture import COLOURS, SIZES, Description
-from revt_hf.checkpoints.families import FAMILIES, SEGFORMER
+from revt_hf.checkpoints.description import NOT_THE_NETWORK
+from revt_hf.checkpoints.families import FAMILIES, OF_BACKBONES, SEGFORMER
 from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
@@ -21,7 +22,6 @@ from revt_hf.models.networks import config_from, filled_model, model_class, new_
 _log = logging.getLogger(__name__)
 # UperNet's decode head joins so many stages.
 _STAGES = 4
-_OF_BACKBONES = "hidden_states_norms."
 _ENCODER = "model.config.backbone_config"
 
 
@@ -99,7 +99,7 @@ def around_encoder(
             f"{kind if kind in FAMILIES else 'upernet'}"
         )
     # What transformers adds to an encoder as a backbone is in no encoder's file.
-    missing = {name for name in missing if _OF_BACKBONES not in name}
+    missing = {name for name in missing if OF_BACKBONES not in name}
     if missing:
         raise UserError(f"{label}: tensors of the encoder are missing: {listed(sorted(missing))}")
     if left:
@@ -145,6 +145,10 @@ def _known_fields(kind: Any, fields: Any, where: str = "model.config") -> dict[s
     if not isinstance(fields, Mapping) or kind not in CONFIG_MAPPING:
         raise UserError(f"{where}: it has to be the fields of a model_type of transformers")
     default = CONFIG_MAPPING[kind]()
+    backbone = fields.get("backbone_config")
+    for key in (*fields, *(backbone if isinstance(backbone, dict) else ())):
+        if key in NOT_THE_NETWORK:
+            raise UserError(f"model.config: {key} is no part of a network: leave it out")
     for key in fields:
         if not hasattr(default, key) or (key == "model_type" and fields[key] != kind):
             raise UserError(f"{where}.{key}: the configuration of a {kind} has no such field")

@@ -9,9 +9,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
 from transformers import pipeline
 
-from revt_hf.checkpoints.families import is_counter, is_statistic
+from revt_hf.checkpoints.families import family_of, is_counter, is_statistic
 from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.config.network import Model
 from revt_hf.config.protocol import Protocol
@@ -19,11 +21,14 @@ from revt_hf.config.recipe import load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 from revt_hf.data.label_space import CLASSES, TRAIN_ID, LabelSpace
+from revt_hf.data.normalisation import normalisation_of
+from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging import recalibration
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_model
+from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models.load import build_model, load_model
 from revt_hf.models.networks import batch_norms, quiet_transformers
 from revt_hf.training.loop import TrainOptions, train
@@ -381,6 +386,10 @@ def test_an_encoder_of_initial_weights_gets_a_new_head(made, name):
         ({"family": "upernet"}, "backbone_config has to name the encoder's model_type"),
         ({"family": "upernet", "config": {"backbone_config": "dinov2"}}, "has to name"),
         ({"family": "upernet", "config": {"widht": 1}}, "model.config.widht: .* no such field"),
+        (
+            {"family": "beit", "config": {"return_dict": False}},
+            "return_dict is no part of a network",
+        ),
         ({"family": "beit", "config": {"hidden_size": "wide"}}, "transformers refuses it"),
         ({"family": "beit", "config": {"hidden_size": 10}}, "transformers refuses it"),
         (
@@ -503,11 +512,118 @@ def test_different_families_are_not_merged(made, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("name", ["segformer", "upernet-dinov2", "beit", "mobilenet"])
+def test_what_every_configuration_has_is_no_part_of_a_network(made, name, tmp_path):
+    changed = made(name).copied(tmp_path / "changed")
+    config = json.loads((changed / "config.json").read_text())
+    for part in filter(None, (config, config.get("backbone_config"))):
+        for key in ("chunk_size_feed_forward", "problem_type"):
+            part.pop(key, None)
+        if part.get("model_type") != "upernet":
+            assert part.pop("num_channels") == 3
+        part.update(return_dict=False, tie_word_embeddings=False, torchscript=True, top_k=50)
+    (changed / "config.json").write_text(json.dumps(config))
+    merged = merge([changed, made(name).members[1]], tmp_path / "merged")
+    assert "return_dict" not in (merged / "config.json").read_text()
+    for found, wanted in zip(
+        _outputs(load_model(changed)), _outputs(load_model(made(name).members[0])), strict=True
+    ):
+        assert found.equal(wanted)
+    assert predict(load_model(merged), families.image(), NATIVE).shape == (SIDE, SIDE)
+
+
+_LONE_ENCODERS = {
+    "upernet-convnext": transformers.ConvNextForImageClassification,
+    "upernet-swin": transformers.SwinForImageClassification,
+    "upernet-resnet": transformers.ResNetForImageClassification,
+    "upernet-dinov2": transformers.Dinov2ForImageClassification,
+    "upernet-dinov3": transformers.DINOv3ViTModel,
+    "beit": transformers.BeitForImageClassification,
+    "mobilenet": transformers.MobileNetV2ForImageClassification,
+    "mobilevit": transformers.MobileViTForImageClassification,
+    "dpt": transformers.DPTModel,
+}
+_OTHER_HEADS = {
+    "beit": {"out_indices": [4], "pool_scales": [1]},
+    "mobilenet": {"output_stride": 32, "image_size": 96},
+    "mobilevit": {"output_stride": 16, "aspp_out_channels": 8},
+}
+
+
+@pytest.mark.parametrize("name", _LONE_ENCODERS)
+def test_a_base_may_be_an_encoder_by_itself(made, name, tmp_path):
+    members = made(name).members[:2]
+    config = made(name).networks[0].config
+    config = copy.deepcopy(getattr(config, "backbone_config", None) or config)
+    for key, value in _OTHER_HEADS.get(name, {}).items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    with quiet_transformers():
+        _LONE_ENCODERS[name](config).save_pretrained(tmp_path / "base")
+    select, labels = "backbone", tuple(map(str, members))
+
+    def merged(name):
+        rule = Rule(select, "wise_ft", parameters={"alpha": 0.5})
+        spec = MergeSpec(labels, (rule,), base=str(tmp_path / "base"))
+        return tensors_of(merge(spec, tmp_path / name))
+
+    if any("hidden_states_norms" in at for at in tensors_of(members[0])):
+        with pytest.raises(UserError, match=r"lacks hidden_states_norms.*--select 're:") as error:
+            merged("refused")
+        select = str(error.value).partition("--select '")[2].partition("'")[0]
+    first, second = map(tensors_of, members)
+    base, family, found = tensors_of(tmp_path / "base"), made(name).family, merged("out")
+    at = next(at for at in found if family.in_encoder(at) and at.endswith("weight"))
+    (own,) = (one for one in base if at.endswith(one) or one.endswith(at.partition(".")[2]))
+    wanted = (base[own] + (first[at] + second[at]) / 2) / 2
+    torch.testing.assert_close(found[at], wanted)
+
+
+def test_an_auxiliary_head_is_named_where_members_differ_in_it(made, tmp_path):
+    first, other = made("data2vec").members[0], made("data2vec").copied(tmp_path / "other")
+    extra = {"auxiliary_head.classifier.weight": torch.zeros(19, 1)}
+    save_file({**extra, **tensors_of(other)}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"auxiliary_head\.classifier\.weight' has no place"):
+        merge([first, other], tmp_path / "merged")
+    config = {"model_type": "other", "architectures": ["Other"]}
+    names = ["other.a", "decode_head.b", "auxiliary_head.c"]
+    assert family_of(config, names) == family_of(config, reversed(names))
+
+
 def test_an_ensemble_of_features_needs_segformers(made, capsys):
     members = made("mobilenet").members[:2]
     command = ("evaluate", *members, *_streets("mobilenet"))
     assert "needs SegFormers" in refused(capsys, *command, "--ensemble", "features", "--quiet")
     _done(capsys, *command, "--ensemble", "logits", "--ensemble", "probabilities")
+
+
+def test_members_of_an_ensemble_may_have_logits_of_different_sizes(made, tmp_path, capsys):
+    folders = [made(name).members[0] for name in ("mobilenet", "segformer")]
+    command = ("evaluate", *folders, *_streets("segformer"))
+    combined = ("logits", "product", "probabilities")
+    _done(capsys, *command, *(word for one in combined for word in ("--ensemble", one)))
+    models, picture = [load_model(folder) for folder in folders], families.image(seed=3)
+    logits = [
+        model(pixel_values=prepare(picture, NATIVE, normalisation=normalisation_of(model))).logits
+        for model in models
+    ]
+    sides = [one.shape[-1] for one in logits]
+    assert len(set(sides)) == 2
+    mean = sum(
+        functional.interpolate(one, size=(max(sides),) * 2, mode="bilinear") for one in logits
+    )
+    wanted = functional.interpolate(mean, size=picture.shape[:2], mode="bilinear").argmax(1)[0]
+    for order in (models, models[::-1]):
+        for combine in combined[:2]:
+            found = ensemble_segmenter(order, combine).class_map(picture, NATIVE)
+            assert (found != wanted.numpy()).mean() <= 5e-4
+
+
+def test_scores_of_masks_and_logits_are_not_averaged(made, capsys):
+    folders = [made(name).members[0] for name in ("mobilenet", "mask2former")]
+    command = ("evaluate", *folders, *_streets("mask2former"), "--quiet")
+    error = refused(capsys, *command, "--ensemble", "logits")
+    assert "member 2 (Mask2Former) has scores of masks and member 1 has logits" in error
 
 
 def test_what_is_taken_for_an_encoder_is_said(made, tmp_path, capsys):

@@ -145,6 +145,53 @@ def test_merged_and_recalibrated_models_keep_the_processor(kind, tmp_path):
         assert read_processor(folder) == read_processor(folders[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("MobileViT", {"do_flip_channel_order": True}),
+        ("Beit", {"do_normalize": True, "image_mean": [0.4] * 3, "image_std": [0.5] * 3}),
+        ("Segformer", {}),
+    ],
+)
+def test_files_of_old_feature_extractors_keep_kind_and_crop(kind, fields, tmp_path):
+    old = {"do_resize": True, "size": 48, "do_center_crop": True, "crop_size": 32}
+    folders = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    for folder in folders:
+        given = {"feature_extractor_type": f"{kind}FeatureExtractor", **old, **fields}
+        (folder / "preprocessor_config.json").write_text(json.dumps(given))
+    merged = merge(folders, tmp_path / "merged")
+    out = recalibrate_on_images(merged, tmp_path / "out", [{"image": image()}], NATIVE)
+    for folder in (merged, out):
+        kept = json.loads((folder / "preprocessor_config.json").read_text())
+        assert kept["image_processor_type"] == f"{kind}ImageProcessor"
+        assert "feature_extractor_type" not in kept
+        assert (kept["do_center_crop"], kept["crop_size"]) == (True, 32)
+        assert kept.items() >= fields.items()
+        assert read_normalisation(folder) == read_normalisation(folders[0])
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        {"do_rescale": None, "rescale_factor": None},
+        {"do_normalize": None},
+        {"return_tensors": "pt", "processor_class": "Any", "input_data_format": None},
+        {"size": 48, "do_resize": None},
+        {"size": None},
+    ],
+)
+def test_members_may_leave_out_defaults(left_out, tmp_path):
+    folders = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    for folder in folders:
+        KINDS["beit"].save_pretrained(folder)
+    path = folders[1] / "preprocessor_config.json"
+    given = {**json.loads(path.read_text()), **left_out}
+    path.write_text(json.dumps({key: value for key, value in given.items() if value is not None}))
+    for number in (0, 1):
+        merged = merge(folders[:: 1 - 2 * number], tmp_path / f"merged-{number}")
+        assert read_normalisation(merged) == read_normalisation(folders[0])
+
+
 def test_a_mobilevit_sees_blue_green_red(tmp_path):
     model = build_model(recipe_of("mobilevit").model, 0)
     model.save_pretrained(tmp_path / "model")
