@@ -12,7 +12,7 @@ from revt_hf.analysis.merge_comparison import (
     shares,
 )
 from revt_hf.evaluation.predictor import predict
-from revt_hf.merging.recalibration import recalibrate_model
+from revt_hf.merging.statistics import recalibrate_model
 from tests.helpers.networks import NATIVE, data_of, rows, tiny_model
 
 pytestmark = pytest.mark.numeric

@@ -12,7 +12,7 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate_model, recalibrate_on_images
+from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import (
     ChangeSource,
     MemberRecord,
@@ -20,6 +20,7 @@ from revt_hf.merging.record import (
     checked_record,
     read_merge_record,
 )
+from revt_hf.merging.statistics import recalibrate_model
 from tests.helpers.segformers import change_tensors, saved, tensors_of, tiny
 
 pytestmark = pytest.mark.numeric

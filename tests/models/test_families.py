@@ -25,10 +25,10 @@ from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
-from revt_hf.merging import recalibration
+from revt_hf.merging import statistics
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate_model
 from revt_hf.merging.registry import MergeSpec, Rule
+from revt_hf.merging.statistics import recalibrate_model
 from revt_hf.models.load import build_model, load_model
 from revt_hf.models.networks import batch_norms, quiet_transformers
 from revt_hf.training.loop import TrainOptions, train
@@ -658,7 +658,7 @@ def test_recalibration_is_that_of_all_images_at_once(made, monkeypatch):
     with torch.no_grad():
         plain(pixel_values=torch.cat([prepare(row["image"], NATIVE) for row in rows]))
     recalibrate_model(model, rows, NATIVE)
-    monkeypatch.setattr(recalibration, "_PIXELS", 3 * SIDE * SIDE)
+    monkeypatch.setattr(statistics, "_PIXELS", 3 * SIDE * SIDE)
     recalibrate_model(several, rows, NATIVE)
     for name, layer in batch_norms(plain).items():
         ours, of_passes = batch_norms(model)[name], batch_norms(several)[name]

@@ -18,7 +18,7 @@ from revt_hf.data.label_space import CITYSCAPES, CLASSES
 from revt_hf.data.normalisation import IMAGENET, MEAN, STD, normalisation_of
 from revt_hf.evaluation.ensembles import COMBINATIONS, ensemble_segmenter
 from revt_hf.evaluation.predictor import predict, prepare
-from revt_hf.merging.recalibration import measured_statistics
+from revt_hf.merging.statistics import measured_statistics
 from revt_hf.models import load as modeling
 from revt_hf.models.load import build_model, for_inference_, label_space, load_model, network_sha256
 from revt_hf.models.processors import image_processor
