@@ -145,11 +145,9 @@ def _known_fields(kind: Any, fields: Any, where: str = "model.config") -> dict[s
     if not isinstance(fields, Mapping) or kind not in CONFIG_MAPPING:
         raise UserError(f"{where}: it has to be the fields of a model_type of transformers")
     default = CONFIG_MAPPING[kind]()
-    backbone = fields.get("backbone_config")
-    for key in (*fields, *(backbone if isinstance(backbone, dict) else ())):
-        if key in NOT_THE_NETWORK:
-            raise UserError(f"model.config: {key} is no part of a network: leave it out")
     for key in fields:
+        if key in NOT_THE_NETWORK:
+            raise UserError(f"{where}.{key} is no part of a network: leave it out")
         if not hasattr(default, key) or (key == "model_type" and fields[key] != kind):
             raise UserError(f"{where}.{key}: the configuration of a {kind} has no such field")
     return {key: value for key, value in fields.items() if key != "model_type"}

@@ -388,7 +388,14 @@ def test_an_encoder_of_initial_weights_gets_a_new_head(made, name):
         ({"family": "upernet", "config": {"widht": 1}}, "model.config.widht: .* no such field"),
         (
             {"family": "beit", "config": {"return_dict": False}},
-            "return_dict is no part of a network",
+            r"model\.config\.return_dict is no part of a network",
+        ),
+        (
+            {
+                "family": "upernet",
+                "config": {"backbone_config": {"model_type": "dinov2", "return_dict": False}},
+            },
+            r"backbone_config\.return_dict is no part of a network",
         ),
         ({"family": "beit", "config": {"hidden_size": "wide"}}, "transformers refuses it"),
         ({"family": "beit", "config": {"hidden_size": 10}}, "transformers refuses it"),
