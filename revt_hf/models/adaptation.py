@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from revt_hf.checkpoints.families import OF_BACKBONES
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import ADAPTER_WEIGHTS_FILE
 from revt_hf.config.network import Adapter
@@ -91,7 +92,10 @@ def write_adapter(model: PreTrainedModel, init: str, folder: Path) -> None:
         "modules_to_save": _modules(model, head),
         "target_modules": sorted(_layers(model)),
     }
-    saved = {f"{_PREFIX}{name}": at.contiguous() for name, at in {**tensors, **head}.items()}
+    # An encoder's file lacks the norms that it has as a backbone.
+    norms = {name: tensor for name, tensor in state.items() if OF_BACKBONES in name}
+    every = {**tensors, **head, **norms}
+    saved = {f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in every.items()}
     save_file(saved, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
     # Sets have no order of their own.
     text = json.dumps(fields, indent=2, sort_keys=True, default=sorted)
