@@ -102,11 +102,12 @@ class _Moments:
 
     def __call__(self, layer: Any, inputs: tuple[torch.Tensor]) -> None:
         values = inputs[0].detach()
+        # Apple's GPUs have no float64.
+        values = values.cpu() if values.device.type == "mps" else values
         self.count += values.numel() // values.shape[1]
         # One image at a time: float64 takes twice the memory.
         for one in values.split(1):
-            # Apple's GPUs have no float64.
-            exact = (one.cpu() if one.device.type == "mps" else one).double()
+            exact = one.double()
             self._sum += exact.sum((0, 2, 3)).cpu()
             self._squares += (exact**2).sum((0, 2, 3)).cpu()
         if self._follow:

@@ -19,7 +19,7 @@ from revt_hf.evaluation import cost
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import _Moments
+from revt_hf.merging.statistics import _Moments
 from revt_hf.models.load import load_model
 from revt_hf.speed import measuring
 from revt_hf.speed.training import STEPS
@@ -175,7 +175,7 @@ def test_statistics_where_there_is_no_float64():
         def cpu(self):
             return values
 
-    expected, found = _Moments(3), _Moments(3)
+    expected, found = _Moments(3, False), _Moments(3, False)
     expected(None, (values,))
     found(None, (Apple(),))
     for one, other in zip(expected.mean_and_variance(), found.mean_and_variance(), strict=True):
