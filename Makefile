@@ -1,7 +1,8 @@
 # make demo: set up, then train, merge and compare on built-in street scenes.
 # make test: set up, then run the tests, but for the slow ones.
 # make test-slow: set up, then run these: whole experiments, the README's session, a stand-in accelerator.
-# make test-numeric: set up, then compare numbers again, as other processors compute them.
+# make test-numeric: set up, then compare numbers again, as older processors compute them.
+# make test-one-thread: set up, then compare numbers again, computed by one thread.
 # make renew-texts: set up, then rewrite the tables, page and card that tests expect; fails if one has changed.
 # make test-min: set up the lowest allowed versions, then try the main commands with them.
 # make docs: set up, then build the documentation into site/.
@@ -26,7 +27,7 @@ MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/prediction 
 	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
 	tests/hub/test_push.py tests/data_tools/test_data_commands.py
 
-.PHONY: demo test test-slow test-numeric renew-texts test-min check docs clean
+.PHONY: demo test test-slow test-numeric test-one-thread renew-texts test-min check docs clean
 
 demo: $(READY)
 	$(VENV)/bin/revt demo --output $(OUTPUT) --overwrite
@@ -39,6 +40,8 @@ test-slow: $(READY)
 
 test-numeric: $(READY)
 	$(OLD_PROCESSOR) OMP_NUM_THREADS=2 $(NUMERIC)
+
+test-one-thread: $(READY)
 	$(ONE_THREAD) $(NUMERIC)
 
 renew-texts: $(READY)

@@ -142,7 +142,6 @@ def test_a_merge_loads_in_transformers(made, name):
     assert theirs.config.id2label == dict(enumerate(CLASSES))
 
 
-@pytest.mark.numeric
 @every_predicted
 def test_the_pipeline_gives_the_same_class_map(made, name):
     folder, picture = made(name).merged, families.image(seed=3)
