@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from revt_hf.checkpoints.built import empty_model
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of
 from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.checkpoints.tensors import CONFIG_FILE, adapter_base
-from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object
 
 
@@ -24,18 +24,7 @@ def described_names(adapter: Path) -> tuple[Family, dict[str, str] | None]:
     values = read_json_object(path) if path.is_file() else {"model_type": "segformer"}
     if values.get("model_type") == "segformer":
         return SEGFORMER, None
-    import torch
-    import transformers
-
-    try:
-        with torch.device("meta"):
-            config = transformers.AutoConfig.for_model(**values)
-            model = getattr(transformers, family_of(values).model_class)(config)
-    # Each class checks its own fields, with error classes of its own.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: transformers cannot build its model: {reason}") from error
-    names = names_on_disk(model)
+    names = names_on_disk(empty_model(values, path))
     return family_of(values, names), names
 
 

@@ -206,8 +206,3 @@ def is_statistic(name: str) -> bool:
 def counter_of(variance: str) -> str:
     """The count of batches beside a running variance."""
     return variance.removesuffix(_VARIANCE) + _COUNTER
-
-
-def mean_beside(variance: str) -> str:
-    """The running mean beside a running variance."""
-    return variance.removesuffix(_VARIANCE) + _MEAN

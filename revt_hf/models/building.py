@@ -11,13 +11,14 @@ from transformers import AutoBackbone, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from revt_hf.checkpoints.architecture import COLOURS, SIZES, Description
+from revt_hf.checkpoints.built import config_from, model_class, new_model
 from revt_hf.checkpoints.description import NOT_THE_NETWORK
 from revt_hf.checkpoints.families import FAMILIES, OF_BACKBONES, SEGFORMER
 from revt_hf.checkpoints.names import listed, standard_name
 from revt_hf.config.network import Model
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import LabelSpace, space_of
-from revt_hf.models.networks import config_from, filled_model, model_class, new_model
+from revt_hf.models.networks import filled_model
 
 _log = logging.getLogger(__name__)
 # UperNet's decode head joins so many stages.

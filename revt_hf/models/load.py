@@ -18,6 +18,7 @@ from revt_hf.checkpoints.architecture import (
     computing,
     fitting_tensors,
 )
+from revt_hf.checkpoints.built import config_from, model_class, new_model
 from revt_hf.checkpoints.description import NOT_THE_NETWORK, read_description
 from revt_hf.checkpoints.families import SEGFORMER, counter_of, is_counter, is_variance
 from revt_hf.checkpoints.fields import without
@@ -38,14 +39,7 @@ from revt_hf.data.label_space import (
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.models.building import apply_settings, around_encoder, name_classes, new_network
 from revt_hf.models.folded_head import fold_
-from revt_hf.models.networks import (
-    check_filled,
-    config_from,
-    family_of_model,
-    filled_model,
-    model_class,
-    new_model,
-)
+from revt_hf.models.networks import check_filled, family_of_model, filled_model
 
 _log = logging.getLogger(__name__)
 

@@ -2,28 +2,24 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
+from transformers import PretrainedConfig, PreTrainedModel
 
 from revt_hf.checkpoints.architecture import Description
+from revt_hf.checkpoints.built import empty_model, one_line, quiet_transformers
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
 from revt_hf.checkpoints.names import listed, names_on_disk
 from revt_hf.core.errors import UserError
 
-_LARGEST_PROBE = 256
+_PROBE, _LARGEST_PROBE = 64, 256
 
 
 def family_of_model(model: PreTrainedModel) -> Family:
@@ -32,45 +28,6 @@ def family_of_model(model: PreTrainedModel) -> Family:
         {"model_type": model.config.model_type, "architectures": [type(model).__name__]},
         (name for name, _ in model.named_parameters()),
     )
-
-
-def model_class(family: Family, label: str = "the configuration") -> type[PreTrainedModel]:
-    """The class of a family's whole models.
-
-    Raises:
-        UserError: transformers has no such segmenter.
-    """
-    known = MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values()
-    if family.generic and family.model_class not in known:
-        raise UserError(
-            f"{label}: '{family.model_class or family.title}' is no segmenter of transformers: "
-            f"known are {', '.join(sorted(known))}"
-        )
-    found: type[PreTrainedModel] = getattr(transformers, family.model_class)
-    return found
-
-
-def config_from(values: Mapping[str, Any], label: str | Path) -> PretrainedConfig:
-    """A configuration of transformers from the content of a ``config.json``."""
-    values = dict(values)
-    try:
-        with quiet_transformers():
-            config: PretrainedConfig = AutoConfig.for_model(values.pop("model_type"), **values)
-    # Each configuration checks its own fields, with error classes of its own.
-    except Exception as error:
-        raise UserError(f"{label}: transformers refuses it: {_one_line(error)}") from error
-    return config
-
-
-def new_model(config: PretrainedConfig, label: str = "the configuration") -> PreTrainedModel:
-    """A whole model with random weights, or with none on the device ``meta``."""
-    family = family_of({"model_type": config.model_type, "architectures": config.architectures})
-    kind = model_class(family, label)
-    config.architectures = [kind.__name__]
-    try:
-        return kind(config)
-    except Exception as error:
-        raise UserError(f"{label}: transformers refuses it: {_one_line(error)}") from error
 
 
 def filled_model(
@@ -92,7 +49,7 @@ def filled_model(
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:
-        raise UserError(f"{label}: transformers cannot load it: {_one_line(error)}") from error
+        raise UserError(f"{label}: transformers cannot load it: {one_line(error)}") from error
     odd = [
         f"{name} is {list(held)}, not {list(wanted)}"
         for name, held, wanted in found["mismatched_keys"]
@@ -115,10 +72,8 @@ def check_filled(missing: Iterable[str], left: Iterable[str], label: str) -> Non
 def check_shapes(description: Description, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse tensors, by on-disk name, that are not those of the network that is described."""
     label = description.label
-    config = config_from(description.config(), description.file)
-    config.architectures = [description.family.model_class]
-    with torch.device("meta"):
-        model = new_model(config, label)
+    values = {**description.config(), "architectures": [description.family.model_class]}
+    model = empty_model(values, label)
     state = model.state_dict()
     wanted = {on_disk: tuple(state[at].shape) for at, on_disk in names_on_disk(model).items()}
     check_filled(
@@ -134,12 +89,6 @@ def check_shapes(description: Description, shapes: Mapping[str, tuple[int, ...]]
 def batch_norms(model: nn.Module) -> dict[str, Any]:
     """The layers with running statistics by name, in the order in which a model lists them."""
     return {name: part for name, part in model.named_modules() if isinstance(part, _BatchNorm)}
-
-
-def encoder_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters of a model's encoder."""
-    family = family_of_model(model)
-    return [at for name, at in model.named_parameters() if family.in_encoder(name)]
 
 
 def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Tensor:
@@ -173,22 +122,30 @@ def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Ten
 class InputLimits:
     """What a network takes: images of at least ``minimum`` pixels on each side.
 
-    ``square`` is None for any shape, 0 for squares, and a number for squares of that side only.
+    Some take ``squares`` only, and some of these of one ``side`` only.
     """
 
     minimum: int = 1
-    square: int | None = None
+    squares: bool = False
+    side: int | None = None
+
+    @property
+    def probe(self) -> int:
+        """The side of a small square that the network takes."""
+        return self.side or max(_PROBE, self.minimum)
 
 
 def input_limits(models: Iterable[PreTrainedModel]) -> InputLimits:
     """What every one of the models takes; 29 pixels for SegFormers of all sizes B0..B5."""
     found = [_limits(model) for model in models]
-    squares = {one.square for one in found if one.square is not None}
-    fixed = squares - {0}
-    if len(fixed) > 1:
-        raise UserError(f"the models take squares of different sizes: {sorted(fixed)}")
-    square = max(squares) if squares else None
-    return InputLimits(max((one.minimum for one in found), default=1), square)
+    sides = {one.side for one in found if one.side is not None}
+    if len(sides) > 1:
+        raise UserError(f"the models take squares of different sizes: {sorted(sides)}")
+    return InputLimits(
+        minimum=max((one.minimum for one in found), default=1),
+        squares=any(one.squares for one in found),
+        side=max(sides, default=None),
+    )
 
 
 def _limits(model: PreTrainedModel) -> InputLimits:
@@ -202,13 +159,13 @@ def _limits(model: PreTrainedModel) -> InputLimits:
         return InputLimits(needed)
     own: Any = getattr(config, "image_size", None)
     if family.fixed:
-        return InputLimits(own, own)
+        return InputLimits(own, squares=True, side=own)
+    squares = family.squares
     if family.generic and type(own) is int and _takes(model, own, own):
         if not _takes(model, 2 * own, 2 * own):
-            return InputLimits(own, own)
-        if not _takes(model, own, 2 * own):
-            return InputLimits(_smallest_side(model), 0)
-    return InputLimits(_smallest_side(model), 0 if family.squares else None)
+            return InputLimits(own, squares=True, side=own)
+        squares = not _takes(model, own, 2 * own)
+    return InputLimits(_smallest_side(model), squares)
 
 
 @torch.inference_mode()
@@ -240,22 +197,3 @@ def _smallest_side(model: PreTrainedModel) -> int:
         middle = (below + side) // 2
         below, side = (below, middle) if _takes(model, middle, middle) else (middle, side)
     return side
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and key warnings: we raise what matters."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

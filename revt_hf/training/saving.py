@@ -3,10 +3,18 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.models.mobilevit.image_processing_pil_mobilevit import (
+    MobileViTImageProcessorPil,
+)
+from transformers.models.segformer.image_processing_pil_segformer import (
+    SegformerImageProcessorPil,
+)
 
+from revt_hf.checkpoints.built import quiet_transformers
 from revt_hf.checkpoints.tensors import (
     ADAPTER,
     CONFIG_FILE,
@@ -17,10 +25,9 @@ from revt_hf.checkpoints.tensors import (
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import readable_os_errors
 from revt_hf.core.output_folders import SCRATCH_PREFIX, open_up
-from revt_hf.data.normalisation import normalisation_of
+from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
+from revt_hf.data.reading import fit_size
 from revt_hf.models.adaptation import fold_adapter_, write_adapter
-from revt_hf.models.networks import quiet_transformers
-from revt_hf.models.processors import image_processor
 
 # What describes a model, whole or as an adapter.
 _DESCRIPTION = (RECIPE_FILE, PROCESSOR_FILE, CONFIG_FILE)
@@ -69,3 +76,20 @@ def save_result(
                     (scratch / name).replace(folder / name)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def image_processor(
+    max_size: tuple[int, int] | None, size: tuple[int, int], normalisation: Normalisation = IMAGENET
+) -> Any:
+    """Prepares images like a test protocol's max size, exactly for one (height, width)."""
+    height, width = size if max_size is None else fit_size(*size, max_size)
+    fields = {
+        "do_resize": max_size is not None,
+        "size": {"height": height, "width": width},
+        "do_reduce_labels": False,
+        **normalisation.fields(),
+    }
+    if normalisation.do_flip_channel_order:
+        # SegFormer's cannot flip channels.
+        return MobileViTImageProcessorPil(**fields, do_center_crop=False, resample=2)
+    return SegformerImageProcessorPil(**fields)

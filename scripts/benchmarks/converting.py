@@ -10,9 +10,9 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from benchmarks.runner import Pair, row
 from revt_hf.checkpoints.architecture import SIZES
+from revt_hf.checkpoints.built import quiet_transformers
 from revt_hf.data.label_space import NUM_CLASSES
 from revt_hf.models.convert import convert, convert_to_mmseg
-from revt_hf.models.networks import quiet_transformers
 
 
 @cache

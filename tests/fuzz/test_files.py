@@ -22,11 +22,11 @@ from revt_hf.experiments.graph import build_graph
 from revt_hf.experiments.slurm_settings import load_settings
 from revt_hf.merging.merge_recipe import load_merge_recipe
 from revt_hf.models.load import build_model, load_model
-from revt_hf.models.processors import image_processor
 from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 from revt_hf.results.figures import build_curves
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.tables import TableOptions, build_tables
+from revt_hf.training.saving import image_processor
 from tests.helpers.made_up_results import result
 from tests.helpers.mutate import (
     COUNT,

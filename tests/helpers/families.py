@@ -30,15 +30,16 @@ from transformers.models.mask2former.image_processing_pil_mask2former import (
     Mask2FormerImageProcessorPil,
 )
 
+from revt_hf.checkpoints.built import quiet_transformers
 from revt_hf.config.protocol import Protocol
 from revt_hf.data.label_space import CLASSES
 from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.predictor import prepare
 from revt_hf.merging.average import merge
 from revt_hf.models.load import build_model
-from revt_hf.models.networks import batch_norms, family_of_model, quiet_transformers
-from revt_hf.models.processors import image_processor
+from revt_hf.models.networks import batch_norms, family_of_model
 from revt_hf.training import run_folder
+from revt_hf.training.saving import image_processor
 from tests.helpers.networks import random_image
 from tests.helpers.tiny import NO_SIZES, TINY, run, tiny_recipe
 

@@ -21,8 +21,8 @@ from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.merging.statistics import measured_statistics
 from revt_hf.models import load as modeling
 from revt_hf.models.load import build_model, for_inference_, label_space, load_model, network_sha256
-from revt_hf.models.processors import image_processor
 from revt_hf.training.data import pipeline_spec
+from revt_hf.training.saving import image_processor
 from tests.helpers.networks import NATIVE, random_image, saved, tiny_model
 from tests.helpers.segformers import change_tensors, rewrite
 from tests.helpers.tiny import tiny_recipe

@@ -12,7 +12,7 @@ from revt_hf.data.domains.streets import render
 from revt_hf.data.label_space import TRAIN_ID
 from revt_hf.data.normalisation import STD
 from revt_hf.evaluation.predictor import prepare
-from revt_hf.models.processors import image_processor
+from revt_hf.training.saving import image_processor
 from tests.helpers.command_line import revt
 from tests.helpers.tiny import run, tiny_recipe
 

@@ -110,7 +110,7 @@ _SAVE = """
 import json
 from transformers.utils import is_torchvision_available
 from tests.helpers.tiny import tiny_recipe
-from revt_hf.models.processors import image_processor
+from revt_hf.training.saving import image_processor
 processor = image_processor(tiny_recipe().evaluation.max_size, (64, 128))
 values = {**processor.to_dict(), "class": type(processor).__name__}
 print(json.dumps([is_torchvision_available(), values]))
