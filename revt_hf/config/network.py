@@ -17,8 +17,8 @@ class Model(Section):
 
     ``init`` is a Hub id (``nvidia/mit-b5``, ``repo@revision``) or a folder; without it the
     network is initialised randomly. ``head: init`` keeps the decode head of those weights.
-    ``batch_norm: frozen`` makes the head's BatchNorm use its running statistics without updating
-    them; its weight and bias are still trained.
+    ``batch_norm: frozen`` makes BatchNorm use its running statistics without updating them; its
+    weight and bias are still trained.
 
     ``family`` is transformers' ``model_type`` of the whole network: ``segformer``, ``upernet``
     around any encoder that transformers has a backbone for, ``beit``, ``dpt``, ``mobilenet_v2``,

@@ -98,10 +98,8 @@ def too_small(size: Size, protocol: Protocol, limits: InputLimits) -> str | None
         window = protocol.window or max(height, width)
         sides = min(height, window), min(width, window)
         shown = f"{size[1]}x{size[0]} pixels give the network an input of {sides[1]}x{sides[0]}"
-        if limits.square is not None and (
-            sides[0] != sides[1] or limits.square not in (0, sides[0])
-        ):
-            needed = f" of {limits.square} pixels" if limits.square else ""
+        if limits.squares and (sides[0] != sides[1] or limits.side not in (None, sides[0])):
+            needed = f" of {limits.side} pixels" if limits.side else ""
             gives = "evaluation.window or --window gives them"
             return f"{shown}, and it takes squares{needed} only ({gives})"
         if min(sides) < limits.minimum:

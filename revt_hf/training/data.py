@@ -19,12 +19,10 @@ from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 from revt_hf.data.reading import fit_size
 from revt_hf.evaluation.loading import sizes_of
-from revt_hf.models.networks import InputLimits, batch_norms, input_limits, logits_of
+from revt_hf.models.networks import InputLimits, batch_norms, logits_of
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
-# What a network does is looked at with an image of so many pixels on a side.
-PROBE_SIDE = 64
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
@@ -44,10 +42,11 @@ def check_crops(
 ) -> None:
     """Refuse crops that are too small for the network, and whole images that cannot be stacked."""
     crop, max_size, minimum = augmentation.crop, augmentation.max_size, limits.minimum
-    if limits.square is not None and (
-        crop is None or (not isinstance(crop, int) and crop[0] != crop[1])
-    ):
-        raise UserError(f"augmentation.crop is {crop}, and the network takes squares only")
+    sides = (crop, crop) if isinstance(crop, int) else crop
+    fits = sides is not None and sides[0] == sides[1] == (limits.side or sides[0])
+    if limits.squares and not fits:
+        needed = f" of {limits.side} pixels" if limits.side else ""
+        raise UserError(f"augmentation.crop is {crop}, and the network takes squares{needed} only")
     if crop is not None:
         smallest = crop if isinstance(crop, int) else min(crop)
         if smallest < minimum:
@@ -74,9 +73,11 @@ def check_crops(
 
 
 @torch.inference_mode()
-def check_single_images(model: PreTrainedModel) -> None:
-    """Refuse one image at a time where BatchNorm would see a single value, pooled from it."""
-    side = max(PROBE_SIDE, input_limits([model]).minimum)
+def check_single_images(model: PreTrainedModel, side: int) -> None:
+    """Refuse one image at a time where BatchNorm would see a single value, pooled from it.
+
+    It is looked for with a square of a ``side`` that the network takes.
+    """
     pooled: list[str] = []
 
     def look(name: str, _: Any, given: tuple[torch.Tensor]) -> None:

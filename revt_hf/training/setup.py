@@ -35,7 +35,6 @@ from revt_hf.models.networks import (
 )
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 from revt_hf.training.data import (
-    PROBE_SIDE,
     check_crops,
     check_single_images,
     load_training,
@@ -66,16 +65,17 @@ def load_parts(recipe: Recipe) -> RunParts:
     family = family_of_model(model)
     if family.masks:
         raise UserError(
-            f"{recipe.model.init} is a {family.title}: its masks need a loss of their own "
-            "(docs/extending.md), it can be evaluated and merged"
+            f"{recipe.model.init} ({family.title}) predicts masks, whose loss is not built here "
+            "(docs/models.md): it can be evaluated and merged, not trained"
         )
     if recipe.train.folded_head and family is not SEGFORMER:
         raise UserError("train.folded_head is for SegFormer's decode head: set it to false")
-    freeze(model, recipe)
+    limits = input_limits([model])
+    freeze(model, recipe, limits.probe)
     processes = process_state()
     kind = statistics(recipe.model.batch_norm, processes.device.type, processes.num_processes)
     if recipe.train.batch_size == 1 and kind == "process":
-        check_single_images(model)
+        check_single_images(model, limits.probe)
     # A pretrained encoder keeps seeing images normalised as it has seen them before.
     pipeline = build_pipeline(pipeline_spec(recipe.augmentation, normalisation_of(model)))
     images = [
@@ -93,7 +93,6 @@ def load_parts(recipe: Recipe) -> RunParts:
     example_size, *_ = [source[0]["image"].shape[:2] for source in images]
     for source, rows in zip(recipe.sources, images, strict=True):
         check_labelled(rows, domain_label(source, source.train))
-    limits = input_limits([model])
     for source, rows in zip(validated, held_out, strict=True):
         check_sizes(rows, domain_label(source, source.val), recipe.evaluation, limits)
     check_crops(images, recipe.augmentation, recipe.train.batch_size, limits)
@@ -132,8 +131,8 @@ class RunRecord(Section):
             )
         if self.batch_norm == "process" and self.processes > 1:
             _log.warning(
-                "BatchNorm sees the images of one process only: SyncBatchNorm "
-                "exists on GPUs (model.batch_norm: frozen does without batch statistics)"
+                "BatchNorm sees the images of one process only: SyncBatchNorm exists on GPUs "
+                "(model.batch_norm: frozen does without batch statistics)"
             )
 
 
@@ -198,10 +197,11 @@ def training_mode(model: nn.Module, kind: Statistics) -> None:
             module.eval()
 
 
-def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
+def freeze(model: PreTrainedModel, recipe: Recipe, side: int) -> None:
     """Leave parameters as they are: a frozen or adapted encoder's, and what no output depends on.
 
-    The latter, such as mask tokens, get no gradient, and several processes would wait for it.
+    The latter, such as mask tokens, get no gradient, and several processes would wait for it; they
+    are looked for with a square of a ``side`` that the network takes.
     """
     family = family_of_model(model)
     if recipe.adapter:
@@ -211,7 +211,6 @@ def freeze(model: PreTrainedModel, recipe: Recipe) -> None:
             parameter.requires_grad_(not family.in_encoder(name))
     if family is SEGFORMER:
         return
-    side = max(PROBE_SIDE, input_limits([model]).minimum)
     model.eval()
     with torch.random.fork_rng(devices=[]):
         logits_of(model, torch.rand(1, 3, side, side)).sum().backward()
