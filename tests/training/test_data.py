@@ -188,3 +188,14 @@ AS_TARGET = {"more_sources": [NIGHT], "targets": [{**NIGHT, "split": "val"}]}
 def test_no_source_may_be_a_target(sections, words):
     with pytest.raises(UserError, match=words):
         parse_recipe({**TINY, **sections}, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("crop", "side", "words"),
+    [(None, None, "squares only"), ((32, 48), None, "squares only"), (48, 32, "of 32 pixels")],
+)
+def test_crops_of_networks_that_take_squares_only(mixed, crop, side, words):
+    limits = InputLimits(16, squares=True, side=side)
+    with pytest.raises(UserError, match=words):
+        check_crops([mixed[0]], Augmentation(crop=crop), 1, limits)
+    check_crops([mixed[0]], Augmentation(crop=side or 48), 1, limits)
