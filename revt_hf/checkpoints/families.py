@@ -206,3 +206,8 @@ def is_statistic(name: str) -> bool:
 def counter_of(variance: str) -> str:
     """The count of batches beside a running variance."""
     return variance.removesuffix(_VARIANCE) + _COUNTER
+
+
+def mean_beside(name: str) -> str | None:
+    """The running mean beside a BatchNorm's running variance; None for any other tensor."""
+    return f"{name.removesuffix(_VARIANCE)}{_MEAN}" if is_variance(name) else None

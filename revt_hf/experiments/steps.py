@@ -129,7 +129,11 @@ class MergeStep(Step):
         return merge(spec, output, options=MergeOptions(overwrite=True))
 
     def settings(self) -> dict[str, Any]:
-        rules = [[one.select, one.method, one.weights, dict(one.parameters)] for one in self.rules]
+        rules = [
+            [one.select, one.method, one.weights, dict(one.parameters)]
+            + [one.settings[key] for key in one.settings if key == "layer_weights"]
+            for one in self.rules  # as in earlier versions where there are none by layer
+        ]
         return {"rules": rules, "head": self.head, "base": self.base}
 
     def checkpoint(self) -> str | None:

@@ -2,18 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.families import OF_BACKBONES
+from revt_hf.checkpoints.families import OF_BACKBONES, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.core.errors import UserError
 from revt_hf.merging import members
+from revt_hf.merging.layer_weights import depths
 from revt_hf.merging.members import NOWHERE, SIZE_FIELDS, MergeInput, open_source
 from revt_hf.merging.record import ImageSize
 from revt_hf.merging.registry import MergeSpec, check_spec, find_method
@@ -27,10 +28,11 @@ _SEGMENTER = "ForSemanticSegmentation"
 class MergeItem(TensorInfo):
     """A tensor of the result in the dtype of the head's member; without a rule its exact copy.
 
-    ``offset`` is from the end of the file's header.
+    ``offset`` is from the end of the file's header, ``weights`` are the members'.
     """
 
     rule: int | None
+    weights: tuple[float, ...] | None
 
     @property
     def count(self) -> int:
@@ -143,11 +145,13 @@ class MergePlan:
     def _continues(self, at: int) -> bool:
         """Whether an item can be read and merged together with the one before."""
         before, item = self.items[at - 1], self.items[at]
-        if (before.rule, before.dtype) != (item.rule, item.dtype):
+        if (before.rule, before.dtype, before.weights) != (item.rule, item.dtype, item.weights):
             return False
-        rule = None if item.rule is None else self.spec.rules[item.rule]
-        if rule is not None and find_method(rule.method).scope == "tensor":
-            return False
+        if item.rule is not None:
+            method = find_method(self.spec.rules[item.rule].method)
+            paired = method.needs_means and (mean_beside(before.name) or mean_beside(item.name))
+            if method.scope == "tensor" or paired:
+                return False
         return all(
             source.dtypes[at] == source.dtypes[at - 1]
             and source.file[at] == source.file[at - 1]
@@ -176,12 +180,18 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     rule_of: dict[str, int] = {}
     for number, rule in enumerate(spec.rules):
         rule_of.update(dict.fromkeys(select(rule.select, list(order), first.family), number))
-    head, items, end = sources[spec.head - 1], [], 0
+    by_depth = any(rule.layer_weights for rule in spec.rules)
+    depth_of = depths(list(order)) if by_depth else {}
+    head, items, end = sources[spec.head - 1], list[MergeItem](), 0
     for (name, place), dtype in zip(order.items(), head.dtypes, strict=True):
         size = math.prod(place.shape) * ITEM_SIZES[dtype]
         used = rule_of.get(name) if place.dtype in FLOATS else None
-        items.append(MergeItem(Path(WEIGHTS_FILE), name, dtype, place.shape, end, size, used))
+        rule, depth = spec.rules[used or 0], depth_of.get(name, 1.0)
+        weights = None if used is None else rule.weights_at(depth, len(sources))
+        merged = MergeItem(Path(WEIGHTS_FILE), name, dtype, place.shape, end, size, used, weights)
+        items.append(merged)
         end += size
+    _check_statistics(spec, items)
     with_head, base = list(sources), None
     if spec.base is not None:
         base, held = open_source(spec.base, stack, quiet, order, None, False, first.family)
@@ -206,6 +216,20 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     mixed = any(item.rule is not None and rows(item.name) for item in items)
     members.check_rows_are_named(with_head if mixed else [head], with_head)
     return MergePlan(spec, tuple(sources), base, tuple(items))
+
+
+def _check_statistics(spec: MergeSpec, items: Sequence[MergeItem]) -> None:
+    """Refuse to take means and variances apart with a method that merges them together."""
+    rule_of = {item.name: item.rule for item in items}
+    for variance, rule in rule_of.items():
+        mean = mean_beside(variance)
+        other = rule_of.get(mean) if mean else rule
+        methods = [spec.rules[used].method for used in (rule, other) if used is not None]
+        for method in methods if rule != other else ():
+            if find_method(method).needs_means:
+                raise UserError(
+                    f"{method} merges {variance} together with {mean}: select both or neither"
+                )
 
 
 def _size_text(fields: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from revt_hf.config.yaml_files import ExpandedPath, Number, Section, read_with_parents, validated
 from revt_hf.core.output_folders import check_once
+from revt_hf.merging.layer_weights import LayerWeights
 from revt_hf.merging.registry import MergeSpec, Rule
 
 
@@ -17,6 +18,7 @@ class RuleRecipe(Section):
     method: str = "mean"
     weights: tuple[Number, ...] | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
+    layer_weights: LayerWeights | None = None
 
 
 class MergeRecipe(Section):

@@ -1,9 +1,8 @@
 """The built-in merge methods; :class:`revt_hf.merging.registry.MergeMethod` is their interface.
 
-The original's operations compute in the tensors' dtype and in the given order, so they give the
-original's bits (except for the last one of ``power``); everything else is computed in float64.
-Finite tensors never give NaN (float64: up to magnitudes of 1e60), but values beyond the dtype's
-range become infinite.
+The original's operations compute in the tensors' dtype and order, so they give the original's bits
+(except for the last one of ``power``); everything else is computed in float64. Finite tensors never
+give NaN (float64: up to 1e60), but values beyond the dtype's range become infinite.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ Weights = Array | None
 
 _REVT = "Termöhlen et al., ReVT, ICCV Workshops 2023, section 3.2"
 _ORIGINAL = "https://github.com/ifnspaml/revt-domain-generalization (model_reparametrization.py)"
+_MOMENTS = "Li et al., Training-Free Model Merging for Multi-target Domain Adaptation, ECCV 2024"
 _ROBUST = "Yin et al., Byzantine-Robust Distributed Learning, ICML 2018"
 _SLERP = "Shoemake, Animating Rotation with Quaternion Curves, SIGGRAPH 1985"
 _ARITHMETIC = "Ilharco et al., Editing Models with Task Arithmetic, ICLR 2023"
@@ -68,6 +68,20 @@ def weighted_mean(tensors: Tensors, weights: Weights) -> Array:
     for share, tensor in zip(shares, tensors, strict=True):
         total += dtype.type(share) * tensor
     return total
+
+
+@register("moments", _MOMENTS)
+def moments(tensors: Tensors, weights: Weights, means: Tensors | None) -> Array:
+    """``weighted_mean``; of BatchNorm's running variances that of the mixture of members.
+
+    sum_i w_i (v_i + (m_i - m)^2), m_i the running means beside them and m = sum_i w_i m_i.
+    """
+    shares = _shares(weights, len(tensors))
+    if means is None:
+        return weighted_mean(tensors, weights)
+    centres = np.stack(means).astype(np.float64)
+    spread = np.stack(tensors) + (centres - np.average(centres, 0, shares)) ** 2
+    return np.asarray(np.average(spread, 0, shares))
 
 
 @register("min", f"{_ORIGINAL}, --operation min")

@@ -21,8 +21,9 @@ from revt_hf.checkpoints.tensors import (
     open_checkpoint,
 )
 from revt_hf.core.errors import UserError
+from revt_hf.core.json_record import JsonRecord
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, read_json_object
-from revt_hf.merging.registry import JsonRecord, MergeSpec, Rule
+from revt_hf.merging.registry import MergeSpec, Rule
 
 # Of a model that is no merge.
 CHANGES_FILE = "recalibration.json"

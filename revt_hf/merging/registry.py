@@ -4,13 +4,15 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
+from revt_hf.core.json_record import JsonRecord
+from revt_hf.merging.layer_weights import LayerWeights
 
 Array = NDArray[Any]
 Tensors = Sequence[Array]
@@ -54,8 +56,10 @@ class MergeMethod:
 
     ``function`` takes float32 or float64 arrays of one shape, changes none of them, and returns a
     new array of that shape. It may have arguments named ``weights`` (float64, one per member, or
-    None), ``base`` (the tensor of the members' initial model, float64) and ``salt`` (the tensor's
-    name, for random draws), and keyword-only ones that a :class:`Parameter` annotates.
+    None), ``base`` (the tensor of the members' initial model, float64), ``means`` (if the tensor is
+    a BatchNorm's running variance, the running means beside the members'; otherwise None) and
+    ``salt`` (the tensor's name, for random draws), and keyword-only ones that a :class:`Parameter`
+    annotates.
 
     Attributes:
         name: its key in the registry.
@@ -80,6 +84,10 @@ class MergeMethod:
         return "base" in self.arguments
 
     @property
+    def needs_means(self) -> bool:
+        return "means" in self.arguments
+
+    @property
     def takes_weights(self) -> bool:
         return "weights" in self.arguments
 
@@ -90,6 +98,7 @@ class MergeMethod:
         base: Array | None = None,
         parameters: Mapping[str, Any] | None = None,
         salt: str = "",
+        means: Tensors | None = None,
     ) -> Array:
         """The merged tensor in the first one's dtype.
 
@@ -100,6 +109,7 @@ class MergeMethod:
             "weights": None if weights is None else np.asarray(weights, np.float64),
             "base": None if base is None else base.astype(np.float64),
             "salt": salt,
+            "means": means,
         }
         taken = {name: value for name, value in given.items() if name in self.arguments}
         merged = self.function(tensors, **taken, **self.checked(parameters or {}))
@@ -176,8 +186,8 @@ def _origin(function: Function) -> str:
 
 def find_method(name: str) -> MergeMethod:
     """The method of that name, built in or registered elsewhere."""
-    # It imports this module.
-    import revt_hf.merging.methods  # noqa: F401
+    # It imports the other built-in methods, and this module.
+    import revt_hf.merging.singular_values  # noqa: F401
 
     # Entry points are read only for what is not built in.
     if name not in _METHODS and name not in all_methods():
@@ -189,7 +199,7 @@ def all_methods() -> Mapping[str, MergeMethod]:
     """Every method by name, with those that installed packages name as entry points."""
     from importlib.metadata import entry_points
 
-    import revt_hf.merging.methods  # noqa: F401
+    import revt_hf.merging.singular_values  # noqa: F401
 
     for entry in entry_points(group=ENTRY_POINTS):
         try:
@@ -201,26 +211,6 @@ def all_methods() -> Mapping[str, MergeMethod]:
     return _METHODS
 
 
-class JsonRecord:
-    """A dataclass that is written as JSON."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, the format first; optional fields that are empty are left out."""
-        values: dict[str, Any] = _json(self)
-        return values
-
-
-def _json(value: Any) -> Any:
-    if is_dataclass(value):
-        held = {field: getattr(value, field.name) for field in fields(value)}
-        return {
-            field.name: _json(held[field])
-            for field in sorted(held, key=lambda field: field.name != "format")
-            if held[field] or (field.default is MISSING and field.default_factory is MISSING)
-        }
-    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 @dataclass(frozen=True)
 class Rule(JsonRecord):
     """A selection of tensors and how they are combined.
@@ -229,6 +219,7 @@ class Rule(JsonRecord):
         select: see ``revt_hf.merging.selection``.
         method: name of a registered method.
         weights: one per member, for methods that take them.
+        layer_weights: weights by depth, in place of ``weights``.
         parameters: of the method.
     """
 
@@ -236,15 +227,22 @@ class Rule(JsonRecord):
     method: str = "mean"
     weights: tuple[float, ...] | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
+    layer_weights: LayerWeights | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Weights and parameters, where they are given."""
-        given = {"weights": self.weights, "parameters": self.parameters}
+        by_layer = self.layer_weights and asdict(self.layer_weights)
+        given = {"weights": self.weights, "parameters": self.parameters, "layer_weights": by_layer}
         return {key: value for key, value in given.items() if value}
+
+    def weights_at(self, depth: float, count: int) -> tuple[float, ...] | None:
+        """The weights of ``count`` members at a depth in 0..1, if any are given."""
+        return self.layer_weights.at(depth, count) if self.layer_weights else self.weights
 
     def __str__(self) -> str:
         weights = f", weights {list(self.weights)}" if self.weights else ""
+        weights += f", {self.layer_weights}" if self.layer_weights else ""
         extra = "".join(f", {key} {value:g}" for key, value in self.parameters.items())
         return f"{self.method} of '{self.select}'{weights}{extra}"
 
@@ -286,13 +284,17 @@ def check_spec(spec: MergeSpec) -> None:
             raise UserError(f"{rule.method} takes {wanted} members, not {count}")
         if method.needs_base and spec.base is None:
             raise UserError(f"{rule.method} needs a base, the model that the members started from")
-        if rule.weights is not None and not method.takes_weights:
+        if rule.layer_weights is not None:
+            if rule.weights is not None:
+                raise UserError("weights and layer_weights exclude each other: give one of them")
+            rule.layer_weights.check(count)
+        weights = rule.weights_at(1.0, count)
+        if weights is not None and not method.takes_weights:
             takers = ", ".join(name for name, one in all_methods().items() if one.takes_weights)
             raise UserError(f"{rule.method} takes no weights: use one of {takers}")
-        if rule.weights is not None and len(rule.weights) != count:
-            given = len(rule.weights)
-            raise UserError(f"{given} weights for {count} members: give one per member")
+        if weights is not None and len(weights) != count:
+            raise UserError(f"{len(weights)} weights for {count} members: give one per member")
         # Any numbers reveal weights and parameters that the method cannot work with.
         ones = [np.ones(1, np.float32)] * count
         with np.errstate(all="ignore"):
-            method.combine(ones, rule.weights, ones[0], rule.parameters)
+            method.combine(ones, weights, ones[0], rule.parameters)

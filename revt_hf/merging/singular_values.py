@@ -89,7 +89,9 @@ def iso_cts(
 
 
 @register("score", _SCORE, scope="tensor")
-def score(tensors: Tensors, base: Array, *, cutoff: Cutoff = 1.96, scale: MergedScale = 1.0) -> Array:
+def score(
+    tensors: Tensors, base: Array, *, cutoff: Cutoff = 1.96, scale: MergedScale = 1.0
+) -> Array:
     """base + scale * U (sum_i M_i) V, M_i the trimmed U^T D_i V^T, in the basis of ``tsv_m``.
 
     Off its diagonal, M_i keeps what differs by at most ``cutoff``/n standard deviations from the
@@ -184,5 +186,5 @@ def _nearest(matrix: Array) -> Array:
     if squares[0] > _SQUARED_RANGE * squares[-1]:
         return np.asarray(matrix @ ((vectors / np.sqrt(squares)) @ vectors.T))
     U, S, V = np.linalg.svd(matrix, full_matrices=False)
-    held = S > _PARALLEL * S[0]
+    held = _PARALLEL * S[0] < S
     return np.asarray(U[:, held] @ V[held])

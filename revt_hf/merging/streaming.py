@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from revt_hf.checkpoints.families import is_variance
+from revt_hf.checkpoints.families import is_variance, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError, readable
 from revt_hf.core.outputs import file_sha256
@@ -170,7 +170,7 @@ class _Engine:
 
     def __init__(self, plan: MergePlan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
-        names = [item.name for item in plan.items]
+        self._names = names = [item.name for item in plan.items]
         self._variances = [at for at, name in enumerate(names) if is_variance(name)]
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
@@ -210,8 +210,9 @@ class _Engine:
             if whole:
                 arrays = [array.reshape(item.shape) for array in arrays]
             base = arrays[members] if method.needs_base else None
+            means = self._means(run, start, count) if method.needs_means else None
             merged = method.combine(
-                arrays[:members], rule.weights, base, rule.parameters, salt=item.name
+                arrays[:members], item.weights, base, rule.parameters, item.name, means
             )
             if summed and not self._is_finite(merged):
                 self._check_inputs(run, start, arrays)
@@ -220,6 +221,14 @@ class _Engine:
             if merged.dtype != _STORED[item.dtype]:
                 self._check_overflow(run, start, merged, _unpacked(content, item.dtype))
             yield content
+
+    def _means(self, run: Run, start: int, count: int) -> list[Array] | None:
+        """The members' running means beside a running variance; None for any other tensor."""
+        name = mean_beside(self._names[run.first])
+        if name is None:
+            return None
+        at = self._names.index(name)
+        return [feed.values(at, start, count) for feed in self._feeds[: len(self._plan.sources)]]
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
         feed = self._feeds[self._plan.spec.head - 1]

@@ -90,7 +90,7 @@ def _shares(
     if item.rule is None:
         yield adapters[plan.spec.head - 1], 1.0
         return
-    weights = plan.spec.rules[item.rule].weights or (1.0,) * len(adapters)
+    weights = item.weights or (1.0,) * len(adapters)
     for adapter, weight in zip(adapters, weights, strict=True):
         yield adapter, weight / sum(weights)
 

@@ -58,6 +58,7 @@ def _power(x, w, p=0.9):
 ELEMENTS = {
     "mean": lambda x, w, base: x.mean(0),
     "weighted_mean": lambda x, w, base: np.average(x, 0, w),
+    "moments": lambda x, w, base: np.average(x, 0, w),
     "min": lambda x, w, base: x.min(0),
     "power": lambda x, w, base: _power(x, w),
     "harmonic": lambda x, w, base: 1 / np.average(1 / x, 0, w),
@@ -110,7 +111,7 @@ ANY, UNSIGNED = ("weighted_mean", "power", "harmonic"), ("power", "harmonic", "w
         (ANY, [1e308, 1e308, 1e308], "or to infinity"),
         (ANY[:1], [-1, 1, 0], "not sum to 0"),
         (ANY[:1], [-0.3, 0.1 + 0.2, 0], "not sum to 0"),
-        (UNSIGNED, [-1, 2, 1], "no negative weights"),
+        ((*UNSIGNED, "moments"), [-1, 2, 1], "no negative weights"),
     ],
 )
 def test_weights_that_cannot_be_used(names, weights, words):
@@ -309,7 +310,11 @@ IDENTITY = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Their results have other singular values than the members.
+BY_MATRIX = ("tsv_m", "iso_c", "iso_cts", "score")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_MATRIX])
 @given(tensors=members_and_base(least=1, most=1), count=st.integers(3, 5))
 @PROPERTY
 def test_identical_members_give_the_member_back(name, tensors, count):
