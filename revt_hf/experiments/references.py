@@ -71,7 +71,7 @@ def heads_of(name: str, merge: MergeSection, members: Sequence[str]) -> Sequence
 def variants(name: str, merge: MergeSection, count: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """The rules of each selection and set of weights, by a name that is empty for a single one."""
     if merge.rules is not None:
-        yield "", tuple(Rule(**dict(rule)) for rule in merge.rules)
+        yield "", tuple(rule.rule() for rule in merge.rules)
         return
     weights: Sequence[Any] = [merge.weights]
     if isinstance(merge.weights, Grid):

@@ -5,10 +5,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from revt_hf.config.yaml_files import ExpandedPath, Number, Section, read_with_parents, validated
+from revt_hf.config.yaml_files import (
+    ExpandedPath,
+    Number,
+    Positive,
+    Section,
+    read_with_parents,
+    validated,
+)
 from revt_hf.core.output_folders import check_once
 from revt_hf.merging.layer_weights import LayerWeights
 from revt_hf.merging.registry import MergeSpec, Rule
+
+
+class LayerWeightsRecipe(Section):
+    """Weights by layer; see ``revt_hf.merging.layer_weights.LayerWeights``."""
+
+    anchor: Positive
+    start: Number = 0.0
+    share: Number = 1.0
 
 
 class RuleRecipe(Section):
@@ -18,7 +33,11 @@ class RuleRecipe(Section):
     method: str = "mean"
     weights: tuple[Number, ...] | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
-    layer_weights: LayerWeights | None = None
+    layer_weights: LayerWeightsRecipe | None = None
+
+    def rule(self) -> Rule:
+        by_layer = self.layer_weights and LayerWeights(**dict(self.layer_weights))
+        return Rule(**{**dict(self), "layer_weights": by_layer})
 
 
 class MergeRecipe(Section):
@@ -34,5 +53,5 @@ def load_merge_recipe(path: Path) -> MergeSpec:
     """Read a merge recipe."""
     recipe = validated(MergeRecipe, read_with_parents(path), path)
     check_once(recipe.members, f"list it once in {path}, and give it a weight")
-    rules = tuple(Rule(**dict(rule)) for rule in recipe.rules)
+    rules = tuple(rule.rule() for rule in recipe.rules)
     return MergeSpec(recipe.members, rules, recipe.head, recipe.base)

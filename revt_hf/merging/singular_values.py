@@ -130,7 +130,8 @@ def _merged_by_matrix(tensors: Tensors, base: Array, scale: float, merger: Merge
     """base + scale * D, D of the differences as matrices, or their mean where that has no sense."""
     count = len(tensors)
     differences = [tensor - base for tensor in tensors]
-    peak = max(np.abs(one).max(initial=0) for one in differences)
+    # Unlike Python's, its maximum of NaN is NaN.
+    peak = np.max([np.abs(one).max(initial=0) for one in differences])
     rows = len(base) if base.ndim > 1 else 0
     if peak == 0 or min(rows, base.size // max(rows, 1)) < count:
         return np.asarray(base + scale * (sum(differences) / count))

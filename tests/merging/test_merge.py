@@ -152,7 +152,10 @@ def test_rules_by_selection_and_the_last_one_counts(members, tmp_path):
     assert not torch.equal(merged[NAMES[0]], states[0][NAMES[0]])
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare", "wise_ft", "model_stock"])
+WITH_BASE = ("task_arithmetic", "ties", "dare", "wise_ft", "model_stock")
+
+
+@pytest.mark.parametrize("method", [*WITH_BASE, "tsv_m", "iso_c", "iso_cts", "score"])
 def test_methods_with_a_base(members, tmp_path, method):
     base = saved_state(tmp_path / "base", random_state(9))
     out = merge(_spec(members, Rule(method=method), base=str(base)), tmp_path / "out")
