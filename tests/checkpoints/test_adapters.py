@@ -15,6 +15,7 @@ from revt_hf.checkpoints.torch_files import read_tensor
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output
 from revt_hf.data.normalisation import IMAGENET, normalisation_of
+from revt_hf.merging.layer_weights import LayerWeights
 from revt_hf.merging.record import describes, member_states, read_merge_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol
@@ -142,8 +143,9 @@ SUMMED = [name for name in KINDS if name != "dora"]
 @pytest.mark.parametrize("kind", SUMMED)
 def test_a_merge_written_as_an_adapter_is_that_merge(adapter, base, tmp_path, kind):
     folders = [str(adapter(name, seed, **KINDS[kind])[0]) for seed, name in enumerate("abc")]
-    rule = Rule("backbone", "weighted_mean", (1.0, 2.0, 1.0))
-    spec = MergeSpec(tuple(folders), (rule,), head=2)
+    early = Rule("backbone", "weighted_mean", (1.0, 2.0, 1.0))
+    late = Rule("stage3+stage4", "weighted_mean", layer_weights=LayerWeights(2))
+    spec = MergeSpec(tuple(folders), (early, late), head=2)
     merge(spec, tmp_path / "whole")
     merge(spec, tmp_path / "summed", MergeOptions(as_adapter=True))
     wanted = load_file(tmp_path / "whole" / "model.safetensors")

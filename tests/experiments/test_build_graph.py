@@ -205,3 +205,19 @@ def test_recipes_lie_beside_the_file_that_names_them(tmp_path):
     child.write_text("extends: ../a/experiment.yaml\nseeds: [5]\n")
     built = graph_of(child)
     assert "members/base/5" in built.steps
+
+
+def test_weights_by_layer_are_part_of_a_merges_settings(graph):
+    def settings(**more):
+        rule = {"method": "weighted_mean", **more}
+        built = graph("seeds=[0]", ensembles=None, selections=None, **_merge(rules=[rule]))
+        step, *_ = _steps(built, MergeStep)
+        return step.settings()["rules"]
+
+    # Experiments that were run before there were such weights are not stale.
+    assert settings() == [["backbone", "weighted_mean", None, {}]]
+    found = [settings(layer_weights={"anchor": 1, "start": start}) for start in (0, 0.5)]
+    assert found[0] != found[1]
+    assert found[1][0][-1] == {"anchor": 1, "start": 0.5, "share": 1.0}
+    with pytest.raises(UserError, match=r"merges\.m: layer_weights\.anchor is the number"):
+        settings(layer_weights={"anchor": 3})

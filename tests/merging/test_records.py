@@ -41,6 +41,7 @@ RECORD = {
     "rules": [
         {"select": "backbone", "method": "mean"},
         {"select": "norm", "method": "power", "weights": [1, 2.5], "parameters": {"exponent": 1}},
+        {"select": "mlp", "method": "power", "layer_weights": {"anchor": 2, "share": 0.5}},
     ],
     "head": 1,
     "revt_hf": "0.1.0",
