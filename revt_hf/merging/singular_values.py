@@ -58,7 +58,7 @@ def iso_c(tensors: Tensors, base: Array, *, scale: MergedScale = 1.0) -> Array:
 
     def merged(differences: Sequence[Array], empty: float) -> Array:
         rank = min(differences[0].shape)
-        U, S, V = _leading(sum(differences), rank, empty * len(differences))
+        U, S, V = _leading(np.sum(differences, 0), rank, empty * len(differences))
         return (S.sum() / rank) * (U @ V)
 
     return _merged_by_matrix(tensors, base, scale, merged)
@@ -79,7 +79,7 @@ def iso_cts(
         rank, count = min(differences[0].shape), len(differences)
         # Every member has the same number of its own.
         own = min(round((rank - int(common * rank)) / count), rank // count)
-        shared = _leading(sum(differences), rank - own * count, empty * count)
+        shared = _leading(np.sum(differences, 0), rank - own * count, empty * count)
         left = shared[0]
         rests = (one - left @ (left.T @ one) for one in differences)
         U, S, V = _joined([*(_leading(rest, own, empty) for rest in rests), shared])

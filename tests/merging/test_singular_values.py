@@ -72,7 +72,7 @@ MISTAKES = [
     ("tsv_m", "(U * S) @ V", "U @ V"),
     ("tsv_m", "scale * peak", "peak"),
     ("iso_c", "S.sum() / rank) * (U @ V)", "S.max()) * (U @ V)"),
-    ("iso_c", "_leading(sum(differences), rank", "_leading(sum(differences) / 3, rank"),
+    ("iso_c", "_leading(np.sum(differences, 0), rank", "_leading(np.mean(differences, 0), rank"),
     ("iso_c", "scale * (sum(differences) / count)", "scale * sum(differences)"),
     ("iso_cts", "= 0.8", "= 0.7"),
     ("iso_cts", "one - left @ (left.T @ one)", "one"),
