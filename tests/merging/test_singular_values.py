@@ -8,7 +8,9 @@ import pytest
 
 from revt_hf.merging import registry, singular_values
 from revt_hf.merging.registry import find_method
+from tests.helpers.command_line import measured_command, revt
 from tests.helpers.golden import ROOT
+from tests.helpers.segformers import random_state, saved_state, tensors_of
 
 METHODS = ("tsv_m", "iso_c", "iso_cts", "score")
 # tsv_m/NAME .. score/NAME are what the authors' code makes of the differences delta0/NAME ..
@@ -200,3 +202,19 @@ def test_parameters_change_something():
     np.testing.assert_allclose(common, merged("iso_c", differences), rtol=0, atol=1e-12)
     own = merged("iso_cts", differences, common=0.0)
     assert np.linalg.matrix_rank(own) == 9
+
+
+def test_the_command_needs_numpy_alone_and_repeats_itself(capsys, tmp_path):
+    folders = [saved_state(tmp_path / f"m{seed}", random_state(seed)) for seed in range(4)]
+    out, again = tmp_path / "out", tmp_path / "again"
+    arguments = ("--method", "score", "--param", "scale=0.5", "--base", folders[3], "--quiet")
+    command = ("merge", *folders[:3], *arguments, "--output", out)
+    _, heavy = measured_command(command, ("torch", "scipy", "typer", "pydantic"))
+    assert heavy == []
+    name = "segformer.encoder.block.3.0.mlp.dense1.weight"
+    *members, base = (tensors_of(folder)[name].numpy() for folder in folders)
+    expected = find_method("score").combine(members, None, base, {"scale": 0.5})
+    np.testing.assert_allclose(tensors_of(out)[name].numpy(), expected, rtol=0, atol=1e-5)
+    repeated = ("merge", "--from", out / "merge.json", "--output", again, "--quiet")
+    code, _, error = revt(capsys, *repeated)
+    assert code == 0, error
