@@ -170,8 +170,8 @@ class _Engine:
 
     def __init__(self, plan: MergePlan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
-        self._names = names = [item.name for item in plan.items]
-        self._variances = [at for at, name in enumerate(names) if is_variance(name)]
+        self._names = [item.name for item in plan.items]
+        self._variances = [at for at, name in enumerate(self._names) if is_variance(name)]
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
         # A buffer for each source, and the hashing that still reads them: one set is summed and
@@ -224,8 +224,7 @@ class _Engine:
 
     def _means(self, run: Run, start: int, count: int) -> list[Array] | None:
         """The members' running means beside a running variance; None for any other tensor."""
-        name = mean_beside(self._names[run.first])
-        if name is None:
+        if (name := mean_beside(self._names[run.first])) is None:
             return None
         at = self._names.index(name)
         return [feed.values(at, start, count) for feed in self._feeds[: len(self._plan.sources)]]
