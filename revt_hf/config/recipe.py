@@ -125,11 +125,26 @@ class Swad(Section):
     tolerance: Annotated[float, Field(ge=1, le=1e6)] = 1.3
 
 
+class RareClasses(Section):
+    """Rare class sampling (DAFormer, Hoyer et al., CVPR 2022).
+
+    Each training image is drawn by a class: class c, whose share of the labelled pixels is f_c,
+    with a probability proportional to exp((1 - f_c) / ``temperature``), and then any image that has
+    ``min_pixels`` of it, resized to ``augmentation.max_size``. The crop is drawn again, ten times
+    at most, until it has ``min_crop_ratio`` times ``min_pixels``.
+    """
+
+    temperature: Annotated[float, Field(gt=0, ge=1e-6, le=1e6)] = 0.01
+    min_pixels: Positive = 3000
+    min_crop_ratio: Share = 0.5
+
+
 class Training(Section):
     """Length, batch size and bookkeeping.
 
     ``batch_size`` is per process; steps are optimizer steps. A run is refused unless ``batch_size``
     times ``gradient_accumulation`` times the number of processes is ``effective_batch``.
+    ``rare_classes`` draws images by the classes in them, in each source apart.
     ``ema`` (a decay) and ``swad`` save averages of the weights in folders of these names.
     These change results only by rounding: ``folded_head`` computes the decode head at each stage's
     own resolution, ``loss_rows`` is the number of label rows for which the loss upsamples logits at
@@ -141,6 +156,7 @@ class Training(Section):
     gradient_accumulation: BatchSize = 1
     effective_batch: Positive | None = None
     seed: Seed = 0
+    rare_classes: RareClasses | None = None
     loss: Literal["valid", "paper_code"] = "valid"
     precision: Literal["fp32", "bf16"] = "fp32"
     folded_head: bool = False

@@ -51,6 +51,13 @@ class Header:
     peak: int | None = None  # the value of white in a Netpbm file
     unusual: str = ""  # describes values other than whole numbers from 0 of at most 16 bits
 
+    @property
+    def displayed(self) -> tuple[int, int] | None:
+        """(height, width) once turned; None if only decoding can tell."""
+        if self.size is None:
+            return None
+        return self.size if self.orientation > 4 else self.size[::-1]
+
 
 def _orientation(exif: Sequence[bytes], xmp: Sequence[bytes]) -> int:
     """EXIF wins over XMP, as in Pillow's exif_transpose."""

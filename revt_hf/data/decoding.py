@@ -63,24 +63,28 @@ def open_image(cell: dict[str, Any]) -> ImageFile:
 
 def image_size(cell: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of an undecoded cell once decoded; None if only decoding can tell."""
+    header = image_header(cell)
+    return None if header is None else header.displayed
+
+
+def image_header(cell: dict[str, Any]) -> Header | None:
+    """The header of an undecoded image's cell, from its first bytes; None if they are unusable."""
     data = cell["bytes"]
     try:
         if data is not None:
+            return read_header(data)
+        _check_regular(Path(cell["path"]))
+        if str(cell["path"]).lower().endswith(RAW_SUFFIX):
+            height, width, _ = _mapped(cell["path"], channels=3).shape
+            return Header(RAW_SUFFIX, (width, height))
+        with Path(cell["path"]).open("rb") as file:
+            data = file.read(_BEGINNING)
             header = read_header(data)
-        else:
-            _check_regular(Path(cell["path"]))
-            if str(cell["path"]).lower().endswith(RAW_SUFFIX):
-                return _mapped(cell["path"], channels=3).shape[:2]
-            with Path(cell["path"]).open("rb") as file:
-                data = file.read(_BEGINNING)
-                header = read_header(data)
-                if header.size is None or header.kind == "tiff":
-                    header = read_header(data + file.read())
+            if header.size is None or header.kind == "tiff":
+                header = read_header(data + file.read())
+        return header
     except (OSError, UserError):
         return None
-    if header.size is None:
-        return None
-    return header.size if header.orientation > 4 else header.size[::-1]
 
 
 def decode_image(file: ImageFile) -> NDArray[np.uint8]:

@@ -56,7 +56,8 @@ class Decode:
         if "label" in rows:
             if self.follow_exif and "image" not in rows:
                 raise UserError("labels are turned like their images: select 'image' too")
-            pairs = zip_longest(labels, images, decoded.get("image", []))
+            sizes = [pixels.shape[:2] for pixels in decoded["image"]] if images else []
+            pairs = zip_longest(labels, images, sizes)
             decoded["label"] = [self.train_ids(*pair) for pair in pairs]
         return decoded
 
@@ -70,10 +71,13 @@ class Decode:
         return resize_to_fit(image, max_size), label
 
     def train_ids(
-        self, label: ImageFile, image: ImageFile | None = None, pixels: Bytes | None = None
+        self,
+        label: ImageFile,
+        image: ImageFile | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Bytes:
         """Train ids (H, W), uint8; refuses a label with a problem, warns if only EXIF differs."""
-        found = self.lenient(label, image, pixels)
+        found = self.lenient(label, image, size)
         for value, count in found.unknown.items():
             raise UserError(f"{label.name}: {self.table.problem({value: count})}")
         if found.size and not self.fit_labels:
@@ -82,13 +86,18 @@ class Decode:
             _warn_once(f"{label.name}: {found.turned}")
         return found.train_ids
 
-    def lenient(self, label: ImageFile, image: ImageFile | None, pixels: Bytes | None) -> Label:
-        """Decode a label and compare it with its image, as far as that can be read."""
+    def lenient(
+        self, label: ImageFile, image: ImageFile | None, size: tuple[int, int] | None
+    ) -> Label:
+        """Decode a label and compare it with its image: its header and (height, width), if known.
+
+        Nothing else of the image is used.
+        """
         turn = (image if self.follow_exif and image else label).header.orientation
         train_ids, unknown = self.table.lenient(decode_raw(label, self.table, turn))
-        if image is None or pixels is None:
+        if image is None or size is None:
             return Label(train_ids, unknown, "", "")
-        turned = size = ""
+        turned = differs = ""
         turns = {"image is turned": image.header.orientation, "label": label.header.orientation}
         if self.follow_exif is None and len(set(turns.values())) > 1:
             shown = " and ".join(
@@ -100,11 +109,18 @@ class Decode:
                 "image as it is stored, to false if on the image as it is displayed"
             )
         height, width = train_ids.shape
-        if (height, width) != pixels.shape[:2]:
-            size = f"the label is {width}x{height}, its image {pixels.shape[1]}x{pixels.shape[0]}"
+        if (height, width) != size:
+            differs = f"the label is {width}x{height}, its image {size[1]}x{size[0]}"
             if self.fit_labels:
-                train_ids = _resized(train_ids, pixels.shape[:2], cv2.INTER_NEAREST)
-        return Label(train_ids, unknown, turned, size)
+                train_ids = _resized(train_ids, size, cv2.INTER_NEAREST)
+        return Label(train_ids, unknown, turned, differs)
+
+
+def class_pixels(label: Bytes) -> NDArray[np.int64]:
+    """Pixels of each of the 256 values of a label (H, W), uint8."""
+    # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
+    counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [256], [0, 256])
+    return counts.reshape(-1).astype(np.int64)
 
 
 @cache

@@ -23,8 +23,8 @@ from revt_hf.data import domains
 from revt_hf.data.decoding import RAW_SUFFIX, encode_png, open_image
 from revt_hf.data.domains import Domain, Opened
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX
+from revt_hf.data.parallel import in_threads
 from revt_hf.data.reading import Decode, fit_size
-from revt_hf.data_tools.parallel import in_threads
 from revt_hf.hub import commit
 from revt_hf.hub.cards import license_metadata, render_card
 from revt_hf.results.markdown import yaml_text

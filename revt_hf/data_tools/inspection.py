@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -20,7 +19,8 @@ from revt_hf.data.domains import DOMAINS, dataset_of, load_spec, space_of_images
 from revt_hf.data.domains.base import NotThereError, Opened, by_reason
 from revt_hf.data.domains.opening import checked_domain
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX
-from revt_hf.data_tools.parallel import FindDamage, in_threads, jpeg_damage
+from revt_hf.data.parallel import FindDamage, in_threads, jpeg_damage
+from revt_hf.data.reading import class_pixels
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
 # Names in a note, and problems in the text.
@@ -208,13 +208,13 @@ def _check(
     except UserError as error:
         found_here.append(("image", error))
     try:
-        label = found.decode.lenient(open_image(row["label"]), image, pixels)
+        size = None if pixels is None else (pixels.shape[0], pixels.shape[1])
+        label = found.decode.lenient(open_image(row["label"]), image, size)
         fitted = bool(label.size) and found.decode.fit_labels
         unknown = found.table.problem(label.unknown) if label.unknown else ""
         what = (unknown, label.turned, "" if fitted else label.size)
         found_here += [("label", one) for one in what]
-        ids = np.ascontiguousarray(label.train_ids)
-        counts = cv2.calcHist([ids], [0], None, [256], [0, 256]).reshape(-1).astype(np.int64)
+        counts = class_pixels(label.train_ids)
     except UserError as error:
         found_here.append(("label", error))
     problems = [

@@ -19,8 +19,8 @@ from revt_hf.core.output_folders import beside, locked, mark_output, real_path, 
 from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.data.decoding import encode_png
 from revt_hf.data.domains import dataset_of, open_domain, prepared
+from revt_hf.data.parallel import in_threads
 from revt_hf.data.reading import Decode
-from revt_hf.data_tools.parallel import in_threads
 
 
 def prepare(

@@ -15,7 +15,7 @@ from revt_hf.core.outputs import check_apart
 from revt_hf.data.decoding import decode_image, open_image
 from revt_hf.data.domains.base import by_reason
 from revt_hf.data.domains.files import NOT_UTF8, list_files
-from revt_hf.data_tools.parallel import FindDamage
+from revt_hf.data.parallel import FindDamage
 
 IMAGES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"),

@@ -17,7 +17,7 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output, growing_folder
 from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, IGNORED, LabelSpace
-from revt_hf.data_tools.parallel import in_threads, jpeg_damage
+from revt_hf.data.parallel import in_threads, jpeg_damage
 from revt_hf.evaluation.evaluate import load_segmenters
 from revt_hf.evaluation.loading import Row, same_size_batches, too_small
 from revt_hf.evaluation.predictor import Segmenter

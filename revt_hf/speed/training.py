@@ -26,7 +26,14 @@ from revt_hf.models.folded_head import bf16_autocast, fold_
 from revt_hf.models.load import build_model
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, ratio
-from revt_hf.training.data import TrainingCrops, load_training, pipeline_spec, training_loader
+from revt_hf.training.data import (
+    ClassDraws,
+    TrainingCrops,
+    class_draws,
+    load_training,
+    pipeline_spec,
+    training_loader,
+)
 from revt_hf.training.loss import segmentation_loss
 from revt_hf.training.optim import build_optimizer
 
@@ -242,21 +249,28 @@ def measure_loaders(recipe: Recipe, workers: int, quiet: bool) -> list[LoaderRow
                     raise
                 row.failure = str(error)
                 continue
-            rates = [_round(recipe, images, pipeline, row) for _ in range(_ROUNDS)]
+            draws = class_draws(recipe, images, quiet)
+            rates = [_round(recipe, images, draws, pipeline, row) for _ in range(_ROUNDS)]
             row.images_per_second = statistics.median(rates)
             row.ratio = ratio(row.images_per_second, rows[0].images_per_second)
             progress.update()
     return rows
 
 
-def _round(recipe: Recipe, images: list[Any], pipeline: Pipeline, row: LoaderRow) -> float:
+def _round(
+    recipe: Recipe,
+    images: list[Any],
+    draws: list[ClassDraws] | None,
+    pipeline: Pipeline,
+    row: LoaderRow,
+) -> float:
     """Images/s of a new loader, once its workers have started."""
     batch = recipe.train.batch_size
     # At least four batches of each worker; each begins with two, before the time.
     row.batches, before = max(8, 4 * row.workers), max(1, 2 * row.workers)
     weights = [source.weight for source in recipe.sources]
     count = (before + row.batches) * batch
-    crops = TrainingCrops(images, weights, pipeline, recipe.train.seed, count)
+    crops = TrainingCrops(images, weights, pipeline, recipe.train.seed, count, draws)
     batches = iter(training_loader(crops, batch, row.workers, 0))
     for _ in itertools.islice(batches, before):
         pass

@@ -1,6 +1,8 @@
 """Training samples as a function of their position: no worker or interruption changes them."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from revt_hf.config.recipe import Augmentation, Source
-from revt_hf.core.errors import UserError
+from revt_hf.config.recipe import Augmentation, RareClasses, Recipe, Source
+from revt_hf.core.errors import UserError, counted
 from revt_hf.core.resources import one_thread, worker_count
 from revt_hf.data.augment import Pipeline, PipelineSpec, augment
-from revt_hf.data.domains import load_spec
+from revt_hf.data.class_counts import class_counts
+from revt_hf.data.domains import domain_label, load_spec, space_of_images
 from revt_hf.data.domains.prepared import load_prepared
 from revt_hf.data.normalisation import IMAGENET, Normalisation
 from revt_hf.data.reading import fit_size
@@ -23,6 +26,9 @@ from revt_hf.models.networks import InputLimits, batch_norms, logits_of
 
 # Sets the draws between sources apart from all other draws of a seed.
 _MIXTURE = 0x6D6978
+# And those of classes and their images.
+_RARE = 0x72617265
+_log = logging.getLogger("revt_hf")
 
 
 def load_training(source: Source, augmentation: Augmentation) -> Any:
@@ -96,8 +102,91 @@ def check_single_images(model: PreTrainedModel, side: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class ClassDraws:
+    """Rare class sampling in one source: draws a class, and then an image that holds it."""
+
+    classes: NDArray[np.int64]  # the ids that are drawn
+    bounds: NDArray[np.float64]  # cumulative probabilities of these, the last is 1
+    images: list[NDArray[np.int64]]  # indices of the images that hold each of these
+    crop_pixels: float  # of the class, that a crop should hold
+
+    def draw(self, seed: int, position: int) -> tuple[int, int]:
+        """The class id and the image's index at a position of the run."""
+        rng = np.random.default_rng([seed, _RARE, position])
+        drawn = int(np.searchsorted(self.bounds, rng.random(), side="right"))
+        images = self.images[drawn]
+        return int(self.classes[drawn]), int(images[rng.integers(len(images))])
+
+    def listed(self, names: Sequence[str]) -> str:
+        """The classes, each with its probability and its images, the likeliest first."""
+        shares = np.diff(self.bounds, prepend=0.0)
+        return ", ".join(
+            f"{names[self.classes[one]]} {100 * shares[one]:.1f} % "
+            f"({counted(len(self.images[one]), 'image')})"
+            for one in np.argsort(-shares, kind="stable")
+        )
+
+
+def class_draws(recipe: Recipe, images: Sequence[Any], quiet: bool) -> list[ClassDraws] | None:
+    """The draws of ``train.rare_classes`` from each source's loaded images; None without it.
+
+    Counts the pixels of all labels, which takes minutes for many images unless they are kept.
+    """
+    rare = recipe.train.rare_classes
+    if rare is None:
+        return None
+    found = []
+    for source, rows in zip(recipe.sources, images, strict=True):
+        name = domain_label(source, source.train)
+        counts = class_counts(rows, recipe.augmentation.max_size, name, quiet)
+        space = space_of_images(rows)
+        assert space is not None  # noqa: S101 - its classes were counted
+        draws = _class_draws(counts, rare, space.classes, name)
+        if not quiet:
+            _log.info("%s: images are drawn by class: %s", name, draws.listed(space.classes))
+        found.append(draws)
+    return found
+
+
+def _class_draws(
+    counts: NDArray[np.int64], rare: RareClasses, names: Sequence[str], source: str
+) -> ClassDraws:
+    """Draws from the pixels (images, classes) of a source."""
+    holds = counts >= rare.min_pixels
+    drawn, labelled = holds.any(axis=0), counts.sum(axis=0)
+    if not drawn.any():
+        most = int(counts.max())
+        raise UserError(
+            f"train.rare_classes.min_pixels is {rare.min_pixels}, and no image of {source} has as "
+            f"many pixels of one class within augmentation.max_size (the most is {most} of "
+            f"{names[int(counts.max(axis=0).argmax())]}): lower it"
+        )
+    left_out = [names[one] for one in np.flatnonzero(~drawn & (labelled > 0))]
+    if left_out:
+        _log.warning(
+            "%s: no image has train.rare_classes.min_pixels (%d) pixels of %s: no image is drawn "
+            "for them",
+            *(source, rare.min_pixels, ", ".join(left_out)),
+        )
+    commonness = labelled[drawn] / labelled.sum()
+    # Shifted, so that the largest is exp(0): probabilities stay the same, and nothing overflows.
+    odds = np.exp((commonness.min() - commonness) / rare.temperature)
+    classes = np.flatnonzero(drawn)
+    bounds = np.cumsum(odds)
+    return ClassDraws(
+        classes,
+        bounds / bounds[-1],
+        [np.flatnonzero(holds[:, one]) for one in classes],
+        rare.min_crop_ratio * rare.min_pixels,
+    )
+
+
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """Augmented crops by position in the run; every epoch of a source is in a new order."""
+    """Augmented crops by position in the run; every epoch of a source is in a new order.
+
+    With ``rare_classes``, the draws of each source, an image is drawn by a class in it instead.
+    """
 
     def __init__(
         self,
@@ -106,8 +195,10 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         pipeline: Pipeline,
         seed: int,
         positions: int,
+        rare_classes: Sequence[ClassDraws] | None = None,
     ) -> None:
         self._sources, self._pipeline, self._seed = sources, pipeline, seed
+        self._rare = rare_classes
         self._drawn, self._count = _mixture(seed, weights, positions)
 
     def __len__(self) -> int:
@@ -116,12 +207,16 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         source = int(self._drawn[position])
         images = self._sources[source]
-        epoch, rank = divmod(int(self._count[position]), len(images))
-        index = int(_order(self._seed, source, epoch, len(images))[rank])
+        wanted: tuple[int, float] | None = None
+        if self._rare is None:
+            epoch, rank = divmod(int(self._count[position]), len(images))
+            index = int(_order(self._seed, source, epoch, len(images))[rank])
+        else:
+            drawn, index = self._rare[source].draw(self._seed, position)
+            wanted = (drawn, self._rare[source].crop_pixels)
         row = images[index]
-        sample = augment(
-            self._pipeline, row["image"], row["label"], derived_seed(self._seed, position, index)
-        )
+        seed = derived_seed(self._seed, position, index)
+        sample = augment(self._pipeline, row["image"], row["label"], seed, wanted)
         pixels = np.ascontiguousarray(sample["image"].transpose(2, 0, 1))
         return {
             "pixel_values": torch.from_numpy(pixels),

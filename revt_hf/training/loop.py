@@ -116,7 +116,8 @@ def _train(
     accelerator: Accelerator,
     record: setup.RunRecord,
 ) -> None:
-    parts = local_main_first(accelerator, lambda: setup.load_parts(recipe))
+    quiet = options.quiet or not accelerator.is_local_main_process
+    parts = local_main_first(accelerator, lambda: setup.load_parts(recipe, quiet))
 
     def begin() -> Path:
         folder = run_folder.begin_run(run, options.resume)
@@ -229,6 +230,7 @@ class _Run:
             self.parts.pipeline,
             settings.seed,
             settings.steps * batch,
+            self.parts.rare_classes,
         )
         loader = training_loader(crops, settings.batch_size, settings.workers, done * batch)
         return iter(self.accelerator.prepare_data_loader(loader))

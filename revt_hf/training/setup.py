@@ -35,8 +35,10 @@ from revt_hf.models.networks import (
 )
 from revt_hf.models.recorded import METRICS_FILE, read_metrics
 from revt_hf.training.data import (
+    ClassDraws,
     check_crops,
     check_single_images,
+    class_draws,
     load_training,
     pipeline_spec,
 )
@@ -53,9 +55,10 @@ class RunParts:
     example_size: tuple[int, int]  # (height, width) of a training image
     pipeline: Pipeline
     model: PreTrainedModel
+    rare_classes: list[ClassDraws] | None  # of each source
 
 
-def load_parts(recipe: Recipe) -> RunParts:
+def load_parts(recipe: Recipe, quiet: bool = False) -> RunParts:
     """Load data and model; whatever the run cannot use is refused here, before its first step."""
     # Cityscapes' classes are kept in the order of the train ids, however the data list them.
     space = standard_order(space_of_spec(recipe.sources[0]))
@@ -96,7 +99,8 @@ def load_parts(recipe: Recipe) -> RunParts:
     for source, rows in zip(validated, held_out, strict=True):
         check_sizes(rows, domain_label(source, source.val), recipe.evaluation, limits)
     check_crops(images, recipe.augmentation, recipe.train.batch_size, limits)
-    return RunParts(images, held_out, example_size, pipeline, model)
+    rare_classes = class_draws(recipe, images, quiet)
+    return RunParts(images, held_out, example_size, pipeline, model, rare_classes)
 
 
 class RunRecord(Section):

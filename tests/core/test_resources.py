@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from revt_hf.config.protocol import Protocol
 from revt_hf.core import resources
 from revt_hf.core.resources import available_mib, core_count, worker_count
-from revt_hf.data_tools import parallel
-from revt_hf.data_tools.parallel import in_threads
+from revt_hf.data import parallel
+from revt_hf.data.parallel import in_threads
 from revt_hf.evaluation.loading import image_batches
 from revt_hf.training.data import training_loader
 

@@ -182,13 +182,22 @@ def build_pipeline(spec: PipelineSpec) -> Pipeline:
 
 
 def augment(
-    pipeline: A.Compose, image: NDArray[np.uint8], label: NDArray[np.uint8], seed: int
+    pipeline: A.Compose,
+    image: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    seed: int,
+    wanted: tuple[int, float] | None = None,
 ) -> dict[str, Any]:
-    """Augment an image (H, W, 3), uint8, RGB, and its label (H, W); only the seed decides how."""
+    """Augment an image (H, W, 3), uint8, RGB, and its label (H, W); only the seed decides how.
+
+    ``wanted`` is a class id and the pixels of it that a crop should hold: it is drawn again, ten
+    times at most, until it does.
+    """
     if pipeline.is_check_shapes and image.shape[:2] != label.shape:
         raise UserError(
             f"a label of {label.shape[1]}x{label.shape[0]} pixels for an image of "
             f"{image.shape[1]}x{image.shape[0]}: give a max size, or repair the data"
         )
     pipeline.set_random_seed(seed)
-    return pipeline(image=image, mask=label)
+    crop = {} if wanted is None else {transforms.WANTED: wanted}
+    return pipeline(image=image, mask=label, **crop)

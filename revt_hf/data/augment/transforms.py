@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import IGNORE_INDEX
-from revt_hf.data.reading import resize_label_to_fit, resize_to_fit
+from revt_hf.data.reading import class_pixels, resize_label_to_fit, resize_to_fit
 
 Image = NDArray[np.uint8]
 Window = tuple[slice, slice]
@@ -20,6 +20,9 @@ Window = tuple[slice, slice]
 TRIES = 10
 # mmsegmentation's RandomCrop checks ten windows and draws another one after the tenth.
 PAPER_CODE_TRIES = 11
+
+# The key of the class that a crop should hold, and how often DAFormer draws one without it again.
+WANTED, WANTED_TRIES = "wanted", 10
 
 # OpenCV's 8-bit hue is in units of two degrees.
 HUES = 180
@@ -48,14 +51,17 @@ class BoundedResize(A.DualTransform):
 
 def is_balanced(label: Image, cat_max_ratio: float) -> bool:
     """Whether a label has several classes, the largest below this share (mmsegmentation's rule)."""
-    # OpenCV 4 gives (256, 1), OpenCV 5 (256,).
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).reshape(-1)[:IGNORE_INDEX]
+    counts = class_pixels(label)[:IGNORE_INDEX]
     largest, labelled = float(counts.max()), float(counts.sum())
     return largest < labelled and largest / labelled < cat_max_ratio
 
 
 class RandomCropMaxRatio(A.DualTransform):
-    """Crop to the first balanced of some random windows, or the last; short sides stay whole."""
+    """Crop to the first balanced of some random windows, or the last; short sides stay whole.
+
+    Called with ``wanted``, a class id and a number of pixels, it draws such windows until one has
+    as many pixels of the class, or ten more were drawn.
+    """
 
     def __init__(
         self, size: int | tuple[int, int], cat_max_ratio: float = 0.75, tries: int = TRIES
@@ -73,12 +79,23 @@ class RandomCropMaxRatio(A.DualTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        window = self._draw(*params["shape"][:2])
-        for _ in range(self.tries - 1):
-            if self.cat_max_ratio >= 1 or is_balanced(data["mask"][window], self.cat_max_ratio):
-                break
-            window = self._draw(*params["shape"][:2])
+        label, size = data["mask"], params["shape"][:2]
+        window = self._draw_balanced(label, *size)
+        if WANTED in data:
+            wanted, pixels = data[WANTED]
+            for _ in range(WANTED_TRIES):
+                if np.count_nonzero(label[window] == wanted) >= pixels:
+                    break
+                window = self._draw_balanced(label, *size)
         return {"window": window}
+
+    def _draw_balanced(self, label: Image, height: int, width: int) -> Window:
+        window = self._draw(height, width)
+        for _ in range(self.tries - 1):
+            if self.cat_max_ratio >= 1 or is_balanced(label[window], self.cat_max_ratio):
+                break
+            window = self._draw(height, width)
+        return window
 
     def _draw(self, height: int, width: int) -> Window:
         top = self.py_random.randint(0, max(height - self.size[0], 0))

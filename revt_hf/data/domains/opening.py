@@ -19,7 +19,7 @@ from revt_hf.data.domains.base import Domain, Given, Opened, arrow_split, checke
 from revt_hf.data.label_space import LabelSpace
 from revt_hf.data.reading import Decode
 
-_TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
+TO_DO = "set HF_DATASETS_CACHE to a folder that can be written"
 
 
 class _Registry(Mapping[str, Domain]):
@@ -151,7 +151,7 @@ def dataset_of(
         try:
             builder = make_builder(cache_dir=str(cache_dir) if cache_dir else None)
         except (OSError, ValueError) as error:
-            raise UserError(f"the datasets cache cannot be used ({error}): {_TO_DO}") from error
+            raise UserError(f"the datasets cache cannot be used ({error}): {TO_DO}") from error
         rows = builder.as_streaming_dataset(split=arrow_split(split))
         return rows.map(decode, batched=True, batch_size=1)
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
@@ -171,7 +171,7 @@ def dataset_of(
             f"{problem}, nor can a temporary folder ({error.strerror or error}): set "
             "HF_DATASETS_CACHE or TMPDIR to a folder that can be written"
         ) from error
-    sentence = f"the table of '{split}' is built in memory; empty that folder, or {_TO_DO}"
+    sentence = f"the table of '{split}' is built in memory; empty that folder, or {TO_DO}"
     warnings.warn(f"{problem}: {sentence}", DataWarning, stacklevel=2)
     return table.with_transform(decode)
 
@@ -204,11 +204,12 @@ def _table(
 
 def label_encoding(images: Any) -> str | None:
     """The name of the label table that a loaded split is read with; None for other rows."""
-    transform = _transform(images)
+    transform = decode_of(images)
     return None if transform is None else transform.table.name
 
 
-def _transform(images: Any) -> Decode | None:
+def decode_of(images: Any) -> Decode | None:
+    """The transform that decodes a loaded split; None for other rows."""
     form = getattr(images, "format", None) or {"format_kwargs": {}}
     found = form["format_kwargs"].get("transform")
     return found if isinstance(found, Decode) else None
@@ -216,7 +217,7 @@ def _transform(images: Any) -> Decode | None:
 
 def space_of_images(images: Any) -> LabelSpace | None:
     """The classes that a loaded split is labelled with; None for other rows."""
-    transform = _transform(images)
+    transform = decode_of(images)
     return None if transform is None else transform.table.space
 
 
@@ -225,7 +226,7 @@ def in_space(images: Any, space: LabelSpace, name: str) -> Any:
 
     Other rows are returned as they are: their ids are those of the model that they are for.
     """
-    transform = _transform(images)
+    transform = decode_of(images)
     if transform is None or transform.table.space == space:
         return images
     space.rows(transform.table.space.classes, name)
