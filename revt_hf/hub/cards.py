@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -290,9 +291,8 @@ def _data_licenses(facts: "ModelCardFacts") -> dict[str, str]:
 
 
 def method_name(recipe: Recipe) -> str:
-    name = recipe.augmentation.method
-    try:
-        return str(method(name))
-    except UserError:
-        # It was registered where the model was trained.
-        return str(name)
+    name = str(recipe.augmentation.method)
+    # It may have been registered where the model was trained.
+    with suppress(UserError):
+        name = str(method(name))
+    return f"{name} and rare class sampling" if recipe.train.rare_classes else name

@@ -124,7 +124,7 @@ class ClassDraws:
         return ", ".join(
             f"{names[self.classes[one]]} {100 * shares[one]:.1f} % "
             f"({counted(len(self.images[one]), 'image')})"
-            for one in np.argsort(-shares, kind="stable")
+            for one in np.argsort(-shares, kind="stable").tolist()
         )
 
 

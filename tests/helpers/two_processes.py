@@ -22,14 +22,17 @@ def determined(**settings):
     return tiny_recipe(model=model, schedule={"warmup_steps": 0}, train=settings)
 
 
-# name -> batch_size, gradient_accumulation and loss of each of two processes
+RARE = {"min_pixels": 40}
+# name -> batch_size and gradient_accumulation of each of two processes, what differs otherwise
 DETERMINED = {
-    "plain": (2, 1, "valid"),
-    "accumulated": (1, 2, "valid"),
+    "plain": (2, 1, "usual"),
+    "accumulated": (1, 2, "usual"),
     "paper_code": (1, 2, "paper_code"),
+    "rare": (2, 1, "rare"),
 }
+DIFFERENT = {"usual": {}, "paper_code": {"loss": "paper_code"}, "rare": {"rare_classes": RARE}}
 _USUAL = {"steps": 4, "checkpoint_every": 2, "keep_checkpoints": 2, "validate_every": 4}
-USUAL = tiny_recipe(train=_USUAL)
+USUAL = tiny_recipe(train={**_USUAL, "rare_classes": RARE})
 
 
 def _command(*arguments: str | Path) -> None:
@@ -61,8 +64,9 @@ def _train_all(folder: Path) -> None:
         usual.write_text(USUAL.to_yaml())
         sunny.write_text(tiny_recipe(source={"config": "sunny"}).to_yaml())
     state.wait_for_everyone()
-    for name, (batch_size, accumulation, loss) in DETERMINED.items():
-        recipe = determined(batch_size=batch_size, gradient_accumulation=accumulation, loss=loss)
+    for name, (batch_size, accumulation, kind) in DETERMINED.items():
+        factors = {"batch_size": batch_size, "gradient_accumulation": accumulation}
+        recipe = determined(**factors, **DIFFERENT[kind])
         with in_float64():
             train(recipe, folder / name, TrainOptions(quiet=True, overwrite=True))
     whole, resumed = folder / "whole", folder / "resumed"

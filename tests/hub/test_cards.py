@@ -23,7 +23,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import DOMAINS, load_spec
-from revt_hf.hub.cards import card_text, check_card
+from revt_hf.hub.cards import card_text, check_card, method_name
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import model_facts
 from revt_hf.hub.push import PushOptions, push
@@ -34,6 +34,7 @@ from revt_hf.merging.record import ChangeSource, checked_record
 from revt_hf.results.rows import ROWS
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.pushed import changed, results_of
+from tests.helpers.tiny import tiny_recipe
 
 CARDS = ROOT / "model_cards"
 
@@ -116,6 +117,11 @@ def test_a_members_card_holds_its_recipe(models, tmp_path):
     )
     write_text(tmp_path / "recipe.yaml", folded[1])
     assert load_recipe(tmp_path / "recipe.yaml") == load_recipe(models.pixmix / "recipe.yaml")
+
+
+def test_a_card_tells_that_images_were_drawn_by_class():
+    recipe = tiny_recipe(augmentation={"method": 4}, train={"rare_classes": {}})
+    assert method_name(recipe) == "4 (pixmix) and rare class sampling"
 
 
 def test_the_results_are_the_measured_ones(models):

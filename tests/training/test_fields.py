@@ -29,7 +29,7 @@ CHANGES = {
     "optimizer": {"lr": 2e-3, "head_lr_factor": 1.0, "weight_decay": 0.5, "betas": [0.5, 0.9]},
     "schedule": {"power": 3.0, "min_lr": 1e-3, "warmup_steps": 0, "warmup_ratio": 0.9},
     "train": {"steps": 2, "batch_size": 1, "gradient_accumulation": 2, "seed": 1}
-    | {"loss": "paper_code", "precision": "bf16"},
+    | {"loss": "paper_code", "precision": "bf16", "rare_classes": {"min_pixels": 50}},
 }
 CHANGES_WEIGHTS = [
     (section, *item) for section, fields in CHANGES.items() for item in fields.items()

@@ -14,7 +14,7 @@ from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
 from tests.helpers.command_line import in_two_processes
 from tests.helpers.tiny import in_float64, run
-from tests.helpers.two_processes import DETERMINED, USUAL, determined
+from tests.helpers.two_processes import DETERMINED, DIFFERENT, USUAL, determined
 
 pytestmark = pytest.mark.numeric
 
@@ -34,23 +34,23 @@ def together(started):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    for loss in ("valid", "paper_code"):
+    for kind, different in DIFFERENT.items():
         with in_float64():
-            run(folder / loss, determined(batch_size=4, loss=loss))
+            run(folder / kind, determined(batch_size=4, **different))
     return folder
 
 
 @pytest.mark.parametrize("name", DETERMINED)
 def test_two_processes_equal_one_with_the_same_global_batch(together, alone, name):
-    loss = DETERMINED[name][2]
+    kind = DETERMINED[name][2]
     theirs = load_file(together / name / "model.safetensors")
-    ours = load_file(alone / loss / "model.safetensors")
+    ours = load_file(alone / kind / "model.safetensors")
     assert theirs.keys() == ours.keys()
     apart = {key: (theirs[key] - ours[key]).abs().max().item() for key in ours}
     assert {tensor.dtype for tensor in ours.values()} == {torch.float64, torch.int64}
     assert max(apart.values()) < 1e-12, max(apart, key=apart.get)
     first, second = (
-        [row["loss"] for row in read_metrics(folder)] for folder in (together / name, alone / loss)
+        [row["loss"] for row in read_metrics(folder)] for folder in (together / name, alone / kind)
     )
     assert len(first) == 20
     assert first == pytest.approx(second, abs=1e-12)
@@ -72,6 +72,7 @@ def test_only_the_main_process_speaks(started):
     assert remarks.count("effective batch 4 (batch_size 2") == 1
     assert remarks.count("BatchNorm sees the images of one process only") == 1
     assert remarks.count("streets/train: drawn by this package") == 1
+    assert remarks.count("source/train: images are drawn by class: ") == 1
 
 
 def test_bad_input_is_one_sentence_and_ends_all_processes(started):
