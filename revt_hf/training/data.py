@@ -122,7 +122,7 @@ class ClassDraws:
         """The classes, each with its probability and its images, the likeliest first."""
         shares = np.diff(self.bounds, prepend=0.0)
         return ", ".join(
-            f"{names[self.classes[one]]} {100 * shares[one]:.1f} % "
+            f"{names[int(self.classes[one])]} {100 * shares[one]:.1f} % "
             f"({counted(len(self.images[one]), 'image')})"
             for one in np.argsort(-shares, kind="stable").tolist()
         )
@@ -159,7 +159,7 @@ def _class_draws(
         most = int(counts.max())
         raise UserError(
             f"train.rare_classes.min_pixels is {rare.min_pixels}, and no image of {source} has as "
-            f"many pixels of one class within augmentation.max_size (the most is {most} of "
+            f"many pixels of one class at the size it is trained on (the most is {most} of "
             f"{names[int(counts.max(axis=0).argmax())]}): lower it"
         )
     left_out = [names[one] for one in np.flatnonzero(~drawn & (labelled > 0))]
