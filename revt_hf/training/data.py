@@ -162,7 +162,7 @@ def _class_draws(
             f"many pixels of one class at the size it is trained on (the most is {most} of "
             f"{names[int(counts.max(axis=0).argmax())]}): lower it"
         )
-    left_out = [names[one] for one in np.flatnonzero(~drawn & (labelled > 0))]
+    left_out = [names[one] for one in np.flatnonzero(~drawn & (labelled > 0)).tolist()]
     if left_out:
         _log.warning(
             "%s: no image has train.rare_classes.min_pixels (%d) pixels of %s: no image is drawn "
