@@ -25,7 +25,7 @@ _CONFIG_FILE = "config.json"
 # The files of a model folder, whoever wrote it.
 _MODEL_FILES = (
     f"{MARKER_FILE} {_CONFIG_FILE} preprocessor_config.json recipe.yaml merge.json run.json "
-    "recalibration.json metrics.jsonl README.md *.safetensors *.safetensors.index.json *.bin "
+    "changes.json metrics.jsonl README.md *.safetensors *.safetensors.index.json *.bin "
     "*.bin.index.json"
 ).split()
 # Of Linux: the folder of relative paths, which are not used, and RENAME_EXCHANGE.

@@ -4,57 +4,35 @@ The head of a merge comes from one member, and its statistics are those of its f
 encoder with BatchNorm has features of its own in every layer.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from revt_hf import __version__
-from revt_hf.checkpoints.architecture import fitting_tensors, model_config
-from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.families import is_statistic
-from revt_hf.checkpoints.headers import TensorInfo, common_dtype, tensors_hash, tensors_sha256
-from revt_hf.checkpoints.image_processor import read_processor
 from revt_hf.checkpoints.names import names_on_disk
-from revt_hf.checkpoints.tensors import (
-    CONFIG_FILE,
-    PROCESSOR_FILE,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-    open_checkpoint,
-    refuse_adapter,
-)
-from revt_hf.checkpoints.torch_files import read_tensor
+from revt_hf.checkpoints.tensors import refuse_adapter
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe, Source
-from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import atomic_folder, check_output, write_json
+from revt_hf.core.outputs import check_output
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import load_spec
-from revt_hf.evaluation.evaluate import as_segmenter, score_images
-from revt_hf.evaluation.loading import load_labelled
-from revt_hf.evaluation.metric import mean_iou
-from revt_hf.evaluation.result import source_splits
-from revt_hf.merging import record as records
+from revt_hf.merging.changed_model import (
+    SourceVal,
+    ValScore,
+    as_stored,
+    change_sources,
+    original,
+    write_changed,
+)
+from revt_hf.merging.record import ChangeSource
 from revt_hf.merging.statistics import OnImage, recalibrate_model
 from revt_hf.models.load import load_model
-from revt_hf.models.recorded import recorded_protocol, recorded_recipe
-
-
-@dataclass(frozen=True)
-class ValScore:
-    """mIoU (percent) on a source's val before and after."""
-
-    label: str
-    before: float
-    after: float
+from revt_hf.models.recorded import recorded_protocol
 
 
 @dataclass(frozen=True)
@@ -102,27 +80,13 @@ def recalibrate(
     options = options or RecalibrateOptions()
     inputs = [model, *(path for source in sources for path in source.inputs)]
     check_output(output, options.overwrite, inputs)
-    scored = sources if options.score_val else []
-    labels = [split.label for split in source_splits(scored)]
     rows = spread_images(sources, options.images)
-    held_out = [load_labelled(source, source.val) for source in scored]
-    before = _scores(model, held_out, protocol, options.quiet)
-    values = [source.model_dump(mode="json", exclude={"val"}) for source in sources]
-    used = [records.ChangeSource(**fields) for fields in values]
+    val = SourceVal(sources if options.score_val else [], protocol, options.quiet)
+    before = val.score(model)
+    used = change_sources(sources)
     with tqdm(total=len(rows), unit="image", desc="recalibrate", disable=options.quiet) as bar:
         recalibrate_on_images(model, output, rows, protocol, options.overwrite, bar.update, used)
-    after = _scores(output, held_out, protocol, options.quiet)
-    return tuple(map(ValScore, labels, before, after))
-
-
-def _scores(folder: Path, held_out: Sequence[Any], protocol: Protocol, quiet: bool) -> list[float]:
-    scores = []
-    segmenters = [as_segmenter(folder)] if held_out else []
-    for rows in held_out:
-        with tqdm(total=len(rows), unit="image", desc="source-val", disable=quiet) as progress:
-            ((sums,),) = score_images(segmenters, rows, protocol, on_image=progress.update)
-        scores.append(mean_iou(sums.matrix))
-    return scores
+    return val.compared(before, val.score(output))
 
 
 def spread_images(sources: Sequence[Source], images: int) -> Any:
@@ -147,57 +111,20 @@ def recalibrate_on_images(
     protocol: Protocol,
     overwrite: bool = False,
     on_image: OnImage = lambda: None,
-    sources: Sequence[records.ChangeSource] = (),
+    sources: Sequence[ChangeSource] = (),
 ) -> Path:
     """Copy a model folder with statistics of images of the *source* domain; all else stays."""
     folder, target = Path(source), Path(output)
     refuse_adapter(folder)
     check_output(target, overwrite, [source])
-    with open_checkpoint(folder, quiet=True) as checkpoint:
-        if checkpoint.folder is None or folder.is_file():
-            raise UserError(f"{folder} is a single file: give a folder with {CONFIG_FILE}")
-        kept = (records.MergeRecord.file, records.RecalibrationRecord.file)
-        read = (CONFIG_FILE, PROCESSOR_FILE, RECIPE_FILE, *kept)
-        checkpoint.stamps.add(*(folder / name for name in read))
-        description = read_description(folder, family=checkpoint.family)
-        infos = fitting_tensors(description, checkpoint.tensors)
-        record = records.checked_record(folder)
+    with original(folder) as read:
         model = load_model(folder).to(process_state().device)
         recalibrate_model(model, images, protocol, on_image)
-        tensors = {name: read_tensor(info) for name, info in infos.items()}
-        before = _sha256(checkpoint.tensors, tensors)
-        measured = model.state_dict()
+        tensors, measured = dict(read.tensors), model.state_dict()
         for memory, name in names_on_disk(model).items():
-            if not is_statistic(name):
-                continue
-            dtype = tensors[name].dtype
-            tensors[name] = measured[memory].cpu().to(dtype).contiguous()
-            if not tensors[name].isfinite().all():
-                kind = str(dtype).removeprefix("torch.")
-                raise UserError(f"{folder}: the new statistics are beyond {kind}")
-        processor = read_processor(folder)
-        checkpoint.stamps.check()
-    with atomic_folder(target, overwrite, [source]) as scratch:
-        save_file(tensors, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-        after = tensors_sha256(scratch / WEIGHTS_FILE)
-        made = (tuple(sources), len(images), protocol.model_dump(mode="json"))
-        change = records.Change("recalibrated", *made, before, after, __version__)
-        record = record or records.RecalibrationRecord("revt_hf.recalibration/1", (), None)
-        record = replace(record, changes=(*record.changes, change), tensors_sha256=after)
-        write_json(scratch / record.file, record.to_json())
-        stored = common_dtype(info.dtype for info in infos.values())
-        write_json(scratch / CONFIG_FILE, model_config(description, stored))
-        if processor is not None:
-            write_json(scratch / PROCESSOR_FILE, processor)
-        # A recipe of another program is not passed on as ours.
-        if recorded_recipe(folder) is not None:
-            shutil.copyfile(folder / RECIPE_FILE, scratch / RECIPE_FILE)
+            if is_statistic(name):
+                tensors[name] = as_stored(read, name, measured[memory])
+    used = {"sources": tuple(sources), "images": len(images)}
+    change = {"kind": "recalibrated", **used, "protocol": protocol.model_dump(mode="json")}
+    write_changed(read, target, tensors, change, overwrite)
     return target
-
-
-def _sha256(infos: Mapping[str, TensorInfo], tensors: Mapping[str, torch.Tensor]) -> str:
-    """As ``headers.tensors_sha256`` of the file that the tensors come from."""
-    digest = tensors_hash((name, info.dtype, info.shape) for name, info in infos.items())
-    for name in infos:
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""``merge.json`` and ``recalibration.json``: how weights were made.
+"""``merge.json`` and ``changes.json``: how weights were made.
 
 The records are dataclasses that pydantic validates when a file is read. Writing one needs no
 pydantic, which would add 125 ms and 21 MiB to every ``revt merge`` (measured).
@@ -26,7 +26,7 @@ from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, read_json_obj
 from revt_hf.merging.registry import MergeSpec, Rule
 
 # Of a model that is no merge.
-CHANGES_FILE = "recalibration.json"
+CHANGES_FILE = "changes.json"
 NO_DIGEST = "0" * 64
 Digests = Mapping[str, str] | None
 State = Literal["same", "changed", "gone", "unknown"]
@@ -62,21 +62,41 @@ class ChangeSource(JsonRecord):
 
 @dataclass(frozen=True)
 class Change(JsonRecord):
-    """A change of weights after they were merged or trained, and their digests before and after."""
+    """A change of weights after they were merged or trained, and their digests before and after.
 
-    kind: Literal["recalibrated"]
+    ``images`` were seen in all, with ``protocol`` or as a refit's ``recipe`` says. A refit trained
+    the decode head for ``steps``, from random weights if it was ``fresh``.
+    """
+
+    kind: Literal["recalibrated", "refit"]
     sources: tuple[ChangeSource, ...]
     images: Number
-    protocol: dict[str, Any]
     before: Sha256
     after: Sha256
     revt_hf: str
+    protocol: dict[str, Any] | None = None
+    steps: Number | None = None
+    fresh: bool = False
+    recipe: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        recalibrated = self.kind == "recalibrated"
+        needed = ("protocol",) if recalibrated else ("steps", "recipe")
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"a change that is '{self.kind}' has its {name}")
 
     def __str__(self) -> str:
         domains = ", ".join(source.domain for source in self.sources) or "an unknown source"
+        if self.kind == "recalibrated":
+            return (
+                f"then {self.kind} on {self.images} images of {domains}: mean and variance of "
+                "BatchNorm are new"
+            )
+        start = "random weights" if self.fresh else "its own weights"
         return (
-            f"then {self.kind} on {self.images} images of {domains}: mean and variance of "
-            "BatchNorm are new"
+            f"then refit in {self.steps} steps on {self.images} images of {domains}: the decode "
+            f"head was trained further from {start}, the encoder is the same"
         )
 
 
@@ -141,14 +161,14 @@ class MergeHistory(JsonRecord):
 
 
 @dataclass(frozen=True)
-class RecalibrationRecord(JsonRecord):
-    """``recalibration.json``, of a recalibrated model that is no merge."""
+class ChangesRecord(JsonRecord):
+    """``changes.json``, of a model that is no merge and was recalibrated or refit."""
 
     __pydantic_config__: ClassVar = _STRICT
     file: ClassVar = CHANGES_FILE
     title: ClassVar = "record of changes"
 
-    format: Literal["revt_hf.recalibration/1"]
+    format: Literal["revt_hf.changes/1"]
     changes: tuple[Change, ...]
     tensors_sha256: Sha256 | None
 
@@ -179,8 +199,8 @@ class MergeRecord(MergeHistory):
         return MergeSpec(paths, self.rules, self.head, self.base.path if self.base else None, names)
 
 
-Record = MergeRecord | RecalibrationRecord
-_T = TypeVar("_T", MergeRecord, RecalibrationRecord)
+Record = MergeRecord | ChangesRecord
+_T = TypeVar("_T", MergeRecord, ChangesRecord)
 
 
 _VALIDATORS: dict[Any, Any] = {}
@@ -212,7 +232,7 @@ def read_record(folder: Path) -> Record | None:
     """The record of how a folder's weights were made, if there is one."""
     if (folder / MERGE_FILE).is_file():
         return read_merge_record(folder / MERGE_FILE)
-    path, kind = folder / CHANGES_FILE, RecalibrationRecord
+    path, kind = folder / CHANGES_FILE, ChangesRecord
     return parse_record(read_json_object(path), path, kind) if path.is_file() else None
 
 

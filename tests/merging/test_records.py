@@ -113,6 +113,6 @@ def test_the_wrong_field_is_named(tmp_path, change, words):
 
 
 def test_a_damaged_record_of_changes_is_named(tmp_path):
-    (tmp_path / "recalibration.json").write_text('{"changes": [{}], "tensors_sha256": null}')
-    with pytest.raises(UserError, match=r"recalibration\.json is not a record of changes"):
+    (tmp_path / "changes.json").write_text('{"changes": [{}], "tensors_sha256": null}')
+    with pytest.raises(UserError, match=r"changes\.json is not a record of changes"):
         checked_record(tmp_path)

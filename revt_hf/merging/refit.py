@@ -1,0 +1,226 @@
+"""Train the decode head alone, on the frozen encoder of a merge.
+
+A merge's head comes from one member, and was trained for that member's features. This is a run of
+the training loop, with a recipe derived from the user's, in a hidden folder beside the output; from
+what it leaves only the head is taken.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from revt_hf.checkpoints.architecture import Description
+from revt_hf.checkpoints.families import SEGFORMER
+from revt_hf.checkpoints.tensors import RECIPE_FILE, refuse_adapter
+from revt_hf.config.network import Model
+from revt_hf.config.recipe import Recipe
+from revt_hf.core.errors import UserError
+from revt_hf.core.output_folders import beside, locked, real_path
+from revt_hf.core.outputs import check_output, read_json_object
+from revt_hf.core.processes import failing_together, process_state
+from revt_hf.data.domains import space_of_spec
+from revt_hf.merging.changed_model import (
+    Original,
+    SourceVal,
+    ValScore,
+    as_stored,
+    change_sources,
+    original,
+    write_changed,
+)
+from revt_hf.merging.record import read_record
+from revt_hf.models.recorded import recorded_protocol
+from revt_hf.training.loop import TrainOptions, train
+from revt_hf.training.run_folder import RUN_FILE, newest_checkpoint
+from revt_hf.training.setup import RunRecord
+
+STEPS = 200
+# A killed run loses no more than this part of it.
+_CHECKPOINTS = 4
+_ROWS = 10
+_log = logging.getLogger("revt_hf")
+
+
+@dataclass(frozen=True)
+class RefitOptions:
+    """Options of :func:`refit`.
+
+    Attributes:
+        steps: of the optimizer.
+        fresh: start from a head of random weights, not from the model's own.
+        score_val: also score the model before and after on each source's val.
+        resume: continue a refit that was interrupted.
+        overwrite: replace the output, and start over.
+        quiet: no progress bars.
+    """
+
+    steps: int = STEPS
+    fresh: bool = False
+    score_val: bool = True
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = True
+
+
+def refit(
+    model: str | Path, output: str | Path, recipe: Recipe, options: RefitOptions | None = None
+) -> tuple[ValScore, ...]:
+    """Train the decode head of a model on source images; its encoder keeps its bits.
+
+    The run is that of :func:`train` with :func:`refit_recipe`, and resumes like it: a refit that
+    was killed ends with the same weights, bit for bit, as an uninterrupted one. The record beside
+    the weights gets another change.
+
+    Args:
+        model: a model folder, such as a merge.
+        output: the new folder.
+        recipe: its sources (never targets), augmentation, optimizer, schedule and training
+            settings are used.
+        options: see :class:`RefitOptions`.
+
+    Returns:
+        mIoU (percent) on each source's val before and after.
+
+    Raises:
+        UserError: the model has no decode head that can be trained, or other classes than the
+            recipe's sources; a source or its data cannot be used; ``output`` exists.
+    """
+    model, output, options = Path(model), Path(output), options or RefitOptions()
+    processes, run = process_state(), refit_folder(output)
+    with ExitStack() as stack:
+        with failing_together(processes):
+            refuse_adapter(model)
+            if processes.is_main_process:
+                stack.enter_context(locked(output))
+            read = stack.enter_context(original(model))
+            derived = refit_recipe(recipe, model, read.description, options)
+            protocol = recorded_protocol([model])
+            finished = options.resume and _is_finished(output, read, derived)
+            if processes.is_main_process and not finished:
+                _check_run(model, output, run, recipe, options)
+        if finished:
+            _log.info("%s is finished, so nothing is trained", output)
+            return ()
+        scored = derived.sources if options.score_val and processes.is_main_process else ()
+        val = SourceVal(scored, protocol, options.quiet)
+        before = val.score(model)
+        with _kept_if_begun(run):
+            train(derived, run, TrainOptions(options.resume, quiet=options.quiet))
+        with failing_together(processes):
+            if processes.is_main_process:
+                _write(read, run, output, derived, options)
+        shutil.rmtree(run, ignore_errors=True)
+    return val.compared(before, val.score(output))
+
+
+def refit_folder(output: Path) -> Path:
+    """Where the head for an output is trained."""
+    return beside(real_path(output), "refit")
+
+
+def refit_recipe(
+    recipe: Recipe, model: Path, description: Description, options: RefitOptions
+) -> Recipe:
+    """The run that refits a model: a recipe whose encoder is that of the model, and frozen.
+
+    The head learns at the recipe's rate of the head; the warm-up is the same part of fewer steps.
+    Averages of weights, validations and trackers are those of a long run and left out.
+
+    Raises:
+        UserError: the model's head cannot be trained, or it has other classes.
+    """
+    family, kind = description.family, description.config().get("model_type", "segformer")
+    if family.masks or family.generic:
+        why = "predicts masks, whose loss is not built here" if family.masks else "is not known"
+        head = f"{model} ({family.title})" if family.masks else f"the head of a {family.title}"
+        raise UserError(f"{head} {why} (docs/models.md): it cannot be refit")
+    for source in recipe.sources:
+        space_of_spec(source).rows(description.classes, f"{model}: its config.json")
+    used, steps = recipe.model, options.steps
+    network = Model(
+        family=kind,
+        init=str(model),
+        head="fresh" if options.fresh else "init",
+        freeze="encoder",
+        **{name: getattr(used, name) for name in ("drop_path", "dropout", "batch_norm")},
+    )
+    schedule, settings = recipe.schedule.model_dump(), recipe.train.model_dump()
+    schedule["warmup_steps"] = round(recipe.schedule.warmup_steps * steps / recipe.train.steps)
+    settings |= {"steps": steps, "ema": None, "swad": None, "validate_every": None, "trackers": ()}
+    settings["folded_head"] = recipe.train.folded_head and family is SEGFORMER
+    for name, parts in (("checkpoint_every", _CHECKPOINTS), ("log_every", _ROWS)):
+        settings[name] = min(settings[name] or steps, max(1, steps // parts))
+    kept = recipe.model_dump(include={"source", "more_sources", "augmentation", "optimizer"})
+    return Recipe.model_validate(
+        {**kept, "model": network.model_dump(), "schedule": schedule, "train": settings}
+    )
+
+
+def _is_finished(output: Path, read: Original, derived: Recipe) -> bool:
+    """Whether an output is what this refit leaves."""
+    record = read_record(output)
+    last = record.changes[-1] if record and record.changes else None
+    return last is not None and (last.recipe, last.before) == (_as_json(derived), read.sha256)
+
+
+def _as_json(recipe: Recipe) -> dict[str, Any]:
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    return values
+
+
+def _check_run(
+    model: Path, output: Path, run: Path, recipe: Recipe, options: RefitOptions
+) -> None:
+    """Refuse an output in the way; remove what is left of a run that is not continued."""
+    inputs = [model, *(path for source in recipe.sources for path in source.inputs)]
+    check_output(output, options.overwrite, inputs)
+    begun = (run / RECIPE_FILE).is_file()
+    if options.resume and not begun:
+        raise UserError(f"nothing to resume for {output}: start without --resume")
+    if begun and not options.resume and not options.overwrite:
+        raise UserError(
+            f"{run} holds an unfinished refit for {output}: pass --resume to continue it, or "
+            "--overwrite to start over"
+        )
+    if not options.resume:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+@contextmanager
+def _kept_if_begun(run: Path) -> Iterator[None]:
+    """After a failure, remove a run that has nothing to resume."""
+    try:
+        yield
+    except BaseException:
+        if process_state().is_main_process and newest_checkpoint(run) is None:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
+def _write(read: Original, run: Path, output: Path, derived: Recipe, options: RefitOptions) -> None:
+    """Copy the model with the head of the run."""
+    in_encoder = read.description.family.in_encoder
+    tensors = {name: tensor for name, tensor in read.tensors.items() if in_encoder(name)}
+    with original(run) as made:
+        for name, tensor in made.tensors.items():
+            if not in_encoder(name):
+                tensors[name] = as_stored(read, name, tensor)
+            elif name in tensors and not tensors[name].to(tensor.dtype).equal(tensor):
+                raise UserError(
+                    f"{read.folder} is not the model that the refit for {output} was begun with: "
+                    "start over with --overwrite"
+                )
+    batch = RunRecord.model_validate(read_json_object(run / RUN_FILE)).effective_batch
+    change = {
+        "kind": "refit",
+        "sources": change_sources(derived.sources),
+        "images": options.steps * batch,
+        "steps": options.steps,
+        "fresh": options.fresh,
+        "recipe": _as_json(derived),
+    }
+    write_changed(read, output, tensors, change, options.overwrite, made.description)
