@@ -36,6 +36,7 @@ _MODULES = {
     "hub.push": ["push"],
     "merging.average": ["MergeOptions", "merge"],
     "merging.recalibration": ["RecalibrateOptions", "recalibrate"],
+    "merging.refit": ["RefitOptions", "refit"],
     "merging.registry": ["MergeMethod", "MergeSpec", "Parameter", "Rule", "register"],
     "models.convert": ["convert", "convert_to_mmseg"],
     "models.load": ["label_space", "load_model"],
@@ -76,6 +77,8 @@ if TYPE_CHECKING:
     from revt_hf.merging.average import merge as merge
     from revt_hf.merging.recalibration import RecalibrateOptions as RecalibrateOptions
     from revt_hf.merging.recalibration import recalibrate as recalibrate
+    from revt_hf.merging.refit import RefitOptions as RefitOptions
+    from revt_hf.merging.refit import refit as refit
     from revt_hf.merging.registry import MergeMethod as MergeMethod
     from revt_hf.merging.registry import MergeSpec as MergeSpec
     from revt_hf.merging.registry import Parameter as Parameter

@@ -38,7 +38,10 @@ _DIAGNOSE = _group(
 _PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
     "Data": [("data", _DATA)],
     "Train": [training.train, training.run, training.submit, training.demo, ("recipe", _RECIPE)],
-    "Merge": [model_folders.inspect, model_folders.recalibrate, model_folders.convert],
+    "Merge": [
+        *(model_folders.inspect, model_folders.recalibrate, model_folders.refit),
+        model_folders.convert,
+    ],
     "Evaluate": [
         *(evaluate.evaluate, evaluate.predict, results.table, results.report, results.curves),
         evaluate.benchmark,

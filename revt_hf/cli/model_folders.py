@@ -1,8 +1,9 @@
-"""``revt merge``, ``inspect``, ``recalibrate``, ``convert``, ``push`` and ``merge-and-push``."""
+"""``revt merge``, ``inspect``, ``convert``, ``push``, and what changes a merge."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,10 @@ from revt_hf.cli import options as common
 from revt_hf.cli.merge import merge_command, split_names
 from revt_hf.cli.options import Bounds
 from revt_hf.core.errors import UserError, say
-from revt_hf.core.outputs import check_beside, check_output, check_output_file
+from revt_hf.core.outputs import check_apart, check_beside, check_output, check_output_file
+
+if TYPE_CHECKING:
+    from revt_hf.merging.changed_model import ValScore
 
 EXIT_CHANGED = 2
 
@@ -31,7 +35,7 @@ def merge(context: typer.Context) -> None:
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Folder of a merged or recalibrated model.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a model with such a record.")],
     json_file: common.Json = None,
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
@@ -74,9 +78,43 @@ def recalibrate(
     report.check(read, [output])
     options = RecalibrateOptions(images, not skip_val, report.overwrite, report.quiet)
     scores = recalibrate_model(model, output, sources, protocol.resolve([model]), options)
+    _report_changed(report, output, scores, "recalibrated")
+
+
+def refit(
+    model: Annotated[Path, typer.Argument(help="Folder of a model, such as a merge.")],
+    output: Annotated[Path, "Folder of the refit model."],
+    recipe: Annotated[Path, "Train by this recipe: on its sources, with its settings."],
+    report: common.OverwriteOptions,
+    overrides: common.Overrides = None,
+    steps: Annotated[int, Bounds(1, 10**7), "Number of optimizer steps."] = 200,
+    fresh: Annotated[bool, "Start from a head of random weights, not from the model's."] = False,
+    skip_val: Annotated[bool, "Do not score on source-val."] = False,
+    resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
+) -> None:
+    """Train only the decode head, on the frozen encoder."""
+    from revt_hf.config.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    read = [model, recipe, *loaded.inputs]
+    report.check(read, [output])
+    check_apart(output, read)
+    from revt_hf.core.processes import process_state
+    from revt_hf.merging.refit import RefitOptions
+    from revt_hf.merging.refit import refit as refit_model
+
+    how = RefitOptions(steps, fresh, not skip_val, resume, report.overwrite, report.quiet)
+    scores = refit_model(model, output, loaded, how)
+    if process_state().is_main_process:
+        _report_changed(report, output, scores, "refit")
+
+
+def _report_changed(
+    report: common.OverwriteOptions, output: Path, scores: Sequence["ValScore"], done: str
+) -> None:
     lines = [f"{s.label}: mIoU {s.before:.2f} before, {s.after:.2f} after" for s in scores]
     result = {"output": str(output), "val": [asdict(score) for score in scores]}
-    report.finish(result, lines, f"recalibrated: {output}")
+    report.finish(result, lines, f"{done}: {output}")
 
 
 def convert(

@@ -18,7 +18,7 @@ from revt_hf.data.class_mapping import ClassMapping
 FORMAT: Literal["revt_hf.results/1"] = "revt_hf.results/1"
 _FAMILY = FORMAT.partition("/")[0] + "/"
 
-Kind = Literal["init", "member", "merge", "recalibrated", "ensemble", "selection"]
+Kind = Literal["init", "member", "merge", "recalibrated", "refit", "ensemble", "selection"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Amount = Annotated[float, Field(ge=0)]
 # Small enough to become a float.

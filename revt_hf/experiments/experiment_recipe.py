@@ -133,13 +133,14 @@ class MergeSection(_Titled):
     rules: tuple[RuleRecipe, ...] | None = None
     base: ExpandedPath | None = None
     recalibrate: Positive | None = None
+    refit: Positive | None = None
     evaluate: bool = True
     keep: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "MergeSection":
-        if not self.keep and (not self.evaluate or self.recalibrate):
-            raise ValueError("keep: false goes with evaluate, and without recalibrate")
+        if not self.keep and (not self.evaluate or self.recalibrate or self.refit):
+            raise ValueError("keep: false goes with evaluate, and without recalibrate and refit")
         single = self.model_fields_set & {"select", "method", "weights", "parameters"}
         if self.rules is not None and single:
             raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")

@@ -45,7 +45,7 @@ from revt_hf.results.tables import TableOptions, build_tables
 _COSTS: dict[str, Cost] = {}
 _SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
 _PAGE_KINDS: dict[str, ModelKind] = {"init": "init", "member": "member", "merge": "merge"}
-_PAGE_KINDS["recalibrated"] = "merge"
+_PAGE_KINDS |= {"recalibrated": "merge", "refit": "merge"}
 
 
 def score_networks(
@@ -196,5 +196,10 @@ def _first_merge(graph: Graph) -> list[Network]:
         for network in shown
         if network.kind == "init"
         or network.id in (*members, *heads)
-        or (network.kind == "recalibrated" and graph.steps[network.id].inputs[0] in heads)
+        or (network.kind in ("recalibrated", "refit") and _changed_merge(network) in heads)
     ]
+
+
+def _changed_merge(network: Network) -> str:
+    """The merge that a network was before it was changed."""
+    return f"merges/{network.id.partition('/')[2]}"

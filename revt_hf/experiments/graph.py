@@ -5,7 +5,7 @@ A step's ``id`` is also the path of its result below the experiment's folder:
 - ``members/base/0``: the member ``base`` of seed 0,
 - ``merges/revt/0/head-base``: a merge of the members of seed 0 with the head of ``base``; with
   several selections or weights the variant comes before the head,
-- ``recalibrated/...``: the same names,
+- ``recalibrated/...`` and ``refit/...``: the same names,
 - ``results/paper/members/base/0``: the scores of a network by a protocol,
 - ``selections/best/0``: what was chosen.
 
@@ -21,6 +21,7 @@ from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Kind, SplitSpec, splits_of
+from revt_hf.experiments.change_steps import Recalibrate, Refit
 from revt_hf.experiments.experiment_folder import Step
 from revt_hf.experiments.experiment_recipe import (
     Experiment,
@@ -30,10 +31,12 @@ from revt_hf.experiments.experiment_recipe import (
     member_recipe,
 )
 from revt_hf.experiments.references import heads_of, member_step, step_id, variants, with_seeds
-from revt_hf.experiments.steps import Choose, Given, MergeStep, Network, Recalibrate, Score, Train
+from revt_hf.experiments.steps import Choose, Given, MergeStep, Network, Score, Train
 from revt_hf.merging.registry import MergeSpec, check_spec
 
 _MOST_STEPS = 20_000
+# What is done to a merge, in this order: keys of its section, and kinds of the networks.
+_CHANGES: dict[str, Kind] = {"recalibrate": "recalibrated", "refit": "refit"}
 
 
 @dataclass
@@ -179,17 +182,36 @@ def _add_merges(
                 del graph.steps[merge_id]
                 graph.temporary[merge_id] = merge
             made: list[tuple[str, Kind, str]] = [(merge_id, "merge", group)]
-            if section.recalibrate is not None:
-                if graph.recipe is None:
-                    raise UserError(f"merges.{name}.recalibrate needs evaluate.recipe")
-                again, sources = merge_id.replace("merges", "recalibrated", 1), graph.recipe.sources
-                graph.add(Recalibrate(again, (merge_id,), sources, section.recalibrate))
-                made.append((again, "recalibrated", f"{group}, recalibrated"))
+            made += _add_changes(graph, name, section, merge_id, group, seed)
             for made_id, kind, title in made if section.evaluate else ():
                 paper = section.paper if kind == "merge" else None
                 graph.networks[made_id] = Network(
                     made_id, title, kind, seed, (made_id,), label, paper
                 )
+
+
+def _add_changes(
+    graph: Graph, name: str, section: MergeSection, merge: str, group: str, seed: int | None
+) -> list[tuple[str, Kind, str]]:
+    """The merge recalibrated, and refit after that; each as a network: step, kind, row."""
+    made: list[tuple[str, Kind, str]] = []
+    last = merge
+    for key, kind in _CHANGES.items():
+        count = getattr(section, key)
+        if count is None:
+            continue
+        if graph.recipe is None:
+            raise UserError(f"merges.{name}.{key} needs evaluate.recipe")
+        own_id, recipe = merge.replace("merges", kind, 1), graph.recipe
+        if kind == "recalibrated":
+            graph.add(Recalibrate(own_id, (last,), recipe.sources, count))
+        else:
+            seeded = {"seed": recipe.train.seed if seed is None else seed}
+            train = recipe.train.model_copy(update=seeded)
+            graph.add(Refit(own_id, (last,), recipe.model_copy(update={"train": train}), count))
+        last, group = own_id, f"{group}, {kind}"
+        made.append((own_id, kind, group))
+    return made
 
 
 def _add_ensembles(graph: Graph) -> None:

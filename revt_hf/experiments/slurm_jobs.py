@@ -69,6 +69,7 @@ def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
     found: list[tuple[str, Kind, _Tasks]] = [
         *((f"train-{n}", "train", tasks) for n, tasks in enumerate(_trainings(left))),
         ("merge", "merge", _merges(left)),
+        ("refit", "train", tuple((step.id,) for step in left if step.stage == "refit")),
         ("score", "score", _scores([step for step in left if isinstance(step, Score)])),
         ("select", "report", (chosen,) if chosen else ()),
         ("report", "report", ((),)),

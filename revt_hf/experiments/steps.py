@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from revt_hf.checkpoints.tensors import RECIPE_FILE, WEIGHTS_FILE
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import DomainSpec, Recipe, Source
+from revt_hf.config.recipe import DomainSpec, Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_json
 from revt_hf.evaluation.result import (
@@ -34,7 +34,8 @@ _MOST_BYTES = 3 * 2**30
 _MOST_NETWORKS = 12
 
 
-def _changed(section: BaseModel) -> dict[str, Any]:
+def changed(section: BaseModel) -> dict[str, Any]:
+    """The values that are not the defaults."""
     return section.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -74,7 +75,7 @@ class Train(Step):
     stage = "train"
 
     def settings(self) -> dict[str, Any]:
-        return {"recipe": _changed(self.recipe)}
+        return {"recipe": changed(self.recipe)}
 
     def images(self) -> list[tuple[DomainSpec, str]]:
         sources = self.recipe.sources
@@ -86,14 +87,21 @@ class Train(Step):
 
     def status(self, folder: ExperimentFolder) -> Status:
         status = folder.recorded_status(self)
-        own = Path(self.model(folder))
+        own = self.run_folder(folder)
         trained = training_folder(own)
         begun = newest_checkpoint(trained)
         # Beside an older result lies the run that is to replace it.
         if status.state != "done" and begun and (status.state != "stale" or trained != own):
-            note = status.note or f"step {begun[1]} of {self.recipe.train.steps}"
+            note = status.note or f"step {begun[1]} of {self.count}"
             return Status("begun", note)
         return status
+
+    @property
+    def count(self) -> int:
+        return self.recipe.train.steps
+
+    def run_folder(self, folder: ExperimentFolder) -> Path:
+        return Path(self.model(folder))
 
     def job(self, folder: ExperimentFolder) -> TrainingJob:
         """The process that trains it; it resumes a run that was begun with the same recipe."""
@@ -138,31 +146,6 @@ class MergeStep(Step):
 
     def checkpoint(self) -> str | None:
         return None if self.base in self.inputs else self.base
-
-
-@dataclass(frozen=True)
-class Recalibrate(Step):
-    """Re-estimate the head's BatchNorm statistics of a merge (the input) on source images."""
-
-    sources: tuple[Source, ...]
-    count: int
-    stage = "merge"
-
-    def run(self, folder: ExperimentFolder) -> None:
-        from revt_hf.merging.recalibration import RecalibrateOptions, recalibrate
-
-        recalibrate(
-            folder.model_of(self.inputs[0]),
-            self.model(folder),
-            self.sources,
-            options=RecalibrateOptions(self.count, score_val=False, overwrite=True),
-        )
-
-    def settings(self) -> dict[str, Any]:
-        return {"sources": [_changed(one) for one in self.sources], "images": self.count}
-
-    def images(self) -> list[tuple[DomainSpec, str]]:
-        return [(source, source.train) for source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -227,8 +210,8 @@ class Score(Step):
     def settings(self) -> dict[str, Any]:
         return {
             "merge": self.merge.settings() if self.merge else None,
-            "protocol": _changed(self.protocol),
-            "splits": [[_changed(s.spec), s.split, s.is_source] for s in self.splits],
+            "protocol": changed(self.protocol),
+            "splits": [[changed(s.spec), s.split, s.is_source] for s in self.splits],
             "combine": self.network.combine,
             "cost": self.evaluate.cost,
         }

@@ -24,7 +24,7 @@ from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_text
 from revt_hf.core.resources import Child, core_count
 from revt_hf.models.recorded import read_metrics
-from revt_hf.training.run_folder import training_folder
+from revt_hf.training.run_folder import refit_run, training_folder
 
 _POLL_SECONDS = 0.5
 _SIGNALLED = 128
@@ -34,12 +34,28 @@ _HERE = (sys.executable, *REVT)
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A recipe to train into a folder, resuming what is there or starting over."""
+    """A recipe to train into a folder, resuming what is there or starting over.
+
+    With ``model`` only the head is trained, that of this model.
+    """
 
     name: str
     recipe: Recipe
     output: Path
     resume: bool = False
+    model: str | None = None
+
+    @property
+    def run(self) -> Path:
+        return self.output if self.model is None else refit_run(self.output)
+
+    def command(self, recipe: Path) -> list[str]:
+        mode = ["--quiet", "--resume" if self.resume else "--overwrite"]
+        if self.model is None:
+            return ["train", str(recipe), "--output", str(self.output), *mode]
+        steps = ["--steps", str(self.recipe.train.steps), "--skip-val"]
+        what = [self.model, "--recipe", str(recipe), *steps]
+        return ["refit", *what, "--output", str(self.output), *mode]
 
     @property
     def log(self) -> Path:
@@ -90,8 +106,7 @@ class TrainingProcesses:
         # A training that outlived its `revt run` keeps its recipe and log.
         with locked(job.output):
             write_text(recipe, job.recipe.to_yaml())
-        mode = "--resume" if job.resume else "--overwrite"
-        command = [*self._launcher, "train", str(recipe), "--output", str(job.output)]
+        command = [*self._launcher, *job.command(recipe)]
         used = [running.gpu for running in self.running]
         gpu = min(self._gpus, key=used.count, default=None)
         # Small networks make better use of one core each than of all of them together.
@@ -99,7 +114,7 @@ class TrainingProcesses:
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if gpu is not None:
             environment[gpu_variable()] = gpu
-        process = Child([*command, "--quiet", mode], job.log, environment)
+        process = Child(command, job.log, environment)
         name, total = escape(printable(job.name)), job.recipe.train.steps
         bar = self._progress.add_task(name, total=total, note="")
         self.running.append(_Running(job, process, bar, time.perf_counter(), gpu))
@@ -109,7 +124,7 @@ class TrainingProcesses:
         ended = []
         time.sleep(_POLL_SECONDS)
         for running in list(self.running):
-            metrics = read_metrics(training_folder(running.job.output))
+            metrics = read_metrics(training_folder(running.job.run))
             for row in [row for row in metrics if "loss" in row][-1:]:
                 note = f"loss {row['loss']:.3f}"
                 self._progress.update(running.bar, completed=row["step"], note=note)

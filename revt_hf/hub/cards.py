@@ -283,7 +283,7 @@ def _first_unseen(facts: "ModelCardFacts") -> tuple[DomainSpec, str]:
 
 def _data_licenses(facts: "ModelCardFacts") -> dict[str, str]:
     licenses = {}
-    for name in (source.domain for recipe in facts.recipes for source in recipe.sources):
+    for name in (source.domain for source in facts.sources):
         domain = DOMAINS.get(name)
         if domain and domain.facts.kind != "any" and domain.needs_data_dir:
             licenses[name] = domain.facts.license

@@ -8,7 +8,7 @@ from typing import Any
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.config.protocol import Protocol
-from revt_hf.config.recipe import Recipe, Source
+from revt_hf.config.recipe import DomainSpec, Recipe, Source
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.data.class_mapping import ClassMapping
@@ -22,7 +22,14 @@ from revt_hf.hub.commit import (
     last_part,
     without_local_paths,
 )
-from revt_hf.merging.record import Change, MemberRecord, MergeRecord, parse_record, read_record
+from revt_hf.merging.record import (
+    Change,
+    ChangeSource,
+    MemberRecord,
+    MergeRecord,
+    parse_record,
+    read_record,
+)
 from revt_hf.models.load import load_model, network_sha256
 from revt_hf.models.recorded import recorded_recipe
 
@@ -82,6 +89,26 @@ class ModelCardFacts:
         return [recipe for recipe in known if recipe is not None]
 
     @property
+    def histories(self) -> str:
+        """How many members were merged or changed before; empty if none was."""
+        records = [member.record for member in self.members]
+        kinds = [{change.kind for change in one.changes} for one in records]
+        counts = {"merged": sum(one.merge is not None for one in records)}
+        for kind in sorted(set().union(*kinds)):
+            counts[kind] = sum(kind in one for one in kinds)
+        told = [f"{count} {kind} before" for kind, count in counts.items() if count]
+        return ", ".join(told)
+
+    @property
+    def sources(self) -> list[Source | ChangeSource]:
+        """All domains whose images are known to have had a part in the weights."""
+        changed = (self.changes, *(member.record.changes for member in self.members))
+        return [
+            *(source for recipe in self.recipes for source in recipe.sources),
+            *(source for changes in changed for change in changes for source in change.sources),
+        ]
+
+    @property
     def scores(self) -> list[tuple[DomainScore, Protocol]]:
         return [(score, one.protocol) for one in self.results for score in one.scores]
 
@@ -94,9 +121,7 @@ class ModelCardFacts:
     def kind(self, score: DomainScore) -> str:
         """``source`` if the model was trained on that domain, ``unseen`` if certainly not."""
         # Results of a single domain do not tell sources from targets.
-        if score.is_source or any(
-            _same_domain(score, source) for recipe in self.recipes for source in recipe.sources
-        ):
+        if score.is_source or any(_same_domain(score, source) for source in self.sources):
             return "source"
         return "unseen" if len(self.recipes) >= max(len(self.members), 1) else "not recorded"
 
@@ -192,14 +217,20 @@ def results_of(folder: Path, results: Sequence[Result], also: Sequence[str] = ()
     return [result for _, result in own]
 
 
-def _same_domain(score: DomainScore, source: Source) -> bool:
+def _same_domain(score: DomainScore, source: Source | ChangeSource) -> bool:
     domain = DOMAINS.get(score.domain)
     if domain is None or score.domain != source.domain:
         return False
     if domain.facts.kind == "any":
         # Only folder and split distinguish a user's own images.
-        return score.label in [domain_label(source, split) for split in (source.train, source.val)]
+        splits = [source.train, *([source.val] if isinstance(source, Source) else [])]
+        return score.label in [_label(source, split) for split in splits]
     return domain.chosen_config(score.config) == domain.chosen_config(source.config)
+
+
+def _label(source: Source | ChangeSource, split: str) -> str:
+    values = {name: getattr(source, name) for name in ("domain", "data_dir", "config")}
+    return domain_label(DomainSpec(**values, options=source.options or {}), split)
 
 
 def _members(

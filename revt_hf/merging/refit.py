@@ -19,8 +19,8 @@ from revt_hf.checkpoints.tensors import RECIPE_FILE, refuse_adapter
 from revt_hf.config.network import Model
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
-from revt_hf.core.output_folders import beside, locked, real_path
-from revt_hf.core.outputs import check_output, read_json_object
+from revt_hf.core.output_folders import locked
+from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.core.processes import failing_together, process_state
 from revt_hf.data.domains import space_of_spec
 from revt_hf.merging.changed_model import (
@@ -33,15 +33,16 @@ from revt_hf.merging.changed_model import (
     write_changed,
 )
 from revt_hf.merging.record import read_record
-from revt_hf.models.recorded import recorded_protocol
+from revt_hf.models.recorded import recorded_protocol, recorded_recipe
 from revt_hf.training.loop import TrainOptions, train
-from revt_hf.training.run_folder import RUN_FILE, newest_checkpoint
+from revt_hf.training.run_folder import RUN_FILE, newest_checkpoint, refit_run
 from revt_hf.training.setup import RunRecord
 
 STEPS = 200
 # A killed run loses no more than this part of it.
-_CHECKPOINTS = 4
-_ROWS = 10
+_CHECKPOINTS, _ROWS = 4, 10
+# Beside a run: the digest of the model that it was begun with.
+_BEGUN_FILE = "begun.json"
 _log = logging.getLogger("revt_hf")
 
 
@@ -90,41 +91,45 @@ def refit(
             recipe's sources; a source or its data cannot be used; ``output`` exists.
     """
     model, output, options = Path(model), Path(output), options or RefitOptions()
-    processes, run = process_state(), refit_folder(output)
-    with ExitStack() as stack:
-        with failing_together(processes):
-            refuse_adapter(model)
-            if processes.is_main_process:
-                stack.enter_context(locked(output))
-            read = stack.enter_context(original(model))
-            derived = refit_recipe(recipe, model, read.description, options)
-            protocol = recorded_protocol([model])
-            finished = options.resume and _is_finished(output, read, derived)
-            if processes.is_main_process and not finished:
-                _check_run(model, output, run, recipe, options)
-        if finished:
-            _log.info("%s is finished, so nothing is trained", output)
-            return ()
-        scored = derived.sources if options.score_val and processes.is_main_process else ()
-        val = SourceVal(scored, protocol, options.quiet)
-        before = val.score(model)
-        with _kept_if_begun(run):
-            train(derived, run, TrainOptions(options.resume, quiet=options.quiet))
+    processes, run = process_state(), refit_run(output)
+    with ExitStack() as writing:
+        # What was read must be the same at the end of the block.
+        with ExitStack() as reading:
+            with failing_together(processes):
+                refuse_adapter(model)
+                if processes.is_main_process:
+                    writing.enter_context(locked(output))
+                read = reading.enter_context(original(model))
+                derived = refit_recipe(recipe, read.description, options)
+                finished = options.resume and _is_finished(output, read, derived)
+                if processes.is_main_process and not finished:
+                    _begin(read, output, recipe, options)
+            if finished:
+                _log.info("%s is finished, so nothing is trained", output)
+                return ()
+            scored = derived.sources if options.score_val and processes.is_main_process else ()
+            val = SourceVal(scored, recorded_protocol([model]), options.quiet)
+            before = val.score(model)
+            with _kept_if_begun(run):
+                train(derived, run, TrainOptions(options.resume, quiet=options.quiet))
         with failing_together(processes):
             if processes.is_main_process:
                 _write(read, run, output, derived, options)
-        shutil.rmtree(run, ignore_errors=True)
+                shutil.rmtree(run.parent, ignore_errors=True)
     return val.compared(before, val.score(output))
 
 
-def refit_folder(output: Path) -> Path:
-    """Where the head for an output is trained."""
-    return beside(real_path(output), "refit")
+def can_resume(model: Path, output: Path, recipe: Recipe, options: RefitOptions) -> bool:
+    """Whether a refit of the same model with the same settings was interrupted."""
+    run = refit_run(output)
+    if not (run / RECIPE_FILE).is_file():
+        return False
+    with original(model) as read:
+        derived = refit_recipe(recipe, read.description, options)
+        return recorded_recipe(run) == derived and _begun_with(run) == read.sha256
 
 
-def refit_recipe(
-    recipe: Recipe, model: Path, description: Description, options: RefitOptions
-) -> Recipe:
+def refit_recipe(recipe: Recipe, description: Description, options: RefitOptions) -> Recipe:
     """The run that refits a model: a recipe whose encoder is that of the model, and frozen.
 
     The head learns at the recipe's rate of the head; the warm-up is the same part of fewer steps.
@@ -133,7 +138,8 @@ def refit_recipe(
     Raises:
         UserError: the model's head cannot be trained, or it has other classes.
     """
-    family, kind = description.family, description.config().get("model_type", "segformer")
+    family, model = description.family, description.label
+    kind = description.config().get("model_type", "segformer")
     if family.masks or family.generic:
         why = "predicts masks, whose loss is not built here" if family.masks else "is not known"
         head = f"{model} ({family.title})" if family.masks else f"the head of a {family.title}"
@@ -143,7 +149,7 @@ def refit_recipe(
     used, steps = recipe.model, options.steps
     network = Model(
         family=kind,
-        init=str(model),
+        init=model,
         head="fresh" if options.fresh else "init",
         freeze="encoder",
         **{name: getattr(used, name) for name in ("drop_path", "dropout", "batch_norm")},
@@ -168,26 +174,39 @@ def _is_finished(output: Path, read: Original, derived: Recipe) -> bool:
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:
-    values: dict[str, Any] = recipe.model_dump(mode="json")
+    """What the record keeps; the rest of such a recipe says nothing."""
+    values: dict[str, Any] = recipe.model_dump(
+        mode="json", exclude={"adapter", "targets", "evaluation"}
+    )
     return values
 
 
-def _check_run(
-    model: Path, output: Path, run: Path, recipe: Recipe, options: RefitOptions
-) -> None:
-    """Refuse an output in the way; remove what is left of a run that is not continued."""
+def _begin(read: Original, output: Path, recipe: Recipe, options: RefitOptions) -> None:
+    """Refuse an output in the way, and another model than a run was begun with."""
+    run, model = refit_run(output), read.folder
     inputs = [model, *(path for source in recipe.sources for path in source.inputs)]
     check_output(output, options.overwrite, inputs)
     begun = (run / RECIPE_FILE).is_file()
     if options.resume and not begun:
-        raise UserError(f"nothing to resume for {output}: start without --resume")
+        raise UserError(f"there is no refit to resume for {output}: start it without --resume")
+    if options.resume and _begun_with(run) != read.sha256:
+        raise UserError(
+            f"{model} is not the model that the refit for {output} was begun with: start over "
+            "with --overwrite"
+        )
     if begun and not options.resume and not options.overwrite:
         raise UserError(
             f"{run} holds an unfinished refit for {output}: pass --resume to continue it, or "
             "--overwrite to start over"
         )
     if not options.resume:
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(run.parent, ignore_errors=True)
+        write_json(run.parent / _BEGUN_FILE, {"model": read.sha256})
+
+
+def _begun_with(run: Path) -> Any:
+    path = run.parent / _BEGUN_FILE
+    return read_json_object(path).get("model") if path.is_file() else None
 
 
 @contextmanager
@@ -197,7 +216,7 @@ def _kept_if_begun(run: Path) -> Iterator[None]:
         yield
     except BaseException:
         if process_state().is_main_process and newest_checkpoint(run) is None:
-            shutil.rmtree(run, ignore_errors=True)
+            shutil.rmtree(run.parent, ignore_errors=True)
         raise
 
 
@@ -209,11 +228,6 @@ def _write(read: Original, run: Path, output: Path, derived: Recipe, options: Re
         for name, tensor in made.tensors.items():
             if not in_encoder(name):
                 tensors[name] = as_stored(read, name, tensor)
-            elif name in tensors and not tensors[name].to(tensor.dtype).equal(tensor):
-                raise UserError(
-                    f"{read.folder} is not the model that the refit for {output} was begun with: "
-                    "start over with --overwrite"
-                )
     batch = RunRecord.model_validate(read_json_object(run / RUN_FILE)).effective_batch
     change = {
         "kind": "refit",

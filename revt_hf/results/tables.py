@@ -35,7 +35,7 @@ from revt_hf.results.rows import (
 )
 
 _MARKS: dict[str | None, str] = {"source": "\u2020", "target": "\u2021", None: ""}
-_KINDS = ("init", "member", "merge", "recalibrated", "ensemble", "selection")
+_KINDS = ("init", "member", "merge", "recalibrated", "refit", "ensemble", "selection")
 
 
 @dataclass(frozen=True)

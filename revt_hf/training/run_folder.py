@@ -233,6 +233,11 @@ def training_folder(run: Path) -> Path:
     return aside if aside is not None and _may_replace(aside, run) else run
 
 
+def refit_run(output: Path) -> Path:
+    """The hidden run that trains the head of a refit model."""
+    return beside(real_path(output), "refit") / real_path(output).name
+
+
 def is_finished(run: Path) -> bool:
     """Whether the run that ``--resume`` would continue has its final weights, saved last."""
     return (training_folder(run) / WEIGHTS_FILE).exists()
