@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from revt_hf.core.errors import UserError
+from revt_hf.core.outputs import write_json
 from revt_hf.evaluation.result import Cost, Selected, read_results
 from revt_hf.experiments import experiment_results
 from revt_hf.experiments.execution import ExperimentOptions, run_experiment
+from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.steps import read_result
+from revt_hf.merging.record import read_merge_record
+from revt_hf.merging.refit import RefitOptions, refit
 from revt_hf.models.recorded import read_metrics
+from revt_hf.training.run_folder import refit_run
 from tests.helpers.command_line import SECONDS, alive, until
 from tests.helpers.networks import tiny_model
 from tests.helpers.tiny_experiment import (
@@ -229,11 +234,17 @@ def test_a_checkpoint_can_be_a_member(finished, tmp_path):
         "old": {"checkpoint": f"{output}/members/base/{{seed}}", "seeds": [0]},
         "other": {"checkpoint": f"{output}/members/other/0"},
     }
-    merges = {"revt": {"members": ["old", "other"], "heads": "first", "recalibrate": 2}}
+    changes = {"recalibrate": 2, "refit": 3}
+    merges = {"revt": {"members": ["old", "other"], "heads": "first", **changes}}
     path = write_experiment(tmp_path, members=members, merges=merges, **GIVEN)
     done = outcome(path, tmp_path / "out")
     assert done.problem() is None
     assert "recalibrated/revt/0/head-old" in done.done
+    # Each change is of what the one before left.
+    record = read_merge_record(tmp_path / "out/refit/revt/0/head-old/merge.json")
+    assert [change.kind for change in record.changes] == ["recalibrated", "refit"]
+    assert record.changes[1].recipe["train"]["seed"] == 0
+    assert evaluation(tmp_path / "out", "refit/revt/0/head-old").kind == "refit"
     assert (tmp_path / "out/merges/revt/0/head-old/model.safetensors").is_file()
     done = outcome(path, tmp_path / "out", f"members.other.checkpoint={tmp_path}/nothing")
     assert f"there is no checkpoint {tmp_path}/nothing" in done.failed["members/other"]
@@ -269,6 +280,34 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
     assert [row["step"] for row in read_metrics(half)] == [1, 2, 3, 4]
     weights = "model.safetensors"
     assert (whole / weights).read_bytes() == (half / weights).read_bytes()
+
+
+def test_an_interrupted_refit_goes_on(copied, monkeypatch):
+    path, output = copied
+    refits, name = ("merges.revt.refit=8",), "refit/revt/0/head-base"
+    folder = ExperimentFolder(output, graph_of(path, *refits).steps)
+    step = graph_of(path, *refits).steps[name]
+    job = step.job(folder)
+    assert not job.resume
+    weights = "model.safetensors"
+    refit(job.model, output / "whole", job.recipe, RefitOptions(8, score_val=False))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("revt_hf.merging.refit._write", interrupt)
+        refit(job.model, job.output, job.recipe, RefitOptions(8, score_val=False))
+    status = step.status(folder)
+    assert (status.state, status.note) == ("begun", "step 8 of 8")
+    assert step.job(folder).resume
+    assert outcome(path, output, *refits, only=(name,)).done == [name]
+    assert (output / name / weights).read_bytes() == (output / "whole" / weights).read_bytes()
+    # Another merge is not refit by what was begun with this one.
+    refit_run(output / name).mkdir(parents=True)
+    (refit_run(output / name) / "recipe.yaml").write_text(job.recipe.to_yaml())
+    write_json(refit_run(output / name).parent / "begun.json", {"model": "another"})
+    assert not step.job(folder).resume
 
 
 def test_tables_and_a_page_are_left(copied):

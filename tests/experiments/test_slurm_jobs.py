@@ -31,7 +31,7 @@ case "${0##*/} $*" in
   squeue*) echo "$QUEUE" ;;
 esac
 """
-RECALIBRATED = {"revt": {"members": ["base", "other"], "recalibrate": 2}}
+CHANGED = {"revt": {"members": ["base", "other"], "recalibrate": 2, "refit": 4}}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def fake_slurm(tmp_path, monkeypatch):
 
 
 def test_each_step_belongs_to_one_task_and_stages_come_after_what_they_need(tmp_path):
-    path = write_experiment(tmp_path, merges=RECALIBRATED)
+    path = write_experiment(tmp_path, merges=CHANGED)
     graph = graph_of(path)
     done = {}
     for number, stage in enumerate(stages_of(path, tmp_path / "out").values()):

@@ -306,7 +306,7 @@ def test_a_merge_of_merges_is_told_as_such(models, recalibrated, tmp_path):
     text = card(nested)
     assert not missing(
         text,
-        "a merge of 3 models (1 of them merged before, 2 recalibrated before), made",
+        "a merge of 3 models (1 merged before, 2 recalibrated before), made",
         "`revt`: itself a merge of base, pixmix (mean of ",
         "`revt`: then recalibrated on 3 images of streets",
     )

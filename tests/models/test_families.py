@@ -28,6 +28,7 @@ from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging import statistics
 from revt_hf.merging.average import merge
+from revt_hf.merging.refit import RefitOptions, refit
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.statistics import recalibrate_model
 from revt_hf.models.load import build_model, load_model
@@ -214,6 +215,20 @@ def test_recalibration_changes_all_statistics_and_nothing_else(made, name, tmp_p
     assert changed == set(filter(is_statistic, before))
     assert len(changed) == 2 * len(made(name).norms)
     assert load_model(out).training is False
+
+
+@every_trained
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_refit_trains_the_head_and_nothing_else(made, name, fresh, tmp_path):
+    folder, out, family = made(name).merged, tmp_path / "out", made(name).family
+    refit(folder, out, made(name).recipe, RefitOptions(2, fresh, score_val=False))
+    before, after = tensors_of(folder), tensors_of(out)
+    assert before.keys() == after.keys()
+    changed = [tensor for tensor in before if not before[tensor].equal(after[tensor])]
+    assert not any(map(family.in_encoder, changed))
+    head = [tensor for tensor in before if not family.in_encoder(tensor)]
+    assert len(changed) > 0.7 * len(head)
+    assert len(_outputs(load_model(out))) == 1
 
 
 @every_predicted
@@ -446,6 +461,8 @@ def test_masks_are_not_trained(made, name, tmp_path):
     init = {"init": str(made(name).members[0]), "head": "init", "config": {}}
     with pytest.raises(UserError, match=r"docs/models|model\.family"):
         train(recipe_of("beit", model=init), tmp_path / "run", TrainOptions(quiet=True))
+    with pytest.raises(UserError, match=r"predicts masks, .* it cannot be refit"):
+        refit(made(name).members[0], tmp_path / "run", tiny_recipe())
     assert not (tmp_path / "run").exists()
 
 
