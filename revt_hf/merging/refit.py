@@ -157,7 +157,8 @@ def refit_recipe(recipe: Recipe, description: Description, options: RefitOptions
     schedule, settings = recipe.schedule.model_dump(), recipe.train.model_dump()
     schedule["warmup_steps"] = round(recipe.schedule.warmup_steps * steps / recipe.train.steps)
     settings |= {"steps": steps, "ema": None, "swad": None, "validate_every": None, "trackers": ()}
-    settings["folded_head"] = recipe.train.folded_head and family is SEGFORMER
+    # The head is most of the work: of a B0 on a CPU folding it makes a step three times as fast.
+    settings["folded_head"] = family is SEGFORMER
     for name, parts in (("checkpoint_every", _CHECKPOINTS), ("log_every", _ROWS)):
         settings[name] = min(settings[name] or steps, max(1, steps // parts))
     kept = recipe.model_dump(include={"source", "more_sources", "augmentation", "optimizer"})

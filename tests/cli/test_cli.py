@@ -166,6 +166,7 @@ def test_overwrite_never_takes_the_working_directory(
         "predict MODEL --input OTHER --output OUT",
         "inspect MODEL",
         "recalibrate MODEL --recipe RECIPE --output OUT",
+        "refit MODEL --recipe RECIPE --output OUT",
         "diagnose similarity MODEL OTHER --output OUT",
         "diagnose path MODEL OTHER --recipe RECIPE --output OUT",
         "choose soup MODEL OTHER --recipe RECIPE --output OUT",
