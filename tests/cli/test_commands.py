@@ -201,6 +201,11 @@ RUN = f"{DATA} --images 7 {QUIETLY} --protocol native --max-size 64x32"
             {**SPEC, "train": "test", "val": "held-out", "images": 7, "score_val": False},
         ),
         (
+            f"refit MODEL --recipe RECIPE --steps 7 --fresh --skip-val --resume {QUIETLY}",
+            "merging.refit.refit",
+            {"steps": 7, "fresh": True, "score_val": False, "resume": True, "overwrite": True},
+        ),
+        (
             f"data show folder {FOLDER} --images 7 {QUIETLY}",
             "data_tools.inspection.show",
             {**SPEC, "split": "test", "images": 7, "overwrite": True},
