@@ -65,7 +65,8 @@ class Change(JsonRecord):
     """A change of weights after they were merged or trained, and their digests before and after.
 
     ``images`` were seen in all, with ``protocol`` or as a refit's ``recipe`` says. A refit trained
-    the decode head for ``steps``, from random weights if it was ``fresh``.
+    the decode head for ``steps``, from random weights if it was ``fresh``; the statistics of its
+    BatchNorm were ``measured`` on so many images.
     """
 
     kind: Literal["recalibrated", "refit"]
@@ -77,6 +78,7 @@ class Change(JsonRecord):
     protocol: dict[str, Any] | None = None
     steps: Number | None = None
     fresh: bool = False
+    measured: Annotated[int, _Limits(ge=0)] = 0
     recipe: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class Change(JsonRecord):
         start = "random weights" if self.fresh else "its own weights"
         return (
             f"then refit in {self.steps} steps on {self.images} images of {domains}: the decode "
-            f"head was trained further from {start}, the encoder is the same"
+            f"head was trained from {start}, the encoder is the same"
         )
 
 

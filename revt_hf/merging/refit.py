@@ -2,27 +2,35 @@
 
 A merge's head comes from one member, and was trained for that member's features. This is a run of
 the training loop, with a recipe derived from the user's, in a hidden folder beside the output; from
-what it leaves only the head is taken.
+what it leaves only the head is taken. The statistics of its BatchNorm are measured in the end:
+running ones are those of the last few batches, of some layers of transformers of the last one only.
 """
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from tqdm import tqdm
+
 from revt_hf.checkpoints.architecture import Description
+from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.families import SEGFORMER
+from revt_hf.checkpoints.names import names_on_disk
 from revt_hf.checkpoints.tensors import RECIPE_FILE, refuse_adapter
 from revt_hf.config.network import Model
+from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import check_output, read_json_object, write_json
 from revt_hf.core.processes import failing_together, process_state
-from revt_hf.data.domains import space_of_spec
+from revt_hf.data.domains import domain_label, space_of_spec
+from revt_hf.evaluation.loading import check_sizes
 from revt_hf.merging.changed_model import (
     Original,
     SourceVal,
@@ -32,8 +40,12 @@ from revt_hf.merging.changed_model import (
     original,
     write_changed,
 )
+from revt_hf.merging.recalibration import spread_images
 from revt_hf.merging.record import read_record
-from revt_hf.models.recorded import recorded_protocol, recorded_recipe
+from revt_hf.merging.statistics import head_norms, recalibrate_model
+from revt_hf.models.load import load_model
+from revt_hf.models.networks import input_limits
+from revt_hf.models.recorded import recorded_recipe
 from revt_hf.training.loop import TrainOptions, train
 from revt_hf.training.run_folder import RUN_FILE, newest_checkpoint, refit_run
 from revt_hf.training.setup import RunRecord
@@ -41,6 +53,8 @@ from revt_hf.training.setup import RunRecord
 STEPS = 200
 # A killed run loses no more than this part of it.
 _CHECKPOINTS, _ROWS = 4, 10
+# Images for the statistics of BatchNorm, about.
+_MEASURED = 100
 # Beside a run: the digest of the model that it was begun with.
 _BEGUN_FILE = "begun.json"
 _log = logging.getLogger("revt_hf")
@@ -107,14 +121,16 @@ def refit(
             if finished:
                 _log.info("%s is finished, so nothing is trained", output)
                 return ()
-            scored = derived.sources if options.score_val and processes.is_main_process else ()
-            val = SourceVal(scored, recorded_protocol([model]), options.quiet)
-            before = val.score(model)
+            with failing_together(processes):
+                rows = _images_to_measure(model, derived)
+                scored = derived.sources if options.score_val and processes.is_main_process else ()
+                val = SourceVal(scored, derived.evaluation, options.quiet)
+                before = val.score(model)
             with _kept_if_begun(run):
                 train(derived, run, TrainOptions(options.resume, quiet=options.quiet))
         with failing_together(processes):
             if processes.is_main_process:
-                _write(read, run, output, derived, options)
+                _write(read, run, output, derived, rows, options)
                 shutil.rmtree(run.parent, ignore_errors=True)
     return val.compared(before, val.score(output))
 
@@ -161,7 +177,8 @@ def refit_recipe(recipe: Recipe, description: Description, options: RefitOptions
     settings["folded_head"] = family is SEGFORMER
     for name, parts in (("checkpoint_every", _CHECKPOINTS), ("log_every", _ROWS)):
         settings[name] = min(settings[name] or steps, max(1, steps // parts))
-    kept = recipe.model_dump(include={"source", "more_sources", "augmentation", "optimizer"})
+    sections = {"source", "more_sources", "augmentation", "optimizer", "evaluation"}
+    kept = recipe.model_dump(include=sections)
     return Recipe.model_validate(
         {**kept, "model": network.model_dump(), "schedule": schedule, "train": settings}
     )
@@ -176,9 +193,7 @@ def _is_finished(output: Path, read: Original, derived: Recipe) -> bool:
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:
     """What the record keeps; the rest of such a recipe says nothing."""
-    values: dict[str, Any] = recipe.model_dump(
-        mode="json", exclude={"adapter", "targets", "evaluation"}
-    )
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude={"adapter", "targets"})
     return values
 
 
@@ -221,14 +236,44 @@ def _kept_if_begun(run: Path) -> Iterator[None]:
         raise
 
 
-def _write(read: Original, run: Path, output: Path, derived: Recipe, options: RefitOptions) -> None:
+def _images_to_measure(model: Path, derived: Recipe) -> Sequence[dict[str, Any]]:
+    """Training images for the statistics of the head's BatchNorm; none where it keeps its own."""
+    network = load_model(model)
+    if derived.model.batch_norm == "frozen" or not head_norms(network):
+        return ()
+    rows = spread_images(derived.sources, _MEASURED)
+    for part, source in zip(rows.datasets, derived.sources, strict=True):
+        label = domain_label(source, source.train)
+        check_sizes(part, label, derived.evaluation, input_limits([network]))
+    return rows
+
+
+def _measured(
+    run: Path, rows: Sequence[dict[str, Any]], protocol: Protocol, quiet: bool
+) -> dict[str, torch.Tensor]:
+    """Tensors of a run's model, its head's statistics those of the final weights on ``rows``."""
+    model = load_model(run).to(process_state().device)
+    if rows:
+        with tqdm(total=len(rows), unit="image", desc="BatchNorm", disable=quiet) as bar:
+            recalibrate_model(model, rows, protocol, bar.update, head_only=True)
+    state = model.state_dict()
+    return {name: state[memory] for memory, name in names_on_disk(model).items()}
+
+
+def _write(
+    read: Original,
+    run: Path,
+    output: Path,
+    derived: Recipe,
+    rows: Sequence[dict[str, Any]],
+    options: RefitOptions,
+) -> None:
     """Copy the model with the head of the run."""
     in_encoder = read.description.family.in_encoder
     tensors = {name: tensor for name, tensor in read.tensors.items() if in_encoder(name)}
-    with original(run) as made:
-        for name, tensor in made.tensors.items():
-            if not in_encoder(name):
-                tensors[name] = as_stored(read, name, tensor)
+    for name, tensor in _measured(run, rows, derived.evaluation, options.quiet).items():
+        if not in_encoder(name):
+            tensors[name] = as_stored(read, name, tensor)
     batch = RunRecord.model_validate(read_json_object(run / RUN_FILE)).effective_batch
     change = {
         "kind": "refit",
@@ -236,6 +281,7 @@ def _write(read: Original, run: Path, output: Path, derived: Recipe, options: Re
         "images": options.steps * batch,
         "steps": options.steps,
         "fresh": options.fresh,
+        "measured": len(rows),
         "recipe": _as_json(derived),
     }
-    write_changed(read, output, tensors, change, options.overwrite, made.description)
+    write_changed(read, output, tensors, change, options.overwrite, read_description(run))

@@ -1,6 +1,6 @@
 """Statistics of what reaches the BatchNorm layers of a network."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,17 @@ from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.loading import too_small
 from revt_hf.evaluation.predictor import network_sizes, prepare, sliding_logits
-from revt_hf.models.networks import batch_norms, input_limits, logits_of
+from revt_hf.models.networks import batch_norms, family_of_model, input_limits, logits_of
 
 OnImage = Callable[[], object]
 # Of images that go through a network together: a few GB of features of the usual encoders.
 _PIXELS = 2**23
+
+
+def head_norms(model: PreTrainedModel) -> dict[str, Any]:
+    """The BatchNorm layers of the decode head, by name."""
+    in_encoder = family_of_model(model).in_encoder
+    return {name: layer for name, layer in batch_norms(model).items() if not in_encoder(name)}
 
 
 @torch.inference_mode()
@@ -26,6 +32,7 @@ def recalibrate_model(
     images: Iterable[dict[str, Any]],
     protocol: Protocol,
     on_image: OnImage = lambda: None,
+    head_only: bool = False,
 ) -> None:
     """Set the running statistics of all BatchNorm layers to measured ones, in place.
 
@@ -34,10 +41,10 @@ def recalibrate_model(
     together, so that this is exact, up to ``_PIXELS`` of them; more are spread over several passes,
     of which each has images from everywhere.
     """
-    norms = batch_norms(model)
+    norms = head_norms(model) if head_only else batch_norms(model)
     if not norms:
         raise UserError("the model has no BatchNorm, and so no statistics to re-estimate")
-    found = measured_statistics(model, images, protocol, on_image, follow=len(norms) > 1)
+    found = measured_statistics(model, images, protocol, on_image, len(norms) > 1, norms)
     for name, (mean, variance) in found.items():
         norms[name].running_mean.copy_(mean.float())
         norms[name].running_var.copy_(variance.float())
@@ -50,13 +57,16 @@ def measured_statistics(
     protocol: Protocol,
     on_image: OnImage = lambda: None,
     follow: bool = False,
+    layers: Mapping[str, Any] | None = None,
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Mean and variance (channels,), float64, of each BatchNorm's input over all of ``images``.
+
+    ``layers`` are some of :func:`batch_norms`, None all.
 
     With ``follow`` the layers' own running statistics follow what is measured. A layer that nothing
     reaches has none.
     """
-    norms, limits = batch_norms(model), input_limits([model])
+    norms, limits = layers or batch_norms(model), input_limits([model])
     moments = {name: _Moments(layer.num_features, follow) for name, layer in norms.items()}
     handles = [layer.register_forward_pre_hook(moments[name]) for name, layer in norms.items()]
     batches = _batches(list(images), protocol) if follow else ([row] for row in images)

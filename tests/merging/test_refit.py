@@ -19,9 +19,10 @@ from revt_hf.hub.facts import model_facts
 from revt_hf.hub.push import push
 from revt_hf.merging import refit as module
 from revt_hf.merging.average import merge
-from revt_hf.merging.recalibration import recalibrate_on_images
+from revt_hf.merging.recalibration import recalibrate_on_images, spread_images
 from revt_hf.merging.record import ChangesRecord, checked_record, read_merge_record
 from revt_hf.merging.refit import RefitOptions, refit
+from revt_hf.merging.statistics import recalibrate_model
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_folder import refit_run
@@ -142,6 +143,27 @@ def test_the_record_says_what_was_done(merged, tmp_path, capsys):
     assert "then refit in 4 steps on 24 images of streets, streets: the decode head" in out
     error = refused(capsys, "merge", "--from", tmp_path / "out/merge.json", "--output", "x")
     assert "describes weights that were refit after the merge" in error
+
+
+def test_the_heads_statistics_are_those_of_its_last_weights(merged, tmp_path):
+    """Of all layers, and not of the last batches; those of a frozen BatchNorm stay."""
+    refit(merged, tmp_path / "out", RECIPE, FEW)
+    again, name = load_model(tmp_path / "out"), "decode_head.batch_norm.running_mean"
+    rows = spread_images(RECIPE.sources, 100)
+    recalibrate_model(again, rows, RECIPE.evaluation)
+    new = tensors_of(tmp_path / "out")[name]
+    torch.testing.assert_close(again.state_dict()[name], new)
+    assert read_merge_record(tmp_path / "out/merge.json").changes[0].measured == len(rows) == 5
+    refit(merged, tmp_path / "frozen", tiny_recipe(model={"batch_norm": "frozen"}), FEW)
+    assert tensors_of(tmp_path / "frozen")[name].equal(tensors_of(merged)[name])
+    assert read_merge_record(tmp_path / "frozen/merge.json").changes[0].measured == 0
+
+
+def test_images_that_the_network_does_not_take_are_refused_first(merged, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "train", _interrupted)
+    small = tiny_recipe(evaluation={"max_size": [16, 16]})
+    with pytest.raises(UserError, match="choose another max size"):
+        refit(merged, tmp_path / "out", small, FEW)
 
 
 def test_changes_follow_each_other(merged, tmp_path):
