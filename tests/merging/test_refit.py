@@ -103,8 +103,8 @@ def test_the_encoder_runs_without_a_graph_and_as_in_predictions(merged, tmp_path
 
     load, seen = setup.load_parts, []
 
-    def watched(recipe):
-        parts = load(recipe)
+    def watched(*arguments):
+        parts = load(*arguments)
         hook = lambda layer, _, out: seen.append((layer.training, out[0].requires_grad))  # noqa: E731
         parts.model.segformer.register_forward_hook(hook)
         return parts
