@@ -178,6 +178,7 @@ class Evaluate(Section):
     source: bool = True
     protocols: Annotated[tuple[str | NamedProtocol, ...], _SOME, _LISTED] = ("recipe",)
     cost: bool = False
+    calibration: bool = False
     batch_size: BatchSize = 1
     workers: Workers = 0
 

@@ -70,7 +70,12 @@ def score_networks(
             else ensemble_segmenter(parts, network.combine, 1)
         )
     how = first.evaluate
-    options = EvaluateOptions(batch_size=how.batch_size, workers=how.workers, quiet=True)
+    options = EvaluateOptions(
+        batch_size=how.batch_size,
+        workers=how.workers,
+        quiet=True,
+        calibration=how.calibration,
+    )
     results = evaluate(segmenters, first.splits, first.protocol, options, on_image)
     seconds = round((time.perf_counter() - since) / len(steps), 2)
     for step, result in zip(steps, results, strict=True):
