@@ -15,9 +15,9 @@ Whole = Annotated[int, Field(ge=0, le=10**18)]
 
 # Of equal width, as Guo et al. (2017) have them.
 RELIABILITY_BINS = 15
-# Confidence is ranked by its log-odds, which tell 0.999999 from 0.9999999. They lie between those
-# of one class in 256 and those of the smallest float32 that is not denormal.
-LOWEST_ODDS, HIGHEST_ODDS, BINS_PER_UNIT = -6, 88, 1024
+# Confidence is ranked by its log-odds, which tell 0.999999 from 0.9999999: from those of one class
+# in 256 to those of 1 - 4e-18.
+LOWEST_ODDS, HIGHEST_ODDS, BINS_PER_UNIT = -6, 40, 4096
 RANK_BINS = (HIGHEST_ODDS - LOWEST_ODDS) * BINS_PER_UNIT
 WRONG, RIGHT = 0, 1
 

@@ -30,7 +30,7 @@ def check_probabilities(segmenters: Mapping[str, Segmenter]) -> None:
         for family in (family_of_model(model) for model in segmenter.models):
             if family.masks:
                 raise UserError(
-                    f"{name} is a {family.title}, whose scores of masks are no probabilities of a "
+                    f"{name} ({family.title}) has scores of masks, which are no probabilities of a "
                     "pixel's classes: leave out calibration"
                 )
 
