@@ -41,6 +41,7 @@ class Shown:
         str | None, "Add the paper's rows that have no result: gta5, synthia or all."
     ] = None
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
+    calibration: Annotated[bool, "Show ECE, Brier, NLL, AUROC and AURC of confidence."] = False
 
     def options(self) -> "TableOptions":
         from revt_hf.results.tables import TableOptions

@@ -141,7 +141,9 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
     ]
     if not found:
         return []
-    tables = build_tables(read_results(found), TableOptions(cost=graph.experiment.evaluate.cost))
+    how = graph.experiment.evaluate
+    options = TableOptions(cost=how.cost, calibration=how.calibration)
+    tables = build_tables(read_results(found), options)
     written = [folder.path / "tables" / f"{name}{suffix}" for suffix in _SUFFIXES.values()]
     for path, chosen in zip(written, _SUFFIXES, strict=True):
         write_text(path, formatted(tables, TableFormat(chosen)))

@@ -1,4 +1,4 @@
-"""Calibration: by hand, against an exact sort, and of the probabilities that a protocol predicts by."""
+"""Calibration by hand, by an exact sort, and of the probabilities that predictions are made of."""
 
 import json
 import math
@@ -17,11 +17,10 @@ from revt_hf.evaluation.class_maps import MeanProbabilities
 from revt_hf.evaluation.confidence import ConfidenceSums
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, score_images
-from revt_hf.evaluation.predictor import Segmenter, model_segmenter, prepare, sliding_logits
+from revt_hf.evaluation.predictor import model_segmenter, prepare, sliding_logits
 from revt_hf.evaluation.result import SplitSpec, read_results, write_results
-from tests.helpers.command_line import revt
 from tests.helpers.families import network
-from tests.helpers.networks import NATIVE, full_size, row, saved, tiny_model
+from tests.helpers.networks import NATIVE, full_size, row, tiny_model
 
 pytestmark = pytest.mark.numeric
 

@@ -31,7 +31,7 @@ from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_tabl
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
-from revt_hf.results.rows import ROWS
+from revt_hf.results.paper import ROWS
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.pushed import changed, results_of
 
