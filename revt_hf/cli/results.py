@@ -169,6 +169,9 @@ def report(
     choice: common.ProtocolOptions,
     to: common.OverwriteOptions,
     init: Annotated[Path | None, "MODEL", "Initial weights of the members."] = None,
+    calibration: Annotated[
+        bool, "Also score the confidence of pixels, and draw reliability diagrams."
+    ] = False,
 ) -> None:
     """Compare members and their merges on one page, with images.
 
@@ -189,7 +192,8 @@ def report(
     folders = [model.folder for model in shown]
     protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
     title = "ReVT and its members"
-    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, quiet=to.quiet)
+    splits, how = splits_of(loaded), {"quiet": to.quiet, "calibration": calibration}
+    made = compare(title, _INTRO, shown, splits, protocol, notes, **how)
     write_page(made, output)
     to.finish(made.results, [f"open {output}"], write=write_results)
 

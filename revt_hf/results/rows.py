@@ -10,7 +10,7 @@ from typing import TypeVar
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import SUBSETS
 from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
-from revt_hf.results.layout import Spread, mean_or_none
+from revt_hf.results.layout import CALIBRATIONS, Spread, mean_or_none
 from revt_hf.results.paper import PaperRow, paper_row
 
 MEAN = "mean of targets"
@@ -156,15 +156,18 @@ class TableRow:
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if known else None
 
-    def calibration(self, name: str, labels: Sequence[str]) -> Spread | None:
-        """A field of ``Calibration``: the mean over splits of each network that has it on all."""
-        means = []
-        for entry in self.entries:
-            scores = [entry.scores.get(label) for label in labels]
-            of_splits = [one.calibration if one else None for one in scores]
-            means.append(mean_or_none([getattr(one, name, None) for one in of_splits]))
-        known = tuple(mean for mean in means if mean is not None)
-        return Spread(known) if known else None
+    def calibration(self, labels: Sequence[str]) -> dict[str, Spread]:
+        """The fields of ``Calibration``, means over splits of the networks that have them all."""
+        found = {}
+        for name, *_ in CALIBRATIONS:
+            means = []
+            for entry in self.entries:
+                scores = [entry.scores.get(label) for label in labels]
+                each = [getattr(one and one.calibration, name, None) for one in scores]
+                means.append(mean_or_none(each))
+            if known := tuple(mean for mean in means if mean is not None):
+                found[name] = Spread(known)
+        return found
 
 
 def row_of(

@@ -158,8 +158,9 @@ class _Table:
             if label in self.with_paper:
                 yield Cell(f"{papers[label]:.2f}" if label in papers else DASH)
             yield Cell(shown_of(count, row.cells.get(label)), label in best)
+        calibration = row.calibration(self._calibrated)
         for name, _, decimals in CALIBRATIONS if self.options.calibration else ():
-            yield Cell(shown_of(count, row.calibration(name, self._calibrated), decimals))
+            yield Cell(shown_of(count, calibration.get(name), decimals))
         for name, _, unit, decimals in COSTS if self.options.cost else ():
             yield cost_cell(row.cost(name), unit, decimals)
 
@@ -167,13 +168,13 @@ class _Table:
         """Lines of CSV: mean and population std (percent), n, the paper's number, all values."""
         papers = row.paper_scores(self.options.classes)
         costs = {name: row.cost(name) for name, *_ in COSTS if self.options.cost}
-        calibrations = [name for name, *_ in CALIBRATIONS if self.options.calibration]
         for label in [*self.labels, MEAN]:
             spread = row.cells.get(label)
             paper = papers.get(label) if label in self.with_paper else None
             if spread is None and paper is None:
                 continue
             of = self._calibrated if label == MEAN else [label]
+            calibration = row.calibration(of) if self.options.calibration else {}
             yield {
                 "protocol": self.title,
                 "source": " ".join(self.sources),
@@ -189,10 +190,7 @@ class _Table:
                 "paper": "" if paper is None else f"{paper:.2f}",
                 "values": " ".join(map(repr, spread.values if spread else ())),
                 **{name: _number(cost) for name, cost in costs.items()},
-                **{
-                    name: _number(getattr(row.calibration(name, of), "mean", None))
-                    for name in calibrations
-                },
+                **{name: _number(one.mean) for name, one in calibration.items()},
             }
 
     def _notes(self, has_best: bool) -> Iterator[str]:
@@ -202,9 +200,7 @@ class _Table:
             sizes = {row.size for row in self.rows if row.entries}
             yield f"Bold: the best of a target domain{' and a size' if len(sizes) > 1 else ''}."
         if self.options.calibration:
-            of = self._calibrated
-            on = f"the mean of {', '.join(of)}" if len(of) > 1 else of[0]
-            yield f"ECE, Brier, NLL, AUROC, AURC: calibration on {on}."
+            yield f"ECE, Brier, NLL, AUROC, AURC: means over {', '.join(self._calibrated)}."
         if self.with_paper:
             yield (
                 "paper: from the README of the original implementation, not measured here; "
