@@ -45,7 +45,7 @@ from revt_hf.results.tables import TableOptions, build_tables
 _COSTS: dict[str, Cost] = {}
 _SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
 _PAGE_KINDS: dict[str, ModelKind] = {"init": "init", "member": "member", "merge": "merge"}
-_PAGE_KINDS["recalibrated"] = "merge"
+_PAGE_KINDS |= {"recalibrated": "merge", "ensemble": "ensemble"}
 
 
 def score_networks(
@@ -165,7 +165,10 @@ def _write_report(
 ) -> bool:
     """Write a page on the first merge, its members and their init; False if there is no merge."""
     name, protocol = next(iter(graph.protocols.items()))
-    networks = [one for one in _first_merge(graph) if _is_scored(folder, name, one)]
+    shown = _first_merge(graph)
+    if graph.experiment.evaluate.calibration:
+        shown += _ensembles_of(graph, shown)
+    networks = [one for one in shown if _is_scored(folder, name, one)]
     kinds = {_PAGE_KINDS[network.kind] for network in networks}
     if not {"member", "merge"} <= kinds or len({split.is_source for split in graph.splits}) < 2:
         return False
@@ -205,3 +208,10 @@ def _first_merge(graph: Graph) -> list[Network]:
         or network.id in (*members, *heads)
         or (network.kind == "recalibrated" and graph.steps[network.id].inputs[0] in heads)
     ]
+
+
+def _ensembles_of(graph: Graph, networks: Sequence[Network]) -> list[Network]:
+    """The ensembles of exactly the members among some networks."""
+    members = {network.id for network in networks if network.kind == "member"}
+    ensembles = [one for one in graph.networks.values() if one.kind == "ensemble"]
+    return [one for one in ensembles if set(one.parts) == members]
