@@ -19,8 +19,9 @@ from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.evaluate import EvaluateOptions, evaluate, score_images
 from revt_hf.evaluation.predictor import model_segmenter, prepare, sliding_logits
 from revt_hf.evaluation.result import SplitSpec, read_results, write_results
+from tests.helpers.command_line import revt
 from tests.helpers.families import network
-from tests.helpers.networks import NATIVE, full_size, row, tiny_model
+from tests.helpers.networks import NATIVE, STREETS, full_size, row, saved, tiny_model
 
 pytestmark = pytest.mark.numeric
 
@@ -316,3 +317,41 @@ def test_files_without_calibration_are_as_before(models, tmp_path):
     # Published files have the scores alone.
     (compact,) = read.compact().scores
     assert compact.calibration == read.scores[0].calibration.model_copy(update={"bins": ()})
+
+
+def test_the_command_scores_prints_and_writes_them(tmp_path, capsys):
+    model = saved(tmp_path / "a")
+    data = ["--domain", "streets", "--option", "val_images=2", "--option", "size=[64, 128]"]
+    command = ("evaluate", f"a={model}", *data, "--max-size", "native", "--calibration")
+    code, out, error = revt(capsys, *command, "--json", tmp_path / "r.json", "--quiet")
+    assert code == 0, error
+    (result,) = read_results([tmp_path / "r.json"])
+    known = result.scores[0].calibration
+    assert "ECE" in out and f"{known.ece:.2f}" in out and f"{known.aurc:.2f}" in out
+    splits = [SplitSpec(DomainSpec(domain="streets", options=STREETS), "val", is_source=False)]
+    options = EvaluateOptions(quiet=True, calibration=True)
+    assert evaluate({"a": model}, splits, NATIVE, options)[0].scores == result.scores
+
+
+def test_sums_where_there_is_no_float64(monkeypatch):
+    """As on Apple's GPUs: what is counted there is summed on the CPU."""
+    p, labels = _overconfident(400)
+    moved = []
+
+    class Apple:
+        device = torch.device("mps")
+
+        def __init__(self, planes):
+            self.planes = planes
+
+        def cpu(self):
+            moved.append(1)
+            return self.planes
+
+    cat = torch.cat
+    wanted = counted(p, labels).calibration()
+    monkeypatch.setattr(
+        torch, "cat", lambda parts, dim=0: Apple(cat(parts, dim)) if dim else cat(parts, dim)
+    )
+    assert counted(p, labels).calibration() == wanted
+    assert moved == [1]
