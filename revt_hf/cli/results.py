@@ -192,8 +192,16 @@ def report(
     folders = [model.folder for model in shown]
     protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
     title = "ReVT and its members"
-    splits, how = splits_of(loaded), {"quiet": to.quiet, "calibration": calibration}
-    made = compare(title, _INTRO, shown, splits, protocol, notes, **how)
+    made = compare(
+        title,
+        _INTRO,
+        shown,
+        splits_of(loaded),
+        protocol,
+        notes,
+        quiet=to.quiet,
+        calibration=calibration,
+    )
     write_page(made, output)
     to.finish(made.results, [f"open {output}"], write=write_results)
 

@@ -78,12 +78,14 @@ class ConfidenceSums:
         planes, top = [], 0
         for strip in strips:
             rows = slice(top, top + strip.shape[1])
-            parts = [torch.from_numpy(one[rows]).to(strip.device) for one in (labels, predictions)]
-            to = None
+            truth, guess = (
+                torch.from_numpy(one[rows]).to(strip.device) for one in (labels, predictions)
+            )
+            ids = None
             if table is not None:
-                ids = np.minimum(table[: len(strip)], classes).astype(np.int64)
-                to = torch.from_numpy(ids).to(strip.device)
-            planes.append(_planes(strip, *parts, to, classes))
+                own = np.minimum(table[: len(strip)], classes).astype(np.int64)
+                ids = torch.from_numpy(own).to(strip.device)
+            planes.append(_planes(strip, truth, guess, ids, classes))
             top = rows.stop
         self._add(torch.cat(planes, dim=1), labels, predictions)
 

@@ -222,7 +222,7 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        calibration=total.confidence and total.confidence.calibration(),
+                        calibration=total.calibration,
                         **scores_from(total.matrix, segmenter.space).model_dump(),
                     )
                 )
@@ -258,11 +258,11 @@ def score_images(
             on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
             outputs = segmenter.probabilities(batch, protocol, on_logits)
             for total, found in zip(totals, outputs, strict=True):
-                for row, one in zip(rows, found, strict=True):
-                    label, predicted = row["label"], segmenter.class_map_of(one)
+                for row, mean in zip(rows, found, strict=True):
+                    label, predicted = row["label"], segmenter.class_map_of(mean)
                     total.matrix += confusion_matrix(label, predicted, *total.matrix.shape)
                     if total.confidence is not None:
-                        table, strips = segmenter.table, one.strips()
+                        table, strips = segmenter.table, mean.strips()
                         total.confidence.add(label, predicted, strips, len(total.matrix), table)
         for _ in rows:
             on_image()

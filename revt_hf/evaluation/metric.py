@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from revt_hf.core.errors import UserError
 from revt_hf.core.processes import Processes
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from revt_hf.evaluation.calibration import Calibration
 from revt_hf.evaluation.confidence import ConfidenceSums
 from revt_hf.evaluation.result import Scores
 
@@ -80,6 +81,10 @@ class Sums:
     @property
     def mean_loss(self) -> float:
         return self.loss / max(self.pixels, 1)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return self.confidence.calibration() if self.confidence else None
 
     @classmethod
     def of(cls, classes: int, is_mapped: bool, calibration: bool) -> "Sums":

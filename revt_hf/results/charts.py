@@ -118,16 +118,18 @@ def _diagram(domain: str, found: dict[str, Calibration]) -> ReliabilityDiagram:
             for number, held in enumerate(one.bins)
             for edge in (number * width, (number + 1) * width)
         ]
-    percent = _ticks(0, 100)
     return ReliabilityDiagram(
         domain,
-        *(
-            _drawn(name, {model: points for model, points in lines.items() if points}, 100, percent)
-            for name, lines in (("accuracy (%)", accuracy), ("share of pixels (%)", shares))
-        ),
+        _percent_chart("accuracy (%)", accuracy),
+        _percent_chart("share of pixels (%)", shares),
         TableLayout(
             "",
             (Heading("Model", "name"), *(Heading(n, "calibration") for _, n, _ in CALIBRATIONS)),
             tuple((Cell(name), *calibration_cells(one)) for name, one in found.items()),
         ),
     )
+
+
+def _percent_chart(name: str, lines: dict[str, list[tuple[float, float]]]) -> Chart:
+    shown = {model: points for model, points in lines.items() if points}
+    return _drawn(name, shown, 100, _ticks(0, 100))

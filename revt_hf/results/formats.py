@@ -213,8 +213,8 @@ def csv_lines(tables: Sequence[TableLayout]) -> str:
     records = [record for table in tables for record in table.records]
     out = io.StringIO()
     roles = {heading.role for table in tables for heading in table.headings}
-    more = {"cost": COSTS, "calibration": CALIBRATIONS}
-    fields = [*_CSV, *(name for role, part in more.items() if role in roles for name, *_ in part)]
+    costs = [name for name, *_ in COSTS if "cost" in roles]
+    fields = [*_CSV, *costs, *(name for name, *_ in CALIBRATIONS if "calibration" in roles)]
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
