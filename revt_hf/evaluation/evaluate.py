@@ -222,8 +222,9 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        calibration=total.calibration,
+                        # First: without a labelled pixel this says so.
                         **scores_from(total.matrix, segmenter.space).model_dump(),
+                        calibration=total.calibration,
                     )
                 )
     return scores

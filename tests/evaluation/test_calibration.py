@@ -301,6 +301,13 @@ def test_scores_of_masks_are_refused_before_images_are_read(monkeypatch):
         evaluate({"x": network("eomt")}, [SPLIT], NATIVE, options)
 
 
+def test_without_a_labelled_pixel_there_is_nothing_to_score(models):
+    nothing = {**IMAGES[0], "label": np.full((64, 96), IGNORED, np.uint8)}
+    options = EvaluateOptions(quiet=True, calibration=True)
+    with pytest.raises(UserError, match="no labelled pixel was counted"):
+        evaluate({"x": models[0]}, [(SPLIT, [nothing])], NATIVE, options)
+
+
 def test_files_without_calibration_are_as_before(models, tmp_path):
     for calibration in (False, True):
         options = EvaluateOptions(quiet=True, calibration=calibration)
