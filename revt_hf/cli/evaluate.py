@@ -32,6 +32,9 @@ def evaluate(
     ] = None,
     head: Annotated[int, Bounds(1), "Model whose decode head an ensemble of features uses."] = 1,
     cost: Annotated[bool, "Also measure parameters, FLOPs, images/s and GPU memory."] = False,
+    calibration: Annotated[
+        bool, "Also score the confidence of pixels: ECE, Brier, NLL, AUROC, AURC."
+    ] = False,
     batch_size: common.BatchSize = 1,
     workers: common.Workers = 0,
     classes: Annotated[
@@ -55,7 +58,8 @@ def evaluate(
     how = (tuple(ensembles or ()), head, cost, batch_size, workers)
     with failing_together(process_state()):
         protocol = choice.resolve(named.values())
-    results = score(named, splits, protocol, EvaluateOptions(*how, report.quiet, mapping))
+    options = EvaluateOptions(*how, report.quiet, mapping, calibration)
+    results = score(named, splits, protocol, options)
     if process_state().is_main_process:
         report.finish(results, write=write_results)
         print_scores(results, classes)

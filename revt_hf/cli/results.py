@@ -41,6 +41,7 @@ class Shown:
         str | None, "Add the paper's rows that have no result: gta5, synthia or all."
     ] = None
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
+    calibration: Annotated[bool, "Show ECE, Brier, NLL, AUROC and AURC of confidence."] = False
 
     def options(self) -> "TableOptions":
         from revt_hf.results.tables import TableOptions
@@ -168,6 +169,9 @@ def report(
     choice: common.ProtocolOptions,
     to: common.OverwriteOptions,
     init: Annotated[Path | None, "MODEL", "Initial weights of the members."] = None,
+    calibration: Annotated[
+        bool, "Also score the confidence of pixels, and draw reliability diagrams."
+    ] = False,
 ) -> None:
     """Compare members and their merges on one page, with images.
 
@@ -188,7 +192,16 @@ def report(
     folders = [model.folder for model in shown]
     protocol, notes = choice.resolve(folders), {"Models": "\n".join(map(str, folders))}
     title = "ReVT and its members"
-    made = compare(title, _INTRO, shown, splits_of(loaded), protocol, notes, quiet=to.quiet)
+    made = compare(
+        title,
+        _INTRO,
+        shown,
+        splits_of(loaded),
+        protocol,
+        notes,
+        quiet=to.quiet,
+        calibration=calibration,
+    )
     write_page(made, output)
     to.finish(made.results, [f"open {output}"], write=write_results)
 

@@ -1,6 +1,7 @@
 """Logits, resized twice as in ``encoder_decoder.py``, to class map: a few planes in memory."""
 
 import functools
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -15,21 +16,22 @@ _STRIP = 32
 
 
 class MeanProbabilities:
-    """Class map of the mean of several softmax probabilities of one image."""
+    """The mean of the softmax of several logits of one image, and its class map."""
 
     # Logits are kept at the network's small size and resized strip by strip. If they outgrow the
     # image's own channels, they are summed there: memory does not grow with views and members.
 
-    def __init__(self, image_size: Size) -> None:
-        self._size = image_size
+    def __init__(self, image_size: Size, terms: int) -> None:
+        self._size, self._terms = image_size, terms
         self._kept: list[tuple[torch.Tensor, Size]] = []
         self._total: torch.Tensor | None = None
 
     def add(self, logits: torch.Tensor, network_size: Size) -> None:
-        """Count the probabilities of logits (C, h, w) whose network input had ``network_size``."""
+        """Count one of the terms: logits (C, h, w) whose network input had ``network_size``."""
         self._kept.append((logits.float(), network_size))
         height, width = self._size
-        if sum(kept.numel() for kept, _ in self._kept) > logits.shape[0] * height * width:
+        outgrown = sum(kept.numel() for kept, _ in self._kept) > logits.shape[0] * height * width
+        if outgrown and self._terms > 1:
             total = self._total
             if total is None:
                 total = logits.new_zeros((logits.shape[0], *self._size), dtype=torch.float32)
@@ -37,12 +39,22 @@ class MeanProbabilities:
                 total[:, top:bottom] = self._sum(top, bottom)
             self._total, self._kept = total, []
 
+    @torch.inference_mode()
     def class_map(self) -> NDArray[np.uint8]:
+        if self._terms == 1:
+            # The arg max of a single softmax is that of its logits.
+            ((logits, network_size),) = self._kept
+            return class_map(logits, network_size, self._size)
         classes = np.empty(self._size, dtype=np.uint8)
         for top, bottom in self._strips():
             best = self._sum(top, bottom).argmax(0)
             classes[top:bottom] = best.to(torch.uint8).cpu().numpy()
         return classes
+
+    def strips(self) -> Iterator[torch.Tensor]:
+        """The probabilities (C, rows, W), float32, of strips from top to bottom."""
+        for top, bottom in self._strips():
+            yield self._sum(top, bottom) / self._terms
 
     def _strips(self) -> list[tuple[int, int]]:
         height = self._size[0]

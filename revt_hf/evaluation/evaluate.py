@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from accelerate.utils import reduce
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import in_space, label_encoding
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
+from revt_hf.evaluation.confidence import check_probabilities
 from revt_hf.evaluation.cost import cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import (
@@ -29,7 +29,7 @@ from revt_hf.evaluation.loading import (
     in_classes_of,
     load_labelled,
 )
-from revt_hf.evaluation.metric import Sums, confusion_matrix, scores_from
+from revt_hf.evaluation.metric import Sums, confusion_matrix, scores_from, summed
 from revt_hf.evaluation.predictor import OnLogits, Segmenter, model_segmenter
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, label_space, load_model
@@ -50,6 +50,7 @@ class EvaluateOptions:
             :func:`revt_hf.evaluation.predictor.ensemble_segmenter`.
         head: whose decode head an ensemble of features uses, counted from 1.
         cost: also measure the cost of an image of the first split's size.
+        calibration: also score the confidence of pixels.
         batch_size: images that go through a network together, where their input sizes agree.
         workers: processes that decode images while the networks run; 0 decodes in between.
         quiet: hide the progress bar.
@@ -63,6 +64,7 @@ class EvaluateOptions:
     workers: int = 0
     quiet: bool = False
     mapping: ClassMapping | None = None
+    calibration: bool = False
 
 
 def evaluate(
@@ -114,6 +116,8 @@ def evaluate(
         check_labels([split for split, _ in pairs])
         own = [split for split, given in pairs if given is None or options.mapping is not None]
         segmenters = in_classes_of(own, _segmenters(models, options), options.mapping)
+        if options.calibration:
+            check_probabilities(segmenters)
         space = next(iter(segmenters.values())).space
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
@@ -206,8 +210,10 @@ def _scores(
                     batch_size=options.batch_size,
                     workers=options.workers,
                     on_image=counted,
+                    calibration=options.calibration,
                 )
             for (name, segmenter), (one,) in zip(segmenters.items(), sums, strict=True):
+                total = summed(one, processes)
                 scores[name].append(
                     DomainScore(
                         label=split.label,
@@ -216,7 +222,9 @@ def _scores(
                         is_source=split.is_source,
                         images=len(images),
                         label_encoding=label_encoding(images),
-                        **scores_from(summed(one, processes).matrix, segmenter.space).model_dump(),
+                        # First: without a labelled pixel this says so.
+                        **scores_from(total.matrix, segmenter.space).model_dump(),
+                        calibration=total.calibration,
                     )
                 )
     return scores
@@ -224,13 +232,6 @@ def _scores(
 
 def own_share(images: Any, processes: Processes) -> range:
     return range(processes.process_index, len(images), processes.num_processes)
-
-
-def summed(own: Sums, processes: Processes) -> Sums:
-    """The sums over all processes; exact where they count, in float32 for the loss."""
-    parts = (torch.tensor(own.loss), torch.tensor(own.pixels), torch.from_numpy(own.matrix))
-    loss, pixels, matrix = (reduce(part.to(processes.device), "sum").cpu() for part in parts)
-    return Sums(matrix.numpy(), float(loss), int(pixels))
 
 
 def score_images(
@@ -242,12 +243,13 @@ def score_images(
     workers: int = 0,
     on_image: Callable[[], object] = lambda: None,
     loss: Loss | None = None,
+    calibration: bool = False,
 ) -> list[list[Sums]]:
-    """Sum confusion matrices, and losses, of each segmenter's outputs over images."""
+    """Sum confusion matrices, losses and confidence of each segmenter's outputs over images."""
     for one in segmenters:
         images = in_space(images, one.space, "the domain")
     sums = [
-        [Sums.of(len(one.space), one.mapping is not None) for _ in range(one.outputs)]
+        [Sums.of(len(one.space), one.mapping is not None, calibration) for _ in range(one.outputs)]
         for one in segmenters
     ]
     chosen = range(len(images)) if indices is None else indices
@@ -255,10 +257,14 @@ def score_images(
         batch = [row["image"] for row in rows]
         for segmenter, totals in zip(segmenters, sums, strict=True):
             on_logits = None if loss is None else _loss_adder(loss, rows, protocol, totals)
-            maps = segmenter.output_maps(batch, protocol, on_logits)
-            for total, classes in zip(totals, maps, strict=True):
-                for row, predicted in zip(rows, classes, strict=True):
-                    total.matrix += confusion_matrix(row["label"], predicted, *total.matrix.shape)
+            outputs = segmenter.probabilities(batch, protocol, on_logits)
+            for total, found in zip(totals, outputs, strict=True):
+                for row, mean in zip(rows, found, strict=True):
+                    label, predicted = row["label"], segmenter.class_map_of(mean)
+                    total.matrix += confusion_matrix(label, predicted, *total.matrix.shape)
+                    if total.confidence is not None:
+                        table, strips = segmenter.table, mean.strips()
+                        total.confidence.add(label, predicted, strips, len(total.matrix), table)
         for _ in rows:
             on_image()
     return sums

@@ -8,10 +8,15 @@ import cv2
 import datasets
 import evaluate
 import numpy as np
+import torch
+from accelerate.utils import reduce
 from numpy.typing import NDArray
 
 from revt_hf.core.errors import UserError
+from revt_hf.core.processes import Processes
 from revt_hf.data.label_space import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from revt_hf.evaluation.calibration import Calibration
+from revt_hf.evaluation.confidence import ConfidenceSums
 from revt_hf.evaluation.result import Scores
 
 # calcHist counts in float32, which is exact up to here.
@@ -71,15 +76,37 @@ class Sums:
     matrix: NDArray[np.int64]
     loss: float = 0.0
     pixels: int = 0
+    confidence: ConfidenceSums | None = None
 
     @property
     def mean_loss(self) -> float:
         return self.loss / max(self.pixels, 1)
 
+    @property
+    def calibration(self) -> Calibration | None:
+        return self.confidence.calibration() if self.confidence else None
+
     @classmethod
-    def of(cls, classes: int, is_mapped: bool) -> "Sums":
+    def of(cls, classes: int, is_mapped: bool, calibration: bool) -> "Sums":
         """Nothing yet."""
-        return cls(np.zeros((classes, classes + is_mapped), np.int64))
+        matrix = np.zeros((classes, classes + is_mapped), np.int64)
+        return cls(matrix, confidence=ConfidenceSums() if calibration else None)
+
+
+def summed(own: Sums, processes: Processes) -> Sums:
+    """The sums over all processes; exact where they count, in float32 for the loss."""
+
+    def total(part: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = reduce(part.to(processes.device), "sum").cpu()
+        return found
+
+    parts = (torch.tensor(own.loss), torch.tensor(own.pixels), torch.from_numpy(own.matrix))
+    loss, pixels, matrix = map(total, parts)
+    together = Sums(matrix.numpy(), float(loss), int(pixels))
+    if own.confidence is not None:
+        arrays = (total(torch.from_numpy(part)).numpy() for part in vars(own.confidence).values())
+        together.confidence = ConfidenceSums(*arrays)
+    return together
 
 
 def mean_iou(matrix: NDArray[np.int64]) -> float:

@@ -21,7 +21,7 @@ from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.label_space import LabelSpace
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size, resize_to_fit
-from revt_hf.evaluation.class_maps import MeanProbabilities, Size, class_map
+from revt_hf.evaluation.class_maps import MeanProbabilities, Size
 from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import label_space, network_sha256
@@ -114,20 +114,34 @@ class Segmenter:
         self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
     ) -> list[list[ClassMap]]:
         """The class maps of each output; ``on_logits`` sees the logits of each view."""
-        maps = self._own_maps(images, protocol, on_logits)
+        found = self.probabilities(images, protocol, on_logits)
+        return [[self.class_map_of(one) for one in of_output] for of_output in found]
+
+    def class_map_of(self, found: MeanProbabilities) -> ClassMap:
+        """The class map of probabilities of its own classes."""
+        own = found.class_map()
+        return own if self.table is None else self.table[own]
+
+    @cached_property
+    def table(self) -> NDArray[np.uint8] | None:
+        """The id in class maps (256,) by that of the models' class; None where both are the same.
+
+        It is 255 without a counterpart.
+        """
         if self.mapping is None or self.mapped_to is None:
-            return maps
-        table = self.mapping.table(label_space(self.models[0]), self.mapped_to)
-        return [[table[one] for one in of_output] for of_output in maps]
+            return None
+        return self.mapping.table(label_space(self.models[0]), self.mapped_to)
 
     @torch.inference_mode()
-    def _own_maps(
-        self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None
-    ) -> list[list[ClassMap]]:
+    def probabilities(
+        self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
+    ) -> list[list[MeanProbabilities]]:
+        """The probabilities of the models' own classes, of each output and image."""
         if protocol.views > 1 and any(family_of_model(model).masks for model in self.models):
             raise UserError("scores of masks are no logits, whose views could be averaged: use one")
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        means = [[MeanProbabilities(size) for size in sizes] for _ in range(self.outputs)]
+        terms = protocol.views * len(self.networks)
+        means = [[MeanProbabilities(size, terms) for size in sizes] for _ in range(self.outputs)]
         for pixels, scale, flipped in self._views(images, protocol):
             network_size = (pixels.shape[2], pixels.shape[3])
             for network in self.networks:
@@ -135,14 +149,10 @@ class Segmenter:
                 if on_logits is not None:
                     on_logits(logits, network_size, scale, flipped)
                 parts = logits.chunk(self.outputs, dim=1)
-                if protocol.views == len(self.networks) == 1:
-                    # The arg max of a single softmax is that of its logits.
-                    pairs = [zip(part, sizes, strict=True) for part in parts]
-                    return [[class_map(one, network_size, size) for one, size in p] for p in pairs]
                 for part, of_output in zip(parts, means, strict=True):
                     for one, mean in zip(part, of_output, strict=True):
                         mean.add(one.flip(-1) if flipped else one, network_size)
-        return [[mean.class_map() for mean in of_output] for of_output in means]
+        return means
 
     def _views(
         self, images: Sequence[Image], protocol: Protocol

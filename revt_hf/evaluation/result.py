@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_serializer
 
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec, Recipe, Source
@@ -14,15 +14,12 @@ from revt_hf.config.yaml_files import Section, validation_sentence
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
 from revt_hf.data.class_mapping import ClassMapping
+from revt_hf.evaluation.calibration import Amount, Calibration, Percent, Whole
 
 FORMAT: Literal["revt_hf.results/1"] = "revt_hf.results/1"
 _FAMILY = FORMAT.partition("/")[0] + "/"
 
 Kind = Literal["init", "member", "merge", "recalibrated", "refit", "ensemble", "selection"]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Amount = Annotated[float, Field(ge=0)]
-# Small enough to become a float.
-Whole = Annotated[int, Field(ge=0, le=10**18)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,13 @@ class DomainScore(Scores):
     is_source: bool
     images: Annotated[int, Field(gt=0)]
     label_encoding: str | None = None
+    calibration: Calibration | None = None
+
+    @model_serializer(mode="wrap")
+    def _values(self, handler: Any) -> dict[str, Any]:
+        """Without calibration files are as they were before it could be measured."""
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if k != "calibration" or v is not None}
 
 
 class Cost(_Part):
@@ -217,7 +221,8 @@ class Result(_Part):
         scores = []
         for score in self.scores:
             iou = {k: None if v is None else round(v, 2) for k, v in score.iou.items()}
-            changes = {"data_dir": None, "accuracy": {}, "iou": iou}
+            bare = score.calibration and score.calibration.model_copy(update={"bins": ()})
+            changes = {"data_dir": None, "accuracy": {}, "iou": iou, "calibration": bare}
             scores.append(score.model_copy(update=changes))
         return self.model_copy(update={"scores": tuple(scores), "provenance": None})
 

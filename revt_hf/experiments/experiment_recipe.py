@@ -24,7 +24,7 @@ from revt_hf.config.yaml_files import (
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import RuleRecipe
-from revt_hf.results.rows import paper_row
+from revt_hf.results.paper import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
 Weights = tuple[Number, ...]
@@ -179,6 +179,7 @@ class Evaluate(Section):
     source: bool = True
     protocols: Annotated[tuple[str | NamedProtocol, ...], _SOME, _LISTED] = ("recipe",)
     cost: bool = False
+    calibration: bool = False
     batch_size: BatchSize = 1
     workers: Workers = 0
 

@@ -45,7 +45,7 @@ from revt_hf.results.tables import TableOptions, build_tables
 _COSTS: dict[str, Cost] = {}
 _SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
 _PAGE_KINDS: dict[str, ModelKind] = {"init": "init", "member": "member", "merge": "merge"}
-_PAGE_KINDS |= {"recalibrated": "merge", "refit": "merge"}
+_PAGE_KINDS |= {"recalibrated": "merge", "refit": "merge", "ensemble": "ensemble"}
 
 
 def score_networks(
@@ -70,7 +70,12 @@ def score_networks(
             else ensemble_segmenter(parts, network.combine, 1)
         )
     how = first.evaluate
-    options = EvaluateOptions(batch_size=how.batch_size, workers=how.workers, quiet=True)
+    options = EvaluateOptions(
+        batch_size=how.batch_size,
+        workers=how.workers,
+        quiet=True,
+        calibration=how.calibration,
+    )
     results = evaluate(segmenters, first.splits, first.protocol, options, on_image)
     seconds = round((time.perf_counter() - since) / len(steps), 2)
     for step, result in zip(steps, results, strict=True):
@@ -136,7 +141,9 @@ def write_outputs(graph: Graph, folder: ExperimentFolder, name: str, quiet: bool
     ]
     if not found:
         return []
-    tables = build_tables(read_results(found), TableOptions(cost=graph.experiment.evaluate.cost))
+    how = graph.experiment.evaluate
+    options = TableOptions(cost=how.cost, calibration=how.calibration)
+    tables = build_tables(read_results(found), options)
     written = [folder.path / "tables" / f"{name}{suffix}" for suffix in _SUFFIXES.values()]
     for path, chosen in zip(written, _SUFFIXES, strict=True):
         write_text(path, formatted(tables, TableFormat(chosen)))
@@ -158,7 +165,10 @@ def _write_report(
 ) -> bool:
     """Write a page on the first merge, its members and their init; False if there is no merge."""
     name, protocol = next(iter(graph.protocols.items()))
-    networks = [one for one in _first_merge(graph) if _is_scored(folder, name, one)]
+    shown = _first_merge(graph)
+    if graph.experiment.evaluate.calibration:
+        shown += _ensembles_of(graph, shown)
+    networks = [one for one in shown if _is_scored(folder, name, one)]
     kinds = {_PAGE_KINDS[network.kind] for network in networks}
     if not {"member", "merge"} <= kinds or len({split.is_source for split in graph.splits}) < 2:
         return False
@@ -203,3 +213,10 @@ def _first_merge(graph: Graph) -> list[Network]:
 def _changed_merge(network: Network) -> str:
     """The merge that a network was before it was changed."""
     return f"merges/{network.id.partition('/')[2]}"
+
+
+def _ensembles_of(graph: Graph, networks: Sequence[Network]) -> list[Network]:
+    """The ensembles of exactly the members among some networks."""
+    members = {network.id for network in networks if network.kind == "member"}
+    ensembles = [one for one in graph.networks.values() if one.kind == "ensemble"]
+    return [one for one in ensembles if set(one.parts) == members]

@@ -214,6 +214,8 @@ class Score(Step):
             "splits": [[changed(s.spec), s.split, s.is_source] for s in self.splits],
             "combine": self.network.combine,
             "cost": self.evaluate.cost,
+            # Scores of earlier versions stay done.
+            **({"calibration": True} if self.evaluate.calibration else {}),
         }
 
     def output(self, folder: ExperimentFolder) -> Path:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
 from revt_hf.hub.cards import PAPER, TASK, Markdown, check_card, render_card, tags
-from revt_hf.results.rows import ROWS, SOURCES, PaperRow
+from revt_hf.results.paper import ROWS, SOURCES, PaperRow
 
 _LINKS = {
     "paper": Markdown(PAPER),

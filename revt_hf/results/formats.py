@@ -14,7 +14,14 @@ from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable, say
 from revt_hf.evaluation.result import Result
-from revt_hf.results.layout import COSTS, Span, TableLayout, cost_layout
+from revt_hf.results.layout import (
+    CALIBRATIONS,
+    COSTS,
+    Span,
+    TableLayout,
+    calibration_layout,
+    cost_layout,
+)
 from revt_hf.results.markdown import text
 from revt_hf.results.tables import TableOptions, build_tables
 
@@ -72,6 +79,8 @@ def print_scores(results: Sequence[Result], classes: str | None = None) -> None:
     """Print a table of models and domains, over all classes or a subset's, and what they cost."""
     tables = build_tables(results, TableOptions(classes=classes))
     costs = {one.model: one.cost for one in results if one.cost is not None}
+    calibration = calibration_layout(results)
+    tables += [calibration] if calibration.rows else []
     print_layouts([*tables, *([cost_layout(costs)] if costs else [])])
     for one in results:
         for score in one.scores:
@@ -203,8 +212,9 @@ def templates(package: str, escape: Callable[[Any], str] | None = None) -> jinja
 def csv_lines(tables: Sequence[TableLayout]) -> str:
     records = [record for table in tables for record in table.records]
     out = io.StringIO()
-    costs = [heading for table in tables for heading in table.headings if heading.role == "cost"]
-    fields = [*_CSV, *(name for name, *_ in COSTS if costs)]
+    roles = {heading.role for table in tables for heading in table.headings}
+    costs = [name for name, *_ in COSTS if "cost" in roles]
+    fields = [*_CSV, *costs, *(name for name, *_ in CALIBRATIONS if "calibration" in roles)]
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)

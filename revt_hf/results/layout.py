@@ -2,15 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
-from revt_hf.evaluation.result import Cost
+from revt_hf.evaluation.calibration import Calibration
+from revt_hf.evaluation.result import Cost, Result
 
-Role = Literal["name", "count", "source", "target", "mean", "gap", "cost"]
+Role = Literal["name", "count", "source", "target", "mean", "gap", "cost", "calibration"]
 
 DASH = "\u2013"
 _MINUS = "\u2212"
@@ -20,6 +21,14 @@ COSTS = (
     ("flops", "GFLOPs", 1e9, 1),
     ("images_per_second", "images/s", 1.0, 1),
     ("peak_mib", "MiB", 1.0, 0),
+)
+# The field of Calibration, its heading, and its decimals.
+CALIBRATIONS = (
+    ("ece", "ECE (%)", 2),
+    ("brier", "Brier", 3),
+    ("nll", "NLL (nats)", 3),
+    ("auroc", "AUROC (%)", 2),
+    ("aurc", "AURC (%)", 2),
 )
 
 
@@ -40,8 +49,11 @@ class Spread:
 
     def __str__(self) -> str:
         """``28.7 ± 1.2``, or only the mean of one value."""
-        several = len(self.values) > 1
-        return f"{shown(self.mean)} \u00b1 {shown(self.std)}" if several else shown(self.mean)
+        return self.rounded(1)
+
+    def rounded(self, decimals: int) -> str:
+        mean, std = (f"{value:.{decimals}f}" for value in (self.mean, self.std))
+        return f"{mean} \u00b1 {std}" if len(self.values) > 1 else mean
 
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:
@@ -55,6 +67,14 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
 def shown(value: float | None) -> str:
     """A number as the tables print it: one decimal, or a dash for None."""
     return DASH if value is None else f"{value:.1f}"
+
+
+def shown_of(count: int, spread: Spread | None, decimals: int = 1) -> str:
+    """The cell of ``count`` networks, which says how many have a value if not all do."""
+    if spread is None:
+        return DASH
+    some = f" (n={len(spread.values)})" if len(spread.values) < count else ""
+    return f"{spread.rounded(decimals)}{some}"
 
 
 def difference(value: float, reference: float) -> float:
@@ -173,6 +193,30 @@ def cost_layout(costs: Mapping[str, Cost]) -> TableLayout:
             for model, cost in costs.items()
         ),
     )
+
+
+def calibration_layout(results: Sequence[Result]) -> TableLayout:
+    """The calibration of models and ensembles on each split."""
+    return TableLayout(
+        "Calibration",
+        (
+            Heading("model", "name"),
+            Heading("domain", "name"),
+            *(Heading(name, "calibration") for _, name, _ in CALIBRATIONS),
+        ),
+        tuple(
+            (Cell(one.row), Cell(score.label), *calibration_cells(score.calibration))
+            for one in results
+            for score in one.scores
+            if score.calibration is not None
+        ),
+    )
+
+
+def calibration_cells(calibration: Calibration) -> Iterator[Cell]:
+    for name, _, decimals in CALIBRATIONS:
+        value = getattr(calibration, name)
+        yield Cell(DASH if value is None else f"{value:.{decimals}f}")
 
 
 def cost_cell(value: float | None, unit: float, decimals: int) -> Cell:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.label_space import CITYSCAPES
+from revt_hf.results.charts import MAX_POINTS, curve_charts, reliability_diagrams
 from revt_hf.results.formats import render
 from revt_hf.results.layout import (
     Cell,
@@ -23,11 +23,10 @@ from revt_hf.results.layout import (
     shown,
     signed,
 )
-from revt_hf.results.report import Report, TrainingCurve
+from revt_hf.results.report import Report
 from revt_hf.results.sheets import Panel
 
 _MAX_IMAGE_WIDTH = 960
-_MAX_POINTS = 300
 _COLOURS = 8
 
 
@@ -49,8 +48,9 @@ def write_page(report: Report, path: Path) -> None:
             domain: [one for one in report.examples if one.domain == domain and one.panels]
             for domain in dict.fromkeys(order)
         },
+        diagrams=reliability_diagrams(report),
         charts=curve_charts(report),
-        max_points=_MAX_POINTS,
+        max_points=MAX_POINTS,
         style=partial(style_of, report),
         swatch=partial(swatch, report),
         image=image_data,
@@ -71,7 +71,8 @@ def score_layout(report: Report) -> TableLayout:
         *([Heading("mean of unseen", "mean", area=unseen)] if several else []),
         Heading("gap", "gap", note="source \u2212 unseen"),
     ]
-    models = [m for kind in ("init", "member", "merge") for m in report.models if m.kind == kind]
+    order = ("init", "member", "merge", "ensemble")
+    models = [m for kind in order for m in report.models if m.kind == kind]
     values = {
         model.name: [
             *(report.miou(model.name, domain) for domain in report.domains),
@@ -166,10 +167,11 @@ def swatch(report: Report, name: str) -> str | None:
 
 def style_of(report: Report, model: str) -> str:
     """The CSS class that colours a model's marks, the same in all charts."""
-    members = report.names("member")
-    if model in members:
-        return f"c{members.index(model) % _COLOURS}"
-    return "accent" if model in report.names("merge") else "grey"
+    first, *merges = report.names("merge") or [""]
+    coloured = [*report.names("member"), *merges, *report.names("ensemble")]
+    if model in coloured:
+        return f"c{coloured.index(model) % _COLOURS}"
+    return "accent" if model == first else "grey"
 
 
 @dataclass(frozen=True)
@@ -194,69 +196,3 @@ def class_bars(report: Report) -> list[ClassBar]:
         mean = mean_or_none([*each.values()]) or 0.0
         bars.append(ClassBar(name, means[name][merges[0]], mean, each))
     return bars
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart: an SVG path per model; ticks are (percent of the axis, text)."""
-
-    name: str
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    paths: dict[str, str]
-    last: dict[str, float]
-
-
-def curve_charts(report: Report) -> list[Chart]:
-    """One chart per name of a curve that has points to draw, one line per model."""
-    last_step = max((step for curve in report.curves for step, _ in curve.points), default=0)
-    charts = []
-    for name in dict.fromkeys(curve.name for curve in report.curves):
-        curves = [curve for curve in report.curves if curve.name == name]
-        lines = {curve.model: points for curve in curves if (points := _thinned(curve))}
-        if lines:
-            charts.append(_chart(name, lines, max(last_step, 1)))
-    return charts
-
-
-def _thinned(curve: TrainingCurve) -> list[tuple[float, float]]:
-    """The finite points, at most ``_MAX_POINTS`` of them: means of equally many neighbours."""
-    points = [(float(step), value) for step, value in curve.points if math.isfinite(value)]
-    if len(points) <= _MAX_POINTS:
-        return points
-    size = math.ceil(len(points) / _MAX_POINTS)
-    groups = [points[at : at + size] for at in range(0, len(points), size)]
-    return [
-        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group))
-        for group in groups
-    ]
-
-
-def _chart(name: str, lines: dict[str, list[tuple[float, float]]], x_span: int) -> Chart:
-    everything = [y for points in lines.values() for _, y in points]
-    y_ticks = _ticks(min(everything), max(everything))
-    low, span = y_ticks[0], y_ticks[-1] - y_ticks[0]
-    paths = {}
-    for model, points in lines.items():
-        spots = [f"{x / x_span * 1000:.1f} {1000 - (y - low) / span * 1000:.1f}" for x, y in points]
-        # A line of no length is drawn as a dot, so that a single point is seen.
-        paths[model] = f"M{' L'.join(spots)}" + (f" L{spots[0]}" if len(spots) == 1 else "")
-    steps = [tick for tick in _ticks(0, x_span) if tick <= x_span]
-    return Chart(
-        name,
-        [(x / x_span * 100, f"{x / 1000:g}k" if x >= 1000 else f"{x:g}") for x in steps],
-        [((tick - low) / span * 100, f"{tick:g}") for tick in y_ticks],
-        paths,
-        {model: points[-1][1] for model, points in lines.items()},
-    )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, 3 to 7 of them, that enclose ``low..high``."""
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / 4
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 10) for number in range(first, last + 1)]

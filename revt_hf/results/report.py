@@ -21,14 +21,14 @@ from revt_hf.models.recorded import read_metrics, recorded_recipe
 from revt_hf.results.layout import mean_or_none
 from revt_hf.results.sheets import Panel, contact_sheet, overlay
 
-ModelKind = Literal["init", "member", "merge"]
+ModelKind = Literal["init", "member", "merge", "ensemble"]
 
 _CURVES = {"loss": "training loss", "val_mIoU": "source-val mIoU (%)"}
 
 
 @dataclass(frozen=True)
 class ReportModel:
-    """Initial weights, a member or a merge: name in the results, folder or Hub ID, and a note."""
+    """A row of a report: name in the results, folder or Hub ID (not of ensembles), and a note."""
 
     name: str
     kind: ModelKind
@@ -166,6 +166,7 @@ def compare(
     details: Mapping[str, str],
     results: Sequence[Result] | None = None,
     quiet: bool = False,
+    calibration: bool = False,
 ) -> Report:
     """A report with one image of every unseen split; without ``results`` the models are scored."""
     # One head is enough to look at.
@@ -179,7 +180,8 @@ def compare(
         for split in splits
     ]
     if results is None:
-        results = evaluate(networks, loaded, protocol, EvaluateOptions(quiet=quiet))
+        options = EvaluateOptions(quiet=quiet, calibration=calibration)
+        results = evaluate(networks, loaded, protocol, options)
     examples = []
     for split, images in loaded:
         if not split.is_source:

@@ -6,8 +6,9 @@ from functools import cached_property
 
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
-from revt_hf.evaluation.result import Result, Selected
+from revt_hf.evaluation.result import Result
 from revt_hf.results.layout import (
+    CALIBRATIONS,
     COSTS,
     DASH,
     Cell,
@@ -16,12 +17,11 @@ from revt_hf.results.layout import (
     TableLayout,
     best_rows,
     cost_cell,
+    shown_of,
 )
+from revt_hf.results.paper import DOMAINS, ROWS, SOURCES
 from revt_hf.results.rows import (
-    DOMAINS,
     MEAN,
-    ROWS,
-    SOURCES,
     ScoredNetwork,
     Sources,
     TableRow,
@@ -45,6 +45,7 @@ class TableOptions:
     per_model: bool = False
     paper: str | None = None
     cost: bool = False
+    calibration: bool = False
 
     def __post_init__(self) -> None:
         check_subset(self.classes)
@@ -70,6 +71,11 @@ class _Table:
         return [label for label in self.labels if label not in self.sources]
 
     @property
+    def _calibrated(self) -> list[str]:
+        """The domains over which calibration is averaged."""
+        return self.targets or self.labels
+
+    @property
     def is_papers(self) -> bool:
         """Whether the paper's numbers are by this protocol and on one of these domains."""
         return self.protocol == PROTOCOLS["paper"] and not set(DOMAINS).isdisjoint(self.targets)
@@ -88,7 +94,7 @@ class _Table:
     def layout(self) -> TableLayout:
         self.rows.sort(key=_order)
         if len({row.size for row in self.rows}) > 1:
-            self.rows = [_with_size(row) for row in self.rows]
+            self.rows = [row.with_size() for row in self.rows]
         best = self._best()
         parts = ["mIoU (%)" + (f" over {self.options.classes}" if self.options.classes else "")]
         parts += [f"source {', '.join(self.sources)}"] if self.sources else []
@@ -137,6 +143,8 @@ class _Table:
                 yield Heading(label, role, part, area)
         if self.has_mean:
             yield Heading(MEAN, "mean", area="targets")
+        for _, name, _ in CALIBRATIONS if self.options.calibration else ():
+            yield Heading(name, "calibration", area="calibration")
         for _, name, _, _ in COSTS if self.options.cost else ():
             yield Heading(name, "cost", area="cost")
 
@@ -149,9 +157,10 @@ class _Table:
         for label in [*self.labels, *([MEAN] if self.has_mean else [])]:
             if label in self.with_paper:
                 yield Cell(f"{papers[label]:.2f}" if label in papers else DASH)
-            spread = row.cells.get(label)
-            some = f" (n={len(spread.values)})" if spread and len(spread.values) < count else ""
-            yield Cell(f"{spread or DASH}{some}", label in best)
+            yield Cell(shown_of(count, row.cells.get(label)), label in best)
+        calibration = row.calibration(self._calibrated)
+        for name, _, decimals in CALIBRATIONS if self.options.calibration else ():
+            yield Cell(shown_of(count, calibration.get(name), decimals))
         for name, _, unit, decimals in COSTS if self.options.cost else ():
             yield cost_cell(row.cost(name), unit, decimals)
 
@@ -164,6 +173,8 @@ class _Table:
             paper = papers.get(label) if label in self.with_paper else None
             if spread is None and paper is None:
                 continue
+            of = self._calibrated if label == MEAN else [label]
+            calibration = row.calibration(of) if self.options.calibration else {}
             yield {
                 "protocol": self.title,
                 "source": " ".join(self.sources),
@@ -179,6 +190,7 @@ class _Table:
                 "paper": "" if paper is None else f"{paper:.2f}",
                 "values": " ".join(map(repr, spread.values if spread else ())),
                 **{name: _number(cost) for name, cost in costs.items()},
+                **{name: _number(one.mean) for name, one in calibration.items()},
             }
 
     def _notes(self, has_best: bool) -> Iterator[str]:
@@ -187,6 +199,8 @@ class _Table:
         if has_best:
             sizes = {row.size for row in self.rows if row.entries}
             yield f"Bold: the best of a target domain{' and a size' if len(sizes) > 1 else ''}."
+        if self.options.calibration:
+            yield f"ECE, Brier, NLL, AUROC, AURC: means over {', '.join(self._calibrated)}."
         if self.with_paper:
             yield (
                 "paper: from the README of the original implementation, not measured here; "
@@ -205,7 +219,7 @@ class _Table:
         alike: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
             if row.selected_on is not None:
-                key = row.selected_on, _how_selected(row.selections)
+                key = row.selected_on, row.how_selected
                 alike.setdefault(key, []).append(row.title)
         for (kind, how), titles in sorted(alike.items(), key=lambda item: item[0][0]):
             on = f"selected on {how}"
@@ -274,23 +288,11 @@ def _add_paper(tables: list[_Table], options: TableOptions) -> None:
         tables.append(_Table(protocol, title, (), alone, [*DOMAINS], missing))
 
 
-def _how_selected(selections: Sequence[Selected]) -> str:
-    on = dict.fromkeys(label for one in selections for label in one.on)
-    counts = sorted({one.candidates for one in selections})
-    return f"{', '.join(on)}; the best of {' or '.join(map(str, counts))}"
-
-
 def _order(row: TableRow) -> tuple[str, int]:
     """Rows go by size, then by kind; those of the paper that nobody measured come last."""
     # A network of no kind is listed among the members.
     kind = _KINDS.index(row.kind or "member") if row.entries else len(_KINDS)
     return row.size or "", kind
-
-
-def _with_size(row: TableRow) -> TableRow:
-    if not (row.entries and row.size):
-        return row
-    return replace(row, title=f"{row.title}, SegFormer-{row.size.upper()}")
 
 
 def _number(value: float | None) -> str:

@@ -19,8 +19,8 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.processes import failing_together
 from revt_hf.data.domains import domain_label
 from revt_hf.data.label_space import IGNORE_INDEX
-from revt_hf.evaluation.evaluate import Loss, own_share, score_images, summed
-from revt_hf.evaluation.metric import scores_from
+from revt_hf.evaluation.evaluate import Loss, own_share, score_images
+from revt_hf.evaluation.metric import scores_from, summed
 from revt_hf.evaluation.predictor import heads_segmenter, own_head
 from revt_hf.models.folded_head import folded, full_precision
 from revt_hf.models.load import label_space

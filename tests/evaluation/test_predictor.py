@@ -78,7 +78,7 @@ def test_ties_go_to_the_lower_class():
 def test_mean_probabilities_are_those_of_all_channels_at_full_size(image_size):
     # At 16x16 the logits outgrow the image's channels, and are summed there.
     generator = torch.Generator().manual_seed(0)
-    means = MeanProbabilities(image_size)
+    means = MeanProbabilities(image_size, 3)
     total = torch.zeros(19, *image_size)
     for size, network_size in (((30, 41), (120, 161)), ((8, 9), (30, 33)), ((64, 64), (64, 64))):
         logits = torch.randn(19, *size, generator=generator) * 5

@@ -496,3 +496,34 @@ def test_scoring_and_report(monkeypatch, tmp_path, evaluate, sections, options, 
     assert list((out / "merges" / "silent").rglob("model.safetensors"))
     pages = [found.read_text() for found in out.glob("reports/*")]
     assert ["Why." in text for text in pages] == [True] * page
+
+
+def test_calibration_of_members_merges_and_ensembles(tmp_path):
+    for name in "abc":
+        tiny_model(ord(name)).save_pretrained(tmp_path / name)
+    members = {name: {"checkpoint": str(tmp_path / name)} for name in "abc"}
+    sections = {
+        **GIVEN,
+        "merges": {"revt": {"members": ["a", "b"], "heads": "first"}},
+        "ensembles": {"pair": {"members": ["a", "b"]}, "three": {"members": ["a", "b", "c"]}},
+        "report": True,
+    }
+    path, out = write_experiment(tmp_path, members=members, **sections), tmp_path / "out"
+    plain = graph_of(path).steps["results/recipe/members/a"].settings()
+    assert outcome(path, out).problem() is None
+    assert all(one.scores[0].calibration is None for one in read_results([out / "results"]))
+    # Asked for later it is measured, and nothing else is made again.
+    asked = outcome(path, out, "evaluate.calibration=true")
+    assert {step.split("/")[0] for step in asked.done} == {"results"}
+    assert len(asked.done) == 6
+    results = read_results([out / "results"])
+    assert all(score.calibration.bins for one in results for score in one.scores)
+    assert "AUROC (%)" in (out / "tables" / "experiment.md").read_text()
+    (page,) = out.glob("reports/*")
+    (_, section) = page.read_text().split('<h2 id="calibration">')
+    shown = section.split("</section>")[0]
+    # The ensemble of the merge's members stands beside them, the other one does not.
+    assert ["pair, logits" in shown, "three, logits" in shown] == [True, False]
+    graph = graph_of(path, "evaluate.calibration=true")
+    with_it = graph.steps["results/recipe/members/a"].settings()
+    assert with_it == {**plain, "calibration": True}

@@ -61,8 +61,12 @@ def same_weights(one, other):
 
 
 def same_scores(one, other):
-    cpu, fake = ([each.scores[0].miou for each in read_results([path])] for path in (one, other))
-    assert cpu == pytest.approx(fake, abs=0.1)
+    cpu, fake = ([each.scores[0] for each in read_results([path])] for path in (one, other))
+    assert [each.miou for each in cpu] == pytest.approx([each.miou for each in fake], abs=0.1)
+    for ours, theirs in zip(cpu, fake, strict=True):
+        if ours.calibration is not None:
+            found, wanted = (one.calibration.model_dump(exclude={"bins"}) for one in (ours, theirs))
+            assert found == pytest.approx(wanted, rel=1e-2, abs=1e-2)
 
 
 def same_pixels(one, other):
@@ -94,7 +98,7 @@ def test_the_accelerator_is_strict():
 
 
 DATA = "--domain streets --option images=2 --option val_images=2 --option size=[64,128]"
-ENSEMBLES = "--ensemble probabilities --ensemble logits --ensemble features"
+ENSEMBLES = "--ensemble probabilities --ensemble logits --ensemble features --calibration"
 NATIVE = "--max-size native"
 ONE = f"--recipe recipe.yaml --images 1 {NATIVE}"
 

@@ -23,6 +23,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import read_json_object, write_json, write_text
 from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.domains import DOMAINS, load_spec
+from revt_hf.evaluation.calibration import Calibration
 from revt_hf.hub.cards import card_text, check_card, method_name
 from revt_hf.hub.commit import MARKER
 from revt_hf.hub.facts import model_facts
@@ -31,7 +32,7 @@ from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_tabl
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
-from revt_hf.results.rows import ROWS
+from revt_hf.results.paper import ROWS
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.pushed import changed, results_of
 from tests.helpers.tiny import tiny_recipe
@@ -134,6 +135,20 @@ def test_the_results_are_the_measured_ones(models):
     measured = {f"{score.miou:.2f}" for score in scores}
     assert set(re.findall(r"\d+\.\d+", _results_section(text))) == measured
     assert len(told) == len(scores) == 2
+
+
+def test_calibration_stands_below_the_results_it_was_measured_with(models):
+    (result, *_) = results_of(models)
+    assert "Confidence on" not in card(models.revt, [result])
+    known = {"ece": 3.214, "brier": 0.25, "nll": None, "auroc": 81.5, "aurc": 4.0}
+    score = result.scores[0].model_copy(update={"calibration": Calibration(**known)})
+    text = card(models.revt, [result.model_copy(update={"scores": (score,)})])
+    words = (
+        f"Confidence on {score.label} (",
+        "expected calibration error 3.21 %, Brier score 0.250, NLL infinite, AUROC",
+        "pixels 81.50 %, area under the risk-coverage curve 4.00 %.",
+    )
+    assert missing(_results_section(text), *words) == []
 
 
 def test_results_of_the_pushed_model_count_and_other_models_do_not(models):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.results.rows import ROWS
+from revt_hf.results.paper import ROWS
 from tests.helpers.recipe_tree import PAPER_EXPERIMENTS, RECIPES, SOURCES, name_of
 
 READMES = sorted(RECIPES.rglob("README.md"))

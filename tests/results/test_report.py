@@ -299,7 +299,13 @@ def test_a_report_of_folders(capsys, folders, tmp_path):
     assert [text.split(":")[0] for text in shown.attributes("img", "alt")] == titles
     assert "training loss" in shown.text and "source-val mIoU" in shown.text
     assert "Images: native size; logits resized" in shown.text
+    assert "calibration" not in shown.attributes("h2", "id")
     assert "is written" in refused(capsys, "report", *arguments, "--output", tmp_path / "page.pdf")
+    page = tmp_path / "calibrated.html"
+    more = ["--output", page, "--calibration", "--quiet"]
+    code, _, error = revt(capsys, "report", *arguments, *more)
+    assert code == 0, error
+    assert "calibration" in Rendered(page.read_text()).attributes("h2", "id")
 
 
 @pytest.mark.parametrize(("names", "lacking"), [(["revt"], "member"), (["a", "b"], "merge")])

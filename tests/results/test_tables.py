@@ -10,7 +10,7 @@ from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import read_results, write_results
 from revt_hf.results.formats import TableFormat, formatted
 from revt_hf.results.layout import best_rows, difference, signed
-from revt_hf.results.rows import ROWS, paper_row
+from revt_hf.results.paper import ROWS, paper_row
 from revt_hf.results.tables import TableOptions, build_tables
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.made_up_results import (
