@@ -685,6 +685,14 @@ def test_moments_are_merged_in_every_layer(made, tmp_path, name, select, weights
         assert (merged[at] > 1.3 * (shares @ seen)).all()
 
 
+def test_a_base_of_another_family_is_told_by_its_name(made, tmp_path):
+    rule, members = Rule("backbone", "iso_c"), tuple(map(str, made("mobilenet").members))
+    for name, title in (("segformer", "SegFormer"), ("mobilevit", "MobileViT with DeepLabV3")):
+        spec = MergeSpec(members, (rule,), base=str(made(name).members[0]))
+        with pytest.raises(UserError, match=rf"it is a {title}, not a MobileNetV2"):
+            merge(spec, tmp_path / "out")
+
+
 def test_an_auxiliary_head_is_named_where_members_differ_in_it(made, tmp_path):
     first, other = made("data2vec").members[0], made("data2vec").copied(tmp_path / "other")
     extra = {"auxiliary_head.classifier.weight": torch.zeros(19, 1)}
