@@ -180,11 +180,24 @@ def test_rounding_of_low_rank_updates_does_not_become_a_direction(method):
     """The other 58 of 64 directions hold nothing but the rounding of float32."""
     generator = np.random.default_rng(0)
     base = generator.normal(size=(64, 64)).astype(np.float32)
-    updates = [generator.normal(size=(64, 2)) @ generator.normal(size=(2, 64)) for _ in range(3)]
-    members = [(base + 1e-2 * update).astype(np.float32) for update in updates]
+    lefts = [generator.normal(size=(64, 2)) for _ in range(3)]
+    updates = [1e-2 * left @ generator.normal(size=(2, 64)) for left in lefts]
+    members = [(base + update).astype(np.float32) for update in updates]
     found = find_method(method).combine(members, None, base) - base.astype(np.float64)
-    Q, _ = np.linalg.qr(np.hstack(updates))
+    Q, _ = np.linalg.qr(np.hstack(lefts))
+    assert Q.shape == (64, 6)
     assert np.abs(found - Q @ (Q.T @ found)).max() < 1e-6 < 1e-4 < np.abs(found).max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_of_lapack_does_not_become_a_direction(method):
+    """In float64 with a base of zeros there is nothing else to tell it by."""
+    left, right = random_differences((40, 1), seed=1)[0], random_differences((1, 30), seed=2)[0]
+    expected = left @ right
+    if method.startswith("iso"):
+        expected *= 3 / 30
+    found = merged(method, [left @ right] * 3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
