@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     # OpenMP threads that spin for long at barriers make shared machines many times slower; the
     # variable is read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    # So do those of NumPy's OpenBLAS: with two, a merge by singular values took more than three
+    # times as long. Torch's wheels for x86 have MKL, which does not read this variable.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _log_to_stderr()
     arguments = sys.argv[1:] if arguments is None else arguments
     with _escaped_output(), _signals_as_exits() as ended:

@@ -23,7 +23,7 @@ from revt_hf.config.yaml_files import (
 )
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
-from revt_hf.merging.merge_recipe import RuleRecipe
+from revt_hf.merging.merge_recipe import LayerWeightsRecipe, RuleRecipe
 from revt_hf.results.paper import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
@@ -130,6 +130,7 @@ class MergeSection(_Titled):
     method: str = "mean"
     weights: Weights | tuple[Weights, ...] | Grid | None = None
     parameters: dict[str, Number] = Field(default_factory=dict)
+    layer_weights: LayerWeightsRecipe | None = None
     rules: tuple[RuleRecipe, ...] | None = None
     base: ExpandedPath | None = None
     recalibrate: Positive | None = None
@@ -141,7 +142,7 @@ class MergeSection(_Titled):
     def _consistent(self) -> "MergeSection":
         if not self.keep and (not self.evaluate or self.recalibrate or self.refit):
             raise ValueError("keep: false goes with evaluate, and without recalibrate and refit")
-        single = self.model_fields_set & {"select", "method", "weights", "parameters"}
+        single = self.model_fields_set & {*RuleRecipe.model_fields}
         if self.rules is not None and single:
             raise ValueError(f"rules replace the other keys: remove {sorted(single)[0]}")
         return self

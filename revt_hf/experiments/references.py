@@ -8,6 +8,7 @@ from typing import Any
 
 from revt_hf.core.errors import UserError
 from revt_hf.experiments.experiment_recipe import Experiment, Grid, MergeSection
+from revt_hf.merging.merge_recipe import RuleRecipe
 from revt_hf.merging.registry import Rule
 
 _MOST_POINTS = 10_000
@@ -78,12 +79,14 @@ def variants(name: str, merge: MergeSection, count: int) -> Iterator[tuple[str, 
         weights = [*_grid(name, merge.weights.steps, count)]
     elif merge.weights and isinstance(merge.weights[0], tuple):
         weights = merge.weights
+    shared = {key: getattr(merge, key) for key in RuleRecipe.model_fields}
     for select, chosen in product(merge.select, weights):
         short = re.sub(r"[^A-Za-z0-9.+-]+", "-", select).strip("-.")[:60] or "selection"
         parts = [short] if len(merge.select) > 1 else []
         if len(weights) > 1 and chosen is not None:
             parts.append("w-" + "-".join(f"{value:g}" for value in chosen))
-        yield "/".join(parts), (Rule(select, merge.method, chosen, merge.parameters),)
+        changed = {**shared, "select": select, "weights": chosen}
+        yield "/".join(parts), (RuleRecipe(**changed).rule(),)
 
 
 def _grid(name: str, steps: int, count: int) -> Iterator[tuple[float, ...]]:

@@ -1,11 +1,23 @@
 """Weights of a merge that change with a layer's depth."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from revt_hf.checkpoints.families import SEGFORMER, Family
 from revt_hf.core.errors import UserError
 from revt_hf.merging.selection import pyramid_step
+
+# Names within an encoder, as transformers has them: what comes before the numbered stages or
+# layers, a part of one of them, and what comes behind the last.
+_BEFORE = re.compile(r"(embeddings?|embedder|patch_embed\w*|(conv_)?stem|relative_position_bias)\.")
+_INSIDE = re.compile(r"(?:stages?|layers?|blocks?)\.(\d+)\.(.*)")
+_BEHIND = re.compile(r"(\w+\.)?(layer_?norm|norm|conv_1x1(_exp)?\.\w+)\.\w+$")
+# Within a stage: what comes before its layers, a layer, the norm of its output for the head.
+_STAGE_START = re.compile(r"downsampl(ing|e)_layers?\.|conv_(kxk|1x1)\.")
+_STAGE_LAYER = re.compile(r"(?:transformer\.)?(?:layers?|blocks?)\.(\d+)\.")
+_STAGE_NORM = re.compile(r"hidden_states_norms\.stage(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -55,14 +67,41 @@ class LayerWeights:
         return tuple(own if number == self.anchor else other for number in range(1, count + 1))
 
 
-def depths(names: Sequence[str]) -> dict[str, float]:
-    """The depth of each tensor of a network: 0 in the encoder's first layer, 1 in its last.
+def depths(names: Sequence[str], wanted: Sequence[str], family: Family) -> dict[str, float]:
+    """The depth of each ``wanted`` tensor of a network: 0 in the encoder's first layer, 1 in its
+    last.
 
-    Layers (patch embeddings, blocks, norms of a stage) are equally spaced; the decode head has 1.
+    Layers (patch embeddings, blocks, what lies between stages, norms) are equally spaced; the
+    decode head has 1.
+
+    Raises:
+        UserError: a wanted tensor is in the encoder, but in no layer that is known here.
     """
-    step_of = {name: pyramid_step(name) for name in names}
-    steps = sorted({step for step in step_of.values() if step is not None})
-    if len(steps) < 2:
-        raise UserError("layer_weights: the order of this network's layers is not known here")
-    depth = {step: number / (len(steps) - 1) for number, step in enumerate(steps)}
-    return {name: 1.0 if step is None else depth[step] for name, step in step_of.items()}
+    layer_of = {name: _layer(name, family) for name in names if family.in_encoder(name)}
+    layers = sorted({layer for layer in layer_of.values() if layer is not None})
+    unknown = [name for name in wanted if layer_of.get(name, ()) is None]
+    if unknown:
+        raise UserError(
+            f"layer_weights: which layer of the encoder {unknown[0]} is in is not "
+            "known here: leave it out of the rule's selection, or give weights"
+        )
+    depth = {layer: number / max(1, len(layers) - 1) for number, layer in enumerate(layers)}
+    return {name: depth[layer_of[name]] if name in layer_of else 1.0 for name in wanted}
+
+
+def _layer(name: str, family: Family) -> tuple[int, ...] | None:
+    """A layer's place in the order of the encoder's; None where it is not known."""
+    if family is SEGFORMER:
+        return pyramid_step(name)
+    inner = name.removeprefix(family.prefix).removeprefix("encoder.")
+    if _BEFORE.match(inner):
+        return (-1,)
+    if norm := _STAGE_NORM.match(inner):
+        return (int(norm[1]) - 1, 2)
+    if found := _INSIDE.match(inner):
+        layer = _STAGE_LAYER.match(found[2])
+        first = bool(_STAGE_START.match(found[2]))
+        place = (0,) if first else (1, int(layer[1])) if layer else (3,)
+        return (int(found[1]), *place)
+    # Behind any stage of any network.
+    return (2**31,) if _BEHIND.match(inner) else None

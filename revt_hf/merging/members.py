@@ -91,7 +91,9 @@ def open_source(
         processor = read_processor(folder)
         checkpoint = replace(checkpoint, classes=description.classes)
         whole = whole and family.has_head(held)
-        architecture.fitting_tensors(description, held, with_head=whole)
+        # A network of another family is told by its name.
+        if family == checkpoint.family:
+            architecture.fitting_tensors(description, held, with_head=whole)
     order = held if order is None else order
     index = {path: number for number, path in enumerate(checkpoint.files)}
     source = MergeInput(
@@ -144,7 +146,7 @@ def _field_differences(first: MergeInput, other: MergeInput, encoder_only: bool)
     if ours.family.title != theirs.family.title:
         # A merge's base may be an encoder by itself, whose tensors are compared.
         encoder = (ours.fields.get("backbone_config") or {}).get("model_type")
-        by_itself = theirs.family.generic or theirs.fields.get("model_type") == encoder
+        by_itself = theirs.family.generic or encoder == theirs.fields.get("model_type", "")
         if not (encoder_only and by_itself):
             yield f"it is a {theirs.family.title}, not a {ours.family.title}"
         files = [{}, {}]

@@ -179,9 +179,9 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
         sources.append(other)
     rule_of: dict[str, int] = {}
     for number, rule in enumerate(spec.rules):
-        rule_of.update(dict.fromkeys(select(rule.select, list(order), first.family), number))
-    by_depth = any(rule.layer_weights for rule in spec.rules)
-    depth_of = depths(list(order)) if by_depth else {}
+        rule_of.update(dict.fromkeys(select(rule.select, list(order), family), number))
+    by_depth = [name for name, number in rule_of.items() if spec.rules[number].layer_weights]
+    depth_of = depths(list(order), by_depth, family) if by_depth else {}
     head, items, end = sources[spec.head - 1], list[MergeItem](), 0
     for (name, place), dtype in zip(order.items(), head.dtypes, strict=True):
         size = math.prod(place.shape) * ITEM_SIZES[dtype]

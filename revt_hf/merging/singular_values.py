@@ -27,8 +27,8 @@ Cutoff = Annotated[float, Parameter(0.0, 100.0, "standard deviations, times the 
 
 # The Gram matrix squares the singular values, and float64 holds 16 digits of them.
 _SQUARED_RANGE = 1e-6
-# Shares of the largest singular value: below them lies rounding, of a matrix in float64 and of
-# members' singular vectors that are equal.
+# Below these lies rounding: shares of a matrix's norm in float64, and of the largest singular value
+# where members' singular vectors are equal.
 _ROUNDING, _PARALLEL = 1e-12, 1e-6
 
 # U (m, t), S (t), V (t, k) of a matrix (m, k): the leading triplets that are not empty.
@@ -142,7 +142,9 @@ def _merged_by_matrix(tensors: Tensors, base: Array, scale: float, merger: Merge
     matrices = [one.reshape(rows, -1) / peak for one in differences]
     # A matrix of such rounding errors has about this norm.
     error = np.finfo(tensors[0].dtype).eps * max(map(_root_mean_square, (base, *tensors)))
-    merged = merger(matrices, error / peak * sum(map(np.sqrt, matrices[0].shape)))
+    empty = error / peak * sum(map(np.sqrt, matrices[0].shape))
+    # What a projection leaves of a matrix may be nothing but rounding.
+    merged = merger(matrices, max(empty, _ROUNDING * max(map(np.linalg.norm, matrices))))
     return np.asarray(base + (scale * peak) * merged.reshape(base.shape))
 
 
@@ -175,7 +177,7 @@ def _leading(matrix: Array, count: int, empty: float) -> Triplets:
         V = (U.T @ matrix) / S[:, None]
     else:
         U, S, V = np.linalg.svd(matrix, full_matrices=False)
-    held = np.flatnonzero(S[:count] > max(empty, _ROUNDING * S.max(initial=0)))
+    held = np.flatnonzero(S[:count] > empty)
     return U[:, held], S[held], V[held]
 
 

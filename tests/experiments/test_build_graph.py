@@ -162,6 +162,7 @@ FROM_AN_AVERAGE = {
         (_merge(members=["base", "base"]), ("merges.m", "twice")),
         (_merge(heads=["x"]), ("merges.m.heads", "'x'")),
         (_merge(rules=[{}], method="min"), ("method",)),
+        (_merge(rules=[{}], layer_weights={"anchor": 1}), ("remove layer_weights",)),
         (_merge(paper="gta5"), ("merges.m.paper", "gta5/b5/1-4-6")),
         (_merge(method="mode"), ("merges.m", "'mode'", "mean")),
         (_weighted([1, 2, 3]), ("merges.m", "3 weights for 2 members")),
@@ -208,9 +209,10 @@ def test_recipes_lie_beside_the_file_that_names_them(tmp_path):
 
 
 def test_weights_by_layer_are_part_of_a_merges_settings(graph):
-    def settings(**more):
+    def settings(beside_a_method=False, **more):
         rule = {"method": "weighted_mean", **more}
-        built = graph("seeds=[0]", ensembles=None, selections=None, **_merge(rules=[rule]))
+        sections = _merge(**rule) if beside_a_method else _merge(rules=[rule])
+        built = graph("seeds=[0]", ensembles=None, selections=None, **sections)
         step, *_ = _steps(built, MergeStep)
         return step.settings()["rules"]
 
@@ -219,5 +221,6 @@ def test_weights_by_layer_are_part_of_a_merges_settings(graph):
     found = [settings(layer_weights={"anchor": 1, "start": start}) for start in (0, 0.5)]
     assert found[0] != found[1]
     assert found[1][0][-1] == {"anchor": 1, "start": 0.5, "share": 1.0}
+    assert settings(True, layer_weights={"anchor": 1, "start": 0.5}) == found[1]
     with pytest.raises(UserError, match=r"merges\.m: layer_weights\.anchor is the number"):
         settings(layer_weights={"anchor": 3})

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from revt_hf.checkpoints.architecture import SIZES, tensor_shapes
+from revt_hf.checkpoints.families import SEGFORMER
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.core.errors import UserError
 from revt_hf.merging.average import merge
@@ -46,7 +47,8 @@ def test_equal_weights_below_and_an_anchor_above():
 
 
 def test_depth_goes_from_the_first_layer_to_the_last():
-    found = depths(list(tensor_shapes(SIZES["b5"], 19)))
+    names = list(tensor_shapes(SIZES["b5"], 19))
+    found = depths(names, names, SEGFORMER)
     order = [
         FIRST,
         "segformer.encoder.block.0.0.mlp.dense1.weight",
@@ -60,8 +62,11 @@ def test_depth_goes_from_the_first_layer_to_the_last():
     ways = [found[name] for name in order]
     assert ways == sorted(set(ways))
     assert (ways[0], ways[-1], found[HEAD]) == (0, 1, 1)
-    with pytest.raises(UserError, match="the order of this network's layers is not known"):
-        depths(["mobile.layer.0.weight", "mobile.layer.1.weight"])
+    # What is in no known layer of the encoder is no head.
+    strange = "segformer.encoder.adapter.0.weight"
+    with pytest.raises(UserError, match=rf"which layer of the encoder {strange} is in is not"):
+        depths([*names, strange], [*names, strange], SEGFORMER)
+    assert depths([*names, strange], names, SEGFORMER) == found
 
 
 @pytest.mark.numeric

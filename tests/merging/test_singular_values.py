@@ -1,10 +1,15 @@
 """Merge methods by singular values: the authors' results, mistakes that they tell, odd matrices."""
 
 import inspect
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from revt_hf.merging import registry, singular_values
 from revt_hf.merging.registry import find_method
@@ -175,11 +180,24 @@ def test_rounding_of_low_rank_updates_does_not_become_a_direction(method):
     """The other 58 of 64 directions hold nothing but the rounding of float32."""
     generator = np.random.default_rng(0)
     base = generator.normal(size=(64, 64)).astype(np.float32)
-    updates = [generator.normal(size=(64, 2)) @ generator.normal(size=(2, 64)) for _ in range(3)]
-    members = [(base + 1e-2 * update).astype(np.float32) for update in updates]
+    lefts = [generator.normal(size=(64, 2)) for _ in range(3)]
+    updates = [1e-2 * left @ generator.normal(size=(2, 64)) for left in lefts]
+    members = [(base + update).astype(np.float32) for update in updates]
     found = find_method(method).combine(members, None, base) - base.astype(np.float64)
-    Q, _ = np.linalg.qr(np.hstack(updates))
+    Q, _ = np.linalg.qr(np.hstack(lefts))
+    assert Q.shape == (64, 6)
     assert np.abs(found - Q @ (Q.T @ found)).max() < 1e-6 < 1e-4 < np.abs(found).max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_of_lapack_does_not_become_a_direction(method):
+    """In float64 with a base of zeros there is nothing else to tell it by."""
+    left, right = random_differences((40, 1), seed=1)[0], random_differences((1, 30), seed=2)[0]
+    expected = left @ right
+    if method.startswith("iso"):
+        expected *= 3 / 30
+    found = merged(method, [left @ right] * 3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,6 +222,15 @@ def test_parameters_change_something():
     assert np.linalg.matrix_rank(own) == 9
 
 
+def test_scale_gives_the_sum_of_members_or_their_mean():
+    differences = random_differences((9, 12))
+    for method in METHODS:
+        whole = merged(method, differences)
+        third = merged(method, differences, scale=1 / 3)
+        np.testing.assert_allclose(3 * third, whole, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(merged(method, differences, scale=1.0), whole)
+
+
 def test_the_command_needs_numpy_alone_and_repeats_itself(capsys, tmp_path):
     folders = [saved_state(tmp_path / f"m{seed}", random_state(seed)) for seed in range(4)]
     out, again = tmp_path / "out", tmp_path / "again"
@@ -218,3 +245,38 @@ def test_the_command_needs_numpy_alone_and_repeats_itself(capsys, tmp_path):
     repeated = ("merge", "--from", out / "merge.json", "--output", again, "--quiet")
     code, _, error = revt(capsys, *repeated)
     assert code == 0, error
+
+
+_THREADS = """
+import os, sys
+from revt_hf.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.numeric
+def test_one_thread_computes_eigenvalues_and_two_give_the_same(tmp_path):
+    """Threads that wait for a busy core would make a merge many times slower."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted in /proc")
+    folders = [saved_state(tmp_path / f"m{seed}", random_state(seed)) for seed in range(4)]
+    results = {}
+    for threads in (None, 2):
+        out = tmp_path / f"out{threads}"
+        arguments = ("--method", "score", "--base", folders[3], "--output", out, "--quiet")
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = {key: value for key, value in os.environ.items() if key not in names}
+        environment |= {"OPENBLAS_NUM_THREADS": str(threads)} if threads else {}
+        command = [sys.executable, "-c", _THREADS, "merge", *folders[:3], *arguments]
+        done = subprocess.run(
+            list(map(str, command)), env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        results[threads] = tensors_of(out)
+        if threads is None:
+            assert done.stdout.split() == ["1"]
+    for name, found in results[2].items():
+        torch.testing.assert_close(found, results[None][name], rtol=1e-6, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import numpy as np
@@ -28,6 +29,7 @@ from revt_hf.evaluation.predictor import predict, prepare
 from revt_hf.evaluation.result import read_results
 from revt_hf.merging import statistics
 from revt_hf.merging.average import merge
+from revt_hf.merging.layer_weights import LayerWeights, depths
 from revt_hf.merging.refit import RefitOptions, refit
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.merging.statistics import recalibrate_model
@@ -601,6 +603,111 @@ def test_a_base_may_be_an_encoder_by_itself(made, name, tmp_path):
     (own,) = (one for one in base if at.endswith(one) or one.endswith(at.partition(".")[2]))
     wanted = (base[own] + (first[at] + second[at]) / 2) / 2
     torch.testing.assert_close(found[at], wanted)
+
+
+@every_predicted
+def test_layers_get_deeper_in_the_order_in_which_an_image_reaches_them(made, name):
+    model, family, called = made(name).networks[0], made(name).family, []
+    on_disk = names_on_disk(model)
+    inside = [at for at in on_disk.values() if family.in_encoder(at)]
+    found = depths(list(on_disk.values()), inside, family)
+    hooks = [
+        module.register_forward_hook(lambda *_, at=at: called.append(at))
+        for at, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    _outputs(model)
+    for hook in hooks:
+        hook.remove()
+    # EoMT's last norm is called after each of the last layers.
+    order = [*dict.fromkeys(called[::-1])][::-1]
+    reached = [
+        found[on_disk[f"{at}.{own}"]]
+        for at in order
+        for own, _ in model.get_submodule(at).named_parameters(recurse=False)
+        # Backbones compute the norms of all their stages at the end.
+        if on_disk[f"{at}.{own}"] in found and "hidden_states_norms" not in at
+    ]
+    assert len(reached) > 10
+    assert reached == sorted(reached)
+    assert (min(found.values()), max(found.values())) == (0, 1)
+    assert len(set(found.values())) >= 5
+    for at, depth in found.items():
+        # They belong to a stage: behind its blocks, before what leads to the next stage.
+        if norm := re.search(r"hidden_states_norms\.stage(\d)", at):
+            stage = rf".*encoder\.(stages|layers)\.{int(norm[1]) - 1}\.(?!downsample\.)"
+            blocks = [found[one] for one in found if re.match(stage, one)]
+            assert max(blocks) < depth
+            assert not [other for other in set(found.values()) if max(blocks) < other < depth]
+
+
+@pytest.mark.numeric
+def test_weights_by_layer_of_a_network_that_is_no_segformer(made, tmp_path):
+    members = [tensors_of(folder) for folder in made("mobilenet").members]
+    labels = tuple(map(str, made("mobilenet").members))
+    rule = Rule("all", "weighted_mean", layer_weights=LayerWeights(2))
+    merged = tensors_of(merge(MergeSpec(labels, (rule,)), tmp_path / "out"))
+    stem, layer, last, head = (
+        "mobilenet_v2.conv_stem.first_conv.convolution.weight",
+        "mobilenet_v2.layer.10.expand_1x1.convolution.weight",
+        "mobilenet_v2.conv_1x1.convolution.weight",
+        "segmentation_head.classifier.convolution.weight",
+    )
+    # The stem, 16 layers and the last convolution; layer 10 comes after layer 9.
+    for at, own in ((stem, 1 / 3), (layer, 1 / 3 + 11 / 17 * 2 / 3), (last, 1), (head, 1)):
+        others = (members[0][at] + members[2][at]) / 2
+        torch.testing.assert_close(merged[at], own * members[1][at] + (1 - own) * others)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 5.0)])
+@pytest.mark.parametrize(("name", "select"), [("mobilenet", "backbone"), ("upernet-resnet", "all")])
+def test_moments_are_merged_in_every_layer(made, tmp_path, name, select, weights):
+    """Of the encoder, and of averaged heads."""
+    folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in made(name).members]
+    for number, folder in enumerate(folders):
+        # The means of members lie as far apart as a standard deviation.
+        change_tensors(
+            folder,
+            lambda state, number=number: [
+                state[at].add_(number * state[at.replace("mean", "var")].sqrt())
+                for at in state
+                if at.endswith(".running_mean")
+            ],
+        )
+    members = [tensors_of(folder) for folder in folders]
+    rule = Rule(select, "moments", weights)
+    spec = MergeSpec(tuple(map(str, folders)), (rule,), head=2)
+    merged = tensors_of(merge(spec, tmp_path / "out"))
+    shares = torch.tensor(weights or (1.0, 1.0, 1.0), dtype=torch.float64)
+    shares /= shares.sum()
+    variances = [at for at in merged if at.endswith(".running_var")]
+    chosen = [at for at in variances if select == "all" or made(name).family.in_encoder(at)]
+    assert 10 < len(chosen) <= len(variances)
+    for at in variances:
+        mean_at, count_at = (
+            at.replace("running_var", kind) for kind in ("running_mean", "num_batches_tracked")
+        )
+        # The count of one network: no sum of batches that several have seen.
+        assert merged[count_at].equal(members[1][count_at])
+        if at not in chosen:
+            assert merged[at].equal(members[1][at])
+            continue
+        means = torch.stack([member[mean_at].double() for member in members])
+        seen = torch.stack([member[at].double() for member in members])
+        mean = shares @ means
+        squares = shares @ (seen + means**2)
+        torch.testing.assert_close(merged[mean_at].double(), mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(merged[at].double(), squares - mean**2, rtol=1e-5, atol=1e-6)
+        assert (merged[at] > 1.3 * (shares @ seen)).all()
+
+
+def test_a_base_of_another_family_is_told_by_its_name(made, tmp_path):
+    rule, members = Rule("backbone", "iso_c"), tuple(map(str, made("mobilenet").members))
+    for name, title in (("segformer", "SegFormer"), ("mobilevit", "MobileViT with DeepLabV3")):
+        spec = MergeSpec(members, (rule,), base=str(made(name).members[0]))
+        with pytest.raises(UserError, match=rf"it is a {title}, not a MobileNetV2"):
+            merge(spec, tmp_path / "out")
 
 
 def test_an_auxiliary_head_is_named_where_members_differ_in_it(made, tmp_path):
