@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.core.processes import process_state
 from revt_hf.data.domains import in_space, load_spec, open_domain, space_of_images
 from revt_hf.data.label_space import CITYSCAPES, LabelSpace
-from revt_hf.evaluation.cost import LIBRARIES
+from revt_hf.evaluation.cost import library_versions
 from revt_hf.evaluation.evaluate import load_for_evaluation, score_images
 from revt_hf.evaluation.loading import check_labelled, check_sizes
 from revt_hf.evaluation.metric import mean_iou
@@ -288,5 +287,5 @@ def about(data: ScoringData, records: Mapping[str, Any]) -> dict[str, Any]:
         **records,
         "data": data.to_json(),
         "device": str(process_state().device),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": library_versions(),
     }

@@ -5,8 +5,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from revt_hf import __version__
 from revt_hf.config.protocol import Protocol
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, sliding_logits
 from revt_hf.evaluation.result import Cost
 
-LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")
-LIBRARIES += ("albumentations", "opencv-python-headless", "numpy", "revt_hf")
+_LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")
+_LIBRARIES += ("albumentations", "opencv-python-headless", "opencv-python", "numpy")
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
 
@@ -110,4 +112,9 @@ def device_name(device: torch.device) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    """Versions of what took part, by name; neither this package nor OpenCV need be installed."""
+    found = {"python": platform.python_version(), "revt_hf": __version__}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

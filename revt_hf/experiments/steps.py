@@ -137,11 +137,7 @@ class MergeStep(Step):
         return merge(spec, output, options=MergeOptions(overwrite=True))
 
     def settings(self) -> dict[str, Any]:
-        rules = [
-            [one.select, one.method, one.weights, dict(one.parameters)]
-            + [one.settings[key] for key in one.settings if key == "layer_weights"]
-            for one in self.rules  # as in earlier versions where there are none by layer
-        ]
+        rules = [[one.select, one.method, one.settings] for one in self.rules]
         return {"rules": rules, "head": self.head, "base": self.base}
 
     def checkpoint(self) -> str | None:
@@ -214,8 +210,7 @@ class Score(Step):
             "splits": [[changed(s.spec), s.split, s.is_source] for s in self.splits],
             "combine": self.network.combine,
             "cost": self.evaluate.cost,
-            # Scores of earlier versions stay done.
-            **({"calibration": True} if self.evaluate.calibration else {}),
+            "calibration": self.evaluate.calibration,
         }
 
     def output(self, folder: ExperimentFolder) -> Path:

@@ -86,7 +86,7 @@ def depths(names: Sequence[str], wanted: Sequence[str], family: Family) -> dict[
             "known here: leave it out of the rule's selection, or give weights"
         )
     depth = {layer: number / max(1, len(layers) - 1) for number, layer in enumerate(layers)}
-    return {name: depth[layer_of[name]] if name in layer_of else 1.0 for name in wanted}
+    return {name: 1.0 if (layer := layer_of.get(name)) is None else depth[layer] for name in wanted}
 
 
 def _layer(name: str, family: Family) -> tuple[int, ...] | None:

@@ -1,13 +1,23 @@
 """Costs against what can be counted by hand."""
 
 import copy
+import platform
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
 from torch import nn
 
+from revt_hf import __version__
 from revt_hf.config.protocol import Protocol
-from revt_hf.evaluation.cost import cost_of, cuda_peak_mib, flops_of, parameters_of
+from revt_hf.evaluation import cost
+from revt_hf.evaluation.cost import (
+    cost_of,
+    cuda_peak_mib,
+    flops_of,
+    library_versions,
+    parameters_of,
+)
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.models.load import for_inference_
@@ -99,3 +109,14 @@ def test_memory_of_a_gpu_is_its_own_weights_and_what_it_adds(monkeypatch):
     found = cuda_peak_mib(lambda: done.append(1), torch.device("cuda"), held_bytes=4 * mib)
     # 6 of the 10 MiB belong to others.
     assert (found, done) == (44, [1])
+
+
+def test_versions_need_no_installed_package(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cost, "version", missing)
+    assert library_versions() == {
+        "python": platform.python_version(),
+        "revt_hf": __version__,
+    }
