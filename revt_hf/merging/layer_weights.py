@@ -68,11 +68,10 @@ class LayerWeights:
 
 
 def depths(names: Sequence[str], wanted: Sequence[str], family: Family) -> dict[str, float]:
-    """The depth of each ``wanted`` tensor of a network: 0 in the encoder's first layer, 1 in its
-    last.
+    """The depth of each ``wanted`` tensor: 0 in the encoder's first layer, 1 in its last.
 
-    Layers (patch embeddings, blocks, what lies between stages, norms) are equally spaced; the
-    decode head has 1.
+    ``names`` are all of the network's. Layers (patch embeddings, blocks, what lies between stages,
+    norms) are equally spaced; the decode head has 1.
 
     Raises:
         UserError: a wanted tensor is in the encoder, but in no layer that is known here.
@@ -85,8 +84,9 @@ def depths(names: Sequence[str], wanted: Sequence[str], family: Family) -> dict[
             f"layer_weights: which layer of the encoder {unknown[0]} is in is not "
             "known here: leave it out of the rule's selection, or give weights"
         )
-    depth = {layer: number / max(1, len(layers) - 1) for number, layer in enumerate(layers)}
-    return {name: 1.0 if (layer := layer_of.get(name)) is None else depth[layer] for name in wanted}
+    depth: dict[tuple[int, ...] | None, float] = {None: 1.0}
+    depth |= {layer: number / max(1, len(layers) - 1) for number, layer in enumerate(layers)}
+    return {name: depth[layer_of.get(name)] for name in wanted}
 
 
 def _layer(name: str, family: Family) -> tuple[int, ...] | None:
