@@ -216,11 +216,10 @@ def test_weights_by_layer_are_part_of_a_merges_settings(graph):
         step, *_ = _steps(built, MergeStep)
         return step.settings()["rules"]
 
-    # Experiments that were run before there were such weights are not stale.
-    assert settings() == [["backbone", "weighted_mean", None, {}]]
+    assert settings() == [["backbone", "weighted_mean", {}]]
     found = [settings(layer_weights={"anchor": 1, "start": start}) for start in (0, 0.5)]
     assert found[0] != found[1]
-    assert found[1][0][-1] == {"anchor": 1, "start": 0.5, "share": 1.0}
+    assert found[1][0][-1] == {"layer_weights": {"anchor": 1, "start": 0.5, "share": 1.0}}
     assert settings(True, layer_weights={"anchor": 1, "start": 0.5}) == found[1]
     with pytest.raises(UserError, match=r"merges\.m: layer_weights\.anchor is the number"):
         settings(layer_weights={"anchor": 3})
