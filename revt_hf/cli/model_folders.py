@@ -51,9 +51,10 @@ def inspect(
         lines = [*map(str, record.rules)]
         lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
     lines += map(str, record.changes)
-    for number, (member, state) in enumerate(members):
-        base = " (the base)" if number >= len(record.members) else ""
-        lines += [f"{state:8} {member}{base}", *(f"{'':8} {line}" for line in member.history())]
+    base = record.base if isinstance(record, records.MergeRecord) else None
+    for member, state in members:
+        mark = " (the base)" if member is base else ""
+        lines += [f"{state:8} {member}{mark}", *(f"{'':8} {line}" for line in member.history())]
     lines.append(f"{own:8} {folder} (the weights that {record.file} describes)")
     rows = [{"path": member.path, "state": state} for member, state in members]
     report.finish({**record.to_json(), "states": rows, "weights": own}, lines)
