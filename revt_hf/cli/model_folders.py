@@ -51,8 +51,10 @@ def inspect(
         lines = [*map(str, record.rules)]
         lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
     lines += map(str, record.changes)
+    base = record.base if isinstance(record, records.MergeRecord) else None
     for member, state in members:
-        lines += [f"{state:8} {member}", *(f"{'':8} {line}" for line in member.history())]
+        mark = " (the base)" if member is base else ""
+        lines += [f"{state:8} {member}{mark}", *(f"{'':8} {line}" for line in member.history())]
     lines.append(f"{own:8} {folder} (the weights that {record.file} describes)")
     rows = [{"path": member.path, "state": state} for member, state in members]
     report.finish({**record.to_json(), "states": rows, "weights": own}, lines)
@@ -95,6 +97,8 @@ def refit(
     """Train only the decode head, on the frozen encoder."""
     from revt_hf.config.recipe import load_recipe
 
+    if any(one.partition("=")[0].strip() == "train.steps" for one in overrides or []):
+        raise UserError("--set train.steps: a refit takes its steps from --steps")
     loaded = load_recipe(recipe, overrides or [])
     read = [model, recipe, *loaded.inputs]
     report.check(read, [output])

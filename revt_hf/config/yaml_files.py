@@ -269,6 +269,9 @@ def validation_sentence(model: type[BaseModel], error: ValidationError, prefix: 
     if problem["type"] == "value_error":
         return f"{path}: {message}" if path else message
     given = shortened(repr(problem["input"]), _SHOWN)
+    if problem["type"] == "model_type":
+        keys = ", ".join(_fields_at(model, problem["loc"]))
+        return f"{path}: give a mapping with keys of {keys}, not {given}"
     return f"{path}: {message[0].lower()}{message[1:]}, not {given}"
 
 

@@ -30,6 +30,7 @@ CALIBRATIONS = (
     ("auroc", "AUROC (%)", 2),
     ("aurc", "AURC (%)", 2),
 )
+BETTER = "AUROC: higher is better; ECE, Brier, NLL and AURC: lower."
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ def calibration_layout(results: Sequence[Result]) -> TableLayout:
             for score in one.scores
             if score.calibration is not None
         ),
+        (BETTER,),
     )
 
 

@@ -8,6 +8,7 @@ from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Result
 from revt_hf.results.layout import (
+    BETTER,
     CALIBRATIONS,
     COSTS,
     DASH,
@@ -200,7 +201,7 @@ class _Table:
             sizes = {row.size for row in self.rows if row.entries}
             yield f"Bold: the best of a target domain{' and a size' if len(sizes) > 1 else ''}."
         if self.options.calibration:
-            yield f"ECE, Brier, NLL, AUROC, AURC: means over {', '.join(self._calibrated)}."
+            yield f"Calibration: means over {', '.join(self._calibrated)}. {BETTER}"
         if self.with_paper:
             yield (
                 "paper: from the README of the original implementation, not measured here; "

@@ -65,6 +65,7 @@ TARGET = "targets: [{domain: a, split: dusk}]"
         (f"{WHOLE}foo: 3", ["foo: unknown key", "known keys"]),
         (f"{WHOLE}train: {{steps: many}}", ["train.steps", "many"]),
         (f"{WHOLE}train: {{ema: 1}}", ["train.ema"]),
+        (f"{WHOLE}train: {{rare_classes: true}}", ["train.rare_classes", "keys of temperature"]),
         (f"{WHOLE}targets: [{{domain: b, splits: x}}]", ["targets.0.splits", "'split'"]),
         ("model: {size: b9}\nsource: {domain: a}", ["model.size", "b9"]),
         ("model: {size: b0}", ["source: required"]),

@@ -284,6 +284,7 @@ def test_members_of_the_hub(models, tmp_path):
         *("| `me/base@v1` | not recorded |", "| `pixmix` | not recorded | not recorded |"),
         '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}',
         *("every other tensor: that of `me/base@v1`", '"path": "init"'),
+        "\n- base, the members' common start: `init`\n",
     )
     without = card(tmp_path)
     assert "me/base" not in without

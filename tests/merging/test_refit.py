@@ -302,6 +302,7 @@ def test_what_cannot_be_refit_is_refused(merged, tmp_path, capsys):
     assert "is or holds the input" in error(merged, "--overwrite", output=merged)
     assert "no refit to resume" in error(merged, "--resume")
     assert "--steps" in error(merged, "--steps", 0)
+    assert "from --steps" in error(merged, "--set", "train.steps=7")
     encoder = tmp_path / "encoder"
     load_model(merged).segformer.save_pretrained(encoder)
     assert "no decode head" in error(encoder)

@@ -245,6 +245,10 @@ def test_the_command_needs_numpy_alone_and_repeats_itself(capsys, tmp_path):
     repeated = ("merge", "--from", out / "merge.json", "--output", again, "--quiet")
     code, _, error = revt(capsys, *repeated)
     assert code == 0, error
+    _, told, _ = revt(capsys, "inspect", out)
+    assert [line for line in told.splitlines() if "(the base)" in line] == [
+        f"same     {folders[3]} (the base)"
+    ]
 
 
 _THREADS = """

@@ -10,6 +10,7 @@ from revt_hf.evaluation.calibration import Calibration, ReliabilityBin
 from revt_hf.evaluation.result import read_results
 from revt_hf.results.charts import reliability_diagrams
 from revt_hf.results.formats import TableFormat, formatted, print_scores
+from revt_hf.results.layout import BETTER, calibration_layout
 from revt_hf.results.page import style_of, write_page
 from revt_hf.results.report import ReportModel
 from revt_hf.results.tables import TableOptions, build_tables
@@ -62,7 +63,8 @@ def test_columns_are_means_over_targets_of_networks_that_have_them_all(tmp_path)
         "4.00 \u00b1 0.00",
     ]
     assert plain[-5:] == [DASH] * 5
-    assert "ECE, Brier, NLL, AUROC, AURC: means over rain/val, night/val." in table.notes
+    assert f"Calibration: means over rain/val, night/val. {BETTER}" in table.notes
+    assert BETTER in calibration_layout([]).notes
     (without,) = tables(tmp_path, *ROWS)
     assert texts(without)[1] == base[:-5]
     assert not any("ECE" in note for note in without.notes)

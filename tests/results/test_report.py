@@ -125,13 +125,14 @@ def test_the_headline_follows_the_numbers(tmp_path, merged, mean, best, tiles):
 
 def test_the_headline_is_about_the_first_merge_and_names_the_others(tmp_path):
     report = make_report(41.0)
-    for number, (name, reached) in enumerate([("x", "another head it"), ("y", "other heads it")]):
+    told = [("x", "merge here reaches"), ("y", "merges here reach")]
+    for number, (name, others) in enumerate(told):
         report.models.append(ReportModel(name, "merge"))
         report.results.append(result(name, {"rain": 50.0 + number, "night": 60.0}))
         report = replace(report)
         _, page = written(report, tmp_path)
         assert "average reaches 41.0 %" in page.text
-        assert f"with {reached} reaches 55.0 {'to 55.5 ' if number else ''}%." in page.text
+        assert f"the other {others} 55.0 {'to 55.5 ' if number else ''}%." in page.text
 
 
 def test_there_is_no_headline_without_all_scores(tmp_path):
