@@ -276,8 +276,11 @@ def check_spec(spec: MergeSpec) -> None:
         raise UserError(f"head is the number of a member, 1 to {count}: {spec.head}")
     if not spec.rules:
         raise UserError("a merge needs at least one rule")
-    for rule in spec.rules:
-        method = find_method(rule.method)
+    methods = [find_method(rule.method) for rule in spec.rules]
+    if spec.base is not None and not any(method.needs_base for method in methods):
+        used = " and ".join(dict.fromkeys(method.name for method in methods))
+        raise UserError(f"base is {spec.base}, but {used} uses none: leave it out")
+    for rule, method in zip(spec.rules, methods, strict=True):
         low, high = method.members
         if not low <= count <= (high or count):
             wanted = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"

@@ -147,6 +147,7 @@ OPTIONS = {
         (["MODELS", "--method", "slerp", "OUT"], "slerp takes 2 members"),
         (["MODELS", "--method", "maen", "OUT"], "unknown merge method 'maen'"),
         (["MODELS", "--method", "ties", "OUT"], "ties needs a base"),
+        (["MODELS", "--base", "x", "OUT"], "base is x, but mean uses none"),
         (["MODELS", "--weights", "1,2,3", "OUT"], "mean takes no weights"),
         (["MODELS", "--method", "power", "--weights", "1", "OUT"], "1 weights for 3 members"),
         (["MODELS", "--param", "q=1", "OUT"], "unknown parameter 'q'"),
