@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from revt_hf.training.run_folder import refit_run
 from tests.helpers.command_line import in_two_processes, refused, revt, until
 from tests.helpers.made_up_results import score
 from tests.helpers.networks import random_image
-from tests.helpers.segformers import SMALL, saved, tensors_of
+from tests.helpers.segformers import SMALL, change_tensors, saved, tensors_of
 from tests.helpers.tiny import NIGHT, run, same_weights, tiny_recipe
 
 RECIPE = tiny_recipe(train={"steps": 40, "checkpoint_every": 20}, schedule={"warmup_steps": 10})
@@ -257,8 +258,10 @@ def test_a_refit_that_stopped_before_its_result_was_written(begun, merged, tmp_p
 def test_another_model_or_recipe_is_not_resumed(begun):
     model, output = begun
     resumed = RefitOptions(4, score_val=False, resume=True)
-    with pytest.raises(UserError, match="another recipe"):
-        refit(model, output, tiny_recipe(source=NIGHT), resumed)
+    others = [(tiny_recipe(source=NIGHT), resumed), (RECIPE, replace(resumed, steps=5))]
+    for recipe, options in [*others, (RECIPE, replace(resumed, fresh=True))]:
+        with pytest.raises(UserError, match="another recipe, --steps, --fresh or spelling"):
+            refit(model, output, recipe, options)
     recalibrated = model.with_name("recalibrated")
     images = [{"image": random_image(64, 64)}]
     recalibrate_on_images(model, recalibrated, images, Protocol(max_size=None))
@@ -268,6 +271,15 @@ def test_another_model_or_recipe_is_not_resumed(begun):
         refit(model, output, RECIPE, resumed)
     refit(model, output, RECIPE, RefitOptions(4, score_val=False, overwrite=True))
     assert checked_record(output)
+
+
+def test_a_result_that_was_changed_since_is_not_called_finished(merged, tmp_path):
+    resumed = RefitOptions(4, score_val=False, resume=True)
+    refit(merged, tmp_path / "out", RECIPE, FEW)
+    refit(merged, tmp_path / "out", RECIPE, resumed)
+    change_tensors(tmp_path / "out", lambda t: t["decode_head.classifier.bias"].add_(1))
+    with pytest.raises(UserError, match="does not describe the weights beside it"):
+        refit(merged, tmp_path / "out", RECIPE, resumed)
 
 
 def test_a_refit_that_fails_leaves_nothing(merged, tmp_path):
