@@ -21,7 +21,7 @@ from revt_hf.hub.push import push
 from revt_hf.merging import refit as module
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images, spread_images
-from revt_hf.merging.record import ChangesRecord, checked_record, read_merge_record
+from revt_hf.merging.record import Change, ChangesRecord, checked_record, read_merge_record
 from revt_hf.merging.refit import RefitOptions, refit
 from revt_hf.merging.statistics import recalibrate_model
 from revt_hf.models.load import load_model
@@ -144,6 +144,14 @@ def test_the_record_says_what_was_done(merged, tmp_path, capsys):
     assert "then refit in 4 steps on 24 images of streets, streets: the decode head" in out
     error = refused(capsys, "merge", "--from", tmp_path / "out/merge.json", "--output", "x")
     assert "describes weights that were refit after the merge" in error
+
+
+def test_one_step_on_one_image_is_told_in_english():
+    said = {"sources": (), "before": "0" * 64, "after": "0" * 64, "revt_hf": "1"}
+    told = str(Change(kind="refit", images=1, steps=1, recipe={}, **said))
+    assert told.startswith("then refit in 1 step on 1 image of an unknown source: ")
+    told = str(Change(kind="recalibrated", images=1, protocol={}, **said))
+    assert told.startswith("then recalibrated on 1 image of an unknown source: ")
 
 
 def test_the_heads_statistics_are_those_of_its_last_weights(merged, tmp_path):
