@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from revt_hf.config.yaml_files import Section
 
@@ -31,6 +31,15 @@ class ReliabilityBin(Section):
     right: Whole
     confidence: Percent | None = None
 
+    @model_validator(mode="after")
+    def _possible(self) -> "ReliabilityBin":
+        if self.right > self.pixels or (self.confidence is None) == bool(self.pixels):
+            raise ValueError(
+                f"{self.right} of {self.pixels} pixels are right, with a mean confidence of "
+                f"{self.confidence}: this cannot be"
+            )
+        return self
+
 
 class Calibration(Section):
     """How well confidence tells how often, and where, a network is right.
@@ -51,6 +60,12 @@ class Calibration(Section):
     auroc: Percent | None
     aurc: Percent
     bins: tuple[ReliabilityBin, ...] = ()
+
+    @model_validator(mode="after")
+    def _counted(self) -> "Calibration":
+        if self.bins and not any(one.pixels for one in self.bins):
+            raise ValueError("its bins hold no pixel")
+        return self
 
 
 def calibration_of(

@@ -20,7 +20,7 @@ from revt_hf.checkpoints.tensors import (
     is_adapter,
     open_checkpoint,
 )
-from revt_hf.core.errors import UserError
+from revt_hf.core.errors import UserError, counted
 from revt_hf.core.json_record import JsonRecord
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, read_json_object
 from revt_hf.merging.registry import MergeSpec, Rule
@@ -90,14 +90,14 @@ class Change(JsonRecord):
 
     def __str__(self) -> str:
         domains = ", ".join(source.domain for source in self.sources) or "an unknown source"
+        seen, steps = counted(self.images, "image"), counted(self.steps or 0, "step")
         if self.kind == "recalibrated":
             return (
-                f"then {self.kind} on {self.images} images of {domains}: mean and variance of "
-                "BatchNorm are new"
+                f"then {self.kind} on {seen} of {domains}: mean and variance of BatchNorm are new"
             )
         start = "random weights" if self.fresh else "its own weights"
         return (
-            f"then refit in {self.steps} steps on {self.images} images of {domains}: the decode "
+            f"then refit in {steps} on {seen} of {domains}: the decode "
             f"head was trained from {start}, the encoder is the same"
         )
 

@@ -41,7 +41,7 @@ from revt_hf.merging.changed_model import (
     write_changed,
 )
 from revt_hf.merging.recalibration import spread_images
-from revt_hf.merging.record import read_record
+from revt_hf.merging.record import checked_record, read_record
 from revt_hf.merging.statistics import head_norms, recalibrate_model
 from revt_hf.models.load import load_model
 from revt_hf.models.networks import input_limits
@@ -117,7 +117,7 @@ def refit(
                 derived = refit_recipe(recipe, read.description, options)
                 finished = options.resume and _is_finished(output, read, derived)
                 if processes.is_main_process and not finished:
-                    _begin(read, output, recipe, options)
+                    _begin(read, output, derived, options)
             if finished:
                 _log.info("%s is finished, so nothing is trained", output)
                 return ()
@@ -185,10 +185,13 @@ def refit_recipe(recipe: Recipe, description: Description, options: RefitOptions
 
 
 def _is_finished(output: Path, read: Original, derived: Recipe) -> bool:
-    """Whether an output is what this refit leaves."""
+    """Whether an output is what this refit leaves; refused where its weights were changed since."""
     record = read_record(output)
     last = record.changes[-1] if record and record.changes else None
-    return last is not None and (last.recipe, last.before) == (_as_json(derived), read.sha256)
+    if last is None or (last.recipe, last.before) != (_as_json(derived), read.sha256):
+        return False
+    checked_record(output)
+    return True
 
 
 def _as_json(recipe: Recipe) -> dict[str, Any]:
@@ -197,10 +200,10 @@ def _as_json(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _begin(read: Original, output: Path, recipe: Recipe, options: RefitOptions) -> None:
-    """Refuse an output in the way, and another model than a run was begun with."""
+def _begin(read: Original, output: Path, derived: Recipe, options: RefitOptions) -> None:
+    """Refuse an output in the way, and another model or settings than a run was begun with."""
     run, model = refit_run(output), read.folder
-    inputs = [model, *(path for source in recipe.sources for path in source.inputs)]
+    inputs = [model, *(path for source in derived.sources for path in source.inputs)]
     check_output(output, options.overwrite, inputs)
     begun = (run / RECIPE_FILE).is_file()
     if options.resume and not begun:
@@ -209,6 +212,11 @@ def _begin(read: Original, output: Path, recipe: Recipe, options: RefitOptions) 
         raise UserError(
             f"{model} is not the model that the refit for {output} was begun with: start over "
             "with --overwrite"
+        )
+    if options.resume and recorded_recipe(run) != derived:
+        raise UserError(
+            f"the refit for {output} was begun with another recipe, --steps, --fresh or spelling "
+            "of the model's path: repeat that command with --resume, or start over with --overwrite"
         )
     if begun and not options.resume and not options.overwrite:
         raise UserError(

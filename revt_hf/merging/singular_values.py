@@ -30,6 +30,8 @@ _SQUARED_RANGE = 1e-6
 # Below these lies rounding: shares of a matrix's norm in float64, and of the largest singular value
 # where members' singular vectors are equal.
 _ROUNDING, _PARALLEL = 1e-12, 1e-6
+# NumPy has no bfloat16: 8 significant bits.
+_BFLOAT16 = 2.0**-7
 
 # U (m, t), S (t), V (t, k) of a matrix (m, k): the leading triplets that are not empty.
 Triplets = tuple[Array, Array, Array]
@@ -141,11 +143,23 @@ def _merged_by_matrix(tensors: Tensors, base: Array, scale: float, merger: Merge
     # Scaled, so that squares of tiny numbers do not vanish.
     matrices = [one.reshape(rows, -1) / peak for one in differences]
     # A matrix of such rounding errors has about this norm.
-    error = np.finfo(tensors[0].dtype).eps * max(map(_root_mean_square, (base, *tensors)))
+    error = max(_rounding(tensor) * _root_mean_square(tensor) for tensor in tensors)
     empty = error / peak * sum(map(np.sqrt, matrices[0].shape))
     # What a projection leaves of a matrix may be nothing but rounding.
     merged = merger(matrices, max(empty, _ROUNDING * max(map(np.linalg.norm, matrices))))
     return np.asarray(base + (scale * peak) * merged.reshape(base.shape))
+
+
+def _rounding(values: Array) -> float:
+    """Relative rounding of the narrowest dtype that holds values: files' 16 bits are widened."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+        is_single = np.array_equal(single, values)
+        is_half = is_single and np.array_equal(single.astype(np.float16), single)
+    if is_single and not (single.view(np.uint32) & 0xFFFF).any():
+        return _BFLOAT16
+    kind = np.float16 if is_half else np.float32 if is_single else values.dtype
+    return float(np.finfo(kind).eps)
 
 
 def _root_mean_square(values: Array) -> float:

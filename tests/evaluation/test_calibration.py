@@ -326,6 +326,26 @@ def test_files_without_calibration_are_as_before(models, tmp_path):
     assert compact.calibration == read.scores[0].calibration.model_copy(update={"bins": ()})
 
 
+@pytest.mark.parametrize(
+    ("bins", "words"),
+    [
+        ([{"pixels": 2, "right": 3, "confidence": 50}], "3 of 2 pixels are right"),
+        ([{"pixels": 2, "right": 1}], "confidence of None: this cannot be"),
+        ([{"pixels": 0, "right": 0, "confidence": 50}], "0 of 0 pixels are right"),
+        ([{"pixels": 0, "right": 0}], "its bins hold no pixel"),
+    ],
+)
+def test_bins_that_no_count_gives_are_refused(models, tmp_path, bins, words):
+    options = EvaluateOptions(quiet=True, calibration=True)
+    path = tmp_path / "results.json"
+    write_results(path, evaluate({"m": models[0]}, [(SPLIT, IMAGES)], NATIVE, options))
+    values = json.loads(path.read_text())
+    values["results"][0]["scores"][0]["calibration"]["bins"] = bins
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=words):
+        read_results([path])
+
+
 def test_the_command_scores_prints_and_writes_them(tmp_path, capsys):
     model = saved(tmp_path / "a")
     data = ["--domain", "streets", "--option", "val_images=2", "--option", "size=[64, 128]"]

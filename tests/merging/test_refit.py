@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from revt_hf.hub.push import push
 from revt_hf.merging import refit as module
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images, spread_images
-from revt_hf.merging.record import ChangesRecord, checked_record, read_merge_record
+from revt_hf.merging.record import Change, ChangesRecord, checked_record, read_merge_record
 from revt_hf.merging.refit import RefitOptions, refit
 from revt_hf.merging.statistics import recalibrate_model
 from revt_hf.models.load import load_model
@@ -29,7 +30,7 @@ from revt_hf.training.run_folder import refit_run
 from tests.helpers.command_line import in_two_processes, refused, revt, until
 from tests.helpers.made_up_results import score
 from tests.helpers.networks import random_image
-from tests.helpers.segformers import SMALL, saved, tensors_of
+from tests.helpers.segformers import SMALL, change_tensors, saved, tensors_of
 from tests.helpers.tiny import NIGHT, run, same_weights, tiny_recipe
 
 RECIPE = tiny_recipe(train={"steps": 40, "checkpoint_every": 20}, schedule={"warmup_steps": 10})
@@ -145,6 +146,14 @@ def test_the_record_says_what_was_done(merged, tmp_path, capsys):
     assert "describes weights that were refit after the merge" in error
 
 
+def test_one_step_on_one_image_is_told_in_english():
+    said = {"sources": (), "before": "0" * 64, "after": "0" * 64, "revt_hf": "1"}
+    told = str(Change(kind="refit", images=1, steps=1, recipe={}, **said))
+    assert told.startswith("then refit in 1 step on 1 image of an unknown source: ")
+    told = str(Change(kind="recalibrated", images=1, protocol={}, **said))
+    assert told.startswith("then recalibrated on 1 image of an unknown source: ")
+
+
 def test_the_heads_statistics_are_those_of_its_last_weights(merged, tmp_path):
     """Of all layers, and not of the last batches; those of a frozen BatchNorm stay."""
     refit(merged, tmp_path / "out", RECIPE, FEW)
@@ -257,8 +266,10 @@ def test_a_refit_that_stopped_before_its_result_was_written(begun, merged, tmp_p
 def test_another_model_or_recipe_is_not_resumed(begun):
     model, output = begun
     resumed = RefitOptions(4, score_val=False, resume=True)
-    with pytest.raises(UserError, match="another recipe"):
-        refit(model, output, tiny_recipe(source=NIGHT), resumed)
+    others = [(tiny_recipe(source=NIGHT), resumed), (RECIPE, replace(resumed, steps=5))]
+    for recipe, options in [*others, (RECIPE, replace(resumed, fresh=True))]:
+        with pytest.raises(UserError, match="another recipe, --steps, --fresh or spelling"):
+            refit(model, output, recipe, options)
     recalibrated = model.with_name("recalibrated")
     images = [{"image": random_image(64, 64)}]
     recalibrate_on_images(model, recalibrated, images, Protocol(max_size=None))
@@ -268,6 +279,15 @@ def test_another_model_or_recipe_is_not_resumed(begun):
         refit(model, output, RECIPE, resumed)
     refit(model, output, RECIPE, RefitOptions(4, score_val=False, overwrite=True))
     assert checked_record(output)
+
+
+def test_a_result_that_was_changed_since_is_not_called_finished(merged, tmp_path):
+    resumed = RefitOptions(4, score_val=False, resume=True)
+    refit(merged, tmp_path / "out", RECIPE, FEW)
+    refit(merged, tmp_path / "out", RECIPE, resumed)
+    change_tensors(tmp_path / "out", lambda t: t["decode_head.classifier.bias"].add_(1))
+    with pytest.raises(UserError, match="does not describe the weights beside it"):
+        refit(merged, tmp_path / "out", RECIPE, resumed)
 
 
 def test_a_refit_that_fails_leaves_nothing(merged, tmp_path):
