@@ -13,7 +13,7 @@ import pytest
 from revt_hf.cli.main import main
 from tests.helpers.golden import ROOT
 
-SECONDS = 60
+SECONDS = 240
 
 
 def words_of(text, paths):
