@@ -16,8 +16,6 @@ from tests.helpers.command_line import in_two_processes
 from tests.helpers.tiny import in_float64, run
 from tests.helpers.two_processes import DETERMINED, DIFFERENT, USUAL, determined
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):

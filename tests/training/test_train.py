@@ -243,7 +243,6 @@ def test_whose_statistics(tmp_path, batch_norm, device, processes, expected, lay
     assert (tmp_path / "model.safetensors").exists()
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize(("batch_norm", "moves"), [("live", True), ("frozen", False)])
 def test_frozen_statistics_stay_while_weight_and_bias_learn(tmp_path, batch_norm, moves):
     # Validation in between puts the model into eval mode and back.
