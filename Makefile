@@ -6,12 +6,14 @@
 # make renew-texts: set up, then rewrite the tables, page and card that tests expect; fails if one has changed.
 # make test-min: set up the lowest allowed versions, then try the main commands with them.
 # make docs: set up, then build the documentation into site/.
+# make docs-serve: set up, then serve the documentation, with its search, at http://127.0.0.1:8000.
+# make docs-test: set up, then run the tutorials; RENEW=1 keeps their new outputs.
 VENV := .venv
 PYTHON ?= python3
 READY := $(VENV)/.ready
 OUTPUT ?= demo
 # The variable keeps a notice of Material for MkDocs away. --quiet would take --strict its warnings.
-MKDOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
 
 # An x86 processor of 2008: libraries choose their code by what the processor knows.
 OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
@@ -27,13 +29,14 @@ MIN_TESTS := tests/cli/test_cli.py tests/config/test_recipe.py tests/prediction 
 	tests/evaluation/test_evaluate_command.py tests/merging/test_merge_command.py \
 	tests/hub/test_push.py tests/data_tools/test_data_commands.py
 
-.PHONY: demo test test-slow test-numeric test-one-thread renew-texts test-min check docs clean
+.PHONY: demo test test-slow test-numeric test-one-thread renew-texts test-min check docs docs-serve \
+	docs-test clean
 
 demo: $(READY)
 	$(VENV)/bin/revt demo --output $(OUTPUT) --overwrite
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow and not tutorial"
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 -m slow
@@ -55,11 +58,17 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && \
-		{ said=$$($(MKDOCS) --site-dir "$$site" 2>&1) || { echo "$$said"; false; }; }
+		{ said=$$($(MKDOCS) build --strict --site-dir "$$site" 2>&1) || { echo "$$said"; false; }; }
 
 docs: $(READY)
-	$(MKDOCS)
+	$(MKDOCS) build --strict
 	@echo open site/index.html
+
+docs-serve: $(READY)
+	$(MKDOCS) serve --strict
+
+docs-test: $(READY)
+	$(VENV)/bin/python -m pytest -m tutorial
 
 # torch by itself and first: an unpinned torch would bring gigabytes of CUDA.
 $(READY): setup.cfg pyproject.toml constraints.txt

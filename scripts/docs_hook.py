@@ -1,4 +1,4 @@
-"""MkDocs hooks: the site's pages outside docs/, and links as they are written for a code host.
+"""MkDocs hooks: pages outside docs/, notebooks as pages, and links as a code host takes them.
 
 Links are relative to the file they stand in, anywhere in the repository. On the site they lead to
 the page made from that file; of files that are no page, their text is left.
@@ -13,9 +13,12 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 # Their places in the navigation, and on the site, are their paths in the repository.
 OUTSIDE = ("CHANGELOG.md", "recipes/**/README.md", "model_cards/*.md")
+# Long lists mention everything: in the search they come after the pages that explain it.
+_LISTS = ("features.md", "log.md", "CHANGELOG.md", "results/")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 # mkdocstrings takes Sphinx's roles for text.
 _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
@@ -24,6 +27,14 @@ _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>)")
 def outside_pages(root: Path) -> list[Path]:
     """The Markdown files that become pages although they are not in docs/."""
     return [path for pattern in OUTSIDE for path in sorted(root.glob(pattern))]
+
+
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown with the outputs that it holds, and its images by relative path."""
+    # Links to images are addresses.
+    folder = f"{path.stem}_files"
+    text, resources = MarkdownExporter().from_filename(path, {"output_files_dir": folder})
+    return re.sub(r"!\[[a-z+]+\]", "![Output of the code above]", text), resources["outputs"]
 
 
 def with_site_links(markdown: str, source: Path, place: str, places: Mapping[str, str]) -> str:
@@ -54,18 +65,32 @@ def with_site_links(markdown: str, source: Path, place: str, places: Mapping[str
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages that lie outside docs/, and those of the notebooks."""
     root = Path(config.config_file_path).parent
     for path in outside_pages(root):
         place = path.relative_to(root).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(path)))
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        place = notebook.src_uri.removesuffix(".ipynb") + ".md"
+        text, images = notebook_page(Path(str(notebook.abs_src_path)))
+        files.append(File.generated(config, place, content=text))
+        for name, content in images.items():
+            files.append(
+                File.generated(config, f"{posixpath.dirname(place)}/{name}", content=content)
+            )
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Turn a page's links into links of the site."""
     places = {file.abs_src_path: file.src_uri for file in files if file.abs_src_path}
-    return with_site_links(markdown, Path(page.file.abs_src_path or ""), page.file.src_uri, places)
+    # A link to a notebook is one to its page.
+    places = {path: re.sub(r"\.ipynb$", ".md", place) for path, place in places.items()}
+    place = page.file.src_uri
+    if place.startswith(_LISTS):
+        page.meta["search"] = {"boost": 0.3}
+    source = page.file.abs_src_path or f"{config.docs_dir}/{place}"
+    return with_site_links(markdown, Path(source), place, places)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
