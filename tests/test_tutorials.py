@@ -40,6 +40,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", str(os.cpu_count()))
+    # Threads that wait for a busy core would spin.
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     notebook = nbformat.read(path, 4)
     with serve_hub(Hub(TOKEN)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
