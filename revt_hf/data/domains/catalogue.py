@@ -29,6 +29,13 @@ _ACDC_LAYOUTS = (
     Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
     Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
 )
+_BDD_10K = ("images/10k/{split}", "labels/sem_seg/masks/{split}")
+_BDD_SEPARATE = (
+    f"bdd100k_images_10k/bdd100k/{_BDD_10K[0]}",
+    f"bdd100k_sem_seg_labels_trainval/bdd100k/{_BDD_10K[1]}",
+)
+_BDD_SEG_MAPS = ("bdd100k_images_10k/10k/{split}", "bdd100k_seg_maps/labels/{split}")
+_NIGHT = ("rgb_anon/{split}/night", "gt/{split}/night", "_rgb_anon.png")
 _KITTI_COPY = ("images/validation", "labels/validation", ".png")
 _WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
 # Of IDD: parts I and II have different images.
@@ -62,7 +69,7 @@ class Cityscapes(PairedDomain):
         dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         if "dev" in options.split_files:
             path = match.data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, match.names, match.layout.suffixes[0])[0])
+            dev = set(read_split_file(path, match.names, match.layout.suffixes()[0])[0])
         return dev if split == "dev" else {*match.names} - dev
 
 
@@ -73,7 +80,10 @@ class Bdd100k(PairedDomain):
     name = "bdd100k"
     facts = Facts(
         license="BDD100K license (educational, research and not-for-profit use)",
-        download="the BDD100K portal (registration): 10K Images and Segmentation",
+        download=(
+            "the BDD100K portal (registration): 10K Images and Segmentation; the 100K Images and "
+            "Drivable Area have no semantic labels"
+        ),
         sharing=Sharing(
             "confirm",
             "its license allows not-for-profit redistribution with its notice kept, so its notice "
@@ -82,10 +92,13 @@ class Bdd100k(PairedDomain):
         images={"train": 7_000, "val": 1_000},
     )
     hidden_test = True
-    wrappers = ("bdd100k",)
+    # The last two: archives unpacked each to a folder of its own name, as copies of them do.
+    wrappers = ("bdd100k", "bdd100k/bdd100k", "bdd100k_seg/bdd100k")
     layouts = (
-        Layout("official", "images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png"),
+        Layout("official", *_BDD_10K, ".jpg", ".png"),
+        Layout("official", *_BDD_SEPARATE, ".jpg", ".png"),
         Layout("official", "seg/images/{split}", "seg/labels/{split}", ".jpg", "_train_id.png"),
+        Layout("official", *_BDD_SEG_MAPS, ".jpg", "_train_id.png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", "_train_id.png"),
         Layout("converted", "images/10k/{split}", "labels/semseg/masks/{split}", ".jpg", ".png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", ".png"),
@@ -93,12 +106,15 @@ class Bdd100k(PairedDomain):
 
 
 _DEFAULT_MAP = "dg_standard"
+_HALF = Layout("converted", "half/{split}_img", "half/{split}_label", ".jpg", ".png")
 
 
 class MapillaryOptions(PairedOptions):
     """Options of ``mapillary``: ``map`` (see ``labels.yaml``) turns its classes into train ids."""
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
+    # Rein's images and labels of half size, which its tools write to ``half``.
+    half: bool = False
 
 
 @register_domain
@@ -126,21 +142,23 @@ class Mapillary(PairedDomain):
             ("{split}/images", "{split}/labels", "_labelTrainIds.png", _VISTAS),
             ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _VISTAS),
             ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _VISTAS),
-            ("half/{split}_img", "half/{split}_label", ".png", {}),
         )
     )
 
     def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         mapped = options.get("map") or _DEFAULT_MAP
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
-        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}/{split}"
+        half = "-half" if options.get("half") else ""
+        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}{half}/{split}"
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        if options.map and options.layout == "converted":
+        if options.map and (options.half or options.layout == "converted"):
             raise UserError(
                 "mapillary: converted labels were mapped when they were made: remove the option "
                 f"map={options.map}"
             )
+        if options.half:
+            return [_HALF]
         table = mapillary_table(str(config), options.map or _DEFAULT_MAP)
         folders = (f"{{split}}/{config}/labels", "{split}/labels")
         official = [
@@ -173,6 +191,26 @@ class Acdc(PairedDomain):
         ),
         # A flat folder does not tell the conditions apart.
         Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
+    )
+
+
+@register_domain
+class DarkZurich(PairedDomain):
+    """Dark Zurich (Sakaridis et al., ICCV 2019): streets of Zurich at night; only val has labels."""
+
+    name = "dark_zurich"
+    facts = Facts(
+        license="CC BY-NC 4.0 at second hand",
+        download="the Dark Zurich page of ETH Zurich (GCMA_UIoU): Dark_Zurich_val_anon",
+        sharing=Sharing("no", "its license was not read at first hand"),
+        images={"val": 50},
+    )
+    hidden_test = True
+    wrappers = ("Dark_Zurich_val_anon", "dark_zurich", "DarkZurich", "val")
+    layouts = (
+        Layout("official", *_NIGHT, "_gt_labelTrainIds.png"),
+        Layout("official", *_NIGHT, "_gt_labelIds.png", CITYSCAPES_IDS),
+        Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png"),
     )
 
 
