@@ -35,7 +35,6 @@ _BDD_SEPARATE = (
     f"bdd100k_sem_seg_labels_trainval/bdd100k/{_BDD_10K[1]}",
 )
 _BDD_SEG_MAPS = ("bdd100k_images_10k/10k/{split}", "bdd100k_seg_maps/labels/{split}")
-_NIGHT = ("rgb_anon/{split}/night", "gt/{split}/night", "_rgb_anon.png")
 _KITTI_COPY = ("images/validation", "labels/validation", ".png")
 _WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
 # Of IDD: parts I and II have different images.
@@ -196,7 +195,7 @@ class Acdc(PairedDomain):
 
 @register_domain
 class DarkZurich(PairedDomain):
-    """Dark Zurich (Sakaridis et al., ICCV 2019): streets of Zurich at night; only val has labels."""
+    """Dark Zurich (Sakaridis et al., ICCV 2019): Zurich at night; only val has labels."""
 
     name = "dark_zurich"
     facts = Facts(
@@ -208,9 +207,8 @@ class DarkZurich(PairedDomain):
     hidden_test = True
     wrappers = ("Dark_Zurich_val_anon", "dark_zurich", "DarkZurich", "val")
     layouts = (
-        Layout("official", *_NIGHT, "_gt_labelTrainIds.png"),
-        Layout("official", *_NIGHT, "_gt_labelIds.png", CITYSCAPES_IDS),
-        Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png"),
+        Layout("official", *_ACDC_FLAT, "_gt_labelTrainIds.png"),
+        Layout("official", *_ACDC_FLAT, "_gt_labelIds.png", CITYSCAPES_IDS),
     )
 
 

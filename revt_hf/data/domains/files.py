@@ -176,7 +176,7 @@ class Match:
 class Finder:
     """Looks for layouts below a folder and below some folders in it; lists every folder once."""
 
-    def __init__(self, root: Path, wrappers: Sequence[str], download: str) -> None:
+    def __init__(self, root: Path, wrappers: Sequence[str] = (), download: str = "") -> None:
         self._root, self._download = root, download
         self._roots = [root / name for name in ("", *wrappers) if (root / name).is_dir()]
         self._list_files = cache(list_files)
@@ -202,7 +202,9 @@ class Finder:
                 error = UserError if wrong else error
             if root == self._root or not absent:
                 reasons[f"{layout.kind}: {layout.described(split)} ({reason})"] = None
-        source = f"; it comes from {self._download}" if error is NotThereError else ""
+        source = (
+            f"; it comes from {self._download}" if self._download and error is NotThereError else ""
+        )
         looked_for = "; ".join(reasons)
         raise error(
             f"split '{split}' of {domain} is not in {self._root}; looked for {looked_for}{source}"

@@ -89,11 +89,13 @@ class UrbanSyn(DrawnDomain):
 
 
 _SYNSCAPES = {"train": 22_500, "val": 2_500, "full": 25_000}
-_CLASS = ("img/class", ".png", ".png", CITYSCAPES_IDS)
-_CLASS_CONVERTED = ("img/class", ".png", ("_labelTrainIds.png", "_gt_labelTrainIds.png"))
+_CLASS = ("img/rgb", "img/class", ".png")
 _RENDERED = (
-    Layout("official", "img/rgb", *_CLASS, config="native"),
-    Layout("converted", "img/rgb", *_CLASS_CONVERTED, config="native"),
+    Layout("official", *_CLASS, ".png", CITYSCAPES_IDS, config="native"),
+    *(
+        Layout("converted", *_CLASS, suffix, config="native")
+        for suffix in ("_labelTrainIds.png", "_gt_labelTrainIds.png")
+    ),
 )
 
 

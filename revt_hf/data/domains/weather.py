@@ -45,19 +45,14 @@ class WeatherDomain(PairedDomain):
         return None if scenes is None else scenes * len(self.renderings(config, options))
 
     def rendered(self, images: str, config: str | None, options: Any) -> tuple[Layout, ...]:
-        """Both layouts of Cityscapes' labels, with images named ``<scene>_<images>_<rendering>``."""
-        kind = images.removesuffix("DBF")
-        ends = (f"{images}/{{split}}", "gtFine/{split}", f"_{kind}_{{part}}.png")
-        parts = self.renderings(config, options)
+        """Both layouts of Cityscapes' labels; images are ``<scene>_<images>_<rendering>.png``."""
+        end = f"_{images.removesuffix('DBF')}_{{part}}.png"
+        place = (f"{images}/{{split}}", "gtFine/{split}", end)
+        how: dict[str, Any] = {"parts": self.renderings(config, options), "more_labels": True}
         return (
-            Layout(
-                "official", *ends, "_gtFine_labelIds.png", CITYSCAPES_IDS,
-                parts=parts, more_labels=True,
-            ),
-            Layout(
-                "converted", *ends, "_gtFine_labelTrainIds.png", parts=parts, more_labels=True
-            ),
-        )  # fmt: skip
+            Layout("official", *place, "_gtFine_labelIds.png", CITYSCAPES_IDS, **how),
+            Layout("converted", *place, "_gtFine_labelTrainIds.png", **how),
+        )
 
 
 class FoggyOptions(PairedOptions):
@@ -82,7 +77,9 @@ class FoggyCityscapes(WeatherDomain):
         images={"train": 2_975, "val": 500},
     )
     options_model = FoggyOptions
-    strengths = {f"beta_{beta}": f"beta_{beta}" for beta in ("0.02", "0.01", "0.005")}
+    strengths: ClassVar[Mapping[str, str]] = {
+        f"beta_{beta}": f"beta_{beta}" for beta in ("0.02", "0.01", "0.005")
+    }
     scenes = facts.images
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
@@ -140,7 +137,7 @@ class RainyCityscapes(WeatherDomain):
         images={"train": 262, "val": 33},
     )
     options_model = RainyOptions
-    strengths = {
+    strengths: ClassVar[Mapping[str, str]] = {
         "alpha_0.03": "alpha_0.03_beta_0.015_dropsize_0.002",
         "alpha_0.02": "alpha_0.02_beta_0.01_dropsize_0.005",
         "alpha_0.01": "alpha_0.01_beta_0.005_dropsize_0.01",
