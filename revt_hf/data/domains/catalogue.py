@@ -123,7 +123,10 @@ class Mapillary(PairedDomain):
     name = "mapillary"
     facts = Facts(
         license="CC BY-NC-SA 4.0 (research edition)",
-        download="the Mapillary Vistas page (registration): version 1.2 or 2.0",
+        download=(
+            "the Mapillary Vistas page (registration): version 1.2 or 2.0 (Rein's tools write "
+            "half/, which half=true takes)"
+        ),
         sharing=Sharing(
             "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
         ),

@@ -29,15 +29,15 @@ OFFICIAL_COUNTS = {
     ("urbansyn", None): {"train": 6_785, "val": 754, "full": 7_539},
     ("synscapes", "native"): {"train": 22_500, "val": 2_500, "full": 25_000},
     ("synscapes", "2k"): {"train": 22_500, "val": 2_500, "full": 25_000},
-    **dict.fromkeys(
-        (("foggy_cityscapes", f"beta_{beta}") for beta in ("0.02", "0.01", "0.005")),
-        {"train": 2_975, "val": 500},
-    ),
+    **{
+        ("foggy_cityscapes", f"beta_{beta}"): {"train": 2_975, "val": 500}
+        for beta in ("0.02", "0.01", "0.005")
+    },
     ("foggy_cityscapes", "all"): {"train": 8_925, "val": 1_500},
-    **dict.fromkeys(
-        (("rainy_cityscapes", f"alpha_{alpha}") for alpha in ("0.03", "0.02", "0.01")),
-        {"train": 262, "val": 33},
-    ),
+    **{
+        ("rainy_cityscapes", f"alpha_{alpha}"): {"train": 262, "val": 33}
+        for alpha in ("0.03", "0.02", "0.01")
+    },
     ("rainy_cityscapes", "all"): {"train": 786, "val": 99},
     ("dark_zurich", None): {"val": 50},
     ("cityscapes", None): {"train": 2_975, "val": 500},
