@@ -7,7 +7,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -129,13 +129,19 @@ class Layout:
         return [(part, filled(self.images, part), filled(self.labels, part)) for part in self.parts]
 
     def described(self, split: str) -> str:
-        """``images/*.png with labels/*.png``."""
+        """``images/*.png with labels/*.png``, of the first part, and how many more there are."""
         part, images, labels = self.folder_pairs(split)[0]
         before, label_before = self.prefixes
-        return " or ".join(
+        more = f" and {len(self.parts) - 1} more such" if len(self.parts) > 1 else ""
+        found = (
             f"{images}/{before}*{image} with {labels}/{label_before}*{label}"
             for image, label in product(*self.suffixes(part))
         )
+        return " or ".join(found) + more
+
+    def unpacked_apart(self, images: str, labels: str) -> "Layout":
+        """The same with the images' archive and the labels' in folders of their own names."""
+        return replace(self, images=f"{images}/{self.images}", labels=f"{labels}/{self.labels}")
 
 
 class RowsBuilder(datasets.GeneratorBasedBuilder):

@@ -17,6 +17,7 @@ from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table,
 DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
 _CITYSCAPES_INSIDE = {"dev": "train", "train_without_dev": "train"}
 _CITYSCAPES = ("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png")
+_CITYSCAPES_ARCHIVES = ("leftImg8bit_trainvaltest", "gtFine_trainvaltest")
 _VISTAS = {"train": "training", "val": "validation"}
 _MAPILLARY = {"train": 18_000, "val": 2_000}
 _ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
@@ -24,16 +25,17 @@ _ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
 _ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
 _ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
 _ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
-_ACDC_LAYOUTS = (
+_ACDC_OFFICIAL = (
     Layout("official", *_ACDC, "_gt_labelTrainIds.png"),
     Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
+)
+_ACDC_LAYOUTS = (
+    *_ACDC_OFFICIAL,
+    *(one.unpacked_apart("rgb_anon_trainvaltest", "gt_trainval") for one in _ACDC_OFFICIAL),
     Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
 )
-_BDD_10K = ("images/10k/{split}", "labels/sem_seg/masks/{split}")
-_BDD_SEPARATE = (
-    f"bdd100k_images_10k/bdd100k/{_BDD_10K[0]}",
-    f"bdd100k_sem_seg_labels_trainval/bdd100k/{_BDD_10K[1]}",
-)
+_BDD_10K = Layout("official", "images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png")
+_BDD_ARCHIVES = ("bdd100k_images_10k/bdd100k", "bdd100k_sem_seg_labels_trainval/bdd100k")
 _BDD_SEG_MAPS = ("bdd100k_images_10k/10k/{split}", "bdd100k_seg_maps/labels/{split}")
 _KITTI_COPY = ("images/validation", "labels/validation", ".png")
 _WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
@@ -57,9 +59,13 @@ class Cityscapes(PairedDomain):
     inside = _CITYSCAPES_INSIDE
     hidden_test = True
     wrappers = ("cityscapes",)
-    layouts = (
-        Layout("official", *_CITYSCAPES, "_gtFine_labelIds.png", CITYSCAPES_IDS),
-        Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
+    layouts = tuple(
+        one
+        for layout in (
+            Layout("official", *_CITYSCAPES, "_gtFine_labelIds.png", CITYSCAPES_IDS),
+            Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
+        )
+        for one in (layout, layout.unpacked_apart(*_CITYSCAPES_ARCHIVES))
     )
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
@@ -91,11 +97,11 @@ class Bdd100k(PairedDomain):
         images={"train": 7_000, "val": 1_000},
     )
     hidden_test = True
-    # The last two: archives unpacked each to a folder of its own name, as copies of them do.
+    # The last two are those of copies of the archives.
     wrappers = ("bdd100k", "bdd100k/bdd100k", "bdd100k_seg/bdd100k")
     layouts = (
-        Layout("official", *_BDD_10K, ".jpg", ".png"),
-        Layout("official", *_BDD_SEPARATE, ".jpg", ".png"),
+        _BDD_10K,
+        _BDD_10K.unpacked_apart(*_BDD_ARCHIVES),
         Layout("official", "seg/images/{split}", "seg/labels/{split}", ".jpg", "_train_id.png"),
         Layout("official", *_BDD_SEG_MAPS, ".jpg", "_train_id.png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", "_train_id.png"),

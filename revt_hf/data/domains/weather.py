@@ -44,14 +44,21 @@ class WeatherDomain(PairedDomain):
         scenes = self.scenes.get(split)
         return None if scenes is None else scenes * len(self.renderings(config, options))
 
-    def rendered(self, images: str, config: str | None, options: Any) -> tuple[Layout, ...]:
+    def rendered(
+        self, images: str, archive: str, config: str | None, options: Any
+    ) -> tuple[Layout, ...]:
         """Both layouts of Cityscapes' labels; images are ``<scene>_<images>_<rendering>.png``."""
         end = f"_{images.removesuffix('DBF')}_{{part}}.png"
         place = (f"{images}/{{split}}", "gtFine/{split}", end)
         how: dict[str, Any] = {"parts": self.renderings(config, options), "more_labels": True}
-        return (
+        both = (
             Layout("official", *place, "_gtFine_labelIds.png", CITYSCAPES_IDS, **how),
             Layout("converted", *place, "_gtFine_labelTrainIds.png", **how),
+        )
+        return tuple(
+            one
+            for layout in both
+            for one in (layout, layout.unpacked_apart(archive, "gtFine_trainvaltest"))
         )
 
 
@@ -83,8 +90,11 @@ class FoggyCityscapes(WeatherDomain):
     scenes = facts.images
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        dbf = options.edition == "dbf"
-        return self.rendered(f"leftImg8bit_foggy{'DBF' if dbf else ''}", config, options)
+        if options.edition == "first":
+            place = ("leftImg8bit_foggy", "leftImg8bit_trainvaltest_foggy")
+        else:
+            place = ("leftImg8bit_foggyDBF", "leftImg8bit_trainval_foggyDBF")
+        return self.rendered(*place, config, options)
 
     def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
@@ -150,7 +160,8 @@ class RainyCityscapes(WeatherDomain):
         return tuple(f"{one}_pattern_{number}" for one, number in product(strengths, chosen))
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        return self.rendered("leftImg8bit_rain", config, options)
+        place = ("leftImg8bit_rain", "leftImg8bit_trainval_rain")
+        return self.rendered(*place, config, options)
 
     def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
