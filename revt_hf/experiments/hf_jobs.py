@@ -253,7 +253,7 @@ def _asking(
                 why += (
                     f": {shortened(_without(' '.join(said.split()), secrets), 300)}" if said else ""
                 )
-                if 400 <= status < 500:  # noqa: PLR2004
+                if 400 <= status < 500:
                     on_refusal()
                 break
             if lost is not None:

@@ -71,7 +71,7 @@ def test_jobs_are_sent_in_order_with_all_that_they_need(submit, jobs, tmp_path, 
     assert first["secrets"] == {"WANDB_API_KEY": SECRET}
     assert first["volumes"] == [
         {"type": "bucket", "source": "me/results", "mountPath": "/results", "readOnly": False},
-        {**{"type": "dataset", "source": "me/gta5"}, "mountPath": "/data/gta5", "readOnly": True},
+        {"type": "dataset", "source": "me/gta5", "mountPath": "/data/gta5", "readOnly": True},
     ]
     assert first["labels"]["name"] == "tiny-train-0-0"
     assert "--output /results/runs/tiny" in first["command"][2]
@@ -257,4 +257,4 @@ def test_jobs_that_really_run_do_the_whole_experiment(tmp_path, monkeypatch, cap
         assert code_of("submit", path, *where) == 0, jobs.log
     made = bucket / "runs/tiny"
     assert (made / "members/base/0/model.safetensors").is_file()
-    assert "1 base" in (made / "tables/experiment.md").read_text()
+    assert "| base |" in (made / "tables/experiment.md").read_text()
