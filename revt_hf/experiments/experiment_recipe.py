@@ -24,7 +24,7 @@ from revt_hf.config.yaml_files import (
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import LayerWeightsRecipe, RuleRecipe
-from revt_hf.results.paper import paper_row
+from revt_hf.results.published import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
 Weights = tuple[Number, ...]
