@@ -45,7 +45,7 @@ def notes_on_published(rows: Sequence[TableRow], protocol: Protocol) -> Iterator
     for one in others:
         references.setdefault((one.method, one.reference, one.note), []).append(one.second_hand)
     for (method, reference, note), quoted in references.items():
-        hand = "; second hand: quoted by others, not read there" if any(quoted) else ""
+        hand = "; second hand means quoted by others, not read there" if any(quoted) else ""
         yield f"{method}: {reference}{hand}.{f' {note}' if note else ''}"
 
 

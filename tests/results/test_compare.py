@@ -36,7 +36,9 @@ def test_a_number_by_another_protocol_is_never_in_the_column_of_ours(tmp_path):
     assert table.kinds == ("", "published", "published")
     notes = " ".join(table.notes)
     assert "ours: measured here by 1024x512. Numbers under different headings" in notes
-    assert "SoMA: README of ysj9909/SoMA; second hand: quoted by others, not read there." in notes
+    assert (
+        "SoMA: README of ysj9909/SoMA; second hand means quoted by others, not read there." in notes
+    )
     assert "HRDA (domain generalisation): arXiv 2304.13615." in notes
 
 
