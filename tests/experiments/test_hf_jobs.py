@@ -4,7 +4,10 @@ import json
 
 import pytest
 import yaml
+from huggingface_hub import JobHardware
 
+from revt_hf.experiments.hf_settings import load_hf_settings
+from tests.helpers.golden import ROOT
 from tests.helpers.jobs_server import jobs_api
 from tests.helpers.tiny_experiment import MEMBERS_ONLY, code_of, write_experiment
 
@@ -242,6 +245,15 @@ def test_one_training_with_many_gpus_needs_a_launcher(submit, jobs):
     assert jobs.bodies[0]["command"][-2:] == ["--launcher", launcher]
     assert jobs.bodies[0]["timeoutSeconds"] == 86400
     assert "--launcher" not in jobs.bodies[2]["command"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/hf_jobs").glob("*.yaml")), ids=str)
+def test_the_settings_that_are_shipped_are_valid_and_in_the_readme(path):
+    settings = load_hf_settings(path, None)
+    assert settings.of("report").flavor == "cpu-basic"
+    flavors = {settings.of(kind).flavor for kind in ("train", "merge", "score", "report")}
+    assert flavors <= {flavor.value for flavor in JobHardware}
+    assert f"`{path.name}`" in (path.parent / "README.md").read_text()
 
 
 @pytest.mark.slow
