@@ -32,7 +32,7 @@ from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_tabl
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
-from revt_hf.results.paper import ROWS
+from revt_hf.results.published import ROWS
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.pushed import changed, results_of
 from tests.helpers.tiny import tiny_recipe
@@ -439,8 +439,8 @@ def test_a_card(row):
     check_card(text)
     assert "model-index" not in text
     assert "the paper's" in text
-    assert f"| Cityscapes | {row.cityscapes:.2f} |" in text
-    assert f"| BDD100K | {row.bdd:.2f} |" in text
+    assert f"| Cityscapes | {row.miou['cityscapes/val']:.2f} |" in text
+    assert f"| BDD100K | {row.miou['bdd100k/val']:.2f} |" in text
     assert ("Weights not published" in text) == (row.link is None)
     assert "planned" in text
     values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
