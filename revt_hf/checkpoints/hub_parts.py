@@ -105,6 +105,8 @@ class HubModel:
                         raise failure from None
                     raise
                 failure = error
+                # It may have expired; the Hub knows another one.
+                self._storage.pop(path, None)
             if begin < end:
                 pause = max(min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE), limits.told)
                 limits.told, tries = 0, tries + 1
@@ -149,11 +151,7 @@ class HubModel:
         if status == _BUSY or status >= _BROKEN:
             raise _PassingError(f"the Hub answered with status {status}")
         if url != hub and status in _EXPIRED:
-            # The address has expired: the Hub gives another one.
-            self._storage.pop(path, None)
-            raise _PassingError(
-                f"the Hub's storage refuses the Hub's own address (status {status})"
-            )
+            raise _PassingError(f"the Hub's storage refuses its address (status {status})")
         hf_raise_for_status(response)
         raise HubError(f"the Hub answered with status {status}")
 

@@ -21,7 +21,7 @@ from revt_hf.merging import record as records
 from revt_hf.merging.member_states import hub_record
 from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
-from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
+from revt_hf.merging.record import NO_DIGEST, Digests, MemberRecord, MergeRecord, member_record
 from revt_hf.merging.registry import MergeSpec
 from revt_hf.merging.streaming import stream
 
@@ -81,7 +81,7 @@ def merge(
     with ExitStack() as stack:
         plan = make_plan(spec, stack, options.quiet, parts=not options.as_adapter)
         if options.repeats is not None:
-            _check_commits(options.repeats, plan)
+            _check_hub_members(options.repeats, plan)
         description = result_description(plan)
         evaluation = _evaluation(plan)
         adapters = None
@@ -226,8 +226,8 @@ def _record(
     )
 
 
-def _check_commits(expected: MergeRecord, plan: MergePlan) -> None:
-    """Refuse Hub models at another commit than the record's before anything is read of them."""
+def _check_hub_members(expected: MergeRecord, plan: MergePlan) -> None:
+    """Refuse other Hub models than the record's before their tensors are read."""
     for before, source in zip(expected.inputs, plan.inputs, strict=True):
         commit = source.hub and source.hub.commit
         if before.hub is not None and commit != before.hub.commit:
@@ -236,16 +236,22 @@ def _check_commits(expected: MergeRecord, plan: MergePlan) -> None:
                 f"merge {before.path.partition('@')[0]}@{before.hub.commit} with the record's "
                 "method and head"
             )
+        if source.hub is not None and source.hub.files:
+            _check_member(before, member_record(source.label, source.digests()))
+
+
+def _check_member(before: MemberRecord, now: MemberRecord) -> None:
+    if before.sha256 not in (None, now.sha256):
+        raise UserError(
+            f"{before.path} is not what was merged: its sha256 is {now.sha256}, in the "
+            f"record {before.sha256}"
+        )
 
 
 def _check_repeated(expected: MergeRecord, found: MergeRecord) -> None:
     """Refuse a repeated merge whose members or weights are not those of the record."""
     for before, now in zip(expected.inputs, found.inputs, strict=True):
-        if before.sha256 not in (None, now.sha256):
-            raise UserError(
-                f"{before.path} is not what was merged: its sha256 is {now.sha256}, in the "
-                f"record {before.sha256}"
-            )
+        _check_member(before, now)
     if expected.tensors_sha256 not in (None, found.tensors_sha256):
         raise UserError(
             "the merge gives other weights than those of the record, which revt_hf "

@@ -141,6 +141,8 @@ class MemberRecord(JsonRecord):
     def history(self) -> list[str]:
         """How it was made, as far as that is recorded, one sentence each."""
         lines = []
+        if self.hub is not None and not self.hub.verified:
+            lines.append(f"read in parts at commit {self.hub.commit}; its sha256 is the Hub's word")
         if self.merge is not None:
             paths = ", ".join(member.path for member in self.merge.members)
             rules = " and ".join(f"{rule.method} of {rule.select!a}" for rule in self.merge.rules)
