@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -115,7 +115,10 @@ class HubModel:
     def _answer(self, path: Path, begin: int, end: int, limits: Limits, stack: ExitStack) -> Any:
         """The answer that holds a part or its begin; ``stack`` closes it."""
         from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            hf_raise_for_status,
+        )
 
         hub = hf_hub_url(self.repository, path.name, revision=self.commit)
         wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
@@ -233,7 +236,7 @@ class HubReader:
         while len(self._coming) < _AHEAD:
             self._coming.append(self._lane.submit(next, self._pieces, None))
 
-    def _in_order(self, places: Iterable[Place]) -> Iterator[tuple[int, int, bytes]]:
+    def _in_order(self, places: Iterable[Place]) -> Generator[tuple[int, int, bytes], None, None]:
         for file, at, length in places:
             end = at + length
             while at < end:

@@ -26,7 +26,7 @@ _MOST_REQUESTS = 1000
 _OK, _REFUSED, _BUSY, _BROKEN = 200, 400, 429, 500
 _LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
 _RANGE = re.compile(r"bytes (\d{1,18})-")
-_ETAG = re.compile(r"[^/\\]*")
+_ETAG = re.compile(r"(W/)?[^/\\]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
 # There is one client per process: two blocks at once would restore each other's.

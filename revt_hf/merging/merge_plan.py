@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.families import OF_BACKBONES, mean_beside
+from revt_hf.checkpoints.families import OF_BACKBONES, is_statistic, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
 from revt_hf.checkpoints.hub_parts import Place
 from revt_hf.checkpoints.names import listed
@@ -180,7 +180,7 @@ class MergePlan:
             return False
         if item.rule is not None:
             method = find_method(self.spec.rules[item.rule].method)
-            paired = method.needs_means and (mean_beside(before.name) or mean_beside(item.name))
+            paired = method.needs_means and (is_statistic(before.name) or is_statistic(item.name))
             if method.scope == "tensor" or paired:
                 return False
         return all(

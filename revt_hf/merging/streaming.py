@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from revt_hf.checkpoints.families import is_variance, mean_beside
+from revt_hf.checkpoints.families import is_statistic, is_variance, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import core_count
@@ -147,8 +147,11 @@ class _Engine:
 
     def _keep_means(self, run: Run, start: int, arrays: Sequence[Array]) -> None:
         """Keep running means for the variances after them: from the Hub they are read once."""
-        later = (mean_beside(self._names[at]) for at in self._variances if at > run.first)
-        if run.last == run.first + 1 and self._names[run.first] in later:
+        name, after = (
+            self._names[run.first],
+            self._variances[bisect_left(self._variances, run.first) :],
+        )
+        if is_statistic(name) and name in [mean_beside(self._names[at]) for at in after]:
             self._means_kept[run.first, start] = [array.copy() for array in arrays]
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
