@@ -40,6 +40,7 @@ def inspect(
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.merging import record as records
+    from revt_hf.merging.member_states import member_states
 
     report = common.OutputOptions(json_file)
     report.check([folder])
@@ -47,7 +48,7 @@ def inspect(
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
     members, lines = [], []
     if isinstance(record, records.MergeRecord):
-        members = list(zip(record.inputs, records.member_states(record), strict=True))
+        members = list(zip(record.inputs, member_states(record), strict=True))
         lines = [*map(str, record.rules)]
         lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
     lines += map(str, record.changes)

@@ -153,6 +153,8 @@ def model_facts(
     merge: MergeRecord | None = None
     members: tuple[MemberFacts, ...] = ()
     if isinstance(record, MergeRecord):
+        merged = [one.path.partition("@")[0] for one in record.inputs if one.hub is not None]
+        hub_ids = tuple(dict.fromkeys([*hub_ids, *merged]))
         told = published_record(record.to_json(), hub_ids)
         merge = parse_record(told, folder / record.file, MergeRecord)
         members = _members(folder, record, merge, options.with_members)

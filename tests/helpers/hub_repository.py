@@ -54,10 +54,19 @@ class Repository:
 
 @dataclass
 class Hub:
-    """A running server: its address, what it holds, what it was asked, and what shall fail."""
+    """A running server: its address, what it holds, what it was asked, and what shall fail.
+
+    With ``ranges`` it sends parts of files, and large ones lie on another host, the ``storage``.
+    ``sent`` are name, begin and end of the files and parts that were asked for, ``shown`` the
+    requests with a token to the storage.
+    """
 
     token: str | None = None
     endpoint: str = ""
+    ranges: bool = False
+    storage: str = ""
+    sent: list[tuple[str, int, int]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)

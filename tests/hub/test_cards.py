@@ -289,6 +289,13 @@ def test_members_of_the_hub(models, tmp_path):
     without = card(tmp_path)
     assert "me/base" not in without
     assert "| `base` | not recorded |" in without
+    # The record may know that it is no folder.
+    record["members"][0]["hub"] = {"commit": "1" * 40, "verified": False}
+    write_json(tmp_path / "merge.json", record)
+    text = card(tmp_path)
+    assert metadata(text)["base_model"] == ["me/base"]
+    assert "| `me/base@v1` | not recorded |" in text
+    assert f"read in parts at commit {'1' * 40}; its sha256 is the Hub's word" in text
 
 
 @pytest.fixture(scope="module")
