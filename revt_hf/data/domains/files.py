@@ -249,10 +249,11 @@ class Finder:
         ends = tuple(_IMAGE.sub("", suffix) for suffix in suffixes if _IMAGE.search(suffix))
         for path, file in files.items():
             stem = _stem_of(path, suffixes)
-            if stem is not None and _exchanged(stem, before, "") is None:
-                match.unused[file.path] = f"its name does not begin with {before}"
+            known = None if stem is None else _exchanged(stem, before, before)
+            if known is not None:
+                found.setdefault(known, []).append(file)
             elif stem is not None:
-                found.setdefault(stem, []).append(file)
+                match.unused[file.path] = f"its name does not begin with {before}"
             # Only the extension differs: an image or label of the same kind.
             elif not shared and _IMAGE.search(path) and _IMAGE.sub("", path).endswith(ends):
                 match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"

@@ -82,6 +82,15 @@ def test_a_name_with_another_beginning_is_told(root):
     assert unused == {str(root / "ss" / "mask_0001.png"): "its name does not begin with ss_"}
 
 
+def test_capitals_at_the_beginning_of_a_name_do_not_matter(root):
+    case = CASE["urbansyn-hub"]
+    case.touch(root)
+    for path in [*root.rglob("*.png")]:
+        path.rename(path.with_name(path.name.upper()))
+    opened = open_domain("urbansyn", "full", root)
+    assert (names_of(opened), opened.missing, opened.unused) == (sorted(case.names), (), ())
+
+
 def test_labels_of_synscapes_are_enlarged_to_its_second_edition(root, tmp_path):
     case = CASE["synscapes-2k-ids"]
     raw = case.write_one(root, "1", 0).raw
