@@ -1,4 +1,4 @@
-"""``revt data``, ``train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
+"""``revt data``, ``train``, ``recipe``, ``run`` and ``demo``."""
 
 import json
 from enum import StrEnum
@@ -196,7 +196,7 @@ def run(
     from revt_hf.experiments.execution import ExperimentOptions, plan_experiment, run_experiment
 
     quiet, steps = report.quiet, tuple(only or ())
-    _check_json(report, output, [experiment], writes=not dry_run)
+    check_json(report, output, [experiment], writes=not dry_run)
     options = ExperimentOptions(steps, not no_needs, report_only, jobs, launcher, quiet)
     what = (experiment, output, overrides or [], options)
     if dry_run:
@@ -213,82 +213,7 @@ def run(
         say(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")
 
 
-def submit(
-    experiment: ExperimentFile,
-    output: ExperimentFolder,
-    report: common.OutputOptions,
-    overrides: common.Overrides = None,
-    to: Annotated[str, "Submit to slurm or hf-jobs (the Hub's machines)."] = "slurm",
-    settings: Annotated[Path | None, "FILE", "Settings of the jobs (YAML)."] = None,
-    partition: Annotated[str | None, "Slurm partition."] = None,
-    account: Annotated[str | None, "Slurm account to charge."] = None,
-    time: Annotated[str | None, "Slurm: time limit of a task, such as 12:00:00."] = None,
-    gpus: Annotated[str | None, "Slurm: GPUs of a task, such as 1 or a100:2."] = None,
-    cpus: Annotated[int | None, "Slurm: cores of a task."] = None,
-    memory: Annotated[str | None, "Slurm: memory of a task, such as 32G."] = None,
-    launcher: Launcher = None,
-    only_print: Annotated[bool, "--print", "Show what would be sent; submit nothing."] = False,
-) -> None:
-    """Submit the remaining steps of an experiment to Slurm or to the Hub's machines.
-
-    Slurm's jobs wait for each other; with --to hf-jobs this command waits for them.
-    """
-    resources = {"partition": partition, "account": account, "time": time, "gpus": gpus}
-    flags = {**resources, "cpus": cpus, "memory": memory}
-    _check_json(report, output, [experiment, settings], writes=not only_print)
-    if to == "hf-jobs":
-        for name, value in flags.items():
-            if value is not None:
-                raise UserError(f"--{name} is of Slurm: with --to hf-jobs, use --settings FILE")
-        what = (experiment, output, overrides or [])
-        _submit_to_hub(what, settings, launcher, report, only_print)
-        return
-    if to != "slurm":
-        raise UserError(f"--to '{to}': use slurm or hf-jobs")
-    from revt_hf.experiments.slurm_jobs import as_text, submit_experiment
-    from revt_hf.experiments.slurm_settings import load_settings
-
-    loaded = load_settings(settings, {**flags, "launcher": launcher})
-    jobs = submit_experiment(experiment, output, overrides or [], loaded, dry_run=only_print)
-    done = "all steps are done, nothing is left to submit"
-    lines = [] if jobs else [f"{done}: revt run --report-only writes tables and report"]
-    if only_print and jobs:
-        print(as_text(jobs), end="")
-    elif jobs and not report.quiet:
-        for job in jobs:
-            after = f", after {', '.join(job.after)}" if job.after else ""
-            tasks = counted(len(job.stage.tasks), "task")
-            lines.append(f"{job.name}: job {job.number}, {tasks}{after}")
-        lines.append(f"scripts, logs and job numbers: {jobs[0].file.parent}")
-    report.finish([job.to_json() for job in jobs], lines)
-
-
-def _submit_to_hub(
-    what: tuple[Path, Path, list[str]],
-    file: Path | None,
-    launcher: str | None,
-    report: common.OutputOptions,
-    only_print: bool,
-) -> None:
-    from revt_hf.experiments.hf_jobs import problem_of, submit_to_hub
-    from revt_hf.experiments.hf_settings import load_hf_settings
-    from revt_hf.experiments.hf_tasks import plan_jobs
-
-    settings = load_hf_settings(file, launcher)
-    plan = (plan_jobs if only_print else submit_to_hub)(*what, settings)
-    lines = []
-    if only_print:
-        print(plan.as_text(), end="")
-    elif not report.quiet and problem_of(plan.tasks) is None:
-        where = f"hf://buckets/{settings.results}/{what[1]}"
-        lines = [f"all jobs are completed: hf buckets sync {where} {what[1]}"]
-    report.finish([task.to_json() for task in plan.tasks], lines)
-    problem = problem_of(plan.tasks)
-    if problem is not None:
-        raise UserError(problem)
-
-
-def _check_json(
+def check_json(
     report: common.OutputOptions, output: Path, inputs: list[Path | None], writes: bool
 ) -> None:
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""
