@@ -17,14 +17,19 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from revt_hf.checkpoints.headers import TensorInfo, parse_header
-from revt_hf.checkpoints.hub_requests import HubError, Limits, failed_transport, reason_of
+from revt_hf.checkpoints.hub_requests import (
+    PROGRESS_BYTES,
+    HubError,
+    Limits,
+    failed_transport,
+    reason_of,
+)
 from revt_hf.core.errors import UserError
 
 # File, first byte and length of what is read, in this order.
 Place = tuple[int, int, int]
 _AHEAD = 4  # pieces of at most 64 KiB
 _MOST_REDIRECTS = 5
-_LONGEST_PART = 64 * 1024 * 1024
 _PAUSE_SECONDS, _LONGEST_PAUSE = 0.5, 8.0
 _WHOLE, _PART, _BEYOND, _BUSY, _BROKEN = 200, 206, 416, 429, 500
 _EXPIRED = (401, 403, 404, 410)
@@ -53,13 +58,11 @@ class HubModel:
     ``received`` counts the bytes of files that came so far.
     """
 
-    def __init__(
-        self, repository: str, commit: str, files: Mapping[str, HubFile] | None = None
-    ) -> None:
+    def __init__(self, repository: str, commit: str, files: Mapping[str, HubFile]) -> None:
         self.repository, self.commit, self.received = repository, commit, 0
         # These paths name files in messages and cannot be opened.
         where = Path(f"{repository}@{commit}")
-        self.files = {where / name: file for name, file in (files or {}).items()}
+        self.files = {where / name: file for name, file in files.items()}
         self._storage: dict[Path, str] = {}
         self._tags: dict[Path, str] = {}
 
@@ -82,7 +85,7 @@ class HubModel:
         from huggingface_hub import constants
 
         stopped = stopped or threading.Event()
-        limits = Limits(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        limits, since = Limits(constants.HF_HUB_DOWNLOAD_TIMEOUT), begin
         failure, tries = None, 0
         while begin < end and not stopped.is_set():
             try:
@@ -107,10 +110,11 @@ class HubModel:
                 failure = error
                 # It may have expired; the Hub knows another one.
                 self._storage.pop(path, None)
-            if begin < end:
-                pause = max(min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE), limits.told)
+                stopped.wait(max(min(_PAUSE_SECONDS * 2**tries, _LONGEST_PAUSE), limits.told))
                 limits.told, tries = 0, tries + 1
-                stopped.wait(pause)
+                # Cuts are expected where a merge computes for long: only those in a row count.
+                if begin - since >= PROGRESS_BYTES:
+                    limits, since = Limits(constants.HF_HUB_DOWNLOAD_TIMEOUT), begin
 
     def _answer(self, path: Path, begin: int, end: int, limits: Limits, stack: ExitStack) -> Any:
         """The answer that holds a part or its begin; ``stack`` closes it."""
@@ -238,15 +242,9 @@ class HubReader:
 
     def _in_order(self, places: Iterable[Place]) -> Generator[tuple[int, int, bytes], None, None]:
         for file, at, length in places:
-            end = at + length
-            while at < end:
-                # Each request may be repeated a limited number of times.
-                part = min(end, at + _LONGEST_PART)
-                for piece in self._model.parts(self._files[file], at, part, self._stopped):
-                    yield file, at, piece
-                    at += len(piece)
-                if self._stopped.is_set():
-                    return
+            for piece in self._model.parts(self._files[file], at, at + length, self._stopped):
+                yield file, at, piece
+                at += len(piece)
 
     def _stop(self) -> None:
         self._stopped.set()

@@ -20,7 +20,7 @@ from revt_hf.core.errors import causes
 
 # A request, with its retries, fails after so long without an answer or 64 KiB of a file.
 PATIENCE_SECONDS = 60.0
-_PROGRESS_BYTES = 65536
+PROGRESS_BYTES = 65536
 _MOST_REPEATS = 20  # of one address
 _MOST_REQUESTS = 1000
 _OK, _REFUSED, _BUSY, _BROKEN = 200, 400, 429, 500
@@ -126,7 +126,7 @@ class Limits:
         """Count bytes sent or received."""
         self.left()
         self._bytes += count
-        if self._bytes >= _PROGRESS_BYTES:
+        if self._bytes >= PROGRESS_BYTES:
             self._progress()
 
     def counter(self, response: Any) -> Callable[[int], None]:
