@@ -11,7 +11,7 @@ from revt_hf.hub.commit import PUBLIC, Kind, is_repo_id
 
 
 def find_collection(hub: HfApi, wanted: str, owner: str, private: bool) -> Collection | None:
-    """The collection of a slug (``owner/name``), or the owner's of that title; None if there is none.
+    """The collection of a slug (``owner/name``), or the owner's of a title; None without one.
 
     Raises:
         UserError: there is none of that slug, or it is public and ``private`` is asked for.

@@ -1,7 +1,7 @@
 """A model's scores for the Hub: ``model-index`` of its card, and ``.eval_results/*.yaml``.
 
-The card holds every score. An entry of ``.eval_results`` is for a leaderboard: it names a dataset of
-the Hub that is a benchmark, and a task of its ``eval.yaml``. Neither is guessed.
+The card holds every score. An entry of ``.eval_results`` is for a leaderboard: it names a dataset
+of the Hub that is a benchmark, and a task of its ``eval.yaml``. Neither is guessed.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What a model card is filled from: a model folder, measured results, and the user's options."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from revt_hf.checkpoints.description import read_description
@@ -63,8 +63,8 @@ class ModelCardFacts:
     base_models: tuple[str, ...]
     datasets: tuple[str, ...]
     results: tuple[Result, ...]
-    dataset_ids: Mapping[str, HubDataset] = field(default_factory=dict)
-    related: Related = Related()
+    dataset_ids: Mapping[str, HubDataset]
+    related: Related
 
     @property
     def name(self) -> str:
