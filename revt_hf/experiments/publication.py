@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, HfApi
 
 from revt_hf import __version__
+from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, write_text
 from revt_hf.evaluation.result import Result, write_results
 from revt_hf.experiments.run_models import (
@@ -109,6 +110,9 @@ def push_experiment(
         require_token()
     models = run_models(run, prefix)
     chosen = chosen_models(models, only, run)
+    for name in options.base_models:
+        if not any(name in hub_origins(one, models, [name]) for one in chosen):
+            raise UserError(f"--base-model {name}: no model to push was made from it: leave it out")
     measured = run_results(run, results)
     options = replace(options, collection=options.collection or prefix.partition("/")[2])
     table = f"{prefix}-results" if measured else None
@@ -117,6 +121,7 @@ def push_experiment(
         with pushing(prefix, HfApi(), options.quiet, _BEFORE):
             linked = _checked_on_hub(models, chosen, table, options)
             check_pages(options, prefix)
+    _tell_others(chosen, linked, options)
     works = [_model_work(one, linked, table, measured, options) for one in chosen]
     if table:
         place = Repository(table, "dataset", "table")
@@ -140,6 +145,22 @@ def _checked_on_hub(
     return [one for one in models if one in chosen or one.id in there]
 
 
+def _tell_others(
+    chosen: Sequence[RunModel], linked: Sequence[RunModel], options: PushOptions
+) -> None:
+    """Name the members of merges that cards cannot link."""
+    known = {one.sha256 for one in linked}
+    members = [member for one in chosen if one.merge for member in one.merge.members]
+    others = [
+        one.path
+        for one in members
+        if one.sha256 not in known and one.path.partition("@")[0] not in options.base_models
+    ]
+    if others:
+        names = ", ".join(dict.fromkeys(others))
+        _log.info("members of merges that are not published, so that no card links them: %s", names)
+
+
 def _model_work(
     model: RunModel,
     linked: Sequence[RunModel],
@@ -148,19 +169,17 @@ def _model_work(
     options: PushOptions,
 ) -> _Work:
     weights = {one.sha256: one for one in linked if one.sha256}
+    inputs = [one.sha256 for one in model.merge.inputs] if model.merge else []
     members = {
         digest: Published(weights[digest].repo_id, weights[digest].folder)
-        for digest in model.inputs
+        for digest in inputs
         if digest in weights
     }
-    merges = tuple(one.repo_id for one in linked if model.sha256 in one.inputs)
+    merges = tuple(one.repo_id for one in linked if model.sha256 in one.members)
     own = [
         one.model_copy(update={"model": model.repo_id}) for one in results_of_model(model, measured)
     ]
     origins = hub_origins(model, linked, options.base_models)
-    for one in model.merge.members if model.merge else ():
-        if one.sha256 not in members and one.path.partition("@")[0] not in origins:
-            _log.info("%s: its member %s is not published, so no card links it", model.id, one.path)
     options = replace(
         options,
         base_models=origins,

@@ -27,7 +27,8 @@ class RunModel:
     merge: MergeRecord | None
 
     @property
-    def inputs(self) -> list[str | None]:
+    def members(self) -> list[str | None]:
+        """The sha256 of its members' weights; empty if it is no merge."""
         return [one.sha256 for one in self.merge.members] if self.merge else []
 
 
@@ -106,12 +107,11 @@ def run_results(run: Path, given: Path | None) -> list[Result]:
 
 
 def results_of_model(model: RunModel, measured: Sequence[Result]) -> list[Result]:
-    """The model's own results: a selection has those of the model that it chose, too."""
-    named = [one for one in measured if one.model == model.id]
+    """The model's own results: a selection repeats those of the model that it chose."""
+    own = [one for one in measured if one.kind != "selection"]
+    named = [one for one in own if one.model == model.id]
     return named or [
-        one
-        for one in measured
-        if one.kind != "selection" and [c.sha256 for c in one.checkpoints] == [model.sha256]
+        one for one in own if [held.sha256 for held in one.checkpoints] == [model.sha256]
     ]
 
 

@@ -179,8 +179,7 @@ def model_facts(
         hub_ids = tuple(dict.fromkeys([*published, *hub_ids, *merged]))
         told = published_record(record.to_json(), hub_ids, related)
         merge = parse_record(told, folder / record.file, MergeRecord)
-        near = [*options.with_members, *(one.folder for one in related.values())]
-        members = _members(folder, record, merge, near)
+        members = _members(folder, record, merge, options)
     return ModelCardFacts(
         folder=folder,
         repo_id=repo_id,
@@ -261,14 +260,16 @@ def _label(source: Source | ChangeSource, split: str) -> str:
 
 
 def _members(
-    folder: Path, record: MergeRecord, published: MergeRecord, near: Sequence[Path]
+    folder: Path, record: MergeRecord, published: MergeRecord, options: PushOptions
 ) -> tuple[MemberFacts, ...]:
-    """The members of a merge, whose folders are looked for beside it and in ``near``, too."""
+    """The members of a merge, whose folders are those of the options, or looked for beside it."""
     members = []
     names = member_names([member.name or member.path for member in record.members])
     for name, member, told in zip(names, record.members, published.members, strict=True):
         path = Path(member.path)
         # The path of a member may be a file in its folder.
+        known = options.related.models.get(member.sha256 or "")
+        near = [known.folder] if known else options.with_members
         places = [*near, path, path.parent, folder.parent / last_part(member.path)]
         found = (place for place in places if _holds(place, member.sha256))
         recipe = next((recorded_recipe(place) for place in found), None)

@@ -30,7 +30,7 @@ def finished_run(models: Models, run: Path) -> Path:
     merged, base = results_of(models)
     score(run, MERGE, merged, kind="merge", group="ReVT")
     score(run, BASE, base, kind="member", group="1 base")
-    # What was chosen has the scores of the model under another name.
+    # A selection repeats the scores of the model that it chose.
     score(run, "selections/best/0", merged, kind="selection", group="best", of=MERGE)
     return run
 
@@ -38,7 +38,7 @@ def finished_run(models: Models, run: Path) -> Path:
 def score(run, step, result, of=None, protocol="recipe", **fields):
     weights = run / (of or step) / "model.safetensors"
     held = (CheckpointHash(path=of or step, sha256=file_sha256(weights)),)
-    result = result.model_copy(update={"model": step, "checkpoints": held, **fields})
+    result = result.model_copy(update={"model": of or step, "checkpoints": held, **fields})
     file = run / "results" / protocol / f"{step}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_results(file, [result])

@@ -14,7 +14,8 @@ from revt_hf.experiments.publication import push_experiment
 from revt_hf.hub.cards import check_card
 from revt_hf.hub.commit import HubDataset
 from revt_hf.merging.average import merge
-from tests.helpers.command_line import revt
+from revt_hf.merging.registry import MergeSpec, Rule
+from tests.helpers.command_line import refused, revt
 from tests.helpers.finished_run import BASE, MERGE, OTHER, finish, finished_run
 from tests.helpers.hub_repository import Failure, Repository, files_of
 from tests.helpers.hub_server import TOKEN
@@ -82,7 +83,7 @@ def test_everything_is_published_and_linked(finished, hub, tmp_path):
     held = hub.repositories["datasets", TABLE].files()
     (tmp_path / "results.json").write_bytes(held["results.json"])
     results = read_results([tmp_path / "results.json"])
-    assert {one.model for one in results} == {MODELS[MERGE], MODELS[BASE], "selections/best/0"}
+    assert [one.model for one in results] == [MODELS[BASE], MODELS[MERGE], MODELS[MERGE]]
     assert held["tables.csv"].startswith(b"protocol,source,")
     items = [*((name, "model") for name in MODELS.values()), (TABLE, "dataset")]
     assert (_collection(hub).title, _collection(hub).items) == ("x", items)
@@ -195,8 +196,6 @@ def test_only_some_models_and_then_the_others(finished, hub):
     _push(finished, only=["merges"])
     assert _metadata(_card(hub, MODELS[MERGE]))["base_model"] == [MODELS[BASE], MODELS[OTHER]]
     assert len(_collection(hub).items) == 4
-    with pytest.raises(UserError, match="--only no: it matches no step; --print lists them"):
-        _push(finished, only=["no"])
 
 
 def test_print_and_dry_run_show_what_would_be_pushed_and_ask_nobody(
@@ -245,7 +244,8 @@ def test_members_that_are_averages_of_the_run_are_published_and_others_are_named
     tensors["decode_head.classifier.bias"] += 1
     save_file(tensors, average / "model.safetensors", metadata={"format": "pt"})
     outside = shutil.copytree(models.revt, tmp_path / "mine")
-    merge([average, outside], run / MERGE)
+    paths, rules = (str(average), str(outside)), (Rule("backbone", "task_arithmetic"),)
+    merge(MergeSpec(paths, rules, base=str(run / BASE)), run / MERGE)
     finish(run, MERGE)
     shutil.rmtree(run / "results")
     with caplog.at_level("INFO", logger="revt_hf"):
@@ -254,7 +254,9 @@ def test_members_that_are_averages_of_the_run_are_published_and_others_are_named
         *(MODELS[BASE], MODELS[OTHER], f"{MODELS[BASE]}-ema", MODELS[MERGE])
     ]
     assert _metadata(_card(hub, MODELS[MERGE]))["base_model"] == [f"{MODELS[BASE]}-ema"]
-    assert f"{MERGE}: its member {outside} is not published, so no card links it" in caplog.text
+    record = json.loads(hub.model(MODELS[MERGE]).files()["merge.json"])
+    assert record["base"]["path"] == MODELS[BASE]
+    assert f"not published, so that no card links them: {outside}\n" in caplog.text
 
 
 def _other_weights(run):
@@ -265,6 +267,12 @@ def _other_weights(run):
 
 def _other_protocol(run):
     shutil.copytree(run / "results" / "recipe", run / "results" / "native")
+
+
+def test_a_base_model_of_no_model_is_refused(finished, hub):
+    with pytest.raises(UserError, match="--base-model timm/net: no model to push was made from"):
+        _push(finished, only=["merges"], base_models=["timm/net"])
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -284,3 +292,23 @@ def test_a_run_that_is_not_what_it_was_is_refused_before_any_request(run, hub, s
     with pytest.raises(UserError, match=words):
         _push(run)
     assert hub.requests == [] and not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("RUN me/x --experiment RUN", "goes with OWNER/PREFIX alone"),
+        ("me/x --experiment RUN --with-members RUN", "goes with OWNER/PREFIX alone"),
+        ("me/x --experiment RUN --create-pr", "--create-pr and --revision are for one model"),
+        ("me/x --experiment RUN --revision v2", "--create-pr and --revision are for one model"),
+        ("x --experiment RUN", "'x' is not the ID of a Hub model"),
+        ("RUN", "name the folder, then the repository: revt push FOLDER OWNER/NAME"),
+        ("RUN me/x --only members", "--only and --print go with --experiment"),
+        ("RUN me/x --print", "--only and --print go with --experiment"),
+        ("me/x --experiment RUN --only no", "--only no: it matches no step; --print lists them"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(finished, hub, capsys, words, sentence):
+    arguments = [finished if word == "RUN" else word for word in words.split()]
+    assert sentence in refused(capsys, "push", *arguments, "--license", "mit")
+    assert hub.requests == []
