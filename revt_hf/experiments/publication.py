@@ -154,7 +154,9 @@ def _tell_others(
     others = [
         one.path
         for one in members
-        if one.sha256 not in known and one.path.partition("@")[0] not in options.base_models
+        if one.sha256 not in known
+        and one.hub is None
+        and one.path.partition("@")[0] not in options.base_models
     ]
     if others:
         names = ", ".join(dict.fromkeys(others))

@@ -139,6 +139,9 @@ def test_training_datasets_of_the_hub_are_linked(models, monkeypatch):
     named = card(models.revt, dataset_ids={"streets": HubDataset("org/streets")})
     assert metadata(named)["datasets"] == ["org/streets"]
     assert "datasets" not in metadata(card(models.revt))
+    # Of its authors; copies by others are no homes of a dataset.
+    known = {name: one.facts.hub_id for name, one in DOMAINS.items() if one.facts.hub_id}
+    assert known == {"urbansyn": "UrbanSyn/UrbanSyn"}
     facts = replace(DOMAINS["streets"].facts, hub_id="authors/streets")
     monkeypatch.setattr(type(DOMAINS["streets"]), "facts", facts)
     both = metadata(card(models.revt, results_of(models), datasets=("org/more",)))
