@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import analysis, evaluate, model_folders, results, submit, training
+from revt_hf.cli import analysis, changes, evaluate, model_folders, results, submit, training
 from revt_hf.cli.options import with_options
 
 
@@ -39,7 +39,7 @@ _PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
     "Data": [("data", _DATA)],
     "Train": [training.train, training.run, submit.submit, training.demo, ("recipe", _RECIPE)],
     "Merge": [
-        *(model_folders.inspect, model_folders.recalibrate, model_folders.refit),
+        *(model_folders.inspect, changes.recalibrate, changes.refit),
         model_folders.convert,
     ],
     "Evaluate": [

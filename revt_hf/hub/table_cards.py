@@ -10,7 +10,8 @@ from huggingface_hub import ModelCardData
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
-from revt_hf.hub.cards import PAPER, TASK, Markdown, check_card, render_card, tags
+from revt_hf.hub.cards import PAPER, Markdown, check_card, render_card, tags
+from revt_hf.hub.evaluations import TASK
 from revt_hf.results.published import ROWS, SOURCES, PublishedRow
 
 _LINKS = {

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import huggingface_hub
 import pytest
 
-from tests.helpers.hub_repository import Hub
+from tests.helpers.hub_repository import Hub, Pages
 
 TOKEN = "hf_secretsecretsecret"
 _LARGE = (".parquet", ".safetensors", ".bin")
@@ -92,6 +92,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.hub.blobs.update({oid: body} if right else {})
             self.answer(b"", status=200 if right else 400)
             return
+        if url.path.startswith("/api/collections"):
+            self._collections(url, json.loads(body or b"{}"))
+            return
         parts = url.path.removeprefix("/api").strip("/").split("/")
         kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
         name = "/".join(parts[:2]).removesuffix(".git")
@@ -113,6 +116,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._write(address, repository, rest, body, "create_pr" in parse_qs(url.query))
         else:
             self._read(name, repository, rest)
+
+    def _collections(self, url, asked):
+        slug = "/".join(url.path.split("/")[3:5])
+        found = self.hub.collections.get(slug)
+        bearer = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if bearer != self.hub.token:
+            self.refuse(401, message="Invalid credentials in Authorization header")
+        elif self.command == "POST" and not slug:
+            known = [one.title for one in self.hub.collections.values()]
+            made = self.hub.collect(asked["title"], asked["namespace"], asked["private"])
+            self.answer(_pages(made), 409 if made.title in known else 200)
+        elif not slug:
+            owner = parse_qs(url.query)["owner"][0]
+            listed = [one for one in self.hub.collections.values() if one.owner == owner]
+            # In a list each has its place there, and at most four items.
+            shown = [{**_pages(one), "items": _pages(one)["items"][:4]} for one in listed]
+            for one in shown:
+                del one["position"]
+            self.answer(shown)
+        elif found is None:
+            self.refuse(404)
+        elif self.command == "POST":
+            item = (asked["item"]["id"], asked["item"]["type"])
+            taken = item in found.items
+            if (f"{item[1]}s", item[0]) not in self.hub.repositories:
+                self.refuse(404)
+                return
+            found.items += [] if taken else [item]
+            self.answer(_pages(found), 409 if taken else 200)
+        else:
+            self.answer(_pages(found))
 
     def _address(self, kind, name):
         return f"{self.hub.endpoint}/{'' if kind == 'models' else f'{kind}/'}{name}"
@@ -236,6 +270,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def _damaged(body: bytes) -> bytes:
     return body[:-1] + bytes([body[-1] ^ 1])
+
+
+def _pages(held: Pages) -> dict[str, Any]:
+    items = [
+        {"_id": str(number), "id": name, "type": kind, "position": number}
+        for number, (name, kind) in enumerate(held.items)
+    ]
+    about = {"lastUpdated": "2026-11-22T00:00:00.000Z", "position": 0, "theme": "green"}
+    about |= {"title": held.title, "owner": {"name": held.owner}, "private": held.private}
+    return {**about, "slug": held.slug, "items": items, "upvotes": 0}
 
 
 @lru_cache(maxsize=64)

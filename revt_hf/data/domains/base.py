@@ -60,6 +60,7 @@ class Facts:
         images: official number of labelled images of each split of the default config.
         images_of: the same for other configs.
         kind: origin of the images.
+        hub_id: the dataset of the Hub in which its own authors publish it, if they do.
     """
 
     license: str
@@ -68,6 +69,7 @@ class Facts:
     images: Mapping[str, int] = field(default_factory=dict)
     images_of: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
     kind: Literal["synthetic", "real", "any"] = "real"
+    hub_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class UrbanSyn(DrawnDomain):
         download="urbansyn.org, or the Hub dataset UrbanSyn/UrbanSyn: the folders rgb and ss",
         sharing=Sharing("yes", "its license is CC BY-SA 4.0", "cc-by-sa-4.0"),
         images={"train": 6_785, "val": 754, "full": 7_539},
+        hub_id="UrbanSyn/UrbanSyn",
     )
     wrappers = ("UrbanSyn", "urbansyn")
     layouts = (
