@@ -53,8 +53,8 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         gr.Markdown(f"# {TITLE}\n{_intro(shown)}", elem_id="intro")
         picked, scene = gr.State(time_to_live=_KEPT), gr.State(time_to_live=_KEPT)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+        with gr.Row(elem_id="layout"):
+            with gr.Column(elem_id="pick"):
                 upload = gr.File(
                     label="Your image", file_types=sorted(IMAGES), height=140, elem_id="upload"
                 )
@@ -69,6 +69,9 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
                     buttons=[],
                     elem_id="examples",
                 )
+            with gr.Column(elem_id="show"):
+                output = gr.HTML(_message("Upload an image, or pick an example."), elem_id="scene")
+            with gr.Column(elem_id="set"):
                 sliders = [
                     gr.Slider(0, SEVERITIES[-1], 0, step=1, label=kind.capitalize(), buttons=[])
                     for kind in SLIDERS
@@ -81,8 +84,6 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
                     show_select_all=True,
                     elem_id="legend",
                 )
-            with gr.Column(scale=3, min_width=300):
-                output = gr.HTML(_message("Upload an image, or pick an example."), elem_id="scene")
         controls, results = [*sliders, view, legend], [picked, scene, output]
         every: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
         network = {**every, "concurrency_limit": 1, "concurrency_id": "network"}
