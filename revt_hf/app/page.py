@@ -1,6 +1,5 @@
 """The page: gradio's controls around a scene, whose slider is that of the report."""
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from revt_hf.app.scenes import Scene, Shown, heat, read_upload
 from revt_hf.core.errors import UserError, counted
 from revt_hf.data.domains.corruptions import SEVERITIES, Kind
 from revt_hf.evaluation.predictor import Image
+from revt_hf.hub.space import gradio_version
 from revt_hf.prediction.inputs import IMAGES
 from revt_hf.results.formats import render
 from revt_hf.results.page import image_data
@@ -28,8 +28,9 @@ SLIDERS: tuple[Kind, ...] = ("fog", "night", "noise")
 CONFIDENCE = "confidence"
 _VIEWS = ("classes", CONFIDENCE)
 _LARGEST_UPLOAD = "64mb"
-# Seconds after which uploads are deleted and the images of an idle session are forgotten.
-_KEPT = 3600
+# Seconds after which uploads are deleted and the images of an idle session are forgotten, and
+# between looking for such uploads.
+_KEPT, _CLEANED = 3600, 600
 _SESSIONS = 50
 # The browser refuses what pages of gradio could fetch from other servers.
 _POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
@@ -40,8 +41,7 @@ Picked = tuple[str, Image, str]
 
 def check_gradio() -> None:
     """Refuse to go on without gradio; switch off its statistics, which its import reads."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("revt app: gradio is not installed: pip install 'revt_hf[app]'")
+    gradio_version()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
@@ -50,7 +50,7 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
     check_gradio()
     import gradio as gr
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_CLEANED, _KEPT)) as page:
         gr.Markdown(f"# {TITLE}\n{_intro(shown)}", elem_id="intro")
         picked, scene = gr.State(time_to_live=_KEPT), gr.State(time_to_live=_KEPT)
         with gr.Row(elem_id="layout"):
@@ -97,7 +97,9 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
             picked: Picked = (*examples[0], "")
             return picked, *segment(picked, *values)
 
-        upload.upload(partial(_uploaded, shown), [upload, *controls], results, **network)
+        # The file is let go of, which opens the field for the next one.
+        given, taken = [upload, *controls], [upload, *results]
+        upload.upload(partial(_uploaded, shown), given, taken, **network)
         gallery.select(pick, controls, results, **network)
         for slider in sliders:
             slider.change(segment, [picked, *controls], [scene, output], **network)
@@ -110,13 +112,13 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
 
 
 def _uploaded(shown: Shown, path: str, *controls: Any) -> tuple[Any, ...]:
-    """The picked image, its scene and its HTML; a file that cannot be read becomes a message."""
+    """No file, the picked image, its scene and its HTML; a message if it cannot be read."""
     try:
         image, remark = read_upload(Path(path))
     except UserError as error:
-        return None, None, _message(str(error), is_problem=True)
+        return None, None, None, _message(str(error), is_problem=True)
     picked = Path(path).name, image, remark
-    return picked, *_segmented(shown, picked, *controls)
+    return None, picked, *_segmented(shown, picked, *controls)
 
 
 def _segmented(shown: Shown, picked: Picked | None, *controls: Any) -> tuple[Any, Any]:

@@ -163,6 +163,7 @@ class Publication:
     private: Annotated[bool, "Make the repository private."] = False
     create_pr: Annotated[bool, "Open a pull request instead of pushing."] = False
     revision: Annotated[str | None, "Push to this branch, not to main."] = None
+    with_space: Annotated[bool, "Also publish a Space that shows the model."] = False
     dry_run: Annotated[
         Path | None, "DIR", "Write what would be sent to this folder; send nothing."
     ] = None
@@ -171,7 +172,9 @@ class Publication:
         """Refuse now what the push would refuse after all the work."""
         from revt_hf.hub.commit import check_repo_id, require_token
         from revt_hf.hub.facts import known_hub_ids
+        from revt_hf.hub.space import check_with_space
 
+        check_with_space(self)
         check_repo_id(repo_id, "model")
         if not self.license:
             raise UserError(

@@ -27,6 +27,16 @@ def app(
 ) -> None:
     """Show models at work on a page in the browser, or write a Space that does."""
     named = common.named_models(models)
+    if space is not None:
+        if host or port:
+            raise UserError("--host and --port are for a page served here: the Hub serves a Space")
+        more = ["--ensemble"] if ensemble else []
+        for flag, value in {**choice.given(), "--examples": examples}.items():
+            more += [flag, value] if value else []
+        _write_space(space, named, more, overwrite, examples)
+        if not quiet:
+            say(f"written: {space}")
+        return
     from revt_hf.app.page import check_gradio, serving
     from revt_hf.app.scenes import load_shown, read_examples
 
@@ -36,3 +46,14 @@ def app(
         say(f"open {address} (Ctrl-C ends it)")
         sys.stdout.flush()
         threading.Event().wait()
+
+
+def _write_space(
+    folder: Path, models: dict[str, str], options: list[str], overwrite: bool, examples: str | None
+) -> None:
+    from revt_hf.core.outputs import atomic_folder
+    from revt_hf.hub.space import check_examples, write_space
+
+    check_examples(examples)
+    with atomic_folder(folder, overwrite) as scratch:
+        write_space(scratch, models, options)

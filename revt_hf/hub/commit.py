@@ -25,7 +25,7 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError, causes
 from revt_hf.results.markdown import yaml_text
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 CARD_FILE = "README.md"
 # Marks the card of a repository that was pushed from here and may be replaced.
 MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
@@ -63,6 +63,7 @@ class PushOptions:
         base_models: Hub IDs of the members or of the initial weights.
         datasets: Hub IDs of the training datasets.
         quiet: hide progress bars.
+        with_space: also publish a Space of the same ID, which the card links.
     """
 
     private: bool = False
@@ -75,6 +76,7 @@ class PushOptions:
     base_models: Sequence[str] = ()
     datasets: Sequence[str] = ()
     quiet: bool = False
+    with_space: bool = False
 
 
 def is_repo_id(text: str) -> bool:
@@ -109,7 +111,10 @@ def open_repository(
 ) -> tuple[str, list[str]]:
     """Create a repository unless it exists; the last commit and the files of its branch."""
     # Where nothing is asked for, the owner's account decides.
-    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
+    sdk = "gradio" if kind == "space" else None
+    hub.create_repo(
+        repo_id, repo_type=kind, exist_ok=True, private=private or None, space_sdk=sdk
+    )
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
         raise UserError(
             f"the Hub {kind} {repo_id} exists already and is public: make it private "

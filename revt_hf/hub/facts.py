@@ -62,6 +62,7 @@ class ModelCardFacts:
     base_models: tuple[str, ...]
     datasets: tuple[str, ...]
     results: tuple[Result, ...]
+    with_space: bool = False
 
     @property
     def name(self) -> str:
@@ -169,6 +170,7 @@ def model_facts(
         base_models=hub_ids,
         datasets=tuple(options.datasets),
         results=tuple(measured),
+        with_space=options.with_space,
     )
 
 

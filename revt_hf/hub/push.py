@@ -51,6 +51,7 @@ from revt_hf.hub.facts import (
     published_result,
     results_of,
 )
+from revt_hf.hub.space import check_free, check_with_space, push_space
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -94,6 +95,7 @@ def push(
     """
     options = options or PushOptions()
     check_repo_id(repo_id, "model")
+    check_with_space(options)
     if options.dry_run is not None:
         inputs = (folder, results, *options.with_members)
         with atomic_folder(Path(options.dry_run), options.overwrite, inputs) as scratch:
@@ -104,7 +106,21 @@ def push(
         assembled = Path(name) / "model"
         assembled.mkdir()
         _assemble(Path(folder), repo_id, options, results, assembled)
-        return _send(assembled, repo_id, options)
+        if options.with_space:
+            check_free(repo_id, options)
+        address = _send(assembled, repo_id, options)
+        if options.with_space:
+            space = Path(name) / "space"
+            space.mkdir()
+            push_space(space, repo_id, _members_on_hub(assembled, options), options)
+        return address
+
+
+def _members_on_hub(folder: Path, options: PushOptions) -> list[str]:
+    """The Hub IDs of a published merge's members, as far as they are known."""
+    record = read_json_object(folder / MERGE_FILE) if (folder / MERGE_FILE).is_file() else {}
+    paths = [member["path"] for member in record.get("members", ())]
+    return [path for path in paths if path.partition("@")[0] in options.base_models]
 
 
 def _assemble(

@@ -93,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.answer(b"", status=200 if right else 400)
             return
         parts = url.path.removeprefix("/api").strip("/").split("/")
-        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        kind = parts.pop(0) if parts[0] in ("models", "datasets", "spaces") else "models"
         name = "/".join(parts[:2]).removesuffix(".git")
         repository, rest = self.hub.repositories.get((kind, name)), parts[2:]
         if not self._allowed(repository):
