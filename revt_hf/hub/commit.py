@@ -112,9 +112,7 @@ def open_repository(
     """Create a repository unless it exists; the last commit and the files of its branch."""
     # Where nothing is asked for, the owner's account decides.
     sdk = "gradio" if kind == "space" else None
-    hub.create_repo(
-        repo_id, repo_type=kind, exist_ok=True, private=private or None, space_sdk=sdk
-    )
+    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None, space_sdk=sdk)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
         raise UserError(
             f"the Hub {kind} {repo_id} exists already and is public: make it private "

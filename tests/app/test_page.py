@@ -10,6 +10,7 @@ from PIL import Image
 from revt_hf.app.page import serving
 from revt_hf.app.scenes import load_shown, read_examples
 from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.predictor import Segmenter
 from revt_hf.merging.average import merge
 from tests.helpers.browser import PHONE, browser, overflows
@@ -67,10 +68,21 @@ def page(served):
     opened.asked, opened.complaints = [], []
     opened.on("request", lambda request: opened.asked.append(request.url))
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.on("console", lambda line: opened.complaints.append(line.text) if line.type == "error" else None)
+    opened.on(
+        "console",
+        lambda line: opened.complaints.append(line.text) if line.type == "error" else None,
+    )
     opened.goto(address)
     opened.wait_for_selector(DRAWN)
     return opened
+
+
+def test_a_port_that_is_taken_is_one_sentence(served, folder):
+    port = int(served[0].rstrip("/").rpartition(":")[2])
+    shown = load_shown({"a": str(folder / "a")}, Protocol(max_size=None), ensemble=False)
+    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1, port {port}: "):
+        with serving(shown, [], port=port):
+            pass
 
 
 def panel(page, title):
@@ -80,7 +92,7 @@ def panel(page, title):
 def changed(page, title, before):
     page.wait_for_function(
         "([title, before]) => { const found = document.querySelector("
-        "`#scene figure[data-title=\"${title}\"] img`); return found && found.src !== before }",
+        '`#scene figure[data-title="${title}"] img`); return found && found.src !== before }',
         arg=[title, before],
     )
     return panel(page, title)

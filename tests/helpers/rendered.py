@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "link", "img", "hr", "br"}
+_VOID = {"meta", "link", "img", "hr", "br", "input"}
 
 
 class Rendered(HTMLParser):

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import urllib.request
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from revt_hf.core.errors import UserError
 from revt_hf.hub.commit import MARKER
@@ -19,6 +20,7 @@ from tests.helpers.command_line import refused, revt, until
 from tests.helpers.golden import ROOT
 from tests.helpers.hub_repository import Failure, files_of
 from tests.helpers.pushed import LICENSE
+from tests.helpers.small_hub import use_endpoint
 
 pytest.importorskip("gradio", reason="the extra 'app' is not installed")
 WITH_SPACE = replace(LICENSE, with_space=True)
@@ -72,7 +74,7 @@ def test_what_is_no_space_is_refused(capsys, models, tmp_path, words, sentence):
 
 def test_without_gradio_the_extra_is_named(capsys, monkeypatch, models, tmp_path):
     def missing(name):
-        raise __import__("importlib.metadata").metadata.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr("revt_hf.hub.space.version", missing)
     for words in (["me/revt", "--space", tmp_path / "space"], [models.revt]):
@@ -81,7 +83,9 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch, models, tmp_path
         push(models.revt, "me/revt", WITH_SPACE)
 
 
-def test_a_push_publishes_the_space_and_the_card_links_it(models, hub, tmp_path):
+def test_a_push_publishes_the_space_and_the_card_links_it(models, hub, tmp_path, monkeypatch):
+    use_endpoint(monkeypatch, hub.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     for name in ("base", "pixmix"):
         push(getattr(models, name), f"me/{name}", LICENSE)
     merge(["me/base", "me/pixmix"], tmp_path / "revt")
@@ -136,7 +140,9 @@ def test_the_published_space_serves_its_page(models, hub, stranger, tmp_path):
             [sys.executable, str(app)], env=environment, cwd=tmp_path, stdout=log, stderr=log
         )
         try:
-            until(lambda: running.poll() is not None or "open http" in (tmp_path / "log").read_text())
+            until(
+                lambda: running.poll() is not None or "open http" in (tmp_path / "log").read_text()
+            )
             with urllib.request.urlopen("http://127.0.0.1:17860/config", timeout=20) as answer:
                 assert b"ReVT: models side by side" in answer.read()
         finally:
