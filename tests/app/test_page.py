@@ -80,9 +80,11 @@ def page(served):
 def test_a_port_that_is_taken_is_one_sentence(served, folder):
     port = int(served[0].rstrip("/").rpartition(":")[2])
     shown = load_shown({"a": str(folder / "a")}, Protocol(max_size=None), ensemble=False)
-    with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1, port {port}: "):
-        with serving(shown, [], port=port):
-            pass
+    with (
+        pytest.raises(UserError, match=f"cannot listen on 127.0.0.1, port {port}: "),
+        serving(shown, [], port=port),
+    ):
+        pass
 
 
 def panel(page, title):
@@ -105,7 +107,7 @@ def named(page, text):
 
 
 def test_the_first_example_is_there_and_nothing_comes_from_elsewhere(page, served):
-    address, driver, _ = served
+    address = served[0]
     named(page, "first.png: 96x64 pixels")
     titles = page.locator("#scene figure").evaluate_all("all => all.map(one => one.dataset.title)")
     names = ["a", "b", "revt", "ensemble of 2 (probabilities)"]

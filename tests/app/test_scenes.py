@@ -100,7 +100,7 @@ def test_uploads_are_turned_scaled_down_and_told(tmp_path):
     (tmp_path / "torn.jpg").write_bytes(whole[:3000] + b"\xff\x00" * 40 + whole[3080:])
     assert "damaged inside" in read_upload(tmp_path / "torn.jpg")[1]
     (tmp_path / "none.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="^none.png: not an image"):
+    with pytest.raises(UserError, match=r"^none\.png: not an image"):
         read_upload(tmp_path / "none.png")
 
 

@@ -47,7 +47,7 @@ def test_a_space_names_its_models_and_runs_the_app(capsys, hub, tmp_path):
     assert MARKER in files["README.md"]
     assert re.fullmatch(r"revt_hf\[app\]==[\w.]+\n", files["requirements.txt"])
     names = {}
-    exec(files["app.py"], names)  # noqa: S102
+    exec(files["app.py"], names)
     assert names["COMMAND"] == ["app", *models, "--ensemble", "--max-size", "native", *more[-2:]]
     # Nobody was asked.
     assert hub.requests == []

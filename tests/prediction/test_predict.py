@@ -19,7 +19,7 @@ from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.prediction.inputs import find_inputs, unique_names
-from revt_hf.prediction.prediction import PredictOptions, short_names, predict_files
+from revt_hf.prediction.prediction import PredictOptions, predict_files, short_names
 from revt_hf.prediction.saving import Video, VideoOutput, disagreement
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
