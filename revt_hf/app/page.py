@@ -1,5 +1,6 @@
 """The page: gradio's controls around a scene, whose slider is that of the report."""
 
+import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from revt_hf.app.scenes import Scene, Shown, heat, read_upload
 from revt_hf.core.errors import UserError, counted
@@ -35,6 +35,9 @@ _SESSIONS = 50
 # The browser refuses what pages of gradio could fetch from other servers.
 _POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 _FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+# Of events: only the last of several changes counts, and networks run one after the other.
+_EVERY: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
+_NETWORK = {**_EVERY, "concurrency_limit": 1, "concurrency_id": "network"}
 # A name, an image and a remark.
 Picked = tuple[str, Image, str]
 
@@ -85,30 +88,29 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
                     elem_id="legend",
                 )
         controls, results = [*sliders, view, legend], [picked, scene, output]
-        every: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
-        network = {**every, "concurrency_limit": 1, "concurrency_id": "network"}
-        segment = partial(_segmented, shown)
 
         def pick(event: gr.SelectData, *values: Any) -> tuple[Any, ...]:
-            picked: Picked = (*examples[event.index], "")
-            return picked, *segment(picked, *values)
-
-        def start(*values: Any) -> tuple[Any, ...]:
-            picked: Picked = (*examples[0], "")
-            return picked, *segment(picked, *values)
+            return _picked(shown, examples[event.index], *values)
 
         # The file is let go of, which opens the field for the next one.
         given, taken = [upload, *controls], [upload, *results]
-        upload.upload(partial(_uploaded, shown), given, taken, **network)
-        gallery.select(pick, controls, results, **network)
+        upload.upload(partial(_uploaded, shown), given, taken, **_NETWORK)
+        gallery.select(pick, controls, results, **_NETWORK)
         for slider in sliders:
-            slider.change(segment, [picked, *controls], [scene, output], **network)
+            segment = partial(_segmented, shown)
+            slider.change(segment, [picked, *controls], [scene, output], **_NETWORK)
         for control in (view, legend):
             redraw = partial(_redrawn, shown)
-            control.change(redraw, [picked, scene, view, legend], output, **every)
+            control.change(redraw, [picked, scene, view, legend], output, **_EVERY)
         if examples:
-            page.load(start, controls, results, **network)
+            page.load(partial(_picked, shown, examples[0]), controls, results, **_NETWORK)
     return page
+
+
+def _picked(shown: Shown, example: tuple[str, Image], *controls: Any) -> tuple[Any, ...]:
+    """The picked example, its scene and its HTML."""
+    picked = (*example, "")
+    return picked, *_segmented(shown, picked, *controls)
 
 
 def _uploaded(shown: Shown, path: str, *controls: Any) -> tuple[Any, ...]:
@@ -186,7 +188,7 @@ def _intro(shown: Shown) -> str:
 
 def _message(text: str, is_problem: bool = False) -> str:
     role = "alert" if is_problem else "status"
-    return Markup('<p class="message" role="{}">{}</p>').format(role, text)
+    return f'<p class="message" role="{role}">{html.escape(text)}</p>'
 
 
 def _style(shown: Shown) -> str:

@@ -187,12 +187,6 @@ class ProtocolOptions:
         "Run the network on square windows of this side; neighbours overlap by a quarter.",
     ] = None
 
-    def given(self) -> dict[str, str]:
-        """The options that were given, by their flags."""
-        window = None if self.window is None else str(self.window)
-        named = {"--protocol": self.protocol, "--max-size": self.max_size, "--window": window}
-        return {flag: value for flag, value in named.items() if value is not None}
-
     def resolve(self, models: Iterable[str | Path]) -> "Protocol":
         """The protocol of that name, else the one the models' folders record; with the options."""
         from revt_hf.config.protocol import named_protocol

@@ -31,8 +31,8 @@ def app(
         if host or port:
             raise UserError("--host and --port are for a page served here: the Hub serves a Space")
         more = ["--ensemble"] if ensemble else []
-        for flag, value in {**choice.given(), "--examples": examples}.items():
-            more += [flag, value] if value else []
+        for name, value in {**vars(choice), "examples": examples}.items():
+            more += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
         _write_space(space, named, more, overwrite, examples)
         if not quiet:
             say(f"written: {space}")
