@@ -6,7 +6,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import analysis, changes, evaluate, model_folders, results, submit, training
+from revt_hf.cli import (
+    analysis,
+    changes,
+    evaluate,
+    model_folders,
+    results,
+    show,
+    submit,
+    training,
+)
 from revt_hf.cli.options import with_options
 
 
@@ -44,7 +53,7 @@ _PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
     ],
     "Evaluate": [
         *(evaluate.evaluate, evaluate.predict, results.table, results.report, results.curves),
-        evaluate.benchmark,
+        *(evaluate.benchmark, show.app),
     ],
     "Understand": [analysis.choose, ("diagnose", _DIAGNOSE)],
     "Publish": [model_folders.push, model_folders.merge_and_push],

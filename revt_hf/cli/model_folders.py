@@ -101,6 +101,7 @@ class Publication:
     private: Annotated[bool, "Make the repository private."] = False
     create_pr: Annotated[bool, "Open a pull request instead of pushing."] = False
     revision: Annotated[str | None, "Push to this branch, not to main."] = None
+    with_space: Annotated[bool, "Also publish a Space that shows the model."] = False
     dry_run: Annotated[
         Path | None, "DIR", "Write what would be sent to this folder; send nothing."
     ] = None
@@ -110,8 +111,10 @@ class Publication:
         from revt_hf.hub.commit import check_repo_id, require_token
         from revt_hf.hub.evaluations import parse_dataset_ids
         from revt_hf.hub.facts import known_hub_ids
+        from revt_hf.hub.space import check_with_space
 
         parse_dataset_ids(self.dataset_ids or [])
+        check_with_space(self)
         check_repo_id(repo_id, "model")
         if not self.license:
             raise UserError(
@@ -148,8 +151,10 @@ class Publication:
     ) -> None:
         from revt_hf.experiments.publication import push_experiment
 
-        if self.create_pr or self.revision is not None:
-            raise UserError("--create-pr and --revision are for one model: leave out --experiment")
+        if self.create_pr or self.revision is not None or self.with_space:
+            raise UserError(
+                "--create-pr, --revision and --with-space are for one model: leave out --experiment"
+            )
         how = (results, only, only_print)
         repositories, urls = push_experiment(run, prefix, self.options(**more), *how)
         for one in repositories if not urls else ():

@@ -25,7 +25,7 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError, causes
 from revt_hf.results.markdown import yaml_text
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 CARD_FILE = "README.md"
 HUB_URL = "https://huggingface.co"
 # Marks the card of a repository that was pushed from here and may be replaced.
@@ -99,6 +99,7 @@ class PushOptions:
         collection: title or slug of the collection that the repository is added to.
         related: what is published with it.
         quiet: hide progress bars.
+        with_space: also publish a Space of the same ID, which the card links.
     """
 
     private: bool = False
@@ -114,6 +115,7 @@ class PushOptions:
     collection: str | None = None
     related: Related = Related()
     quiet: bool = False
+    with_space: bool = False
 
 
 def is_repo_id(text: str) -> bool:
@@ -148,7 +150,8 @@ def open_repository(
 ) -> tuple[str, list[str]]:
     """Create a repository unless it exists; the last commit and the files of its branch."""
     # Where nothing is asked for, the owner's account decides.
-    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
+    sdk = "gradio" if kind == "space" else None
+    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None, space_sdk=sdk)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
         raise UserError(PUBLIC.format(f"Hub {kind} {repo_id}"))
     if branch and make_branch:

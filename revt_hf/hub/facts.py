@@ -65,6 +65,7 @@ class ModelCardFacts:
     results: tuple[Result, ...]
     dataset_ids: Mapping[str, HubDataset]
     related: Related
+    with_space: bool = False
 
     @property
     def name(self) -> str:
@@ -193,6 +194,7 @@ def model_facts(
         results=tuple(measured),
         dataset_ids=options.dataset_ids,
         related=options.related,
+        with_space=options.with_space,
     )
 
 

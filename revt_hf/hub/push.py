@@ -50,6 +50,7 @@ from revt_hf.hub.evaluations import (
 )
 from revt_hf.hub.facts import MemberFacts, ModelCardFacts, model_facts, results_of
 from revt_hf.hub.published import CONFIG_FILES, published_result, write_model
+from revt_hf.hub.space import check_free, check_with_space, push_space
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -94,6 +95,7 @@ def push(
     """
     options, folder = options or PushOptions(), Path(folder)
     check_repo_id(repo_id, "model")
+    check_with_space(options)
     if options.dry_run is None:
         require_token()
     for path in (folder, *options.with_members):
@@ -112,9 +114,21 @@ def push(
         check_dataset_ids(options.dataset_ids, [facts])
         with pushing(repo_id, HfApi(), options.quiet, _ADVICE):
             check_pages(options, repo_id)
+        if options.with_space:
+            check_free(repo_id, options)
         done = send(assembled, repo_id, options)
+        if options.with_space:
+            space = Path(name) / "space"
+            space.mkdir()
+            push_space(space, repo_id, _members_on_hub(facts), options)
     collect(options, repo_id, [(repo_id, "model")])
     return done
+
+
+def _members_on_hub(facts: ModelCardFacts) -> list[str]:
+    """The Hub IDs of a published merge's members, as far as they are known."""
+    paths = [member.path for member in facts.merge.members] if facts.merge else []
+    return [path for path in paths if path.partition("@")[0] in facts.base_models]
 
 
 def check_pages(options: PushOptions, repo_id: str) -> None:

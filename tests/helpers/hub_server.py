@@ -96,7 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._collections(url, json.loads(body or b"{}"))
             return
         parts = url.path.removeprefix("/api").strip("/").split("/")
-        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        kind = parts.pop(0) if parts[0] in ("models", "datasets", "spaces") else "models"
         name = "/".join(parts[:2]).removesuffix(".git")
         repository, rest = self.hub.repositories.get((kind, name)), parts[2:]
         if not self._allowed(repository):

@@ -299,8 +299,9 @@ def test_a_run_that_is_not_what_it_was_is_refused_before_any_request(run, hub, s
     [
         ("RUN me/x --experiment RUN", "goes with OWNER/PREFIX alone"),
         ("me/x --experiment RUN --with-members RUN", "goes with OWNER/PREFIX alone"),
-        ("me/x --experiment RUN --create-pr", "--create-pr and --revision are for one model"),
-        ("me/x --experiment RUN --revision v2", "--create-pr and --revision are for one model"),
+        ("me/x --experiment RUN --create-pr", "--with-space are for one model"),
+        ("me/x --experiment RUN --revision v2", "--with-space are for one model"),
+        ("me/x --experiment RUN --with-space", "--with-space are for one model"),
         ("x --experiment RUN", "'x' is not the ID of a Hub model"),
         ("RUN", "name the folder, then the repository: revt push FOLDER OWNER/NAME"),
         ("RUN me/x --only members", "--only and --print go with --experiment"),
