@@ -36,6 +36,7 @@ from revt_hf.hub.commit import (
     Kind,
     PushOptions,
     check_repo_id,
+    check_repository,
     open_repository,
     published_recipe,
     pushing,
@@ -50,7 +51,7 @@ from revt_hf.hub.evaluations import (
 )
 from revt_hf.hub.facts import MemberFacts, ModelCardFacts, model_facts, results_of
 from revt_hf.hub.published import CONFIG_FILES, published_result, write_model
-from revt_hf.hub.space import check_free, check_with_space, push_space
+from revt_hf.hub.space import SPACE_ADVICE, check_with_space, write_space
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
@@ -112,22 +113,26 @@ def push(
         assembled.mkdir()
         facts = assemble(folder, repo_id, options, measured, assembled)
         check_dataset_ids(options.dataset_ids, [facts])
+        published: list[tuple[str, Kind]] = [(repo_id, "model")]
         with pushing(repo_id, HfApi(), options.quiet, _ADVICE):
             check_pages(options, repo_id)
-        if options.with_space:
-            check_free(repo_id, options)
+            if options.with_space:
+                check_repository(HfApi(), repo_id, "space", options.private)
         done = send(assembled, repo_id, options)
         if options.with_space:
-            space = Path(name) / "space"
+            space, members = Path(name) / "space", _members_on_hub(facts)
             space.mkdir()
-            push_space(space, repo_id, _members_on_hub(facts), options)
-    collect(options, repo_id, [(repo_id, "model")])
+            models = {model: model for model in (*members, repo_id)}
+            write_space(space, models, ["--ensemble"] if len(members) > 1 else [])
+            send(space, repo_id, options, "space", SPACE_ADVICE)
+            published.append((repo_id, "space"))
+    collect(options, repo_id, published)
     return done
 
 
 def _members_on_hub(facts: ModelCardFacts) -> list[str]:
-    """The Hub IDs of a published merge's members, as far as they are known."""
-    paths = [member.path for member in facts.merge.members] if facts.merge else []
+    """The Hub IDs of a merge's members, as far as they are known."""
+    paths = [member.record.path for member in facts.members]
     return [path for path in paths if path.partition("@")[0] in facts.base_models]
 
 

@@ -6,28 +6,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
-
 from revt_hf import __version__
 from revt_hf.checkpoints.download import is_hub_id
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import write_text
 from revt_hf.data.domains import DOMAINS
 from revt_hf.hub.cards import render_card
-from revt_hf.hub.commit import (
-    CARD_FILE,
-    MARKER,
-    PushOptions,
-    check_ours,
-    open_repository,
-    pushing,
-)
+from revt_hf.hub.commit import CARD_FILE, MARKER
 from revt_hf.results.markdown import yaml_text
 
 _LICENSE = "apache-2.0"  # of the app, which is this package's
 # Options of a push that say where it goes: a Space shows what is on main.
 _ELSEWHERE = {"dry_run": "--dry-run", "create_pr": "--create-pr", "revision": "--revision"}
-_ADVICE = "the model is published: run the same command again for its Space"
+SPACE_ADVICE = "the model is published: run the same command again for its Space"
 
 
 def gradio_version() -> str:
@@ -38,16 +29,13 @@ def gradio_version() -> str:
         raise UserError("gradio is not installed: pip install 'revt_hf[app]'") from error
 
 
-def write_space(
-    folder: Path, models: Mapping[str, str], options: Sequence[str] = (), title: str = ""
-) -> None:
+def write_space(folder: Path, models: Mapping[str, str], options: Sequence[str] = ()) -> None:
     """Write a Space into an empty folder: ``app.py``, ``requirements.txt`` and ``README.md``.
 
     Args:
         folder: exists already.
         models: Hub IDs by the names that the page gives them.
         options: further words of the command ``revt app``.
-        title: of the Space; by default the name of the last model.
 
     Raises:
         UserError: a model is no Hub ID, or gradio is not installed.
@@ -59,7 +47,7 @@ def write_space(
                 "push, and name it OWNER/NAME"
             )
     ids = list(dict.fromkeys(model.partition("@")[0] for model in models.values()))
-    title = title or ids[-1].partition("/")[2]
+    title = ids[-1].partition("/")[2]
     front = {
         "title": title,
         "sdk": "gradio",
@@ -100,33 +88,6 @@ def check_with_space(options: Any) -> None:
             )
     if options.with_space:
         gradio_version()
-
-
-def check_free(repo_id: str, options: PushOptions) -> None:
-    """Refuse a Space with other content, before anything is published."""
-    hub = HfApi()
-    with pushing(repo_id, hub, options.quiet, "nothing is published"):
-        if hub.repo_exists(repo_id, repo_type="space"):
-            head: Any = hub.repo_info(repo_id, repo_type="space")
-            there = [sibling.rfilename for sibling in head.siblings or ()]
-            check_ours(hub, repo_id, "space", str(head.sha), there)
-
-
-def push_space(folder: Path, repo_id: str, members: Sequence[str], options: PushOptions) -> None:
-    """Publish the Space of a model that is on the Hub, as one commit; it has the model's ID.
-
-    ``folder`` is empty and takes the files; ``members`` are Hub IDs of what was merged.
-    """
-    models = {model: model for model in (*members, repo_id)}
-    write_space(folder, models, ["--ensemble"] if len(members) > 1 else [])
-    hub = HfApi()
-    files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
-    with pushing(repo_id, hub, options.quiet, _ADVICE):
-        head, _ = open_repository(hub, repo_id, "space", options.private)
-        message = f"revt_hf {__version__}: app"
-        hub.create_commit(
-            repo_id, files, commit_message=message, repo_type="space", parent_commit=head
-        )
 
 
 _APP = '''\

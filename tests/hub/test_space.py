@@ -89,7 +89,7 @@ def test_a_push_publishes_the_space_and_the_card_links_it(models, hub, tmp_path,
     for name in ("base", "pixmix"):
         push(getattr(models, name), f"me/{name}", LICENSE)
     merge(["me/base", "me/pixmix"], tmp_path / "revt")
-    options = replace(WITH_SPACE, base_models=("me/base", "me/pixmix"))
+    options = replace(WITH_SPACE, base_models=("me/base", "me/pixmix"), collection="Ours")
     for _ in range(2):  # again changes nothing
         assert push(tmp_path / "revt", "me/revt", options) == f"{hub.endpoint}/me/revt"
         space = hub.repositories["spaces", "me/revt"]
@@ -98,6 +98,8 @@ def test_a_push_publishes_the_space_and_the_card_links_it(models, hub, tmp_path,
         assert len(space.commits) == 2
     assert front_of(files["README.md"])["models"] == ["me/base", "me/pixmix", "me/revt"]
     assert "['app', 'me/base', 'me/pixmix', 'me/revt', '--ensemble']" in files["app.py"]
+    (held,) = hub.collections.values()
+    assert sorted(map(sorted, held.items)) == [["me/revt", "model"], ["me/revt", "space"]]
     card = hub.model("me/revt").files()["README.md"].decode()
     assert "<https://huggingface.co/spaces/me/revt>" in card
     assert "huggingface.co/spaces" not in hub.model("me/base").files()["README.md"].decode()
