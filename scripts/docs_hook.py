@@ -33,7 +33,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook as Markdown with the outputs that it holds, and its images by relative path."""
     # Links to images are addresses.
     folder = f"{path.stem}_files"
-    text, resources = MarkdownExporter().from_filename(path, {"output_files_dir": folder})
+    text, resources = MarkdownExporter().from_filename(str(path), {"output_files_dir": folder})
     return re.sub(r"!\[[a-z+]+\]", "![Output of the code above]", text), resources["outputs"]
 
 
@@ -93,6 +93,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return with_site_links(markdown, Path(source), place, places)
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Leave the roles out of docstrings' references."""
     return _ROLE.sub("", html)

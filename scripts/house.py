@@ -28,6 +28,7 @@ ROOMS = [
     "data_tools",
     "prediction",
     "speed",
+    "app",
     "demo",
     "cli",
 ]

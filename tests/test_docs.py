@@ -13,6 +13,7 @@ from tests.helpers.golden import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 _IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
 _LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
@@ -34,7 +35,8 @@ def _places(nav):
 def test_the_navigation_names_every_page_once():
     outside = [path.relative_to(ROOT).as_posix() for path in HOOK["outside_pages"](ROOT)]
     cards = [place for place in outside if re.fullmatch(r"model_cards/.+-.+\.md", place)]
-    pages = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    pages = [page.relative_to(DOCS).as_posix() for page in [*PAGES, *NOTEBOOKS]]
+    pages = [re.sub(r"\.ipynb$", ".md", page) for page in pages]
     expected = sorted({*pages, *outside} - {*cards})
     assert sorted(_places(SITE["nav"])) == expected
     assert {"recipes/README.md", "recipes/camvid/README.md", "CHANGELOG.md"} <= set(expected)

@@ -13,6 +13,8 @@ from tests.helpers.golden import ROOT
 
 # torch 2.13 is the oldest that can be had for a CPU beside the other lowest versions.
 _NOT_TRIED = {"torch"}
+# Of the extra app; starlette comes with gradio.
+_APP = {"gradio", "starlette"}
 
 
 def _required():
@@ -43,7 +45,7 @@ def test_everything_that_is_imported_is_required():
                 imported.add(node.module.split(".")[0])
     found, required = packages_distributions(), {*map(canonicalize_name, _required())}
     # Extras, which are refused in one sentence where they are missing.
-    for name in imported - sys.stdlib_module_names - {"revt_hf", "peft"}:
+    for name in imported - sys.stdlib_module_names - {"revt_hf", "peft", *_APP}:
         assert required & {*map(canonicalize_name, found.get(name, [name]))}, name
 
 

@@ -29,12 +29,12 @@ from revt_hf.evaluation.loading import check_labelled, check_sizes
 from revt_hf.evaluation.metric import mean_iou
 from revt_hf.evaluation.predictor import copied_head, heads_segmenter
 from revt_hf.evaluation.result import SplitSpec
+from revt_hf.merging.feeds import Feed
+from revt_hf.merging.member_states import current_record
 from revt_hf.merging.merge_plan import make_plan
 from revt_hf.merging.methods import mean, weighted_mean
 from revt_hf.merging.recalibration import spread
-from revt_hf.merging.record import current_record
 from revt_hf.merging.registry import MergeSpec, Rule
-from revt_hf.merging.streaming import Feed
 from revt_hf.models.load import label_space
 from revt_hf.models.networks import family_of_model, input_limits
 from revt_hf.training.loss import VALID_LOSS

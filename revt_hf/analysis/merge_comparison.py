@@ -22,8 +22,8 @@ from revt_hf.core.processes import process_state
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.evaluation.evaluate import load_for_evaluation
 from revt_hf.evaluation.predictor import model_segmenter
+from revt_hf.merging.member_states import current_record
 from revt_hf.merging.recalibration import spread_images
-from revt_hf.merging.record import current_record
 from revt_hf.merging.statistics import measured_statistics, recalibrate_model
 from revt_hf.models.load import load_model
 from revt_hf.models.networks import batch_norms

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
 from revt_hf.core.errors import UserError
+from revt_hf.merging.feeds import Feed
 from revt_hf.merging.merge_plan import MergePlan, Run
-from revt_hf.merging.streaming import Feed
 
 _BUFFER_BYTES = 2 * 1024 * 1024
 # Short enough for the processor's cache.

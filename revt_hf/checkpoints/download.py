@@ -1,7 +1,6 @@
 """Download a SegFormer's or an adapter's files from the Hub, without transformers or torch."""
 
 import hashlib
-import os
 import re
 import warnings
 from functools import partial
@@ -9,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from revt_hf.checkpoints import tensors
-from revt_hf.checkpoints.hub_requests import HubError, bounded_requests, failed_transport
-from revt_hf.core.errors import DataWarning, UserError, causes
+from revt_hf.checkpoints.hub_parts import HubFile, HubModel
+from revt_hf.checkpoints.hub_requests import HubError, bounded_requests, reason_of
+from revt_hf.checkpoints.shards import indexed
+from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE
 
 # A revision that cannot be a branch's name must not become a path in the cache.
@@ -34,6 +35,14 @@ def is_hub_id(source: str) -> bool:
 
 def fetch(source: str, quiet: bool = False) -> Path:
     """The folder of a Hub model, downloaded or cached, each file as the Hub's hash says."""
+    return find(source, quiet)[0]
+
+
+def find(source: str, quiet: bool = False, parts: bool = False) -> tuple[Path, HubModel]:
+    """As :func:`fetch`, and which commit that is.
+
+    With ``parts`` the folder may lack safetensors files: they are the model's ``files`` then.
+    """
     from huggingface_hub import constants
 
     repository, _, revision = source.partition("@")
@@ -42,13 +51,13 @@ def fetch(source: str, quiet: bool = False) -> Path:
     constants.HF_HUB_DISABLE_XET = True
     try:
         with bounded_requests(constants.HF_HUB_DOWNLOAD_TIMEOUT) as requests:
-            folder = _download(repository, revision or None, quiet)
+            folder, files = _download(repository, revision or None, quiet, parts)
     except UserError:
         raise
     # Besides OSError and ValueError these may be httpx's errors, which share no base with them.
     # Their messages are not passed on: some quote the request's headers, which contain the token.
     except Exception as error:  # noqa: BLE001
-        reason = _reason(error, repository, revision)
+        reason = reason_of(error, repository, revision)
         # A mistyped folder looks like a Hub id.
         raise UserError(
             f"cannot load the model '{source}': there is no such folder, and {reason}"
@@ -62,10 +71,13 @@ def fetch(source: str, quiet: bool = False) -> Path:
             DataWarning,
             stacklevel=2,
         )
-    return folder
+    return folder, HubModel(repository, folder.name, files)
 
 
-def _download(repository: str, revision: str | None, quiet: bool) -> Path:
+def _download(
+    repository: str, revision: str | None, quiet: bool, parts: bool
+) -> tuple[Path, dict[str, HubFile]]:
+    """The folder, and the weights that it lacks because they can be read in parts."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
 
@@ -80,7 +92,7 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
         ignore_patterns=["*/*"],
         tqdm_class=NoBar if quiet else None,
     )
-    wanted, cached = [*_FILES, *tensors.WEIGHTS[0]], False
+    wanted, cached = [*_FILES, *((tensors.INDEX_FILE,) if parts else tensors.WEIGHTS[0])], False
     try:
         folder = Path(take(revision=revision, allow_patterns=wanted))
     except HubError as error:
@@ -91,16 +103,20 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
             raise error from None
         if not _weights(folder):
             raise error
-    for patterns in _WEIGHTS[1:]:
-        # Whole weights come before an adapter, which the shards' pattern matches, too.
-        if tensors.is_adapter(folder) or not _weights(folder):
+    files = _apart(repository, folder) if parts and not cached else {}
+    for patterns in () if files else _WEIGHTS[not parts :]:
+        # Whole weights come before an adapter, which the shards' pattern matches, too. An index
+        # may be here without its shards.
+        held = _weights(folder)
+        indexed = bool(held) and (held[0].name, len(patterns)) == (patterns[0], 2)
+        if tensors.is_adapter(folder) or not held or indexed:
             # The same commit, whatever was pushed meanwhile.
             take(revision=folder.name, allow_patterns=[*patterns], local_files_only=cached)
     if not (folder / tensors.CONFIG_FILE).is_file() and not tensors.is_adapter(folder):
         raise UserError(
             f"the Hub model '{repository}' has no {tensors.CONFIG_FILE}: it is not a SegFormer"
         )
-    if not _weights(folder):
+    if not files and not _weights(folder):
         raise UserError(
             f"the Hub model '{repository}' has no weights: neither {tensors.WEIGHTS_FILE} nor "
             f"{tensors.TORCH_WEIGHTS_FILE}, nor shards of one with their index, nor an adapter's "
@@ -109,7 +125,27 @@ def _download(repository: str, revision: str | None, quiet: bool) -> Path:
     for path in [*(folder / name for name in _FILES), *_weights(folder)]:
         if path.is_file():
             _check_bytes(path, repository)
-    return folder
+    return folder, files
+
+
+def _apart(repository: str, folder: Path) -> dict[str, HubFile]:
+    """The safetensors files that need not be downloaded; none if one is here, or must be."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE or (folder / ADAPTER_CONFIG_FILE).is_file():
+        return {}
+    held = list(HfApi().list_repo_tree(repository, revision=folder.name))
+    sizes = {one.path: one.lfs for one in held if "/" not in one.path and hasattr(one, "lfs")}
+    names = [tensors.WEIGHTS_FILE] if tensors.WEIGHTS_FILE in sizes else []
+    if not names and (folder / tensors.INDEX_FILE).is_file():
+        names = [path.name for path in indexed(folder / tensors.INDEX_FILE)]
+    # Whole files are there from an earlier download; small ones that git holds have no sha256.
+    files = {name: lfs for name in names if (lfs := sizes.get(name)) is not None}
+    if len(files) < len(names) or all((folder / name).is_file() for name in names):
+        return {}
+    if not all(_SHA256.fullmatch(str(lfs.sha256)) for lfs in files.values()):
+        return {}
+    return {name: HubFile(int(lfs.size), lfs.sha256) for name, lfs in files.items()}
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -139,7 +175,7 @@ def _check_bytes(path: Path, repository: str) -> None:
             path.unlink()
         hf_hub_download(repository, path.name, revision=path.parent.name, force_download=True)
     except Exception as error:  # noqa: BLE001
-        reason = _reason(error, repository, path.parent.name)
+        reason = reason_of(error, repository, path.parent.name)
         raise UserError(
             f"{path} is damaged, its bytes are not those of the Hub's hash {wanted}, and it "
             f"cannot be fetched again: {reason}"
@@ -165,52 +201,3 @@ def _matches(path: Path, wanted: str) -> bool:
             for digest in digests:
                 digest.update(chunk)
     return not digests or wanted in [digest.hexdigest() for digest in digests]
-
-
-_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
-
-
-def _reason(error: BaseException, repository: str, revision: str) -> str:
-    """Why a download failed and what to do, without any of the error's own message."""
-    from huggingface_hub import constants, errors, get_token
-
-    hub = constants.ENDPOINT
-    page = f"{hub}/{repository}"
-    offline = (
-        "the cache does not hold all of it, and HF_HUB_OFFLINE is set: unset that to download it"
-    )
-    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
-    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
-    known = "refuses your token" if get_token() else "asks for a token"
-    by_kind = (
-        (errors.OfflineModeIsEnabled, offline),
-        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
-        (errors.GatedRepoError, gated),
-        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
-        (errors.RepositoryNotFoundError, absent),
-        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
-    )
-    by_status = {
-        401: f"{hub} {known} (status 401): {_LOGIN}",
-        403: f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}",
-    }
-    for cause in causes(error):
-        # That a file is not in the cache is not the reason: why was it looked up there?
-        if isinstance(cause, errors.LocalEntryNotFoundError):
-            continue
-        for kind, sentence in by_kind:
-            if isinstance(cause, kind):
-                return sentence
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status is not None:
-            other = f"{hub} answered with status {status}: try again later"
-            return by_status.get(status, other)
-        lost = failed_transport(cause, hub)
-        if lost is not None:
-            return f"{lost}: check the network, or try again later"
-        if isinstance(cause, OSError) and cause.errno:
-            return (
-                f"cannot write to the Hub's cache {constants.HF_HUB_CACHE} "
-                f"({os.strerror(cause.errno)}): set HF_HOME to a folder with space"
-            )
-    return f"the download broke off ({type(error).__name__}): try again"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -43,12 +43,21 @@ class TensorInfo:
 def read_header(path: Path) -> list[TensorInfo]:
     """A safetensors file's tensors in the order of their bytes; as strict as safetensors itself."""
     with readable(path), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        start = _LENGTH_BYTES + length
-        if size < _LENGTH_BYTES or length > _LONGEST_HEADER or start > size:
-            raise _broken(path, f"{size} bytes do not hold the header that it announces")
-        raw = file.read(length)
+        return parse_header(path, os.fstat(file.fileno()).st_size, file.read)[0]
+
+
+def parse_header(
+    path: Path, size: int, read: Callable[[int], bytes]
+) -> tuple[list[TensorInfo], dict[str, str]]:
+    """As :func:`read_header`, and the metadata.
+
+    ``read`` gives that many further bytes of the file, whose length is ``size``.
+    """
+    length = int.from_bytes(read(_LENGTH_BYTES), "little") if size >= _LENGTH_BYTES else 0
+    start = _LENGTH_BYTES + length
+    if size < _LENGTH_BYTES or length > _LONGEST_HEADER or start > size:
+        raise _broken(path, f"{size} bytes do not hold the header that it announces")
+    raw = read(length)
     try:
         header = json.loads(raw.decode("utf-8"))
     # The decoder limits its own depth, and refuses numbers of thousands of digits.
@@ -62,7 +71,7 @@ def read_header(path: Path) -> list[TensorInfo]:
     infos = [_tensor_info(path, name, entry, start) for name, entry in header.items()]
     infos.sort(key=lambda info: (info.offset, info.nbytes))
     _check_bytes(path, infos, start, size)
-    return infos
+    return infos, metadata
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:

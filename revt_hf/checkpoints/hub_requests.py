@@ -6,6 +6,7 @@ sleeps as long as a server asks (``Retry-After``), and uses what a server names 
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -15,15 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from revt_hf.core.errors import causes
+
 # A request, with its retries, fails after so long without an answer or 64 KiB of a file.
 PATIENCE_SECONDS = 60.0
-_PROGRESS_BYTES = 65536
+PROGRESS_BYTES = 65536
 _MOST_REPEATS = 20  # of one address
 _MOST_REQUESTS = 1000
 _OK, _REFUSED, _BUSY, _BROKEN = 200, 400, 429, 500
 _LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
 _RANGE = re.compile(r"bytes (\d{1,18})-")
-_ETAG = re.compile(r"[^/\\]*")
+_ETAG = re.compile(r"(W/)?[^/\\]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LOST = ("ReadError", "WriteError", "RemoteProtocolError", "CloseError")
 # There is one client per process: two blocks at once would restore each other's.
@@ -78,6 +81,7 @@ class Limits:
         self._reached: Counter[str] = Counter()
         self._bound: list[tuple[Any, Any]] = []
         self._answered = False
+        self.told = 0  # seconds to wait, as the last busy answer said
         self._progress()
 
     @property
@@ -92,12 +96,12 @@ class Limits:
         hooks = client.event_hooks
 
         def before(request: Any) -> None:
-            self._before(request)
+            self.before(request)
             request.stream = _watched(http, request.stream, self._moved)
 
         def after(response: Any) -> None:
-            ended = self._after(response)
-            response.stream = _watched(http, response.stream, self._counter(response), ended)
+            ended = self.after(response)
+            response.stream = _watched(http, response.stream, self.counter(response), ended)
             if response.status_code == _OK and "/revision/" in response.request.url.path:
                 _check_commit(response)
 
@@ -120,14 +124,14 @@ class Limits:
 
     def _moved(self, count: int) -> None:
         """Count bytes sent or received."""
-        self._left()
+        self.left()
         self._bytes += count
-        if self._bytes >= _PROGRESS_BYTES:
+        if self._bytes >= PROGRESS_BYTES:
             self._progress()
 
-    def _counter(self, response: Any) -> Callable[[int], None]:
+    def counter(self, response: Any) -> Callable[[int], None]:
         """Count new bytes of an answer: those that an earlier attempt received do not count."""
-        address = f"{response.request.method} {response.request.url}"
+        address = _address(response.request)
         begin = _RANGE.match(response.headers.get("Content-Range", ""))
         at = int(begin[1]) if begin else 0
 
@@ -139,18 +143,24 @@ class Limits:
 
         return count
 
-    def _left(self) -> float:
+    def idle(self, seconds: float) -> None:
+        """Leave out a time in which nothing was asked of the Hub."""
+        self._deadline += seconds
+
+    def left(self) -> float:
+        """Seconds until requests without progress end."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise HubError(f"the Hub did not answer within {self._patience:g} seconds")
         return left
 
-    def _before(self, request: Any) -> None:
-        address = f"{request.method} {request.url}"
+    def before(self, request: Any) -> None:
+        """Bound a request that is about to be sent."""
+        address = _address(request)
         if address not in self._open and not self._redirected:
             self._progress()
         self._open.add(address)
-        left = self._left()
+        left = self.left()
         self._asked[address] += request.method in ("GET", "HEAD")
         if self._asked[address] > _MOST_REPEATS or self._asked.total() > _MOST_REQUESTS:
             raise HubError("the Hub keeps answering without coming to an end")
@@ -160,7 +170,7 @@ class Limits:
             limits[kind] = min(left, self._answer if given is None else given)
         request.extensions = {**request.extensions, "timeout": limits}
 
-    def _after(self, response: Any) -> Callable[[], None]:
+    def after(self, response: Any) -> Callable[[], None]:
         """Check the head of an answer; returns what to do once its body is complete."""
         for name in ("ETag", "X-Linked-ETag"):
             if not _ETAG.fullmatch(response.headers.get(name, "")):
@@ -172,13 +182,19 @@ class Limits:
             limit = _LIMIT.search(response.headers.get("ratelimit", ""))
             waits = [told if told.isdecimal() else "0", limit[1] if limit else "0"]
             # Python refuses to parse thousands of digits.
-            seconds = max(int(text[:9]) for text in waits)
-            if seconds > self._left():
+            self.told = seconds = max(int(text[:9]) for text in waits)
+            if seconds > self.left():
                 raise HubError(f"the Hub asks to wait {seconds} seconds (status {status})")
             return lambda: None
         self._answered |= status < _REFUSED
-        address = f"{response.request.method} {response.request.url}"
+        address = _address(response.request)
         return lambda: self._open.discard(address)
+
+
+def _address(request: Any) -> str:
+    # Parts of a file are things of their own; who resumes one asks for the same end.
+    end = request.headers.get("Range", "").partition("-")[2]
+    return f"{request.method} {request.url} {end}"
 
 
 def _check_commit(response: Any) -> None:
@@ -222,3 +238,52 @@ def failed_transport(error: BaseException, endpoint: str) -> str | None:
     if of_transport or isinstance(error, ConnectionError):
         return f"no connection to {endpoint}"
     return None
+
+
+_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
+
+
+def reason_of(error: BaseException, repository: str, revision: str) -> str:
+    """Why a request failed and what to do, without any of the error's own message."""
+    from huggingface_hub import constants, errors, get_token
+
+    hub = constants.ENDPOINT
+    page = f"{hub}/{repository}"
+    offline = (
+        "the cache does not hold all of it, and HF_HUB_OFFLINE is set: unset that to download it"
+    )
+    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
+    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
+    known = "refuses your token" if get_token() else "asks for a token"
+    by_kind = (
+        (errors.OfflineModeIsEnabled, offline),
+        (errors.HFValidationError, f"'{repository}' is not the id of a Hub model either"),
+        (errors.GatedRepoError, gated),
+        (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit '{revision}'"),
+        (errors.RepositoryNotFoundError, absent),
+        (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
+    )
+    by_status = {
+        401: f"{hub} {known} (status 401): {_LOGIN}",
+        403: f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}",
+    }
+    for cause in causes(error):
+        # That a file is not in the cache is not the reason: why was it looked up there?
+        if isinstance(cause, errors.LocalEntryNotFoundError):
+            continue
+        for kind, sentence in by_kind:
+            if isinstance(cause, kind):
+                return sentence
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status is not None:
+            other = f"{hub} answered with status {status}: try again later"
+            return by_status.get(status, other)
+        lost = failed_transport(cause, hub)
+        if lost is not None:
+            return f"{lost}: check the network, or try again later"
+        if isinstance(cause, OSError) and cause.errno:
+            return (
+                f"cannot write to the Hub's cache {constants.HF_HUB_CACHE} "
+                f"({os.strerror(cause.errno)}): set HF_HOME to a folder with space"
+            )
+    return f"the download broke off ({type(error).__name__}): try again"

@@ -3,17 +3,23 @@
 Torch's own files are rewritten as temporary safetensors files; only that imports torch.
 """
 
+import json
+import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
 from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
+from revt_hf.checkpoints.hub_parts import HubModel, HubReader, PartsError, Place
+from revt_hf.checkpoints.local_files import LocalFiles, Stamps
 from revt_hf.checkpoints.names import standard_parts
+from revt_hf.checkpoints.shards import check_shards, shards
 from revt_hf.core.errors import DataWarning, UserError, readable_os_errors
-from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, named_base, read_json_object
+from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, named_base, read_json_object
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -28,46 +34,18 @@ ADAPTER = "adapter"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE)
 TORCH_WEIGHTS_FILE = "pytorch_model.bin"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 # In transformers' order of preference; an index and its shards.
 WEIGHTS = (
     (WEIGHTS_FILE,),
-    (f"{WEIGHTS_FILE}.index.json", "*.safetensors"),
+    (INDEX_FILE, "*.safetensors"),
     (TORCH_WEIGHTS_FILE,),
     (f"{TORCH_WEIGHTS_FILE}.index.json", "pytorch_model-*.bin"),
 )
+# In the metadata of weights that were merged: what MERGE_FILE beside them says.
+METADATA_KEY = "revt_hf"
+_log = logging.getLogger(__name__)
 _FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
-
-
-class Stamps:
-    """Detects files that change, or appear, while they are read."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._stamps: dict[Path, tuple[int, ...] | None] = {}
-        self.add(*paths)
-
-    def add(self, *paths: Path) -> None:
-        """Record the state of files that are not recorded yet."""
-        for path in paths:
-            if path not in self._stamps:
-                self._stamps[path] = _stamp(path)
-
-    def check(self) -> None:
-        """Refuse what was read if a file was written, replaced, removed or created since."""
-        for path, stamp in self._stamps.items():
-            if _stamp(path) != stamp:
-                raise UserError(
-                    f"{path} changed while it was read: is something writing to it? "
-                    "Run the command again when that has ended"
-                )
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        now = path.stat()
-    except OSError:
-        return None
-    # ctime as well, since mtime can be set back.
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 @dataclass(frozen=True)
@@ -75,7 +53,8 @@ class Checkpoint:
     """An open checkpoint; a context manager that removes its temporary files.
 
     ``folder`` is that of ``config.json``. ``tensors`` (by on-disk name, in order of their bytes)
-    point into ``files``, which differ from ``originals`` where they are temporary.
+    point into ``files``, which differ from ``originals`` where they are temporary. ``hub`` says
+    which Hub model it is; if that has ``files``, they are on the Hub alone.
     """
 
     label: str
@@ -87,6 +66,7 @@ class Checkpoint:
     stamps: Stamps = field(compare=False)
     classes: tuple[str, ...] | None = None
     family: Family = SEGFORMER
+    hub: HubModel | None = None
     _scratch: "TemporaryDirectory[str] | None" = field(default=None, repr=False, compare=False)
 
     def __enter__(self) -> "Checkpoint":
@@ -99,14 +79,34 @@ class Checkpoint:
         """The given file that a tensor comes from."""
         return info.file if self.files == self.originals else self.originals[0]
 
+    def reader(self, stack: ExitStack, places: Iterable[Place] = ()) -> LocalFiles | HubReader:
+        """What fills buffers from ``files``, until ``stack`` is closed.
+
+        ``places`` are those that will be read, in order: from the Hub these are fetched ahead.
+        """
+        if self.hub is not None and self.hub.files:
+            return HubReader(self.hub, places, stack)
+        return LocalFiles(self.files, stack)
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of each original by its name: computed, or the Hub's word if it is only there."""
+        if self.hub is not None and self.hub.files:
+            return {path.name: self.hub.files[path].sha256 for path in self.originals}
+        return {path.name: file_sha256(path) for path in self.originals}
+
     def close(self) -> None:
         """Delete temporary files; ``tensors`` are invalid afterwards."""
         if self._scratch is not None:
             self._scratch.cleanup()
 
 
-def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = True) -> Checkpoint:
-    """Open a model folder, a file of a SegFormer's weights, or a Hub id ``owner/name@revision``."""
+def open_checkpoint(
+    source: str | Path, quiet: bool = False, adapters: bool = True, parts: bool = False
+) -> Checkpoint:
+    """Open a model folder, a file of a SegFormer's weights, or a Hub id ``owner/name@revision``.
+
+    With ``parts`` a Hub model's safetensors files stay on the Hub if they are not here yet.
+    """
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path, adapters)
@@ -115,11 +115,18 @@ def open_checkpoint(source: str | Path, quiet: bool = False, adapters: bool = Tr
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)
         described = own and (path.parent / CONFIG_FILE).is_file()
         return _open_files(label, (path,), path.parent if described else None, Stamps([path]))
-    from revt_hf.checkpoints.download import fetch, is_hub_id
+    from revt_hf.checkpoints.download import find, is_hub_id
 
     if path.exists() or path.suffix in _FILE_SUFFIXES or not is_hub_id(label):
         raise UserError(f"cannot load the model '{label}': there is no such file or folder")
-    return _open_folder(label, fetch(label, quiet), adapters)
+    folder, hub = find(label, quiet, parts)
+    if hub.files:
+        try:
+            return replace(_open_parts(label, folder, hub), hub=hub)
+        except PartsError as why:
+            _log.info(f"{label} is downloaded whole: {why}")
+            folder, hub = find(f"{hub.repository}@{hub.commit}", quiet)
+    return replace(_open_folder(label, folder, adapters), hub=hub)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -170,7 +177,7 @@ def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
         return _open_adapter(label, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{label} is not a model folder: {CONFIG_FILE} is missing")
-    for name, *shards in WEIGHTS:
+    for name, *patterns in WEIGHTS:
         path = folder / name
         if path.is_file():
             if (folder / ADAPTER_CONFIG_FILE).is_file():
@@ -181,49 +188,42 @@ def _open_folder(label: str, folder: Path, adapters: bool) -> Checkpoint:
                     stacklevel=1,
                 )
             stamps = Stamps([path])
-            return _open_files(label, _shards(path) if shards else (path,), folder, stamps)
+            return _open_files(label, shards(path) if patterns else (path,), folder, stamps)
     raise UserError(f"{label} is not a model folder: {WEIGHTS_FILE} is missing")
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The files of a shard index, which has to match them."""
-    suffix = SAFETENSORS if index.name.startswith(WEIGHTS_FILE) else ".bin"
-    shard_of = read_json_object(index).get("weight_map")
-    if (
-        not isinstance(shard_of, dict)
-        or not shard_of
-        or not all(
-            # Nothing outside the folder is opened.
-            isinstance(file, str) and file == Path(file).name and file.endswith(suffix)
-            for file in shard_of.values()
-        )
-    ):
-        raise UserError(
-            f"{index} is not a shard index: it needs a weight_map of tensor to file name"
-        )
-    files = tuple(index.parent / name for name in sorted(set(shard_of.values())))
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} is missing, and {index} names it")
-    if suffix == SAFETENSORS:
-        held = [(info.name, file.name) for file in files for info in read_header(file)]
-        odd = set(held) ^ shard_of.items()
-        if odd or len(held) != len(shard_of):
-            raise UserError(f"{index} does not fit its shards: look for the tensor {min(odd)[0]!a}")
-    return files
+def _open_parts(label: str, folder: Path, hub: HubModel) -> Checkpoint:
+    """Open files on the Hub, of which the headers are read."""
+    read = {path: hub.header(path) for path in hub.files}
+    infos = {path: found for path, (found, _) in read.items()}
+    if (record := folder / MERGE_FILE).is_file():
+        # A merge is described by its own weights, too; anything else is compared byte for byte.
+        text = json.dumps(read_json_object(record), sort_keys=True)
+        if text not in [metadata.get(METADATA_KEY) for _, metadata in read.values()]:
+            raise PartsError(f"its {MERGE_FILE} has to be compared with the weights")
+    if WEIGHTS_FILE not in [path.name for path in infos]:
+        check_shards(folder / INDEX_FILE, infos)
+    return _open_files(label, tuple(infos), folder, Stamps([]), infos)
 
 
 def _open_files(
-    label: str, paths: tuple[Path, ...], folder: Path | None, stamps: Stamps
+    label: str,
+    paths: tuple[Path, ...],
+    folder: Path | None,
+    stamps: Stamps,
+    infos: Mapping[Path, list[TensorInfo]] | None = None,
 ) -> Checkpoint:
-    stamps.add(*paths)
+    """Open files together; ``infos`` are those of files on the Hub, whose headers were read."""
+    if infos is None:
+        stamps.add(*paths)
     # A file by itself can only be a SegFormer's.
     config: dict[str, object] = {"model_type": "segformer"}
     if folder is not None:
         config = read_json_object(folder / CONFIG_FILE)
     family = family_of(config)
     if all(path.suffix == SAFETENSORS for path in paths):
-        found = {info.name: info for path in paths for info in read_header(path)}
+        headers = map(read_header, paths) if infos is None else infos.values()
+        found = {info.name: info for header in headers for info in header}
         shapes = {name: info.shape for name, info in found.items()}
         family = family_of(config, shapes)
         parts, dropped = standard_parts(label, shapes, family)
@@ -233,6 +233,8 @@ def _open_files(
         # Averaging scripts turn the count of batches into a float: it is rewritten as an integer.
         if not any(is_counter(name) and at.dtype in FLOATS for name, at in tensors.items()):
             return Checkpoint(label, folder, paths, tensors, paths, dropped, stamps, family=family)
+    if infos is not None:
+        raise PartsError("its counters are floating-point numbers")
     from safetensors.torch import save_file
 
     from revt_hf.checkpoints.torch_files import read_torch_file
@@ -244,7 +246,8 @@ def _open_files(
     files = (Path(scratch.name) / WEIGHTS_FILE,)
     family = family_of(config, tensors)
     return Checkpoint(
-        label, folder, files, tensors, paths, read.dropped, stamps, read.classes, family, scratch
+        *(label, folder, files, tensors, paths, read.dropped, stamps, read.classes, family),
+        _scratch=scratch,
     )
 
 
@@ -268,7 +271,7 @@ def _open_adapter(label: str, folder: Path) -> Checkpoint:
     files = (Path(scratch.name) / WEIGHTS_FILE,)
     return Checkpoint(
         *(label, described, files, tensors, originals, base.dropped, stamps, None, adapter.family),
-        scratch,
+        _scratch=scratch,
     )
 
 

@@ -6,7 +6,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from revt_hf.cli import analysis, evaluate, model_folders, results, training
+from revt_hf.cli import (
+    analysis,
+    changes,
+    evaluate,
+    model_folders,
+    results,
+    show,
+    submit,
+    training,
+)
 from revt_hf.cli.options import with_options
 
 
@@ -37,14 +46,14 @@ _DIAGNOSE = _group(
 )
 _PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
     "Data": [("data", _DATA)],
-    "Train": [training.train, training.run, training.submit, training.demo, ("recipe", _RECIPE)],
+    "Train": [training.train, training.run, submit.submit, training.demo, ("recipe", _RECIPE)],
     "Merge": [
-        *(model_folders.inspect, model_folders.recalibrate, model_folders.refit),
+        *(model_folders.inspect, changes.recalibrate, changes.refit),
         model_folders.convert,
     ],
     "Evaluate": [
         *(evaluate.evaluate, evaluate.predict, results.table, results.report, results.curves),
-        evaluate.benchmark,
+        *(evaluate.benchmark, show.app),
     ],
     "Understand": [analysis.choose, ("diagnose", _DIAGNOSE)],
     "Publish": [model_folders.push, model_folders.merge_and_push],

@@ -72,7 +72,7 @@ def merge_command(arguments: Sequence[str]) -> None:
     check_output_file(given.json, inputs=read, outputs=[given.output])
     if given.dry_run:
         with ExitStack() as stack:
-            plan = make_plan(spec, stack, given.quiet)
+            plan = make_plan(spec, stack, given.quiet, parts=not given.as_adapter)
             result_description(plan)
             if given.as_adapter:
                 from revt_hf.merging.summed_adapter import adapters_of

@@ -1,7 +1,6 @@
-"""``revt merge``, ``inspect``, ``convert``, ``push``, and what changes a merge."""
+"""``revt merge``, ``inspect``, ``convert`` and ``push``."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,23 +9,13 @@ import typer
 from revt_hf.checkpoints.tensors import MERGE_FILE
 from revt_hf.cli import options as common
 from revt_hf.cli.merge import merge_command, split_names
-from revt_hf.cli.options import Bounds
-from revt_hf.core.errors import UserError, say
-from revt_hf.core.outputs import check_apart, check_beside, check_output, check_output_file
+from revt_hf.core.errors import UserError, counted, say
+from revt_hf.core.outputs import check_beside, check_output, check_output_file
 
 if TYPE_CHECKING:
-    from revt_hf.merging.changed_model import ValScore
+    from revt_hf.hub.commit import PushOptions
 
 EXIT_CHANGED = 2
-
-
-@dataclass(frozen=True)
-class SourceData(common.DataOptions):
-    """Training images: of the sources of a recipe, or of one domain."""
-
-    recipe: Annotated[Path | None, "Use the training images of this recipe's sources."] = None
-    split: Annotated[str, "Training split of the domain."] = "train"
-    val: Annotated[str, "Held-out split of the domain."] = "val"
 
 
 def merge(context: typer.Context) -> None:
@@ -40,6 +29,7 @@ def inspect(
 ) -> None:
     """Print how a merge was made, and whether its members and weights are still the same."""
     from revt_hf.merging import record as records
+    from revt_hf.merging.member_states import member_states
 
     report = common.OutputOptions(json_file)
     report.check([folder])
@@ -47,7 +37,7 @@ def inspect(
     own = {True: "same", False: "changed", None: "unknown"}[records.describes(record, folder)]
     members, lines = [], []
     if isinstance(record, records.MergeRecord):
-        members = list(zip(record.inputs, records.member_states(record), strict=True))
+        members = list(zip(record.inputs, member_states(record), strict=True))
         lines = [*map(str, record.rules)]
         lines.append(f"all else from member {record.head}; revt_hf {record.revt_hf}")
     lines += map(str, record.changes)
@@ -60,65 +50,6 @@ def inspect(
     report.finish({**record.to_json(), "states": rows, "weights": own}, lines)
     if {own, *(state for _, state in members)} & {"changed", "gone"}:
         raise typer.Exit(EXIT_CHANGED)
-
-
-def recalibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of a model, such as a merge.")],
-    output: Annotated[Path, "Folder of the recalibrated model."],
-    data: SourceData,
-    protocol: common.ProtocolOptions,
-    report: common.OverwriteOptions,
-    skip_val: Annotated[bool, "Do not score on source-val."] = False,
-    images: Annotated[int, Bounds(1), "Approximate number of images."] = 100,
-) -> None:
-    """Re-estimate BatchNorm's statistics on source images."""
-    from revt_hf.merging.recalibration import RecalibrateOptions
-    from revt_hf.merging.recalibration import recalibrate as recalibrate_model
-
-    sources = data.sources(data.split, data.val)
-    read = [model, data.recipe, *(path for source in sources for path in source.inputs)]
-    report.check(read, [output])
-    options = RecalibrateOptions(images, not skip_val, report.overwrite, report.quiet)
-    scores = recalibrate_model(model, output, sources, protocol.resolve([model]), options)
-    _report_changed(report, output, scores, "recalibrated")
-
-
-def refit(
-    model: Annotated[Path, typer.Argument(help="Folder of a model, such as a merge.")],
-    output: Annotated[Path, "Folder of the refit model."],
-    recipe: Annotated[Path, "Train by this recipe: on its sources, with its settings."],
-    report: common.OverwriteOptions,
-    overrides: common.Overrides = None,
-    steps: Annotated[int, Bounds(1, 10**7), "Number of optimizer steps."] = 200,
-    fresh: Annotated[bool, "Start from a head of random weights, not from the model's."] = False,
-    skip_val: Annotated[bool, "Do not score on source-val."] = False,
-    resume: Annotated[bool, "Resume from the latest checkpoint."] = False,
-) -> None:
-    """Train only the decode head, on the frozen encoder."""
-    from revt_hf.config.recipe import load_recipe
-
-    if any(one.partition("=")[0].strip() == "train.steps" for one in overrides or []):
-        raise UserError("--set train.steps: a refit takes its steps from --steps")
-    loaded = load_recipe(recipe, overrides or [])
-    read = [model, recipe, *loaded.inputs]
-    report.check(read, [output])
-    check_apart(output, read)
-    from revt_hf.core.processes import process_state
-    from revt_hf.merging.refit import RefitOptions
-    from revt_hf.merging.refit import refit as refit_model
-
-    how = RefitOptions(steps, fresh, not skip_val, resume, report.overwrite, report.quiet)
-    scores = refit_model(model, output, loaded, how)
-    if process_state().is_main_process:
-        _report_changed(report, output, scores, "refit")
-
-
-def _report_changed(
-    report: common.OverwriteOptions, output: Path, scores: Sequence["ValScore"], done: str
-) -> None:
-    lines = [f"{s.label}: mIoU {s.before:.2f} before, {s.after:.2f} after" for s in scores]
-    result = {"output": str(output), "val": [asdict(score) for score in scores]}
-    report.finish(result, lines, f"{done}: {output}")
 
 
 def convert(
@@ -159,9 +90,18 @@ class Publication:
     datasets: Annotated[list[str] | None, "--dataset REPO_ID", "Hub ID of a training dataset."] = (
         None
     )
+    dataset_ids: Annotated[
+        list[str] | None,
+        "--dataset-id DOMAIN=REPO_ID[:TASK]",
+        "Hub ID of a domain, and its task if that is a benchmark: for .eval_results and the card.",
+    ] = None
+    collection: Annotated[
+        str | None, "TITLE|SLUG", "Add to this collection, which is made if it is a new title."
+    ] = None
     private: Annotated[bool, "Make the repository private."] = False
     create_pr: Annotated[bool, "Open a pull request instead of pushing."] = False
     revision: Annotated[str | None, "Push to this branch, not to main."] = None
+    with_space: Annotated[bool, "Also publish a Space that shows the model."] = False
     dry_run: Annotated[
         Path | None, "DIR", "Write what would be sent to this folder; send nothing."
     ] = None
@@ -169,8 +109,12 @@ class Publication:
     def check(self, repo_id: str) -> None:
         """Refuse now what the push would refuse after all the work."""
         from revt_hf.hub.commit import check_repo_id, require_token
+        from revt_hf.hub.evaluations import parse_dataset_ids
         from revt_hf.hub.facts import known_hub_ids
+        from revt_hf.hub.space import check_with_space
 
+        parse_dataset_ids(self.dataset_ids or [])
+        check_with_space(self)
         check_repo_id(repo_id, "model")
         if not self.license:
             raise UserError(
@@ -182,32 +126,89 @@ class Publication:
         for name in self.datasets or []:
             check_repo_id(name, "dataset")
 
-    def send(self, folder: Path, repo_id: str, results: Path | None, **more: Any) -> None:
+    def options(self, **more: Any) -> "PushOptions":
         from revt_hf.hub.commit import PushOptions
-        from revt_hf.hub.push import push
+        from revt_hf.hub.evaluations import parse_dataset_ids
 
         given = {key: value for key, value in vars(self).items() if value is not None}
-        done = push(folder, repo_id, PushOptions(**given, **more), results)
+        given["dataset_ids"] = parse_dataset_ids(self.dataset_ids or [])
+        return PushOptions(**given, **more)
+
+    def send(self, folder: Path, repo_id: str, results: Path | None, **more: Any) -> None:
+        from revt_hf.hub.push import push
+
+        done = push(folder, repo_id, self.options(**more), results)
         say(f"{'pushed' if self.dry_run is None else 'would be pushed'}: {done}")
+
+    def send_experiment(
+        self,
+        run: Path,
+        prefix: str,
+        results: Path | None,
+        only: list[str],
+        only_print: bool,
+        **more: Any,
+    ) -> None:
+        from revt_hf.experiments.publication import push_experiment
+
+        if self.create_pr or self.revision is not None or self.with_space:
+            raise UserError(
+                "--create-pr, --revision and --with-space are for one model: leave out --experiment"
+            )
+        how = (results, only, only_print)
+        repositories, urls = push_experiment(run, prefix, self.options(**more), *how)
+        for one in repositories if not urls else ():
+            files = counted(one.files, "file")
+            say(f"{one.repo_id} ({one.content}): {files}, {one.size / 2**20:,.1f} MiB")
+        size = sum(one.size for one in repositories) / 2**20
+        total = f"{counted(len(repositories), 'repo')}, {size:,.1f} MiB"
+        for url in urls:
+            say(f"pushed: {url}")
+        if not urls:
+            say(f"would be pushed: {total}")
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="Model folder, such as a merge.")],
-    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
+    folder: Annotated[Path, typer.Argument(help="Model folder; not with --experiment.")],
     publication: Publication,
+    repo_id: Annotated[
+        str | None, typer.Argument(help="OWNER/NAME on the Hub; with --experiment OWNER/PREFIX.")
+    ] = None,
     results: Annotated[Path | None, "Scores for the card, from revt evaluate --json."] = None,
     members: Annotated[list[Path] | None, "--with-members DIR", "Also publish this member."] = None,
+    experiment: Annotated[
+        Path | None, "RUN", "Publish all models of this folder of revt run, with their table."
+    ] = None,
+    only: Annotated[
+        list[str] | None, "STEPS", "With --experiment: only these models, such as 'merges/*'."
+    ] = None,
+    only_print: Annotated[
+        bool, "--print", "With --experiment: show what would be pushed; send nothing."
+    ] = False,
     overwrite: Annotated[bool, "Replace the folder of an earlier --dry-run."] = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Publish a model in one commit, with a card of measured scores."""
+    """Publish a model in one commit, with a card of measured scores, or a whole experiment."""
     if overwrite and publication.dry_run is None:
         raise UserError(
             "--overwrite is for the folder of --dry-run DIR: a push brings a repository up to "
             "date without it"
         )
-    more = {"with_members": members or (), "overwrite": overwrite, "quiet": quiet}
-    publication.send(folder, repo_id, results, **more)
+    more = {"overwrite": overwrite, "quiet": quiet}
+    if experiment is not None:
+        if repo_id is not None or members:
+            raise UserError(
+                "--experiment RUN goes with OWNER/PREFIX alone: it publishes the members"
+            )
+        publication.send_experiment(
+            experiment, str(folder), results, only or [], only_print, **more
+        )
+        return
+    if repo_id is None:
+        raise UserError("name the folder, then the repository: revt push FOLDER OWNER/NAME")
+    if only or only_print:
+        raise UserError("--only and --print go with --experiment; --dry-run DIR is for one model")
+    publication.send(folder, repo_id, results, with_members=members or (), **more)
 
 
 def merge_and_push(

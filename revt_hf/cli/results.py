@@ -40,6 +40,11 @@ class Shown:
     paper: Annotated[
         str | None, "Add the paper's rows that have no result: gta5, synthia or all."
     ] = None
+    compare: Annotated[
+        str | None,
+        "METHODS",
+        "Add published numbers of others, such as rein,hrda, or all, in columns of their own.",
+    ] = None
     cost: Annotated[bool, "Show parameters, FLOPs, speed and memory."] = False
     calibration: Annotated[bool, "Show ECE, Brier, NLL, AUROC and AURC of confidence."] = False
 

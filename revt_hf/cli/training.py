@@ -1,4 +1,4 @@
-"""``revt data``, ``train``, ``recipe``, ``run``, ``submit`` and ``demo``."""
+"""``revt data``, ``train``, ``recipe``, ``run`` and ``demo``."""
 
 import json
 from enum import StrEnum
@@ -196,7 +196,7 @@ def run(
     from revt_hf.experiments.execution import ExperimentOptions, plan_experiment, run_experiment
 
     quiet, steps = report.quiet, tuple(only or ())
-    _check_json(report, output, [experiment], writes=not dry_run)
+    check_json(report, output, [experiment], writes=not dry_run)
     options = ExperimentOptions(steps, not no_needs, report_only, jobs, launcher, quiet)
     what = (experiment, output, overrides or [], options)
     if dry_run:
@@ -213,44 +213,7 @@ def run(
         say(f"{counted(len(outcome.done), 'step')} done, {len(outcome.kept)} were: {output}")
 
 
-def submit(
-    experiment: ExperimentFile,
-    output: ExperimentFolder,
-    report: common.OutputOptions,
-    overrides: common.Overrides = None,
-    slurm: Annotated[Path | None, "FILE", "Settings of the jobs (YAML)."] = None,
-    partition: Annotated[str | None, "Slurm partition."] = None,
-    account: Annotated[str | None, "Slurm account to charge."] = None,
-    time: Annotated[str | None, "Time limit of a task, such as 12:00:00."] = None,
-    gpus: Annotated[str | None, "GPUs of a task, such as 1 or a100:2."] = None,
-    cpus: Annotated[int | None, "Cores of a task."] = None,
-    memory: Annotated[str | None, "Memory of a task, such as 32G."] = None,
-    launcher: Launcher = None,
-    only_print: Annotated[bool, "--print", "Show scripts and commands; submit nothing."] = False,
-) -> None:
-    """Submit the remaining steps of an experiment to Slurm, as array jobs."""
-    from revt_hf.experiments.slurm_jobs import as_text, submit_experiment
-    from revt_hf.experiments.slurm_settings import load_settings
-
-    resources = {"partition": partition, "account": account, "time": time, "gpus": gpus}
-    flags = {**resources, "cpus": cpus, "memory": memory, "launcher": launcher}
-    _check_json(report, output, [experiment, slurm], writes=not only_print)
-    settings = load_settings(slurm, flags)
-    jobs = submit_experiment(experiment, output, overrides or [], settings, dry_run=only_print)
-    done = "all steps are done, nothing is left to submit"
-    lines = [] if jobs else [f"{done}: revt run --report-only writes tables and report"]
-    if only_print and jobs:
-        print(as_text(jobs), end="")
-    elif jobs and not report.quiet:
-        for job in jobs:
-            after = f", after {', '.join(job.after)}" if job.after else ""
-            tasks = counted(len(job.tasks), "task")
-            lines.append(f"{job.name}: job {job.number}, {tasks}{after}")
-        lines.append(f"scripts, logs and job numbers: {jobs[0].file.parent}")
-    report.finish([job.to_json() for job in jobs], lines)
-
-
-def _check_json(
+def check_json(
     report: common.OutputOptions, output: Path, inputs: list[Path | None], writes: bool
 ) -> None:
     """Refuse JSON in a folder that must hold nothing else before it becomes an experiment's."""

@@ -115,7 +115,8 @@ def decode_raw(file: ImageFile, table: LabelTable, turn: int) -> NDArray[Any]:
         return _turned(_mapped(name, channels=0), turn)
     if header.kind == _POLYGONS:
         return _turned(_polygons(file.data, table, name), turn)
-    stored = table.reading is Reading.VALUE and header.packed
+    one_channel = table.reading in (Reading.VALUE, Reading.GREY)
+    stored = one_channel and header.packed
     raw = _unpacked(file) if stored else _opencv(file, cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise UserError(f"{name}: not a label that OpenCV can read, or a damaged one")
@@ -124,7 +125,7 @@ def decode_raw(file: ImageFile, table: LabelTable, turn: int) -> NDArray[Any]:
         raise UserError(f"{name}: {what}: export it again, as PNG")
     if header.inverted:
         raise UserError(f"{name}: a {header.kind} file whose zero is white: save the label as PNG")
-    if table.reading is not Reading.VALUE and header.peak not in _WHOLE_BYTES:
+    if not one_channel and header.peak not in _WHOLE_BYTES:
         raise UserError(f"{name}: values up to {header.peak}: save the label as PNG")
     return _turned(_values(raw, table, name), turn)
 
@@ -139,6 +140,10 @@ def _values(raw: NDArray[Any], table: LabelTable, name: str) -> NDArray[Any]:
             raise UserError(f"{name}: a label has one channel, this has {channels}")
         return raw
     named = f"{name}: labels of the encoding '{table.name}'"
+    if table.reading is Reading.GREY:
+        if channels > 1 and not (raw[..., 1:3] == raw[..., :1]).all():
+            raise UserError(f"{named} are grey, this has colours")
+        return raw if channels == 1 else np.ascontiguousarray(raw[..., 0])
     if channels < 3:
         raise UserError(f"{named} have three channels, this has {channels}")
     if bits != (16 if table.reading is Reading.RED else 8):

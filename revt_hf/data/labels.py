@@ -36,6 +36,7 @@ class Reading(Enum):
     """Where in a label image a pixel's raw value is stored."""
 
     VALUE = "value"  # the one channel, or the palette index; 8 or 16 bit
+    GREY = "grey"  # the same, or any of three or four channels that are equal, but for alpha
     RED = "red"  # the first channel of 16-bit colours; the others hold something else
     COLOUR = "colour"  # all of an 8-bit RGB colour, as 0xRRGGBB
 
@@ -164,6 +165,8 @@ _TABLES = (
     CITYSCAPES_IDS,
     LabelTable(_GTA5, "gta5_ids"),
     LabelTable(_train_ids(_LISTED["synthia_ids"]), "synthia_ids", Reading.RED),
+    # Loaders take 19 for unlabelled; its own page lists 0..18 only.
+    LabelTable({**TRAIN_IDS.mapping, 19: IGNORE_INDEX}, "urbansyn_ids", Reading.GREY),
     LabelTable(_train_ids(_LISTED["camvid_11"]), "camvid_11"),
     LabelTable(_train_ids(_CAMVID_32), "camvid_32", Reading.COLOUR),
     LabelTable(

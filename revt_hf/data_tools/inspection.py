@@ -174,8 +174,8 @@ def _read_all(
                 result.problems.append(Problem(split, "no pixel of this split is labelled"))
     if refitted:
         result.notes.append(
-            f"{counted(refitted, 'label')} not of its image's size, a known defect: resized "
-            "(nearest) while reading"
+            f"{counted(refitted, 'label')} not of its image's size, as known of this dataset: "
+            "resized (nearest) while reading"
         )
 
 

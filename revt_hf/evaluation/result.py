@@ -104,6 +104,11 @@ class DomainScore(Scores):
     label_encoding: str | None = None
     calibration: Calibration | None = None
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """What the split may be called: ``night/val``, ``night`` or its domain ``streets``."""
+        return self.label, self.label.rpartition("/")[0], self.domain
+
     @model_serializer(mode="wrap")
     def _values(self, handler: Any) -> dict[str, Any]:
         """Without calibration files are as they were before it could be measured."""

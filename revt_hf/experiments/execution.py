@@ -23,8 +23,8 @@ from revt_hf.experiments.steps import Score, Train
 from revt_hf.experiments.training_processes import (
     REVT,
     TrainingProcesses,
-    default_slots,
     progress_bars,
+    training_slots,
 )
 
 # How a state is printed, and its style.
@@ -196,7 +196,7 @@ class _Execution:
         return ready
 
     def _train(self) -> None:
-        slots = self.options.slots or default_slots(self.options.launcher)
+        slots = training_slots(self.options.slots, self.options.launcher)
         with TrainingProcesses(self.progress, self.launcher) as trainings:
             while ready := [step for step in self._ready() if isinstance(step, Train)]:
                 for step in ready:

@@ -23,6 +23,7 @@ from revt_hf.data.domains.base import Opened
 
 # Records of finished steps, and locks; it makes a folder an experiment's.
 _STEPS_FOLDER = ".steps"
+_MODELS = ("members", "merges", "recalibrated", "refit")
 # Raised when the result of a step would come out differently: every step is redone then.
 _VERSION = 1
 _log = logging.getLogger(__name__)
@@ -174,6 +175,17 @@ class ExperimentFolder:
         except (UserError, ValidationError):
             _log.info("%s is damaged: the step is done again", path)
             return None
+
+    def finished_models(self) -> dict[str, str | None]:
+        """The models that steps left, by the sha256 of their weights; None if changed since."""
+        records, found = self.path / _STEPS_FOLDER, {}
+        for path in sorted(records.rglob("*.json")):
+            step = Step(path.relative_to(records).with_suffix("").as_posix(), ())
+            record, weights = self.record(step), step.output(self)
+            if step.id.split("/")[0] in _MODELS:
+                same = record and weights.is_file() and self._is_same(weights, record.result)
+                found[step.id] = record.result.sha256 if record and same else None
+        return found
 
     def recorded_status(self, step: Step) -> Status:
         output = step.output(self)

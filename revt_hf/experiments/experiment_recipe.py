@@ -24,7 +24,7 @@ from revt_hf.config.yaml_files import (
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import PaperKey
 from revt_hf.merging.merge_recipe import LayerWeightsRecipe, RuleRecipe
-from revt_hf.results.paper import paper_row
+from revt_hf.results.published import paper_row
 
 Combine = Literal["logits", "product", "probabilities", "features"]
 Weights = tuple[Number, ...]
@@ -232,11 +232,16 @@ class Experiment(Section):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and validate an experiment; paths of recipes are resolved against the file."""
+    """Read and validate an experiment."""
+    return validated(Experiment, experiment_values(path, overrides), path)
+
+
+def experiment_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys of an experiment, not validated; recipes are resolved against the file."""
     values = read_with_parents(Path(path), overrides, _recipes_beside)
     if "source" in values:
         raise UserError(f"{path} is a training recipe, not an experiment: use revt train")
-    return validated(Experiment, values, path)
+    return values
 
 
 def member_recipe(experiment: Experiment, name: str, seed: int | None) -> Recipe:

@@ -12,7 +12,6 @@ A step's ``id`` is also the path of its result below the experiment's folder:
 Ensembles are networks (``ensembles/...``) that are scored without a step of their own.
 """
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -30,7 +29,14 @@ from revt_hf.experiments.experiment_recipe import (
     Selection,
     member_recipe,
 )
-from revt_hf.experiments.references import heads_of, member_step, step_id, variants, with_seeds
+from revt_hf.experiments.references import (
+    heads_of,
+    matching,
+    member_step,
+    step_id,
+    variants,
+    with_seeds,
+)
 from revt_hf.experiments.steps import Choose, Given, MergeStep, Network, Score, Train
 from revt_hf.merging.registry import MergeSpec, check_spec
 
@@ -65,15 +71,7 @@ class Graph:
         self.steps[step.id] = step
 
     def chosen(self, only: Sequence[str], needs: bool) -> list[Step]:
-        wanted: set[str] = set() if only else set(self.steps)
-        for pattern in only:
-            folder = f"{pattern.rstrip('/')}/"
-            found = [
-                one for one in self.steps if fnmatch.fnmatch(one, pattern) or one.startswith(folder)
-            ]
-            if not found:
-                raise UserError(f"--only {pattern}: it matches no step; --dry-run lists them")
-            wanted.update(found)
+        wanted = matching(only, self.steps, "--dry-run") if only else set(self.steps)
         if needs:
             for step in reversed(self.steps.values()):
                 if step.id in wanted:

@@ -1,7 +1,8 @@
 """How an experiment names members, and the merges that one section stands for."""
 
+import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations, pairwise, product
 from math import comb
 from typing import Any
@@ -56,6 +57,18 @@ def member_step(experiment: Experiment, where: str, reference: str, seed: int | 
 def step_id(*parts: str | int | None) -> str:
     """The parts of a name, without the empty ones."""
     return "/".join(str(part) for part in parts if part not in (None, ""))
+
+
+def matching(only: Sequence[str], steps: Collection[str], lister: str) -> set[str]:
+    """The steps that patterns with ``*``, or folders of steps, name."""
+    found: set[str] = set()
+    for pattern in only:
+        folder = f"{pattern.rstrip('/')}/"
+        named = {one for one in steps if fnmatch.fnmatch(one, pattern) or one.startswith(folder)}
+        if not named:
+            raise UserError(f"--only {pattern}: it matches no step; {lister} lists them")
+        found |= named
+    return found
 
 
 def heads_of(name: str, merge: MergeSection, members: Sequence[str]) -> Sequence[str]:

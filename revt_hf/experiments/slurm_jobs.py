@@ -3,7 +3,6 @@
 import getpass
 import json
 import logging
-import re
 import shlex
 import shutil
 import subprocess
@@ -16,16 +15,14 @@ from typing import Any
 from revt_hf.core.errors import UserError, printable
 from revt_hf.core.outputs import write_json, write_text
 from revt_hf.experiments.execution import lacking_data
-from revt_hf.experiments.experiment_folder import ExperimentFolder, Step
+from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.experiments.graph import Graph, build_graph
-from revt_hf.experiments.slurm_settings import Kind, SlurmSettings, StageSettings
-from revt_hf.experiments.steps import Score
+from revt_hf.experiments.graph import build_graph
+from revt_hf.experiments.slurm_settings import SlurmSettings, StageSettings
+from revt_hf.experiments.stages import Kind, Stage, stages, word_of
 from revt_hf.experiments.training_processes import REVT
 
-_MOST_NETWORKS = 8
 _log = logging.getLogger(__name__)
-_Tasks = tuple[tuple[str, ...], ...]
 _ABOUT: dict[Kind, str] = {
     "train": "Trainings; a task that is started again resumes from its checkpoint.",
     "merge": "Merges and their recalibration.",
@@ -35,16 +32,18 @@ _ABOUT: dict[Kind, str] = {
 
 
 @dataclass
-class Stage:
+class SlurmJob:
     """An array job that waits for all earlier ones; ``number`` is Slurm's, once it is submitted."""
 
-    name: str
-    kind: Kind
-    tasks: tuple[tuple[str, ...], ...]
+    stage: Stage
     file: Path
     after: tuple[str, ...]
     script: str = ""
     number: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
 
     def sbatch(self, numbers: Sequence[str]) -> list[str]:
         """The command that submits it to run after the jobs of these numbers."""
@@ -54,42 +53,19 @@ class Stage:
     def to_json(self) -> dict[str, Any]:
         """Its entry in ``submitted.json`` and ``--json``."""
         row = {"stage": self.name, "job": self.number, "after": list(self.after)}
-        return row | {"script": str(self.file), "tasks": [list(task) for task in self.tasks]}
+        tasks = [list(task) for task in self.stage.tasks]
+        return row | {"script": str(self.file), "tasks": tasks}
 
 
-def stages(graph: Graph, folder: ExperimentFolder) -> list[Stage]:
-    """The steps that are not done, in the order of work; empty if all are done.
-
-    A task is a training, the merges of one name, or the scores of up to 8 networks.
-    """
-    left = [step for step in graph.steps.values() if step.stage and not folder.done(step.id)]
-    if not left:
-        return []
-    chosen = tuple(step.id for step in left if step.stage == "select")
-    found: list[tuple[str, Kind, _Tasks]] = [
-        *((f"train-{n}", "train", tasks) for n, tasks in enumerate(_trainings(left))),
-        ("merge", "merge", _merges(left)),
-        ("refit", "train", tuple((step.id,) for step in left if step.stage == "refit")),
-        ("score", "score", _scores([step for step in left if isinstance(step, Score)])),
-        ("select", "report", (chosen,) if chosen else ()),
-        ("report", "report", ((),)),
-    ]
-    scripts, made = folder.path.absolute() / "slurm", list[Stage]()
-    for name, kind, tasks in found:
-        if tasks:
-            after = tuple(before.name for before in made)
-            made.append(Stage(name, kind, tasks, scripts / f"{name}.sh", after))
-    return made
-
-
-def batch_script(stage: Stage, settings: SlurmSettings, title: str, run: Sequence[str]) -> str:
-    for path in (stage.file.parent, Path.cwd()):
+def batch_script(job: SlurmJob, settings: SlurmSettings, title: str, run: Sequence[str]) -> str:
+    stage = job.stage
+    for path in (job.file.parent, Path.cwd()):
         if printable(str(path)) != str(path):
             # Slurm reads options line by line: the text after a line break would be a command.
             raise UserError(f"{path}: a folder of jobs has no control characters in its name")
     own = settings.of(stage.kind)
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "experiment"
-    log = shlex.quote(str(stage.file.with_suffix("")).replace("%", "%%") + "-%a.log")
+    name = word_of(title)
+    log = shlex.quote(str(job.file.with_suffix("")).replace("%", "%%") + "-%a.log")
     limit = f"%{own.at_once}" if own.at_once else ""
     command = [sys.executable, *REVT, "run", *run]
     if stage.kind == "train" and settings.launcher:
@@ -122,40 +98,6 @@ def batch_script(stage: Stage, settings: SlurmSettings, title: str, run: Sequenc
     )
 
 
-def _trainings(left: Sequence[Step]) -> list[_Tasks]:
-    """First the trainings without missing inputs, then those that start from them, ..."""
-    levels: dict[str, int] = {}
-    for step in left:
-        if step.stage == "train":
-            before = [levels[one] + 1 for one in step.inputs if one in levels]
-            levels[step.id] = max(before, default=0)
-    return [
-        tuple((step_id,) for step_id, at in levels.items() if at == level)
-        for level in sorted(set(levels.values()))
-    ]
-
-
-def _merges(left: Sequence[Step]) -> _Tasks:
-    names: dict[str, dict[str, None]] = {}
-    for step in left:
-        if step.stage == "merge":
-            kind, name, *_ = step.id.split("/")
-            names.setdefault(name, {})[f"{kind}/{name}"] = None
-    return tuple(map(tuple, names.values()))
-
-
-def _scores(steps: Sequence[Score]) -> _Tasks:
-    """Networks with all their protocols: no two tasks make the same temporary merge."""
-    networks: dict[str, list[str]] = {}
-    for step in steps:
-        networks.setdefault(step.network.id, []).append(step.id)
-    left = list(networks.values())
-    count = -(-len(left) // _MOST_NETWORKS)
-    # As equal as possible: the longest task determines when the stage ends.
-    parts = [left[n * len(left) // count : (n + 1) * len(left) // count] for n in range(count)]
-    return tuple(tuple(step_id for ids in part for step_id in ids) for part in parts)
-
-
 def _arguments(steps: Sequence[str]) -> str:
     words = [f"--only {shlex.quote(step)}" for step in steps] or ["--report-only"]
     return " \\\n       ".join(words)
@@ -175,13 +117,16 @@ def submit_experiment(
     overrides: Sequence[str] = (),
     settings: SlurmSettings | None = None,
     dry_run: bool = False,
-) -> list[Stage]:
+) -> list[SlurmJob]:
     experiment = load_experiment(path, overrides)
     graph = build_graph(experiment)
     folder = ExperimentFolder(Path(output), graph.steps)
     folder.check(graph.data_dirs)
     run = [str(path), "--output", str(output), *(w for o in overrides for w in ("--set", o))]
-    jobs = stages(graph, folder)
+    jobs, scripts = list[SlurmJob](), folder.path.absolute() / "slurm"
+    for stage in stages(graph, folder.done):
+        after = tuple(before.name for before in jobs)
+        jobs.append(SlurmJob(stage, scripts / f"{stage.name}.sh", after))
     for job in jobs:
         job.script = batch_script(job, settings or SlurmSettings(), experiment.title, run)
     submitted = Path(output).absolute() / "slurm" / "submitted.json"
@@ -196,7 +141,7 @@ def submit_experiment(
     return jobs
 
 
-def as_text(jobs: Sequence[Stage]) -> str:
+def as_text(jobs: Sequence[SlurmJob]) -> str:
     parts = [f"# {job.file}\n{job.script}" for job in jobs]
     commands = []
     for job in jobs:
@@ -206,7 +151,7 @@ def as_text(jobs: Sequence[Stage]) -> str:
     return "\n".join([*parts, "# These submit them:", *commands, ""])
 
 
-def _submit(jobs: Sequence[Stage], submitted: Path) -> None:
+def _submit(jobs: Sequence[SlurmJob], submitted: Path) -> None:
     for job in jobs:
         write_text(job.file, job.script)
     numbers: dict[str, str] = {}

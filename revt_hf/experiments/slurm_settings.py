@@ -4,14 +4,13 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from revt_hf.config.yaml_files import Section, read_with_parents, validated
 from revt_hf.core.errors import UserError, printable
-
-Kind = Literal["train", "merge", "score", "report"]
+from revt_hf.experiments.stages import Kind, settings_of
 
 # Set by every script.
 _OURS = {"--array", "-a", "--dependency", "-d", "--output", "-o", "--open-mode", "--job-name", "-J"}
@@ -113,9 +112,7 @@ class SlurmSettings(StageSettings):
 
     def of(self, kind: Kind) -> StageSettings:
         """The settings of a kind of stage: its own values, else the common ones."""
-        own: StageSettings = getattr(self, kind)
-        common = {name: getattr(self, name) for name in StageSettings.model_fields}
-        return StageSettings(**common | {name: getattr(own, name) for name in own.model_fields_set})
+        return settings_of(kind, self, StageSettings)
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> SlurmSettings:

@@ -1,5 +1,6 @@
 """Training runs in processes of their own, side by side, watched through their metrics."""
 
+import logging
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 
 from revt_hf.config.recipe import Recipe
-from revt_hf.core.errors import UserError, printable
+from revt_hf.core.errors import UserError, counted, printable
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import write_text
 from revt_hf.core.resources import Child, core_count
@@ -27,6 +28,7 @@ from revt_hf.models.recorded import read_metrics
 from revt_hf.training.run_folder import refit_run, training_folder
 
 _POLL_SECONDS = 0.5
+_log = logging.getLogger(__name__)
 _SIGNALLED = 128
 REVT = ("-m", "revt_hf.cli.main")
 _HERE = (sys.executable, *REVT)
@@ -156,8 +158,9 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     listed = os.environ.get(gpu_variable())
     # Names that are set already (numbers, GPU-... or MIG-...) are passed on as they are.
-    names = listed.split(",") if listed else map(str, range(count))
-    return [name.strip() for name in names][:count]
+    names = [name.strip() for name in listed.split(",")] if listed else [*map(str, range(count))]
+    # A process sees one part of a GPU (MIG), however many it may use.
+    return names if all(name.startswith("MIG-") for name in names) else names[:count]
 
 
 def gpu_variable() -> str:
@@ -169,16 +172,21 @@ def gpu_variable() -> str:
     return hip if hip in os.environ or (torch.version.hip and cuda not in os.environ) else cuda
 
 
-def default_slots(launcher: str | None) -> int:
-    """The number of trainings side by side: one per GPU, or one per core without a GPU.
+def training_slots(jobs: int | None, launcher: str | None) -> int:
+    """How many trainings run side by side: ``jobs``, else one per GPU, or per core without a GPU.
 
     With a launcher, which decides itself what a training runs on, one if there is a GPU.
     """
     import torch
 
+    gpus = [] if launcher else visible_gpus()
+    if jobs is not None:
+        if 0 < len(gpus) < jobs:
+            _log.info("--jobs %d: trainings share %s", jobs, counted(len(gpus), "GPU"))
+        return jobs
     if _cpu_only() or not torch.accelerator.is_available():
         return core_count()
-    return 1 if launcher else max(1, len(visible_gpus()))
+    return max(1, len(gpus))
 
 
 def _cpu_only() -> bool:

@@ -4,10 +4,10 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from revt_hf import __version__
@@ -23,18 +23,15 @@ from revt_hf.data.augment import method
 from revt_hf.data.domains import DOMAINS
 from revt_hf.data.label_space import CITYSCAPES
 from revt_hf.data.labels import ENCODINGS
-from revt_hf.evaluation.result import DomainScore, Result
-from revt_hf.hub.commit import MARKER, is_repo_id, published_recipe, without_local_paths
+from revt_hf.hub.commit import HUB_URL, MARKER, is_repo_id, published_recipe, without_local_paths
+from revt_hf.hub.evaluations import TASK, model_index
+from revt_hf.hub.facts import ModelCardFacts
 from revt_hf.merging.registry import Rule
 from revt_hf.models.recorded import recorded_protocol
 from revt_hf.results.formats import templates
 from revt_hf.results.markdown import code, json_text, shell_line, text, yaml_text
 
-if TYPE_CHECKING:
-    from revt_hf.hub.facts import ModelCardFacts
-
 PAPER = "https://arxiv.org/abs/2308.13331"
-TASK = "image-segmentation"
 # JSON of numbers, lists of numbers and plain keys, which needs no escaping.
 _NUMBERS = re.compile(r'[\w\s.,:\[\]{}"+-]*')
 # The Hub's own list (its message in huggingface_hub issue 4218), without the licenses of single
@@ -158,7 +155,7 @@ def check_card(text: str) -> None:
         raise UserError("the model card's text is not filled in")
 
 
-def card_text(facts: "ModelCardFacts") -> str:
+def card_text(facts: ModelCardFacts) -> str:
     """The text of a model card; every number in it comes from ``facts``."""
     records = []
     if facts.recipe:
@@ -180,6 +177,7 @@ def card_text(facts: "ModelCardFacts") -> str:
         is_cityscapes=facts.classes == CITYSCAPES,
         version=__version__,
         paper=PAPER,
+        hub_url=HUB_URL,
         encodings=ENCODINGS,
         settings=_settings,
         method_name=method_name,
@@ -189,7 +187,7 @@ def card_text(facts: "ModelCardFacts") -> str:
     )
 
 
-def _metadata(facts: "ModelCardFacts") -> ModelCardData:
+def _metadata(facts: ModelCardFacts) -> ModelCardData:
     kind = read_json_object(facts.folder / CONFIG_FILE)["model_type"]
     return ModelCardData(
         library_name="transformers",
@@ -198,26 +196,9 @@ def _metadata(facts: "ModelCardFacts") -> ModelCardData:
         **license_metadata(facts.license),
         base_model=list(facts.base_models) or None,
         base_model_relation=("merge" if facts.merge else "finetune") if facts.base_models else None,
-        datasets=list(facts.datasets) or None,
+        datasets=facts.all_datasets or None,
         model_name=facts.name if facts.results else None,
-        eval_results=[_eval_result(r, score) for r in facts.results for score in r.scores] or None,
-    )
-
-
-def _eval_result(result: Result, score: DomainScore) -> EvalResult:
-    # The Hub distinguishes results by type, config and split: a user's own folder needs a name.
-    known = score.domain in DOMAINS and DOMAINS[score.domain].facts.kind != "any"
-    slug = re.sub(r"[^a-z0-9]+", "-", score.label.rpartition("/")[0].lower()).strip("-")
-    return EvalResult(
-        task_type=TASK,
-        task_name="Semantic segmentation",
-        dataset_type=score.domain if known else slug or "folder",
-        dataset_name=result.mapped(score.label),
-        dataset_config=score.config,
-        dataset_split=score.split,
-        metric_type="mean_iou",
-        metric_name="mIoU (%)",
-        metric_value=round(score.miou, 2),
+        eval_results=model_index(facts) or None,
     )
 
 
@@ -244,7 +225,7 @@ def _settings(rule: Rule) -> Markdown:
     return Markdown(shown)
 
 
-def _command(facts: "ModelCardFacts") -> str:
+def _command(facts: ModelCardFacts) -> str:
     """The command that scores the model on its first unseen domain."""
     spec, split = _first_unseen(facts)
     words = ["revt", "evaluate", facts.repo_id, "--domain", spec.domain]
@@ -265,7 +246,7 @@ def _command(facts: "ModelCardFacts") -> str:
     return shell_line(words)
 
 
-def _first_unseen(facts: "ModelCardFacts") -> tuple[DomainSpec, str]:
+def _first_unseen(facts: ModelCardFacts) -> tuple[DomainSpec, str]:
     targets = [target for recipe in facts.recipes for target in recipe.targets]
     specs: list[tuple[DomainSpec, str]] = [(target, target.split) for target in targets]
     rows = sorted((row for row, _ in facts.scores), key=lambda row: facts.kind(row) == "source")
@@ -281,7 +262,7 @@ def _first_unseen(facts: "ModelCardFacts") -> tuple[DomainSpec, str]:
     return DomainSpec(domain=first.domain, config=first.config, options=options), first.split
 
 
-def _data_licenses(facts: "ModelCardFacts") -> dict[str, str]:
+def _data_licenses(facts: ModelCardFacts) -> dict[str, str]:
     licenses = {}
     for name in (source.domain for source in facts.sources):
         domain = DOMAINS.get(name)

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
     build_hf_headers,
@@ -25,10 +25,12 @@ from revt_hf.config.recipe import Recipe
 from revt_hf.core.errors import UserError, causes
 from revt_hf.results.markdown import yaml_text
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 CARD_FILE = "README.md"
+HUB_URL = "https://huggingface.co"
 # Marks the card of a repository that was pushed from here and may be replaced.
 MARKER = "<!-- Written by revt_hf: the next push replaces this card. -->"
+PUBLIC = "the {} exists already and is public: make it private first, or choose another"
 # The Hub adds it to every new repository.
 _GIVEN = ".gitattributes"
 # Values of these keys are paths, even relative ones.
@@ -49,6 +51,37 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the Hub, and the task of its leaderboard if it is a benchmark there."""
+
+    id: str
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model that is published, too: its ID on the Hub and its folder here."""
+
+    repo_id: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Related:
+    """What is published together with a model.
+
+    Attributes:
+        models: members of merges, by the sha256 of their weights' files.
+        merges: Hub IDs of the merges that this model is a member of.
+        table: Hub ID of the dataset with the table of all models.
+    """
+
+    models: Mapping[str, Published] = field(default_factory=dict)
+    merges: Sequence[str] = ()
+    table: str | None = None
+
+
+@dataclass(frozen=True)
 class PushOptions:
     """How a model is pushed.
 
@@ -62,7 +95,11 @@ class PushOptions:
         license: of the weights; required.
         base_models: Hub IDs of the members or of the initial weights.
         datasets: Hub IDs of the training datasets.
+        dataset_ids: what domains or labels of splits (``night/val``) are on the Hub.
+        collection: title or slug of the collection that the repository is added to.
+        related: what is published with it.
         quiet: hide progress bars.
+        with_space: also publish a Space of the same ID, which the card links.
     """
 
     private: bool = False
@@ -74,7 +111,11 @@ class PushOptions:
     license: str | None = None
     base_models: Sequence[str] = ()
     datasets: Sequence[str] = ()
+    dataset_ids: Mapping[str, HubDataset] = field(default_factory=dict)
+    collection: str | None = None
+    related: Related = Related()
     quiet: bool = False
+    with_space: bool = False
 
 
 def is_repo_id(text: str) -> bool:
@@ -109,14 +150,30 @@ def open_repository(
 ) -> tuple[str, list[str]]:
     """Create a repository unless it exists; the last commit and the files of its branch."""
     # Where nothing is asked for, the owner's account decides.
-    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None)
+    sdk = "gradio" if kind == "space" else None
+    hub.create_repo(repo_id, repo_type=kind, exist_ok=True, private=private or None, space_sdk=sdk)
     if private and not hub.repo_info(repo_id, repo_type=kind).private:
-        raise UserError(
-            f"the Hub {kind} {repo_id} exists already and is public: make it private "
-            "first, or choose another id"
-        )
+        raise UserError(PUBLIC.format(f"Hub {kind} {repo_id}"))
     if branch and make_branch:
         hub.create_branch(repo_id, branch=branch, exist_ok=True)
+    return _checked_head(hub, repo_id, kind, branch)
+
+
+def check_repository(hub: HfApi, repo_id: str, kind: Kind, private: bool) -> bool:
+    """Whether a repository exists; refuses one that a push must not change, changing nothing."""
+    try:
+        about: Any = hub.repo_info(repo_id, repo_type=kind)
+    except RepositoryNotFoundError:
+        return False
+    if private and not about.private:
+        raise UserError(PUBLIC.format(f"Hub {kind} {repo_id}"))
+    _checked_head(hub, repo_id, kind)
+    return True
+
+
+def _checked_head(
+    hub: HfApi, repo_id: str, kind: Kind, branch: str | None = None
+) -> tuple[str, list[str]]:
     head: Any = hub.repo_info(repo_id, repo_type=kind, revision=branch)
     there = [sibling.rfilename for sibling in head.siblings or ()]
     check_ours(hub, repo_id, kind, str(head.sha), there)

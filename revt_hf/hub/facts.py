@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
@@ -16,12 +15,14 @@ from revt_hf.data.domains import DOMAINS, domain_label
 from revt_hf.data.label_space import LabelSpace, space_of, standard_order
 from revt_hf.evaluation.result import DomainScore, Result
 from revt_hf.hub.commit import (
+    HubDataset,
     PushOptions,
+    Related,
     check_repo_id,
     is_repo_id,
     last_part,
-    without_local_paths,
 )
+from revt_hf.hub.published import member_names, published_record
 from revt_hf.merging.record import (
     Change,
     ChangeSource,
@@ -62,6 +63,9 @@ class ModelCardFacts:
     base_models: tuple[str, ...]
     datasets: tuple[str, ...]
     results: tuple[Result, ...]
+    dataset_ids: Mapping[str, HubDataset]
+    related: Related
+    with_space: bool = False
 
     @property
     def name(self) -> str:
@@ -118,6 +122,22 @@ class ModelCardFacts:
         found = {repr(one.mapping): one.mapping for one in self.results if one.mapping}
         return list(found.values())
 
+    @property
+    def all_datasets(self) -> list[str]:
+        """Hub IDs of the training datasets: those that were named, and those that are known."""
+        named = (self._dataset(source.domain) for source in self.sources)
+        return list(dict.fromkeys([*self.datasets, *(one.id for one in named if one)]))
+
+    def dataset_of(self, score: DomainScore) -> HubDataset | None:
+        """The dataset of the Hub that a split is of, as far as that is known."""
+        return self._dataset(*score.names)
+
+    def _dataset(self, *names: str) -> HubDataset | None:
+        named = (self.dataset_ids[name] for name in names if name in self.dataset_ids)
+        domain = DOMAINS.get(names[-1])
+        own = domain.facts.hub_id if domain else None
+        return next(named, HubDataset(own) if own else None)
+
     def kind(self, score: DomainScore) -> str:
         """``source`` if the model was trained on that domain, ``unseen`` if certainly not."""
         # Results of a single domain do not tell sources from targets.
@@ -145,6 +165,7 @@ def model_facts(
             "data and the initial weights decide which licenses are possible"
         )
     recipe, record = recorded_recipe(folder), read_record(folder)
+    related = options.related.models
     hub_ids = known_hub_ids(options.base_models, recipe)
     measured = results_of(folder, results or (), [repo_id])
     if results is not None and not measured:
@@ -153,9 +174,13 @@ def model_facts(
     merge: MergeRecord | None = None
     members: tuple[MemberFacts, ...] = ()
     if isinstance(record, MergeRecord):
-        told = published_record(record.to_json(), hub_ids)
+        known = (related.get(one.sha256 or "") for one in record.members)
+        published = [one.repo_id for one in known if one]
+        merged = [one.path.partition("@")[0] for one in record.inputs if one.hub is not None]
+        hub_ids = tuple(dict.fromkeys([*published, *hub_ids, *merged]))
+        told = published_record(record.to_json(), hub_ids, related)
         merge = parse_record(told, folder / record.file, MergeRecord)
-        members = _members(folder, record, merge, options.with_members)
+        members = _members(folder, record, merge, options)
     return ModelCardFacts(
         folder=folder,
         repo_id=repo_id,
@@ -167,6 +192,9 @@ def model_facts(
         base_models=hub_ids,
         datasets=tuple(options.datasets),
         results=tuple(measured),
+        dataset_ids=options.dataset_ids,
+        related=options.related,
+        with_space=options.with_space,
     )
 
 
@@ -234,14 +262,16 @@ def _label(source: Source | ChangeSource, split: str) -> str:
 
 
 def _members(
-    folder: Path, record: MergeRecord, published: MergeRecord, near: Sequence[Path]
+    folder: Path, record: MergeRecord, published: MergeRecord, options: PushOptions
 ) -> tuple[MemberFacts, ...]:
-    """The members of a merge, whose folders are looked for beside it and in ``near``, too."""
+    """The members of a merge, whose folders are those of the options, or looked for beside it."""
     members = []
-    names = _names([member.name or member.path for member in record.members])
+    names = member_names([member.name or member.path for member in record.members])
     for name, member, told in zip(names, record.members, published.members, strict=True):
         path = Path(member.path)
         # The path of a member may be a file in its folder.
+        known = options.related.models.get(member.sha256 or "")
+        near = [known.folder] if known else options.with_members
         places = [*near, path, path.parent, folder.parent / last_part(member.path)]
         found = (place for place in places if _holds(place, member.sha256))
         recipe = next((recorded_recipe(place) for place in found), None)
@@ -252,36 +282,3 @@ def _members(
 def _holds(folder: Path, sha256: str | None) -> bool:
     weights = folder / WEIGHTS_FILE
     return weights.is_file() and file_sha256(weights) == sha256
-
-
-def published_record(record: Mapping[str, Any], hub_ids: Collection[str]) -> dict[str, Any]:
-    """A merge record without local paths: members that are folders have their names as paths."""
-    entries = record["members"]
-    names = _names([str(entry.get("name") or entry["path"]) for entry in entries])
-    members = []
-    for name, entry in zip(names, entries, strict=True):
-        is_published = str(entry["path"]).partition("@")[0] in hub_ids
-        path = entry["path"] if is_published else name
-        members.append({**without_local_paths(entry, hub_ids), "path": path})
-    return {
-        key: members if key == "members" else without_local_paths(value, hub_ids, key)
-        for key, value in record.items()
-    }
-
-
-def published_result(result: Result, name: str) -> Result:
-    """A result under the published name of the model, without local paths."""
-    values = without_local_paths(result.model_dump(mode="json"))
-    return Result.model_validate({**values, "model": name})
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    """Unique names of members: those of their folders, numbered where several are the same."""
-    names: list[str] = []
-    for path in paths:
-        base = name = last_part(path.removesuffix(f"/{WEIGHTS_FILE}"))
-        number = 2
-        while name in names:
-            name, number = f"{base}-{number}", number + 1
-        names.append(name)
-    return names

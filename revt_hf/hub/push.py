@@ -1,21 +1,17 @@
 """Push a model to the Hub in one commit, after everything in it was assembled and checked."""
 
 import hashlib
-import json
-import os
+import logging
 import re
-import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from revt_hf import __version__
 from revt_hf.checkpoints.description import read_description
-from revt_hf.checkpoints.fields import CODE_KEYS, without
-from revt_hf.checkpoints.headers import METADATA, common_dtype, header_bytes
+from revt_hf.checkpoints.headers import common_dtype
 from revt_hf.checkpoints.names import disk_name, listed
 from revt_hf.checkpoints.tensors import (
     MERGE_FILE,
@@ -32,39 +28,45 @@ from revt_hf.core.outputs import (
     write_json,
     write_text,
 )
-from revt_hf.evaluation.result import read_results, write_results
+from revt_hf.evaluation.result import Result, read_results, write_results
 from revt_hf.hub.cards import card_text, check_card
+from revt_hf.hub.collections import extend_collection, find_collection
 from revt_hf.hub.commit import (
     CARD_FILE,
+    Kind,
     PushOptions,
     check_repo_id,
+    check_repository,
     open_repository,
     published_recipe,
     pushing,
     require_token,
     without_local_paths,
 )
-from revt_hf.hub.facts import (
-    MemberFacts,
-    model_facts,
-    published_record,
-    published_result,
-    results_of,
+from revt_hf.hub.evaluations import (
+    EVALUATIONS_FILE,
+    check_dataset_ids,
+    check_tasks,
+    evaluations_text,
 )
+from revt_hf.hub.facts import MemberFacts, ModelCardFacts, model_facts, results_of
+from revt_hf.hub.published import CONFIG_FILES, published_result, write_model
+from revt_hf.hub.space import SPACE_ADVICE, check_with_space, write_space
 from revt_hf.merging.record import CHANGES_FILE, checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
 
-_RESULTS_FILE = "results.json"
-_CONFIG_FILES = ("config.json", "preprocessor_config.json")
-_RECORDS = (MERGE_FILE, CHANGES_FILE, RECIPE_FILE, _RESULTS_FILE)
-_OWN = sorted({WEIGHTS_FILE, *_CONFIG_FILES, CARD_FILE, *_RECORDS})
+RESULTS_FILE = "results.json"
+TABLE_FILE = "tables.csv"
+_RECORDS = (MERGE_FILE, CHANGES_FILE, RECIPE_FILE, RESULTS_FILE, EVALUATIONS_FILE, TABLE_FILE)
+_OWN = sorted({WEIGHTS_FILE, *CONFIG_FILES, CARD_FILE, *_RECORDS})
 _MEMBERS = "members"
 # What a push could have written in a repository.
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, _OWN))})")
-_LENGTH_BYTES = 8
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is half-published: run the same command again"
+_COLLECTION_ADVICE = "the models are published: run the same command again"
+_log = logging.getLogger(__name__)
 
 
 def push(
@@ -92,38 +94,97 @@ def push(
             something or holds something wrong, or the Hub cannot be reached or refuses. Nothing
             is published then.
     """
-    options = options or PushOptions()
+    options, folder = options or PushOptions(), Path(folder)
     check_repo_id(repo_id, "model")
-    if options.dry_run is not None:
-        inputs = (folder, results, *options.with_members)
-        with atomic_folder(Path(options.dry_run), options.overwrite, inputs) as scratch:
-            _assemble(Path(folder), repo_id, options, results, scratch)
-        return str(options.dry_run)
-    require_token()
-    with tempfile.TemporaryDirectory(prefix="revt-push-") as name:
-        assembled = Path(name) / "model"
-        assembled.mkdir()
-        _assemble(Path(folder), repo_id, options, results, assembled)
-        return _send(assembled, repo_id, options)
-
-
-def _assemble(
-    folder: Path, repo_id: str, options: PushOptions, results: str | Path | None, target: Path
-) -> None:
-    """Check everything, then write the content of the repository into an empty folder."""
+    check_with_space(options)
+    if options.dry_run is None:
+        require_token()
     for path in (folder, *options.with_members):
         _check_files(path)
     measured = None if results is None else read_results([Path(results)])
+    if options.dry_run is not None:
+        inputs = (folder, results, *options.with_members)
+        with atomic_folder(Path(options.dry_run), options.overwrite, inputs) as scratch:
+            facts = assemble(folder, repo_id, options, measured, scratch)
+            check_dataset_ids(options.dataset_ids, [facts])
+        return str(options.dry_run)
+    with tempfile.TemporaryDirectory(prefix="revt-push-") as name:
+        assembled = Path(name) / "model"
+        assembled.mkdir()
+        facts = assemble(folder, repo_id, options, measured, assembled)
+        check_dataset_ids(options.dataset_ids, [facts])
+        published: list[tuple[str, Kind]] = [(repo_id, "model")]
+        with pushing(repo_id, HfApi(), options.quiet, _ADVICE):
+            check_pages(options, repo_id)
+            if options.with_space:
+                check_repository(HfApi(), repo_id, "space", options.private)
+        done = send(assembled, repo_id, options)
+        if options.with_space:
+            space, members = Path(name) / "space", _members_on_hub(facts)
+            space.mkdir()
+            models = {model: model for model in (*members, repo_id)}
+            write_space(space, models, ["--ensemble"] if len(members) > 1 else [])
+            send(space, repo_id, options, "space", SPACE_ADVICE)
+            published.append((repo_id, "space"))
+    collect(options, repo_id, published)
+    return done
+
+
+def _members_on_hub(facts: ModelCardFacts) -> list[str]:
+    """The Hub IDs of a merge's members, as far as they are known."""
+    paths = [member.record.path for member in facts.members]
+    return [path for path in paths if path.partition("@")[0] in facts.base_models]
+
+
+def check_pages(options: PushOptions, repo_id: str) -> None:
+    """Refuse benchmarks and a collection that cannot be used; changes nothing."""
+    hub = HfApi()
+    check_tasks(hub, options.dataset_ids)
+    if options.collection is not None:
+        find_collection(hub, options.collection, repo_id.partition("/")[0], options.private)
+
+
+def collect(options: PushOptions, repo_id: str, items: Sequence[tuple[str, Kind]]) -> None:
+    """Add repositories to the collection that the options name, if any."""
+    hub, title = HfApi(), options.collection
+    if title is not None:
+        with pushing(f"the collection {title}", hub, options.quiet, _COLLECTION_ADVICE):
+            owner = repo_id.partition("/")[0]
+            url = extend_collection(hub, title, owner, options.private, items)
+            _log.info("collection: %s", url)
+
+
+def assemble(
+    folder: Path,
+    repo_id: str,
+    options: PushOptions,
+    measured: Sequence[Result] | None,
+    target: Path,
+) -> ModelCardFacts:
+    """Check everything, then write the content of the repository into an empty folder."""
+    _check_files(folder)
     facts = model_facts(folder, repo_id, options, measured)
     members = {_name_of(member, facts.members): member for member in options.with_members}
     for model in (folder, *members.values()):
         check_model(model)
     text = card_text(facts)
     check_card(text)
+    evaluations, others = evaluations_text(facts)
+    if others:
+        _log.info(
+            "%s: scores are in the card's model-index; an entry in %s needs their benchmark on "
+            "the Hub: --dataset-id DOMAIN=OWNER/NAME:TASK",
+            ", ".join(others),
+            EVALUATIONS_FILE,
+        )
     # Weights are linked only into a temporary folder.
-    link, hub_ids = options.dry_run is None, facts.base_models
-    _write_model(folder, target, link, hub_ids)
+    hub_ids = facts.base_models
+    how = (options.dry_run is None, hub_ids, options.related.models)
+    write_model(folder, target, *how)
     write_text(target / CARD_FILE, text)
+    if evaluations:
+        (target / EVALUATIONS_FILE).parent.mkdir()
+        write_text(target / EVALUATIONS_FILE, evaluations)
     if facts.merge:
         write_json(target / MERGE_FILE, facts.merge.to_json())
     elif facts.changes:
@@ -135,19 +196,20 @@ def _assemble(
     for name, member in members.items():
         copy = target / _MEMBERS / name
         copy.mkdir(parents=True)
-        _write_model(member, copy, link, hub_ids)
+        write_model(member, copy, *how)
         recipe = recorded_recipe(member)
         if recipe:
             write_text(copy / RECIPE_FILE, published_recipe(recipe, hub_ids))
         own = results_of(member, measured or ())
         published += [published_result(result, f"{_MEMBERS}/{name}") for result in own]
     if measured is not None:
-        write_results(target / _RESULTS_FILE, published)
+        write_results(target / RESULTS_FILE, published)
+    return facts
 
 
 def _check_files(folder: Path) -> None:
     refuse_adapter(folder)
-    for name in (WEIGHTS_FILE, *_CONFIG_FILES):
+    for name in (WEIGHTS_FILE, *CONFIG_FILES):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a complete SegFormer folder: {name} is missing")
 
@@ -183,58 +245,24 @@ def _name_of(folder: Path, members: Sequence[MemberFacts]) -> str:
     return names[0]
 
 
-def _write_model(folder: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
-    _copy_weights(folder / WEIGHTS_FILE, target / WEIGHTS_FILE, link, hub_ids)
-    for name in _CONFIG_FILES:
-        values = without(read_json_object(folder / name), CODE_KEYS)
-        write_json(target / name, without_local_paths(values))
-
-
-def _copy_weights(source: Path, target: Path, link: bool, hub_ids: Collection[str]) -> None:
-    """Copy a safetensors file; local paths are removed from its metadata."""
-    with source.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
-        metadata = header.get(METADATA) or {}
-        published = {key: _published(value, hub_ids) for key, value in metadata.items()}
-        if published != metadata:
-            with target.open("wb") as copy:
-                copy.write(header_bytes({**header, METADATA: published}))
-                shutil.copyfileobj(file, copy)
-            return
-    try:
-        if link:
-            os.link(source.resolve(), target)
-    except OSError:
-        link = False
-    if not link:
-        shutil.copyfile(source, target)
-
-
-def _published(text: str, hub_ids: Collection[str]) -> str:
-    """A value of the metadata, which may be JSON such as a merge record."""
-    try:
-        value: Any = json.loads(text)
-    except ValueError:
-        return str(without_local_paths(text, hub_ids))
-    if isinstance(value, Mapping) and "members" in value:
-        reduced: Any = published_record(value, hub_ids)
-    else:
-        reduced = without_local_paths(value, hub_ids)
-    return text if reduced == value else json.dumps(reduced, sort_keys=True)
-
-
-def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
+def send(
+    folder: Path,
+    repo_id: str,
+    options: PushOptions,
+    kind: Kind = "model",
+    advice: str = _ADVICE,
+) -> str:
+    """Send the content of a repository as one commit, unless it is there; its address."""
     hub = HfApi()
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     files = {path.relative_to(folder).as_posix(): path for path in paths}
     digests = "".join(f"{name}:{file_sha256(path)}\n" for name, path in files.items())
     digest = hashlib.sha256(digests.encode()).hexdigest()[:12]
-    title = f"revt_hf {__version__}: model {digest}"
+    title = f"revt_hf {__version__}: {kind} {digest}"
     branch, new_pr = options.revision, options.create_pr
     make_branch = not new_pr and not (branch or "").startswith(_PULL_REQUESTS)
-    with pushing(repo_id, hub, options.quiet, _ADVICE):
-        head, there = open_repository(hub, repo_id, "model", options.private, branch, make_branch)
+    with pushing(repo_id, hub, options.quiet, advice):
+        head, there = open_repository(hub, repo_id, kind, options.private, branch, make_branch)
         if new_pr:
             requests = hub.get_repo_discussions(
                 repo_id, discussion_type="pull_request", discussion_status="open"
@@ -250,9 +278,11 @@ def _send(folder: Path, repo_id: str, options: PushOptions) -> str:
                 *(CommitOperationDelete(name, is_folder=False) for name in stale),
             ],
             commit_message=title,
+            repo_type=kind,
             revision=branch,
             create_pr=new_pr,
             # A commit made in the meantime is not overwritten.
             parent_commit=head,
         )
-    return done.pr_url or f"{hub.endpoint}/{repo_id}{f'/tree/{branch}' if branch else ''}"
+    place = repo_id if kind == "model" else f"{kind}s/{repo_id}"
+    return done.pr_url or f"{hub.endpoint}/{place}{f'/tree/{branch}' if branch else ''}"

@@ -10,8 +10,9 @@ from huggingface_hub import ModelCardData
 
 from revt_hf.core.outputs import write_text
 from revt_hf.data.augment import method
-from revt_hf.hub.cards import PAPER, TASK, Markdown, check_card, render_card, tags
-from revt_hf.results.paper import ROWS, SOURCES, PaperRow
+from revt_hf.hub.cards import PAPER, Markdown, check_card, render_card, tags
+from revt_hf.hub.evaluations import TASK
+from revt_hf.results.published import ROWS, SOURCES, PublishedRow
 
 _LINKS = {
     "paper": Markdown(PAPER),
@@ -19,12 +20,12 @@ _LINKS = {
 }
 
 
-def file_name(row: PaperRow) -> str:
+def file_name(row: PublishedRow) -> str:
     name = "-".join(["revt", *map(str, row.methods)]) if row.is_merge else "baseline"
     return f"{row.source}-{row.size}-{name}.md"
 
 
-def row_card(row: PaperRow) -> str:
+def row_card(row: PublishedRow) -> str:
     """The card of one row; the paper's numbers are only in its text, marked as the paper's."""
     data = ModelCardData(
         library_name="transformers",

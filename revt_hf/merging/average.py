@@ -18,15 +18,14 @@ from revt_hf.checkpoints.image_processor import processor
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import atomic_folder, check_output, write_json
 from revt_hf.merging import record as records
+from revt_hf.merging.member_states import hub_record
 from revt_hf.merging.members import MergeInput
 from revt_hf.merging.merge_plan import MergePlan, make_plan
-from revt_hf.merging.record import NO_DIGEST, Digests, MergeRecord, member_record
+from revt_hf.merging.record import NO_DIGEST, Digests, MemberRecord, MergeRecord, member_record
 from revt_hf.merging.registry import MergeSpec
 from revt_hf.merging.streaming import stream
 
 _log = logging.getLogger(__name__)
-
-METADATA_KEY = "revt_hf"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,9 @@ def merge(
     target, inputs = Path(output), (*spec.members, spec.base)
     check_output(target, options.overwrite, inputs)
     with ExitStack() as stack:
-        plan = make_plan(spec, stack, options.quiet)
+        plan = make_plan(spec, stack, options.quiet, parts=not options.as_adapter)
+        if options.repeats is not None:
+            _check_hub_members(options.repeats, plan)
         description = result_description(plan)
         evaluation = _evaluation(plan)
         adapters = None
@@ -99,6 +100,8 @@ def merge(
                 digest = records.adapter_sha256(scratch)
                 record = replace(record, tensors_sha256=digest if options.hashing else None)
             plan.check_unchanged()
+            for line in plan.moved():
+                _log.info(line)
             if options.repeats is not None:
                 _check_repeated(options.repeats, record)
             dtype = headers.common_dtype(item.dtype for item in plan.items)
@@ -180,7 +183,9 @@ def _history(source: MergeInput) -> dict[str, Any]:
     if source.folder is None:
         return {}
     source.stamps.add(source.folder / tensors.MERGE_FILE, source.folder / records.CHANGES_FILE)
-    record = records.checked_record(source.folder)
+    # The weights' own header holds the record of one that is read in parts.
+    apart = source.hub is not None and bool(source.hub.files)
+    record = (records.read_record if apart else records.checked_record)(source.folder)
     if not isinstance(record, MergeRecord):
         return {"changes": record.changes} if record else {}
     merge = records.MergeHistory(record.members, record.base, record.rules, record.head)
@@ -202,6 +207,7 @@ def _record(
             name=source.name,
             dropped=source.dropped,
             added=source.added,
+            hub=hub_record(source, files is not None),
             image_size=None if source is plan.base else plan.image_size(source),
             **history,
         )
@@ -220,14 +226,32 @@ def _record(
     )
 
 
+def _check_hub_members(expected: MergeRecord, plan: MergePlan) -> None:
+    """Refuse other Hub models than the record's before their tensors are read."""
+    for before, source in zip(expected.inputs, plan.inputs, strict=True):
+        commit = source.hub and source.hub.commit
+        if before.hub is not None and commit != before.hub.commit:
+            raise UserError(
+                f"{before.path} is at commit {commit}, and commit {before.hub.commit} was merged: "
+                f"merge {before.path.partition('@')[0]}@{before.hub.commit} with the record's "
+                "method and head"
+            )
+        if source.hub is not None and source.hub.files:
+            _check_member(before, member_record(source.label, source.digests()))
+
+
+def _check_member(before: MemberRecord, now: MemberRecord) -> None:
+    if before.sha256 not in (None, now.sha256):
+        raise UserError(
+            f"{before.path} is not what was merged: its sha256 is {now.sha256}, in the "
+            f"record {before.sha256}"
+        )
+
+
 def _check_repeated(expected: MergeRecord, found: MergeRecord) -> None:
     """Refuse a repeated merge whose members or weights are not those of the record."""
     for before, now in zip(expected.inputs, found.inputs, strict=True):
-        if before.sha256 not in (None, now.sha256):
-            raise UserError(
-                f"{before.path} is not what was merged: its sha256 is {now.sha256}, in the "
-                f"record {before.sha256}"
-            )
+        _check_member(before, now)
     if expected.tensors_sha256 not in (None, found.tensors_sha256):
         raise UserError(
             "the merge gives other weights than those of the record, which revt_hf "
@@ -239,7 +263,7 @@ def _header(plan: MergePlan, record: MergeRecord) -> bytes:
     """The file's first bytes, with the record in the metadata."""
     text = json.dumps(record.to_json(), sort_keys=True)
     # transformers requires the format.
-    entries: dict[str, Any] = {headers.METADATA: {"format": "pt", METADATA_KEY: text}}
+    entries: dict[str, Any] = {headers.METADATA: {"format": "pt", tensors.METADATA_KEY: text}}
     for item in plan.items:
         offsets = [item.offset, item.offset + item.nbytes]
         entries[item.name] = {"dtype": item.dtype, "shape": item.shape, "data_offsets": offsets}

@@ -65,13 +65,15 @@ def open_source(
     name: str | None = None,
     whole: bool = True,
     family: Family | None = None,
+    parts: bool = False,
 ) -> tuple[MergeInput, Infos]:
     """Open a source, with tensors in the first one's ``order``, checked by its configuration.
 
     With ``whole`` the decode head, if there is one, has to fit, too. Otherwise an encoder alone
-    gets the names that it has in a whole model of the ``family``.
+    gets the names that it has in a whole model of the ``family``. ``parts`` as in
+    :func:`open_checkpoint`.
     """
-    checkpoint = open_checkpoint(label, quiet)
+    checkpoint = open_checkpoint(label, quiet, parts=parts)
     family = family or checkpoint.family
     # Only temporary files have to be closed; keeping the rest open takes memory per member.
     if checkpoint.files != checkpoint.originals:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from revt_hf.checkpoints.families import OF_BACKBONES, mean_beside
+from revt_hf.checkpoints.families import OF_BACKBONES, is_statistic, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES, TensorInfo
+from revt_hf.checkpoints.hub_parts import Place
 from revt_hf.checkpoints.names import listed
 from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.core.errors import UserError
@@ -79,6 +80,32 @@ class MergePlan:
         number = [one is taken for one in self.sources].index(True) + 1
         return ImageSize(own, result, number) if own != result else None
 
+    def places(self, source: MergeInput) -> Iterator[Place]:
+        """What a merge reads of a source's files, in order."""
+        for at, item in enumerate(self.items):
+            if source.offset[at] != NOWHERE and item.count and self._reads(source, item):
+                size = item.count * ITEM_SIZES[source.dtypes[at]]
+                yield int(source.file[at]), int(source.offset[at]), size
+
+    def _reads(self, source: MergeInput, item: MergeItem) -> bool:
+        if item.rule is None:
+            return source is self.sources[self.spec.head - 1]
+        return source is not self.base or find_method(self.spec.rules[item.rule].method).needs_base
+
+    def moved(self) -> list[str]:
+        """A sentence on the bytes that came from the Hub, if any did."""
+        found = [one.hub for one in self.inputs if one.hub is not None and one.hub.files]
+        whole = self.hub_bytes()[1]
+        received = sum(hub.received for hub in found)
+        return [f"read {received:,} of {whole:,} bytes of weights from the Hub"] if found else []
+
+    def hub_bytes(self) -> tuple[int, int]:
+        """Bytes of weights that the merge moves from the Hub, and those of the whole files."""
+        apart = [source for source in self.inputs if source.hub is not None and source.hub.files]
+        sizes = [file.size for source in apart if source.hub for file in source.hub.files.values()]
+        headers = sum(source.hub.received for source in apart if source.hub)
+        return headers + sum(p[2] for source in apart for p in self.places(source)), sum(sizes)
+
     def remarks(self) -> list[str]:
         """Sentences on what members lose or lack."""
         found = []
@@ -120,7 +147,10 @@ class MergePlan:
         for rule, text in parts:
             counts = [item.count for item in self.items if item.rule == rule]
             lines.append(f"{text}: {len(counts)} tensors, {sum(counts):,} parameters")
-        return lines
+        moved, whole = self.hub_bytes()
+        return (
+            [*lines, f"from the Hub: {moved:,} of {whole:,} bytes of weights"] if whole else lines
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What ``--dry-run --json`` writes."""
@@ -129,6 +159,7 @@ class MergePlan:
             "base": self.spec.base,
             "rules": [rule.to_json() for rule in self.spec.rules],
             "head": self.spec.head,
+            "hub_bytes": dict(zip(("moved", "whole"), self.hub_bytes(), strict=True)),
             "tensors": [
                 {"name": one.name, "dtype": one.dtype, "shape": list(one.shape), "rule": one.rule}
                 for one in self.items
@@ -149,7 +180,7 @@ class MergePlan:
             return False
         if item.rule is not None:
             method = find_method(self.spec.rules[item.rule].method)
-            paired = method.needs_means and (mean_beside(before.name) or mean_beside(item.name))
+            paired = method.needs_means and (is_statistic(before.name) or is_statistic(item.name))
             if method.scope == "tensor" or paired:
                 return False
         return all(
@@ -162,17 +193,22 @@ class MergePlan:
         )
 
 
-def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePlan:
-    """Open and compare all members, and decide on every tensor; ``stack`` closes their files."""
+def make_plan(
+    spec: MergeSpec, stack: ExitStack, quiet: bool = False, parts: bool = False
+) -> MergePlan:
+    """Open and compare all members, and decide on every tensor; ``stack`` closes their files.
+
+    With ``parts`` members' weights may stay on the Hub: read each of ``places`` once then.
+    """
     check_spec(spec)
     names = spec.names or (None,) * len(spec.members)
-    first, order = open_source(spec.members[0], stack, quiet, name=names[0])
+    first, order = open_source(spec.members[0], stack, quiet, name=names[0], parts=parts)
     family = first.family
     if family.generic and not family.model_class.endswith(_SEGMENTER):
         raise UserError(f"{first.label} is a {family.title}, which is no segmenter")
     sources = [first]
     for label, name in zip(spec.members[1:], names[1:], strict=True):
-        other, held = open_source(label, stack, quiet, order, name)
+        other, held = open_source(label, stack, quiet, order, name, parts=parts)
         for source in sources:
             members.check_agreement(source, other)
         members.check_same_tensors(first, order, other, held)
@@ -194,7 +230,7 @@ def make_plan(spec: MergeSpec, stack: ExitStack, quiet: bool = False) -> MergePl
     _check_statistics(spec, items)
     with_head, base = list(sources), None
     if spec.base is not None:
-        base, held = open_source(spec.base, stack, quiet, order, None, False, first.family)
+        base, held = open_source(spec.base, stack, quiet, order, None, False, family, parts)
         needed = {
             item.name: order[item.name]
             for item in items

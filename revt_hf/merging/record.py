@@ -16,9 +16,7 @@ from revt_hf.checkpoints.tensors import (
     ADAPTER_WEIGHTS_FILE,
     MERGE_FILE,
     WEIGHTS_FILE,
-    Checkpoint,
     is_adapter,
-    open_checkpoint,
 )
 from revt_hf.core.errors import UserError, counted
 from revt_hf.core.json_record import JsonRecord
@@ -29,7 +27,6 @@ from revt_hf.merging.registry import MergeSpec, Rule
 CHANGES_FILE = "changes.json"
 NO_DIGEST = "0" * 64
 Digests = Mapping[str, str] | None
-State = Literal["same", "changed", "gone", "unknown"]
 
 
 class _Limits:
@@ -112,10 +109,19 @@ class ImageSize(JsonRecord):
 
 
 @dataclass(frozen=True)
+class HubRecord(JsonRecord):
+    """The commit of a Hub model; its sha256 was computed (``verified``) or is the Hub's word."""
+
+    commit: Annotated[str, _Limits(pattern=r"^[0-9a-f]{40}$")]
+    verified: bool
+
+
+@dataclass(frozen=True)
 class MemberRecord(JsonRecord):
     """A member or the base; ``sha256`` is of its file, or of the digests of its shards (``files``).
 
-    ``dropped`` are tensors that no SegFormer has, ``added`` missing counters.
+    ``dropped`` are tensors that no SegFormer has, ``added`` missing counters. With ``hub`` the
+    path is the id of a Hub model.
     """
 
     path: str
@@ -125,6 +131,7 @@ class MemberRecord(JsonRecord):
     dropped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     image_size: ImageSize | None = None
+    hub: HubRecord | None = None
     merge: "MergeHistory | None" = None
     changes: tuple[Change, ...] = ()
 
@@ -134,6 +141,8 @@ class MemberRecord(JsonRecord):
     def history(self) -> list[str]:
         """How it was made, as far as that is recorded, one sentence each."""
         lines = []
+        if self.hub is not None and not self.hub.verified:
+            lines.append(f"read in parts at commit {self.hub.commit}; its sha256 is the Hub's word")
         if self.merge is not None:
             paths = ", ".join(member.path for member in self.merge.members)
             rules = " and ".join(f"{rule.method} of {rule.select!a}" for rule in self.merge.rules)
@@ -273,25 +282,3 @@ def member_record(path: str, digests: Digests, **known: Any) -> MemberRecord:
     joined = "".join(digests[name] for name in sorted(digests))
     together = NO_DIGEST if set(joined) == {"0"} else sha256(joined.encode()).hexdigest()
     return MemberRecord(path, together, files=dict(digests), **known)
-
-
-def current_record(model: str | Checkpoint) -> MemberRecord:
-    """Path and sha256 of a model as it is now."""
-    if isinstance(model, str):
-        with open_checkpoint(model, quiet=True) as found:
-            return current_record(found)
-    return member_record(model.label, {one.name: file_sha256(one) for one in model.originals})
-
-
-def member_states(record: MergeRecord) -> list[State]:
-    """Hash the members (and the base) of a record again and compare."""
-
-    def state(member: MemberRecord) -> State:
-        if member.sha256 is None:
-            return "unknown"
-        try:
-            return "same" if current_record(member.path).sha256 == member.sha256 else "changed"
-        except UserError:
-            return "gone"
-
-    return [state(member) for member in record.inputs]

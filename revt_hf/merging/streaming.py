@@ -6,22 +6,21 @@ read front to back and hashed on the way; neighbouring tensors of one rule are r
 
 import hashlib
 import math
-import os
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import BinaryIO
 
 import numpy as np
 
-from revt_hf.checkpoints.families import is_variance, mean_beside
+from revt_hf.checkpoints.families import is_statistic, is_variance, mean_beside
 from revt_hf.checkpoints.headers import FLOATS, ITEM_SIZES
-from revt_hf.core.errors import UserError, readable
-from revt_hf.core.outputs import file_sha256
+from revt_hf.core.errors import UserError
 from revt_hf.core.resources import core_count
-from revt_hf.merging.members import NOWHERE, MergeInput
+from revt_hf.merging.feeds import STORED, Busy, Feed, unpacked
+from revt_hf.merging.members import NOWHERE
 from revt_hf.merging.merge_plan import MergePlan, Run
 from revt_hf.merging.registry import Array, find_method
 
@@ -30,17 +29,6 @@ _ALL_BUFFERS = 8 * 1024 * 1024
 _SMALLEST = 8 * 1024
 _SETS = 2
 _SUMS = ("mean", "weighted_mean")
-# NumPy has no bfloat16: its bits are kept as integers.
-_STORED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-Busy = list["Future[None]"]
-
-
-def _unpacked(view: memoryview, dtype: str) -> Array:
-    """Bytes of a floating-point tensor as float32 or float64 (1-D), without a copy if possible."""
-    raw = np.frombuffer(view, dtype=_STORED[dtype])
-    if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32) if dtype == "F16" else raw
 
 
 def _packed(values: Array, dtype: str) -> memoryview:
@@ -51,85 +39,7 @@ def _packed(values: Array, dtype: str) -> memoryview:
         # Rounding would turn some NaN into infinity.
         values = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=_STORED[dtype]).data.cast("B")
-
-
-class Feed:
-    """A source's files: reads ranges, and in ``lane`` hashes every byte once, in order if it can.
-
-    ``stack`` closes the files.
-    """
-
-    def __init__(
-        self, source: MergeInput, stack: ExitStack, lane: ThreadPoolExecutor | None = None
-    ) -> None:
-        self.source, self._lane, self._files = source, lane, []
-        for path in source.files:
-            with readable(path):
-                self._files.append(os.open(path, os.O_RDONLY))
-            stack.callback(os.close, self._files[-1])
-        offsets = list(zip(source.file.tolist(), source.offset.tolist(), strict=True))
-        # A temporary file is not what the user gave: the original is hashed by itself.
-        self._in_order = source.files == source.originals and offsets == sorted(offsets)
-        self._hashes = [hashlib.sha256() for _ in source.files]
-        self._done = [0] * len(source.files)
-
-    def values(
-        self,
-        item: int,
-        start: int,
-        count: int,
-        buffer: bytearray | None = None,
-        busy: Busy | None = None,
-    ) -> Array:
-        """``count`` numbers of an item (and its neighbours), in ``buffer`` if it fits."""
-        dtype = self.source.dtypes[item]
-        size = count * ITEM_SIZES[dtype]
-        if buffer is None or len(buffer) < size:
-            buffer = bytearray(size)
-        view = memoryview(buffer)[:size]
-        self.read(item, start * ITEM_SIZES[dtype], view, busy)
-        return _unpacked(view, dtype)
-
-    def read(self, item: int, start: int, view: memoryview, busy: Busy | None = None) -> None:
-        """Fill ``view`` from byte ``start`` of an item on; ``busy`` gets what then reads it."""
-        file, offset = int(self.source.file[item]), int(self.source.offset[item]) + start
-        self._fill(file, offset, view)
-        if busy is not None and self._lane is not None and self._in_order:
-            busy.append(self._lane.submit(self._hash, file, offset, view))
-
-    def digests(self) -> "Future[dict[str, str]] | None":
-        """sha256 of each of the source's files by file name, None without a lane."""
-        return self._lane.submit(self._digests) if self._lane is not None else None
-
-    def _digests(self) -> dict[str, str]:
-        paths = self.source.originals
-        if not self._in_order:
-            return {path.name: file_sha256(path) for path in paths}
-        for file, path in enumerate(paths):
-            self._hash(file, path.stat().st_size, memoryview(b""))
-        return {path.name: made.hexdigest() for path, made in zip(paths, self._hashes, strict=True)}
-
-    def _fill(self, file: int, offset: int, view: memoryview) -> None:
-        path = self.source.files[file]
-        while view:
-            with readable(path):
-                got = os.preadv(self._files[file], [view], offset)
-            if not got:
-                raise UserError(f"{path} ended while it was read: is something writing to it?")
-            view = view[got:]
-            offset += got
-
-    def _hash(self, file: int, offset: int, view: memoryview) -> None:
-        """Hash what was read at ``offset``, and before it the bytes that nothing has read."""
-        gap = memoryview(bytearray(min(_BUFFER_BYTES, max(0, offset - self._done[file]))))
-        while self._done[file] < offset:
-            skipped = gap[: offset - self._done[file]]
-            self._fill(file, self._done[file], skipped)
-            self._hashes[file].update(skipped)
-            self._done[file] += len(skipped)
-        self._hashes[file].update(view)
-        self._done[file] += len(view)
+        return np.ascontiguousarray(values, dtype=STORED[dtype]).data.cast("B")
 
 
 def stream(
@@ -150,7 +60,7 @@ def stream(
         wanted = min(len(plan.inputs), core_count()) if own_hash is not None else 0
         lanes = [threads.enter_context(ThreadPoolExecutor(1)) for _ in range(wanted)]
         feeds = [
-            Feed(source, open_files, lanes[at % wanted] if lanes else None)
+            Feed(source, open_files, lanes[at % wanted] if lanes else None, plan.places(source))
             for at, source in enumerate(plan.inputs)
         ]
         own_lane = threads.enter_context(ThreadPoolExecutor(1))
@@ -171,6 +81,7 @@ class _Engine:
     def __init__(self, plan: MergePlan, feeds: Sequence[Feed], allow_nonfinite: bool) -> None:
         self._plan, self._feeds, self._allow_nonfinite = plan, feeds, allow_nonfinite
         self._names = [item.name for item in plan.items]
+        self._means_kept: dict[tuple[int, int], list[Array]] = {}
         self._variances = [at for at, name in enumerate(self._names) if is_variance(name)]
         share = _ALL_BUFFERS // (_SETS * len(feeds))
         self._buffer_bytes = max(_SMALLEST, min(_BUFFER_BYTES, share))
@@ -200,10 +111,13 @@ class _Engine:
         step = max(1, run.count if whole else fitting)
         for start in range(0, run.count, step):
             count, (buffers, busy) = min(step, run.count - start), self._next_set()
-            arrays = []
-            for feed, buffer in zip(feeds, buffers, strict=False):
-                array = feed.values(run.first, start, count, buffer, busy)
-                arrays.append(array.astype(np.result_type(array, wide), copy=False))
+            read = [
+                feed.values(run.first, start, count, buffer, busy)
+                for feed, buffer in zip(feeds, buffers, strict=False)
+            ]
+            if method.needs_means:
+                self._keep_means(run, start, read[:members])
+            arrays = [array.astype(np.result_type(array, wide), copy=False) for array in read]
             # A non-finite member makes the sum non-finite: one check is enough then.
             if not summed:
                 self._check_inputs(run, start, arrays)
@@ -218,8 +132,8 @@ class _Engine:
                 self._check_inputs(run, start, arrays)
             self._check(run, start, merged, "the merge")
             content = _packed(merged, item.dtype)
-            if merged.dtype != _STORED[item.dtype]:
-                self._check_overflow(run, start, merged, _unpacked(content, item.dtype))
+            if merged.dtype != STORED[item.dtype]:
+                self._check_overflow(run, start, merged, unpacked(content, item.dtype))
             yield content
 
     def _means(self, run: Run, start: int, count: int) -> list[Array] | None:
@@ -227,7 +141,18 @@ class _Engine:
         if (name := mean_beside(self._names[run.first])) is None:
             return None
         at = self._names.index(name)
-        return [feed.values(at, start, count) for feed in self._feeds[: len(self._plan.sources)]]
+        kept = self._means_kept.pop((at, start), None)
+        sources = self._feeds[: len(self._plan.sources)]
+        return kept or [feed.values(at, start, count) for feed in sources]
+
+    def _keep_means(self, run: Run, start: int, arrays: Sequence[Array]) -> None:
+        """Keep running means for the variances after them: from the Hub they are read once."""
+        name, after = (
+            self._names[run.first],
+            self._variances[bisect_left(self._variances, run.first) :],
+        )
+        if is_statistic(name) and name in [mean_beside(self._names[at]) for at in after]:
+            self._means_kept[run.first, start] = [array.copy() for array in arrays]
 
     def _copied(self, run: Run) -> Iterator[memoryview]:
         feed = self._feeds[self._plan.spec.head - 1]
@@ -242,7 +167,7 @@ class _Engine:
             view = memoryview(buffer)[: min(step, run.count - start) * size]
             feed.read(run.first, start * size, view, busy)
             if dtype in FLOATS:
-                self._check(run, start, _unpacked(view, dtype), feed.source.label)
+                self._check(run, start, unpacked(view, dtype), feed.source.label)
             yield view
 
     def _next_set(self) -> tuple[list[bytearray], Busy]:

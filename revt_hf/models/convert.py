@@ -21,13 +21,13 @@ from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import TensorInfo, common_dtype
 from revt_hf.checkpoints.image_processor import processor
 from revt_hf.checkpoints.inferred import infer_description
+from revt_hf.checkpoints.local_files import Stamps
 from revt_hf.checkpoints.names import BACKBONE_PREFIX, IMAGENET_CLASSIFIER, original_name
 from revt_hf.checkpoints.tensors import (
     CONFIG_FILE,
     PROCESSOR_FILE,
     TORCH_WEIGHTS_FILE,
     WEIGHTS_FILE,
-    Stamps,
     open_checkpoint,
 )
 from revt_hf.checkpoints.torch_files import DTYPES, read_tensor, read_torch_file

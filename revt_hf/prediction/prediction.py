@@ -119,7 +119,7 @@ def predict_files(
 ) -> Prediction:
     """Write class maps and overlays of images, folders and videos; failing files are warnings."""
     options = options or PredictOptions()
-    named = _short_names(models)
+    named = short_names(models)
     outputs = saving.Outputs(output, tuple(named), options.kept, options.ids)
     check_output(output, options.overwrite, list(named.values()), _WRITTEN)
     inputs, left_out = find_inputs(paths, output)
@@ -146,7 +146,7 @@ def predict_files(
     return Prediction(named, protocol, options.ids, space, first.mapping, done, run.failed)
 
 
-def _short_names(models: Mapping[str, str]) -> dict[str, str]:
+def short_names(models: Mapping[str, str]) -> dict[str, str]:
     """Models by names that can be folders: their labels, or the shortest ends of their paths."""
     parts = []
     for name, model in models.items():

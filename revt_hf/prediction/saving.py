@@ -71,7 +71,7 @@ class Outputs:
     def save_image(self, item: Input, image: Image, maps: Maps) -> list[Path]:
         """Write the results of an image and return their paths."""
         name, kinds = f"{item.name}.png", self.kinds(is_video=False)
-        drawn = _drawn(image, maps, self.space)
+        drawn = views_of(image, maps, self.space)
         written: dict[Path, NDArray[np.uint8]] = {}
         for model, classes in maps.items():
             if "maps" in kinds:
@@ -119,7 +119,7 @@ class VideoOutputs:
         name = f"{self.item.name}{suffix}"
         space = self.outputs.space
         self._seen |= space.legend(maps.values())
-        drawn = _drawn(image, maps, space)
+        drawn = views_of(image, maps, space)
         for model, classes in maps.items() if "maps" in kinds else ():
             folder = self.outputs.path("maps", self.item.name, model)
             write_png(folder / f"{number:06}.png", self.outputs.in_ids(classes))
@@ -171,7 +171,7 @@ def disagreement(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return np.asarray(others / (len(maps) - 1), dtype=np.float32)
 
 
-def _drawn(image: Image, maps: Maps, space: LabelSpace) -> dict[str, Image]:
+def views_of(image: Image, maps: Maps, space: LabelSpace) -> dict[str, Image]:
     """Overlays by model; and in dimmed grey with red, where several models differ."""
     drawn = {model: overlay(image, classes, space=space) for model, classes in maps.items()}
     if len(maps) > 1:

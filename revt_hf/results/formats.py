@@ -14,6 +14,7 @@ from rich.text import Text
 
 from revt_hf.core.errors import UserError, printable, say
 from revt_hf.evaluation.result import Result
+from revt_hf.results.comparison import PUBLISHED_FIELDS
 from revt_hf.results.layout import (
     CALIBRATIONS,
     COSTS,
@@ -214,7 +215,13 @@ def csv_lines(tables: Sequence[TableLayout]) -> str:
     out = io.StringIO()
     roles = {heading.role for table in tables for heading in table.headings}
     costs = [name for name, *_ in COSTS if "cost" in roles]
-    fields = [*_CSV, *costs, *(name for name, *_ in CALIBRATIONS if "calibration" in roles)]
+    published = PUBLISHED_FIELDS if any("published" in one for one in records) else ()
+    fields = [
+        *_CSV,
+        *published,
+        *costs,
+        *(name for name, *_ in CALIBRATIONS if "calibration" in roles),
+    ]
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)

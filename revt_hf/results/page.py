@@ -1,6 +1,7 @@
 """A report as one self-contained HTML file; its sentences are in the template."""
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +32,16 @@ _COLOURS = 8
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write a report as one HTML file without scripts or outside resources, atomically."""
+    """Write a report as one HTML file without outside resources, atomically.
+
+    Without JavaScript all images are there; its one script, named by its hash in the page's policy,
+    lays two of them over each other.
+    """
     order = [*report.targets, *report.sources, *(example.domain for example in report.examples)]
+    script = hashlib.sha256(render("compare.js.jinja").encode())
     page = render(
         "report.html.jinja",
+        script_hash=f"sha256-{base64.b64encode(script.digest()).decode()}",
         report=report,
         members=report.names("member"),
         result=headline(report),
@@ -147,12 +154,15 @@ def _gaps(report: Report) -> dict[str, float]:
     return {name: value for name, value in gaps.items() if value is not None}
 
 
-def image_data(panel: Panel) -> tuple[str, int, int]:
-    """An image as data URL, scaled down if it is large, and its width and height."""
+def image_data(panel: Panel, effort: int = 4) -> tuple[str, int, int]:
+    """An image as data URL, scaled down if it is large, and its width and height.
+
+    ``effort`` is WebP's: 0 is fast, 6 small.
+    """
     image = Image.fromarray(panel.image)
     image.thumbnail((_MAX_IMAGE_WIDTH, image.height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=82, method=4)
+    image.save(buffer, format="WEBP", quality=82, method=effort)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f"data:image/webp;base64,{text}", image.width, image.height
 

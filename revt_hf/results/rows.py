@@ -1,7 +1,7 @@
 """Rows of a table: results of a network joined, groups of them averaged or refused."""
 
 import statistics
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -11,9 +11,12 @@ from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import SUBSETS
 from revt_hf.evaluation.result import Cost, DomainScore, Result, Selected
 from revt_hf.results.layout import CALIBRATIONS, Spread, mean_or_none
-from revt_hf.results.paper import PaperRow, paper_row
+from revt_hf.results.published import REVT, PublishedRow, paper_row
 
 MEAN = "mean of targets"
+_KINDS = ("init", "member", "merge", "recalibrated", "refit", "ensemble", "selection")
+# Of rows that were selected on one.
+MARKS: dict[str | None, str] = {"source": "\u2020", "target": "\u2021", None: ""}
 Sources = tuple[str, ...]
 
 T = TypeVar("T")
@@ -115,17 +118,26 @@ def by_protocol(results: Sequence[Result], name: str | None) -> list[Result]:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A group of networks; without any it is a row of the paper that nobody measured."""
+    """A group of networks; without any it is published and not measured here."""
 
     title: str
     entries: tuple[ScoredNetwork, ...] = ()
     kind: str | None = None
     size: str | None = None
-    paper: PaperRow | None = None
+    published: PublishedRow | None = None
     cells: Mapping[str, Spread] = field(default_factory=dict)
 
-    def paper_scores(self, classes: str | None) -> dict[str, float]:
-        return self.paper.scores(classes) if self.paper else {}
+    @property
+    def is_compared(self) -> bool:
+        """Whether it is another method's."""
+        return self.published is not None and self.published.name != REVT
+
+    @property
+    def order(self) -> tuple[bool, str, int]:
+        """Rows go by size, then by kind; those that nobody measured here come last."""
+        # A network of no kind is listed among the members.
+        kind = _KINDS.index(self.kind or "member") if self.entries else len(_KINDS)
+        return self.is_compared, self.size or "", kind
 
     @property
     def selections(self) -> list[Selected]:
@@ -170,6 +182,19 @@ class TableRow:
         return found
 
 
+def notes_on_selections(rows: Iterable[TableRow]) -> Iterator[str]:
+    """One note for all rows that were selected in the same way."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.selected_on is not None:
+            alike.setdefault((row.selected_on, row.how_selected), []).append(row.title)
+    for (kind, how), titles in sorted(alike.items(), key=lambda item: item[0][0]):
+        on = f"selected on {how}"
+        if kind == "target":
+            on = f"selected on a target domain: not a generalisation result ({how})"
+        yield f"{MARKS[kind]} {'; '.join(titles)}: {on}."
+
+
 def row_of(
     entries: Sequence[ScoredNetwork],
     labels: Sequence[str],
@@ -196,7 +221,7 @@ def row_of(
     return TableRow(title, tuple(entries), first.kind, first.size, _paper_row(first), cells)
 
 
-def _paper_row(result: Result) -> PaperRow | None:
+def _paper_row(result: Result) -> PublishedRow | None:
     key = result.paper
     try:
         return paper_row(key.source, key.size, key.methods) if key else None

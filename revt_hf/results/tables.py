@@ -3,10 +3,12 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Result
+from revt_hf.results.comparison import headed_scores, notes_on_published, records
 from revt_hf.results.layout import (
     BETTER,
     CALIBRATIONS,
@@ -20,8 +22,9 @@ from revt_hf.results.layout import (
     cost_cell,
     shown_of,
 )
-from revt_hf.results.paper import DOMAINS, ROWS, SOURCES
+from revt_hf.results.published import DOMAINS, ROWS, SOURCES, compared_rows
 from revt_hf.results.rows import (
+    MARKS,
     MEAN,
     ScoredNetwork,
     Sources,
@@ -31,12 +34,10 @@ from revt_hf.results.rows import (
     check_names_of_protocols,
     check_subset,
     entries_of,
+    notes_on_selections,
     protocol_name,
     row_of,
 )
-
-_MARKS: dict[str | None, str] = {"source": "\u2020", "target": "\u2021", None: ""}
-_KINDS = ("init", "member", "merge", "recalibrated", "refit", "ensemble", "selection")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class TableOptions:
     protocol: str | None = None
     per_model: bool = False
     paper: str | None = None
+    compare: str | None = None
     cost: bool = False
     calibration: bool = False
 
@@ -53,6 +55,11 @@ class TableOptions:
         sources = (*SOURCES, "all")
         if self.paper is not None and self.paper not in sources:
             raise UserError(f"--paper '{self.paper}': use one of {', '.join(sources)}")
+        if compared_rows(self.compare) and self.classes is not None:
+            raise UserError(
+                f"--compare: published numbers are over all 19 classes, not {self.classes}: leave "
+                "one of them out"
+            )
 
 
 @dataclass
@@ -81,20 +88,28 @@ class _Table:
         """Whether the paper's numbers are by this protocol and on one of these domains."""
         return self.protocol == PROTOCOLS["paper"] and not set(DOMAINS).isdisjoint(self.targets)
 
+    def published(self, row: TableRow) -> dict[str, tuple[str, float]]:
+        """A row's published numbers by domain, each with its heading."""
+        if row.published is None or not (row.is_compared or self.is_papers):
+            return {}
+        found = headed_scores(row.published, self.protocol, self.options.classes)
+        return {label: one for label, one in found.items() if label not in self.sources}
+
     @cached_property
-    def with_paper(self) -> set[str]:
-        """The labels of the domains on which the paper's numbers are shown beside ours."""
-        rows = self.rows if self.is_papers else []
-        known = {label for row in rows for label in row.paper_scores(self.options.classes)}
-        return known - set(self.sources)
+    def parts(self) -> dict[str, list[str]]:
+        """The headings of published numbers beside ours, for the domains that have some."""
+        found = [
+            (label, part) for row in self.rows for label, (part, _) in self.published(row).items()
+        ]
+        return {label: sorted({part for own, part in found if own == label}) for label, _ in found}
 
     @cached_property
     def counted(self) -> bool:
         return any(len(row.entries) > 1 for row in self.rows)
 
     def layout(self) -> TableLayout:
-        self.rows.sort(key=_order)
-        if len({row.size for row in self.rows}) > 1:
+        self.rows.sort(key=attrgetter("order"))
+        if len({row.size for row in self.rows if not row.is_compared}) > 1:
             self.rows = [row.with_size() for row in self.rows]
         best = self._best()
         parts = ["mIoU (%)" + (f" over {self.options.classes}" if self.options.classes else "")]
@@ -104,6 +119,7 @@ class _Table:
             tuple(self._headings()),
             tuple(tuple(self._cells(*pair)) for pair in zip(self.rows, best, strict=True)),
             tuple(self._notes(any(best))),
+            kinds=tuple("published" if row.is_compared else "" for row in self.rows),
             records=tuple(record for row in self.rows for record in self._records(row)),
         )
 
@@ -140,7 +156,7 @@ class _Table:
         for label in self.labels:
             role: Role = "source" if label in self.sources else "target"
             area = "source" if role == "source" else "targets"
-            for part in ("paper", "ours") if label in self.with_paper else ("",):
+            for part in [*self.parts[label], "ours"] if label in self.parts else [""]:
                 yield Heading(label, role, part, area)
         if self.has_mean:
             yield Heading(MEAN, "mean", area="targets")
@@ -150,14 +166,17 @@ class _Table:
             yield Heading(name, "cost", area="cost")
 
     def _cells(self, row: TableRow, best: set[str]) -> Iterator[Cell]:
-        yield Cell(f"{row.title} {_MARKS[row.selected_on]}".strip())
+        yield Cell(f"{row.title} {MARKS[row.selected_on]}".strip())
         count = len(row.entries)
         if self.counted:
             yield Cell(str(count or DASH))
-        papers = row.paper_scores(self.options.classes)
+        published = self.published(row)
         for label in [*self.labels, *([MEAN] if self.has_mean else [])]:
-            if label in self.with_paper:
-                yield Cell(f"{papers[label]:.2f}" if label in papers else DASH)
+            for part in self.parts.get(label, []):
+                own, value = published.get(label, ("", 0.0))
+                # The paper's table has two decimals.
+                shown = f"{value:.2f}" if part == "paper" else f"{value:.1f}"
+                yield Cell(shown if own == part else DASH)
             yield Cell(shown_of(count, row.cells.get(label)), label in best)
         calibration = row.calibration(self._calibrated)
         for name, _, decimals in CALIBRATIONS if self.options.calibration else ():
@@ -166,33 +185,19 @@ class _Table:
             yield cost_cell(row.cost(name), unit, decimals)
 
     def _records(self, row: TableRow) -> Iterator[dict[str, str]]:
-        """Lines of CSV: mean and population std (percent), n, the paper's number, all values."""
-        papers = row.paper_scores(self.options.classes)
-        costs = {name: row.cost(name) for name, *_ in COSTS if self.options.cost}
+        options, published = self.options, self.published(row)
         for label in [*self.labels, MEAN]:
-            spread = row.cells.get(label)
-            paper = papers.get(label) if label in self.with_paper else None
-            if spread is None and paper is None:
-                continue
-            of = self._calibrated if label == MEAN else [label]
-            calibration = row.calibration(of) if self.options.calibration else {}
-            yield {
+            common = {
                 "protocol": self.title,
                 "source": " ".join(self.sources),
-                "classes": self.options.classes or "",
-                "group": row.title,
-                "kind": row.kind or "",
-                "selected_on": row.selected_on or "",
+                "classes": options.classes or "",
                 "label": label,
                 "is_source": str(label in self.sources).lower(),
-                "mean": _number(spread.mean if spread else None),
-                "std": _number(spread.std if spread else None),
-                "n": str(len(spread.values) if spread else 0),
-                "paper": "" if paper is None else f"{paper:.2f}",
-                "values": " ".join(map(repr, spread.values if spread else ())),
-                **{name: _number(cost) for name, cost in costs.items()},
-                **{name: _number(one.mean) for name, one in calibration.items()},
             }
+            of = self._calibrated if label == MEAN else [label]
+            calibrated = of if options.calibration else []
+            what = (published.get(label), options.compare is not None, options.cost, calibrated)
+            yield from records(row, common, *what)
 
     def _notes(self, has_best: bool) -> Iterator[str]:
         if self.counted:
@@ -202,13 +207,8 @@ class _Table:
             yield f"Bold: the best of a target domain{' and a size' if len(sizes) > 1 else ''}."
         if self.options.calibration:
             yield f"Calibration: means over {', '.join(self._calibrated)}. {BETTER}"
-        if self.with_paper:
-            yield (
-                "paper: from the README of the original implementation, not measured here; "
-                "ours: measured here."
-            )
-            if any(row.paper and row.paper.source == "synthia" for row in self.rows):
-                yield "The paper does not say whether its SYNTHIA numbers average 16 or 19 classes."
+        shown = [row for row in self.rows if self.published(row)]
+        yield from notes_on_published(shown, self.protocol)
         for label in self.targets:
             kinds = self._images(label)
             if len(kinds) > 1:
@@ -216,17 +216,7 @@ class _Table:
                 yield f"{label}: rows are not comparable, they were scored on {on}."
         mappings = [entry.result.mapping for row in self.rows for entry in row.entries]
         yield from dict.fromkeys(one.note for one in mappings if one)
-        # One note for all rows that were selected in the same way.
-        alike: dict[tuple[str, str], list[str]] = {}
-        for row in self.rows:
-            if row.selected_on is not None:
-                key = row.selected_on, row.how_selected
-                alike.setdefault(key, []).append(row.title)
-        for (kind, how), titles in sorted(alike.items(), key=lambda item: item[0][0]):
-            on = f"selected on {how}"
-            if kind == "target":
-                on = f"selected on a target domain: not a generalisation result ({how})"
-            yield f"{_MARKS[kind]} {'; '.join(titles)}: {on}."
+        yield from notes_on_selections(self.rows)
 
 
 def build_tables(
@@ -243,6 +233,8 @@ def build_tables(
             tables.append(_table(protocol, sources, part, options))
     if options.paper is not None:
         _add_paper(tables, options)
+    if options.compare is not None:
+        _add_compared(tables, options.compare)
     return [table.layout() for table in tables]
 
 
@@ -269,16 +261,16 @@ def _table(
 
 def _add_paper(tables: list[_Table], options: TableOptions) -> None:
     """Add the paper's rows that nobody measured: to a table of their source, else to a new one."""
-    measured = {row.paper for table in tables if table.is_papers for row in table.rows}
+    measured = [row.published for table in tables if table.is_papers for row in table.rows]
     missing = [
-        TableRow(row.title, size=row.size, paper=row)
+        TableRow(row.title, size=row.size, published=row)
         for row in ROWS
         if options.paper in ("all", row.source) and row.scores(options.classes)
         if row not in measured
     ]
     for table in tables:
-        sources = {row.paper.source for row in table.rows if row.paper and table.is_papers}
-        mine = [row for row in missing if row.paper and row.paper.source in sources]
+        sources = {row.published.source for row in table.rows if row.published and table.is_papers}
+        mine = [row for row in missing if row.published and row.published.source in sources]
         missing = [row for row in missing if row not in mine]
         table.rows += mine
         table.labels += [label for label in DOMAINS if mine and label not in table.labels]
@@ -289,12 +281,16 @@ def _add_paper(tables: list[_Table], options: TableOptions) -> None:
         tables.append(_Table(protocol, title, (), alone, [*DOMAINS], missing))
 
 
-def _order(row: TableRow) -> tuple[str, int]:
-    """Rows go by size, then by kind; those of the paper that nobody measured come last."""
-    # A network of no kind is listed among the members.
-    kind = _KINDS.index(row.kind or "member") if row.entries else len(_KINDS)
-    return row.size or "", kind
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _add_compared(tables: list[_Table], names: str) -> None:
+    """Add the rows of other methods to every table that has one of their domains."""
+    rows = [TableRow(row.title, published=row) for row in compared_rows(names)]
+    added = False
+    for table in tables:
+        mine = [row for row in rows if table.published(row).keys() & {*table.labels}]
+        table.rows += mine
+        added = added or bool(mine)
+    if not added:
+        known = dict.fromkeys(label for row in compared_rows(names) for label in row.miou)
+        raise UserError(
+            f"--compare {names}: these results have no score on {', '.join(known)} as a target"
+        )

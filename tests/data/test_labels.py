@@ -42,6 +42,9 @@ def facts():
         ("gta5_ids", "gta", "id_to_trainid"),
         ("synthia_ids", "synthia_rand_cityscapes", "id_to_trainid"),
         ("train_ids", "bdd100k_sem_seg", "id_to_trainid"),
+        ("urbansyn_ids", "urbansyn", "id_to_trainid"),
+        ("cityscapes_ids", "synscapes", "id_to_trainid"),
+        ("cityscapes_ids", "dark_zurich", "labelIds_to_trainid"),
         ("train_ids", "acdc", "labelTrainIds"),
         ("camvid_11", "camvid11_segnet", "id_to_cityscapes_trainid_suggested"),
         ("idd_ids", "idd40", "id_to_trainid_by_equal_name"),
@@ -74,6 +77,7 @@ def test_mapillary_v2_0_follows_the_class_it_was_split_from(chosen, facts):
 def test_no_encoding_knows_more_than_the_facts(facts):
     """What is added to them: plates (34), the id -1 as 255, and ignored pixels."""
     sizes = {"cityscapes_ids": 34 + 2, "gta5_ids": 34 + 1, "idd_ids": 40 + 1, "train_ids": 19 + 1}
+    sizes |= {"urbansyn_ids": 20 + 1}
     sizes |= {"synthia_ids": 23, "camvid_11": 12, "camvid_32": 32}
     for version, key in (("v1.2", "mapillary_v1_2"), ("v2.0", "mapillary_v2_0")):
         names = [name for name in ENCODINGS if name.startswith(f"mapillary_{version}/")]

@@ -188,7 +188,7 @@ def test_absent_splits_and_known_defects_are_notes(verify, gta5):
     assert report["problems"] == []
     assert "note: train: " in text
     assert "split.mat" in text
-    assert "1 label not of its image's size, a known defect" in text
+    assert "1 label not of its image's size, as known of this dataset" in text
 
 
 @pytest.mark.parametrize(

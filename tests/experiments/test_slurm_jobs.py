@@ -267,7 +267,7 @@ def test_settings_are_common_of_a_stage_and_from_flags(tmp_path, capsys):
     )
     settings = tmp_path / "mine.yaml"
     settings.write_text(yaml.safe_dump({"extends": "site.yaml", "train": {"cpus": 8}}))
-    flags = ["--slurm", settings, "--account", "mine", "--time", "1-00:00:00"]
+    flags = ["--settings", settings, "--account", "mine", "--time", "1-00:00:00"]
     scripts, _ = printed(capsys, path, tmp_path / "out", *flags)
     folder = tmp_path / "out" / "slurm"
     assert directives(scripts["train-0"]) == [
@@ -317,7 +317,7 @@ def test_the_processes_of_a_launcher_share_the_cores(tmp_path, capsys):
 def test_wrong_settings_are_one_sentence(tmp_path, capsys, text, sentence):
     path, settings = write_experiment(tmp_path), tmp_path / "slurm.yaml"
     settings.write_text(text)
-    assert submit(path, tmp_path / "out", "--slurm", settings, "--print") == 2
+    assert submit(path, tmp_path / "out", "--settings", settings, "--print") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {settings}: {sentence}")
 
@@ -327,7 +327,7 @@ def test_wrong_settings_are_one_sentence(tmp_path, capsys, text, sentence):
     [
         ("out", ["--gpus", "many", "--print"], "error: options: gpus: write it as 2 or a100:2"),
         ("out", ["--gpus", "h100:4", "--print"], "4 GPUs for each training, but it would use one"),
-        ("out", ["--slurm", "/none.yaml"], "cannot read"),
+        ("out", ["--settings", "/none.yaml"], "cannot read"),
         # Nor may a folder break a line of the script.
         ("a\nrm -rf x", ["--print"], "control characters"),
     ],

@@ -9,9 +9,9 @@ from revt_hf.experiments import training_processes
 from revt_hf.experiments.training_processes import (
     TrainingJob,
     TrainingProcesses,
-    default_slots,
     gpu_variable,
     progress_bars,
+    training_slots,
     visible_gpus,
 )
 from tests.helpers.tiny import tiny_recipe
@@ -34,19 +34,41 @@ def gpus(monkeypatch):
 
 def test_slots(gpus, monkeypatch):
     gpus(0)
-    assert default_slots(None) == 7
+    assert training_slots(None, None) == 7
     gpus(4)
-    assert default_slots(None) == 4
+    assert training_slots(None, None) == 4
     # The launcher takes all of them for one training.
-    assert default_slots("accelerate launch") == 1
+    assert training_slots(None, "accelerate launch") == 1
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert visible_gpus() == []
-    assert default_slots(None) == 7
+    assert training_slots(None, None) == 7
     # Another kind of accelerator.
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     gpus(0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert default_slots(None) == 1
+    assert training_slots(None, None) == 1
+
+
+def test_more_jobs_than_gpus_share_them_and_it_is_said(gpus, caplog):
+    gpus(2)
+    with caplog.at_level("INFO", "revt_hf"):
+        assert training_slots(2, None) == 2
+        assert training_slots(5, "accelerate launch") == 5
+        assert not caplog.messages
+        assert training_slots(5, None) == 5
+        assert caplog.messages == ["--jobs 5: trainings share 2 GPUs"]
+    gpus(0)
+    caplog.clear()
+    assert training_slots(5, None) == 5
+    assert not caplog.messages
+
+
+def test_parts_of_a_gpu_are_given_on(gpus, monkeypatch):
+    # With several of them torch finds one, as a process can use only one.
+    gpus(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a,MIG-2b, MIG-3c")
+    assert visible_gpus() == ["MIG-1a", "MIG-2b", "MIG-3c"]
+    assert training_slots(None, None) == 3
 
 
 def test_what_is_visible_is_given_on(gpus, monkeypatch):

@@ -13,7 +13,9 @@ PHONE = {"width": 390, "height": 844}
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None:
         pytest.skip("no Chromium or Chrome on this computer")
     if importlib.util.find_spec("playwright") is None:

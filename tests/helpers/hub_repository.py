@@ -53,12 +53,37 @@ class Repository:
 
 
 @dataclass
+class Pages:
+    """A collection: its title and owner, and the (id, type) of its items."""
+
+    title: str
+    owner: str
+    private: bool = False
+    items: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def slug(self) -> str:
+        digest = hashlib.sha1(f"{self.owner} {self.title}".encode()).hexdigest()[:24]
+        return f"{self.owner}/{'-'.join(self.title.lower().split())}-{digest}"
+
+
+@dataclass
 class Hub:
-    """A running server: its address, what it holds, what it was asked, and what shall fail."""
+    """A running server: its address, what it holds, what it was asked, and what shall fail.
+
+    With ``ranges`` it sends parts of files, and large ones lie on another host, the ``storage``.
+    ``sent`` are name, begin and end of the files and parts that were asked for, ``shown`` the
+    requests with a token to the storage.
+    """
 
     token: str | None = None
     endpoint: str = ""
+    ranges: bool = False
+    storage: str = ""
+    sent: list[tuple[str, int, int]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    collections: dict[str, Pages] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -68,6 +93,11 @@ class Hub:
 
     def model(self, name: str) -> Repository:
         return self.repositories["models", name]
+
+    def collect(self, title: str, owner: str = "me", private: bool = False) -> Pages:
+        made = Pages(title, owner, private)
+        self.collections[made.slug] = made
+        return made
 
     def make(self, kind: str, name: str, private: bool = False) -> Repository:
         made = Repository({".gitattributes": b"*.safetensors filter=lfs\n"}, private)

@@ -5,10 +5,12 @@ import hashlib
 import http.server
 import io
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import huggingface_hub
 import pytest
 
-from tests.helpers.hub_repository import Hub
+from tests.helpers.hub_repository import Hub, Pages
 
 TOKEN = "hf_secretsecretsecret"
 _LARGE = (".parquet", ".safetensors", ".bin")
@@ -80,6 +82,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _serve(self, body):
         url = urlsplit(self.path)
+        if url.path.startswith("/signed/"):
+            self._stored(url)
+            return
         if self.command == "PUT":
             # The Hub's storage is another server: it never sees the token, and compares hashes.
             oid = url.path.removeprefix("/storage/")
@@ -87,8 +92,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.hub.blobs.update({oid: body} if right else {})
             self.answer(b"", status=200 if right else 400)
             return
+        if url.path.startswith("/api/collections"):
+            self._collections(url, json.loads(body or b"{}"))
+            return
         parts = url.path.removeprefix("/api").strip("/").split("/")
-        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        kind = parts.pop(0) if parts[0] in ("models", "datasets", "spaces") else "models"
         name = "/".join(parts[:2]).removesuffix(".git")
         repository, rest = self.hub.repositories.get((kind, name)), parts[2:]
         if not self._allowed(repository):
@@ -108,6 +116,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._write(address, repository, rest, body, "create_pr" in parse_qs(url.query))
         else:
             self._read(name, repository, rest)
+
+    def _collections(self, url, asked):
+        slug = "/".join(url.path.split("/")[3:5])
+        found = self.hub.collections.get(slug)
+        bearer = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if bearer != self.hub.token:
+            self.refuse(401, message="Invalid credentials in Authorization header")
+        elif self.command == "POST" and not slug:
+            known = [one.title for one in self.hub.collections.values()]
+            made = self.hub.collect(asked["title"], asked["namespace"], asked["private"])
+            self.answer(_pages(made), 409 if made.title in known else 200)
+        elif not slug:
+            owner = parse_qs(url.query)["owner"][0]
+            listed = [one for one in self.hub.collections.values() if one.owner == owner]
+            # In a list each has its place there, and at most four items.
+            shown = [{**_pages(one), "items": _pages(one)["items"][:4]} for one in listed]
+            for one in shown:
+                del one["position"]
+            self.answer(shown)
+        elif found is None:
+            self.refuse(404)
+        elif self.command == "POST":
+            item = (asked["item"]["id"], asked["item"]["type"])
+            taken = item in found.items
+            if (f"{item[1]}s", item[0]) not in self.hub.repositories:
+                self.refuse(404)
+                return
+            found.items += [] if taken else [item]
+            self.answer(_pages(found), 409 if taken else 200)
+        else:
+            self.answer(_pages(found))
 
     def _address(self, kind, name):
         return f"{self.hub.endpoint}/{'' if kind == 'models' else f'{kind}/'}{name}"
@@ -145,9 +184,34 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             tags = {"ETag": f'"{entry["oid"]}"'}
             if "lfs" in entry:
                 tags["X-Linked-ETag"] = f'"{entry["lfs"]["oid"]}"'
-            self.answer(files[below], headers={"X-Repo-Commit": commit, **tags})
+            where = {"X-Repo-Commit": commit, **tags}
+            if self.hub.storage and "lfs" in entry:
+                size = {"X-Linked-Size": str(entry["size"])}
+                signed = f"/signed/{len(self.hub.requests)}/{name}/{commit}/{below}"
+                self.answer(b"", 302, {**where, **size, "Location": self.hub.storage + signed})
+            else:
+                self._file(f"{name}/{below}", files[below], where)
         else:
             self.refuse(404, "EntryNotFound")
+
+    def _stored(self, url):
+        """The storage, at addresses that the Hub gave; it must not be shown the token."""
+        _, _, _, owner, model, commit, file = url.path.split("/", 6)
+        self.hub.shown += [self.path] if self.headers["Authorization"] else []
+        content = self.hub.model(f"{owner}/{model}").commits[commit][unquote(file)]
+        tag = _entry(unquote(file), content)["oid"]
+        self._file(f"{owner}/{model}/{file}", content, {"ETag": f'"{tag}"'})
+
+    def _file(self, name, content, headers):
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+        if asked is None or not self.hub.ranges:
+            self.hub.sent += [(name, 0, len(content))] if self.command == "GET" else []
+            self.answer(content, headers=headers)
+            return
+        begin, end = int(asked[1]), min(int(asked[2]) + 1, len(content))
+        self.hub.sent.append((name, begin, end))
+        part = {"Content-Range": f"bytes {begin}-{end - 1}/{len(content)}"}
+        self.answer(content[begin:end], 206, {**headers, **part})
 
     def _discussions(self, name, repository):
         about = {"repo": {"name": name, "type": "model"}, "isPullRequest": True, "status": "open"}
@@ -208,6 +272,17 @@ def _damaged(body: bytes) -> bytes:
     return body[:-1] + bytes([body[-1] ^ 1])
 
 
+def _pages(held: Pages) -> dict[str, Any]:
+    items = [
+        {"_id": str(number), "id": name, "type": kind, "position": number}
+        for number, (name, kind) in enumerate(held.items)
+    ]
+    about = {"lastUpdated": "2026-11-22T00:00:00.000Z", "position": 0, "theme": "green"}
+    about |= {"title": held.title, "owner": {"name": held.owner}, "private": held.private}
+    return {**about, "slug": held.slug, "items": items, "upvotes": 0}
+
+
+@lru_cache(maxsize=64)
 def _entry(path: str, content: bytes) -> dict[str, Any]:
     oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     found = {"type": "file", "path": path, "size": len(content), "oid": oid}
@@ -230,15 +305,18 @@ def _mode(path: str, present: bytes | None) -> dict[str, Any]:
 @contextmanager
 def serve_hub(hub: Hub) -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    addresses = [f"http://127.0.0.1:{server.server_address[1]}" for server in servers]
+    hub.endpoint, hub.storage = addresses[0], addresses[1] if hub.ranges else ""
     try:
         yield hub
     finally:
         hub.ended.set()
-        server.shutdown()
-        server.server_close()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
 
 
 @contextmanager

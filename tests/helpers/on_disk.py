@@ -53,7 +53,10 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A dataset in one layout; paths hold ``{name}``, or ``{part}`` and ``{rest}`` of it."""
+    """A dataset in one layout; paths hold ``{name}``, or ``{part}`` and ``{rest}`` of it.
+
+    Or ``{bare}``, which is what follows its last ``_``.
+    """
 
     id: str  # its domain, and a name for the layout
     kind: str  # of the layout
@@ -76,12 +79,13 @@ class Case:
 
     @property
     def looked_for(self) -> str:
-        wild = {"name": "*", "part": self.names[0].partition("/")[0], "rest": "*"}
+        part = self.names[0].partition("/")[0]
+        wild = {"name": "*", "part": part, "rest": "*", "bare": "*"}
         return f"{self.image.format(**wild)} with {self.label.format(**wild)}"
 
     def paths(self, root: Path, name: str) -> tuple[Path, Path]:
         part, _, rest = name.partition("/")
-        filled = {"name": name, "part": part, "rest": rest}
+        filled = {"name": name, "part": part, "rest": rest, "bare": name.rpartition("_")[2]}
         return root / self.image.format(**filled), root / self.label.format(**filled)
 
     def write_one(self, root: Path, name: str, number: int) -> Written:
@@ -137,6 +141,12 @@ def _grey(path: Path, raw: np.ndarray) -> None:
     Image.fromarray(raw.astype(np.uint8)).save(path)
 
 
+def _equal_channels(path: Path, raw: np.ndarray) -> None:
+    """With an alpha channel that has nothing to say."""
+    grey = raw.astype(np.uint8)
+    cv2.imwrite(str(path), np.dstack([grey, grey, grey, 255 - grey]))
+
+
 def _sixteen_bits(path: Path, raw: np.ndarray) -> None:
     instances = 4_000 + np.arange(raw.size).reshape(raw.shape)
     blue_green_red = np.stack([np.zeros_like(raw), instances, raw], axis=-1)
@@ -186,6 +196,7 @@ _IDD = by_raw_id(FACTS["idd40"]["id_to_trainid_by_equal_name"])
 _TRAIN_IDS: dict[int, int | None] = {**{i: i for i in range(len(CLASSES))}, IGNORED: IGNORED}
 _GTA5 = {**by_raw_id(FACTS["gta"]["id_to_trainid"]), 34: IGNORED}
 _SYNTHIA = by_raw_id(FACTS["synthia_rand_cityscapes"]["id_to_trainid"])
+_URBANSYN = {**by_raw_id(FACTS["urbansyn"]["id_to_trainid"]), IGNORED: IGNORED}
 _V1_2_IDS = by_raw_id(_V1_2["id_to_trainid_dg_standard"])
 _V2_0_IDS = _obvious_classes(_V2_0["names"])
 _DG_STANDARD = "mapillary_v{}/dg_standard@1"
@@ -194,6 +205,8 @@ _CAMVID_32 = dict(zip(_CAMVID_VALUES, _obvious_classes(_CAMVID["names"]).values(
 _CITYSCAPES = {
     "CITYSCAPES": FACTS["cityscapes"]["id_to_trainid"],
     "ACDC": FACTS["acdc"]["labelIds_to_trainid"],
+    "DARK_ZURICH": FACTS["dark_zurich"]["labelIds_to_trainid"],
+    "SYNSCAPES": FACTS["synscapes"]["id_to_trainid"],
     "WILDDASH": FACTS["wilddash1"]["id_to_trainid"],
     # The id -1 comes as 255.
     "KITTI": {**FACTS["kitti2015_semantic"]["id_to_trainid"], "255": IGNORED},
@@ -202,6 +215,8 @@ ENCODINGS = {
     **{n: Encoding("cityscapes_ids", by_raw_id(m), _grey, 100) for n, m in _CITYSCAPES.items()},
     "TRAIN_IDS": Encoding("train_ids", _TRAIN_IDS, _grey, 19),
     "GTA5": Encoding("gta5_ids", _GTA5, _palette([*_GTA5_COLOURS, [0, 0, 142]]), 77),
+    "URBANSYN": Encoding("urbansyn_ids", _URBANSYN, _equal_channels, 20),
+    "URBANSYN_GREY": Encoding("urbansyn_ids", _URBANSYN, _grey, 20),
     "SYNTHIA": Encoding("synthia_ids", _SYNTHIA, _sixteen_bits, 259),
     "MAPILLARY_V1_2": Encoding(
         _DG_STANDARD.format("1.2"), _V1_2_IDS, _palette(_V1_2["palette"]), 66
@@ -223,8 +238,9 @@ def _cases() -> Iterator[Case]:
         for config, (variant, layout) in product(configs, layouts):
             kind, encoding, image, label = layout.split()
             parts = [name.partition("/")[0] for name in group["names"]]
-            # A config that is a part of the dataset has only that part's names.
-            wanted = {config} if config in parts else set(parts)
+            # A config that is a part of the dataset, or parts, has only their names.
+            own = {part for part in parts if f"{part}_".startswith(f"{config}_")}
+            wanted = own or set(parts)
             names = [n for n, part in zip(group["names"], parts, strict=True) if part in wanted]
             for suffix in group.get("suffixes", [""]):
                 words = (group["domain"], config, variant, suffix)

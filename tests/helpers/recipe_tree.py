@@ -11,7 +11,7 @@ SIZES = ("b1", "b2", "b3", "b5")
 # Others extend them; alone they lack a model or members.
 _PARTS = {"parts", "sizes", "methods", "protocol.yaml", "member.yaml"}
 # Configurations of other programs.
-_FOREIGN = {RECIPES / "accelerate", RECIPES / "slurm"}
+_FOREIGN = {RECIPES / name for name in ("accelerate", "slurm", "hf_jobs")}
 FILES = sorted(
     path
     for path in (*RECIPES.rglob("*.yaml"), *ROOT.glob("revt_hf/demo/recipes/*.yaml"))

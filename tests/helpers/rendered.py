@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "link", "img", "hr", "br"}
+_VOID = {"meta", "link", "img", "hr", "br", "input"}
 
 
 class Rendered(HTMLParser):
@@ -50,7 +50,7 @@ class Rendered(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self._pieces.append(data)
         if {"td", "th"} & set(self.open):
             text, *span = self.rows[-1][-1]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from revt_hf.checkpoints import hub_requests
+from revt_hf.checkpoints import hub_parts, hub_requests
 from revt_hf.checkpoints.download import fetch
 from revt_hf.core.errors import UserError
 from tests.helpers.hub_repository import Hub, Repository
@@ -24,17 +24,18 @@ LIMIT = 20
 
 
 @contextmanager
-def small_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
+def small_hub(patch: pytest.MonkeyPatch, cache: Path, ranges: bool = False) -> Iterator[Hub]:
     """Serve ``someone/tiny``; downloads go to ``cache``."""
     pause = time.sleep
     quick = SimpleNamespace(sleep=lambda seconds: pause(min(seconds / 100, LIMIT)))
     held = {("models", "someone/tiny"): Repository(dict(FILES))}
-    with serve_hub(Hub(TOKEN, repositories=held)) as hub:
+    with serve_hub(Hub(TOKEN, repositories=held, ranges=ranges)) as hub:
         use_endpoint(patch, hub.endpoint)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
         patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
         patch.setattr(hub_requests, "PATIENCE_SECONDS", 1.5)
+        patch.setattr(hub_parts, "_PAUSE_SECONDS", 0.01)
         for module in ("utils._http", "file_download"):
             patch.setattr(f"huggingface_hub.{module}.time", quick)
         patch.setenv("HF_TOKEN", TOKEN)

@@ -13,7 +13,7 @@ from revt_hf.cli.main import main
 from revt_hf.experiments.experiment_folder import ExperimentFolder
 from revt_hf.experiments.experiment_recipe import load_experiment
 from revt_hf.experiments.graph import build_graph
-from revt_hf.experiments.slurm_jobs import stages
+from revt_hf.experiments.stages import stages
 from tests.helpers.tiny import TINY
 
 EXPERIMENT = {
@@ -54,7 +54,7 @@ def folder_of(path, output):
 
 
 def stages_of(path, output):
-    return {stage.name: stage for stage in stages(graph_of(path), folder_of(path, output))}
+    return {stage.name: stage for stage in stages(graph_of(path), folder_of(path, output).done)}
 
 
 def code_of(*arguments):

@@ -32,7 +32,7 @@ from revt_hf.hub.table_cards import file_name, row_card, table_cards, write_tabl
 from revt_hf.merging.average import merge
 from revt_hf.merging.recalibration import recalibrate_on_images
 from revt_hf.merging.record import ChangeSource, checked_record
-from revt_hf.results.paper import ROWS
+from revt_hf.results.published import ROWS
 from tests.helpers.golden import ROOT, check_text
 from tests.helpers.pushed import changed, results_of
 from tests.helpers.tiny import tiny_recipe
@@ -289,6 +289,13 @@ def test_members_of_the_hub(models, tmp_path):
     without = card(tmp_path)
     assert "me/base" not in without
     assert "| `base` | not recorded |" in without
+    # The record may know that it is no folder.
+    record["members"][0]["hub"] = {"commit": "1" * 40, "verified": False}
+    write_json(tmp_path / "merge.json", record)
+    text = card(tmp_path)
+    assert metadata(text)["base_model"] == ["me/base"]
+    assert "| `me/base@v1` | not recorded |" in text
+    assert f"read in parts at commit {'1' * 40}; its sha256 is the Hub's word" in text
 
 
 @pytest.fixture(scope="module")
@@ -439,8 +446,8 @@ def test_a_card(row):
     check_card(text)
     assert "model-index" not in text
     assert "the paper's" in text
-    assert f"| Cityscapes | {row.cityscapes:.2f} |" in text
-    assert f"| BDD100K | {row.bdd:.2f} |" in text
+    assert f"| Cityscapes | {row.miou['cityscapes/val']:.2f} |" in text
+    assert f"| BDD100K | {row.miou['bdd100k/val']:.2f} |" in text
     assert ("Weights not published" in text) == (row.link is None)
     assert "planned" in text
     values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])

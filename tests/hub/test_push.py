@@ -215,7 +215,8 @@ def test_one_script_from_members_to_the_hub_and_all_the_way_back(
 ):
     script = (ROOT / "scripts" / "merge_and_push.py", models.base, models.pixmix, "me/revt")
     options = ("--output", tmp_path / "revt", "--recipe", recipe, "--license", "apache-2.0")
-    as_stranger(stranger, tmp_path, *script, *options, "--quiet")
+    as_stranger(stranger, tmp_path, *script, *options, "--collection", "Roads", "--quiet")
+    assert [one.items for one in hub.collections.values()] == [[("me/revt", "model")]]
     sent = hub.model("me/revt").files()
     scores = read_results([tmp_path / "revt.results.json"])[0].scores
     assert {score.label for score in scores} == {"source/val", "night/val"}

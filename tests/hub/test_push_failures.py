@@ -151,7 +151,7 @@ def test_a_wrong_token_none_and_no_connection(models, hub, monkeypatch):
     _refused(models.revt, r"me/revt: no connection to http://127\.0\.0\.1:9;")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     # Before any work.
-    monkeypatch.setattr(push_module, "_assemble", None)
+    monkeypatch.setattr(push_module, "assemble", None)
     _refused(models.revt, "HF_TOKEN")
 
 

@@ -19,14 +19,15 @@ from safetensors.torch import save_file
 from transformers import SegformerForSemanticSegmentation
 
 from revt_hf.checkpoints.headers import header_bytes, tensors_sha256
+from revt_hf.checkpoints.local_files import Stamps
 from revt_hf.checkpoints.names import disk_name
-from revt_hf.checkpoints.tensors import Stamps
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.merging import average
 from revt_hf.merging.average import MergeOptions, merge
+from revt_hf.merging.member_states import member_states
 from revt_hf.merging.merge_plan import make_plan
-from revt_hf.merging.record import MemberRecord, member_states, read_merge_record
+from revt_hf.merging.record import MemberRecord, read_merge_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from revt_hf.models import convert as converting
 from tests.helpers.command_line import measured_command
@@ -345,8 +346,8 @@ def test_a_stamp_is_of_the_file_and_not_of_its_name(tmp_path):
 
 
 def test_a_source_that_shrinks_is_told(members, tmp_path, monkeypatch):
-    def shrinking(*arguments):
-        plan = make_plan(*arguments)
+    def shrinking(*arguments, **options):
+        plan = make_plan(*arguments, **options)
         os.truncate(members[1] / "model.safetensors", 900)
         return plan
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from revt_hf.core.errors import UserError
+from revt_hf.merging.member_states import member_states
 from revt_hf.merging.record import (
     MergeRecord,
     checked_record,
     describes,
-    member_states,
     read_merge_record,
     read_record,
 )

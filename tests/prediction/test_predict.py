@@ -19,7 +19,7 @@ from revt_hf.data.reading import read_image
 from revt_hf.evaluation.predictor import predict
 from revt_hf.models.load import load_model
 from revt_hf.prediction.inputs import find_inputs, unique_names
-from revt_hf.prediction.prediction import PredictOptions, _short_names, predict_files
+from revt_hf.prediction.prediction import PredictOptions, predict_files, short_names
 from revt_hf.prediction.saving import Video, VideoOutput, disagreement
 from revt_hf.results.sheets import overlay
 from tests.helpers.command_line import refused, revt
@@ -151,7 +151,7 @@ def test_disagreement_is_the_share_outside_the_majority():
 
 def test_models_are_named_by_their_labels_or_the_ends_of_their_paths(monkeypatch, tmp_path):
     def names(*models, **labels):
-        return list(_short_names({**{model: model for model in models}, **labels}))
+        return list(short_names({**{model: model for model in models}, **labels}))
 
     assert names("runs/x/base", "me/revt@main") == ["base", "revt@main"]
     assert names("runs/base/0", "runs/both/0") == ["base-0", "both-0"]
@@ -162,7 +162,7 @@ def test_models_are_named_by_their_labels_or_the_ends_of_their_paths(monkeypatch
     with pytest.raises(UserError, match="the same model is listed twice"):
         names(".", "../mine")
     with pytest.raises(UserError, match=r"\.\.=mine: choose another name"):
-        _short_names({"..": "mine"})
+        short_names({"..": "mine"})
 
 
 def test_what_cannot_be_used_is_one_warning_and_the_rest_goes_on(run, tmp_path):

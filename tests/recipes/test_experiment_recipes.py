@@ -13,7 +13,7 @@ from revt_hf.checkpoints.names import disk_name, original_name
 from revt_hf.experiments.execution import plan_experiment
 from revt_hf.experiments.experiment_recipe import load_experiment, member_recipe
 from revt_hf.merging.selection import select
-from revt_hf.results.paper import ROWS
+from revt_hf.results.published import ROWS
 from tests.helpers.recipe_tree import (
     EXPERIMENTS,
     PAPER_EXPERIMENTS,

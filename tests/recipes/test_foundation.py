@@ -7,6 +7,7 @@ import torch
 import yaml
 from transformers import AutoModel, Dinov2Config
 
+from revt_hf.data.domains import DOMAINS
 from revt_hf.experiments.experiment_recipe import load_experiment, member_recipe
 from tests.helpers.command_line import revt
 from tests.helpers.recipe_tree import RECIPES, SOURCES, name_of
@@ -51,6 +52,27 @@ def test_members_differ_in_encoder_method_and_what_learns_only(path):
         ]
     sizes = [p if isinstance(p, str) else p.max_size for p in experiment.evaluate.protocols]
     assert sizes == ["paper", (2048, 1024)]
+
+
+def test_sources_are_added_one_after_the_other():
+    """As often as they have images of their training split."""
+    experiment = load_experiment(FOUNDATION / "rendered" / "dinov2-l.yaml")
+    gta5 = member_recipe(load_experiment(FOUNDATION / "gta5" / "dinov2-l.yaml"), "base", 0)
+    names = ("gta5", "synthia", "urbansyn")
+    for member, count in (
+        ("gta5", 1),
+        ("gta5-synthia", 2),
+        ("base", 3),
+        ("pixmix", 3),
+        ("both", 3),
+    ):
+        recipe = member_recipe(experiment, member, 0)
+        assert tuple(source.domain for source in recipe.sources) == names[:count]
+        for source in recipe.sources:
+            assert source.weight == DOMAINS[source.domain].facts.images["train"]
+        changes = {key: getattr(recipe, key) for key in ("source", "more_sources", "augmentation")}
+        assert recipe == gta5.model_copy(update=changes)
+    assert experiment.merges["revt-1-4-6"].members == ("base", "pixmix", "both")
 
 
 def test_an_experiment_runs_in_small(tmp_path, capsys):

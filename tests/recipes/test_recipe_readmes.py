@@ -5,7 +5,7 @@ import re
 import pytest
 
 from revt_hf.experiments.experiment_recipe import load_experiment
-from revt_hf.results.paper import ROWS
+from revt_hf.results.published import ROWS
 from tests.helpers.recipe_tree import PAPER_EXPERIMENTS, RECIPES, SOURCES, name_of
 
 READMES = sorted(RECIPES.rglob("README.md"))
@@ -110,8 +110,8 @@ def test_the_expected_numbers_are_the_papers(source):
         (
             row.size.upper(),
             f"ReVT {{{','.join(map(str, row.methods))}}}" if row.is_merge else "baseline",
-            f"{row.cityscapes:.2f}",
-            f"{row.bdd:.2f}",
+            f"{row.miou['cityscapes/val']:.2f}",
+            f"{row.miou['bdd100k/val']:.2f}",
         )
         for row in ROWS
         if row.source == source

@@ -1,6 +1,7 @@
 """``revt report``: the page's numbers, its charts and images, and what it refuses."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -95,7 +96,8 @@ def rows(page):
 def test_a_page_byte_by_byte(tmp_path):
     """Numbers, bold, bars, curves and words are those of report.html, but for style and images."""
     html, page = written(make_report(), tmp_path)
-    plain = re.sub("<style>.*?</style>\n", "", html, flags=re.DOTALL)
+    plain = re.sub("<(style|script)>.*?</\\1>\n", "", html, flags=re.DOTALL)
+    plain = re.sub("'sha256-[^']+'", "'sha256-...'", plain)
     plain = re.sub('(?<=base64,)[^"]+', "", plain)
     check_text(plain, Path(__file__).with_name("report.html"))
     assert page.strong == ["72.9", "44.0", "46.0", "45.0"]
@@ -202,7 +204,13 @@ def test_empty_parts_have_no_section(tmp_path):
 def test_nothing_is_loaded_from_outside(tmp_path):
     (one,) = make_report().examples
     html, page = written(make_report(examples=[one, replace(one, name="frame 18")]), tmp_path)
-    assert page.tags.isdisjoint({"script", "iframe", "object", "embed"})
+    assert page.tags.isdisjoint({"iframe", "object", "embed"})
+    # The one script is that of the policy, which lets no other run.
+    (script,) = re.findall("<script[^>]*>(.*?)</script>", html, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (text for text in page.attributes("meta", "content") if text and "src" in text)
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+    assert policy.startswith("default-src 'none'; img-src data:;")
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "xlink:href"):
             value = attributes.get(name)

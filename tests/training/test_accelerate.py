@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from revt_hf.core.errors import UserError
 from tests.helpers.golden import ROOT
@@ -82,6 +85,42 @@ def test_accelerate_reads_it(name):
     assert config.use_cpu is (name == "cpu")
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(KINDS)
     assert f"`{name}.yaml`" in (FOLDER / "README.md").read_text()
+
+
+def documented():
+    """The commands of the README, with machine 1 of 2 at an address."""
+    text = (FOLDER / "README.md").read_text().replace("\\\n", " ")
+    for name, value in (("MACHINE_RANK", "1"), ("MAIN_IP", "10.0.0.1")):
+        text = text.replace(f'"${name}"', value)
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    return [shlex.split(line)[2:] for line in lines if line.startswith("accelerate launch")]
+
+
+def test_the_documented_commands_start_what_they_say(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = {}
+    for words in documented():
+        args, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
+        assert args.training_script == "scripts/train.py"
+        if not args.use_cpu and args.multi_gpu:
+            # Sets what torchrun is told.
+            prepare_multi_gpu_env(args)
+            # Of each machine; a command of one machine has no rank.
+            told = (
+                int(args.nproc_per_node),
+                int(getattr(args, "nnodes", 1)),
+                getattr(args, "node_rank", None),
+            )
+            found[f"{words[1].split('/')[-1]} {args.num_processes}"] = told
+        else:
+            found[words[1].split("/")[-1]] = args.num_processes
+    assert found == {
+        "cpu.yaml": 1,
+        "one_gpu.yaml": 1,
+        "many_gpus.yaml 8": (8, 1, None),
+        "many_gpus.yaml 2": (2, 1, None),
+        "many_nodes.yaml 16": (8, 2, 1),
+    }
 
 
 def test_a_run_on_the_cpu(tmp_path):

@@ -7,7 +7,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -60,6 +60,7 @@ class Facts:
         images: official number of labelled images of each split of the default config.
         images_of: the same for other configs.
         kind: origin of the images.
+        hub_id: the dataset of the Hub in which its own authors publish it, if they do.
     """
 
     license: str
@@ -68,6 +69,7 @@ class Facts:
     images: Mapping[str, int] = field(default_factory=dict)
     images_of: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
     kind: Literal["synthetic", "real", "any"] = "real"
+    hub_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Layout:
     """Where images and labels lie below ``data_dir``; apart from these parts their names agree.
 
     In folders, ``{split}`` stands for the split's folder, ``{name}`` for its name, and ``{part}``
-    for each of its parts. Upper and lower case of suffixes do not matter.
+    for each of its parts, as in suffixes. Upper and lower case of suffixes do not matter.
 
     Attributes:
         kind: as downloaded, or converted for mmsegmentation or the original implementation.
@@ -86,6 +88,10 @@ class Layout:
         table: maps label values to train ids.
         folders: folders of splits, where they are not the splits' names.
         parts: subsets that make up the split together.
+        prefixes: beginnings of an image's name and of a label's that the other does not share.
+        fit_labels: resize label maps that differ in size from their images, instead of refusing
+            them; where some are known to.
+        more_labels: whether the labels are another dataset's, which has more of them.
         counted: whether the official number of images can be expected here.
         config: the only config of the domain that has this layout; None: all have it.
     """
@@ -98,35 +104,46 @@ class Layout:
     table: LabelTable = TRAIN_IDS
     folders: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ("",)
+    prefixes: tuple[str, str] = ("", "")
+    fit_labels: bool = False
+    more_labels: bool = False
     counted: bool = True
     config: str | None = None
 
-    @property
-    def suffixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The ends of images' names, and those of labels' names."""
-        images, labels = self.image_suffix, self.label_suffix
-        return (
-            (images,) if isinstance(images, str) else images,
-            (labels,) if isinstance(labels, str) else labels,
-        )
+    def suffixes(self, part: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ends of images' names, and those of labels' names, of one part or of all."""
+
+        def filled(ends: str | tuple[str, ...]) -> tuple[str, ...]:
+            templates = (ends,) if isinstance(ends, str) else ends
+            chosen = self.parts if part is None else (part,)
+            found = (end.replace("{part}", one) for one in chosen for end in templates)
+            return tuple(dict.fromkeys(found))
+
+        return filled(self.image_suffix), filled(self.label_suffix)
 
     def folder_pairs(self, split: str) -> list[tuple[str, str, str]]:
-        """(prefix of the names, folder of images, folder of labels) of each part of a split."""
+        """(part, folder of images, folder of labels) of each part of a split."""
 
         def filled(template: str, part: str) -> str:
             named = template.replace("{split}", self.folders.get(split, split))
             return named.replace("{name}", split).replace("{part}", part)
 
-        return [
-            (f"{part}/" if part else "", filled(self.images, part), filled(self.labels, part))
-            for part in self.parts
-        ]
+        return [(part, filled(self.images, part), filled(self.labels, part)) for part in self.parts]
 
     def described(self, split: str) -> str:
-        """``images/*.png with labels/*.png``."""
-        _, images, labels = self.folder_pairs(split)[0]
-        ends = product(*self.suffixes)
-        return " or ".join(f"{images}/*{image} with {labels}/*{label}" for image, label in ends)
+        """``images/*.png with labels/*.png``, of the first part, and how many more there are."""
+        part, images, labels = self.folder_pairs(split)[0]
+        before, label_before = self.prefixes
+        more = f" and {len(self.parts) - 1} more such" if len(self.parts) > 1 else ""
+        found = (
+            f"{images}/{before}*{image} with {labels}/{label_before}*{label}"
+            for image, label in product(*self.suffixes(part))
+        )
+        return " or ".join(found) + more
+
+    def unpacked_apart(self, images: str, labels: str) -> "Layout":
+        """The same with the images' archive and the labels' in folders of their own names."""
+        return replace(self, images=f"{images}/{self.images}", labels=f"{labels}/{self.labels}")
 
 
 class RowsBuilder(datasets.GeneratorBasedBuilder):

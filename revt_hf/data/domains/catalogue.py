@@ -17,6 +17,7 @@ from revt_hf.data.labels import CITYSCAPES_IDS, MAPILLARY_VERSIONS, label_table,
 DEV_CITIES = ("darmstadt", "krefeld", "monchengladbach", "ulm", "zurich")
 _CITYSCAPES_INSIDE = {"dev": "train", "train_without_dev": "train"}
 _CITYSCAPES = ("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png")
+_CITYSCAPES_ARCHIVES = ("leftImg8bit_trainvaltest", "gtFine_trainvaltest")
 _VISTAS = {"train": "training", "val": "validation"}
 _MAPILLARY = {"train": 18_000, "val": 2_000}
 _ACDC_VAL = {"fog": 100, "night": 106, "rain": 100, "snow": 100}
@@ -24,11 +25,18 @@ _ACDC_PARTS = {"all": tuple(_ACDC_VAL), **{name: (name,) for name in _ACDC_VAL}}
 _ACDC = ("rgb_anon/{part}/{split}", "gt/{part}/{split}", "_rgb_anon.png")
 _ACDC_BY_SPLIT = ("rgb_anon/{split}/{part}", "gt/{split}/{part}", "_rgb_anon.png")
 _ACDC_FLAT = ("rgb_anon/{split}", "gt/{split}", "_rgb_anon.png")
-_ACDC_LAYOUTS = (
+_ACDC_OFFICIAL = (
     Layout("official", *_ACDC, "_gt_labelTrainIds.png"),
     Layout("official", *_ACDC, "_gt_labelIds.png", CITYSCAPES_IDS),
+)
+_ACDC_LAYOUTS = (
+    *_ACDC_OFFICIAL,
+    *(one.unpacked_apart("rgb_anon_trainvaltest", "gt_trainval") for one in _ACDC_OFFICIAL),
     Layout("converted", *_ACDC_BY_SPLIT, "_gt_labelTrainIds.png"),
 )
+_BDD_10K = Layout("official", "images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png")
+_BDD_ARCHIVES = ("bdd100k_images_10k/bdd100k", "bdd100k_sem_seg_labels_trainval/bdd100k")
+_BDD_SEG_MAPS = ("bdd100k_images_10k/10k/{split}", "bdd100k_seg_maps/labels/{split}")
 _KITTI_COPY = ("images/validation", "labels/validation", ".png")
 _WILDDASH = ("wd_val_01", "wd_val_01", "_100000.png")
 # Of IDD: parts I and II have different images.
@@ -51,9 +59,13 @@ class Cityscapes(PairedDomain):
     inside = _CITYSCAPES_INSIDE
     hidden_test = True
     wrappers = ("cityscapes",)
-    layouts = (
-        Layout("official", *_CITYSCAPES, "_gtFine_labelIds.png", CITYSCAPES_IDS),
-        Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
+    layouts = tuple(
+        one
+        for layout in (
+            Layout("official", *_CITYSCAPES, "_gtFine_labelIds.png", CITYSCAPES_IDS),
+            Layout("converted", *_CITYSCAPES, "_gtFine_labelTrainIds.png"),
+        )
+        for one in (layout, layout.unpacked_apart(*_CITYSCAPES_ARCHIVES))
     )
 
     def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
@@ -62,7 +74,7 @@ class Cityscapes(PairedDomain):
         dev = {name for name in match.names if name.split("/")[0] in DEV_CITIES}
         if "dev" in options.split_files:
             path = match.data_dir / options.split_files["dev"]
-            dev = set(read_split_file(path, match.names, match.layout.suffixes[0])[0])
+            dev = set(read_split_file(path, match.names, match.layout.suffixes()[0])[0])
         return dev if split == "dev" else {*match.names} - dev
 
 
@@ -73,7 +85,10 @@ class Bdd100k(PairedDomain):
     name = "bdd100k"
     facts = Facts(
         license="BDD100K license (educational, research and not-for-profit use)",
-        download="the BDD100K portal (registration): 10K Images and Segmentation",
+        download=(
+            "the BDD100K portal (registration): 10K Images and Segmentation; the 100K Images and "
+            "Drivable Area have no semantic labels"
+        ),
         sharing=Sharing(
             "confirm",
             "its license allows not-for-profit redistribution with its notice kept, so its notice "
@@ -82,10 +97,13 @@ class Bdd100k(PairedDomain):
         images={"train": 7_000, "val": 1_000},
     )
     hidden_test = True
-    wrappers = ("bdd100k",)
+    # The last two are those of copies of the archives.
+    wrappers = ("bdd100k", "bdd100k/bdd100k", "bdd100k_seg/bdd100k")
     layouts = (
-        Layout("official", "images/10k/{split}", "labels/sem_seg/masks/{split}", ".jpg", ".png"),
+        _BDD_10K,
+        _BDD_10K.unpacked_apart(*_BDD_ARCHIVES),
         Layout("official", "seg/images/{split}", "seg/labels/{split}", ".jpg", "_train_id.png"),
+        Layout("official", *_BDD_SEG_MAPS, ".jpg", "_train_id.png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", "_train_id.png"),
         Layout("converted", "images/10k/{split}", "labels/semseg/masks/{split}", ".jpg", ".png"),
         Layout("converted", "images/{split}", "labels/{split}", ".jpg", ".png"),
@@ -93,12 +111,15 @@ class Bdd100k(PairedDomain):
 
 
 _DEFAULT_MAP = "dg_standard"
+_HALF = Layout("converted", "half/{split}_img", "half/{split}_label", ".jpg", ".png")
 
 
 class MapillaryOptions(PairedOptions):
     """Options of ``mapillary``: ``map`` (see ``labels.yaml``) turns its classes into train ids."""
 
     map: Literal["dg_standard", "rein", "ifn", "ifn_as_run", "segformer_as_run"] | None = None
+    # Rein's images and labels of half size, which its tools write to ``half``.
+    half: bool = False
 
 
 @register_domain
@@ -108,7 +129,10 @@ class Mapillary(PairedDomain):
     name = "mapillary"
     facts = Facts(
         license="CC BY-NC-SA 4.0 (research edition)",
-        download="the Mapillary Vistas page (registration): version 1.2 or 2.0",
+        download=(
+            "the Mapillary Vistas page (registration): version 1.2 or 2.0 (Rein's tools write "
+            "half/, which half=true takes)"
+        ),
         sharing=Sharing(
             "confirm", "its license is CC BY-NC-SA 4.0 at second hand", "cc-by-nc-sa-4.0"
         ),
@@ -126,21 +150,23 @@ class Mapillary(PairedDomain):
             ("{split}/images", "{split}/labels", "_labelTrainIds.png", _VISTAS),
             ("{split}/images", "cityscapes_trainIdLabel/{name}/label", ".png", _VISTAS),
             ("{split}/ColorImage", "segmentation_trainid/{split}/Segmentation", ".png", _VISTAS),
-            ("half/{split}_img", "half/{split}_label", ".png", {}),
         )
     )
 
     def label(self, split: str, data_dir: Path | None, config: str | None, options: Given) -> str:
         mapped = options.get("map") or _DEFAULT_MAP
         name, _, split = super().label(split, data_dir, config, options).rpartition("/")
-        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}/{split}"
+        half = "-half" if options.get("half") else ""
+        return f"{name}{'' if mapped == _DEFAULT_MAP else f'-{mapped}'}{half}/{split}"
 
     def layouts_of(self, config: str | None, options: Any) -> Sequence[Layout]:
-        if options.map and options.layout == "converted":
+        if options.map and (options.half or options.layout == "converted"):
             raise UserError(
                 "mapillary: converted labels were mapped when they were made: remove the option "
                 f"map={options.map}"
             )
+        if options.half:
+            return [_HALF]
         table = mapillary_table(str(config), options.map or _DEFAULT_MAP)
         folders = (f"{{split}}/{config}/labels", "{split}/labels")
         official = [
@@ -173,6 +199,25 @@ class Acdc(PairedDomain):
         ),
         # A flat folder does not tell the conditions apart.
         Layout("converted", *_ACDC_FLAT, "_gt_labelTrainIds.png", config="all"),
+    )
+
+
+@register_domain
+class DarkZurich(PairedDomain):
+    """Dark Zurich (Sakaridis et al., ICCV 2019): Zurich at night; only val has labels."""
+
+    name = "dark_zurich"
+    facts = Facts(
+        license="CC BY-NC 4.0 at second hand",
+        download="the Dark Zurich page of ETH Zurich (GCMA_UIoU): Dark_Zurich_val_anon",
+        sharing=Sharing("no", "its license was not read at first hand"),
+        images={"val": 50},
+    )
+    hidden_test = True
+    wrappers = ("Dark_Zurich_val_anon", "dark_zurich", "DarkZurich", "val")
+    layouts = (
+        Layout("official", *_ACDC_FLAT, "_gt_labelTrainIds.png"),
+        Layout("official", *_ACDC_FLAT, "_gt_labelIds.png", CITYSCAPES_IDS),
     )
 
 

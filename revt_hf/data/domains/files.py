@@ -46,6 +46,14 @@ def _stem_of(path: str, suffixes: Sequence[str]) -> str | None:
     return path[: found.start()] if found else None
 
 
+def _exchanged(stem: str, before: str, after: str) -> str | None:
+    """A stem with ``after`` at the beginning of its name, not ``before``; None without that."""
+    folder, slash, name = stem.rpartition("/")
+    if name[: len(before)].lower() != before.lower():
+        return None
+    return f"{folder}{slash}{after}{name[len(before) :]}"
+
+
 @cache
 def _suffix_pattern(suffixes: tuple[str, ...]) -> re.Pattern[str]:
     ends = []
@@ -168,8 +176,8 @@ class Match:
 class Finder:
     """Looks for layouts below a folder and below some folders in it; lists every folder once."""
 
-    def __init__(self, root: Path, wrappers: Sequence[str] = ()) -> None:
-        self._root = root
+    def __init__(self, root: Path, wrappers: Sequence[str] = (), download: str = "") -> None:
+        self._root, self._download = root, download
         self._roots = [root / name for name in ("", *wrappers) if (root / name).is_dir()]
         self._list_files = cache(list_files)
 
@@ -185,8 +193,8 @@ class Finder:
             if absent:
                 reason = f"{absent[0]} is missing"
             else:
-                for prefix, images, labels in pairs:
-                    self._pair(match, prefix, root / images, root / labels)
+                for part, images, labels in pairs:
+                    self._pair(match, part, root / images, root / labels)
                 if match.pairs:
                     _drop_others(match, layouts, split)
                     return match
@@ -194,25 +202,31 @@ class Finder:
                 error = UserError if wrong else error
             if root == self._root or not absent:
                 reasons[f"{layout.kind}: {layout.described(split)} ({reason})"] = None
+        source = (
+            f"; it comes from {self._download}" if self._download and error is NotThereError else ""
+        )
+        looked_for = "; ".join(reasons)
         raise error(
-            f"split '{split}' of {domain} is not in {self._root}; looked for {'; '.join(reasons)}"
+            f"split '{split}' of {domain} is not in {self._root}; looked for {looked_for}{source}"
         )
 
-    def _pair(self, match: Match, prefix: str, images: Path, labels: Path) -> None:
-        ends, label_ends = match.layout.suffixes
+    def _pair(self, match: Match, part: str, images: Path, labels: Path) -> None:
+        ends, label_ends = match.layout.suffixes(part)
+        before, label_before = match.layout.prefixes
         shared = images == labels
-        in_images = self._by_stem(match, images, ends, shared)
-        in_labels = self._by_stem(match, labels, label_ends, shared)
+        in_images = self._by_stem(match, images, ends, before, shared)
+        in_labels = self._by_stem(match, labels, label_ends, label_before, shared)
         for stem, files in sorted(in_images.items()):
             # In a shared folder the name of a label may end like that of an image.
             found = [f for f in files if not shared or _stem_of(f.path, label_ends) is None]
             if not found:
                 continue
-            named = in_labels.pop(stem, [])
-            name = prefix + stem
+            label_stem = str(_exchanged(stem, before, label_before))
+            named = in_labels.pop(label_stem, [])
+            name = f"{part}/{stem}" if part else stem
             twice = next((files for files in (named, found) if len(files) > 1), None)
             if not named:
-                missing = str(labels / (stem + label_ends[0]))
+                missing = str(labels / (label_stem + label_ends[0]))
                 what = f"the image {found[0].path} has no label: {missing} does not exist"
                 match.unusable[name] = (missing, what)
             elif twice:
@@ -220,11 +234,11 @@ class Finder:
                 match.unusable[name] = (twice[0].path, f"{both}: keep one of them")
             else:
                 match.pairs[name] = Pair(found[0], named[0], name)
-        for files in in_labels.values():
+        for files in () if match.layout.more_labels else in_labels.values():
             match.unused.update({file.path: "a label without an image" for file in files})
 
     def _by_stem(
-        self, match: Match, folder: Path, suffixes: Sequence[str], shared: bool
+        self, match: Match, folder: Path, suffixes: Sequence[str], before: str, shared: bool
     ) -> dict[str, list[SourceFile]]:
         """The files with one of some suffixes, by the path before it; ``match`` takes the others.
 
@@ -235,8 +249,11 @@ class Finder:
         ends = tuple(_IMAGE.sub("", suffix) for suffix in suffixes if _IMAGE.search(suffix))
         for path, file in files.items():
             stem = _stem_of(path, suffixes)
-            if stem is not None:
-                found.setdefault(stem, []).append(file)
+            known = None if stem is None else _exchanged(stem, before, before)
+            if known is not None:
+                found.setdefault(known, []).append(file)
+            elif stem is not None:
+                match.unused[file.path] = f"its name does not begin with {before}"
             # Only the extension differs: an image or label of the same kind.
             elif not shared and _IMAGE.search(path) and _IMAGE.sub("", path).endswith(ends):
                 match.unused[file.path] = f"{_OTHER_SUFFIX} {' or '.join(suffixes)}"
@@ -253,7 +270,7 @@ def _drop_others(match: Match, layouts: Sequence[Layout], split: str) -> None:
     own = {labels for _, _, labels in match.layout.folder_pairs(split)}
     folders = {labels for one in layouts for _, _, labels in one.folder_pairs(split)} - own
     foreign = tuple(f"{match.root / folder}/" for folder in folders)
-    ends = {end for one in layouts for end in one.suffixes[1]} - {*match.layout.suffixes[1]}
+    ends = {end for one in layouts for end in one.suffixes()[1]} - {*match.layout.suffixes()[1]}
     for path in list(match.unused):
         if path.startswith(foreign) or (ends and _stem_of(path, sorted(ends)) is not None):
             del match.unused[path]
@@ -272,5 +289,7 @@ def _why_empty(match: Match, split: str) -> tuple[str, bool]:
         if why.startswith(_OTHER_SUFFIX) and path.startswith(folders)
     ]
     hint = f"; but {len(others)} with other suffixes, such as {others[0]}" if others else ""
-    wanted = " or ".join(f"*{suffix}" for suffix in match.layout.suffixes[0])
-    return f"no images {wanted} in {pairs[0][1]}{hint}", bool(others)
+    part, folder, _ = pairs[0]
+    start = match.layout.prefixes[0]
+    wanted = " or ".join(f"{start}*{suffix}" for suffix in match.layout.suffixes(part)[0])
+    return f"no images {wanted} in {folder}{hint}", bool(others)

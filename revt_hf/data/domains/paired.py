@@ -53,8 +53,6 @@ class PairedDomain(Domain):
         wrappers: folders that the archive may have been unpacked to.
         defects: images known to be defective, by name, with the reason; left out unless the option
             ``include_defective`` takes them.
-        fit_labels: resize label maps that differ in size from their images, instead of refusing
-            them; for datasets known to have some.
         any_split: whether any folder is a split.
     """
 
@@ -65,7 +63,6 @@ class PairedDomain(Domain):
     hidden_test: ClassVar[bool] = False
     wrappers: ClassVar[tuple[str, ...]] = ()
     defects: ClassVar[Mapping[str, str]] = {}
-    fit_labels: ClassVar[bool] = False
     any_split: ClassVar[bool] = False
 
     def space(self, options: Any) -> LabelSpace:
@@ -117,7 +114,7 @@ class PairedDomain(Domain):
             expected = self.expected(split, config, options)
         return Opened(
             builder=pairs_builder(pairs, split, self.name, [split, *names]),
-            decode=Decode(layout.table, self.fit_labels, follow_exif=options.labels_follow_exif),
+            decode=Decode(layout.table, layout.fit_labels, follow_exif=options.labels_follow_exif),
             layout=layout.kind,
             found=(
                 f"{layout.kind} layout in {match.root}: {layout.described(split)}, "
@@ -144,7 +141,7 @@ class PairedDomain(Domain):
         if not layouts:
             reason = f"it has no {kind} layout"
             raise UserError(f"split '{split}' of {self.name} is not in {root}: {reason}")
-        finder = Finder(root, self.wrappers)
+        finder = Finder(root, self.wrappers, self.facts.download)
         if split in own or split not in options.split_files:
             return finder.find(layouts, self.inside.get(split, split), self.name)
         # A split of the user's own: of all splits that are there, in one layout.
@@ -169,7 +166,7 @@ class PairedDomain(Domain):
             chosen = self.chosen(split, match, options)
             return [name for name in match.names if chosen is None or name in chosen], ()
         path = match.data_dir / options.split_files[split]
-        listed, unknown = read_split_file(path, match.names, match.layout.suffixes[0])
+        listed, unknown = read_split_file(path, match.names, match.layout.suffixes()[0])
         return sorted(listed), tuple(
             (str(path), f"{path} lists '{entry}', an image that does not exist")
             for entry in unknown

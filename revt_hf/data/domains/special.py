@@ -1,4 +1,4 @@
-"""Datasets with rules of their own: GTA5, SYNTHIA and CamVid."""
+"""Datasets with rules of their own: GTA5 and CamVid."""
 
 import hashlib
 from collections.abc import Collection
@@ -6,9 +6,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import product
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from revt_hf.core.errors import UserError
 from revt_hf.data.domains.base import Facts, Layout, NotThereError, Sharing
@@ -22,6 +20,7 @@ _OFFICIAL = {"train": 12_403, "val": 6_382, "test": 6_181}
 # Dropped from RobustNet's lists (its issue 21); all are official training frames.
 _ONE_COLOUR = (12160, 12166, 12167, *range(12191, 12194), 12195, *range(12202, 12209), 19993)
 _BLANK = (15188, 17705)
+_GTA5 = ("images", "labels", ".png")
 
 
 class Gta5Options(PairedOptions):
@@ -51,15 +50,14 @@ class Gta5(PairedDomain):
     )
     options_model = Gta5Options
     wrappers = ("gta", "gta5")
+    # 60 label maps are a few pixels larger or smaller than their images.
     layouts = (
-        Layout("official", "images", "labels", ".png", ".png", label_table("gta5_ids")),
-        Layout("converted", "images", "labels", ".png", "_labelTrainIds.png"),
+        Layout("official", *_GTA5, ".png", label_table("gta5_ids"), fit_labels=True),
+        Layout("converted", *_GTA5, "_labelTrainIds.png", fit_labels=True),
     )
     defects = {f"{number:05d}": "of a single colour" for number in _ONE_COLOUR} | {
         f"{number:05d}": "blank, though its label is not" for number in _BLANK
     }
-    # 60 label maps are a few pixels larger or smaller than their images.
-    fit_labels = True
 
     def expected(self, split: str, config: str | None, options: Any) -> int | None:
         if options.split == "hash" and split != "full":
@@ -124,47 +122,6 @@ def _official_split(split: str, match: Match) -> set[int]:
     except Exception as error:
         problem = "is not the split file of gta5 (trainIds, valIds, testIds)"
         raise UserError(f"{path} {problem}") from error
-
-
-class SynthiaOptions(PairedOptions):
-    split_seed: Annotated[int, Field(ge=0)] = 0  # decides which 70 % are train
-
-
-# Some archives hold the folder of labels twice, one in the other.
-_SYNTHIA = (("RGB", "GT/LABELS", ".png"), ("RGB", "GT/LABELS/LABELS", ".png"))
-
-
-@register_domain
-class Synthia(PairedDomain):
-    """SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016): 9,400 rendered images, divided by a seed."""
-
-    name = "synthia"
-    facts = Facts(
-        kind="synthetic",
-        license="CC BY-NC-SA 3.0",
-        download="the SYNTHIA page of the CVC Barcelona: SYNTHIA_RAND_CITYSCAPES (one .rar)",
-        sharing=Sharing(
-            "confirm", "its license is CC BY-NC-SA 3.0 at second hand", "cc-by-nc-sa-3.0"
-        ),
-        images={"train": 6_580, "val": 2_820, "full": 9_400},
-    )
-    options_model = SynthiaOptions
-    wrappers = ("RAND_CITYSCAPES", "SYNTHIA_RAND_CITYSCAPES")
-    layouts = (
-        *(Layout("official", *place, ".png", label_table("synthia_ids")) for place in _SYNTHIA),
-        *(Layout("converted", *place, "_labelTrainIds.png") for place in _SYNTHIA),
-    )
-
-    def chosen(self, split: str, match: Match, options: Any) -> Collection[str] | None:
-        if split == "full":
-            return None
-
-        def draw(name: str) -> bytes:
-            return hashlib.sha256(f"{options.split_seed}:{name}".encode()).digest()
-
-        shuffled = sorted(match.names, key=draw)
-        train = round(0.7 * len(shuffled))  # 6580 of 9400, the size of RobustNet's random division
-        return set(shuffled[:train] if split == "train" else shuffled[train:])
 
 
 _ELEVEN, _COLOURS = label_table("camvid_11"), label_table("camvid_32")

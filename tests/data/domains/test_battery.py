@@ -15,18 +15,32 @@ pytestmark = pytest.mark.filterwarnings("ignore::revt_hf.core.errors.DataWarning
 
 # Domains without files have tests of their own.
 FILES_DOMAINS = sorted(set(DOMAINS) - {"streets", "corruptions"})
-HIDDEN_TEST = ("cityscapes", "bdd100k", "mapillary", "acdc", "kitti2015", "wilddash", "idd")
+HIDDEN_TEST = (
+    *("cityscapes", "bdd100k", "mapillary", "acdc", "kitti2015", "wilddash", "idd"),
+    *("dark_zurich", "foggy_cityscapes", "rainy_cityscapes"),
+)
 CONFIGS = {
     "mapillary": ("v1.2", "v2.0"),
     "acdc": ("all", "fog", "night", "rain", "snow"),
     "camvid": ("segnet", "full"),
+    "synscapes": ("native", "2k"),
+    "foggy_cityscapes": ("beta_0.02", "beta_0.01", "beta_0.005", "all"),
+    "rainy_cityscapes": ("alpha_0.03", "alpha_0.02", "alpha_0.01", "all"),
 }
+# Datasets with labels that are known to differ in size from their images.
+FITTED = ("gta5", "synscapes-2k")
 # Archives unpack to a folder, and the original implementation puts datasets side by side.
 OWN_FOLDERS = {
     "gta5-palette": "gta",
     "synthia-16bit": "RAND_CITYSCAPES",
     "cityscapes-converted": "cityscapes",
+    "urbansyn-hub": "UrbanSyn",
+    "synscapes-2k-ids": "Synscapes",
+    "foggy_cityscapes-all-ids": "cityscapes",
+    "dark_zurich-train-ids": "Dark_Zurich_val_anon",
+    "dark_zurich-ids": "val",
     "bdd100k-new": "bdd100k",
+    "bdd100k-old": "bdd100k_seg/bdd100k",
     "mapillary-v1.2-ifn": "mapillary",
     "acdc-all-turned": "acdc",
     "kitti2015-ids": "data_semantics",
@@ -145,7 +159,7 @@ def test_a_bad_file_is_named(case, root):
     shown = encoding.shown or str(encoding.unknown)
     assert all(words in refusal() for words in (str(label), shown, f"'{encoding.table}'"))
     encoding.write(label, encoding.raw(20))
-    if case.domain == "gta5":  # the only dataset that is known for it
+    if case.id.startswith(FITTED):
         assert images[1]["label"].shape == images[1]["image"].shape[:2]
     else:
         assert str(label) in refusal()
@@ -164,6 +178,7 @@ def test_an_empty_folder_is_told_what_was_looked_for(case, root):
         assert message.removesuffix("/") == f"the folder of images is missing: {wanted}"
         return
     start, _, reasons = message.partition("looked for ")
+    assert message.endswith(f"; it comes from {DOMAINS[case.domain].facts.download}")
     assert f"split '{case.split}' of {case.domain} is not in {root}" in start
     kind = f"{case.kind}: "
     assert any(one.startswith(kind) and case.looked_for in one for one in reasons.split("; "))

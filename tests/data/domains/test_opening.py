@@ -74,7 +74,7 @@ def test_a_domain_of_another_package_is_found_by_name(entry_points, town, tmp_pa
     assert asked == []  # nothing of other packages is imported before it is needed
     assert len(load_domain("town", "val", town, cache_dir=tmp_path / "cache")) == 1
     assert list(opening.DOMAINS) == sorted([*DOMAINS.registered, "town"])
-    assert len(opening.DOMAINS) == 13 + 1
+    assert len(opening.DOMAINS) == 18 + 1
     assert asked == ["revt_hf.domains"]
 
 

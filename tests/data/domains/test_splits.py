@@ -26,6 +26,20 @@ WILDDASH, FOG = CASE["wilddash-ids"], CASE["acdc-fog-train-ids"]
 OFFICIAL_COUNTS = {
     ("gta5", None): {"train": 12_403, "val": 6_382, "test": 6_181, "full": 24_966},
     ("synthia", None): {"train": 6_580, "val": 2_820, "full": 9_400},
+    ("urbansyn", None): {"train": 6_785, "val": 754, "full": 7_539},
+    ("synscapes", "native"): {"train": 22_500, "val": 2_500, "full": 25_000},
+    ("synscapes", "2k"): {"train": 22_500, "val": 2_500, "full": 25_000},
+    **{
+        ("foggy_cityscapes", f"beta_{beta}"): {"train": 2_975, "val": 500}
+        for beta in ("0.02", "0.01", "0.005")
+    },
+    ("foggy_cityscapes", "all"): {"train": 8_925, "val": 1_500},
+    **{
+        ("rainy_cityscapes", f"alpha_{alpha}"): {"train": 262, "val": 33}
+        for alpha in ("0.03", "0.02", "0.01")
+    },
+    ("rainy_cityscapes", "all"): {"train": 786, "val": 99},
+    ("dark_zurich", None): {"val": 50},
     ("cityscapes", None): {"train": 2_975, "val": 500},
     ("bdd100k", None): {"train": 7_000, "val": 1_000},
     ("mapillary", "v1.2"): {"train": 18_000, "val": 2_000},

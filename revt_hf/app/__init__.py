@@ -1,0 +1,1 @@
+"""A page in the browser that shows models at work: ``revt app``."""
