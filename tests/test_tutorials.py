@@ -46,7 +46,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
     with serve_hub(Hub(TOKEN)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         where = {"metadata": {"path": str(tmp_path)}}
-        NotebookClient(notebook, timeout=3600, resources=where, record_timing=False).execute()
+        options = {"record_timing": False, "coalesce_streams": True}
+        NotebookClient(notebook, timeout=3600, resources=where, **options).execute()
     if path.stem.startswith("3"):
         assert "model.safetensors" in hub.model("someone/streets-revt").files()
     if os.environ.get("RENEW"):
