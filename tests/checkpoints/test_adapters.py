@@ -16,7 +16,8 @@ from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.outputs import check_output
 from revt_hf.data.normalisation import IMAGENET, normalisation_of
 from revt_hf.merging.layer_weights import LayerWeights
-from revt_hf.merging.record import describes, member_states, read_merge_record
+from revt_hf.merging.member_states import member_states
+from revt_hf.merging.record import describes, read_merge_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_protocol
 from tests.helpers.command_line import refused, revt

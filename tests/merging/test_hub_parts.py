@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 import traceback
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.download import fetch
 from revt_hf.checkpoints.headers import read_header
+from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256
 from revt_hf.merging.average import MergeOptions, merge
@@ -139,6 +141,24 @@ def test_a_cut_connection_goes_on_at_the_byte_that_was_reached(hub, small, tmp_p
     assert begins == reached
 
 
+def test_cuts_with_progress_and_pauses_of_the_merge_do_not_count(server, folders, monkeypatch):
+    """A long merge reads on when it needs more, and connections do not last for hours."""
+    hub = _serving(server, folders)
+    monkeypatch.setattr(hub_requests, "_MOST_REPEATS", 3)
+    monkeypatch.setattr(hub_requests, "PATIENCE_SECONDS", 0.5)
+    with ExitStack() as stack, open_checkpoint("org/a", parts=True) as found:
+        hub.failures.append(Failure("signed", "half", times=5))
+        first, *_, last = found.tensors.values()
+        size = last.offset + last.nbytes - first.offset
+        reader = found.reader(stack, [(0, first.offset, size)])
+        content = bytearray(size)
+        reader.fill(0, first.offset, memoryview(content)[:1000])
+        time.sleep(0.7)
+        reader.fill(0, first.offset + 1000, memoryview(content)[1000:])
+    assert hub.failures[0].times == 0
+    assert content == (folders[0] / WEIGHTS).read_bytes()[first.offset :]
+
+
 @pytest.mark.parametrize(
     "failure",
     [
@@ -184,6 +204,7 @@ OTHER = {"Content-Range": "bytes 0-7/99"}
         (Failure("resolve*safetensors", 302, headers={"Location": "ftp://x/y"}), "not encrypted"),
         (Failure("*safetensors", 302, headers={"Location": "a.safetensors"}), "without end"),
         (Failure("signed", 206, headers=OTHER, body=bytes(8)), "changed on the Hub while it was"),
+        (Failure("signed", 206, headers={"Content-Range": "bytes 5-7/*"}), "sends other parts"),
         (Failure("signed", 416), "changed on the Hub while it was read"),
         (Failure("resolve*safetensors", 302, headers={"X-Repo-Commit": "1" * 40}), "changed on"),
         (Failure("resolve*safetensors", 302, headers={"X-Linked-ETag": '"1"'}), "changed on the"),
@@ -209,13 +230,13 @@ class _Later(list):
 
 
 def test_another_file_in_the_middle_is_refused(hub, tmp_path, monkeypatch):
-    def change():
-        told = {"ETag": '"other"', "Content-Range": f"bytes 0-7/{size}"}
-        hub.failures.append(Failure("signed", 206, headers=told, body=bytes(8)))
-
-    size = len(hub.model("org/a").files()[WEIGHTS])
-    monkeypatch.setattr(hub, "requests", _Later(2, change))
-    _not_merged(tmp_path, "the Hub sends other parts of a file|changed on the Hub")
+    weights = hub.model("org/a").files()[WEIGHTS]
+    begins = 8 + int.from_bytes(weights[:8], "little")
+    told = {"ETag": '"other"', "Content-Range": f"bytes 8-{begins - 1}/{len(weights)}"}
+    other = Failure("signed", 206, headers=told, body=weights[8:begins])
+    # Everything is right but the tag.
+    monkeypatch.setattr(hub, "requests", _Later(2, lambda: hub.failures.append(other)))
+    _not_merged(tmp_path, "changed on the Hub while it was read")
 
 
 def test_a_push_in_between_changes_nothing(hub, small, tmp_path, monkeypatch):
