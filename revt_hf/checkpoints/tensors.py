@@ -45,7 +45,9 @@ WEIGHTS = (
 # In the metadata of weights that were merged: what MERGE_FILE beside them says.
 METADATA_KEY = "revt_hf"
 _log = logging.getLogger(__name__)
-_FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
+# What revt export writes.
+ONNX = ".onnx"
+_FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", ONNX)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def open_checkpoint(
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path, adapters)
+    if path.suffix.lower() == ONNX:
+        raise UserError(
+            f"{path} is an exported graph, which revt predict, evaluate and benchmark run: give "
+            "the folder of the model that it was made from"
+        )
     if path.is_file():
         # Weights by transformers' name beside a config.json belong to that folder.
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)
