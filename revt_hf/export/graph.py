@@ -58,7 +58,8 @@ class Graph(nn.Module):
         if self.record.output == "logits":
             return logits
         for size in (tuple(pixels.shape[2:]), self._image_size(image_size)):
-            if size != tuple(logits.shape[2:]):
+            # Whether sizes are equal is not known of a graph that takes any.
+            if self.record.size is None or size != tuple(logits.shape[2:]):
                 logits = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits.argmax(1).to(torch.uint8)
 
@@ -114,10 +115,8 @@ def write_graph(model: PreTrainedModel, record: GraphRecord, file: Path, label: 
             program.model.metadata_props[KEY] = record.model_dump_json()
             program.save(str(file))
     except Exception as error:
-        cause = error.__cause__ or error
-        raise UserError(
-            f"{label}: torch cannot export this {family.title}: {one_line(cause)}"
-        ) from error
+        reason = one_line(error.__cause__ or error).partition(". ")[0]
+        raise UserError(f"{label}: torch cannot export this {family.title}: {reason}") from error
 
 
 def _example(record: GraphRecord) -> tuple[tuple[torch.Tensor, ...], Any]:

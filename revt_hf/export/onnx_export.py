@@ -178,7 +178,7 @@ def _record(network: Any, label: str, options: ExportOptions, int8: bool) -> Gra
         minimum=limits.minimum,
         classes={n: f"#{c:06x}" for n, c in zip(space.classes, space.colours, strict=True)},
         normalisation=normalisation_of(network),
-        protocol=_protocol(recorded, size, options.result),
+        protocol=_protocol(recorded, size, image_size, options.result),
         input=options.input,
         output=options.result,
         size=size,
@@ -204,13 +204,20 @@ def _size(label: str, options: ExportOptions, recorded: Protocol) -> tuple[int, 
     return size
 
 
-def _protocol(recorded: Protocol, size: tuple[int, int] | None, result: str) -> Protocol:
+def _protocol(
+    recorded: Protocol,
+    size: tuple[int, int] | None,
+    image_size: tuple[int, int] | None,
+    result: str,
+) -> Protocol:
     """The model's own test protocol if the graph can follow it, else whole images, once."""
-    side = recorded.window
-    follows = recorded.scales == (1.0,) and size == ((side, side) if side else recorded.max_size)
-    if result == "logits" and (size is None or follows):
+    if size is None:
+        return recorded if result == "logits" else Protocol(max_size=recorded.max_size)
+    whole = recorded.window is None and (recorded.max_size or image_size or size) == size
+    windows = result == "logits" and size == (recorded.window, recorded.window)
+    if recorded.scales == (1.0,) and not recorded.flip and (whole or windows):
         return recorded
-    return Protocol(max_size=size or recorded.max_size)
+    return Protocol(max_size=size)
 
 
 def _drawn(count: int) -> SplitSpec:

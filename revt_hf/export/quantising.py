@@ -1,5 +1,6 @@
 """8-bit graphs: onnxruntime's static quantisation, calibrated on images."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def quantise(
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             return next(self._feeds, None)
 
+    logging.disable(logging.WARNING)  # It recommends what the exporter has done already.
     try:
         quantize_static(
             str(graph),
@@ -56,3 +58,5 @@ def quantise(
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{label}: onnxruntime cannot quantise it: {reason}") from error
+    finally:
+        logging.disable(logging.NOTSET)
