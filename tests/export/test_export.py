@@ -1,6 +1,8 @@
 """`revt export`: graphs compute what the trained network computes, and are used like a model."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,19 +14,20 @@ from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
 from revt_hf.core.errors import UserError
 from revt_hf.data.label_space import CITYSCAPES
-from revt_hf.data.reading import read_image
 from revt_hf.evaluation.evaluate import (
     EvaluateOptions,
     as_segmenter,
     evaluate,
     load_for_evaluation,
 )
+from revt_hf.evaluation.loading import too_small
 from revt_hf.evaluation.predictor import model_segmenter
 from revt_hf.evaluation.result import SplitSpec
 from revt_hf.export import onnx_export
 from revt_hf.export.onnx_export import ExportOptions, export_onnx
 from revt_hf.models import onnx_file
 from revt_hf.models.load import load_model, network_sha256
+from revt_hf.models.networks import InputLimits, input_limits
 from revt_hf.models.onnx_file import KEY, read_record
 from tests.helpers.command_line import refused, revt
 from tests.helpers.families import Family
@@ -52,6 +55,10 @@ def exported(trained, tmp_path_factory):
     """Its graph of one size, from RGB images to class maps, and what was found."""
     file = tmp_path_factory.mktemp("graphs") / "model.onnx"
     return export_onnx(trained, file, ExportOptions(size=SIZE), check=VAL)
+
+
+def _stored(file):
+    return np.asarray(Image.open(file))
 
 
 def _on_streets(*arguments):
@@ -107,13 +114,14 @@ def test_scores_are_those_of_the_network(trained, exported):
 
 def test_predict_and_benchmark_take_the_file(capsys, tmp_path, trained, exported):
     Image.fromarray(random_image(64, 128)).save(tmp_path / "image.png")
-    models = f"ours={trained}", f"graph={exported.output}"
+    named = {"ours": trained, "graph": exported.output}
+    models = [f"{name}={path}" for name, path in named.items()]
     code, _, error = revt(
         *(capsys, "predict", *models, "--input", tmp_path / "image.png", "--quiet"),
         *("--output", tmp_path / "out", "--json", tmp_path / "found.json"),
     )
     assert code == 0, error
-    first, second = (read_image(tmp_path / "out/maps" / m / "image.png") for m in ("ours", "graph"))
+    first, second = (_stored(tmp_path / "out" / "maps" / m / "image.png") for m in named)
     assert np.array_equal(first, second)
     assert len(np.unique(first)) > 1
     assert json.loads((tmp_path / "found.json").read_text())["images"][0]["differing"] == 0
@@ -132,12 +140,11 @@ def test_predict_and_benchmark_take_the_file(capsys, tmp_path, trained, exported
     ("arguments", "sentence"),
     [
         ("evaluate GRAPH --max-size 64x32", "takes 128x64 only"),
-        ("evaluate GRAPH --window 64", "whole images"),
         ("evaluate GRAPH --calibration", "without probabilities"),
         ("evaluate GRAPH --cost", "revt benchmark measures its images/s"),
         ("evaluate GRAPH TRAINED --ensemble logits", "makes class maps, which have no mean"),
         ("evaluate GRAPH --protocol multi-scale", "graph takes 128x64 only"),
-        ("diagnose disagreement GRAPH TRAINED", "is an exported graph"),
+        ("diagnose disagreement GRAPH TRAINED --merge TRAINED --output OUT", "is an exported graph"),
         ("recalibrate GRAPH --output OUT", "is an exported graph"),
     ],
 )
@@ -157,7 +164,6 @@ def test_what_a_graph_cannot_do_is_one_sentence(
         "merge GRAPH TRAINED --output OUT",
         "refit GRAPH --recipe RECIPE --output OUT",
         "export GRAPH --output OUT",
-        "push GRAPH me/model --license mit --dry-run OUT",
         "benchmark GRAPH --train",
     ],
 )
@@ -171,6 +177,20 @@ def test_a_graph_is_no_model_to_work_on(capsys, tmp_path, trained, exported, arg
     error = refused(capsys, *(places.get(word, word) for word in arguments.split()))
     assert "model.onnx is an exported graph" in error
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_class_maps_are_of_whole_images():
+    windows = Protocol(max_size=None, window=64, stride=48)
+    assert "whole images" in too_small((100, 100), windows, InputLimits(29, whole=True))
+    assert too_small((64, 64), windows, InputLimits(29, whole=True)) is None
+
+
+def test_graphs_of_different_sizes_do_not_run_together(trained, exported):
+    graph = as_segmenter(exported.output).models[0]
+    other = SimpleNamespace(limits=replace(graph.limits, exact=(32, 32)))
+    assert input_limits([load_model(trained), graph]) == replace(graph.limits)
+    with pytest.raises(UserError, match="images of different sizes"):
+        input_limits([graph, other])
 
 
 def test_images_of_other_sizes_are_left_out(capsys, tmp_path, exported):
@@ -248,7 +268,7 @@ def test_a_wrong_graph_is_not_written(monkeypatch, tmp_path, trained, exported):
         ("--output x.onnx --int8 --calibrate streets --check streets", "leave it out"),
         ("--output x.onnx --size 64x64 --data-dir .", "go with --check or --calibrate"),
         ("--output x.onnx --size 64x64 --to tflite", "choose onnx"),
-        ("--output x.onnx --size 64x64 --int8 --calibrate streets", "takes 64x64 only"),
+        ("--output x.onnx --size 64x64 --int8 --calibrate streets", "class maps of 64x64 only"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, tmp_path, monkeypatch, trained, arguments, sentence):
@@ -287,10 +307,10 @@ def test_a_dynamic_graph_takes_any_size(tmp_path, trained):
 @pytest.mark.slow
 def test_logits_are_those_of_the_network(tmp_path, trained):
     file = tmp_path / "logits.onnx"
-    options = ExportOptions(dynamic=True, input="float", result="logits")
+    options = ExportOptions(size=(48, 48), input="float", result="logits")
     assert export_onnx(trained, file, options, check=VAL).check.differing == 0
     network, graph = load_model(trained), load_for_evaluation(file)
-    pixels = torch.randn(3, 3, 50, 70)
+    pixels = torch.randn(3, 3, 48, 48)
     with torch.inference_mode():
         torch.testing.assert_close(
             graph(pixels).logits, network(pixel_values=pixels).logits, atol=1e-3, rtol=1e-4
