@@ -86,7 +86,7 @@ def export(
     fp16: Annotated[bool, "Compute in 16 bits."] = False,
     int8: Annotated[bool, "Compute in 8 bits, calibrated on --calibrate."] = False,
 ) -> None:
-    """Export a model as an ONNX file, checked against the network."""
+    """Write a model as an ONNX file, checked against the network."""
     if to != "onnx":
         raise UserError(f"--to {to}: choose onnx")
     if int8 != (images.calibrate is not None):

@@ -288,6 +288,16 @@ def test_without_the_extra_it_is_named(capsys, monkeypatch, trained, exported):
 
 
 @pytest.mark.slow
+def test_class_maps_of_larger_images(tmp_path, trained):
+    file = tmp_path / "larger.onnx"
+    options = ExportOptions(size=(64, 32), image_size=(128, 64))
+    assert export_onnx(trained, file, options, check=VAL).check.differing == 0
+    protocol = Protocol(max_size=(64, 32))
+    ours, graph = evaluate([trained, file], [VAL], protocol, EvaluateOptions(quiet=True))
+    assert ours.scores == graph.scores
+
+
+@pytest.mark.slow
 def test_a_dynamic_graph_takes_any_size(tmp_path, trained):
     file = tmp_path / "any.onnx"
     done = export_onnx(trained, file, ExportOptions(dynamic=True), check=VAL)
