@@ -144,7 +144,10 @@ def test_predict_and_benchmark_take_the_file(capsys, tmp_path, trained, exported
         ("evaluate GRAPH --cost", "revt benchmark measures its images/s"),
         ("evaluate GRAPH TRAINED --ensemble logits", "makes class maps, which have no mean"),
         ("evaluate GRAPH --protocol multi-scale", "graph takes 128x64 only"),
-        ("diagnose disagreement GRAPH TRAINED --merge TRAINED --output OUT", "is an exported graph"),
+        (
+            "diagnose disagreement GRAPH TRAINED --merge TRAINED --output OUT",
+            "is an exported graph",
+        ),
         ("recalibrate GRAPH --output OUT", "is an exported graph"),
     ],
 )
