@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
-from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
+from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header, refuse_graph
 from revt_hf.checkpoints.hub_parts import HubModel, HubReader, PartsError, Place
 from revt_hf.checkpoints.local_files import LocalFiles, Stamps
 from revt_hf.checkpoints.names import standard_parts
@@ -45,9 +45,7 @@ WEIGHTS = (
 # In the metadata of weights that were merged: what MERGE_FILE beside them says.
 METADATA_KEY = "revt_hf"
 _log = logging.getLogger(__name__)
-# What revt export writes.
-ONNX = ".onnx"
-_FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt", ONNX)
+_FILE_SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,7 @@ def open_checkpoint(
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path, adapters)
-    if path.suffix.lower() == ONNX:
-        raise UserError(
-            f"{path} is an exported graph, which revt predict, evaluate and benchmark run: give "
-            "the folder of the model that it was made from"
-        )
+    refuse_graph(path)
     if path.is_file():
         # Weights by transformers' name beside a config.json belong to that folder.
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)

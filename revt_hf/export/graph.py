@@ -115,7 +115,9 @@ def write_graph(model: PreTrainedModel, record: GraphRecord, file: Path, label: 
             program.model.metadata_props[KEY] = record.model_dump_json()
             program.save(str(file))
     except Exception as error:
-        reason = one_line(error.__cause__ or error).partition(". ")[0]
+        # The exporter's own error names its steps, and its cause the reason.
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        reason = one_line(cause).partition(". ")[0]
         raise UserError(f"{label}: torch cannot export this {family.title}: {reason}") from error
 
 

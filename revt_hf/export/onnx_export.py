@@ -131,7 +131,7 @@ def export_onnx(
         if calibrate is not None:
             file = _quantised(file, record, calibrate, options.images, label)
         graph = OnnxNetwork(file, _CPU, label)
-        pair = model_segmenter(ours), model_segmenter(graph)
+        pair = model_segmenter(ours), model_segmenter(graph)  # type: ignore[arg-type]  # called like one
         found = compare(*pair, images, view(record), options.quiet)
         refuse_wrong(found, record.precision, label)
         miou = None

@@ -23,7 +23,7 @@ def quantise(
     products exactly, too.
     """
     require("onnx", "onnxruntime")
-    from onnxruntime.quantization import (
+    from onnxruntime.quantization import (  # type: ignore[import-untyped]
         CalibrationDataReader,
         CalibrationMethod,
         QuantFormat,

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from revt_hf.checkpoints.architecture import COLOURS
 from revt_hf.checkpoints.families import Family
-from revt_hf.checkpoints.tensors import ONNX
+from revt_hf.checkpoints.headers import ONNX
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.yaml_files import Pixels, Section
 from revt_hf.core.errors import UserError, readable
@@ -163,7 +163,7 @@ class OnnxNetwork(nn.Module):
 
 def _session(path: str | Path, device: torch.device, optimised: bool = True) -> Any:
     require("onnxruntime")
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -56,6 +56,8 @@ class Variant:
 
     def segmenter(self, model: Model, device: torch.device) -> Segmenter:
         """A copy of a model that runs this way; it is compiled for each input size anew."""
+        if isinstance(model, OnnxNetwork):
+            return model_segmenter(model)  # It was opened for its device.
         copied = copy.deepcopy(model).eval()
         nn.Module.to(copied, device)
         copied.set_attn_implementation(self.attention)
@@ -66,15 +68,7 @@ class Variant:
         return model_segmenter(copied, self.bf16)
 
 
-class _GraphVariant(Variant):
-    """The one way of running a network in an ONNX file."""
-
-    def segmenter(self, model: Model, device: torch.device) -> Segmenter:
-        """The network itself: it was opened for its device."""
-        return model_segmenter(model)
-
-
-_GRAPH = _GraphVariant("a file of revt export")
+_GRAPH = Variant("a file of revt export")
 VARIANTS = {
     "eager": Variant("transformers with attn_implementation='eager'", attention="eager"),
     REFERENCE: Variant("transformers' default"),
