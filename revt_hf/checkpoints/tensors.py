@@ -21,8 +21,7 @@ from revt_hf.checkpoints.shards import check_shards, shards
 from revt_hf.core.errors import DataWarning, UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, named_base, read_json_object
 
-CONFIG_FILE = "config.json"
-PROCESSOR_FILE = "preprocessor_config.json"
+CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Written by revt_hf beside the weights: how they were trained, or merged.
 RECIPE_FILE = "recipe.yaml"
