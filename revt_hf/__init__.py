@@ -32,6 +32,7 @@ _MODULES = {
     "evaluation.predictor": ["predict"],
     "evaluation.result": ["Result", "SplitSpec", "read_results"],
     "experiments.execution": ["ExperimentOptions", "run_experiment"],
+    "export.onnx_export": ["ExportOptions", "Exported", "export_onnx"],
     "hub.commit": ["PushOptions"],
     "hub.push": ["push"],
     "merging.average": ["MergeOptions", "merge"],
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     from revt_hf.evaluation.result import read_results as read_results
     from revt_hf.experiments.execution import ExperimentOptions as ExperimentOptions
     from revt_hf.experiments.execution import run_experiment as run_experiment
+    from revt_hf.export.onnx_export import Exported as Exported
+    from revt_hf.export.onnx_export import ExportOptions as ExportOptions
+    from revt_hf.export.onnx_export import export_onnx as export_onnx
     from revt_hf.hub.commit import PushOptions as PushOptions
     from revt_hf.hub.push import push as push
     from revt_hf.merging.average import MergeOptions as MergeOptions

@@ -27,6 +27,7 @@ ROOMS = [
     "experiments",
     "data_tools",
     "prediction",
+    "export",
     "speed",
     "app",
     "demo",

@@ -45,7 +45,7 @@ def test_everything_that_is_imported_is_required():
                 imported.add(node.module.split(".")[0])
     found, required = packages_distributions(), {*map(canonicalize_name, _required())}
     # Extras, which are refused in one sentence where they are missing.
-    for name in imported - sys.stdlib_module_names - {"revt_hf", "peft", *_APP}:
+    for name in imported - sys.stdlib_module_names - {"revt_hf", "peft", "onnxruntime", *_APP}:
         assert required & {*map(canonicalize_name, found.get(name, [name]))}, name
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 from revt_hf.core.errors import UserError, readable
 
 SAFETENSORS = ".safetensors"
+# What revt export writes.
+ONNX = ".onnx"
 ITEM_SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -151,3 +153,12 @@ def _check_bytes(path: Path, infos: list[TensorInfo], start: int, size: int) -> 
 
 def _broken(path: Path, why: str) -> UserError:
     return UserError(f"{path} is not a readable safetensors file: {why}")
+
+
+def refuse_graph(path: Path) -> None:
+    """Refuse a file of ``revt export`` where a model's tensors are needed."""
+    if path.suffix.lower() == ONNX:
+        raise UserError(
+            f"{path} is an exported graph, which revt predict, evaluate and benchmark run: give "
+            "the folder of the model that it was made from"
+        )

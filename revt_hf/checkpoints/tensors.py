@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from revt_hf.checkpoints.families import SEGFORMER, Family, family_of, is_counter
-from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header
+from revt_hf.checkpoints.headers import FLOATS, SAFETENSORS, TensorInfo, read_header, refuse_graph
 from revt_hf.checkpoints.hub_parts import HubModel, HubReader, PartsError, Place
 from revt_hf.checkpoints.local_files import LocalFiles, Stamps
 from revt_hf.checkpoints.names import standard_parts
@@ -21,8 +21,7 @@ from revt_hf.checkpoints.shards import check_shards, shards
 from revt_hf.core.errors import DataWarning, UserError, readable_os_errors
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, named_base, read_json_object
 
-CONFIG_FILE = "config.json"
-PROCESSOR_FILE = "preprocessor_config.json"
+CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Written by revt_hf beside the weights: how they were trained, or merged.
 RECIPE_FILE = "recipe.yaml"
@@ -110,6 +109,7 @@ def open_checkpoint(
     path, label = Path(source), str(source)
     if path.is_dir():
         return _open_folder(label, path, adapters)
+    refuse_graph(path)
     if path.is_file():
         # Weights by transformers' name beside a config.json belong to that folder.
         own = path.name in (WEIGHTS_FILE, TORCH_WEIGHTS_FILE)

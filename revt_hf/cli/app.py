@@ -10,6 +10,7 @@ from revt_hf.cli import (
     analysis,
     changes,
     evaluate,
+    export,
     model_folders,
     results,
     show,
@@ -56,7 +57,7 @@ _PANELS: dict[str, list[Callable[..., None] | tuple[str, typer.Typer]]] = {
         *(evaluate.benchmark, show.app),
     ],
     "Understand": [analysis.choose, ("diagnose", _DIAGNOSE)],
-    "Publish": [model_folders.push, model_folders.merge_and_push],
+    "Publish": [export.export, model_folders.push, model_folders.merge_and_push],
 }
 
 

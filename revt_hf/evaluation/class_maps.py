@@ -70,6 +70,17 @@ class MeanProbabilities:
         return functools.reduce(torch.add, strips)
 
 
+class FinishedMap(MeanProbabilities):
+    """A class map (H, W), uint8, that a network has made itself."""
+
+    def __init__(self, classes: NDArray[np.uint8]) -> None:
+        super().__init__((classes.shape[0], classes.shape[1]), 1)
+        self._classes = classes
+
+    def class_map(self) -> NDArray[np.uint8]:
+        return self._classes
+
+
 def _rows(logits: torch.Tensor, sizes: tuple[Size, ...], top: int, bottom: int) -> torch.Tensor:
     """Some rows of logits (C, h, w) after bilinear resizes to each of ``sizes`` in turn."""
     if not sizes:

@@ -17,7 +17,7 @@ from revt_hf.evaluation.calibration import (
     Calibration,
     calibration_of,
 )
-from revt_hf.evaluation.predictor import Segmenter
+from revt_hf.evaluation.predictor import ClassMapSegmenter, Segmenter
 from revt_hf.models.networks import family_of_model
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -27,6 +27,8 @@ _PIXELS = 2  # wrong, right
 def check_probabilities(segmenters: Mapping[str, Segmenter]) -> None:
     """Refuse networks without probabilities of pixels."""
     for name, segmenter in segmenters.items():
+        if isinstance(segmenter, ClassMapSegmenter):
+            raise UserError(f"{name} makes class maps without probabilities: leave out calibration")
         for family in (family_of_model(model) for model in segmenter.models):
             if family.masks:
                 raise UserError(

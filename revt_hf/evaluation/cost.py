@@ -4,7 +4,7 @@ import copy
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,15 +18,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from revt_hf import __version__
 from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
 from revt_hf.evaluation.class_maps import Size
 from revt_hf.evaluation.ensembles import ensemble_segmenter
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, sliding_logits
 from revt_hf.evaluation.result import Cost
+from revt_hf.models.onnx_file import OnnxNetwork
 
 _LIBRARIES: tuple[str, ...] = ("torch", "transformers", "datasets", "accelerate", "evaluate")
 _LIBRARIES += ("albumentations", "opencv-python-headless", "opencv-python", "numpy")
 _MIN_RUNS, _MAX_RUNS, _SECONDS = 3, 50, 2.0
 _MIB = 2**20
+
+
+def check_countable(segmenters: Mapping[str, Segmenter]) -> None:
+    """Refuse graphs in ONNX files, whose parameters and operations cannot be counted here."""
+    for name, segmenter in segmenters.items():
+        if any(isinstance(model, OnnxNetwork) for model in segmenter.models):
+            raise UserError(
+                f"{name} is an exported graph, and --cost counts parameters and FLOPs of networks: "
+                "revt benchmark measures its images/s"
+            )
 
 
 def cost_of(segmenter: Segmenter, size: Size, protocol: Protocol) -> Cost:

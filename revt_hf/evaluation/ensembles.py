@@ -20,6 +20,7 @@ from revt_hf.evaluation.predictor import (
     own_head,
 )
 from revt_hf.models.networks import family_of_model, logits_of
+from revt_hf.models.onnx_file import OnnxNetwork
 
 COMBINATIONS = ("logits", "product", "probabilities", "features")
 
@@ -64,6 +65,11 @@ def _check_outputs(models: Models, combine: str) -> None:
     """Refuse scores of masks beside logits, or where logits are needed."""
     scores, logits = list[int](), list[int]()
     for number, model in enumerate(models, 1):
+        if isinstance(model, OnnxNetwork) and model.ends_in_classes:
+            raise UserError(
+                f"member {number} ({model.label}) makes class maps, which have no mean: export it "
+                "with --result logits"
+            )
         (scores if family_of_model(model).masks else logits).append(number)
     if scores and logits:
         title = family_of_model(models[scores[0] - 1]).title

@@ -20,7 +20,7 @@ from revt_hf.data.domains import in_space, label_encoding
 from revt_hf.data.label_space import IGNORE_INDEX, LabelSpace
 from revt_hf.data.reading import resize_label_to_fit
 from revt_hf.evaluation.confidence import check_probabilities
-from revt_hf.evaluation.cost import cost_of
+from revt_hf.evaluation.cost import check_countable, cost_of
 from revt_hf.evaluation.ensembles import ensemble_name, ensemble_segmenter
 from revt_hf.evaluation.loading import (
     Row,
@@ -34,6 +34,7 @@ from revt_hf.evaluation.predictor import OnLogits, Segmenter, model_segmenter
 from revt_hf.evaluation.result import DomainScore, Result, SplitSpec, check_labels, splits_of
 from revt_hf.models.load import for_inference_, label_space, load_model
 from revt_hf.models.networks import input_limits
+from revt_hf.models.onnx_file import OnnxNetwork, is_onnx
 from revt_hf.models.recorded import recorded_protocol
 
 Scorable: TypeAlias = PreTrainedModel | Segmenter | str | Path
@@ -118,6 +119,8 @@ def evaluate(
         segmenters = in_classes_of(own, _segmenters(models, options), options.mapping)
         if options.calibration:
             check_probabilities(segmenters)
+        if options.cost:
+            check_countable(segmenters)
         space = next(iter(segmenters.values())).space
     rows = local_main_first(
         processes, lambda: [load_labelled(s.spec, s.split) if r is None else r for s, r in pairs]
@@ -180,7 +183,10 @@ def as_segmenter(model: Scorable, space: LabelSpace | None = None) -> Segmenter:
 
 def load_for_evaluation(source: str | Path, space: LabelSpace | None = None) -> PreTrainedModel:
     """A model on the accelerator's device, in eval mode and made faster; not for training."""
-    return for_inference_(load_model(source, space).to(process_state().device))
+    device = process_state().device
+    if is_onnx(source):
+        return OnnxNetwork(source, device)  # type: ignore[return-value]  # called like one
+    return for_inference_(load_model(source, space).to(device))
 
 
 def _scores(

@@ -94,10 +94,18 @@ def _unchanged(row: Any) -> Any:
 
 def too_small(size: Size, protocol: Protocol, limits: InputLimits) -> str | None:
     """Why a network cannot take an image of this (height, width); None if it can."""
+    if limits.image not in (None, size):
+        made = f"{limits.image[1]}x{limits.image[0]}"
+        return f"{size[1]}x{size[0]} pixels, and the graph makes class maps of {made} only"
     for height, width in network_sizes(size, protocol):
         window = protocol.window or max(height, width)
         sides = min(height, window), min(width, window)
         shown = f"{size[1]}x{size[0]} pixels give the network an input of {sides[1]}x{sides[0]}"
+        if limits.exact not in (None, sides):
+            needed = f"{limits.exact[1]}x{limits.exact[0]}"
+            return f"{shown}, and the graph takes {needed} only (revt export --dynamic takes any)"
+        if limits.whole and sides != (height, width):
+            return f"{shown}, and the graph makes class maps of whole images: leave out the window"
         if limits.squares and (sides[0] != sides[1] or limits.side not in (None, sides[0])):
             needed = f" of {limits.side} pixels" if limits.side else ""
             gives = "evaluation.window or --window gives them"

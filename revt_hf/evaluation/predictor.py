@@ -21,11 +21,12 @@ from revt_hf.data.class_mapping import ClassMapping
 from revt_hf.data.label_space import LabelSpace
 from revt_hf.data.normalisation import IMAGENET, Normalisation, normalisation_of
 from revt_hf.data.reading import fit_size, resize_to_fit
-from revt_hf.evaluation.class_maps import MeanProbabilities, Size
+from revt_hf.evaluation.class_maps import FinishedMap, MeanProbabilities, Size
 from revt_hf.evaluation.result import EnsembleInfo
 from revt_hf.models.folded_head import bf16_autocast
 from revt_hf.models.load import label_space, network_sha256
 from revt_hf.models.networks import family_of_model, logits_of
+from revt_hf.models.onnx_file import OnnxNetwork
 
 Model: TypeAlias = PreTrainedModel
 Models = Sequence[Model]
@@ -167,7 +168,28 @@ class Segmenter:
                 yield pixels.flip(-1), scale, True
 
 
+class ClassMapSegmenter(Segmenter):
+    """A graph that makes class maps itself, of whole images from one view."""
+
+    def probabilities(
+        self, images: Sequence[Image], protocol: Protocol, on_logits: OnLogits | None = None
+    ) -> list[list[MeanProbabilities]]:
+        """The class maps of each image, which have no probabilities."""
+        graph = self.models[0]
+        assert isinstance(graph, OnnxNetwork) and on_logits is None  # noqa: S101
+        if protocol.views > 1:
+            raise UserError(f"{graph.label} makes class maps, which have no mean: use one view")
+        found: list[MeanProbabilities] = []
+        for image in images:
+            ((pixels, *_),) = self._views([image], protocol)
+            found.append(FinishedMap(graph.class_map(pixels, (image.shape[0], image.shape[1]))))
+        return [found]
+
+
 def model_segmenter(model: Model, bf16: bool = False) -> Segmenter:
+    if isinstance(model, OnnxNetwork) and model.ends_in_classes:
+        return ClassMapSegmenter((), (model,), (model,))
+
     def network(pixels: torch.Tensor) -> torch.Tensor:
         with bf16_autocast(model.device, bf16):
             return logits_of(model, pixels)

@@ -91,6 +91,26 @@ class FoldedDecodeHead(SegformerDecodeHead):
         return [matrix[:, :, None, None] for matrix in matrices], bias
 
 
+class FixedDecodeHead(FoldedDecodeHead):
+    """A folded head whose matrices were computed once, for exports: its weights cannot change."""
+
+    def _matrices(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        count = len(self.linear_projections)
+        return [self.get_buffer(f"matrix_{at}") for at in range(count)], self.get_buffer("bias")
+
+
+@torch.no_grad()
+def fix_(model: PreTrainedModel) -> PreTrainedModel:
+    """Fold a SegFormer's decode head in place for good, in eval mode; only to run it."""
+    head: Any = fold_(model).get_submodule("decode_head")
+    matrices, bias = head._matrices()
+    for at, matrix in enumerate(matrices):
+        head.register_buffer(f"matrix_{at}", matrix)
+    head.register_buffer("bias", bias)
+    head.__class__ = FixedDecodeHead
+    return model
+
+
 def fold_(model: PreTrainedModel) -> PreTrainedModel:
     """Fold SegFormer's own decode head in place; parameter names and saved files stay the same."""
     kind = type(getattr(model, "decode_head", model))

@@ -40,6 +40,7 @@ from revt_hf.data.normalisation import normalisation_of
 from revt_hf.models.building import apply_settings, around_encoder, name_classes, new_network
 from revt_hf.models.folded_head import fold_
 from revt_hf.models.networks import check_filled, family_of_model, filled_model
+from revt_hf.models.onnx_file import OnnxNetwork
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,12 @@ def for_inference_(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def network_sha256(model: PreTrainedModel) -> str:
-    """sha256 of all that determines predictions: tensors, architecture, normalisation."""
+    """sha256 of all that determines predictions: tensors, architecture, normalisation.
+
+    That of an ONNX file is the file's.
+    """
+    if isinstance(model, OnnxNetwork):
+        return model.sha256
     config, normalisation = model.config, normalisation_of(model)
     rest: list[Any] = [normalisation.mean, normalisation.std]
     if family_of_model(model) is SEGFORMER:

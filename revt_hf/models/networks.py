@@ -24,6 +24,10 @@ _PROBE, _LARGEST_PROBE = 64, 256
 
 def family_of_model(model: PreTrainedModel) -> Family:
     """The family of a loaded model."""
+    # A network from an ONNX file brings its own.
+    own = getattr(model, "family", None)
+    if isinstance(own, Family):
+        return own
     return family_of(
         {"model_type": model.config.model_type, "architectures": [type(model).__name__]},
         (name for name, _ in model.named_parameters()),
@@ -122,12 +126,17 @@ def logits_of(model: Any, pixels: torch.Tensor, bare: bool = False) -> torch.Ten
 class InputLimits:
     """What a network takes: images of at least ``minimum`` pixels on each side.
 
-    Some take ``squares`` only, and some of these of one ``side`` only.
+    Some take ``squares`` only, and some of these of one ``side`` only. Graphs in ONNX files may
+    take ``exact`` (height, width) only; those that make class maps make them of the ``whole`` image
+    from one view, and may make them of one ``image`` size (height, width) only.
     """
 
     minimum: int = 1
     squares: bool = False
     side: int | None = None
+    exact: tuple[int, int] | None = None
+    whole: bool = False
+    image: tuple[int, int] | None = None
 
     @property
     def probe(self) -> int:
@@ -141,14 +150,23 @@ def input_limits(models: Iterable[PreTrainedModel]) -> InputLimits:
     sides = {one.side for one in found if one.side is not None}
     if len(sides) > 1:
         raise UserError(f"the models take squares of different sizes: {sorted(sides)}")
+    exact, image = {one.exact for one in found} - {None}, {one.image for one in found} - {None}
+    if len(exact) > 1 or len(image) > 1:
+        raise UserError("the graphs take images of different sizes: use one at a time")
     return InputLimits(
         minimum=max((one.minimum for one in found), default=1),
         squares=any(one.squares for one in found),
         side=max(sides, default=None),
+        exact=next(iter(exact), None),
+        whole=any(one.whole for one in found),
+        image=next(iter(image), None),
     )
 
 
 def _limits(model: PreTrainedModel) -> InputLimits:
+    recorded = getattr(model, "limits", None)
+    if isinstance(recorded, InputLimits):
+        return recorded
     family, config = family_of_model(model), model.config
     if family is SEGFORMER:
         needed = 1

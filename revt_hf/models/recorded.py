@@ -19,6 +19,7 @@ from revt_hf.config.recipe import Recipe, load_recipe
 from revt_hf.core.errors import DataWarning, UserError
 from revt_hf.core.output_folders import is_listed
 from revt_hf.core.outputs import read_json_object
+from revt_hf.models.onnx_file import is_onnx, read_record
 
 METRICS_FILE = "metrics.jsonl"
 _LARGEST = 2**63
@@ -80,6 +81,8 @@ def _evaluation_of(folder: Path) -> Protocol:
     recipe = recorded_recipe(folder)
     if recipe is not None:
         return recipe.evaluation
+    if is_onnx(folder):
+        return read_record(folder).protocol
     path = folder / MERGE_FILE
     if not path.is_file():
         base = adapter_base(folder)

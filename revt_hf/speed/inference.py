@@ -22,14 +22,19 @@ from revt_hf.checkpoints.architecture import SIZES
 from revt_hf.config.protocol import Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.core.resources import available_mib, growth_mib
+from revt_hf.data.normalisation import normalisation_of
 from revt_hf.evaluation.class_maps import Size, class_map
 from revt_hf.evaluation.cost import flops_of, parameters_of, peak_mib
+from revt_hf.evaluation.loading import too_small
 from revt_hf.evaluation.predictor import Segmenter, model_segmenter, network_sizes, prepare
 from revt_hf.models.load import for_inference_
+from revt_hf.models.onnx_file import OnnxNetwork, is_onnx
 from revt_hf.results.layout import TableLayout
 from revt_hf.speed import measuring
 from revt_hf.speed.measuring import BenchmarkResult, Model, attempt, column, ratio
 
+# How a network in an ONNX file runs.
+GRAPH = "onnxruntime"
 # The variant that the others are compared with: transformers' default.
 REFERENCE = "sdpa"
 SLOWER, LIMIT = "not faster", "largest batch"
@@ -51,6 +56,8 @@ class Variant:
 
     def segmenter(self, model: Model, device: torch.device) -> Segmenter:
         """A copy of a model that runs this way; it is compiled for each input size anew."""
+        if isinstance(model, OnnxNetwork):
+            return model_segmenter(model)  # It was opened for its device.
         copied = copy.deepcopy(model).eval()
         nn.Module.to(copied, device)
         copied.set_attn_implementation(self.attention)
@@ -61,6 +68,7 @@ class Variant:
         return model_segmenter(copied, self.bf16)
 
 
+_GRAPH = Variant("a file of revt export")
 VARIANTS = {
     "eager": Variant("transformers with attn_implementation='eager'", attention="eager"),
     REFERENCE: Variant("transformers' default"),
@@ -94,8 +102,8 @@ class InferenceRow:
 
     model: str = column("model")
     variant: str = column("variant")
-    parameters: int = column("parameters (M)", 1e-6, 2)
-    flops: int = column("GFLOPs", 1e-9, 1)  # of one image
+    parameters: int | None = column("parameters (M)", 1e-6, 2)
+    flops: int | None = column("GFLOPs", 1e-9, 1)  # of one image
     # Weights and working memory of one image, on a GPU.
     peak_mib: float | None = column("peak MiB", decimals=0)
     # Share of pixels with another class than by transformers' default.
@@ -123,7 +131,8 @@ def inference_benchmark(
 ) -> BenchmarkResult:
     """Measure how fast models (folders or Hub IDs, by name) and random ``b0`` to ``b5`` predict.
 
-    Default: all six sizes, all ``VARIANTS``, a GPU if there is one.
+    Files of ``revt export`` have one variant, ``onnxruntime``. Default: all six sizes, all
+    ``VARIANTS``, a GPU if there is one.
     """
     options = options or InferenceOptions()
     where = measuring.chosen_device(device)
@@ -137,16 +146,32 @@ def inference_benchmark(
             f"--image and --max-size make {width}x{height} pixels: the network needs at least "
             f"{measuring.SMALLEST} on each side"
         )
+    models = models or {}
     sizes = sizes or ([] if models else list(SIZES))
-    makers = measuring.model_makers(models or {}, sizes, measuring.random_network)
+    graphs = {
+        name: _graph(name, path, where, options) for name, path in models.items() if is_onnx(path)
+    }
+    folders = {name: path for name, path in models.items() if name not in graphs}
+    makers = measuring.model_makers(folders, sizes, measuring.random_network)
     machine = measuring.machine_facts(where)
     rows: list[InferenceRow] = []
-    with measuring.progress_bar(len(makers) * len(chosen), "variant", quiet) as progress:
+    total = len(makers) * len(chosen) + len(graphs)
+    with measuring.progress_bar(total, "variant", quiet) as progress:
         for name, make in makers.items():
             rows += measure_model(name, make(), chosen, options, where, progress)
+        for name, graph in graphs.items():
+            rows += measure_model(name, graph, {GRAPH: _GRAPH}, options, where, progress)
     seen = {"image": options.image[::-1], "network_input": options.protocol.text}
     table = _table(rows, options, machine)
     return BenchmarkResult("inference", machine, asdict(options) | seen, rows, [table])
+
+
+def _graph(name: str, path: str, device: torch.device, options: InferenceOptions) -> Any:
+    """A network in an ONNX file that takes the image."""
+    graph = OnnxNetwork(path, device)
+    if problem := too_small(options.image, options.protocol, graph.limits):
+        raise UserError(f"{name}: --image and --max-size: {problem}")
+    return graph
 
 
 def measure_model(
@@ -158,14 +183,16 @@ def measure_model(
     progress: Any,
 ) -> list[InferenceRow]:
     """A row for each variant of a model; ``progress`` is a tqdm bar."""
-    pixels = prepare(measuring.smooth_image(*options.image), options.protocol)
+    image = measuring.smooth_image(*options.image)
+    pixels = prepare(image, options.protocol, 1.0, normalisation_of(model))
     rows: list[InferenceRow] = []
     maps: dict[str, NDArray[np.uint8]] = {}
 
     def measure(row: InferenceRow, variant: Variant) -> None:
-        plain = variant.segmenter(model, torch.device("cpu"))
-        row.parameters = parameters_of(plain)
-        row.flops = flops_of(plain, options.image, options.protocol)
+        if not isinstance(model, OnnxNetwork):
+            plain = variant.segmenter(model, torch.device("cpu"))
+            row.parameters = parameters_of(plain)
+            row.flops = flops_of(plain, options.image, options.protocol)
         segmenter, row.failure = attempt(partial(variant.segmenter, model, device))
         if segmenter is None:
             return
@@ -209,6 +236,9 @@ def measure_model(
 @torch.inference_mode()
 def _class_maps(segmenter: Segmenter, image: Size, pixels: torch.Tensor) -> list[NDArray[np.uint8]]:
     """What is timed: normalised pixels (N, 3, h, w) to class maps, both on the CPU."""
+    graph = segmenter.models[0]
+    if isinstance(graph, OnnxNetwork) and graph.ends_in_classes:
+        return [graph.class_map(one[None], image) for one in pixels]
     (network,) = segmenter.networks
     logits = network(pixels.to(segmenter.device))
     return [class_map(one, (pixels.shape[2], pixels.shape[3]), image) for one in logits]
@@ -250,7 +280,8 @@ def _table(
     rows: Sequence[InferenceRow], options: InferenceOptions, machine: Mapping[str, Any]
 ) -> TableLayout:
     variants = dict.fromkeys(row.variant for row in rows)
-    notes = ["; ".join(f"{name}: {VARIANTS[name].text}" for name in variants)]
+    texts = {**VARIANTS, GRAPH: _GRAPH}
+    notes = ["; ".join(f"{name}: {texts[name].text}" for name in variants)]
     left_out: list[str] = []
     if options.frame_rate:
         notes.append(
