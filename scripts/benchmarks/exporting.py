@@ -20,9 +20,9 @@ from revt_hf.speed.measuring import random_network, smooth_image
 _SIZE = (1024, 512)
 _CPU = torch.device("cpu")
 _VARIANTS = {
-    "eager": "transformers with attn_implementation='eager'",
-    "sdpa": "transformers' default",
-    "folded": "ours in PyTorch, as evaluation and prediction run",
+    "eager": ("transformers with attn_implementation='eager'", 2.0),
+    "sdpa": ("transformers' default", 1.5),
+    "folded": ("ours in PyTorch, as evaluation and prediction run", 0.9),
 }
 
 
@@ -46,13 +46,12 @@ def _pair(variant: str) -> Pair:
     )
 
 
-for _variant, _text in _VARIANTS.items():
+for _variant, (_text, _goal) in _VARIANTS.items():
     row(
         f"onnxruntime-b0-{_variant}",
         peer=f"{_text}, 512x1024 image to class map",
-        goal=1.0,
+        goal=_goal,
         tolerance=1e-4,
         repeats=15,
         seconds=90.0,
-        memory=False,
     )(partial(_pair, _variant))
