@@ -22,7 +22,7 @@ from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, write_json
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.record import Change, ChangesRecord, ChangeSource, read_merge_record
+from revt_hf.merging.record import Change, ChangeSource, ChangesRecord, read_merge_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from tests.helpers.command_line import measured_command, refused, revt
 from tests.helpers.hub_repository import COMMIT, Failure, Repository, files_of
