@@ -20,6 +20,7 @@ _FILES = (
     tensors.CONFIG_FILE,
     tensors.PROCESSOR_FILE,
     tensors.MERGE_FILE,
+    tensors.CHANGES_FILE,
     tensors.RECIPE_FILE,
     ADAPTER_CONFIG_FILE,
 )

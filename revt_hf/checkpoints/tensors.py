@@ -25,7 +25,7 @@ CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 # Written by revt_hf beside the weights: how they were trained, or merged.
 RECIPE_FILE = "recipe.yaml"
-MERGE_FILE = "merge.json"
+MERGE_FILE, CHANGES_FILE = "merge.json", "changes.json"
 # Folders of a run with averages of its weights, named like the recipe's fields.
 AVERAGES = ("ema", "swad")
 # The folder of a run with its adapter by itself.
@@ -196,11 +196,11 @@ def _open_parts(label: str, folder: Path, hub: HubModel) -> Checkpoint:
     """Open files on the Hub, of which the headers are read."""
     read = {path: hub.header(path) for path in hub.files}
     infos = {path: found for path, (found, _) in read.items()}
-    if (record := folder / MERGE_FILE).is_file():
+    for record in (folder / MERGE_FILE, folder / CHANGES_FILE):
         # A merge is described by its own weights, too; anything else is compared byte for byte.
-        text = json.dumps(read_json_object(record), sort_keys=True)
-        if text not in [metadata.get(METADATA_KEY) for _, metadata in read.values()]:
-            raise PartsError(f"its {MERGE_FILE} has to be compared with the weights")
+        text = json.dumps(read_json_object(record), sort_keys=True) if record.is_file() else None
+        if text and text not in [metadata.get(METADATA_KEY) for _, metadata in read.values()]:
+            raise PartsError(f"its {record.name} has to be compared with the weights")
     if WEIGHTS_FILE not in [path.name for path in infos]:
         check_shards(folder / INDEX_FILE, infos)
     return _open_files(label, tuple(infos), folder, Stamps([]), infos)

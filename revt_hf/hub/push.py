@@ -14,6 +14,7 @@ from revt_hf.checkpoints.description import read_description
 from revt_hf.checkpoints.headers import common_dtype
 from revt_hf.checkpoints.names import disk_name, listed
 from revt_hf.checkpoints.tensors import (
+    CHANGES_FILE,
     MERGE_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from revt_hf.checkpoints.headers import tensors_sha256
 from revt_hf.checkpoints.tensors import (
     ADAPTER_WEIGHTS_FILE,
+    CHANGES_FILE,
     MERGE_FILE,
     WEIGHTS_FILE,
     is_adapter,
@@ -23,8 +24,6 @@ from revt_hf.core.json_record import JsonRecord
 from revt_hf.core.outputs import ADAPTER_CONFIG_FILE, file_sha256, read_json_object
 from revt_hf.merging.registry import MergeSpec, Rule
 
-# Of a model that is no merge.
-CHANGES_FILE = "changes.json"
 NO_DIGEST = "0" * 64
 Digests = Mapping[str, str] | None
 

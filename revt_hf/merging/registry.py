@@ -105,12 +105,9 @@ class MergeMethod:
         Raises:
             UserError: parameters or weights that the method cannot use.
         """
-        given = {
-            "weights": None if weights is None else np.asarray(weights, np.float64),
-            "base": None if base is None else base.astype(np.float64),
-            "salt": salt,
-            "means": means,
-        }
+        given: dict[str, Any] = {"salt": salt, "means": means}
+        given["weights"] = None if weights is None else np.asarray(weights, np.float64)
+        given["base"] = None if base is None else base.astype(np.float64)
         taken = {name: value for name, value in given.items() if name in self.arguments}
         merged = self.function(tensors, **taken, **self.checked(parameters or {}))
         if np.shape(merged) != tensors[0].shape:

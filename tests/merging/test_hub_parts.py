@@ -17,12 +17,12 @@ from safetensors.torch import save
 
 from revt_hf.checkpoints import hub_requests
 from revt_hf.checkpoints.download import fetch
-from revt_hf.checkpoints.headers import read_header
+from revt_hf.checkpoints.headers import read_header, tensors_sha256
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import file_sha256
+from revt_hf.core.outputs import file_sha256, write_json
 from revt_hf.merging.average import MergeOptions, merge
-from revt_hf.merging.record import read_merge_record
+from revt_hf.merging.record import Change, ChangeSource, ChangesRecord, read_merge_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from tests.helpers.command_line import measured_command, refused, revt
 from tests.helpers.hub_repository import COMMIT, Failure, Repository, files_of
@@ -450,6 +450,19 @@ def test_members_that_need_a_second_look_are_downloaded_whole(hub, small, tmp_pa
     assert [bool(member.merge) for member in members] == [False, True, True]
     local = merge([floats, inner, foreign], tmp_path / "local")
     assert _content(merged) == _content(local)
+
+
+def test_what_was_done_to_a_member_of_the_hub_stays_in_the_record(hub, small, tmp_path):
+    changed = shutil.copytree(small[0], tmp_path / "changed")
+    digest = tensors_sha256(changed / "model.safetensors")
+    source = ChangeSource(domain="streets", train="train")
+    change = Change("recalibrated", (source,), 10, "0" * 64, digest, "0.1.0", {"name": "paper"})
+    record = ChangesRecord("revt_hf.changes/1", (change,), digest)
+    write_json(changed / record.file, record.to_json())
+    hub.repositories["models", IDS[0]] = Repository(files_of(changed))
+    merged = merge(IDS, tmp_path / "merged")
+    members = read_merge_record(merged / RECORD).members
+    assert [member.changes for member in members] == [(change,), (), ()]
 
 
 def test_files_on_the_hub_are_checked_like_local_ones(hub, small, tmp_path):
