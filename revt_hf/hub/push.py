@@ -53,7 +53,7 @@ from revt_hf.hub.evaluations import (
 from revt_hf.hub.facts import MemberFacts, ModelCardFacts, model_facts, results_of
 from revt_hf.hub.published import CONFIG_FILES, published_result, write_model
 from revt_hf.hub.space import SPACE_ADVICE, check_with_space, write_space
-from revt_hf.merging.record import CHANGES_FILE, checked_record
+from revt_hf.merging.record import checked_record
 from revt_hf.models.load import load_model
 from revt_hf.models.recorded import recorded_recipe
 

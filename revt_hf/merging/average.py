@@ -182,7 +182,7 @@ def _history(source: MergeInput) -> dict[str, Any]:
     """``merge`` and ``changes`` of a source, from the record in its folder."""
     if source.folder is None:
         return {}
-    source.stamps.add(source.folder / tensors.MERGE_FILE, source.folder / records.CHANGES_FILE)
+    source.stamps.add(source.folder / tensors.MERGE_FILE, source.folder / tensors.CHANGES_FILE)
     # The weights' own header holds the record of one that is read in parts.
     apart = source.hub is not None and bool(source.hub.files)
     record = (records.read_record if apart else records.checked_record)(source.folder)
