@@ -240,7 +240,7 @@ def failed_transport(error: BaseException, endpoint: str) -> str | None:
     return None
 
 
-_LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
+LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
 
 
 def reason_of(error: BaseException, repository: str, revision: str) -> str:
@@ -252,8 +252,8 @@ def reason_of(error: BaseException, repository: str, revision: str) -> str:
     offline = (
         "the cache does not hold all of it, and HF_HUB_OFFLINE is set: unset that to download it"
     )
-    gated = f"the model is gated: accept its license on {page} with your account, and {_LOGIN}"
-    absent = f"no model {page} is public or open to your token: check the name, or {_LOGIN}"
+    gated = f"the model is gated: accept its license on {page} with your account, and {LOGIN}"
+    absent = f"no model {page} is public or open to your token: check the name, or {LOGIN}"
     known = "refuses your token" if get_token() else "asks for a token"
     by_kind = (
         (errors.OfflineModeIsEnabled, offline),
@@ -264,8 +264,8 @@ def reason_of(error: BaseException, repository: str, revision: str) -> str:
         (errors.EntryNotFoundError, "a file of it was removed from the Hub meanwhile: try again"),
     )
     by_status = {
-        401: f"{hub} {known} (status 401): {_LOGIN}",
-        403: f"your token may not read {page} (status 403): ask its owner, or {_LOGIN}",
+        401: f"{hub} {known} (status 401): {LOGIN}",
+        403: f"your token may not read {page} (status 403): ask its owner, or {LOGIN}",
     }
     for cause in causes(error):
         # That a file is not in the cache is not the reason: why was it looked up there?

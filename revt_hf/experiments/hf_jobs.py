@@ -4,20 +4,19 @@ The record in the experiment's folder (``hf_jobs/submitted.json``) names the job
 that the same command continues after an interruption and submits nothing twice.
 """
 
-import inspect
 import logging
+import secrets as random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from revt_hf.checkpoints.hub_requests import bounded_requests, failed_transport
-from revt_hf.core.errors import UserError, causes, counted, say, shortened
+from revt_hf.core.errors import UserError, counted, say, shortened
 from revt_hf.core.output_folders import locked
 from revt_hf.core.outputs import read_json_object, write_json
 from revt_hf.experiments.experiment_folder import ExperimentFolder
+from revt_hf.experiments.hf_requests import NoAnswerError, asking, jobs_api, without
 from revt_hf.experiments.hf_settings import HfJobsSettings
 from revt_hf.experiments.hf_tasks import HfPlan, HfTask, plan_jobs
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobInfo
 
 _POLL_SECONDS = 20.0
-_PATIENCE_SECONDS = 60
-# A poll fails when the network does; the jobs go on.
+# A request fails when the network does; the jobs go on.
 _MOST_FAILURES = 15
 _LAST_LINES = 8
 _ENDED = ("COMPLETED", "ERROR", "CANCELED", "DELETED")
@@ -54,10 +52,10 @@ def submit_to_hub(
     folder = ExperimentFolder(output, {})
     folder.check([])
     secrets = settings.secret_values()
-    api = _jobs_api()
+    api = jobs_api()
     record = output / "hf_jobs" / "submitted.json"
     with locked(record.parent):
-        with _asking(secrets, "cannot ask the Hub for your name"):
+        with asking(secrets, "cannot ask the Hub for your name"):
             namespace = settings.namespace or api.whoami()["name"]
         folder.begin()
         _Submission(plan, api, namespace, secrets, record).run()
@@ -90,17 +88,33 @@ class _Submission:
         self._recall()
         try:
             while True:
-                self._look()
-                self._start()
-                if not self._active():
+                self._step()
+                if not self._active() and not self.failures:
                     return
                 time.sleep(_POLL_SECONDS)
+        except UserError as error:
+            if not self._active():
+                raise
+            raise UserError(f"{error}; jobs go on: the same command waits again") from error
         except KeyboardInterrupt:
             ids = [task.job for task in self._active() if task.job]
             if ids:
                 say(f"{counted(len(ids), 'job')} on the Hub go on: the same command waits for them")
                 say(f"to end one: hf jobs cancel {self.namespace}/{ids[0]}")
             raise
+
+    def _step(self) -> None:
+        """Look at the jobs and submit what can start; the network may fail for a while."""
+        try:
+            self._look()
+            self._start()
+        except NoAnswerError as error:
+            self.failures += 1
+            if self.failures >= _MOST_FAILURES:
+                raise
+            _log.info("%s; asking again", error)
+        else:
+            self.failures = 0
 
     def _active(self) -> list[HfTask]:
         known = ("waiting", "blocked", *_ENDED)
@@ -111,9 +125,12 @@ class _Submission:
         if self.record.exists():
             self.kept = read_json_object(self.record)
         tasks = {task.digest: task for task in self.plan.tasks}
+        there = self._there()
+        mine = set()
         for digest, row in self.kept.items():
             try:
                 job, state, space = row["job"], row["state"], row["namespace"]
+                name, steps, attempt = row["name"], tuple(row["steps"]), row["attempt"]
             except (KeyError, TypeError) as error:
                 raise UserError(
                     f"{self.record}: a damaged record: look at the jobs on the Hub, then remove it"
@@ -123,51 +140,60 @@ class _Submission:
                     f"{self.record}: its jobs are of {space}, not of {self.namespace}: use another "
                     "output, or remove the record"
                 )
-            if job is None:
-                # It was being submitted when something broke.
-                job = self._found(digest)
-            if state not in _ENDED and job is not None:
-                state = self._info(job).status.stage
-            if digest not in tasks and state not in _ENDED and job is not None:
+            # Without a job it was being submitted when something broke.
+            if job is None and attempt in there:
+                job = there[attempt].id
+            mine.add(job)
+            if job is None or (digest not in tasks and state in _ENDED):
+                continue
+            task = tasks.get(digest, HfTask(name, "report", steps, [], digest))
+            task.job, task.attempt = job, attempt
+            task.state, task.url = state, row.get("url") or self._url(job)
+            if state not in _ENDED:
+                self._look_at(task)
+            if digest not in tasks and task.state not in _ENDED:
                 raise UserError(
-                    f"job {job} of an earlier version of the experiment is {state}: wait for it, "
-                    f"or hf jobs cancel {self.namespace}/{job}"
+                    f"job {job} of an earlier version of the experiment is {task.state}: wait for "
+                    f"it, or hf jobs cancel {self.namespace}/{job}"
                 )
-            if digest in tasks and job is not None and state not in _ENDED[1:]:
-                task = tasks[digest]
-                task.job, task.state, task.url = job, state, row.get("url") or self._url(job)
+            if task.state in _ENDED[1:]:
+                task.job = task.url = task.attempt = None
+                task.state = "waiting"
+        for job in there.values():
+            if job.id not in mine and job.status.stage not in _ENDED:
+                raise UserError(
+                    f"job {job.id} is {job.status.stage} and writes to the same folder of "
+                    f"{self.plan.settings.results}, but is not in {self.record}: wait for it, or "
+                    f"hf jobs cancel {self.namespace}/{job.id}"
+                )
 
-    def _found(self, digest: str) -> str | None:
-        """The job of a task at the Hub, if it got there; its label says so."""
-        with _asking(self.secrets, "cannot list your jobs"):
-            label = {"revt-task": digest[:40]}
-            jobs = [
-                job
-                for job in self.api.list_jobs(labels=label, namespace=self.namespace)
-                if job.labels and job.labels.get("revt-task") == digest[:40]
-            ]
-        newest = sorted(jobs, key=lambda job: str(job.created_at))[-1:]
-        return newest[0].id if newest else None
+    def _there(self) -> dict[str, "JobInfo"]:
+        """The jobs at the Hub that write to this folder of the bucket, by attempt."""
+        with asking(self.secrets, "cannot list your jobs"):
+            labels = {"revt-results": self.plan.folder}
+            found = self.api.list_jobs(labels=labels, namespace=self.namespace)
+            known = [(job.labels or {}, job) for job in found]
+        return {
+            own.get("revt-attempt", job.id): job
+            for own, job in known
+            if own.get("revt-results") == self.plan.folder
+        }
 
     def _look(self) -> None:
         for task in self._active():
-            try:
-                info = self._info(str(task.job))
-            except UserError as error:
-                self.failures += 1
-                if self.failures >= _MOST_FAILURES:
-                    raise UserError(
-                        f"{error}; the jobs go on: the same command waits again"
-                    ) from error
-                _log.info("%s; asking again", error)
-                return
-            self.failures = 0
-            if info.status.stage != task.state:
-                task.state = info.status.stage
-                self._write(task)
-                self._say(task, f": {info.status.message}" if info.status.message else "")
-                if task.state in _ENDED[1:]:
-                    self._show_log(task)
+            self._look_at(task)
+
+    def _look_at(self, task: HfTask) -> None:
+        gone = f"if it is gone, remove {self.record}: jobs that find their steps done end at once"
+        with asking(self.secrets, f"cannot look at job {task.job}", if_gone=gone):
+            info = self.api.inspect_job(job_id=str(task.job), namespace=self.namespace)
+            state, message = info.status.stage, info.status.message
+        if state != task.state:
+            task.state = state
+            self._write(task)
+            self._say(task, f": {message}" if message else "")
+            if state in _ENDED[1:]:
+                self._show_log(task)
 
     def _start(self) -> None:
         states = {task.name: task.state for task in self.plan.tasks}
@@ -185,105 +211,48 @@ class _Submission:
     def _submit(self, task: HfTask) -> None:
         from huggingface_hub import Volume
 
-        request = self.plan.request(task)
-        request["volumes"] = [Volume(**volume) for volume in request["volumes"]]
-        # Before it is sent: an answer that gets lost must not lead to a second job.
-        self._write(task)
-        with _asking(self.secrets, f"{task.title} was not submitted", self._forget(task)):
-            info = self.api.run_job(**request, secrets=self.secrets, namespace=self.namespace)
-        task.job, task.url, task.state = info.id, info.url, info.status.stage
+        # The Hub's answer was lost: the job may be there.
+        job = self._there().get(task.attempt) if task.attempt else None
+        if job is None:
+            task.attempt = random.token_hex(8)
+            request = self.plan.request(task)
+            request["volumes"] = [Volume(**volume) for volume in request["volumes"]]
+            request["labels"]["revt-attempt"] = task.attempt
+            # Before it is sent: an answer that gets lost must not lead to a second job.
+            self._write(task)
+            with asking(self.secrets, f"{task.title} was not submitted", self._forget(task)):
+                job = self.api.run_job(**request, secrets=self.secrets, namespace=self.namespace)
+        task.job, task.url, task.state = job.id, job.url, job.status.stage
         self._write(task)
         self._say(task)
 
     def _write(self, task: HfTask) -> None:
         row = {"name": task.name, "steps": list(task.steps), "namespace": self.namespace}
-        self.kept[task.digest] = row | {"job": task.job, "url": task.url, "state": task.state}
+        row |= {"attempt": task.attempt, "job": task.job, "url": task.url, "state": task.state}
+        self.kept[task.digest] = row
         write_json(self.record, self.kept)
 
     def _forget(self, task: HfTask) -> Callable[[], None]:
         def forget() -> None:
+            task.attempt = None
             del self.kept[task.digest]
             write_json(self.record, self.kept)
 
         return forget
 
-    def _info(self, job: str) -> "JobInfo":
-        with _asking(self.secrets, f"cannot look at job {job}"):
-            return self.api.inspect_job(job_id=job, namespace=self.namespace)
-
     def _url(self, job: str) -> str:
         return f"{self.api.endpoint}/jobs/{self.namespace}/{job}"
 
     def _say(self, task: HfTask, more: str = "") -> None:
-        _log.info("%s", _without(f"{task.title}: {task.state}, {task.url}{more}", self.secrets))
+        _log.info("%s", without(f"{task.title}: {task.state}, {task.url}{more}", self.secrets))
 
     def _show_log(self, task: HfTask) -> None:
         try:
-            with _asking(self.secrets, f"cannot read the log of job {task.job}"):
+            with asking(self.secrets, f"cannot read the log of job {task.job}"):
                 where: dict[str, Any] = {"job_id": task.job, "namespace": self.namespace}
                 lines = deque(self.api.fetch_job_logs(**where, tail=_LAST_LINES), _LAST_LINES)
         except UserError as error:
             _log.info("%s", error)
             return
         for line in lines:
-            _log.info("  %s", shortened(_without(line.rstrip(), self.secrets), 500))
-
-
-@contextmanager
-def _asking(
-    secrets: dict[str, str], failure: str, on_refusal: Callable[[], None] = lambda: None
-) -> Iterator[None]:
-    """Turn a refusal of the Hub, or no answer, into one sentence without secrets."""
-    from huggingface_hub import constants
-
-    try:
-        with bounded_requests(_PATIENCE_SECONDS):
-            yield
-    except UserError:
-        raise
-    # The transport decides what is raised; its own messages may quote headers with the token.
-    except Exception as error:  # noqa: BLE001
-        why = f"something went wrong ({type(error).__name__})"
-        for cause in causes(error):
-            status = getattr(getattr(cause, "response", None), "status_code", None)
-            lost = failed_transport(cause, constants.ENDPOINT)
-            if status is not None:
-                said = getattr(cause, "server_message", None)
-                why = f"the Hub answered with status {status}"
-                why += (
-                    f": {shortened(_without(' '.join(said.split()), secrets), 300)}" if said else ""
-                )
-                if 400 <= status < 500:
-                    on_refusal()
-                break
-            if lost is not None:
-                why = lost
-                break
-        raise UserError(f"{failure}: {why}") from None
-
-
-def _without(text: str, secrets: dict[str, str]) -> str:
-    for name, value in secrets.items():
-        text = text.replace(value, f"({name})")
-    return text
-
-
-def _jobs_api() -> "HfApi":
-    import huggingface_hub
-
-    needed = {
-        "run_job": {"image", "command", "env", "secrets", "flavor", "timeout", "labels", "volumes"},
-        "list_jobs": {"labels"},
-        "inspect_job": {"job_id"},
-        "fetch_job_logs": {"tail"},
-    }
-    for name, parameters in needed.items():
-        function = getattr(huggingface_hub.HfApi, name, None)
-        known = set(inspect.signature(function).parameters) if function else set()
-        if lacking := sorted(parameters - known):
-            version = huggingface_hub.__version__
-            raise UserError(
-                f"huggingface_hub {version} cannot do this ({name} has no {', '.join(lacking)}): "
-                "pip install -U huggingface_hub"
-            )
-    return huggingface_hub.HfApi()
+            _log.info("  %s", shortened(without(line.rstrip(), self.secrets), 500))

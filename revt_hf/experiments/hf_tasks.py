@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 class HfTask:
     """A job: the steps it does, the tasks it waits for, and what is known of it at the Hub.
 
-    ``digest`` is a hash of all that determines its results; ``state`` is the Hub's word for the
-    job's stage, or ``waiting`` or ``blocked``.
+    ``digest`` is a hash of all that determines its results, ``attempt`` a random word by which the
+    job is found; ``state`` is the Hub's word for the job's stage, or ``waiting`` or ``blocked``.
     """
 
     name: str
@@ -40,6 +40,7 @@ class HfTask:
     arguments: list[str]
     digest: str
     after: list[str] = field(default_factory=list)
+    attempt: str | None = None
     job: str | None = None
     url: str | None = None
     state: str = "waiting"
@@ -57,9 +58,13 @@ class HfTask:
 
 @dataclass
 class HfPlan:
-    """All jobs of an experiment, and the bash script that they share."""
+    """All jobs of an experiment, and the bash script that they share.
+
+    ``folder`` is a hash of where the results are: bucket and path.
+    """
 
     title: str
+    folder: str
     script: str
     tasks: list[HfTask]
     settings: HfJobsSettings
@@ -76,7 +81,7 @@ class HfPlan:
             "flavor": own.flavor,
             "timeout": own.timeout,
             "volumes": [results | {"read_only": False}, *data],
-            "labels": {"name": f"{word_of(self.title)}-{task.name}", "revt-task": task.digest[:40]},
+            "labels": {"name": f"{word_of(self.title)}-{task.name}", "revt-results": self.folder},
         }
 
     def as_text(self) -> str:
@@ -121,18 +126,19 @@ def plan_jobs(
         graph = build_graph(experiment)
     _remark_on_paths(graph, settings)
     files = _files(Path(path), overrides)
-    plan = HfPlan(experiment.title, _script(files, output, settings), [], settings)
+    folder = hash_of([settings.results, str(output)])[:40]
+    plan = HfPlan(experiment.title, folder, _script(files, output, settings), [], settings)
     if len(plan.script) > _LARGEST:
         raise UserError(
             f"{path}: with its recipes it is too long for a job ({len(plan.script)} characters of "
             f"{_LARGEST}): split the experiment"
         )
-    plan.tasks = _tasks(graph, settings, hash_of(files))
+    plan.tasks = _tasks(graph, settings, [folder, files])
     return plan
 
 
-def _tasks(graph: Graph, settings: HfJobsSettings, whole: str) -> list[HfTask]:
-    """The jobs in the order of work; ``whole`` determines the tables and the report."""
+def _tasks(graph: Graph, settings: HfJobsSettings, whole: list[Any]) -> list[HfTask]:
+    """The jobs in the order of work; ``whole`` is all that determines the tables and the report."""
     made: list[HfTask] = []
     owner: dict[str, str] = {}
     # What is done in the bucket is not known here; a job that finds its steps done ends at once.
@@ -143,7 +149,7 @@ def _tasks(graph: Graph, settings: HfJobsSettings, whole: str) -> list[HfTask]:
             arguments = ["--no-needs", *words] if steps else ["--report-only"]
             arguments += ["--launcher", launcher] if launcher else []
             own = graph.chosen(steps, needs=False) if steps else []
-            digest = _digest(graph, steps) if steps else whole
+            digest = _digest(graph, steps, whole[0]) if steps else hash_of(whole)
             name = stage.name if len(stage.tasks) == 1 else f"{stage.name}-{number}"
             before = {owner[one] for step in own for one in _made_by_jobs(graph, step, owner)}
             after = [one.name for one in made if one.name in before or not steps]
@@ -161,14 +167,13 @@ def _made_by_jobs(graph: Graph, step: Step, owner: dict[str, str]) -> set[str]:
     return found
 
 
-def _digest(graph: Graph, steps: Sequence[str]) -> str:
+def _digest(graph: Graph, steps: Sequence[str], folder: str) -> str:
     """A hash of all that determines the results of steps, as far as this machine knows it."""
-    return hash_of(
-        {
-            step.id: [step.settings(), step.inputs, step.checkpoint(), getattr(step, "path", None)]
-            for step in graph.chosen(steps, needs=True)
-        }
-    )
+    made = {
+        step.id: [step.settings(), step.inputs, step.checkpoint(), getattr(step, "path", None)]
+        for step in graph.chosen(steps, needs=True)
+    }
+    return hash_of([folder, made])
 
 
 def _files(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

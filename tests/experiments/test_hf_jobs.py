@@ -6,6 +6,8 @@ import pytest
 import yaml
 from huggingface_hub import JobHardware
 
+from revt_hf.core.outputs import write_json
+from revt_hf.experiments.hf_requests import without
 from revt_hf.experiments.hf_settings import load_hf_settings
 from tests.helpers.golden import ROOT
 from tests.helpers.jobs_server import jobs_api
@@ -139,12 +141,81 @@ def test_an_interrupted_command_waits_for_the_same_jobs(submit, jobs, monkeypatc
     ]
 
 
-def test_a_lost_answer_leads_to_no_second_job(submit, jobs, capsys):
-    jobs.refusals = [("POST", "lost", "")]
-    assert submit() == 2
-    assert "train-0-0 (members/base/0) was not submitted: " in capsys.readouterr().err
+def test_a_lost_answer_leads_to_no_second_job(submit, jobs):
+    jobs.refusals = [("POST", "lost", ""), ("POST", 503, "busy"), ("POST", 429, "later")]
     assert submit() == 0
     assert len(jobs.jobs) == 5
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", [True, False])
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_killed_command_leads_to_no_second_job(submit, jobs, monkeypatch, number, writes):
+    """Killed around the record before the second job is sent, and the one after the answer."""
+    calls = []
+
+    def write(*given):
+        calls.append(given)
+        if writes or len(calls) < number:
+            write_json(*given)
+        if len(calls) == number:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("revt_hf.experiments.hf_jobs.write_json", write)
+        with pytest.raises(Killed):
+            submit()
+    assert submit() == 0
+    assert len(jobs.jobs) == len(set(jobs.submitted())) == 5
+
+
+def test_a_job_of_another_folder_is_not_taken_for_this_one(submit, jobs, tmp_path):
+    assert submit() == 0
+    # As if killed before the first job was sent: the same experiment was done elsewhere.
+    path = tmp_path / "runs/tiny/hf_jobs/submitted.json"
+    (digest, row), *_ = json.loads(path.read_text()).items()
+    path.write_text(json.dumps({digest: row | {"job": None, "attempt": "f", "state": "waiting"}}))
+    assert submit() == 0
+    assert len(jobs.jobs) == 10
+    # Another bucket has no results yet.
+    assert submit(results="me/others") == 0
+    assert len(jobs.jobs) == 15
+
+
+def test_jobs_that_write_to_the_same_folder_without_a_record_are_waited_for(
+    submit, jobs, tmp_path, capsys
+):
+    jobs.ends = {"members/other": ["RUNNING"] * 3 + ["ERROR"]}
+    assert submit() == 2
+    capsys.readouterr()
+    (tmp_path / "runs/tiny/hf_jobs/submitted.json").unlink()
+    jobs.jobs["job2"]["status"]["stage"] = "RUNNING"
+    assert submit() == 2
+    assert "job job2 is RUNNING and writes to the same folder of me/results, but is not in" in (
+        capsys.readouterr().err
+    )
+    assert len(jobs.jobs) == 2
+
+
+def test_a_job_that_failed_meanwhile_is_shown_before_it_is_done_again(
+    submit, jobs, monkeypatch, capsys
+):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("revt_hf.experiments.hf_jobs.time.sleep", interrupt)
+        assert submit() == 130
+    jobs.jobs["job1"]["next"] = ["ERROR"]
+    jobs.log["job1"] = ["out of memory"]
+    assert submit() == 0
+    said = "".join(capsys.readouterr())
+    assert "train-0-0 (members/base/0): ERROR" in said
+    assert "out of memory" in said
+    assert len(jobs.jobs) == 6
 
 
 def test_at_most_so_many_at_a_time(submit, jobs):
@@ -163,6 +234,28 @@ def test_refusals_of_the_hub_are_one_sentence_without_secrets(submit, jobs, tmp_
     # The network may fail for a while.
     jobs.refusals = [("GET /api/jobs/me/job1", 503, "busy")] * 3
     assert submit() == 0
+
+
+def test_every_part_of_a_secret_is_replaced():
+    secrets = {"A": "abc", "B": "abcdef", "C": "first line\n  second line\n"}
+    assert without("abcdef abc: second line", secrets) == "(B) (A): (C)"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (("whoami", 401, "bad"), "cannot ask the Hub for your name: the Hub answered with status 401"),
+        (("whoami", 401, "bad"), "hf auth login"),
+        (("GET /api/jobs/me?", 403, "no"), "cannot list your jobs: the Hub answered with status 403: no"),
+        (("POST", 404, "no such bucket"), "was not submitted: the Hub answered with status 404: no"),
+        (("GET /api/jobs/me/job1", 404, "what"), "if it is gone, remove runs/tiny/hf_jobs/submitted"),
+        (("GET /api/jobs/me/job1", 404, "what"), "jobs go on: the same command waits again"),
+    ],
+)  # fmt: skip
+def test_a_final_refusal_ends_the_command(submit, jobs, refusal, sentence, capsys):
+    jobs.refusals = [refusal]
+    assert submit() == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_print_shows_what_would_be_sent_and_sends_nothing(submit, jobs, tmp_path, capsys):
