@@ -73,11 +73,13 @@ def asking(
 
 def without(text: str, secrets: dict[str, str]) -> str:
     """A text with names instead of secrets; logs come in lines, so each line of one counts."""
+    from huggingface_hub import get_token
+
     parts = [
         (part, name)
-        for name, value in secrets.items()
+        for name, value in [*secrets.items(), ("HF_TOKEN", get_token() or "")]
         for part in (value, *(line.strip() for line in value.splitlines()))
-        if part == value or len(part) >= _SHORTEST_LINE
+        if part and (part == value or len(part) >= _SHORTEST_LINE)
     ]
     # A secret may be a part of another.
     for part, name in sorted(parts, key=lambda pair: -len(pair[0])):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -16,7 +16,16 @@ from revt_hf.experiments.stages import Kind, settings_of
 
 # Where jobs see the results, below the root of a bucket.
 RESULTS = "/results"
-_SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|KEY|CREDENTIALS)$|^hf_[A-Za-z0-9]{8}", re.I)
+# Names of variables, and values (tokens of the Hub and of GitHub), that look like secrets.
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|(API)?KEY|CREDENTIALS)(_?[0-9]+)?$", re.I
+)
+_SECRET_VALUE = re.compile(r"\b(hf|gh[opsu]|github_pat)_[A-Za-z0-9]{8}")
+# In a line of bash: a variable that is given a value which is no other variable's.
+_ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z_]\w*)=[\"']?[^\s$\"']")
+
+
+_REFUSAL = "looks like a secret, and this is shown and kept: list its name under secrets"
 
 
 def _lines(value: Any) -> Any:
@@ -24,7 +33,7 @@ def _lines(value: Any) -> Any:
 
 
 _Word = Annotated[str, StringConstraints(pattern=r"^[!-~]+$")]
-_Repo = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+_Repo = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _Mount = Annotated[str, StringConstraints(pattern=r"^(/[\w.-]+)+$")]
 _Time = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}[smhd]$")]
@@ -81,11 +90,8 @@ class HfJobsSettings(Section):
     @classmethod
     def _no_secret(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if _SECRET.search(name) or _SECRET.search(value):
-                raise ValueError(
-                    f"{name} looks like a secret, and env is shown and kept: list its name under "
-                    "secrets"
-                )
+            if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
+                raise ValueError(f"{name} {_REFUSAL}")
         return env
 
     @model_validator(mode="after")
@@ -94,6 +100,17 @@ class HfJobsSettings(Section):
         for number, mount in enumerate(mounts):
             if mount in mounts[:number]:
                 raise ValueError(f"two volumes are mounted at {mount}")
+            if ".." in mount.split("/") or mount.startswith(f"{RESULTS}/"):
+                raise ValueError(f"{mount}: mount it outside {RESULTS}, by a path without ..")
+        for line in (*self.setup, self.launcher or ""):
+            names = [name for name in _ASSIGNED.findall(line) if _SECRET_NAME.search(name)]
+            if names or _SECRET_VALUE.search(line):
+                what = names[0] if names else "a word of setup or launcher"
+                raise ValueError(f"{what} {_REFUSAL}")
+        for kind in get_args(Kind):
+            for key, value in self.of(kind):
+                if value is None:
+                    raise ValueError(f"{kind}.{key} is null: leave it out for the common one")
         for name in self.secrets:
             if name in self.env:
                 raise ValueError(f"{name} is both in env and in secrets: keep one")

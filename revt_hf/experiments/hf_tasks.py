@@ -211,8 +211,9 @@ def _remark_on_paths(graph: Graph, settings: HfJobsSettings) -> None:
     recipes += [graph.recipe] if graph.recipe else []
     read: Iterable[str | None] = [path for recipe in recipes for path in recipe.inputs]
     given = [getattr(step, "path", None) for step in graph.steps.values() if not step.inputs]
+    models = {*given, *(recipe.model.init for recipe in recipes)}
     for path in dict.fromkeys([*read, *given]):
-        if path is None or (is_hub_id(path) and not Path(path).exists()):
+        if path is None or (path in models and is_hub_id(path) and not Path(path).exists()):
             continue
         where = PurePosixPath("/", path)
         if not any(where.is_relative_to(mount) for mount in mounts):

@@ -226,10 +226,14 @@ def test_at_most_so_many_at_a_time(submit, jobs):
 
 
 def test_refusals_of_the_hub_are_one_sentence_without_secrets(submit, jobs, tmp_path, capsys):
-    jobs.refusals = [("POST", 400, f"flavor a10g-small is gone; secret {SECRET}")]
+    said = f"flavor a10g-small is gone; secret {SECRET}, hf_tokentokentoken"
+    jobs.refusals = [("POST", 400, said)]
     assert submit(secrets=["WANDB_API_KEY"]) == 2
     err = capsys.readouterr().err
-    assert "answered with status 400: flavor a10g-small is gone; secret (WANDB_API_KEY)" in err
+    assert (
+        "answered with status 400: flavor a10g-small is gone; secret (WANDB_API_KEY), (HF_TOKEN)"
+        in err
+    )
     assert record(tmp_path) == {}
     # The network may fail for a while.
     jobs.refusals = [("GET /api/jobs/me/job1", 503, "busy")] * 3
@@ -242,18 +246,18 @@ def test_every_part_of_a_secret_is_replaced():
 
 
 @pytest.mark.parametrize(
-    ("refusal", "sentence"),
+    ("what", "status", "sentence"),
     [
-        (("whoami", 401, "bad"), "cannot ask the Hub for your name: the Hub answered with status 401"),
-        (("whoami", 401, "bad"), "hf auth login"),
-        (("GET /api/jobs/me?", 403, "no"), "cannot list your jobs: the Hub answered with status 403: no"),
-        (("POST", 404, "no such bucket"), "was not submitted: the Hub answered with status 404: no"),
-        (("GET /api/jobs/me/job1", 404, "what"), "if it is gone, remove runs/tiny/hf_jobs/submitted"),
-        (("GET /api/jobs/me/job1", 404, "what"), "jobs go on: the same command waits again"),
+        ("whoami", 401, "cannot ask the Hub for your name: the Hub answered with status 401"),
+        ("whoami", 401, "hf auth login"),
+        ("GET /api/jobs/me?", 403, "cannot list your jobs: the Hub answered with status 403: no"),
+        ("POST", 404, "was not submitted: the Hub answered with status 404: no"),
+        ("GET /api/jobs/me/job1", 404, "if it is gone, remove runs/tiny/hf_jobs/submitted.json"),
+        ("GET /api/jobs/me/job1", 404, "jobs go on: the same command waits again"),
     ],
-)  # fmt: skip
-def test_a_final_refusal_ends_the_command(submit, jobs, refusal, sentence, capsys):
-    jobs.refusals = [refusal]
+)
+def test_a_final_refusal_ends_the_command(submit, jobs, what, status, sentence, capsys):
+    jobs.refusals = [(what, status, "no")]
     assert submit() == 2
     assert sentence in capsys.readouterr().err
 
@@ -289,6 +293,13 @@ def test_jobs_see_their_own_environment_only(submit, jobs, tmp_path, monkeypatch
     assert "data_dir: ${TOWNS}" in out
     assert "/data/towns is on no volume: the image must have it" in out + err
     assert str(tmp_path) not in out
+    # It reads like a model of the Hub, but is a folder.
+    values["targets"] = [{"domain": "cityscapes", "data_dir": "data/towns"}]
+    recipe.write_text(yaml.safe_dump(values))
+    assert submit("--print") == 0
+    assert "data/towns is on no volume: the image must have it, as /data/towns" in "".join(
+        capsys.readouterr()
+    )
 
 
 @pytest.mark.parametrize(
@@ -298,6 +309,12 @@ def test_jobs_see_their_own_environment_only(submit, jobs, tmp_path, monkeypatch
         ({"timeout": "2 hours"}, "timeout"),
         ({"env": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
         ({"env": {"A": "hf_abcdefghijkl"}}, "A looks like a secret"),
+        ({"env": {"A": "https://me:hf_abcdefghijkl@hf.co"}}, "A looks like a secret"),
+        ({"env": {"WANDB_APIKEY": "x"}}, "WANDB_APIKEY looks like a secret"),
+        ({"setup": ["export WANDB_API_KEY='abc'"]}, "WANDB_API_KEY looks like a secret"),
+        ({"setup": ["hf auth login --token hf_abcdefghijkl"]}, "a word of setup or launcher looks"),
+        ({"train": {"flavor": None}}, "train.flavor is null"),
+        ({"results": "../x"}, "results"),
         ({"secrets": ["NOBODY_SETS_THIS"]}, "NOBODY_SETS_THIS is not set here"),
         ({"flavor": "a100x8"}, "a100x8 has 8 GPUs, but a training would use one"),
         ({"env": {"A": "1"}, "secrets": ["A"]}, "both in env and in secrets"),
@@ -305,12 +322,25 @@ def test_jobs_see_their_own_environment_only(submit, jobs, tmp_path, monkeypatch
             {"volumes": [{"type": "bucket", "source": "me/a", "mount_path": "/results"}]},
             "two volumes are mounted at /results",
         ),
+        (
+            {"volumes": [{"type": "bucket", "source": "me/a", "mount_path": "/a/../results"}]},
+            "/a/../results: mount it outside /results",
+        ),
+        (
+            {"volumes": [{"type": "bucket", "source": "me/a", "mount_path": "/results/runs"}]},
+            "/results/runs: mount it outside /results",
+        ),
     ],
 )
 def test_wrong_settings_are_one_sentence(submit, jobs, settings, sentence, capsys):
     assert submit(**settings) == 2
     assert sentence in capsys.readouterr().err
     assert jobs.requests == []
+
+
+def test_what_is_no_secret_is_not_refused(submit, jobs):
+    env = {"MODE": "primary_key", "TOKENIZERS_PARALLELISM": "false"}
+    assert submit("--print", env=env, setup=["export HF_TOKEN=$OTHER", "pip install --key=a"]) == 0
 
 
 def test_wrong_options_are_one_sentence(submit, jobs, tmp_path, capsys):
