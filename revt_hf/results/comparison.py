@@ -1,10 +1,12 @@
 """Published numbers beside ours: by what heading, with what notes, and as lines of CSV."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from revt_hf.config.protocol import Protocol
+from revt_hf.core.errors import UserError
+from revt_hf.data.label_space import CLASSES
 from revt_hf.results.layout import COSTS
-from revt_hf.results.published import REVT, PublishedRow
+from revt_hf.results.published import IMAGES, REVT, PublishedRow
 from revt_hf.results.rows import TableRow
 
 # Of CSV, where others are compared.
@@ -21,6 +23,36 @@ def headed_scores(
     kind = "paper" if known.name == REVT else "published"
     part = kind if known.protocol == protocol else f"{kind}, {known.tested}"
     return {label: (part, value) for label, value in known.scores(classes).items()}
+
+
+def check_classes(rows: Sequence[TableRow], labels: Collection[str]) -> None:
+    """Refuse scores of ours on some domains over other classes than the 19 of published numbers."""
+    for entry in (entry for row in rows for entry in row.entries):
+        for label in entry.scores.keys() & {*labels}:
+            classes = set(entry.scores[label].iou)
+            if classes and classes != set(CLASSES):
+                raise UserError(
+                    f"--compare: {entry.called(label)} is scored on {label} over "
+                    f"other classes ({len(classes)}) than published numbers, which "
+                    "are over the 19 of Cityscapes: leave it out"
+                )
+
+
+def notes_on_ours(rows: Sequence[TableRow], labels: Collection[str]) -> Iterator[str]:
+    """Where ours are on other images than published numbers, or labels may be mapped otherwise."""
+    for label in sorted(labels):
+        scores = [one.scores[label] for row in rows for one in row.entries if label in one.scores]
+        numbers = sorted({score.images for score in scores} - {IMAGES[label]})
+        if numbers:
+            yield (
+                f"{label}: ours on {' and '.join(map(str, numbers))} of its {IMAGES[label]} images."
+            )
+        maps = sorted({score.label_encoding or "not known" for score in scores})
+        if label.startswith("mapillary/") and maps:
+            yield (
+                f"{label}: its classes are mapped to the 19 in several ways; ours by "
+                f"{' and '.join(maps)}, others may have used another map."
+            )
 
 
 def notes_on_published(rows: Sequence[TableRow], protocol: Protocol) -> Iterator[str]:

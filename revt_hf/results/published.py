@@ -13,6 +13,8 @@ from revt_hf.core.errors import UserError
 SOURCES = {"gta5": "GTA5", "synthia": "SYNTHIA"}
 _NAMES = {**SOURCES, "urbansyn": "UrbanSyn", "cityscapes": "Cityscapes"}
 REVT = "revt"
+# How many labelled images the splits have that published numbers are on.
+IMAGES = {"cityscapes/val": 500, "bdd100k/val": 1_000, "mapillary/val": 2_000, "acdc/val": 406}
 _Score = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -105,7 +107,7 @@ def paper_row(source: str, size: str, methods: Sequence[int]) -> PublishedRow:
 def compared_rows(names: str | None) -> list[PublishedRow]:
     """The rows of methods, named with commas between them; ``all`` is every one but the paper's."""
     others = [row for row in PUBLISHED if row.name != REVT]
-    wanted = [name.strip().casefold() for name in names.split(",")] if names else []
+    wanted = [] if names is None else [name.strip().casefold() for name in names.split(",")]
     known = list(dict.fromkeys(row.name for row in others))
     for name in wanted:
         if name not in (*known, "all"):

@@ -8,7 +8,7 @@ from operator import attrgetter
 from revt_hf.config.protocol import PROTOCOLS, Protocol
 from revt_hf.core.errors import UserError
 from revt_hf.evaluation.result import Result
-from revt_hf.results.comparison import headed_scores, notes_on_published, records
+from revt_hf.results import comparison
 from revt_hf.results.layout import (
     BETTER,
     CALIBRATIONS,
@@ -92,8 +92,14 @@ class _Table:
         """A row's published numbers by domain, each with its heading."""
         if row.published is None or not (row.is_compared or self.is_papers):
             return {}
-        found = headed_scores(row.published, self.protocol, self.options.classes)
+        found = comparison.headed_scores(row.published, self.protocol, self.options.classes)
         return {label: one for label, one in found.items() if label not in self.sources}
+
+    @property
+    def compared(self) -> set[str]:
+        """The domains on which numbers of others are beside ours."""
+        others = [self.published(row) for row in self.rows if row.is_compared]
+        return {*self.labels}.intersection(label for found in others for label in found)
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
@@ -197,7 +203,7 @@ class _Table:
             of = self._calibrated if label == MEAN else [label]
             calibrated = of if options.calibration else []
             what = (published.get(label), options.compare is not None, options.cost, calibrated)
-            yield from records(row, common, *what)
+            yield from comparison.records(row, common, *what)
 
     def _notes(self, has_best: bool) -> Iterator[str]:
         if self.counted:
@@ -208,7 +214,8 @@ class _Table:
         if self.options.calibration:
             yield f"Calibration: means over {', '.join(self._calibrated)}. {BETTER}"
         shown = [row for row in self.rows if self.published(row)]
-        yield from notes_on_published(shown, self.protocol)
+        yield from comparison.notes_on_published(shown, self.protocol)
+        yield from comparison.notes_on_ours(self.rows, self.compared)
         for label in self.targets:
             kinds = self._images(label)
             if len(kinds) > 1:
@@ -284,13 +291,11 @@ def _add_paper(tables: list[_Table], options: TableOptions) -> None:
 def _add_compared(tables: list[_Table], names: str) -> None:
     """Add the rows of other methods to every table that has one of their domains."""
     rows = [TableRow(row.title, published=row) for row in compared_rows(names)]
-    added = False
     for table in tables:
-        mine = [row for row in rows if table.published(row).keys() & {*table.labels}]
-        table.rows += mine
-        added = added or bool(mine)
-    if not added:
-        known = dict.fromkeys(label for row in compared_rows(names) for label in row.miou)
-        raise UserError(
-            f"--compare {names}: these results have no score on {', '.join(known)} as a target"
+        table.rows += [row for row in rows if table.published(row).keys() & {*table.labels}]
+        comparison.check_classes(table.rows, table.compared)
+    if not any(table.compared for table in tables):
+        known = ", ".join(
+            dict.fromkeys(label for row in compared_rows(names) for label in row.miou)
         )
+        raise UserError(f"--compare {names}: these results have no score on {known} as a target")

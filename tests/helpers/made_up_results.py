@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from revt_hf.data.label_space import CLASSES
 from revt_hf.evaluation.result import FORMAT, read_results
 from revt_hf.results.layout import TableLayout
 from revt_hf.results.tables import TableOptions, build_tables
@@ -23,8 +24,8 @@ def score(label: str, miou: float, **values: Any) -> dict[str, Any]:
         "is_source": domain == "town",
         "mIoU": miou,
         "aAcc": 90.0,
-        "IoU": {"road": miou, "train": None},
-        "Acc": {"road": miou, "train": None},
+        "IoU": dict.fromkeys(CLASSES) | {"road": miou},
+        "Acc": dict.fromkeys(CLASSES) | {"road": miou},
         "subsets": {"synthia16": miou + 1, "synthia13": None},
         "lost": None,
         "images": 500,

@@ -84,6 +84,26 @@ def test_lines_of_csv_have_the_protocol_of_their_number(tmp_path):
     assert "published" not in without
 
 
+def test_other_images_and_other_maps_are_named(tmp_path):
+    label = {"label_encoding": "mapillary_v1.2/rein@1", "images": 7}
+    ours = result("m", {"town/val": 3.0, "cityscapes/val": 3.0, "mapillary/val": 3.0})
+    ours["scores"][2] |= label
+    (table,) = tables(tmp_path, ours, compare="hrda")
+    notes = "\n".join(table.notes)
+    assert "mapillary/val: ours on 7 of its 2000 images." in notes
+    assert "in several ways; ours by mapillary_v1.2/rein@1, others may have used another" in notes
+    assert "cityscapes/val: ours" not in notes
+
+
+def test_scores_over_other_classes_are_refused(tmp_path):
+    ours = result("m", {"town/val": 3.0, "cityscapes/val": 3.0})
+    ours["scores"][1]["IoU"] = {"sky": 1.0, "tree": 2.0}
+    with pytest.raises(UserError, match=r"m in .* on cityscapes/val over other classes \(2\)"):
+        tables(tmp_path, ours, compare="hrda")
+    # Without a published number beside it, it is only a row.
+    assert tables(tmp_path, ours)
+
+
 @pytest.mark.parametrize("chosen", ["terminal", "markdown", "latex", "html"])
 def test_every_format_names_the_protocol_in_the_heading(tmp_path, chosen):
     text = formatted(tables(tmp_path, *BASE, compare="rein++"), TableFormat(chosen))
@@ -96,6 +116,7 @@ def test_every_format_names_the_protocol_in_the_heading(tmp_path, chosen):
     ("options", "sentence"),
     [
         ({"compare": "dino"}, "--compare 'dino': use hrda, rein, rein"),
+        ({"compare": ""}, "--compare '': use hrda"),
         ({"compare": "revt"}, "the paper's rows are added by --paper"),
         ({"compare": "rein", "classes": "synthia16"}, "over all 19 classes, not synthia16"),
     ],
