@@ -295,7 +295,6 @@ def _add_compared(tables: list[_Table], names: str) -> None:
         table.rows += [row for row in rows if table.published(row).keys() & {*table.labels}]
         comparison.check_classes(table.rows, table.compared)
     if not any(table.compared for table in tables):
-        known = ", ".join(
-            dict.fromkeys(label for row in compared_rows(names) for label in row.miou)
-        )
+        labels = [label for row in compared_rows(names) for label in row.miou]
+        known = ", ".join(dict.fromkeys(labels))
         raise UserError(f"--compare {names}: these results have no score on {known} as a target")
