@@ -218,6 +218,12 @@ class _Submission:
             request = self.plan.request(task)
             request["volumes"] = [Volume(**volume) for volume in request["volumes"]]
             request["labels"]["revt-attempt"] = task.attempt
+            # What other versions of the experiment left in the bucket is replaced.
+            self.kept = {
+                digest: row
+                for digest, row in self.kept.items()
+                if set(row["steps"]).isdisjoint(task.steps) and (row["steps"] or task.steps)
+            }
             # Before it is sent: an answer that gets lost must not lead to a second job.
             self._write(task)
             with asking(self.secrets, f"{task.title} was not submitted", self._forget(task)):

@@ -218,6 +218,17 @@ def test_a_job_that_failed_meanwhile_is_shown_before_it_is_done_again(
     assert len(jobs.jobs) == 6
 
 
+def test_results_that_another_version_replaced_are_made_again(submit, jobs):
+    assert submit() == 0
+    assert submit("--set", "members.other.set.train.steps=3") == 0
+    assert len(jobs.jobs) == 9
+    # The first version is in the record, but its results are no longer in the bucket.
+    assert submit() == 0
+    assert len(jobs.jobs) == 13
+    assert submit() == 0
+    assert len(jobs.jobs) == 13
+
+
 def test_at_most_so_many_at_a_time(submit, jobs):
     most = []
     jobs.after = lambda _: most.append(sum(bool(job["next"]) for job in jobs.jobs.values()))
