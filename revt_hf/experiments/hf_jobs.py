@@ -233,8 +233,14 @@ class _Submission:
         self._say(task)
 
     def _write(self, task: HfTask) -> None:
-        row: dict[str, Any] = {"name": task.name, "steps": list(task.steps), "namespace": self.namespace}
-        row |= {"attempt": task.attempt, "job": task.job, "url": task.url, "state": task.state}
+        row: dict[str, Any] = {"name": task.name, "steps": list(task.steps)}
+        row |= {
+            "namespace": self.namespace,
+            "attempt": task.attempt,
+            "job": task.job,
+            "url": task.url,
+            "state": task.state,
+        }
         self.kept[task.digest] = row
         write_json(self.record, self.kept)
 
