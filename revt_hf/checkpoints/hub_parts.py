@@ -91,9 +91,10 @@ class HubModel:
             try:
                 with ExitStack() as stack:
                     response = self._answer(path, begin, end, limits, stack)
+                    stop = self._check_part(path, begin, end, response.headers)
                     count = limits.counter(response)
                     for piece in response.iter_raw():
-                        if len(piece) > end - begin:
+                        if len(piece) > stop - begin:
                             raise HubError("the Hub sends more than it was asked for")
                         count(len(piece))
                         begin += len(piece)
@@ -147,7 +148,6 @@ class HubModel:
             raise HubError("the Hub redirects without end")
         status = response.status_code
         if status == _PART:
-            self._check_part(path, begin, end, response.headers)
             if url != hub:
                 self._storage[path] = url
             return response
@@ -173,8 +173,8 @@ class HubModel:
         if any(value not in (None, wanted) for value, wanted in told):
             raise _changed(path)
 
-    def _check_part(self, path: Path, begin: int, end: int, headers: Mapping[str, str]) -> None:
-        """Refuse other bytes than were asked for, and those of another file than before."""
+    def _check_part(self, path: Path, begin: int, end: int, headers: Mapping[str, str]) -> int:
+        """The end of the part; refuses other bytes than were asked for, and another file's."""
         found = _RANGE.fullmatch(headers.get("Content-Range", ""))
         if headers.get("Content-Encoding", "identity") != "identity" or found is None:
             raise PartsError("the Hub does not say which part of a file it sends")
@@ -186,6 +186,7 @@ class HubModel:
             tag is not None and self._tags.setdefault(path, tag) != tag
         ):
             raise _changed(path)
+        return int(last) + 1
 
 
 class HubReader:

@@ -239,6 +239,17 @@ def test_another_file_in_the_middle_is_refused(hub, tmp_path, monkeypatch):
     _not_merged(tmp_path, "changed on the Hub while it was read")
 
 
+def test_a_part_that_is_longer_than_it_says_is_refused(hub, small, tmp_path, monkeypatch):
+    def lie():
+        hub.failures.append(Failure("signed*org/a", 206, headers=told, body=bytes(64)))
+
+    begin, size = _tensors(small[0])[0][0], len(hub.model("org/a").files()[WEIGHTS])
+    told = {"Content-Range": f"bytes {begin}-{begin + 7}/{size}"}
+    # After the headers.
+    monkeypatch.setattr(hub, "requests", _Later(7, lie))
+    _not_merged(tmp_path, "the Hub sends more than it was asked for")
+
+
 def test_a_push_in_between_changes_nothing(hub, small, tmp_path, monkeypatch):
     def push():
         hub.model("org/b").commit("main", hub.model("org/a").files())
