@@ -240,6 +240,18 @@ def failed_transport(error: BaseException, endpoint: str) -> str | None:
     return None
 
 
+def is_unasked(error: BaseException) -> bool:
+    """Whether the Hub could not be asked, so that what it holds is unknown."""
+    from huggingface_hub import errors
+
+    found = list(causes(error))
+    # What it answers with is also an error of the transport.
+    return all(getattr(cause, "response", None) is None for cause in found) and any(
+        isinstance(cause, errors.OfflineModeIsEnabled) or failed_transport(cause, "") is not None
+        for cause in found
+    )
+
+
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
 
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -142,7 +143,13 @@ def _checked_on_hub(
             there.add(one.id)
     if table:
         check_repository(hub, table, "dataset", options.private)
-    return [one for one in models if one in chosen or one.id in there]
+    # Of two models with one place, nothing says which of them is there.
+    places = Counter(one.repo_id.lower() for one in models)
+    return [
+        one
+        for one in models
+        if one in chosen or (one.id in there and places[one.repo_id.lower()] == 1)
+    ]
 
 
 def _tell_others(

@@ -130,7 +130,7 @@ def is_repo_id(text: str) -> bool:
 def check_repo_id(repo_id: str, kind: Kind) -> None:
     if not is_repo_id(repo_id):
         raise UserError(
-            f"'{repo_id}' is not the ID of a Hub {kind}: write it as owner/name, of "
+            f"'{repo_id}' is not the ID of a Hub {kind}: write it as owner/name, of at most 96 "
             "letters, digits, -, _ and ."
         )
 

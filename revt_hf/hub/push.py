@@ -66,7 +66,9 @@ _MEMBERS = "members"
 _OWN_PATH = re.compile(rf"({_MEMBERS}/[^/]+/)?({'|'.join(map(re.escape, _OWN))})")
 _PULL_REQUESTS = "refs/pr/"
 _ADVICE = "a push is one commit, so nothing is half-published: run the same command again"
-_COLLECTION_ADVICE = "the models are published: run the same command again"
+_COLLECTION_ADVICE = (
+    "the models are published: run the same command again, or with another --collection"
+)
 _log = logging.getLogger(__name__)
 
 

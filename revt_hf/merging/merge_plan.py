@@ -23,6 +23,8 @@ from revt_hf.merging.selection import select
 
 # How transformers calls the classes of networks whose outputs are logits of classes.
 _SEGMENTER = "ForSemanticSegmentation"
+# Each model that is read in parts holds a connection; httpx opens at most 100.
+_MOST_IN_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ def make_plan(
     With ``parts`` members' weights may stay on the Hub: read each of ``places`` once then.
     """
     check_spec(spec)
+    parts = parts and len(spec.members) < _MOST_IN_PARTS
     names = spec.names or (None,) * len(spec.members)
     first, order = open_source(spec.members[0], stack, quiet, name=names[0], parts=parts)
     family = first.family

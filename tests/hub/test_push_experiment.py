@@ -141,7 +141,7 @@ def test_a_push_that_was_cut_goes_on(finished, hub, where, what, done):
 )
 def test_a_collection_that_failed_is_made_up_for(finished, hub, where, what):
     hub.failures.append(Failure(where, what))
-    words = "cannot push to the collection x: .*; the models are published: run the same command"
+    words = "cannot push to the collection x: .*; the models are published: run .* --collection"
     with pytest.raises(UserError, match=words) as caught:
         _push(finished)
     assert TOKEN not in str(caught.value)
@@ -196,6 +196,18 @@ def test_only_some_models_and_then_the_others(finished, hub):
     _push(finished, only=["merges"])
     assert _metadata(_card(hub, MODELS[MERGE]))["base_model"] == [MODELS[BASE], MODELS[OTHER]]
     assert len(_collection(hub).items) == 4
+
+
+def test_a_place_of_two_models_is_linked_for_neither(run, hub):
+    for name in ("a b", "a-b"):
+        shutil.copytree(run / OTHER, run / "members" / name)
+        finish(run, f"members/{name}")
+    _push(run, only=["members/a-b"])
+    _push(run, only=["members/a-b", "members/base"])
+    table = _card(hub, TABLE, "datasets")
+    assert "`members/a-b`" in table and "`members/a b`" not in table
+    _push(run, only=["members/base"])
+    assert "me/x-a-b" not in _card(hub, TABLE, "datasets")
 
 
 def test_print_and_dry_run_show_what_would_be_pushed_and_ask_nobody(

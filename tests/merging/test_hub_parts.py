@@ -21,7 +21,9 @@ from revt_hf.checkpoints.headers import read_header, tensors_sha256
 from revt_hf.checkpoints.tensors import open_checkpoint
 from revt_hf.core.errors import UserError
 from revt_hf.core.outputs import file_sha256, write_json
+from revt_hf.merging import merge_plan
 from revt_hf.merging.average import MergeOptions, merge
+from revt_hf.merging.member_states import member_states
 from revt_hf.merging.record import Change, ChangeSource, ChangesRecord, read_merge_record
 from revt_hf.merging.registry import MergeSpec, Rule
 from tests.helpers.command_line import measured_command, refused, revt
@@ -368,6 +370,24 @@ def test_the_record_says_what_is_the_hubs_word_and_is_repeated(hub, small, tmp_p
     assert f"merge org/b@{COMMIT}" in error
     code, out, _ = revt(capsys, "inspect", output)
     assert code == 0
+
+
+def test_members_on_a_hub_that_cannot_be_asked_are_unknown(hub, tmp_path, monkeypatch, caplog):
+    record = read_merge_record(merge(IDS[:2], tmp_path / "merged") / RECORD)
+    del hub.repositories["models", "org/b"]
+    assert member_states(record) == ["same", "gone"]
+    for name, value in (("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")):
+        with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "revt_hf"):
+            patch.setattr(constants, name, value)
+            assert member_states(record) == ["unknown"] * 2
+    assert "HF_HUB_OFFLINE is set" in caplog.text
+
+
+def test_no_more_connections_than_the_transport_has(hub, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(merge_plan, "_MOST_IN_PARTS", 3)
+    merged = merge(IDS, tmp_path / "merged")
+    assert _content(merged) == _content(merge(small, tmp_path / "local"))
+    assert all(one.hub.verified for one in read_merge_record(merged / RECORD).members)
 
 
 def test_a_record_of_another_file_is_not_repeated(hub, tmp_path, capsys):
