@@ -245,11 +245,10 @@ def is_unasked(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     found = list(causes(error))
-    # What it answers with is also an error of the transport.
-    return all(getattr(cause, "response", None) is None for cause in found) and any(
-        isinstance(cause, errors.OfflineModeIsEnabled) or failed_transport(cause, "") is not None
-        for cause in found
-    )
+    # A status that it answers with is an error of the transport, too.
+    answered = any(getattr(cause, "response", None) is not None for cause in found)
+    offline = any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in found)
+    return offline or (not answered and any(failed_transport(cause, "") for cause in found))
 
 
 LOGIN = "log in with 'hf auth login' or set HF_TOKEN"

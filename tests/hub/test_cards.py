@@ -281,7 +281,10 @@ def test_members_of_the_hub(models, tmp_path):
     assert "revt" not in metadata(text)["tags"]
     assert not missing(
         text,
-        *("| `me/base@v1` | not recorded |", "| `pixmix` | not recorded | not recorded |"),
+        *(
+            "| [`me/base@v1`](https://huggingface.co/me/base/tree/v1) | not recorded |",
+            "| `pixmix` | not recorded | not recorded |",
+        ),
         '- the members\' tensors `all`: `slerp`, weights [0.25, 0.75], parameters {"t": 0.5}',
         *("every other tensor: that of `me/base@v1`", '"path": "init"'),
         "\n- base, the members' common start: `init`\n",
@@ -294,7 +297,7 @@ def test_members_of_the_hub(models, tmp_path):
     write_json(tmp_path / "merge.json", record)
     text = card(tmp_path)
     assert metadata(text)["base_model"] == ["me/base"]
-    assert "| `me/base@v1` | not recorded |" in text
+    assert "| [`me/base@v1`](https://huggingface.co/me/base/tree/v1) | not recorded |" in text
     assert f"read in parts at commit {'1' * 40}; its sha256 is the Hub's word" in text
 
 
