@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import DatasetCardData, HfApi
 
 from revt_hf import __version__
+from revt_hf.checkpoints.tensors import WEIGHTS_FILE
 from revt_hf.core.errors import UserError
-from revt_hf.core.outputs import atomic_folder, write_text
+from revt_hf.core.outputs import atomic_folder, file_sha256, write_text
 from revt_hf.evaluation.result import Result, write_results
 from revt_hf.experiments.run_models import (
     RunModel,
@@ -194,9 +194,18 @@ def _model_work(
         base_models=origins,
         related=Related(members, merges, table),
     )
-    repository = Repository(model.repo_id, "model", model.id)
-    how: Any = (model.folder, model.repo_id, options, own or None)
-    return _Work(repository, partial(assemble, *how))
+
+    def written(target: Path) -> ModelCardFacts:
+        facts = assemble(model.folder, model.repo_id, options, own or None, target)
+        # Other cards name these weights by their sha256.
+        if file_sha256(model.folder / WEIGHTS_FILE) != model.sha256:
+            raise UserError(
+                f"{model.folder} changed while the experiment was published: let the run end, and "
+                "run the same command again"
+            )
+        return facts
+
+    return _Work(Repository(model.repo_id, "model", model.id), written)
 
 
 def _write_table(

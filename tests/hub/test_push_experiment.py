@@ -271,14 +271,28 @@ def test_members_that_are_averages_of_the_run_are_published_and_others_are_named
     assert f"not published, so that no card links them: {outside}\n" in caplog.text
 
 
-def _other_weights(run):
-    tensors = load_file(run / BASE / "model.safetensors")
+def _other_weights(run, step=BASE):
+    tensors = load_file(run / step / "model.safetensors")
     tensors["decode_head.classifier.bias"] += 1
-    save_file(tensors, run / BASE / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, run / step / "model.safetensors", metadata={"format": "pt"})
 
 
 def _other_protocol(run):
     shutil.copytree(run / "results" / "recipe", run / "results" / "native")
+
+
+def test_weights_that_change_while_others_are_sent_are_refused(run, hub, monkeypatch):
+    class Requests(list):
+        def append(self, request):
+            super().append(request)
+            if "commit" in request:
+                _other_weights(run, OTHER)
+
+    monkeypatch.setattr(hub, "requests", Requests())
+    with pytest.raises(UserError, match="pixmix/0 changed while the experiment was published"):
+        _push(run)
+    assert len(hub.model(MODELS[BASE]).commits) == 2
+    assert ("models", MODELS[OTHER]) not in hub.repositories
 
 
 def test_a_base_model_of_no_model_is_refused(finished, hub):
