@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ KEY = "revt_hf"
 # Names of a graph's inputs and outputs.
 IMAGE, PIXELS, IMAGE_SIZE = "image", "pixel_values", "image_size"
 _ONLY_ERRORS = 3
+_EITHER = -1
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # Of what reaches a graph that takes images as they are.
 RAW = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), do_rescale=False, do_normalize=False)
 
@@ -89,6 +92,23 @@ class GraphRecord(Section):
         size, image = self.size, self.image_size
         exact, whole = size and size[::-1], self.output == "classes"
         return InputLimits(self.minimum, exact=exact, whole=whole, image=image and image[::-1])
+
+    @property
+    def signature(self) -> dict[str, dict[str, tuple[str, list[int | None]]]]:
+        """Type and shape of the graph's inputs and outputs by name; None: not fixed."""
+        count = None if self.size is None else 1
+        width, height = self.size or (None, None)
+        is_raw = self.input == "uint8"
+        shape = [count, height, width, 3] if is_raw else [count, 3, height, width]
+        inputs: dict[str, tuple[str, list[int | None]]] = {self.input_name: (self.input, shape)}
+        if self.asks_for_size:
+            inputs[IMAGE_SIZE] = "int64", [2]
+        if self.output == "classes":
+            width, height = self.image_size or (_EITHER, _EITHER)
+            found = "uint8", [count, height, width]
+        else:
+            found = "float", [count, len(self.classes), _EITHER, _EITHER]
+        return {"inputs": inputs, "outputs": {self.output: found}}
 
     def feed(self, pixels: torch.Tensor, image_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
         """The graph's inputs by name, of pixels (N, 3, H, W) and of class maps' height, width."""
@@ -154,7 +174,13 @@ class OnnxNetwork(nn.Module):
 
     def class_map(self, pixels: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The class map (height, width), uint8, of one image's pixels (1, 3, H, W)."""
-        return self._run(pixels, size)[0]
+        found = self._run(pixels, size)[0]
+        if (highest := int(found.max())) >= len(self.record.classes):
+            raise UserError(
+                f"{self.label}: it gives class {highest}, and records {len(self.record.classes)} "
+                "classes: export it again"
+            )
+        return found
 
     def _run(self, pixels: torch.Tensor, image_size: tuple[int, int]) -> NDArray[Any]:
         (found,) = self._session.run(None, self.record.feed(pixels, image_size))
@@ -176,8 +202,12 @@ def _session(path: str | Path, device: torch.device, optimised: bool = True) -> 
     if not Path(path).is_file():
         raise UserError(f"cannot load the model '{path}': there is no such file")
     try:
-        with readable(path):
-            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # Weights in files beside it are not those of its sha256: onnxruntime looks for them in an
+        # empty folder, and fails.
+        with readable(path), TemporaryDirectory() as folder:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+            content = Path(path).read_bytes()
+            return onnxruntime.InferenceSession(content, options, providers=providers)
     except UserError:
         raise
     # The library has a class of its own for each error, and none for all.
@@ -202,8 +232,19 @@ def _record(session: Any, path: str | Path) -> GraphRecord:
         raise UserError(
             f"{path}: {at} in its metadata: {first['msg']}: export it with this version of revt_hf"
         ) from error
-    names = {one.name for one in session.get_inputs()}
-    recorded = {record.input_name, *([IMAGE_SIZE] if record.asks_for_size else [])}
-    if names != recorded or len(session.get_outputs()) != 1:
-        raise UserError(f"{path}: its inputs are not those that it records: export it again")
+    for what, nodes in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        expected = record.signature[what]
+        if len(nodes) != len(expected) or not all(_fits(one, expected) for one in nodes):
+            raise UserError(f"{path}: its {what} are not those that it records: export it again")
     return record
+
+
+def _fits(node: Any, expected: dict[str, tuple[str, list[int | None]]]) -> bool:
+    """Whether an input or output of a session has a recorded name, type and shape."""
+    kind, sides = expected.get(node.name, ("", []))
+    # A side that is not fixed has a name or none.
+    found = [side if isinstance(side, int) else None for side in node.shape]
+    same = len(found) == len(sides) and all(
+        side in (one, _EITHER) for one, side in zip(found, sides, strict=True)
+    )
+    return same and node.type == f"tensor({kind})"

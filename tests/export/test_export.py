@@ -216,6 +216,10 @@ def test_files_of_others_are_refused(capsys, tmp_path, exported):
         "field": json.dumps({**values, "input": "int8"}),
         "name": json.dumps({**values, "classes": {"road": "red", "sky": "#000000"}}),
         "other": json.dumps({**values, "image_size": None}),
+        "size": json.dumps({**values, "size": [64, 32]}),
+        "maps": json.dumps({**values, "image_size": [256, 128]}),
+        "logits": json.dumps({**values, "output": "logits"}),
+        "any": json.dumps({**values, "size": None, "image_size": [128, 64]}),
     }.items():
         del model.metadata_props[:]
         if value is not None:
@@ -230,6 +234,10 @@ def test_files_of_others_are_refused(capsys, tmp_path, exported):
         "field": "revt_hf.input",
         "name": "'red' is no colour",
         "other": "its inputs are not those that it records",
+        "size": "its inputs are not those that it records",
+        "maps": "its outputs are not those that it records",
+        "logits": "its outputs are not those that it records",
+        "any": "its inputs are not those that it records",
         "damaged": "onnxruntime cannot load it",
         "absent": "there is no such file",
     }
@@ -237,6 +245,27 @@ def test_files_of_others_are_refused(capsys, tmp_path, exported):
         error = refused(capsys, *_on_streets("evaluate", files[name]))
         assert sentence in error, name
         assert f"{name}.onnx" in error
+
+
+def test_classes_that_a_file_does_not_record_are_refused(tmp_path, exported):
+    model = onnx.load(exported.output)
+    (mine,) = [one for one in model.metadata_props if one.key == KEY]
+    values = json.loads(mine.value)
+    found = as_segmenter(exported.output).class_map(random_image(64, 128), NATIVE)
+    assert found.max() > 1
+    mine.value = json.dumps({**values, "classes": {"road": "#804080", "sky": "#000000"}})
+    onnx.save(model, tmp_path / "few.onnx")
+    with pytest.raises(UserError, match=f"it gives class {found.max()}, and records 2 classes"):
+        as_segmenter(tmp_path / "few.onnx").class_map(random_image(64, 128), NATIVE)
+
+
+def test_weights_in_other_files_are_refused(capsys, monkeypatch, tmp_path, exported):
+    """The sha256 of a graph would not be that of its weights."""
+    model = onnx.load(exported.output)
+    places = {"save_as_external_data": True, "location": "weights.data"}
+    onnx.save(model, tmp_path / "model.onnx", **places)
+    monkeypatch.chdir(tmp_path)
+    assert "External data path" in refused(capsys, *_on_streets("evaluate", "model.onnx"))
 
 
 def test_a_wrong_graph_is_not_written(monkeypatch, tmp_path, trained, exported):
