@@ -38,6 +38,7 @@ _FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 # Of events: only the last of several changes counts, and networks run one after the other.
 _EVERY: dict[str, Any] = {"trigger_mode": "always_last", "api_visibility": "private"}
 _NETWORK = {**_EVERY, "concurrency_limit": 1, "concurrency_id": "network"}
+_DRAWING = {**_EVERY, "concurrency_limit": 1, "concurrency_id": "drawing"}
 # A name, an image and a remark.
 Picked = tuple[str, Image, str]
 
@@ -87,56 +88,58 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
                     show_select_all=True,
                     elem_id="legend",
                 )
-        controls, results = [*sliders, view, legend], [picked, scene, output]
+        results, segment = [picked, scene, output], partial(_segmented, shown)
 
-        def pick(event: gr.SelectData, *values: Any) -> tuple[Any, ...]:
-            return _picked(shown, examples[event.index], *values)
+        def pick(event: gr.SelectData, *severities: int) -> tuple[Any, ...]:
+            return _picked(shown, examples[event.index], *severities)
 
         # The file is let go of, which opens the field for the next one.
-        given, taken = [upload, *controls], [upload, *results]
-        upload.upload(partial(_uploaded, shown), given, taken, **_NETWORK)
-        gallery.select(pick, controls, results, **_NETWORK)
+        given, taken = [upload, *sliders], [upload, *results]
+        found = [
+            upload.upload(partial(_uploaded, shown), given, taken, **_NETWORK),
+            gallery.select(pick, sliders, results, **_NETWORK),
+        ]
         for slider in sliders:
-            segment = partial(_segmented, shown)
-            slider.change(segment, [picked, *controls], [scene, output], **_NETWORK)
-        for control in (view, legend):
-            redraw = partial(_redrawn, shown)
-            control.change(redraw, [picked, scene, view, legend], output, **_EVERY)
+            found.append(slider.change(segment, [picked, *sliders], [scene, output], **_NETWORK))
         if examples:
-            page.load(partial(_picked, shown, examples[0]), controls, results, **_NETWORK)
+            first = partial(_picked, shown, examples[0])
+            found.append(page.load(first, sliders, results, **_NETWORK))
+        # View and legend may change while networks run: drawing is a step of its own, which asks
+        # for them afterwards.
+        for draw in (*(one.then for one in found), view.change, legend.change):
+            draw(partial(_redrawn, shown), [picked, scene, view, legend], output, **_DRAWING)
     return page
 
 
-def _picked(shown: Shown, example: tuple[str, Image], *controls: Any) -> tuple[Any, ...]:
-    """The picked example, its scene and its HTML."""
+def _picked(shown: Shown, example: tuple[str, Image], *severities: int) -> tuple[Any, ...]:
+    """The picked example, and what :func:`_segmented` returns."""
     picked = (*example, "")
-    return picked, *_segmented(shown, picked, *controls)
+    return picked, *_segmented(shown, picked, *severities)
 
 
-def _uploaded(shown: Shown, path: str, *controls: Any) -> tuple[Any, ...]:
-    """No file, the picked image, its scene and its HTML; a message if it cannot be read."""
+def _uploaded(shown: Shown, path: str, *severities: int) -> tuple[Any, ...]:
+    """No file, the picked image, its scene and no HTML; a message if it cannot be read."""
     try:
         image, remark = read_upload(Path(path))
     except UserError as error:
         return None, None, None, _message(str(error), is_problem=True)
     picked = Path(path).name, image, remark
-    return None, picked, *_segmented(shown, picked, *controls)
+    return None, picked, *_segmented(shown, picked, *severities)
 
 
-def _segmented(shown: Shown, picked: Picked | None, *controls: Any) -> tuple[Any, Any]:
-    """The scene and its HTML; ``controls`` are a severity for each slider, view and legend."""
+def _segmented(shown: Shown, picked: Picked | None, *severities: int) -> tuple[Any, Any]:
+    """The scene, by a severity for each slider, and HTML only if there is none: a message."""
+    import gradio as gr
+
     if picked is None:
-        import gradio as gr
-
         return gr.skip(), gr.skip()
-    *severities, view, visible = controls
     name, image, _ = picked
     strengths = dict(zip(SLIDERS, map(int, severities), strict=True))
     try:
         scene = shown.segment(image, strengths, name)
     except UserError as error:
         return None, _message(f"{name}: {error}", is_problem=True)
-    return scene, _redrawn(shown, picked, scene, view, visible)
+    return scene, gr.skip()
 
 
 def _redrawn(

@@ -1,5 +1,6 @@
 """The page of ``revt app`` in a browser: upload, slider, legend, corruptions, phones."""
 
+import threading
 from contextlib import ExitStack
 from unittest import mock
 
@@ -174,6 +175,34 @@ def test_corruptions_run_the_networks_again(page, served):
     fog.focus()
     page.keyboard.press("Home")
     assert changed(page, "image", foggy) == before
+
+
+def test_a_view_that_is_chosen_while_networks_run_is_shown(page, served):
+    run = Segmenter.probabilities.side_effect
+
+    def slow(*arguments):
+        page_is_ahead.wait(20)
+        return run(*arguments)
+
+    page_is_ahead = threading.Event()
+    before = panel(page, "image")
+    fog = page.get_by_label("range slider for Fog")
+    with mock.patch.object(served[2], "side_effect", slow):
+        fog.focus()
+        page.keyboard.press("End")
+        page.get_by_label("confidence").check()
+        page.wait_for_selector("#scene .ramp")
+        page_is_ahead.set()
+        changed(page, "image", before)
+    assert page.locator("#scene .ramp").count() == 1
+    page.get_by_label("classes", exact=True).check()
+    page.wait_for_selector("#scene .ramp", state="detached")
+    fog.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(
+        "before => document.querySelector('#scene figure[data-title=image] img').src === before",
+        arg=before,
+    )
 
 
 def test_uploads_are_read_as_everywhere_and_refused_in_words(page, folder):
