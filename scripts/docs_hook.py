@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -30,11 +31,17 @@ def outside_pages(root: Path) -> list[Path]:
 
 
 def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown with the outputs that it holds, and its images by relative path."""
+    """A notebook as Markdown with the outputs that it holds, and its images by relative path.
+
+    An image is described by ``alt`` in the metadata of its cell.
+    """
     # Links to images are addresses.
     folder = f"{path.stem}_files"
-    text, resources = MarkdownExporter().from_filename(str(path), {"output_files_dir": folder})
-    return re.sub(r"!\[[a-z+]+\]", "![Output of the code above]", text), resources["outputs"]
+    notebook = nbformat.read(path, 4)
+    found = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": folder})
+    text, outputs = found[0], found[1]["outputs"]
+    told = iter([cell.metadata["alt"] for cell in notebook.cells if "alt" in cell.metadata])
+    return re.sub(r"!\[[a-z+]+\](?=\()", lambda _: f"![{next(told)}]", text), outputs
 
 
 def with_site_links(markdown: str, source: Path, place: str, places: Mapping[str, str]) -> str:

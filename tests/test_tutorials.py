@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from scripts.docs_hook import notebook_page
 from tests.helpers.golden import ROOT
 from tests.helpers.hub_repository import Hub
 from tests.helpers.hub_server import TOKEN, serve_hub
@@ -28,6 +29,21 @@ def test_it_was_run_from_top_to_bottom_and_is_small(path):
     assert path.stat().st_size < 500_000
     # Nothing of the machine that it was run on.
     assert not re.search(r"/home/|/tmp/|/root/|127\.0\.0\.1|\bhf_", path.read_text())
+
+
+@every_notebook
+def test_its_images_are_described(path):
+    notebook = nbformat.read(path, 4)
+    images = [
+        cell.metadata.get("alt")
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if any(kind.startswith("image/") for kind in output.get("data", ()))
+    ]
+    assert all(images)
+    text, files = notebook_page(path)
+    assert len(files) == len(images)
+    assert re.findall(r"!\[(.+?)\]\(", text) == images
 
 
 @every_notebook
