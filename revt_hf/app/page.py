@@ -98,9 +98,11 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
         found = [
             upload.upload(partial(_uploaded, shown), given, taken, **_NETWORK),
             gallery.select(pick, sliders, results, **_NETWORK),
+            *(
+                slider.change(segment, [picked, *sliders], [scene, output], **_NETWORK)
+                for slider in sliders
+            ),
         ]
-        for slider in sliders:
-            found.append(slider.change(segment, [picked, *sliders], [scene, output], **_NETWORK))
         if examples:
             first = partial(_picked, shown, examples[0])
             found.append(page.load(first, sliders, results, **_NETWORK))
