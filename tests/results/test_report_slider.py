@@ -68,6 +68,18 @@ def test_a_phone_and_a_dark_screen(address, driver):
     page.close()
 
 
+def test_all_of_a_tall_image_fits_the_window(tmp_path, driver):
+    tall = np.zeros((200, 100, 3), np.uint8)
+    panels = [Panel("input", tall), Panel("average", tall)]
+    write_page(make_report(examples=[Example("rain", "one", panels)]), tmp_path / "page.html")
+    page = driver.new_page(viewport={"width": 1280, "height": 600})
+    page.goto((tmp_path / "page.html").as_uri())
+    box = page.locator(".pair").bounding_box()
+    assert box["height"] == pytest.approx(2 * box["width"], rel=0.01)
+    assert box["height"] < 600
+    page.close()
+
+
 def test_without_scripts_all_pictures_are_there(address, driver):
     context = driver.new_context(java_script_enabled=False)
     page = context.new_page()
