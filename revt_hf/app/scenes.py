@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from revt_hf.checkpoints.headers import refuse_graph
 from revt_hf.checkpoints.tensors import MERGE_FILE, local_folder
 from revt_hf.config.protocol import Protocol
 from revt_hf.config.recipe import DomainSpec
@@ -160,6 +161,9 @@ class Shown:
 
 def load_shown(models: Mapping[str, str], protocol: Protocol, ensemble: bool) -> Shown:
     """Load models by their names; a folder with ``merge.json`` is a merge, not a member."""
+    for path in models.values():
+        # A graph does not say whether it is a merge, and class maps have no confidence.
+        refuse_graph(Path(path))
     named = short_names(models)
     merges = [name for name, path in named.items() if (local_folder(path) / MERGE_FILE).is_file()]
     members = tuple(name for name in named if name not in merges)

@@ -64,6 +64,12 @@ def test_members_merge_and_ensemble_are_those_of_the_evaluation(models, shown, i
         np.testing.assert_allclose(found.confidence / 255, highest, atol=0.5 / 255 + 1e-6)
 
 
+def test_exported_graphs_are_refused(models, tmp_path):
+    (tmp_path / "revt.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match="is an exported graph"):
+        load_shown({**models, "graph": str(tmp_path / "revt.onnx")}, NATIVE, ensemble=False)
+
+
 def test_corruptions_are_those_of_the_domain_one_after_the_other(shown, image):
     scene = shown.segment(image, {"fog": 2, "night": 0, "noise": 3}, "x")
     expected = corrupt(corrupt(image, "x", "fog", 2), "x", "noise", 3)
