@@ -105,7 +105,7 @@ def too_small(size: Size, protocol: Protocol, limits: InputLimits) -> str | None
             needed = f"{limits.exact[1]}x{limits.exact[0]}"
             return f"{shown}, and the graph takes {needed} only (revt export --dynamic takes any)"
         if limits.whole and sides != (height, width):
-            return f"{shown}, and the graph makes class maps of whole images: leave out the window"
+            return f"{shown}, and the graph makes class maps of whole images, without windows"
         if limits.squares and (sides[0] != sides[1] or limits.side not in (None, sides[0])):
             needed = f" of {limits.side} pixels" if limits.side else ""
             gives = "evaluation.window or --window gives them"
