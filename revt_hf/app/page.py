@@ -106,8 +106,7 @@ def build_page(shown: Shown, examples: Sequence[tuple[str, Image]]) -> "Blocks":
         if examples:
             first = partial(_picked, shown, examples[0])
             found.append(page.load(first, sliders, results, **_NETWORK))
-        # View and legend may change while networks run: drawing is a step of its own, which asks
-        # for them afterwards.
+        # View and legend may change while networks run: drawing is a step of its own, after them.
         draws: list[Any] = [*(one.then for one in found), view.change, legend.change]
         for draw in draws:
             draw(partial(_redrawn, shown), [picked, scene, view, legend], output, **_DRAWING)
