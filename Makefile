@@ -11,7 +11,11 @@
 VENV := .venv
 PYTHON ?= python3
 READY := $(VENV)/.ready
+# Python compiles what it imports: a small part of all that is installed.
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 OUTPUT ?= demo
+# "not tutorial" runs the slow ones with the others.
+TESTS ?= not slow and not tutorial
 # The variable keeps a notice of Material for MkDocs away. --quiet would take --strict its warnings.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
 
@@ -36,7 +40,7 @@ demo: $(READY)
 	$(VENV)/bin/revt demo --output $(OUTPUT) --overwrite
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow and not tutorial"
+	$(VENV)/bin/python -m pytest -n 2 -m "$(TESTS)"
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 -m slow
@@ -68,15 +72,14 @@ docs-serve: $(READY)
 	$(MKDOCS) serve --strict
 
 docs-test: $(READY)
+	$(PIP) -c constraints.txt -e '.[tutorials]'
 	$(VENV)/bin/python -m pytest -m tutorial
 
 # torch by itself and first: an unpinned torch would bring gigabytes of CUDA.
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		$$(grep '^torch==' constraints.txt)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[dev,docs]'
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) -c constraints.txt -e '.[dev,docs]'
 	touch $(READY)
 
 $(MIN_READY): setup.cfg pyproject.toml constraints-min.txt

@@ -50,7 +50,7 @@ def test_no_page_is_wider_than_a_phone_and_nothing_comes_from_elsewhere(site, br
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     for name in pages:
-        page.goto(address + name)
+        page.goto(address + name, wait_until="domcontentloaded")
         assert not overflows(page), name
     assert len(pages) > 40
     assert [url for url in asked if not url.startswith(address)] == []
