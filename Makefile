@@ -11,8 +11,7 @@
 VENV := .venv
 PYTHON ?= python3
 READY := $(VENV)/.ready
-# Python compiles what it imports: a small part of all that is installed.
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 OUTPUT ?= demo
 # "not tutorial" runs the slow ones with the others.
 TESTS ?= not slow and not tutorial

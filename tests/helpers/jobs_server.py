@@ -65,6 +65,8 @@ class Jobs:
         """Run the command here, with the mounted bucket in a folder."""
         environment = {**os.environ, **body["environment"], **body.get("secrets", {})}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        # A job's machine is gone afterwards, with its temporary files.
+        environment["TMPDIR"] = str(self.bucket.parent)
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         mount = next(v["mountPath"] for v in body["volumes"] if v["type"] == "bucket")
         command = [word.replace(f"{mount}/", f"{self.bucket}/") for word in body["command"]]
