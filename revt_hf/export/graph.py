@@ -27,7 +27,6 @@ _OPSET = 18
 # An example's sides where a graph takes any: unequal, so that no dimension is taken for another.
 _EXAMPLE = (96, 160)
 _LARGEST_FILE = 2**31 - 2**20
-_OUTPUT = {"logits": "logits", "classes": "classes"}
 
 
 class Graph(nn.Module):
@@ -107,7 +106,7 @@ def write_graph(model: PreTrainedModel, record: GraphRecord, file: Path, label: 
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=[record.input_name, *([IMAGE_SIZE] if len(arguments) > 1 else [])],
-                output_names=[_OUTPUT[record.output]],
+                output_names=[record.output],
                 dynamic_shapes=dynamic,
                 verbose=False,
             )

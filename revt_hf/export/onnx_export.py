@@ -73,15 +73,14 @@ class Exported:
     miou: dict[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        values = {"output": str(self.output), "record": self.record.model_dump(mode="json")}
-        return (
-            values
-            | {"bytes": self.bytes, "check": asdict(self.check)}
-            | {
-                "checked_on": self.checked_on,
-                "mIoU": self.miou,
-            }
-        )
+        return {
+            "output": str(self.output),
+            "record": self.record.model_dump(mode="json"),
+            "bytes": self.bytes,
+            "check": asdict(self.check),
+            "checked_on": self.checked_on,
+            "mIoU": self.miou,
+        }
 
 
 def export_onnx(
